@@ -1,0 +1,70 @@
+"""Any number of TCP connections over one long-lived link.
+
+The public names; each is loaded when it is first asked for, so that a small command
+does not pay for what it does not use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tunnel.access.security import parse_join as parse_join
+    from tunnel.center.client import CenterClient as CenterClient
+    from tunnel.center.client import MappingListener as MappingListener
+    from tunnel.center.client import connect as connect
+    from tunnel.center.server import CenterServer as CenterServer
+    from tunnel.center.server import ServerOptions as ServerOptions
+    from tunnel.errors import Code as Code
+    from tunnel.errors import LinkError as LinkError
+    from tunnel.errors import SessionError as SessionError
+    from tunnel.errors import StreamError as StreamError
+    from tunnel.errors import TunnelError as TunnelError
+    from tunnel.link.virtual import VirtualStream as VirtualStream
+    from tunnel.proto.codec import FrameDecoder as FrameDecoder
+    from tunnel.proto.mux import MuxCore as MuxCore
+
+__version__ = "0.1.0"
+
+_HOMES: Final = {
+    "CenterClient": "tunnel.center.client",
+    "CenterServer": "tunnel.center.server",
+    "Code": "tunnel.errors",
+    "FrameDecoder": "tunnel.proto.codec",
+    "LinkError": "tunnel.errors",
+    "MappingListener": "tunnel.center.client",
+    "MuxCore": "tunnel.proto.mux",
+    "ServerOptions": "tunnel.center.server",
+    "SessionError": "tunnel.errors",
+    "StreamError": "tunnel.errors",
+    "TunnelError": "tunnel.errors",
+    "VirtualStream": "tunnel.link.virtual",
+    "connect": "tunnel.center.client",
+    "parse_join": "tunnel.access.security",
+}
+
+__all__ = [
+    "CenterClient",
+    "CenterServer",
+    "Code",
+    "FrameDecoder",
+    "LinkError",
+    "MappingListener",
+    "MuxCore",
+    "ServerOptions",
+    "SessionError",
+    "StreamError",
+    "TunnelError",
+    "VirtualStream",
+    "connect",
+    "parse_join",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tunnel' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
