@@ -1,0 +1,896 @@
+"""HELLO and AUTH: both sides, strangers, replays, downgrades and hostile bytes."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from dataclasses import replace
+from hashlib import sha256
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import frames as by_hand
+
+from tunnel.errors import (
+    Code,
+    LocalLinkError,
+    RemoteLinkError,
+    StateError,
+    UsageError,
+)
+from tunnel.proto.codec import auth_answer_before_proof, decode_one, encode
+from tunnel.proto.frames import (
+    MAX_FRAME_BYTES,
+    MIN_FRAME_BYTES,
+    ProtAuth,
+    ProtAuthAnswer,
+    ProtHello,
+    Terms,
+)
+from tunnel.proto.handshake import (
+    DEFAULT_REPLAY_LIMIT,
+    DEFAULT_RESUME_S,
+    MAX_UNPROVEN_BYTES,
+    NO_BINDING,
+    PLAIN_BINDING,
+    ClientHandshake,
+    HandshakeResult,
+    ResumeState,
+    Secrets,
+    ServerHandshake,
+    Verifier,
+    client_proof,
+    decode_token,
+    hello_tlvs,
+    is_client_proof,
+    parse_verifier,
+    read_terms,
+    resume_proof,
+    resume_secret,
+    secrets_of,
+    server_proof,
+    transcript,
+    verifier_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKEN = bytes(range(32))
+TOKEN_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+NAME = "anna"
+NONCE_C, NONCE_S = b"c" * 32, b"s" * 32
+SESSION_ID = b"0123456789abcdef"
+CLIENT_TERMS = Terms(agent="client", client_id=b"i" * 16, max_frame=20_000)
+SERVER_TERMS = Terms(agent="server", initial_window=65_536, idle_ping_s=7)
+USERS = {NAME: verifier_of(NAME, TOKEN)}
+DUMMY = verifier_of("nobody", b"?" * 32)
+
+
+def client(
+    name: str = NAME,
+    token: bytes | str = TOKEN,
+    terms: Terms = CLIENT_TERMS,
+    nonce: bytes = NONCE_C,
+    binding: bytes = PLAIN_BINDING,
+    link_no: int = 1,
+    resume: ResumeState | None = None,
+    resume_s: int = 60,
+    replay_limit: int = 1 << 20,
+) -> ClientHandshake:
+    return ClientHandshake(
+        name, token, terms, nonce, binding, link_no, resume, resume_s, replay_limit
+    )
+
+
+def server(
+    terms: Terms = SERVER_TERMS,
+    nonce: bytes = NONCE_S,
+    binding: bytes = PLAIN_BINDING,
+    lookup: Callable[[str], Verifier | None] = USERS.get,
+    resume_s: int = DEFAULT_RESUME_S,
+    replay_limit: int = 4096,
+) -> ServerHandshake:
+    return ServerHandshake(terms, nonce, binding, lookup, DUMMY, resume_s, replay_limit)
+
+
+def meet(ours: ClientHandshake, theirs: ServerHandshake) -> ServerHandshake:
+    """Bring both to the claim."""
+    theirs.receive(ours.data_to_send())
+    ours.receive(theirs.data_to_send())
+    theirs.receive(ours.data_to_send())
+    assert theirs.claim is not None
+    return theirs
+
+
+def finish(
+    ours: ClientHandshake,
+    theirs: ServerHandshake,
+    count: int = 0,
+    resumed: bool = False,
+) -> tuple[HandshakeResult, HandshakeResult]:
+    theirs.accept(SESSION_ID, count, resumed)
+    ours.receive(theirs.data_to_send())
+    assert ours.result is not None
+    assert theirs.result is not None
+    return ours.result, theirs.result
+
+
+def failure(side: ClientHandshake | ServerHandshake, data: bytes) -> RemoteLinkError:
+    with pytest.raises(RemoteLinkError) as caught:
+        side.receive(data)
+    assert side.result is None
+    return caught.value
+
+
+def refused_login(ours: ClientHandshake, theirs: ServerHandshake) -> None:
+    """Both sides see that the login failed."""
+    theirs.receive(ours.data_to_send())
+    ours.receive(theirs.data_to_send())
+    assert failure(theirs, ours.data_to_send()).code == Code.AUTH
+    assert theirs.claim is None
+    assert failure(ours, theirs.data_to_send()).code == Code.AUTH
+
+
+# Success ---------------------------------------------------------------------------
+
+
+def test_both_sides_prove_themselves_and_agree() -> None:
+    ours = client()
+    theirs = meet(ours, server())
+    claim = theirs.claim
+    assert claim is not None
+    assert (claim.name, claim.link_no, claim.client_id) == (NAME, 1, b"i" * 16)
+    assert (claim.session_id, claim.count) == (b"", 0)
+    ours_result, theirs_result = finish(ours, theirs)
+    assert ours_result.peer_terms == SERVER_TERMS
+    assert theirs_result.peer_terms == CLIENT_TERMS
+    assert replace(ours_result, peer_terms=CLIENT_TERMS) == theirs_result
+    assert ours_result.session_id == SESSION_ID
+    assert (ours_result.resumed, ours_result.count) == (False, 0)
+    assert (ours_result.resume_s, ours_result.replay_limit) == (60, 4096)
+    assert ours.data_to_send() == theirs.data_to_send() == b""
+
+
+def test_a_token_may_be_given_as_text() -> None:
+    ours = client(token=TOKEN_TEXT)
+    finish(ours, meet(ours, server()))
+
+
+@pytest.mark.parametrize("binding", [PLAIN_BINDING, NO_BINDING, sha256(b"").digest()])
+def test_any_binding_will_do_when_both_have_the_same(binding: bytes) -> None:
+    ours = client(binding=binding)
+    finish(ours, meet(ours, server(binding=binding)))
+
+
+def wire() -> tuple[bytes, bytes]:
+    """Give all bytes of a link start, each direction, with a frame behind it."""
+    ours, theirs = client(), server()
+    up = ours.data_to_send()
+    theirs.receive(up)
+    down = theirs.data_to_send()
+    ours.receive(down)
+    auth = ours.data_to_send()
+    theirs.receive(auth)
+    theirs.accept(SESSION_ID, 0, False)
+    return up + auth, down + theirs.data_to_send() + by_hand.ping()
+
+
+UP, DOWN = wire()
+TAIL = by_hand.ping()
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+def split_run(up: list[bytes], down: list[bytes]) -> None:
+    ours, theirs = client(), server()
+    for piece in up:
+        theirs.receive(piece)
+    theirs.accept(SESSION_ID, 0, False)
+    for piece in down:
+        if ours.result is None:
+            ours.receive(piece)
+    assert ours.data_to_send() == UP
+    assert theirs.data_to_send() + TAIL == DOWN
+    assert ours.result is not None
+    assert TAIL.startswith(ours.result.leftover)
+
+
+def test_every_cut_in_two_gives_the_same_conversation() -> None:
+    for at in range(max(len(UP), len(DOWN)) + 1):
+        split_run([UP[:at], UP[at:]], [DOWN[:at], DOWN[at:]])
+
+
+@given(st.lists(st.integers(0, 4096)), st.lists(st.integers(0, 4096)))
+def test_any_split_gives_the_same_conversation(
+    ups: list[int], downs: list[int]
+) -> None:
+    split_run(cut(UP, ups), cut(DOWN, downs))
+
+
+def test_single_bytes_give_the_same_conversation() -> None:
+    split_run([bytes((byte,)) for byte in UP], [bytes((byte,)) for byte in DOWN])
+
+
+def test_what_follows_the_answer_is_left_for_the_frame_decoder() -> None:
+    ours = client()
+    ours.receive(DOWN)
+    assert ours.result is not None
+    assert ours.result.leftover == TAIL
+
+
+def test_what_follows_the_claim_is_left_for_the_frame_decoder() -> None:
+    theirs = server()
+    theirs.receive(UP + TAIL[:5])
+    theirs.receive(TAIL[5:])
+    theirs.accept(SESSION_ID, 0, False)
+    assert theirs.result is not None
+    assert theirs.result.leftover == TAIL
+
+
+def test_a_newer_client_that_still_speaks_version_1_is_welcome() -> None:
+    theirs = server()
+    theirs.receive(by_hand.hello(low=1, high=9))
+    assert theirs.data_to_send()[:16].hex() == (
+        "0000" + DOWN[2:3].hex() + "0501000000" + b"PROT".hex() + "0100" + "7373"
+    )
+
+
+# Resuming --------------------------------------------------------------------------
+
+
+def first_link() -> tuple[HandshakeResult, HandshakeResult]:
+    ours = client()
+    return finish(ours, meet(ours, server()))
+
+
+def test_a_session_goes_on_with_both_counts() -> None:
+    before, known = first_link()
+    state = ResumeState(before.session_id, 500, before.resume_secret)
+    ours = client(link_no=2, resume=state, nonce=b"d" * 32)
+    theirs = meet(ours, server(nonce=b"t" * 32))
+    claim = theirs.claim
+    assert claim is not None
+    assert (claim.session_id, claim.count, claim.link_no) == (SESSION_ID, 500, 2)
+    assert claim.proves(known.resume_secret)
+    ours_result, theirs_result = finish(ours, theirs, 700, resumed=True)
+    assert (ours_result.resumed, ours_result.count) == (True, 700)
+    assert (theirs_result.resumed, theirs_result.count) == (True, 500)
+    assert ours_result.transcript != before.transcript
+    assert (
+        ours_result.resume_secret == theirs_result.resume_secret == before.resume_secret
+    )
+
+
+def test_a_server_may_answer_a_resume_with_a_new_session() -> None:
+    before, _ = first_link()
+    state = ResumeState(before.session_id, 500, before.resume_secret)
+    ours = client(link_no=2, resume=state, nonce=b"d" * 32)
+    ours_result, theirs_result = finish(ours, meet(ours, server()))
+    assert (ours_result.resumed, ours_result.count) == (False, 0)
+    assert (theirs_result.resumed, theirs_result.count) == (False, 0)
+    assert ours_result.resume_secret == theirs_result.resume_secret
+    assert ours_result.resume_secret != before.resume_secret
+
+
+def test_the_token_alone_does_not_resume_a_session() -> None:
+    _, known = first_link()
+    ours = client(link_no=2, resume=ResumeState(SESSION_ID, 0, b"x" * 32))
+    theirs = meet(ours, server())
+    assert theirs.claim is not None
+    assert not theirs.claim.proves(known.resume_secret)
+    with pytest.raises(LocalLinkError):
+        theirs.accept(SESSION_ID, 0, resumed=True)
+
+
+def test_a_client_that_does_not_resume_proves_no_session() -> None:
+    theirs = meet(client(), server())
+    assert theirs.claim is not None
+    assert not theirs.claim.proves(b"")
+
+
+def test_the_proof_of_one_session_opens_no_other() -> None:
+    before, known = first_link()
+    state = ResumeState(before.session_id, 0, before.resume_secret)
+    theirs = meet(client(link_no=2, resume=state), server())
+    assert theirs.claim is not None
+    assert theirs.claim.proves(known.resume_secret)
+    with pytest.raises(LocalLinkError):
+        theirs.accept(b"another session!", 0, resumed=True)
+
+
+def test_an_answer_needs_a_claim_and_is_given_once() -> None:
+    with pytest.raises(LocalLinkError):
+        server().accept(SESSION_ID, 0, False)
+    theirs = meet(client(), server())
+    theirs.accept(SESSION_ID, 0, False)
+    with pytest.raises(LocalLinkError):
+        theirs.accept(SESSION_ID, 0, False)
+
+
+def test_a_refusal_after_the_proof_reaches_the_client() -> None:
+    ours = client()
+    theirs = meet(ours, server())
+    theirs.refuse(Code.STALE, "link 1 came after link 2\n", 3)
+    error = failure(ours, theirs.data_to_send())
+    assert error.code == Code.STALE
+    assert error.cause == "link 1 came after link 2?"
+    assert ours.retry_after_s == 3
+
+
+# Strangers -------------------------------------------------------------------------
+
+
+def test_a_wrong_token_is_refused() -> None:
+    refused_login(client(token=b"x" * 32), server())
+
+
+def test_an_unknown_name_is_refused() -> None:
+    refused_login(client(name="otto"), server())
+
+
+def test_the_token_of_another_user_is_refused() -> None:
+    users = {NAME: USERS[NAME], "otto": verifier_of("otto", b"o" * 32)}
+    refused_login(client(name="otto"), server(lookup=users.get))
+
+
+def test_the_dummy_verifier_lets_nobody_in() -> None:
+    refused_login(client(name="nobody", token=b"?" * 32), server())
+
+
+def test_an_unknown_name_and_a_wrong_token_get_the_same_answer() -> None:
+    answers = set()
+    for ours in (client(name="otto"), client(token=b"x" * 32)):
+        theirs = server()
+        theirs.receive(ours.data_to_send())
+        ours.receive(theirs.data_to_send())
+        failure(theirs, ours.data_to_send())
+        answers.add(theirs.data_to_send())
+    assert answers == {by_hand.go_away(Code.AUTH, 0, "unknown name or wrong proof")}
+
+
+def test_another_certificate_fails_in_spite_of_the_right_token() -> None:
+    refused_login(client(binding=b"1" * 32), server(binding=b"2" * 32))
+
+
+def test_plain_is_not_none() -> None:
+    refused_login(client(binding=PLAIN_BINDING), server(binding=NO_BINDING))
+
+
+def test_a_recorded_login_is_worth_nothing_against_a_new_nonce() -> None:
+    theirs = server(nonce=b"t" * 32)
+    assert failure(theirs, UP).code == Code.AUTH
+
+
+def test_after_a_failure_a_good_login_comes_too_late() -> None:
+    theirs = server()
+    hello = client().data_to_send()
+    theirs.receive(hello)
+    assert failure(theirs, by_hand.auth(NAME)).code == Code.AUTH
+    assert failure(theirs, UP[len(hello) :]).code == Code.AUTH
+    assert theirs.claim is None
+
+
+def test_who_stole_the_verifier_cannot_log_in_as_the_client() -> None:
+    stolen = USERS[NAME]
+    theirs = server()
+    hello = client().data_to_send()
+    theirs.receive(hello)
+    script = transcript(hello, theirs.data_to_send(), PLAIN_BINDING)
+    before = by_hand.auth(NAME, proof=b"")[8:]
+    for key in (stolen.stored_key, stolen.server_key, bytes(32)):
+        proof = client_proof(Secrets(key, stolen.server_key), script, before)
+        assert not is_client_proof(stolen, script, before, proof)
+    proof = client_proof(secrets_of(NAME, TOKEN), script, before)
+    assert is_client_proof(stolen, script, before, proof)
+
+
+def test_a_server_without_the_verifier_cannot_answer() -> None:
+    fake = verifier_of(NAME, b"x" * 32)
+    ours = client()
+    theirs = server()
+    theirs.receive(ours.data_to_send())
+    hello = theirs.data_to_send()
+    ours.receive(hello)
+    found = decode_one(ours.data_to_send())
+    assert found is not None
+    auth = found[0]
+    assert isinstance(auth, ProtAuth)
+    answer = ProtAuthAnswer(SESSION_ID, 0, False)
+    script = transcript(client().data_to_send(), hello, PLAIN_BINDING)
+    answer.proof = server_proof(
+        fake.server_key, script, auth.proof, auth_answer_before_proof(answer)
+    )
+    error = failure(ours, encode(answer))
+    assert error.code == Code.AUTH
+    assert "did not prove" in error.what
+
+
+def test_every_changed_byte_of_a_login_is_noticed() -> None:
+    for at in range(len(UP)):
+        bad = bytearray(UP)
+        bad[at] ^= 0x40
+        theirs = server()
+        try:
+            theirs.receive(bytes(bad))
+        except RemoteLinkError:
+            pass
+        else:
+            # Flags without a meaning are no part of AUTH, a longer length waits.
+            meaningless = at == len(client().data_to_send()) + 4
+            assert meaningless or theirs.claim is None
+
+
+def test_every_changed_byte_of_an_answer_is_noticed() -> None:
+    answers = DOWN[: -len(TAIL)]
+    hello_bytes = decode_one(answers)
+    assert hello_bytes is not None
+    for at in range(len(answers)):
+        bad = bytearray(answers)
+        bad[at] ^= 0x40
+        ours = client()
+        try:
+            ours.receive(bytes(bad))
+        except RemoteLinkError:
+            pass
+        else:
+            assert at == hello_bytes[1] + 4 or ours.result is None
+
+
+def change_hello(data: bytes, **changes: object) -> bytes:
+    found = decode_one(data)
+    assert found is not None
+    hello, size = found
+    assert isinstance(hello, ProtHello)
+    return encode(replace(hello, **changes)) + data[size:]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tlvs": {}},
+        {"tlvs": hello_tlvs(replace(CLIENT_TERMS, capabilities=0), client=True)},
+        {"tlvs": hello_tlvs(replace(CLIENT_TERMS, client_id=b"j" * 16), client=True)},
+        {"max_version": 2},
+        {"nonce": b"x" * 32},
+    ],
+)
+def test_a_hello_that_somebody_changed_on_the_way_breaks_the_proof(
+    changes: dict[str, object],
+) -> None:
+    ours, theirs = client(), server()
+    theirs.receive(change_hello(ours.data_to_send(), **changes))
+    ours.receive(theirs.data_to_send())
+    assert failure(theirs, ours.data_to_send()).code == Code.AUTH
+
+
+def test_a_servers_hello_that_somebody_changed_breaks_the_proof() -> None:
+    ours, theirs = client(), server()
+    theirs.receive(ours.data_to_send())
+    weaker = hello_tlvs(replace(SERVER_TERMS, capabilities=0), client=False)
+    ours.receive(change_hello(theirs.data_to_send(), tlvs=weaker))
+    assert failure(theirs, ours.data_to_send()).code == Code.AUTH
+
+
+# Broken rules ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        by_hand.ping(),
+        by_hand.header(by_hand.DATA, 65_528, 0, 1),
+        by_hand.header(by_hand.TOKEN, 30),
+        by_hand.header(by_hand.HELLO, 4_097),
+        by_hand.header(0x80, 10),
+        by_hand.auth(NAME),
+        by_hand.hello_ack(),
+        by_hand.hello(magic=b"WMT1"),
+        by_hand.hello(bytes(31)),
+        by_hand.go_away(Code.NORMAL),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01",
+    ],
+)
+def test_a_stranger_who_begins_otherwise_hears_nothing(data: bytes) -> None:
+    theirs = server()
+    assert failure(theirs, data).code == Code.PROTOCOL
+    assert theirs.data_to_send() == b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        by_hand.ping(),
+        by_hand.hello(),
+        by_hand.auth_ack(),
+        by_hand.header(by_hand.AUTH, 1_025),
+        by_hand.header(by_hand.CREATE, 9, 0, 1),
+        by_hand.auth(NAME, 1, b"\2"),
+        by_hand.auth(b"\xff"),
+    ],
+)
+def test_anything_but_auth_after_hello_ends_the_link(data: bytes) -> None:
+    theirs = server()
+    theirs.receive(client().data_to_send())
+    theirs.data_to_send()
+    assert failure(theirs, data).code == Code.PROTOCOL
+    assert theirs.data_to_send() == b""
+
+
+@pytest.mark.parametrize("before", [b"", DOWN[: int.from_bytes(DOWN[:3], "big") + 8]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        by_hand.ping(),
+        by_hand.hello(),
+        by_hand.auth(NAME),
+        by_hand.received(0),
+        by_hand.header(by_hand.DATA, 1, 0, 2),
+        by_hand.header(by_hand.GO_AWAY, 1_025),
+    ],
+)
+def test_a_server_that_says_something_else_is_left(before: bytes, data: bytes) -> None:
+    assert failure(client(), before + data).code == Code.PROTOCOL
+
+
+def test_a_stranger_may_not_send_more_than_8_kib() -> None:
+    theirs = server()
+    theirs.receive(UP)
+    theirs.receive(bytes(MAX_UNPROVEN_BYTES - len(UP)))
+    assert failure(theirs, b"x").code == Code.PROTOCOL
+    assert failure(server(), bytes(MAX_UNPROVEN_BYTES + 1)).code == Code.PROTOCOL
+
+
+def test_a_link_start_cut_anywhere_just_waits() -> None:
+    for at in range(len(UP)):
+        theirs = server()
+        theirs.receive(UP[:at])
+        assert theirs.claim is None
+    for at in range(len(DOWN) - len(TAIL)):
+        ours = client()
+        ours.receive(DOWN[:at])
+        assert ours.result is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 9), (0, 0), (255, 255), (9, 0)])
+def test_no_common_version_names_the_servers_own(low: int, high: int) -> None:
+    theirs = server()
+    assert failure(theirs, by_hand.hello(low=low, high=high)).code == Code.VERSION
+    answer = theirs.data_to_send()
+    assert answer == by_hand.go_away(Code.VERSION, 0, "1-1")
+    error = failure(client(), answer)
+    assert error.code == Code.VERSION
+    assert "1-1" in error.cause
+
+
+def test_a_server_that_chooses_a_version_that_was_not_offered_is_left() -> None:
+    assert failure(client(), by_hand.hello_ack(version=2)).code == Code.VERSION
+
+
+def test_an_unknown_field_below_128_ends_the_link() -> None:
+    theirs = server()
+    for number in (0, 9, 11, 127):
+        error = failure(server(), by_hand.hello(tlvs=by_hand.tlv(number, b"")))
+        assert error.code == Code.VERSION
+        error = failure(client(), by_hand.hello_ack(tlvs=by_hand.tlv(number, b"")))
+        assert error.code == Code.VERSION
+    failure(theirs, by_hand.hello(tlvs=by_hand.tlv(9, b"")))
+    assert theirs.data_to_send() == by_hand.go_away(Code.VERSION, 0, "1-1")
+
+
+def test_an_unknown_field_from_128_on_is_ignored_but_proved() -> None:
+    hello = by_hand.hello(NONCE_C, by_hand.tlv(128, b"new") + by_hand.tlv(255, b""))
+    theirs = server()
+    theirs.receive(hello)
+    script = transcript(hello, theirs.data_to_send(), PLAIN_BINDING)
+    fields = by_hand.tlv(200, b"newer")
+    before = by_hand.auth(NAME, 1, b"\0", fields, b"")[8:]
+    proof = client_proof(secrets_of(NAME, TOKEN), script, before)
+    theirs.receive(by_hand.auth(NAME, 1, b"\0", fields, proof))
+    assert theirs.claim is not None
+    assert theirs.claim.peer_terms == Terms(agent="")
+    assert theirs.claim.resume_s == DEFAULT_RESUME_S
+
+
+def answer_by_hand(
+    tlvs: bytes = b"",
+    count: int = 0,
+    resumed: int = 0,
+    session_id: bytes = SESSION_ID,
+    resume: ResumeState | None = None,
+) -> RemoteLinkError | HandshakeResult:
+    """Let a server that knows the verifier say what no good server says."""
+    ours = client(resume=resume)
+    hello_c, hello_s = ours.data_to_send(), by_hand.hello_ack()
+    ours.receive(hello_s)
+    auth = ours.data_to_send()
+    script = transcript(hello_c, hello_s, PLAIN_BINDING)
+    before = by_hand.auth_ack(session_id, count, resumed, tlvs, b"")[8:]
+    proof = server_proof(USERS[NAME].server_key, script, auth[-32:], before)
+    try:
+        ours.receive(by_hand.auth_ack(session_id, count, resumed, tlvs, proof))
+    except RemoteLinkError as error:
+        return error
+    assert ours.result is not None
+    return ours.result
+
+
+def test_a_proved_answer_still_has_to_make_sense() -> None:
+    state = ResumeState(SESSION_ID, 5, b"r" * 32)
+    good = answer_by_hand(resumed=1, count=7, resume=state)
+    assert isinstance(good, HandshakeResult)
+    assert good.replay_limit == 1 << 20
+    for bad in (
+        answer_by_hand(resumed=1),
+        answer_by_hand(resumed=1, session_id=b"x" * 16, resume=state),
+        answer_by_hand(resumed=2, resume=state),
+        answer_by_hand(count=1),
+        answer_by_hand(by_hand.tlv(1, b"xyz")),
+    ):
+        assert isinstance(bad, RemoteLinkError)
+        assert bad.code == Code.PROTOCOL
+    later = answer_by_hand(by_hand.tlv(3, b""))
+    assert isinstance(later, RemoteLinkError)
+    assert later.code == Code.VERSION
+
+
+def test_the_smaller_resume_time_and_replay_limit_hold() -> None:
+    ours = client(resume_s=0, replay_limit=1 << 30)
+    results = finish(ours, meet(ours, server(resume_s=9, replay_limit=77)))
+    assert {(result.resume_s, result.replay_limit) for result in results} == {(0, 77)}
+    silent = answer_by_hand()
+    assert isinstance(silent, HandshakeResult)
+    assert silent.resume_s == 60
+    assert DEFAULT_REPLAY_LIMIT > silent.replay_limit == 1 << 20
+
+
+@given(st.binary(max_size=300))
+@example(b"\xff" * 64)
+@example(UP[:-1] + b"x")
+@example(DOWN)
+def test_any_bytes_raise_only_the_remote_link_error(data: bytes) -> None:
+    for side in (server(), client()):
+        try:
+            side.receive(data)
+        except RemoteLinkError:
+            side.data_to_send()
+
+
+near_link_starts = st.lists(
+    st.sampled_from([UP, DOWN])
+    | st.builds(by_hand.frame, st.sampled_from([5, 6, 9]), st.binary(max_size=120))
+    | st.builds(by_hand.hello, st.just(bytes(32)), st.binary(max_size=40))
+    | st.builds(by_hand.hello_ack, st.just(bytes(32)), st.binary(max_size=40))
+    | st.builds(
+        by_hand.auth,
+        st.binary(max_size=9),
+        st.integers(0, 9),
+        st.binary(max_size=60),
+        st.binary(max_size=40),
+    )
+    | st.builds(by_hand.go_away, st.integers(0, 99), st.just(1), st.binary(max_size=9)),
+    max_size=4,
+).map(b"".join)
+
+
+@given(near_link_starts, st.lists(st.integers(0, 4096), max_size=4))
+def test_frames_that_are_almost_right_raise_only_the_remote_link_error(
+    data: bytes, places: list[int]
+) -> None:
+    for side in (server(), client()):
+        for piece in cut(data, places):
+            try:
+                side.receive(piece)
+            except RemoteLinkError:
+                break
+
+
+# Hints -----------------------------------------------------------------------------
+
+
+def test_a_refused_login_says_what_to_do() -> None:
+    error = failure(client(), by_hand.go_away(Code.AUTH, 0, "\x1b[2Jnonsense"))
+    assert NAME in error.what
+    assert "token" in error.cause
+    assert error.fix.startswith("tunnel join")
+    assert "nonsense" not in error.what + error.cause + error.fix
+
+
+def test_a_server_that_is_overrun_says_how_long_to_wait() -> None:
+    ours = client()
+    error = failure(ours, by_hand.go_away(Code.CALM, 45))
+    assert error.code == Code.CALM
+    assert "45 s" in error.what
+    assert ours.retry_after_s == 45
+
+
+def test_what_the_server_says_stays_in_one_line() -> None:
+    error = failure(client(), by_hand.go_away(Code.INTERNAL, 0, "a\nb\x1b"))
+    assert error.cause == "a?b?"
+
+
+# Terms -----------------------------------------------------------------------------
+
+
+def test_terms_come_back_as_they_were_said() -> None:
+    assert read_terms(hello_tlvs(CLIENT_TERMS, client=True)) == CLIENT_TERMS
+    assert read_terms(hello_tlvs(SERVER_TERMS, client=False)) == SERVER_TERMS
+    assert 8 not in hello_tlvs(CLIENT_TERMS, client=False)
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    assert read_terms({}) == Terms(agent="")
+
+
+def test_a_peer_that_would_take_larger_frames_gets_ours() -> None:
+    assert read_terms({1: by_hand.u32(0xFFFF_FFFF)}).max_frame == MAX_FRAME_BYTES
+    assert read_terms({1: by_hand.u32(MIN_FRAME_BYTES)}).max_frame == MIN_FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    "tlvs",
+    [
+        {1: by_hand.u32(MIN_FRAME_BYTES - 1)},
+        {1: by_hand.u16(0xFFFF)},
+        {2: by_hand.u32(16_383)},
+        {2: by_hand.u32(1 << 31)},
+        {3: b""},
+        {4: by_hand.u32(1)},
+        {5: by_hand.u16(0)},
+        {6: bytes(5)},
+        {7: b"a" * 65},
+        {7: b"\xff"},
+        {8: bytes(15)},
+        {10: by_hand.u32(0)},
+    ],
+)
+def test_a_value_out_of_its_range_is_the_peers_fault(tlvs: dict[int, bytes]) -> None:
+    with pytest.raises(RemoteLinkError) as caught:
+        read_terms(tlvs)
+    assert caught.value.code == Code.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "tlvs", [{2: by_hand.u32(16_384)}, {2: by_hand.u32((1 << 31) - 1)}, {7: b"a" * 64}]
+)
+def test_the_edges_of_a_range_are_in_it(tlvs: dict[int, bytes]) -> None:
+    read_terms(tlvs)
+
+
+def test_an_agent_cannot_break_a_log_line() -> None:
+    assert read_terms({7: b"evil\n\x1b[31m\0"}).agent == "evil??[31m?"
+
+
+def test_a_long_agent_is_cut_between_characters() -> None:
+    assert (
+        hello_tlvs(Terms(agent="aü" * 40), client=False)[7]
+        == ("aü" * 21 + "a").encode()
+    )
+
+
+# Secrets ---------------------------------------------------------------------------
+
+
+def test_the_key_is_hkdf_of_rfc_5869() -> None:
+    key = HKDF(SHA256(), 32, b"prot/1", b"auth" + NAME.encode()).derive(TOKEN)
+    secrets = secrets_of(NAME, TOKEN)
+    assert secrets.client_key == hmac.digest(key, b"client key", "sha256")
+    assert secrets.server_key == hmac.digest(key, b"server key", "sha256")
+    assert secrets.verifier.stored_key == sha256(secrets.client_key).digest()
+
+
+def test_another_name_makes_other_keys_of_the_same_token() -> None:
+    assert verifier_of("anna", TOKEN) != verifier_of("otto", TOKEN)
+
+
+def test_no_secret_shows_in_a_repr() -> None:
+    secrets = secrets_of(NAME, TOKEN)
+    result, _ = first_link()
+    state = ResumeState(SESSION_ID, 0, result.resume_secret)
+    claim = meet(client(resume=state), server()).claim
+    assert repr(secrets) == "Secrets(***)"
+    assert repr(secrets.verifier) == "Verifier(***)"
+    for shown in (repr(result), repr(state), repr(claim)):
+        assert repr(result.resume_secret) not in shown
+
+
+@pytest.mark.parametrize("text", [TOKEN_TEXT, TOKEN_TEXT + "=", f" {TOKEN_TEXT}\n"])
+def test_a_token_may_be_padded_or_read_from_a_line(text: str) -> None:
+    assert decode_token(text) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "text", ["", "secret", TOKEN_TEXT[:-1], "ü" * 43, "A" * 44, "!" * 43]
+)
+def test_what_is_no_token_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        decode_token(text)
+    assert not text or text not in caught.value.what + caught.value.cause
+
+
+def test_names_and_tokens_have_their_sizes() -> None:
+    for name, token in (("", TOKEN), ("ü" * 128, TOKEN), (NAME, TOKEN + b"x")):
+        with pytest.raises(UsageError):
+            client(name=name, token=token)
+    ours = client(name="ü" * 127)
+    users = {"ü" * 127: verifier_of("ü" * 127, TOKEN)}
+    finish(ours, meet(ours, server(lookup=users.get)))
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_a_verifier_survives_its_text_form(stored: bytes, key: bytes) -> None:
+    verifier = Verifier(stored, key)
+    assert parse_verifier(verifier.render() + "\n") == verifier
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "prot1",
+        "prot1::",
+        f"prot2:{TOKEN_TEXT}:{TOKEN_TEXT}",
+        f"prot1:{TOKEN_TEXT}:{TOKEN_TEXT}:",
+        f"prot1:{TOKEN_TEXT}:{TOKEN_TEXT[:-1]}",
+        f"prot1:{TOKEN_TEXT[:-1]}:{TOKEN_TEXT}",
+        f"prot1:{TOKEN_TEXT}:{TOKEN_TEXT[:-1]}!",
+    ],
+)
+def test_a_damaged_verifier_is_refused(text: str) -> None:
+    with pytest.raises(StateError):
+        parse_verifier(text)
+
+
+# Vectors ---------------------------------------------------------------------------
+
+VECTORS = {
+    "ClientKey": "93e31729d4f772cefd3a6d12821964adb2e32c13887431c4fdf724e416579ba0",
+    "StoredKey": "6f5b682fdbeb4a3ca96caaa78b98c476aa9549b8cbe19cb591f84abde2dfaa9a",
+    "ServerKey": "0599feed3121c7d3497f9e3d57de3aabe57c06d54e453996248a240bc80c43e9",
+    "T": "d519d892a8c66478eab8284aec8c9fb378082e77d395cb7bc62d43dea4f76263",
+    "proof_c": "fba42f92e37ac6a5a0d76ba907e02f898d3c4fccf1b80f9252037fb088387a72",
+    "proof_s": "cbfe9c45d9a2b357f3c23150c7840786d7b5a4e1e1113754827eae52ebd7dcf2",
+    "R": "92b5a4f6dbe3808de7315fe0fbe0f1b404a93e193e88b3170af0f5a62e283367",
+    "resume proof": (
+        "1916aa56c073012c1990b0e06e8ac6337c0b8cbf4f0c900aef5d8a7dbb0faf77"
+    ),
+}
+"""Token 00 01 .. 1f, name anna, nonces 32 c and 32 s, a plain link, no fields."""
+
+
+def vectors() -> dict[str, bytes]:
+    secrets = secrets_of(NAME, TOKEN)
+    hello_c, hello_s = by_hand.hello(NONCE_C), by_hand.hello_ack(NONCE_S)
+    script = transcript(hello_c, hello_s, b"plain")
+    auth = by_hand.auth(NAME, 1, proof=b"")[8:]
+    proof_c = client_proof(secrets, script, auth)
+    answer = by_hand.auth_ack(SESSION_ID, proof=b"")[8:]
+    secret = resume_secret(secrets.server_key, script)
+    return {
+        "ClientKey": secrets.client_key,
+        "StoredKey": secrets.verifier.stored_key,
+        "ServerKey": secrets.server_key,
+        "T": script,
+        "proof_c": proof_c,
+        "proof_s": server_proof(secrets.server_key, script, proof_c, answer),
+        "R": secret,
+        "resume proof": resume_proof(secret, script, SESSION_ID, 4096, 2),
+    }
+
+
+def test_the_constants_of_the_protocol_do_not_move() -> None:
+    assert {name: value.hex() for name, value in vectors().items()} == VECTORS
+
+
+def test_the_text_of_a_token_is_base64url() -> None:
+    assert urlsafe_b64encode(TOKEN).decode().rstrip("=") == TOKEN_TEXT

@@ -1,0 +1,812 @@
+"""HELLO and AUTH of both roles: who is there, and which session goes on.
+
+The token never goes over the wire: each side proves that it knows it, over everything
+both said and over the certificate between them (protocol.md#link-start). Until the
+peer's proof is verified nothing that it says has an effect beyond this link, and its
+bytes raise ``RemoteLinkError`` and nothing else.
+
+Knows no time and no randomness: deadlines are the caller's, nonces are arguments.
+
+    secrets     token -> Secrets (client) -> Verifier (server), proofs
+    terms       TLVs <-> Terms
+    two sides   ClientHandshake, ServerHandshake
+"""
+
+from __future__ import annotations
+
+import hmac
+from abc import ABC, abstractmethod
+from base64 import b64decode, urlsafe_b64encode
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from tunnel.errors import (
+    CODES,
+    Code,
+    LocalLinkError,
+    RemoteLinkError,
+    RemoteSessionError,
+    StateError,
+    UsageError,
+)
+from tunnel.proto.codec import (
+    auth_answer_before_proof,
+    auth_before_proof,
+    check_tlvs,
+    decode_one,
+    encode,
+)
+from tunnel.proto.frames import (
+    HEADER_BYTES,
+    MAX_FRAME_BYTES,
+    MIN_FRAME_BYTES,
+    ProtAuth,
+    ProtAuthAnswer,
+    ProtGoAway,
+    ProtHello,
+    ProtKind,
+    Terms,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from tunnel.proto.frames import ProtFrame
+
+PROTOCOL_VERSION: Final = 1
+TOKEN_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+PLAIN_BINDING: Final = b"plain"
+"""``binding`` of a link without TLS."""
+NO_BINDING: Final = b"none"
+"""``binding`` where both ends are told that something between them ends TLS."""
+DEFAULT_RESUME_S: Final = 120
+DEFAULT_REPLAY_LIMIT: Final = 16 * 1024 * 1024
+MAX_UNPROVEN_BYTES: Final = 8_192
+"""What a client may send in all before the server's AUTH: a stranger costs no more."""
+
+_MAX_NAME_BYTES: Final = 255
+_MAX_AGENT_BYTES: Final = 64
+_MIN_WINDOW: Final = 16_384
+_MAX_WINDOW: Final = (1 << 31) - 1
+_MAX_U32: Final = (1 << 32) - 1
+_MAX_U16: Final = (1 << 16) - 1
+
+
+# Secrets ---------------------------------------------------------------------------
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+def _derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869) for 32 bytes, which need one round of its expansion."""
+    return _mac(_mac(salt, secret), info + b"\1")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verifier:
+    """What the server keeps of a token: it can check a client, never be one."""
+
+    stored_key: bytes
+    server_key: bytes
+
+    def __repr__(self) -> str:
+        return "Verifier(***)"
+
+    def render(self) -> str:
+        """Give the one-line text form that ``parse_verifier`` reads."""
+        keys = (self.stored_key, self.server_key)
+        return ":".join(("prot1", *map(_to_base64, keys)))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What the client makes of its name and token."""
+
+    client_key: bytes
+    server_key: bytes
+
+    def __repr__(self) -> str:
+        return "Secrets(***)"
+
+    @property
+    def verifier(self) -> Verifier:
+        """What a server needs to check this client."""
+        return Verifier(sha256(self.client_key).digest(), self.server_key)
+
+
+def _to_base64(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _from_base64(text: str, size: int) -> bytes | None:
+    try:
+        raw = b64decode(text.rstrip("=") + "=" * (-size % 3), b"-_", validate=True)
+    except ValueError:
+        return None
+    return raw if len(raw) == size else None
+
+
+def decode_token(text: str) -> bytes:
+    """Give the 32 bytes of a token in base64url, with or without padding and line end.
+
+    Raises:
+        UsageError: it is not one. The text is not repeated in the error.
+    """
+    token = _from_base64(text.strip(), TOKEN_BYTES)
+    if token is None:
+        raise UsageError(
+            f"the token is not the base64url form of {TOKEN_BYTES} bytes",
+            f"it has {len(text)} characters, perhaps a part was not copied",
+        )
+    return token
+
+
+def secrets_of(name: str, token: bytes | str) -> Secrets:
+    """Derive the keys of a user; ``token`` is 32 random bytes or their base64url.
+
+    Raises:
+        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8.
+    """
+    raw = decode_token(token) if isinstance(token, str) else token
+    name_bytes = name.encode(errors="replace")
+    if len(raw) != TOKEN_BYTES:
+        raise UsageError(f"a token has {TOKEN_BYTES} bytes, this one {len(raw)}")
+    if not 0 < len(name_bytes) <= _MAX_NAME_BYTES:
+        raise UsageError(
+            f"a user's name has 1 to {_MAX_NAME_BYTES} bytes, this one "
+            f"{len(name_bytes)}"
+        )
+    key = _derive(raw, b"prot/1", b"auth" + name_bytes)
+    return Secrets(_mac(key, b"client key"), _mac(key, b"server key"))
+
+
+def verifier_of(name: str, token: bytes | str) -> Verifier:
+    """Derive what the server keeps; arguments and errors are ``secrets_of``'s."""
+    return secrets_of(name, token).verifier
+
+
+def parse_verifier(text: str) -> Verifier:
+    """Read what ``Verifier.render`` wrote.
+
+    Raises:
+        StateError: it is something else. The text is not repeated in the error.
+    """
+    parts = text.strip().split(":")
+    if len(parts) == 3 and parts[0] == "prot1":
+        stored_key, server_key = (_from_base64(part, PROOF_BYTES) for part in parts[1:])
+        if stored_key is not None and server_key is not None:
+            return Verifier(stored_key, server_key)
+    raise StateError(
+        "a stored verifier is damaged", "it is not prot1: and two keys in base64url"
+    )
+
+
+def transcript(client_hello: bytes, server_hello: bytes, binding: bytes) -> bytes:
+    """Give T, which every proof is made over.
+
+    Args:
+        client_hello: the frame as it was on the wire, header included.
+        server_hello: likewise.
+        binding: SHA-256 of the server's certificate in DER, ``PLAIN_BINDING`` or
+            ``NO_BINDING``.
+    """
+    return sha256(client_hello + server_hello + binding).digest()
+
+
+def client_proof(secrets: Secrets, script: bytes, before_proof: bytes) -> bytes:
+    """Prove to the server of transcript ``script`` that this side knows the token.
+
+    The mask opens only to who holds the stored key, and what then appears, the client
+    key, is not what is stored: a stolen user file cannot log in.
+    """
+    mask = _mac(secrets.verifier.stored_key, b"client" + script + before_proof)
+    return _xor(secrets.client_key, mask)
+
+
+def is_client_proof(
+    verifier: Verifier, script: bytes, before_proof: bytes, proof: bytes
+) -> bool:
+    """Check a client's proof, in constant time."""
+    mask = _mac(verifier.stored_key, b"client" + script + before_proof)
+    client_key = _xor(proof, mask)
+    return hmac.compare_digest(sha256(client_key).digest(), verifier.stored_key)
+
+
+def server_proof(
+    server_key: bytes, script: bytes, proof_c: bytes, before_proof: bytes
+) -> bytes:
+    """Prove to the client that this side holds its verifier and took its proof."""
+    return _mac(server_key, b"server" + script + proof_c + before_proof)
+
+
+def resume_secret(server_key: bytes, first_script: bytes) -> bytes:
+    """Give R of the session that began on the link with this transcript."""
+    return _mac(server_key, b"resume" + first_script)
+
+
+def resume_proof(
+    secret: bytes, script: bytes, session_id: bytes, count: int, link_no: int
+) -> bytes:
+    """Prove, on a new link, to be the client that the session was begun with."""
+    what = session_id + count.to_bytes(8, "big") + link_no.to_bytes(4, "big")
+    return _mac(secret, b"resume proof" + script + what)
+
+
+# Terms -----------------------------------------------------------------------------
+
+
+def _broken(what: str) -> RemoteLinkError:
+    return RemoteLinkError(Code.PROTOCOL, f"the peer sent {what}")
+
+
+def hello_tlvs(terms: Terms, *, client: bool) -> dict[int, bytes]:
+    """Write the fields of a HELLO; the client id is said by clients only."""
+    agent = terms.agent.encode(errors="replace")[:_MAX_AGENT_BYTES]
+    tlvs = {
+        1: terms.max_frame.to_bytes(4, "big"),
+        2: terms.initial_window.to_bytes(4, "big"),
+        3: terms.max_streams.to_bytes(4, "big"),
+        4: terms.max_datagram.to_bytes(2, "big"),
+        5: terms.idle_ping_s.to_bytes(2, "big"),
+        6: terms.capabilities.to_bytes(4, "big"),
+        7: agent.decode(errors="ignore").encode(),
+        10: terms.opens_per_s.to_bytes(4, "big"),
+    }
+    if client:
+        tlvs[8] = terms.client_id
+    return tlvs
+
+
+_HELLO_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10))
+_AUTH_FIELDS: Final = frozenset((1, 2))
+
+
+def _number(
+    tlvs: Mapping[int, bytes],
+    kind: int,
+    default: int,
+    size: int = 4,
+    least: int = 0,
+    most: int = _MAX_U32,
+) -> int:
+    raw = tlvs.get(kind)
+    if raw is None:
+        return default
+    number = int.from_bytes(raw, "big")
+    if len(raw) != size or not least <= number <= most:
+        raise _broken(f"a field {kind} of {len(raw)} bytes that is not {least}..{most}")
+    return number
+
+
+def _agent(raw: bytes) -> str:
+    """Read the peer's name for itself; it goes to logs, so it stays in its line."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise _broken("an agent that is not UTF-8") from None
+    if len(raw) > _MAX_AGENT_BYTES:
+        raise _broken(f"an agent of {len(raw)} bytes")
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def read_terms(tlvs: Mapping[int, bytes]) -> Terms:
+    """Read the fields of a HELLO; what is not said has the default of ``Terms``.
+
+    A larger ``max_frame`` than this version's is cut down to it: we need not use all
+    that a peer would take.
+
+    Raises:
+        RemoteLinkError: ``PROTOCOL``, a value that is out of its range.
+        RemoteSessionError: ``VERSION``, an unknown field below 128.
+    """
+    check_tlvs(tlvs, _HELLO_FIELDS)
+    usual = Terms()
+    client_id = tlvs.get(8, usual.client_id)
+    if len(client_id) != len(usual.client_id):
+        raise _broken(f"a client id of {len(client_id)} bytes")
+    max_frame = _number(tlvs, 1, usual.max_frame, least=MIN_FRAME_BYTES)
+    return Terms(
+        max_frame=min(max_frame, MAX_FRAME_BYTES),
+        initial_window=_number(
+            tlvs, 2, usual.initial_window, least=_MIN_WINDOW, most=_MAX_WINDOW
+        ),
+        max_streams=_number(tlvs, 3, usual.max_streams),
+        max_datagram=_number(tlvs, 4, usual.max_datagram, size=2, most=_MAX_U16),
+        # 0 would mean a PING without end, and opens that are never due.
+        idle_ping_s=_number(tlvs, 5, usual.idle_ping_s, size=2, least=1, most=_MAX_U16),
+        capabilities=_number(tlvs, 6, usual.capabilities),
+        agent=_agent(tlvs.get(7, b"")),
+        client_id=client_id,
+        opens_per_s=_number(tlvs, 10, usual.opens_per_s, least=1),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _SessionTerms:
+    """The fields of AUTH."""
+
+    resume_s: int
+    replay_limit: int
+
+    def tlvs(self) -> dict[int, bytes]:
+        return {
+            1: self.resume_s.to_bytes(4, "big"),
+            2: self.replay_limit.to_bytes(4, "big"),
+        }
+
+    def merged(self, tlvs: Mapping[int, bytes]) -> _SessionTerms:
+        """Give what holds for both: the smaller of each."""
+        check_tlvs(tlvs, _AUTH_FIELDS)
+        return _SessionTerms(
+            min(self.resume_s, _number(tlvs, 1, DEFAULT_RESUME_S)),
+            min(self.replay_limit, _number(tlvs, 2, DEFAULT_REPLAY_LIMIT)),
+        )
+
+
+# The two sides ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """What a client needs to go on with a session on a new link."""
+
+    session_id: bytes
+    count: int
+    """Session bytes received so far; reading of the old link has stopped by now."""
+    secret: bytes = field(repr=False)
+    """``resume_secret`` of the session's first ``HandshakeResult``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeResult:
+    """What both sides know once each has proved itself to the other."""
+
+    peer_terms: Terms
+    """The peer's own words; where the smaller holds, the caller compares."""
+    session_id: bytes
+    count: int
+    """Session bytes that the peer has received so far; 0 for a new session."""
+    resumed: bool
+    resume_secret: bytes = field(repr=False)
+    """R of this session, for its later links; it stays the same on all of them."""
+    transcript: bytes
+    leftover: bytes = field(repr=False)
+    """What came after the peer's AUTH: the first bytes for the ``FrameDecoder``."""
+    resume_s: int
+    """How long the session outlives a link; the smaller of both, 0 = not at all."""
+    replay_limit: int
+    """Unconfirmed session bytes that are kept; the smaller of both."""
+
+
+class _Side(ABC):
+    """What both roles share: bytes in, bytes out, and one failure for ever."""
+
+    _told: ClassVar[Mapping[Code, str]] = {}
+    """The failures that the peer hears of, and in which words."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._taken_bytes = 0
+        self._out = bytearray()
+        self._failure: RemoteLinkError | None = None
+        self.result: HandshakeResult | None = None
+        """Set when this side is done; nothing may be received after that."""
+
+    def data_to_send(self) -> bytes:
+        """Give what is to be written now, after a failure too; often empty."""
+        out = bytes(self._out)
+        self._out.clear()
+        return out
+
+    def receive(self, data: bytes) -> None:
+        """Take what the peer sent, split in any way.
+
+        Raises:
+            RemoteLinkError: this link will not do. What ``data_to_send`` then gives
+                is still to be written; every later call raises the same.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._held += data
+        try:
+            self._advance()
+        except RemoteLinkError as error:
+            failure = error
+        except RemoteSessionError as error:
+            # Nobody is proved yet, so what is wrong here is no fault of a session.
+            failure = RemoteLinkError(error.code, error.what)
+        else:
+            return
+        self._failure = failure
+        self._held.clear()
+        if failure.code in self._told:
+            self.refuse(failure.code, self._told[failure.code])
+        raise failure
+
+    def refuse(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
+        """Queue a GO_AWAY; no more may be said on this link. The caller closes."""
+        self._out += encode(ProtGoAway(code, retry_after_s, reason))
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Take every frame that is complete."""
+
+    def _take(self, expected: Collection[int]) -> tuple[ProtFrame, bytes] | None:
+        """Take the next frame and its bytes; its kind is judged by the header alone."""
+        if len(self._held) < HEADER_BYTES:
+            return None
+        if self._held[3] not in expected:
+            raise _broken(f"a frame of kind {self._held[3]:#04x} before its proof")
+        found = decode_one(bytes(self._held))
+        if found is None:
+            return None
+        frame, size = found
+        raw = bytes(self._held[:size])
+        del self._held[:size]
+        self._taken_bytes += size
+        return frame, raw
+
+
+def _before_proof(raw: bytes) -> bytes:
+    """Give the payload up to the proof, as it was on the wire."""
+    return raw[HEADER_BYTES:-PROOF_BYTES]
+
+
+class ClientHandshake(_Side):
+    """The center-client's side of a link start.
+
+    Args:
+        name: the user's name.
+        token: the 32 bytes of the user's token, or their base64url text.
+        terms: what this side promises.
+        nonce: 32 fresh random bytes.
+        binding: see ``transcript``.
+        link_no: higher than that of any earlier link of the session.
+        resume: the session to go on with, None for a new one.
+        resume_s: how long this side would keep the session without a link.
+        replay_limit: unconfirmed session bytes that this side would keep.
+
+    Until ``result`` is set the server has proved nothing: a ``RemoteLinkError`` that
+    its GO_AWAY caused is a hint from anybody who could write on this link.
+
+    Raises:
+        UsageError: the name or the token cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        token: bytes | str,
+        terms: Terms,
+        nonce: bytes,
+        binding: bytes,
+        link_no: int = 1,
+        resume: ResumeState | None = None,
+        resume_s: int = DEFAULT_RESUME_S,
+        replay_limit: int = DEFAULT_REPLAY_LIMIT,
+    ) -> None:
+        super().__init__()
+        self._secrets = secrets_of(name, token)
+        self._binding = binding
+        self._resume = resume
+        self._own = _SessionTerms(resume_s, replay_limit)
+        self._auth = ProtAuth(name, link_no, tlvs=self._own.tlvs())
+        self._peer_terms: Terms | None = None
+        self._transcript = b""
+        self.retry_after_s = 0
+        """For how long the server's GO_AWAY asks to stay away."""
+        hello = ProtHello(
+            ack=False,
+            min_version=PROTOCOL_VERSION,
+            max_version=PROTOCOL_VERSION,
+            nonce=nonce,
+            tlvs=hello_tlvs(terms, client=True),
+        )
+        self._hello = encode(hello)
+        self._out += self._hello
+
+    def _advance(self) -> None:
+        if self._peer_terms is None:
+            taken = self._take((ProtKind.HELLO, ProtKind.GO_AWAY))
+            if taken is None:
+                return
+            self._peer_terms = self._on_hello(*taken)
+        if self.result is None:
+            taken = self._take((ProtKind.AUTH, ProtKind.GO_AWAY))
+            if taken is not None:
+                self.result = self._on_answer(*taken, self._peer_terms)
+
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+        if isinstance(frame, ProtGoAway):
+            raise self._refused(frame)
+        if not isinstance(frame, ProtHello) or not frame.ack:
+            raise _broken("a client's HELLO")
+        if frame.min_version != PROTOCOL_VERSION:
+            raise RemoteLinkError(
+                Code.VERSION, f"the server chose protocol version {frame.min_version}"
+            )
+        terms = read_terms(frame.tlvs)
+        self._transcript = transcript(self._hello, raw, self._binding)
+        self._out += self._prove()
+        return terms
+
+    def _prove(self) -> bytes:
+        auth, resume = self._auth, self._resume
+        if resume is not None:
+            auth.session_id, auth.count = resume.session_id, resume.count
+            auth.resume_proof = resume_proof(
+                resume.secret,
+                self._transcript,
+                resume.session_id,
+                resume.count,
+                auth.link_no,
+            )
+        auth.proof = client_proof(
+            self._secrets, self._transcript, auth_before_proof(auth)
+        )
+        return encode(auth)
+
+    def _on_answer(
+        self, frame: ProtFrame, raw: bytes, peer_terms: Terms
+    ) -> HandshakeResult:
+        if isinstance(frame, ProtGoAway):
+            raise self._refused(frame)
+        if not isinstance(frame, ProtAuthAnswer):
+            raise _broken("a client's AUTH")
+        key, script = self._secrets.server_key, self._transcript
+        proof = server_proof(key, script, self._auth.proof, _before_proof(raw))
+        if not hmac.compare_digest(proof, frame.proof):
+            raise RemoteLinkError(
+                Code.AUTH,
+                "the server did not prove that it knows this user's token",
+                "another program answers at that address, or something between "
+                "opens the TLS",
+            )
+        # Only from here on does the frame say anything.
+        agreed = self._own.merged(frame.tlvs)
+        return HandshakeResult(
+            peer_terms=peer_terms,
+            session_id=frame.session_id,
+            count=frame.count,
+            resumed=frame.resumed,
+            resume_secret=self._secret_of(frame),
+            transcript=script,
+            leftover=bytes(self._held),
+            resume_s=agreed.resume_s,
+            replay_limit=agreed.replay_limit,
+        )
+
+    def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
+        if not answer.resumed:
+            if answer.count:
+                raise _broken(f"a new session that begins at {answer.count}")
+            return resume_secret(self._secrets.server_key, self._transcript)
+        if self._resume is None or answer.session_id != self._resume.session_id:
+            raise _broken("an answer that resumes another session")
+        return self._resume.secret
+
+    def _refused(self, away: ProtGoAway) -> RemoteLinkError:
+        self.retry_after_s = away.retry_after_s
+        name, reason = self._auth.name, _printable(away.reason)
+        match away.code:
+            case Code.AUTH:
+                return RemoteLinkError(
+                    Code.AUTH,
+                    f"the server refused the login of {name!r}",
+                    "it has no such name or another token for it, or something between "
+                    "opens the TLS; it shows its join line when it starts",
+                    "tunnel join JOIN-LINE",
+                )
+            case Code.VERSION:
+                return RemoteLinkError(
+                    Code.VERSION,
+                    f"the server speaks other versions than {PROTOCOL_VERSION} of the "
+                    "protocol",
+                    f"it says: {reason}; the older of the two has to be updated",
+                )
+            case Code.CALM:
+                return RemoteLinkError(
+                    Code.CALM,
+                    f"the server asks to wait {away.retry_after_s} s",
+                    "too many links or failed logins came from this address",
+                )
+            case code:
+                return RemoteLinkError(
+                    code, f"the server ended the link: {CODES[code].meaning}", reason
+                )
+
+
+@dataclass(slots=True)
+class AuthClaim:
+    """What a client that has proved itself asks for.
+
+    Answered with ``ServerHandshake.accept`` or ``refuse``.
+    """
+
+    name: str
+    link_no: int
+    client_id: bytes
+    peer_terms: Terms
+    session_id: bytes
+    """The session to go on with, empty for a new one."""
+    count: int
+    """Session bytes that the client has received of it."""
+    resume_s: int
+    """The smaller of both sides'."""
+    replay_limit: int
+    """The smaller of both sides'."""
+    _transcript: bytes = field(repr=False)
+    _resume_proof: bytes = field(repr=False)
+    _proved: bytes = field(default=b"", repr=False)
+
+    def proves(self, secret: bytes) -> bool:
+        """Say, in constant time, whether the client knows R of the session."""
+        proof = resume_proof(
+            secret, self._transcript, self.session_id, self.count, self.link_no
+        )
+        known = hmac.compare_digest(proof, self._resume_proof)
+        self._proved = secret if known else b""
+        return known
+
+
+class ServerHandshake(_Side):
+    """The center-server's side of a link start.
+
+    ``receive`` leads to ``claim``; the caller decides which session the link carries
+    and calls ``accept`` or ``refuse``, then writes what ``data_to_send`` gives.
+
+    Args:
+        terms: what this side promises.
+        nonce: 32 fresh random bytes.
+        binding: see ``transcript``.
+        lookup: the verifier of a user, None if there is no such user.
+        dummy: a verifier of a random token: unknown names cost the work of known ones.
+        resume_s: how long this side would keep the session without a link.
+        replay_limit: unconfirmed session bytes that this side would keep.
+    """
+
+    # A stranger learns nothing else; of a broken rule not even that.
+    _told: ClassVar[Mapping[Code, str]] = {
+        Code.AUTH: "unknown name or wrong proof",
+        Code.VERSION: f"{PROTOCOL_VERSION}-{PROTOCOL_VERSION}",
+    }
+
+    def __init__(
+        self,
+        terms: Terms,
+        nonce: bytes,
+        binding: bytes,
+        lookup: Callable[[str], Verifier | None],
+        dummy: Verifier,
+        resume_s: int = DEFAULT_RESUME_S,
+        replay_limit: int = DEFAULT_REPLAY_LIMIT,
+    ) -> None:
+        super().__init__()
+        self._terms = terms
+        self._nonce = nonce
+        self._binding = binding
+        self._lookup = lookup
+        self._dummy = dummy
+        self._own = _SessionTerms(resume_s, replay_limit)
+        self._peer_terms: Terms | None = None
+        self._transcript = b""
+        self._server_key = b""
+        self._client_proof = b""
+        self.claim: AuthClaim | None = None
+        """Set when the client has proved itself and waits for an answer."""
+
+    def _advance(self) -> None:
+        if self._taken_bytes + len(self._held) > MAX_UNPROVEN_BYTES:
+            raise _broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
+        if self._peer_terms is None:
+            taken = self._take((ProtKind.HELLO,))
+            if taken is None:
+                return
+            self._peer_terms = self._on_hello(*taken)
+        if self.claim is None:
+            taken = self._take((ProtKind.AUTH,))
+            if taken is not None:
+                self.claim = self._on_auth(*taken, self._peer_terms)
+
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+        if not isinstance(frame, ProtHello) or frame.ack:
+            raise _broken("a server's HELLO")
+        if not frame.min_version <= PROTOCOL_VERSION <= frame.max_version:
+            raise RemoteLinkError(
+                Code.VERSION,
+                f"the client speaks versions {frame.min_version} to "
+                f"{frame.max_version} of the protocol, this program "
+                f"{PROTOCOL_VERSION}",
+            )
+        terms = read_terms(frame.tlvs)
+        answer = ProtHello(
+            ack=True,
+            min_version=PROTOCOL_VERSION,
+            max_version=0,
+            nonce=self._nonce,
+            tlvs=hello_tlvs(self._terms, client=False),
+        )
+        hello = encode(answer)
+        self._transcript = transcript(raw, hello, self._binding)
+        self._out += hello
+        return terms
+
+    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> AuthClaim:
+        if not isinstance(frame, ProtAuth):
+            raise _broken("a server's AUTH")
+        known = self._lookup(frame.name)
+        verifier = self._dummy if known is None else known
+        proved = is_client_proof(
+            verifier, self._transcript, _before_proof(raw), frame.proof
+        )
+        if known is None or not proved:
+            raise RemoteLinkError(
+                Code.AUTH,
+                f"the login of {frame.name!r} was refused",
+                "wrong token" if known else "no such user",
+            )
+        agreed = self._own.merged(frame.tlvs)
+        self._server_key, self._client_proof = known.server_key, frame.proof
+        return AuthClaim(
+            frame.name,
+            frame.link_no,
+            peer_terms.client_id,
+            peer_terms,
+            frame.session_id,
+            frame.count,
+            agreed.resume_s,
+            agreed.replay_limit,
+            self._transcript,
+            frame.resume_proof,
+        )
+
+    def accept(self, session_id: bytes, count: int, resumed: bool) -> None:
+        """Answer ``claim`` and set ``result``.
+
+        Args:
+            session_id: 16 bytes; of a new session, fresh random ones.
+            count: session bytes that this side has received; of a new session 0.
+            resumed: the claimed session goes on, and ``claim.proves`` has said yes.
+
+        Raises:
+            LocalLinkError: ``INTERNAL``: there is nothing to answer, or a session would
+                be given to a client that did not prove that it is its own.
+        """
+        claim = self.claim
+        if claim is None or self.result is not None:
+            raise LocalLinkError(Code.INTERNAL, "no login waits for an answer")
+        if resumed and (not claim._proved or session_id != claim.session_id):
+            raise LocalLinkError(
+                Code.INTERNAL,
+                f"{claim.name!r} did not prove this session to be its own",
+            )
+        answer = ProtAuthAnswer(session_id, count, resumed, self._own.tlvs())
+        before = auth_answer_before_proof(answer)
+        answer.proof = server_proof(
+            self._server_key, self._transcript, self._client_proof, before
+        )
+        self._out += encode(answer)
+        new_secret = resume_secret(self._server_key, self._transcript)
+        self.result = HandshakeResult(
+            peer_terms=claim.peer_terms,
+            session_id=session_id,
+            count=claim.count if resumed else 0,
+            resumed=resumed,
+            resume_secret=claim._proved if resumed else new_secret,
+            transcript=self._transcript,
+            leftover=bytes(self._held),
+            resume_s=claim.resume_s,
+            replay_limit=claim.replay_limit,
+        )

@@ -1,0 +1,128 @@
+"""Whose bytes go next: control first, then round robin by bytes (protocol.md#fairness).
+
+A lane holds what one virtual TCP connection has to send. What is in it has credit
+already; this module never asks about credit, state or time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from tunnel.proto.codec import data_header
+
+SHARED_FRAME_BYTES: Final = 16_376
+"""Payload of a turn while others wait: with its header exactly one TLS record."""
+
+Buffer = bytes | memoryview
+
+
+class Lane:
+    """The unsent bytes of one virtual TCP connection, in order.
+
+    After the bytes come FIN, when ``finishing``, and ``close``, an encoded CLOSE.
+    """
+
+    __slots__ = ("close", "finishing", "listed", "pieces", "size", "sock_map")
+
+    def __init__(self, sock_map: int) -> None:
+        self.sock_map = sock_map
+        self.pieces: deque[Buffer] = deque()
+        self.size = 0
+        self.finishing = False
+        self.close = b""
+        self.listed = False
+
+    def purge(self) -> None:
+        """Drop everything that has not been handed out."""
+        self.pieces.clear()
+        self.size = 0
+        self.finishing = False
+        self.close = b""
+
+    def idle(self) -> bool:
+        """Say whether there is nothing to send."""
+        return not (self.size or self.finishing or self.close)
+
+
+class Lanes:
+    """All lanes of a session that have something to send.
+
+    Args:
+        max_frame: the largest DATA payload that the peer takes.
+    """
+
+    def __init__(self, max_frame: int) -> None:
+        self._max_frame = max_frame
+        self._shared_frame = min(max_frame, SHARED_FRAME_BYTES)
+        self._waiting: deque[Lane] = deque()
+
+    def __bool__(self) -> bool:
+        """Say whether any lane waits for its turn."""
+        return bool(self._waiting)
+
+    def push(self, lane: Lane, piece: Buffer) -> None:
+        """Queue a piece; it is kept by reference and must not change any more."""
+        lane.pieces.append(piece)
+        lane.size += len(piece)
+        self.enlist(lane)
+
+    def finish(self, lane: Lane) -> None:
+        """Queue FIN behind the bytes."""
+        lane.finishing = True
+        self.enlist(lane)
+
+    def close(self, lane: Lane, frame: bytes) -> None:
+        """Queue an encoded CLOSE behind everything."""
+        lane.close = frame
+        self.enlist(lane)
+
+    def enlist(self, lane: Lane) -> None:
+        """Give the lane a place in the round if it has none."""
+        if not lane.listed:
+            lane.listed = True
+            self._waiting.append(lane)
+
+    def take(self, budget: int, out: list[Buffer], served: list[Lane]) -> None:
+        """Append frames of about ``budget`` bytes to ``out``, lanes in turn.
+
+        The last frame may pass the budget by less than a frame. Lanes that gave bytes
+        are appended to ``served``, once for each turn.
+        """
+        waiting = self._waiting
+        while waiting and budget > 0:
+            lane = waiting.popleft()
+            if lane.size or lane.finishing:
+                frame = self._shared_frame if waiting else self._max_frame
+                budget -= _take_frame(lane, frame, out)
+                served.append(lane)
+            if lane.size:
+                waiting.append(lane)
+                continue
+            if lane.close:
+                out.append(lane.close)
+                lane.close = b""
+            lane.listed = False
+
+
+def _take_frame(lane: Lane, most: int, out: list[Buffer]) -> int:
+    """Append one DATA frame of ``lane`` and give its size on the wire."""
+    size = left = min(lane.size, most)
+    lane.size -= size
+    last = not lane.size and lane.finishing
+    if last:
+        lane.finishing = False
+    out.append(data_header(lane.sock_map, size, fin=last))
+    pieces = lane.pieces
+    while left:
+        piece = pieces[0]
+        if len(piece) <= left:
+            out.append(piece)
+            left -= len(piece)
+            pieces.popleft()
+        else:
+            view = memoryview(piece)
+            out.append(view[:left])
+            pieces[0] = view[left:]
+            left = 0
+    return size + 8

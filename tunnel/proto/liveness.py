@@ -1,0 +1,63 @@
+"""When to ask whether the peer is there, and when to give a link up.
+
+Any byte proves life (protocol.md#liveness). Knows times, never frames or sockets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Due(Enum):
+    """What ``Liveness.due`` asks for."""
+
+    NOTHING = 0
+    PING = 1
+    LOST = 2
+
+
+@dataclass(slots=True)
+class Liveness:
+    """One link's silence, in seconds on the caller's clock.
+
+    After ``idle_s`` without a byte a PING is due; after ``grace_s`` more the link is
+    lost. ``rtt_s`` is the smallest round trip that a PING has measured.
+    """
+
+    heard_at: float
+    idle_s: float = 10.0
+    grace_s: float = 20.0
+    asked_at: float | None = None
+    rtt_s: float | None = None
+
+    def heard(self, now: float) -> None:
+        """Count any byte from the peer."""
+        self.heard_at = now
+
+    def asked(self, now: float) -> None:
+        """Count a PING that was queued."""
+        self.asked_at = now
+
+    def answered(self, now: float) -> None:
+        """Count a PING's answer."""
+        if self.asked_at is not None:
+            sample = now - self.asked_at
+            self.rtt_s = sample if self.rtt_s is None else min(self.rtt_s, sample)
+            self.asked_at = None
+
+    def next_wakeup(self) -> float:
+        """Give the time at which ``due`` may say something new."""
+        if self._asking():
+            return max(self.heard_at, self.asked_at or 0.0) + self.grace_s
+        return self.heard_at + self.idle_s
+
+    def due(self, now: float) -> Due:
+        """Say what is due at ``now``; a PING is due until ``asked`` is called."""
+        if now < self.next_wakeup():
+            return Due.NOTHING
+        return Due.LOST if self._asking() else Due.PING
+
+    def _asking(self) -> bool:
+        """A question counts only while nothing was heard since it was put."""
+        return self.asked_at is not None and self.asked_at >= self.heard_at

@@ -1,0 +1,638 @@
+"""MuxCore: any number of virtual TCP connections over whatever carries its bytes.
+
+Sans-IO: bytes and the time go in, events and bytes come out. It can outlive the wire
+under it: ``attach`` begins a link, and what belongs to the session stays.
+
+It never waits, never reads a clock, and never fails half-way: a method either raises
+without an effect or has its whole effect. Only ``receive_data`` can meet a peer's
+fault, and then raises ``RemoteSessionError``: the session is over.
+
+Map: commands for the session's user · output · input, one method a kind · upkeep.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import (
+    Code,
+    LocalLinkError,
+    LocalStreamError,
+    RemoteSessionError,
+)
+from tunnel.proto.codec import FrameDecoder, encode
+from tunnel.proto.conn import VirtualConn
+from tunnel.proto.events import (
+    CreditGranted,
+    DataReceived,
+    LinkClosing,
+    MappingAnswered,
+    MappingAsked,
+    PeerDraining,
+    PingAnswered,
+    StreamClosed,
+    StreamFinished,
+    StreamOffered,
+    StreamOpened,
+)
+from tunnel.proto.frames import (
+    MAX_FRAME_BYTES,
+    MAX_SOCK_MAP,
+    ProtAccept,
+    ProtClose,
+    ProtCreate,
+    ProtData,
+    ProtExtension,
+    ProtFlag,
+    ProtGoAway,
+    ProtKind,
+    ProtMapping,
+    ProtMappingAnswer,
+    ProtPing,
+    ProtReceived,
+    ProtWindow,
+    SockMap,
+)
+from tunnel.proto.lanes import Lanes
+from tunnel.proto.liveness import Due, Liveness
+from tunnel.proto.meter import Meter
+from tunnel.proto.state import Signal, StreamState, step
+from tunnel.proto.window import HeldPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.proto.events import Event
+    from tunnel.proto.frames import (
+        Address,
+        MappingAnswer,
+        MappingEntry,
+        MappingOp,
+        ProtFrame,
+        Target,
+        Terms,
+    )
+    from tunnel.proto.lanes import Buffer, Lane
+
+STREAM_QUEUE_BYTES: Final = 131_072
+"""Unsent bytes of one virtual TCP connection: two chunks, one on its way, one ready."""
+CONTROL_QUEUE_BYTES: Final = 4_194_304
+"""Control frames that may wait when more arrives: 4,096 CREATEs with long names and
+every live connection's CLOSE fit. More piles up only where a peer asks and does not
+read the answers."""
+MAX_UNANSWERED_OPENS: Final = 4_096
+"""CREATEs of ours without an answer: each holds a task and a visitor."""
+OPENS_TOLERANCE: Final = 256
+"""CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
+place at CLOSE, the receiver when its task has ended."""
+MAX_UNANSWERED_MAPPINGS: Final = 16
+"""MAPPINGs of the peer that wait for our answer; one at a time is sane."""
+NUISANCE_PER_S: Final = 100.0
+"""Frames that do nothing (PING, a grant that grants nothing, an unknown extension):
+ten times what a lively peer sends."""
+NUISANCE_BURST: Final = 1_000.0
+
+_OPEN: Final = StreamState.OPEN
+_CLOSING: Final = StreamState.CLOSING
+_REMOTE_DONE: Final = (
+    StreamState.REMOTE_FINISHED,
+    StreamState.FINISHED,
+    StreamState.OFFERED_FINISHED,
+    StreamState.CLOSING,
+    StreamState.IDLE,
+)
+
+
+def _nothing() -> None:
+    """Stand in for a shell that need not hear of notices."""
+
+
+class MuxCore:
+    """One end of a session.
+
+    Args:
+        client: whether this is the center-client's end (it opens odd numbers).
+        ours: what this side announced; binds the peer.
+        theirs: what the peer announced; binds this side.
+        now: the time, in seconds on any clock that does not jump; the same clock in
+            every later call.
+        pool: shared by all sessions of a process; bounds what they hold for readers.
+        notify: called when ``take_notices`` has something that no call returned, for
+            example because another session's bytes made this one give up a reader.
+        top: the highest number; smaller in tests, to see numbers wrap.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        ours: Terms,
+        theirs: Terms,
+        now: float,
+        pool: HeldPool[VirtualConn] | None = None,
+        notify: Callable[[], None] = _nothing,
+        top: int = MAX_SOCK_MAP,
+    ) -> None:
+        self.is_client = client
+        self.ours = ours
+        self.theirs = theirs
+        self.draining = False
+        self.peer_draining = False
+        self.data_sent = 0
+        """Payload bytes of DATA that were queued, all connections together."""
+        self.data_received = 0
+        self._conns: dict[int, VirtualConn] = {}
+        self._pool: HeldPool[VirtualConn] = HeldPool() if pool is None else pool
+        self._notify = notify
+        self._top = top
+        self._cursor = 1 if client else 2
+        self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES))
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
+        self._windows: dict[VirtualConn, None] = {}
+        self._notices: list[Event] = []
+        self._offered = 0
+        self._ours_open = 0
+        self._unanswered_opens = 0
+        self._mappings_to_answer = 0
+        self._mappings_asked = 0
+        self._own_opens = Meter(theirs.opens_per_s, theirs.opens_per_s, now)
+        self._opens = Meter(ours.opens_per_s, ours.opens_per_s, now)
+        self._open_flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
+        self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
+        self.attach(now)
+
+    def attach(self, now: float) -> None:
+        """Begin a link: what belonged to the one before is forgotten."""
+        self._decoder = FrameDecoder(self.ours.max_frame, self._admit)
+        idle_s = float(min(self.ours.idle_ping_s, self.theirs.idle_ping_s))
+        self.liveness = Liveness(now, idle_s, 2 * idle_s)
+        self._link_control: deque[bytes] = deque()
+        self._pong = b""
+
+    # Commands ----------------------------------------------------------------------
+
+    @property
+    def conns(self) -> int:
+        """Virtual TCP connections whose number is not free."""
+        return len(self._conns)
+
+    @property
+    def offered(self) -> int:
+        """Connections that the peer opened and whose task has not ended."""
+        return self._offered
+
+    def open(
+        self, target: Target, now: float, visitor: Address | None = None
+    ) -> VirtualConn:
+        """Queue a CREATE; DATA may follow at once within the initial window.
+
+        Raises:
+            LocalStreamError: ``DRAINING``, ``RESOURCE`` (a limit), or
+                ``ADDRESS_UNSUPPORTED`` (a host that cannot be written).
+        """
+        if self.draining or self.peer_draining:
+            raise LocalStreamError(Code.DRAINING, "no new connections while draining")
+        if (
+            self._ours_open >= self.theirs.max_streams
+            or self._unanswered_opens >= MAX_UNANSWERED_OPENS
+            or not self._own_opens.allow(now)
+        ):
+            raise LocalStreamError(Code.RESOURCE, "too many connections at once")
+        sock_map = self._free_number()
+        frame = encode(ProtCreate(sock_map, target, visitor))
+        conn = self._new_conn(sock_map)
+        conn.state = StreamState.OPENING
+        self._ours_open += 1
+        self._unanswered_opens += 1
+        self._push_control(frame)
+        return conn
+
+    def accept(self, conn: VirtualConn, bound: Address | None = None) -> None:
+        """Answer an offer: the target is connected.
+
+        Raises:
+            LocalStreamError: the peer has closed it meanwhile, or it was answered.
+        """
+        self._send(conn, Signal.SEND_ACCEPT)
+        self._push_control(encode(ProtAccept(conn.sock_map, bound)))
+
+    def send_room(self, conn: VirtualConn) -> int:
+        """Give how many bytes ``send_data`` takes; after 0, CreditGranted follows."""
+        room = min(conn.send.room(), STREAM_QUEUE_BYTES - conn.lane.size)
+        if room > 0:
+            return room
+        conn.starved = True
+        return 0
+
+    def send_data(self, conn: VirtualConn, piece: Buffer) -> None:
+        """Queue bytes, at most ``send_room`` of them; kept by reference.
+
+        Raises:
+            LocalStreamError: after ``finish``, or when the connection is over.
+        """
+        # The table is asked only off the beaten path: OPEN stays OPEN.
+        if conn.state is not _OPEN:
+            self._send(conn, Signal.SEND_DATA)
+        conn.send.take(len(piece))
+        self.data_sent += len(piece)
+        self._lanes.push(conn.lane, piece)
+
+    def finish(self, conn: VirtualConn) -> None:
+        """Queue FIN: no more bytes this way.
+
+        Raises:
+            LocalStreamError: a second time, or when the connection is over.
+        """
+        self._send(conn, Signal.SEND_FINISH)
+        self._lanes.finish(conn.lane)
+
+    def close(
+        self, conn: VirtualConn, code: Code = Code.NORMAL, reason: str = ""
+    ) -> None:
+        """Queue CLOSE: we neither send nor read any more. Harmless when it is over.
+
+        ``NORMAL`` and ``RESET`` go behind the bytes that are queued; every other code
+        drops those and goes at once (protocol.md#close).
+        """
+        self._pool.forget(conn)
+        self._windows.pop(conn, None)
+        if step(conn.state, Signal.SEND_CLOSE) is None:
+            return
+        if conn.state is StreamState.OPENING or (
+            conn.state is StreamState.OPENING_FINISHED
+        ):
+            self._unanswered_opens -= 1
+        conn.state = _CLOSING
+        frame = encode(ProtClose(conn.sock_map, code, reason))
+        if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
+            self._lanes.close(conn.lane, frame)
+        else:
+            conn.lane.purge()
+            self._push_control(frame)
+
+    def consumed(self, conn: VirtualConn, size: int) -> bool:
+        """Count bytes that the application took; True when a grant became due."""
+        self._pool.release(conn, size)
+        if conn.recv.consume(size) and conn.state not in _REMOTE_DONE:
+            self._windows[conn] = None
+            return True
+        return False
+
+    def released(self, conn: VirtualConn) -> None:
+        """Count the end of the task that served an offer: its descriptor is closed."""
+        self._pool.forget(conn)
+        if conn.offered:
+            conn.offered = False
+            self._offered -= 1
+
+    def ask_mapping(self, op: MappingOp, entries: list[MappingEntry]) -> None:
+        """Queue a MAPPING; MappingAnswered follows, in the order of the questions."""
+        self._mappings_asked += 1
+        self._push_control(encode(ProtMapping(op, entries)))
+
+    def answer_mapping(self, answers: list[MappingAnswer]) -> None:
+        """Answer the oldest MappingAsked, entry by entry."""
+        self._mappings_to_answer -= 1
+        self._push_control(encode(ProtMappingAnswer(answers)))
+
+    def ping(self, now: float) -> None:
+        """Queue a PING; PingAnswered follows, and ``liveness`` has the round trip."""
+        self.liveness.asked(now)
+        self._link_control.append(encode(ProtPing(bytes(8))))
+
+    def drain(self) -> None:
+        """Say that this side is about to stop: it refuses what is new from now on."""
+        if not self.draining:
+            self.draining = True
+            self._link_control.append(encode(ProtGoAway(Code.DRAINING)))
+
+    def go_away(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
+        """Queue GO_AWAY as the last frame: what was queued goes out no more."""
+        self._drop_output()
+        self._link_control.append(encode(ProtGoAway(code, retry_after_s, reason)))
+
+    # Output ------------------------------------------------------------------------
+
+    def has_output(self) -> bool:
+        """Say whether ``data_to_send`` has anything."""
+        return bool(
+            self._link_control
+            or self._control
+            or self._windows
+            or self._pong
+            or self._lanes
+        )
+
+    def data_to_send(self, budget: int) -> list[Buffer]:
+        """Give the next frames, as pieces to be written in order.
+
+        All control frames, then about ``budget`` bytes of the virtual TCP connections
+        in turn. What is given is gone from here: it must reach the link or the link is
+        lost.
+        """
+        out: list[Buffer] = []
+        if self._pong:
+            out.append(self._pong)
+            self._pong = b""
+        if self._link_control:
+            out += self._link_control
+            self._link_control.clear()
+        if self._control:
+            out += self._control
+            self._control.clear()
+            self._control_bytes = 0
+        if self._windows:
+            for conn in self._windows:
+                out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
+            self._windows.clear()
+        if self._lanes:
+            served: list[Lane] = []
+            self._lanes.take(budget, out, served)
+            for lane in served:
+                self._wake_if_starved(lane.sock_map)
+        return out
+
+    def take_notices(self) -> list[Event]:
+        """Give the events that came from other calls than ``receive_data``."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    # Input -------------------------------------------------------------------------
+
+    def receive_data(
+        self, data: bytes | bytearray | memoryview, now: float
+    ) -> list[Event]:
+        """Take bytes from the link, split in any way; give what they mean, in order.
+
+        Raises:
+            RemoteSessionError: the peer broke a rule; its code is the answer to it.
+        """
+        self.liveness.heard(now)
+        events: list[Event] = []
+        for frame in self._decoder.feed(data):
+            # In the order of how often they come on a busy link.
+            if type(frame) is ProtData:
+                self._on_data(frame, events)
+            else:
+                self._on_control(frame, events, now)
+        if self._control_bytes > CONTROL_QUEUE_BYTES:
+            raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
+        return events
+
+    def _admit(self, kind: int, flag: int, sock_map: int, length: int) -> None:
+        """Refuse by its header a frame that would be refused when it is complete."""
+        if kind == ProtKind.DATA:
+            conn = self._known(sock_map, "DATA")
+            self._check_data(conn, length, fin=bool(flag & ProtFlag.FIN))
+        elif kind == ProtKind.MAPPING:
+            self._check_mapping(ack=bool(flag & ProtFlag.ACK))
+
+    def _check_data(self, conn: VirtualConn, length: int, *, fin: bool) -> None:
+        if conn.state is not _OPEN:
+            signal = Signal.RECV_FINISH if fin else Signal.RECV_DATA
+            if step(conn.state, signal) is None:
+                raise _broken("DATA", conn.state)
+        if not conn.recv.fits(length):
+            raise RemoteSessionError(Code.FLOW, "the peer sent more than was granted")
+
+    def _on_data(self, frame: ProtData, events: list[Event]) -> None:
+        conn = self._known(frame.sock_map, "DATA")
+        size = len(frame.payload)
+        self._check_data(conn, size, fin=frame.fin)
+        conn.recv.charge(size)
+        self.data_received += size
+        if conn.state is _CLOSING:
+            return
+        if size:
+            events.append(DataReceived(conn, frame.payload))
+            self._pool.hold(conn, size)
+        if frame.fin:
+            self._on_finish(conn, events)
+
+    def _on_finish(self, conn: VirtualConn, events: list[Event]) -> None:
+        self._recv(conn, Signal.RECV_FINISH)
+        if conn.state is not _CLOSING:
+            events.append(StreamFinished(conn))
+
+    def _on_control(  # noqa: C901, PLR0912 - one flat case per kind
+        self, frame: ProtFrame, events: list[Event], now: float
+    ) -> None:
+        match frame:
+            case ProtWindow():
+                self._on_window(frame, events, now)
+            case ProtClose():
+                self._on_close(frame, events)
+            case ProtCreate():
+                self._on_create(frame, events, now)
+            case ProtAccept(sock_map, bound):
+                conn = self._known(sock_map, "CREATE|ACK")
+                self._recv(conn, Signal.RECV_ACCEPT)
+                if conn.state is not _CLOSING:
+                    self._unanswered_opens -= 1
+                    events.append(StreamOpened(conn, bound))
+            case ProtPing(opaque, ack):
+                self._count_nuisance(now)
+                if ack:
+                    self.liveness.answered(now)
+                    events.append(PingAnswered())
+                else:
+                    # State, not a queue: the newest answer answers all before it.
+                    self._pong = encode(ProtPing(opaque, ack=True))
+            case ProtMapping():
+                self._check_mapping(ack=False)
+                self._mappings_to_answer += 1
+                events.append(MappingAsked(frame))
+            case ProtMappingAnswer(answers):
+                self._check_mapping(ack=True)
+                self._mappings_asked -= 1
+                events.append(MappingAnswered(answers))
+            case ProtGoAway(code):
+                if code is Code.DRAINING:
+                    self.peer_draining = True
+                    events.append(PeerDraining())
+                else:
+                    events.append(LinkClosing(frame))
+            case ProtExtension() | ProtReceived():
+                self._count_nuisance(now)
+            case _:
+                raise RemoteSessionError(
+                    Code.PROTOCOL, f"{type(frame).__name__} is out of place"
+                )
+
+    def _on_window(self, frame: ProtWindow, events: list[Event], now: float) -> None:
+        conn = self._known(frame.sock_map, "WINDOW")
+        self._recv(conn, Signal.RECV_WINDOW)
+        if not conn.send.raise_to(frame.limit):
+            self._count_nuisance(now)
+        elif (
+            conn.starved
+            # A full lane wakes it when it has been served: till then there is no room.
+            and conn.lane.size < STREAM_QUEUE_BYTES
+            and conn.state is not _CLOSING
+        ):
+            conn.starved = False
+            events.append(CreditGranted(conn))
+
+    def _on_create(self, frame: ProtCreate, events: list[Event], now: float) -> None:
+        sock_map = frame.sock_map
+        if sock_map % 2 != (0 if self.is_client else 1) or sock_map in self._conns:
+            raise RemoteSessionError(
+                Code.PROTOCOL, f"CREATE on sock_map {sock_map}, which is not free"
+            )
+        if not self._open_flood.allow(now):
+            raise RemoteSessionError(Code.CALM, "the peer opens far too fast")
+        most = self.ours.max_streams + OPENS_TOLERANCE
+        if len(self._conns) - self._ours_open >= most + MAX_UNANSWERED_OPENS:
+            raise RemoteSessionError(Code.CALM, "the peer answers no CLOSE")
+        conn = self._new_conn(sock_map)
+        conn.state = StreamState.OFFERED
+        if self.draining:
+            self.close(conn, Code.DRAINING)
+        elif not self._opens.allow(now) or self._offered >= most:
+            self.close(conn, Code.RESOURCE, "too many connections at once")
+        else:
+            conn.offered = True
+            self._offered += 1
+            events.append(StreamOffered(conn, frame))
+
+    def _on_close(self, frame: ProtClose, events: list[Event]) -> None:
+        conn = self._known(frame.sock_map, "CLOSE")
+        was = conn.state
+        self._recv(conn, Signal.RECV_CLOSE)
+        if was is not _CLOSING:
+            if was in (StreamState.OPENING, StreamState.OPENING_FINISHED):
+                self._unanswered_opens -= 1
+            events.append(StreamClosed(conn, frame.code, frame.reason))
+            conn.state = StreamState.IDLE
+        if was is not _CLOSING or conn.lane.close:
+            # The answer goes at once, without what is queued.
+            conn.lane.purge()
+            self._push_control(encode(ProtClose(conn.sock_map)))
+        self._windows.pop(conn, None)
+        del self._conns[conn.sock_map]
+        if self._is_ours(conn.sock_map):
+            self._ours_open -= 1
+
+    # Upkeep ------------------------------------------------------------------------
+
+    def next_wakeup(self) -> float:
+        """Give the time at which ``on_time`` must be called."""
+        return self.liveness.next_wakeup()
+
+    def on_time(self, now: float) -> None:
+        """Do what the time asks for: put a PING, or give the link up.
+
+        Raises:
+            LocalLinkError: ``SILENT``: the link is lost.
+        """
+        match self.liveness.due(now):
+            case Due.LOST:
+                silent_s = now - self.liveness.heard_at
+                raise LocalLinkError(
+                    Code.SILENT, f"nothing was heard for {silent_s:.0f} s"
+                )
+            case Due.PING:
+                self.ping(now)
+            case Due.NOTHING:
+                pass
+
+    def end(self) -> list[VirtualConn]:
+        """Forget everything; give the connections that were alive until now."""
+        conns = list(self._conns.values())
+        for conn in conns:
+            conn.state = StreamState.IDLE
+            conn.lane.purge()
+        self._conns.clear()
+        self._drop_output()
+        self._ours_open = self._unanswered_opens = 0
+        return conns
+
+    def evict(self, conn: VirtualConn) -> None:
+        """Reset the longest-stalled reader's connection: memory is short."""
+        self.close(conn, Code.RESOURCE, "its reader stalled and memory is short")
+        self._notices.append(
+            StreamClosed(conn, Code.RESOURCE, "its reader stalled", local=True)
+        )
+        self._notify()
+
+    def _drop_output(self) -> None:
+        self._lanes = Lanes(min(self.theirs.max_frame, MAX_FRAME_BYTES))
+        self._control.clear()
+        self._control_bytes = 0
+        self._windows.clear()
+
+    def _new_conn(self, sock_map: SockMap) -> VirtualConn:
+        conn = VirtualConn(
+            self, sock_map, self.theirs.initial_window, self.ours.initial_window
+        )
+        self._conns[sock_map] = conn
+        return conn
+
+    def _is_ours(self, sock_map: int) -> bool:
+        return sock_map % 2 == (1 if self.is_client else 0)
+
+    def _free_number(self) -> SockMap:
+        """Give the next free number; max_streams is far below 2^23, so there is one."""
+        lowest = 1 if self.is_client else 2
+        for _ in range(len(self._conns) + 1):
+            number, self._cursor = self._cursor, self._cursor + 2
+            if self._cursor > self._top:
+                self._cursor = lowest
+            if number not in self._conns:
+                return SockMap(number)
+        raise LocalStreamError(Code.RESOURCE, "every number is in use")
+
+    def _known(self, sock_map: int, what: str) -> VirtualConn:
+        conn = self._conns.get(sock_map)
+        if conn is None:
+            raise RemoteSessionError(
+                Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
+            )
+        return conn
+
+    def _send(self, conn: VirtualConn, signal: Signal) -> None:
+        after = step(conn.state, signal)
+        if after is None:
+            raise LocalStreamError(
+                Code.INTERNAL, f"cannot {signal.value} in {conn.state.name}"
+            )
+        conn.state = after
+
+    def _recv(self, conn: VirtualConn, signal: Signal) -> None:
+        after = step(conn.state, signal)
+        if after is None:
+            raise _broken(signal.value, conn.state)
+        conn.state = after
+
+    def _check_mapping(self, *, ack: bool) -> None:
+        """Only the client asks for names, only the server answers, one for each."""
+        if ack != self.is_client or (ack and not self._mappings_asked):
+            raise RemoteSessionError(Code.PROTOCOL, "MAPPING is out of place")
+        if not ack and self._mappings_to_answer >= MAX_UNANSWERED_MAPPINGS:
+            raise RemoteSessionError(Code.CALM, "the peer asks for names too fast")
+
+    def _count_nuisance(self, now: float) -> None:
+        if not self._nuisance.allow(now):
+            raise RemoteSessionError(Code.CALM, "the peer sends too much of nothing")
+
+    def _push_control(self, frame: bytes) -> None:
+        self._control.append(frame)
+        self._control_bytes += len(frame)
+
+    def _wake_if_starved(self, sock_map: int) -> None:
+        conn = self._conns.get(sock_map)
+        if (
+            conn is not None
+            and conn.starved
+            # Woken for less, a writer would cut its next chunk in small pieces.
+            and 2 * conn.lane.size <= STREAM_QUEUE_BYTES
+            and conn.send.room() > 0
+        ):
+            conn.starved = False
+            self._notices.append(CreditGranted(conn))
+
+
+def _broken(what: str, state: StreamState) -> RemoteSessionError:
+    return RemoteSessionError(Code.PROTOCOL, f"{what} in state {state.name}")
