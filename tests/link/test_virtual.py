@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+import trio.testing
+
+from support.wires import TARGET, Offers, SessionPair, session_pair
+from tunnel.errors import Code, StreamError
+from tunnel.link.virtual import VirtualStream
+
+
+class Opener:
+    """Makes pairs of virtual streams, each pair over a link of its own."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.stack = stack
+
+    async def pair(self) -> tuple[VirtualStream, VirtualStream]:
+        offers = Offers()
+        sessions = await self.stack.enter_async_context(
+            session_pair(serve_server=offers)
+        )
+        left = await sessions.client.open(TARGET)
+        return left, await offers.taken.receive()
+
+    async def clogged(self) -> tuple[VirtualStream, VirtualStream]:
+        left, right = await self.pair()
+        for stream in (left, right):
+            with trio.move_on_after(0) as scope:
+                await stream.send_all(bytes(10_000_000))
+            assert scope.cancelled_caught
+        return left, right
+
+
+async def test_it_keeps_the_promises_of_a_half_closeable_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with AsyncExitStack() as stack:
+        await trio.testing.check_half_closeable_stream(Opener(stack).pair, None)
+
+
+async def test_it_keeps_them_when_clogged(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def clogged() -> tuple[VirtualStream, VirtualStream]:
+        offers = Offers()
+        sessions = await stack.enter_async_context(session_pair(serve_server=offers))
+        left = await sessions.client.open(TARGET)
+        right = await offers.taken.receive()
+        for stream in (left, right):
+            with trio.move_on_after(1):
+                await stream.send_all(bytes(10_000_000))
+        return left, right
+
+    async with AsyncExitStack() as stack:
+        await trio.testing.check_half_closeable_stream(Opener(stack).pair, clogged)
+
+
+async def open_one(sessions: SessionPair, offers: Offers) -> tuple[
+    VirtualStream, VirtualStream
+]:
+    left = await sessions.client.open(TARGET)
+    return left, await offers.taken.receive()
+
+
+def code_of(error: BaseException) -> Code:
+    assert isinstance(error.__cause__, StreamError)
+    return error.__cause__.code
+
+
+async def test_closing_with_bytes_unread_is_a_reset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        await left.send_all(b"unread")
+        await trio.testing.wait_all_tasks_blocked()
+        await right.aclose()
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await left.receive_some()
+        assert code_of(raised.value) is Code.RESET
+
+
+async def test_a_cancelled_close_is_a_reset(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        await trio.aclose_forcefully(right)
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await left.receive_some()
+        assert code_of(raised.value) is Code.RESET
+
+
+async def test_close_delivers_what_was_sent_and_then_breaks_the_writer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        await right.send_all(b"answer")
+        await right.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await left.send_all(b"too late")
+        assert code_of(raised.value) is Code.NORMAL
+        assert await left.receive_some() == b"answer"
+        assert await left.receive_some() == b""
+
+
+async def test_a_lost_link_resets_and_never_ends_cleanly(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        await left.send_all(b"half of it")
+        await trio.testing.wait_all_tasks_blocked()
+        sessions.cut()
+        assert await right.receive_some() == b"half of it"
+        with pytest.raises(trio.BrokenResourceError) as raised:
+            await right.receive_some()
+        assert code_of(raised.value) is Code.LINK_LOST
+        with pytest.raises(trio.BrokenResourceError):
+            await left.receive_some()
+
+
+async def test_small_pieces_are_joined_while_they_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        for _ in range(1000):
+            await left.send_all(b"ab")
+        await trio.testing.wait_all_tasks_blocked()
+        assert await right.receive_some() == b"ab" * 1000
+
+
+async def test_a_stalled_reader_holds_its_window_and_stops_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        stalled, _unread = await open_one(sessions, offers)
+        left, right = await open_one(sessions, offers)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stalled.send_all, bytes(4_000_000))
+            nursery.start_soon(left.send_all, bytes(4_000_000))
+            got = 0
+            while got < 4_000_000:
+                got += len(await right.receive_some())
+            assert sessions.server.core._pool.held_bytes == 262_144
+            nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_left_when_streams_are_closed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    offers.hold.set()
+
+    async def echo(stream: VirtualStream) -> None:
+        stream.accept()
+        async for data in stream:
+            await stream.send_all(data)
+        await stream.aclose()
+
+    async with session_pair(serve_server=echo) as sessions:
+
+        async def once() -> None:
+            async with await sessions.client.open(TARGET) as stream:
+                await stream.send_all(b"x")
+                await stream.send_eof()
+                assert await stream.receive_some() == b"x"
+                assert await stream.receive_some() == b""
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(500):
+                nursery.start_soon(once)
+        await trio.testing.wait_all_tasks_blocked()
+        for session in (sessions.client, sessions.server):
+            assert session.streams == 0
+            assert session.core.conns == 0
+            assert session.core.offered == 0
+            assert not session.core.has_output()

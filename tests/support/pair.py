@@ -1,0 +1,145 @@
+"""CorePair: two MuxCores, a pretend wire between them, and a virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from tunnel.proto.events import StreamOffered, StreamOpened
+from tunnel.proto.frames import (
+    MAX_SOCK_MAP,
+    Address,
+    TcpTarget,
+    Terms,
+)
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool
+
+if TYPE_CHECKING:
+    from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.events import Event
+
+TARGET = TcpTarget(Address("target.test", 80))
+BUDGET_BYTES = 65_536
+
+_E = TypeVar("_E")
+
+
+@dataclass
+class End:
+    """One core, the bytes on their way from it, and all that it has reported."""
+
+    core: MuxCore
+    pool: HeldPool[VirtualConn]
+    wire: bytearray = field(default_factory=bytearray)
+    heard: list[Event] = field(default_factory=list)
+
+    def hear(self) -> list[Event]:
+        """Give, once, what was reported since the last call."""
+        heard, self.heard = self.heard, []
+        return heard
+
+    def heard_of(self, kind: type[_E]) -> list[_E]:
+        """Give the reported events of one kind; they stay to be heard."""
+        return [event for event in self.heard if isinstance(event, kind)]
+
+
+class CorePair:
+    """Two ends of a session whose bytes move only when a test says so.
+
+    Args:
+        client, server: what each announces.
+        top: the highest number, for tests of wrapping.
+        pool_bytes: bound of each end's own pool.
+    """
+
+    def __init__(
+        self,
+        client: Terms | None = None,
+        server: Terms | None = None,
+        *,
+        top: int = MAX_SOCK_MAP,
+        pool_bytes: int = HELD_LIMIT_BYTES,
+    ) -> None:
+        self.now = 1_000.0
+        terms = client or Terms(), server or Terms()
+        self.client, self.server = self.ends = tuple(
+            self._end(who, terms, top, pool_bytes) for who in (0, 1)
+        )
+
+    def _end(
+        self, who: int, terms: tuple[Terms, Terms], top: int, pool_bytes: int
+    ) -> End:
+        pool: HeldPool[VirtualConn] = HeldPool(pool_bytes)
+        core = MuxCore(
+            client=who == 0,
+            ours=terms[who],
+            theirs=terms[1 - who],
+            now=self.now,
+            pool=pool,
+            top=top,
+        )
+        return End(core, pool)
+
+    def other(self, end: End) -> End:
+        """Give the end across the wire."""
+        return self.server if end is self.client else self.client
+
+    def notice(self, end: End) -> None:
+        """Collect what no call returned."""
+        end.heard += end.core.take_notices()
+
+    def flush(self, end: End, budget: int = BUDGET_BYTES) -> bytes:
+        """Let ``end`` write to the wire what it has, once; give what it wrote."""
+        written = b"".join(end.core.data_to_send(budget))
+        end.wire += written
+        self.notice(end)
+        return written
+
+    def deliver(self, end: End, size: int | None = None) -> bytes:
+        """Carry ``size`` bytes (or all) that are on their way *from* ``end``."""
+        size = len(end.wire) if size is None else min(size, len(end.wire))
+        data = bytes(end.wire[:size])
+        del end.wire[:size]
+        if data:
+            self.inject(self.other(end), data)
+        return data
+
+    def inject(self, end: End, data: bytes) -> None:
+        """Let ``end`` receive bytes that need not come from the other core."""
+        end.heard += end.core.receive_data(data, self.now)
+        self.notice(end)
+
+    def cross(self) -> None:
+        """Let both write everything, and only then both read it."""
+        for end in self.ends:
+            while end.core.has_output():
+                self.flush(end)
+        for end in self.ends:
+            self.deliver(end)
+
+    def settle(self) -> None:
+        """Carry bytes both ways until nobody has anything to say."""
+        while any(end.wire or end.core.has_output() for end in self.ends):
+            self.cross()
+
+    def opened(self, by: End | None = None) -> tuple[VirtualConn, VirtualConn]:
+        """Open and accept one; give the opener's and the other side's handle."""
+        opener = by or self.client
+        accepter = self.other(opener)
+        ours, theirs = self.offered(opener)
+        accepter.core.accept(theirs)
+        self.settle()
+        assert any(event.conn is ours for event in opener.heard_of(StreamOpened))
+        opener.heard.clear()
+        return ours, theirs
+
+    def offered(self, by: End | None = None) -> tuple[VirtualConn, VirtualConn]:
+        """Open one without an answer; give both sides' handles."""
+        opener = by or self.client
+        accepter = self.other(opener)
+        ours = opener.core.open(TARGET, self.now)
+        self.settle()
+        [offer] = accepter.heard_of(StreamOffered)
+        accepter.heard.clear()
+        return ours, offer.conn

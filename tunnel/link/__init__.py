@@ -1,0 +1,1 @@
+"""One link in trio: its tasks, its streams, and the session it carries."""

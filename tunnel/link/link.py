@@ -1,0 +1,144 @@
+"""Link: one wire that carries a session, with its three tasks.
+
+The reader waits for the wire and for nothing else: not for a stream, not for the
+writer. The writer is the only one who sends. The clock asks whether the peer is there.
+Between two awaits the core belongs to whoever runs: trio runs one task at a time, so
+there is no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import Code, LocalSessionError, RemoteSessionError, TunnelError
+from tunnel.link.transport import lost
+
+if TYPE_CHECKING:
+    from tunnel.link.session import Session
+    from tunnel.link.transport import Transport
+
+TURN_BYTES: Final = 131_072
+"""DATA committed to the wire at once: enough for one call to be worth its price, few
+enough that a newcomer's bytes do not wait long behind it."""
+LINGER_S: Final = 2.0
+"""How long the peer may take to see our end before the wire is cut: closed with bytes
+unread, the kernel would send a RST and destroy the tail."""
+
+logger = logging.getLogger("tunnel.link")
+
+
+class Link:
+    """One wire under ``session``, from the end of the handshake on.
+
+    Args:
+        session: its core is read and written by this link alone until ``run`` returns.
+        transport: closed when ``run`` returns.
+        early: bytes that came behind the handshake.
+    """
+
+    def __init__(
+        self, session: Session, transport: Transport, early: bytes = b""
+    ) -> None:
+        self.session = session
+        self.transport = transport
+        self._early = early
+        self._scope = trio.CancelScope()
+        self._reason: TunnelError | None = None
+        self._closing = False
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "up"
+        return (
+            f"<Link {state} peer={self.transport.peer} streams={self.session.streams}>"
+        )
+
+    async def run(self) -> TunnelError:
+        """Carry the session until the wire ends; give the reason.
+
+        A cancelled link is lost: nobody knows what the wire has taken.
+        """
+        core = self.session.core
+        core.attach(trio.current_time())
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read_loop)
+                    nursery.start_soon(self._write_loop)
+                    nursery.start_soon(self._clock_loop)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.transport.aclose()
+        return self._reason or lost("the peer did not answer the goodbye")
+
+    def close(self, code: Code, reason: str = "") -> None:
+        """End the session in good order: say GO_AWAY, let the peer read it, go."""
+        if self._closing:
+            return
+        error = LocalSessionError(code, reason or "ended from this side")
+        self._reason = self._reason or error
+        self.session.end(error)
+        self.session.core.go_away(code, reason)
+        self._closing = True
+        self._scope.deadline = trio.current_time() + LINGER_S
+        self.session.wake()
+
+    def _end(self, reason: TunnelError) -> None:
+        self._reason = self._reason or reason
+        self._scope.cancel()
+
+    async def _read_loop(self) -> None:
+        session, transport = self.session, self.transport
+        data: bytes | bytearray | memoryview = self._early
+        while True:
+            if data and not self._closing:
+                self._take(data)
+            if session.go_away is not None:
+                return self._end(session.go_away)
+            # TLS may owe an answer of its own, which only the writer may send.
+            if session.core.has_output() or transport.owes_output():
+                session.wake()
+            data = await transport.receive_some()
+            if not data:
+                return self._end(lost("the peer is gone"))
+
+    def _take(self, data: bytes | bytearray | memoryview) -> None:
+        session = self.session
+        try:
+            session.dispatch(session.core.receive_data(data, trio.current_time()))
+        except RemoteSessionError as error:
+            logger.warning(
+                "link.broken peer=%s code=%s reason=%s",
+                self.transport.peer, error.code.name, error,
+            )  # fmt: skip
+            self._reason = error
+            self.close(error.code, error.what)
+
+    async def _write_loop(self) -> None:
+        session, transport = self.session, self.transport
+        core = session.core
+        while True:
+            pieces = core.data_to_send(TURN_BYTES)
+            session.dispatch(core.take_notices())
+            if pieces or transport.owes_output():
+                try:
+                    await transport.send(pieces)
+                except TunnelError as error:
+                    return self._end(error)
+            elif self._closing:
+                return await transport.send_eof()
+            else:
+                await session.writer.park()
+
+    async def _clock_loop(self) -> None:
+        core = self.session.core
+        while True:
+            await trio.sleep_until(core.next_wakeup())
+            try:
+                core.on_time(trio.current_time())
+            except TunnelError as error:
+                return self._end(error)
+            if core.has_output():
+                self.session.wake()

@@ -1,0 +1,467 @@
+"""Join a local stream and a virtual TCP connection, so that both ends hear the truth.
+
+A half-close stays a half-close, a reset stays a reset, and a reply that was sent before
+an early close still arrives (protocol.md#close). This module opens nothing, and knows
+no link: all that it is told of one is how a virtual TCP connection broke.
+
+``relay`` starts one ``pump`` for each direction and decides what the end of one means
+for the other. The ends, in the order of ``_Joint``:
+
+    end of file, either way      passed on; the other direction goes on
+    local reset                  the peer is told RESET
+    virtual reset or lost        what arrived is written out, then RST
+    the peer reads no more       the local side is read and discarded until it has heard
+                                 all that still comes from the peer
+    no byte for ``idle_s``       the peer is told IDLE, RST
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import socket
+import struct
+import sys
+import termios
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import trio
+
+from tunnel.errors import Code, StreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.proto.frames import Address
+
+CHUNK_BYTES: Final = 65_528
+"""One read of the local side: with its header it fills four TLS records."""
+GRACE_S: Final = 1.0
+"""How long a local side that does not read may delay an end that is certain."""
+IDLE_S: Final = 3600.0
+"""Without a byte either way for this long, both sides have likely forgotten it."""
+_POLL_S: Final = 0.01
+_TCP_CLOSE: Final = 7
+_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class ByteSource(Protocol):
+    """What ``pump`` reads."""
+
+    async def receive_some(
+        self, max_bytes: int | None = None
+    ) -> bytes | bytearray:  # pragma: no cover
+        """Return what has come, at least one byte, or nothing at end of file."""
+        ...
+
+
+class ByteSink(Protocol):
+    """What ``pump`` writes."""
+
+    async def send_all(
+        self, data: bytes | bytearray | memoryview
+    ) -> None:  # pragma: no cover
+        """Return when ``data`` is taken; waiting here is the backpressure."""
+        ...
+
+    async def send_eof(self) -> None:  # pragma: no cover
+        """End this direction behind what was sent."""
+        ...
+
+
+class ResettableStream(ByteSource, ByteSink, Protocol):
+    """A virtual TCP connection: a half-closeable trio stream that can be reset.
+
+    When the peer reset or refused it, or its link is lost, its methods raise
+    ``trio.BrokenResourceError`` from a ``StreamError`` that carries the code. Code
+    NORMAL, from ``send_all`` or ``send_eof`` only, means that the peer reads no more;
+    what it sent still comes.
+    """
+
+    bound: Address | None
+    """The far side's own end of the connection, once it is open."""
+
+    async def aclose(self) -> None:  # pragma: no cover
+        """End both directions behind what was sent; harmless when already over."""
+        ...
+
+    def on_closed(
+        self, call: Callable[[Code], None] | None
+    ) -> None:  # pragma: no cover
+        """Have ``call`` called when the peer closes it or the link is lost.
+
+        At once, if that has happened. It must not wait; None takes it back.
+        """
+        ...
+
+    def reset(self, code: Code) -> None:  # pragma: no cover
+        """Give it up at once and tell the peer why; harmless when already over."""
+        ...
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of one relay so far, for a status line: read it at any time."""
+
+    sent: int = 0
+    """Local to virtual."""
+    received: int = 0
+    """Virtual to local."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayResult:
+    """What a relay moved, and why it ended."""
+
+    sent_bytes: int
+    """Local to virtual."""
+    received_bytes: int
+    """Virtual to local."""
+    code: Code
+    """NORMAL: both directions came to their end of file or were not wanted."""
+
+
+async def relay(
+    local: trio.abc.HalfCloseableStream,
+    virtual: ResettableStream,
+    *,
+    early: bytes = b"",
+    idle_s: float = IDLE_S,
+    traffic: Traffic | None = None,
+) -> RelayResult:
+    """Carry bytes both ways until both directions have ended or one side broke.
+
+    Owns both streams: they are closed when it returns or raises. Cancellation resets
+    both. What a stream raises besides ``trio.BrokenResourceError`` comes out in an
+    exception group, after both were reset.
+
+    Args:
+        local: a socket, or any stream; only a socket can be given a RST.
+        virtual: may still wait for the peer's answer; a refusal is a reset.
+        early: bytes that were read from ``local`` before.
+        idle_s: without a byte either way for this long (and at most 1 % more) the
+            relay ends with IDLE.
+        traffic: counters to be kept up to date meanwhile.
+    """
+    joint = _Joint(local, virtual, traffic or Traffic(), idle_s)
+    try:
+        await joint.run(early)
+    finally:
+        await joint.close()
+    return RelayResult(joint.traffic.sent, joint.traffic.received, joint.end.code)
+
+
+class Ended(Enum):
+    """Why a pump stopped."""
+
+    FINISHED = "the source came to its end of file"
+    SOURCE = "the source broke"
+    SINK = "the sink broke"
+
+
+class PumpEnd(NamedTuple):
+    """Why a pump stopped, and the code that the broken stream gave."""
+
+    how: Ended
+    code: Code = Code.NORMAL
+
+
+async def pump(
+    source: ByteSource,
+    sink: ByteSink,
+    count: Callable[[int], None],
+    *,
+    early: bytes = b"",
+    chunk_bytes: int | None = None,
+) -> PumpEnd:
+    """Carry bytes from ``source`` to ``sink`` until one of them ends.
+
+    ``early`` goes first. ``count`` is told what the sink took. The end of file is not
+    passed on: only the caller knows whether it may be believed.
+    """
+    data: bytes | bytearray = early
+    while True:
+        try:
+            if data:  # never empty but before the first read
+                await sink.send_all(data)
+                count(len(data))
+        except trio.BrokenResourceError as error:
+            return PumpEnd(Ended.SINK, _code_of(error))
+        try:
+            data = await source.receive_some(chunk_bytes)
+        except trio.BrokenResourceError as error:
+            return PumpEnd(Ended.SOURCE, _code_of(error))
+        if not data:
+            return PumpEnd(Ended.FINISHED)
+
+
+async def reset_socket(local: trio.abc.AsyncResource) -> None:
+    """Close with a RST, so that nobody takes the end for a clean one.
+
+    Bytes that the kernel has not sent are lost. A stream that is not a socket is only
+    closed. Never raises ``OSError``; does not wait for a socket, so that it also works
+    while being cancelled.
+    """
+    if not isinstance(local, trio.SocketStream):
+        await trio.aclose_forcefully(local)
+        return
+    with suppress(OSError):
+        local.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+    local.socket.close()
+
+
+class _End(NamedTuple):
+    """How the relay ends: the result, and what the peer is told (NORMAL: a close)."""
+
+    code: Code
+    say: Code
+
+
+_CLEAN: Final = _End(Code.NORMAL, Code.NORMAL)
+_RESET: Final = _End(Code.RESET, Code.RESET)
+_IDLE: Final = _End(Code.IDLE, Code.IDLE)
+
+
+class _Joint:
+    """The state that the two directions share."""
+
+    __slots__ = (
+        "_decided",
+        "_down_over",
+        "_hurry_until",
+        "_idle_s",
+        "_late",
+        "_local",
+        "_local_dead",
+        "_push_at",
+        "_scope",
+        "_unheard",
+        "_up_over",
+        "_virtual",
+        "_virtual_broke",
+        "end",
+        "traffic",
+    )
+
+    def __init__(
+        self,
+        local: trio.abc.HalfCloseableStream,
+        virtual: ResettableStream,
+        traffic: Traffic,
+        idle_s: float,
+    ) -> None:
+        self._local = local
+        self._virtual = virtual
+        self.traffic = traffic
+        self._idle_s = idle_s
+        self._scope = trio.CancelScope()
+        self._push_at = -math.inf
+        self._hurry_until = math.inf
+        self._up_over = False  # local has sent its last byte, and that is settled
+        self._down_over = False  # the peer has sent its last byte, and local was told
+        self._unheard = False  # the peer reads no more
+        self._local_dead = False  # a write found the socket dead
+        self._virtual_broke = False
+        self._decided: _End | None = None  # the first who knows decides
+        self._late = _IDLE  # what it means when the deadline passes
+        self.end = _RESET  # unless ``run`` returns: a cancellation, or a fault
+
+    async def run(self, early: bytes) -> None:
+        """Return when both directions are over; ``end`` says how."""
+        # One direction in this task and one in a child: two tasks for each virtual TCP
+        # connection, not three, and the one cancel scope serves every kind of end.
+        async with trio.open_nursery() as nursery:
+            self._scope = nursery.cancel_scope
+            self._push_deadline()
+            self._virtual.on_closed(self._heard_close)
+            nursery.start_soon(self._downward)
+            await self._upward(early)
+        self._virtual.on_closed(None)
+        if self._virtual_broke:
+            await _emptied(self._local, min(self._hurry_until, _in_grace()))
+        undecided = self._late if self._scope.cancelled_caught else _CLEAN
+        self.end = self._decided or undecided
+
+    async def close(self) -> None:
+        """Close both streams as ``end`` says; brief, and not to be cancelled."""
+        with trio.move_on_after(GRACE_S, shield=True):
+            try:
+                if self.end.say is Code.NORMAL:
+                    await self._virtual.aclose()
+                else:
+                    self._virtual.reset(self.end.say)
+            finally:
+                if self.end.code is Code.NORMAL:
+                    await self._local.aclose()
+                else:
+                    await reset_socket(self._local)
+
+    async def _upward(self, early: bytes) -> None:
+        """Carry local to virtual."""
+        end = await pump(
+            self._local,
+            self._virtual,
+            self._count_sent,
+            early=early,
+            chunk_bytes=CHUNK_BYTES,
+        )
+        if end.how is Ended.FINISHED and _is_dead(self._local):
+            self._local_dead = True
+        elif end.how is Ended.FINISHED and not self._local_dead:
+            end = await _pass_end(self._virtual)
+        if end.how is Ended.SINK:
+            if end.code is not Code.NORMAL:
+                self._virtual_failed(end.code)
+                return
+            self._unheard = True
+            self._linger_at_last()
+            end = await _discard(self._local)
+        if end.how is Ended.SOURCE or self._local_dead:
+            self._stop(_RESET)
+        else:
+            self._up_over = True
+
+    async def _downward(self) -> None:
+        """Carry virtual to local."""
+        end = await pump(self._virtual, self._local, self._count_received)
+        if end.how is Ended.FINISHED:
+            end = await _pass_end(self._local)
+        if end.how is Ended.SOURCE:
+            self._virtual_failed(end.code)
+            self._scope.cancel()
+        elif end.how is Ended.SINK:
+            self._local_write_failed()
+        else:
+            self._down_over = True
+            self._linger_at_last()
+
+    def _local_write_failed(self) -> None:
+        if self._up_over:
+            # The peer has all that local sent, with its true end: a plain close says
+            # "I read no more" and lets the far side hear it in peace.
+            self._stop(_End(Code.RESET, Code.NORMAL))
+        elif isinstance(self._local, trio.SocketStream):
+            # What the kernel received before the RST can still be read, and is often
+            # the reason for it ("413"). But the error was reported to our write: the
+            # read will end as if by a FIN, and must not be believed.
+            self._local_dead = True
+            with suppress(OSError):  # should it live after all: the read still ends
+                self._local.socket.shutdown(socket.SHUT_RD)
+        else:
+            self._stop(_RESET)
+
+    def _heard_close(self, code: Code) -> None:
+        """Take the end that neither direction may notice while both wait for local."""
+        if code is not Code.NORMAL:
+            self._virtual_failed(code)
+        else:
+            self._unheard = True
+            self._linger_at_last()
+
+    def _virtual_failed(self, code: Code) -> None:
+        self._virtual_broke = True
+        self._decide(_End(code or Code.RESET, Code.NORMAL))
+        if self._down_over:
+            self._scope.cancel()
+        else:  # what arrived before is being written, if local reads at all
+            self._hurry()
+
+    def _linger_at_last(self) -> None:
+        """Once all is said, give a local side that still sends the time to hear it."""
+        if self._unheard and self._down_over:
+            self._late = _CLEAN
+            self._hurry()
+
+    def _stop(self, end: _End) -> None:
+        self._decide(end)
+        self._scope.cancel()
+
+    def _decide(self, end: _End) -> None:
+        self._decided = self._decided or end
+
+    def _hurry(self) -> None:
+        self._push_at = math.inf
+        self._hurry_until = min(self._hurry_until, _in_grace())
+        self._scope.deadline = self._hurry_until
+
+    def _count_sent(self, size: int) -> None:
+        self.traffic.sent += size
+        if trio.current_time() >= self._push_at:
+            self._push_deadline()
+
+    def _count_received(self, size: int) -> None:
+        self.traffic.received += size
+        if trio.current_time() >= self._push_at:
+            self._push_deadline()
+
+    def _push_deadline(self) -> None:
+        # Moving a deadline costs two operations on trio's heap and leaves a dead entry
+        # in it. One move per hundredth of the limit keeps that off the path of a chunk;
+        # the same hundredth is added, so that the limit is never cut short.
+        now = trio.current_time()
+        step = self._idle_s / 100
+        self._push_at = now + step
+        self._scope.deadline = now + self._idle_s + step
+
+
+def _in_grace() -> float:
+    return trio.current_time() + GRACE_S
+
+
+def _code_of(error: trio.BrokenResourceError) -> Code:
+    cause = error.__cause__
+    return cause.code if isinstance(cause, StreamError) else Code.RESET
+
+
+async def _pass_end(sink: ByteSink) -> PumpEnd:
+    try:
+        await sink.send_eof()
+    except trio.BrokenResourceError as error:
+        return PumpEnd(Ended.SINK, _code_of(error))
+    return PumpEnd(Ended.FINISHED)
+
+
+async def _discard(source: ByteSource) -> PumpEnd:
+    try:
+        while await source.receive_some(CHUNK_BYTES):
+            pass
+    except trio.BrokenResourceError as error:
+        return PumpEnd(Ended.SOURCE, _code_of(error))
+    return PumpEnd(Ended.FINISHED)
+
+
+async def _emptied(local: trio.abc.AsyncResource, until: float) -> None:
+    """Wait until the other kernel has all that was written: a RST discards the rest."""
+    with trio.move_on_at(until):
+        while _unsent_bytes(local):  # noqa: ASYNC110  # the kernel has no such event
+            await trio.sleep(_POLL_S)
+
+
+def _is_dead(local: trio.abc.AsyncResource) -> bool:
+    """Tell an end of file that is none: the RST was reported to a write before.
+
+    The kernel reports it once. The write that took it may not have come back yet, so
+    its word cannot be waited for. After our own FIN nothing is written, and the state
+    CLOSE is the regular end of both.
+    """
+    if not isinstance(local, trio.SocketStream) or local.socket.did_shutdown_SHUT_WR:
+        return False
+    try:
+        state = local.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:  # not TCP
+        return False
+    return state[0] == _TCP_CLOSE
+
+
+def _unsent_bytes(local: trio.abc.AsyncResource) -> int:
+    if not isinstance(local, trio.SocketStream):
+        return 0
+    try:
+        # TIOCOUTQ has the number of SIOCOUTQ; the module knows only the former.
+        answer = fcntl.ioctl(local.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

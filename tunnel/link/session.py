@@ -1,0 +1,357 @@
+"""Session: the core, and the virtual TCP connections that it fans the frames out to.
+
+It knows no wire: a ``Link`` carries its bytes. It owns the tasks that serve what the
+peer opens; whoever opens from this side owns the streams.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import (
+    CODES,
+    Code,
+    LocalLinkError,
+    LocalStreamError,
+    RemoteSessionError,
+)
+from tunnel.link.virtual import VirtualStream
+from tunnel.proto.events import (
+    CreditGranted,
+    DataReceived,
+    LinkClosing,
+    MappingAnswered,
+    MappingAsked,
+    PeerDraining,
+    PingAnswered,
+    StreamClosed,
+    StreamFinished,
+    StreamOffered,
+    StreamOpened,
+)
+from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, MuxCore
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from tunnel.errors import TunnelError
+    from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.events import Event
+    from tunnel.proto.frames import (
+        Address,
+        MappingAnswer,
+        MappingEntry,
+        MappingOp,
+        ProtMapping,
+        Target,
+        Terms,
+    )
+    from tunnel.proto.window import HeldPool
+
+    ServeOffer = Callable[[VirtualStream], Awaitable[None]]
+    ServeMapping = Callable[[ProtMapping], Awaitable[list[MappingAnswer]]]
+
+OPEN_DEADLINE_S: Final = 10.0
+"""How long an opener waits for the real connect at the far end."""
+ANSWER_DEADLINE_S: Final = 10.0
+"""How long a client waits for the answer to its MAPPING."""
+END_GRACE_S: Final = 3.0
+"""How long serving tasks may go on after the session ended, to reset their sockets."""
+
+logger = logging.getLogger("tunnel.session")
+
+
+class Session:
+    """What both ends share, whatever carries it.
+
+    Args:
+        client: whether this is the center-client's end.
+        ours, theirs: what the two sides announced.
+        serve_offer: called in a task of its own for each virtual TCP connection that
+            the peer opens; it accepts or resets the stream and serves it to its end.
+        serve_mapping: answers a MAPPING, entry by entry; called one at a time.
+        pool: what all sessions of the process hold for readers.
+
+    ``run`` must be running from before the first link until ``end``.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        ours: Terms,
+        theirs: Terms,
+        serve_offer: ServeOffer,
+        serve_mapping: ServeMapping | None = None,
+        pool: HeldPool[VirtualConn] | None = None,
+    ) -> None:
+        self.core = MuxCore(
+            client=client,
+            ours=ours,
+            theirs=theirs,
+            now=trio.current_time(),
+            pool=pool,
+            notify=self._dispatch_notices,
+        )
+        self.ended: TunnelError | None = None
+        self.writer = trio.lowlevel.ParkingLot()
+        """Where the link's writer waits for output."""
+        self.go_away: RemoteSessionError | None = None
+        """What the peer's GO_AWAY said."""
+        self._streams: dict[VirtualConn, VirtualStream] = {}
+        self._serve_offer = serve_offer
+        self._serve_mapping = serve_mapping
+        self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
+            MAX_UNANSWERED_MAPPINGS
+        )
+        self._answer, self._answers = trio.open_memory_channel["list[MappingAnswer]"](
+            MAX_UNANSWERED_MAPPINGS
+        )
+        self._asking = trio.Lock()
+        self._unwanted_answers = 0
+        self._pinging = trio.lowlevel.ParkingLot()
+        self._idle = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
+        self._over = trio.Event()
+        self._gone = trio.Event()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Host the serving tasks until the session has ended and they have too.
+
+        Cancelled, it resets every stream.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self._serve_mapping is not None:
+                    nursery.start_soon(self._answer_mappings, self._serve_mapping)
+                task_status.started()
+                await self._over.wait()
+                nursery.cancel_scope.deadline = trio.current_time() + END_GRACE_S
+        finally:
+            self._nursery = None
+            self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
+            self._gone.set()
+
+    # For its user ------------------------------------------------------------------
+
+    @property
+    def streams(self) -> int:
+        """Virtual TCP connections that are alive."""
+        return len(self._streams)
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        """Begin to open; the stream can be used at once and breaks if it is refused.
+
+        Raises:
+            LocalStreamError: a limit, a drain, the session's end, or a host that
+                cannot be sent.
+        """
+        if self.ended is not None:
+            raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
+        conn = self.core.open(target, trio.current_time(), visitor)
+        stream = VirtualStream(self, conn)
+        self._streams[conn] = stream
+        self.wake()
+        return stream
+
+    async def open(
+        self,
+        target: Target,
+        visitor: Address | None = None,
+        deadline_s: float = OPEN_DEADLINE_S,
+    ) -> VirtualStream:
+        """Open, and wait until the far end has really connected.
+
+        Cancelled, it gives the number back.
+
+        Raises:
+            StreamError: refused; ``code`` says why. ``TIMEOUT`` after ``deadline_s``.
+        """
+        stream = self.open_now(target, visitor)
+        try:
+            with trio.fail_after(deadline_s):
+                await stream.wait_open()
+        except trio.TooSlowError:
+            stream.reset(Code.RESET)
+            raise LocalStreamError(
+                Code.TIMEOUT, f"{target}: no answer within {deadline_s:.0f} s"
+            ) from None
+        except BaseException:
+            stream.reset(Code.RESET)
+            raise
+        return stream
+
+    async def ask_mapping(
+        self, op: MappingOp, entries: list[MappingEntry]
+    ) -> list[MappingAnswer]:
+        """Register, withdraw or replace names; give an answer for each.
+
+        Raises:
+            TunnelError: the session ended before the answer, or sent none in time.
+        """
+        async with self._asking:
+            if self.ended is not None:
+                raise self.ended
+            self.core.ask_mapping(op, entries)
+            self.wake()
+            try:
+                with trio.fail_after(ANSWER_DEADLINE_S):
+                    return await self._answers.receive()
+            except trio.EndOfChannel:
+                raise self.ended or LocalLinkError(
+                    Code.LINK_LOST, "the link is gone"
+                ) from None
+            except trio.TooSlowError:
+                self._unwanted_answers += 1
+                raise LocalLinkError(Code.SILENT, "no answer to MAPPING") from None
+            except trio.Cancelled:
+                self._unwanted_answers += 1
+                raise
+
+    async def ping(self, timeout_s: float) -> float | None:
+        """Ask whether the peer is there; the round trip in seconds, None if silent."""
+        began = trio.current_time()
+        self.core.ping(began)
+        self.wake()
+        with trio.move_on_after(timeout_s):
+            await self._pinging.park()
+            if self.ended is None:
+                return trio.current_time() - began
+        return None
+
+    def wake(self) -> None:
+        """Tell the link's writer that there is output."""
+        self.writer.unpark_all()
+
+    def forget(self, conn: VirtualConn) -> None:
+        """Dispatch nothing more to this connection's stream: it is closed."""
+        self._streams.pop(conn, None)
+        if not self._streams:
+            self._idle.unpark_all()
+
+    async def wait_idle(self) -> None:
+        """Wait until no virtual TCP connection is alive."""
+        while self._streams:
+            await self._idle.park()
+
+    async def wait_gone(self) -> None:
+        """Wait until ``run`` has returned: the session has ended and its tasks too."""
+        await self._gone.wait()
+
+    def end(self, error: TunnelError) -> None:
+        """Reset every stream with the error's code; the first call counts.
+
+        What was received stays to be read by the streams' users.
+        """
+        if self.ended is not None:
+            return
+        self.ended = error
+        code = error.code if "C" in CODES[error.code].frames else Code.LINK_LOST
+        if code is Code.NORMAL:
+            code = Code.LINK_LOST
+        self.core.end()
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.closed(code, str(error))
+        self._answer.close()
+        self._ask.close()
+        self._pinging.unpark_all()
+        self._idle.unpark_all()
+        self._over.set()
+        self.wake()
+
+    # For its link ------------------------------------------------------------------
+
+    def dispatch(self, events: Iterable[Event]) -> None:
+        """Hand each event to the stream or the task that it is for; never waits."""
+        streams = self._streams
+        for event in events:
+            if type(event) is DataReceived:
+                stream = streams.get(event.conn)
+                if stream is not None:
+                    stream.deliver(event.payload)
+            else:
+                self._dispatch_rare(event)
+
+    def _dispatch_notices(self) -> None:
+        self.dispatch(self.core.take_notices())
+
+    def _dispatch_rare(self, event: Event) -> None:
+        match event:
+            case StreamOffered():
+                self._on_offer(event)
+            case MappingAsked(mapping):
+                self._ask.send_nowait(mapping)
+            case MappingAnswered(answers):
+                self._on_answers(answers)
+            case LinkClosing(away):
+                why = printable(away.reason) or CODES[away.code].meaning
+                self.go_away = RemoteSessionError(
+                    away.code, f"the peer ended the link: {why}"
+                )
+            case PeerDraining():
+                logger.info("link.peer_draining")
+            case PingAnswered():
+                self._pinging.unpark_all()
+            case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
+                self._dispatch_stream(event)
+            case DataReceived():  # pragma: no cover - dispatch has taken it
+                pass
+
+    def _on_offer(self, event: StreamOffered) -> None:
+        stream = VirtualStream(self, event.conn, event.create)
+        self._streams[event.conn] = stream
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve, event.conn, stream)
+
+    def _on_answers(self, answers: list[MappingAnswer]) -> None:
+        if self._unwanted_answers:
+            self._unwanted_answers -= 1
+        else:
+            self._answer.send_nowait(answers)
+
+    def _dispatch_stream(
+        self, event: StreamOpened | StreamFinished | StreamClosed | CreditGranted
+    ) -> None:
+        stream = self._streams.get(event.conn)
+        if stream is None:
+            return
+        match event:
+            case CreditGranted():
+                stream.woken()
+            case StreamFinished():
+                stream.finished()
+            case StreamOpened(_, bound):
+                stream.opened(bound)
+            case StreamClosed(conn, code, reason, local):
+                self.forget(conn)
+                stream.closed(code, printable(reason), local=local)
+
+    async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
+        """Supervise one served stream: its failure is its own."""
+        try:
+            await self._serve_offer(stream)
+        except Exception:
+            logger.exception("stream.failed sock_map=%d", conn.sock_map)
+            stream.reset(Code.INTERNAL)
+        finally:
+            stream.reset(Code.RESET)
+            self.core.released(conn)
+
+    async def _answer_mappings(self, serve: ServeMapping) -> None:
+        async for mapping in self._asked:
+            answers = await serve(mapping)
+            if self.ended is None:
+                self.core.answer_mapping(answers)
+                self.wake()
+
+
+def printable(text: str) -> str:
+    """Take out what could forge a line or move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,358 @@
+"""VirtualStream: one virtual TCP connection as a trio stream.
+
+It never touches the wire: it gives bytes to the core and takes them from its memory
+channel, which the session fills. The session calls ``deliver``, ``finished``,
+``closed``, ``opened`` and ``woken``; everything else is for the stream's user.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import index
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.errors import StreamError
+    from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.frames import Address, ProtCreate
+    from tunnel.proto.mux import MuxCore
+
+LARGE_PIECE_BYTES: Final = 16_376
+"""Pieces from this size on are passed as they are; smaller ones are joined while they
+wait, for a small object costs many times its bytes."""
+JOINED_BYTES: Final = 65_536
+
+Piece = bytes | bytearray | memoryview
+
+
+class Carrier(Protocol):
+    """What a stream needs of its session."""
+
+    core: MuxCore
+
+    def wake(self) -> None:
+        """Tell the link that the core has output."""
+        ...
+
+    def forget(self, conn: VirtualConn) -> None:
+        """Dispatch nothing more to this connection's stream."""
+        ...
+
+
+class VirtualStream(trio.abc.HalfCloseableStream):
+    """Bytes to and from the other end of one virtual TCP connection.
+
+    A ``trio.abc.HalfCloseableStream``. Only ``trio.ClosedResourceError``,
+    ``trio.BusyResourceError`` and ``trio.BrokenResourceError`` leave it; the last is
+    raised from a ``StreamError`` whose ``code`` says why (protocol.md#codes).
+
+    * ``send_all`` returns when the bytes have credit and a place in the queue, which
+      holds at most 128 KiB of them; waiting there is the backpressure. Cancelled, it
+      has sent some of them.
+    * ``send_eof`` ends our direction behind what was sent; the peer's goes on.
+    * ``aclose`` ends both behind what was sent, and does not wait. Cancelled, or with
+      received bytes unread, it is a reset instead, as with TCP.
+
+    Args:
+        carrier: the session.
+        conn: the core's record of it.
+        create: what the peer asked for, when the peer opened it.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        conn: VirtualConn,
+        create: ProtCreate | None = None,
+    ) -> None:
+        self.create = create
+        self.bound: Address | None = None
+        self._on_closed: Callable[[Code], None] | None = None
+        self._core = carrier.core
+        self._conn = conn
+        self._carrier = carrier
+        self._wake = carrier.wake
+        # No bound on items: credit bounds what the channel holds, in bytes, and the
+        # link's reader must never wait for a stream (protocol.md#credit).
+        self._into_inbox, self._inbox = trio.open_memory_channel[Piece](math.inf)
+        self._tail: bytearray | None = None
+        self._rest: Piece = b""
+        self._unread = 0
+        self._answered = create is not None
+        self._progress = trio.lowlevel.ParkingLot()
+        self._send_error: StreamError | None = None
+        self._receive_error: StreamError | None = None
+        self._eof_sent = False
+        self._closed = False
+        self._sending = False
+        self._receiving = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "broken" if self._send_error else "open"
+        return f"<VirtualStream {state} unread={self._unread} {self._conn!r}>"
+
+    # Receiving -------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Wait for bytes and give at most ``max_bytes`` of them; empty at the end.
+
+        Raises:
+            trio.BrokenResourceError: the peer reset the connection or the link is
+                lost; what came before has been given.
+            trio.ClosedResourceError: closed here.
+        """
+        if max_bytes is not None and index(max_bytes) < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        if self._closed:
+            raise trio.ClosedResourceError
+        self._receiving = True
+        try:
+            if self._rest:
+                await trio.lowlevel.checkpoint()
+                piece = self._rest
+            else:
+                piece = await self._inbox.receive()
+        except trio.EndOfChannel:
+            if self._receive_error is not None:
+                raise trio.BrokenResourceError from self._receive_error
+            await trio.lowlevel.checkpoint()
+            return b""
+        finally:
+            self._receiving = False
+        return self._take(piece, max_bytes)
+
+    def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
+        if piece is self._tail:
+            self._tail = None
+        if max_bytes is not None and len(piece) > max_bytes:
+            view = memoryview(piece)
+            piece, self._rest = bytes(view[:max_bytes]), view[max_bytes:]
+        else:
+            self._rest = b""
+            if isinstance(piece, memoryview):
+                piece = bytes(piece)
+        self._unread -= len(piece)
+        if self._core.consumed(self._conn, len(piece)):
+            self._wake()
+        return piece
+
+    # Sending -----------------------------------------------------------------------
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue all of ``data``, waiting for credit and room; see the class.
+
+        ``bytes`` are kept by reference, anything else is copied.
+
+        Raises:
+            trio.BrokenResourceError: from a ``StreamError``: NORMAL when the peer reads
+                no more (what it sent is still to be had), else the reset's code.
+            trio.ClosedResourceError: closed here, or after ``send_eof``.
+        """
+        self._check_sendable()
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            # One task of ours may have closed it while another was cancelled.
+            self._check_alive()
+            if await self._send(data):
+                return
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._sending = False
+
+    async def _send(self, data: bytes | bytearray | memoryview) -> bool:
+        """Queue everything; say whether it had to wait."""
+        waited = False
+        size = len(data)
+        if type(data) is bytes and size <= self._core.send_room(self._conn):
+            if size:
+                self._core.send_data(self._conn, data)
+                self._wake()
+            return False
+        rest = memoryview(data)
+        while len(rest):
+            room = self._core.send_room(self._conn)
+            if room:
+                self._core.send_data(self._conn, bytes(rest[:room]))
+                rest = rest[room:]
+                self._wake()
+            else:
+                waited = True
+                await self._progress.park()
+                self._check_alive()
+        return waited
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until ``send_all`` of one byte would not wait."""
+        self._check_sendable()
+        self._sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            self._check_alive()
+            while not self._core.send_room(self._conn):
+                await self._progress.park()
+                self._check_alive()
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        """End our direction behind what was sent; harmless when repeated."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending")
+        if self._closed:
+            raise trio.ClosedResourceError
+        await trio.lowlevel.checkpoint()
+        if self._eof_sent:
+            return
+        self._check_alive()
+        self._core.finish(self._conn)
+        self._eof_sent = True
+        self._wake()
+
+    def _check_sendable(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending")
+        if self._eof_sent:
+            raise trio.ClosedResourceError("send_eof was called")
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._send_error is not None:
+            raise trio.BrokenResourceError from self._send_error
+
+    # Opening and closing -------------------------------------------------------------
+
+    async def wait_open(self) -> None:
+        """Wait for the peer's answer to our CREATE.
+
+        Raises:
+            RemoteStreamError: refused, with the peer's code and reason.
+            trio.ClosedResourceError: closed here meanwhile.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._answered:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if self._send_error is not None:
+                raise self._send_error
+            await self._progress.park()
+
+    async def wait_closed(self) -> None:
+        """Wait until this side has closed or reset it."""
+        while not self._closed:
+            await self._progress.park()
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Have ``call`` called when the peer closes it or the link is lost.
+
+        At once, if that has happened. It must not wait; None takes it back.
+        """
+        self._on_closed = call
+        if call is not None and self._send_error is not None:
+            call(self._send_error.code)
+
+    def accept(self, bound: Address | None = None) -> None:
+        """Tell the peer that the target of its CREATE is connected; at most once."""
+        if not self._closed and self._send_error is None:
+            self._core.accept(self._conn, bound)
+            self._wake()
+
+    def reset(self, code: Code, reason: str = "") -> None:
+        """Give it up: the peer hears ``code``. Harmless when it is over.
+
+        RESET stays behind the bytes that were sent; every other code drops those.
+        """
+        if not self._closed:
+            self._close(code, reason)
+
+    async def aclose(self) -> None:
+        """End both directions; see the class. Returns after one checkpoint."""
+        if not self._closed:
+            try:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            except trio.Cancelled:
+                self._close(Code.RESET)
+                raise
+            self._close(Code.RESET if self._unread else Code.NORMAL)
+        await trio.lowlevel.checkpoint()
+
+    def _close(self, code: Code, reason: str = "") -> None:
+        self._closed = True
+        self._core.close(self._conn, code, reason)
+        self._inbox.close()
+        self._into_inbox.close()
+        self._tail = None
+        self._rest = b""
+        self._progress.unpark_all()
+        self._carrier.forget(self._conn)
+        self._wake()
+
+    # For the session ---------------------------------------------------------------
+
+    def opened(self, bound: Address | None) -> None:
+        """Take the peer's acceptance."""
+        self._answered = True
+        self.bound = bound
+        self._progress.unpark_all()
+
+    def deliver(self, payload: bytes) -> None:
+        """Put received bytes into the memory channel; never waits."""
+        if self._closed:
+            return
+        size = len(payload)
+        self._unread += size
+        tail = self._tail
+        if size >= LARGE_PIECE_BYTES:
+            self._tail = None
+            self._into_inbox.send_nowait(payload)
+        elif tail is not None and len(tail) + size <= JOINED_BYTES:
+            tail += payload
+        else:
+            self._tail = tail = bytearray(payload)
+            self._into_inbox.send_nowait(tail)
+
+    def finished(self) -> None:
+        """Take the end of the peer's direction."""
+        self._into_inbox.close()
+
+    def woken(self) -> None:
+        """Take news of credit or room."""
+        self._progress.unpark_all()
+
+    def closed(self, code: Code, reason: str, *, local: bool = False) -> None:
+        """Take the end of the connection: nothing follows.
+
+        What was received stays to be read, but for a ``local`` end, which frees memory.
+        """
+        kind = LocalStreamError if local else RemoteStreamError
+        error = kind(code, reason or CODES[code].meaning)
+        self._send_error = error
+        if code is not Code.NORMAL:
+            self._receive_error = error
+        if not self._closed:
+            self._into_inbox.close()
+            if local:
+                self._forget_unread()
+        self._progress.unpark_all()
+        if self._on_closed is not None:
+            self._on_closed(code)
+
+    def _forget_unread(self) -> None:
+        self._tail = None
+        self._rest = b""
+        self._unread = 0
+        try:
+            while True:
+                self._inbox.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass
