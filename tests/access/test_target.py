@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tunnel.access import target
+from tunnel.access.target import connect, probe
+from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Entry = tuple[int, int, int, str, tuple[object, ...]]
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextmanager
+def no_leak(kept: int = 0) -> Iterator[None]:
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before + kept
+
+
+@contextmanager
+def listening(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port that the kernel answers on; nobody has to accept."""
+    with socket.create_server((host, port)) as sock:
+        yield sock.getsockname()[1]
+
+
+@contextmanager
+def refusing(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port that is bound, so that nobody else can have it, and not listened on."""
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        yield sock.getsockname()[1]
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver of one answer, or of one failure."""
+
+    def __init__(self, *answer: str, error: Exception | None = None) -> None:
+        self.answer = answer
+        self.error = error
+        self.asked: list[bytes] = []
+
+    async def getaddrinfo(  # type: ignore[override]
+        self, host: bytes, port: int, *_hints: int
+    ) -> list[Entry]:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(host)
+        if self.error:
+            raise self.error
+        return [self._entry(ip, port) for ip in self.answer]
+
+    @staticmethod
+    def _entry(ip: str, port: int) -> Entry:
+        if ":" in ip:
+            return (V6, socket.SOCK_STREAM, 6, "", (ip, port, 0, 0))
+        return (V4, socket.SOCK_STREAM, 6, "", (ip, port))
+
+    async def getnameinfo(self, *_args: object) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+def resolve_to(*answer: str, error: Exception | None = None) -> Names:
+    names = Names(*answer, error=error)
+    trio.socket.set_custom_hostname_resolver(names)
+    return names
+
+
+class Dials:
+    """Stands for the dialling of one address: what happens there, and in what order.
+
+    An outcome is an errno, a number of seconds after which the dial succeeds, or an
+    event that it waits for.
+    """
+
+    def __init__(self, **outcomes: float | trio.Event) -> None:
+        self.outcomes = {k.replace("_", "."): v for k, v in outcomes.items()}
+        self.begun: list[tuple[str, float]] = []
+        self.streams: list[trio.SocketStream] = []
+        self.start = trio.current_time()
+
+    async def __call__(self, endpoint: target._Endpoint) -> trio.SocketStream:
+        self.begun.append((endpoint.host, trio.current_time() - self.start))
+        outcome = self.outcomes["h" + endpoint.host.replace(":", ".")]
+        if isinstance(outcome, int):
+            await trio.lowlevel.checkpoint()
+            raise OSError(outcome, os.strerror(outcome))
+        if isinstance(outcome, trio.Event):
+            await outcome.wait()
+        else:
+            await trio.sleep(outcome)
+        stream = trio.SocketStream(trio.socket.socket())
+        self.streams.append(stream)
+        return stream
+
+    @property
+    def open_streams(self) -> list[trio.SocketStream]:
+        return [s for s in self.streams if s.socket.fileno() != -1]
+
+
+@pytest.fixture
+def dials(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dials]:
+    def install(**outcomes: float | trio.Event) -> Dials:
+        made = Dials(**outcomes)
+        monkeypatch.setattr(target, "_dial", made)
+        return made
+
+    return install
+
+
+@contextmanager
+def failing_with(code: Code) -> Iterator[pytest.ExceptionInfo[LocalStreamError]]:
+    with pytest.raises(LocalStreamError) as caught:
+        yield caught
+    assert caught.value.code is code
+
+
+# --- real sockets
+
+
+async def test_a_literal_address_is_dialled_without_asking_a_resolver() -> None:
+    names = resolve_to(error=AssertionError("asked"))
+    with listening() as port:
+        async with await connect(Address("127.0.0.1", port)) as stream:
+            peer = stream.socket.getpeername()
+            no_delay = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert peer == ("127.0.0.1", port)
+    assert no_delay
+    assert not names.asked
+
+
+async def test_a_closed_port_is_refused_and_leaks_nothing() -> None:
+    with refusing() as port, no_leak(), failing_with(Code.REFUSED) as caught:
+        await connect(Address("127.0.0.1", port))
+    assert caught.value.what == f"cannot reach 127.0.0.1:{port}: connection refused"
+    assert "nothing listens" in caught.value.cause
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+async def test_a_name_is_tried_address_by_address_until_one_answers() -> None:
+    resolve_to("127.0.0.2", "127.0.0.3")
+    with listening("127.0.0.3") as port, no_leak():
+        async with await connect(Address("db.example", port)) as stream:
+            assert stream.socket.getpeername() == ("127.0.0.3", port)
+
+
+async def test_a_name_of_which_all_addresses_refuse_is_refused() -> None:
+    resolve_to("127.0.0.2", "127.0.0.3")
+    with refusing("127.0.0.1") as port, no_leak(), failing_with(Code.REFUSED):
+        await connect(Address("db.example", port))
+
+
+async def test_only_the_addresses_that_are_allowed_are_dialled() -> None:
+    resolve_to("127.0.0.2", "127.0.0.3")
+    asked: list[tuple[str, int]] = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append((ip, port))
+        return ip == "127.0.0.3"
+
+    with listening("127.0.0.2") as port, listening("127.0.0.3", port):
+        address = Address("db.example", port)
+        async with await connect(address, allow=allow) as stream:
+            assert stream.socket.getpeername() == ("127.0.0.3", port)
+    assert asked == [("127.0.0.2", port), ("127.0.0.3", port)]
+
+
+async def test_a_forbidden_address_is_never_dialled() -> None:
+    with listening() as port, no_leak(), failing_with(Code.NOT_ALLOWED) as caught:
+        await connect(Address("127.0.0.1", port), allow=lambda *_: False)
+    assert "rules" in caught.value.cause
+
+
+async def test_an_ipv4_address_in_ipv6_clothes_is_checked_and_dialled_as_ipv4() -> None:
+    asked: list[str] = []
+
+    def allow(ip: str, _port: int) -> bool:
+        asked.append(ip)
+        return True
+
+    with listening() as port:
+        address = Address("::ffff:127.0.0.1", port)
+        async with await connect(address, allow=allow) as stream:
+            assert stream.socket.family == V4
+    assert asked == ["127.0.0.1"]
+
+
+async def test_a_socket_joined_with_itself_is_a_refused_target() -> None:
+    with refusing() as port:
+        pass
+
+    class OnThatPort(trio.abc.SocketFactory):
+        def socket(self, *how: int) -> trio.socket.SocketType:
+            sock = socket.socket(*how)
+            sock.bind(("127.0.0.1", port))
+            return trio.socket.from_stdlib_socket(sock)
+
+    trio.socket.set_custom_socket_factory(OnThatPort())
+    with no_leak(), failing_with(Code.REFUSED) as caught:
+        await connect(Address("127.0.0.1", port))
+    assert "reached only itself" in caught.value.what
+
+
+async def test_a_process_without_descriptors_says_so() -> None:
+    class Empty(trio.abc.SocketFactory):
+        def socket(self, *how: int) -> trio.socket.SocketType:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    trio.socket.set_custom_socket_factory(Empty())
+    with failing_with(Code.RESOURCE):
+        await connect(Address("127.0.0.1", 1))
+
+
+class Unanswered(trio.abc.SocketFactory):
+    """Real sockets whose dial never ends, as towards a host that is switched off."""
+
+    def socket(self, *how: int) -> trio.socket.SocketType:
+        sock = trio.socket.from_stdlib_socket(socket.socket(*how))
+
+        async def never(_address: object) -> None:
+            await trio.sleep_forever()
+
+        sock.connect = never  # type: ignore[assignment, method-assign]
+        return sock
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3"]])
+async def test_a_cancelled_dial_leaks_nothing(addresses: list[str]) -> None:
+    resolve_to(*addresses)
+    trio.socket.set_custom_socket_factory(Unanswered())
+    with no_leak(), trio.move_on_after(0.01) as scope:
+        await connect(Address("db.example", 1))
+    assert scope.cancelled_caught
+
+
+async def test_a_dial_that_takes_too_long_is_a_timeout_and_leaks_nothing() -> None:
+    trio.socket.set_custom_socket_factory(Unanswered())
+    with no_leak(), failing_with(Code.TIMEOUT) as caught:
+        await connect(Address("127.0.0.1", 1), deadline_s=0.01)
+    assert caught.value.what == "cannot reach 127.0.0.1:1: no answer in 0.01 s"
+
+
+async def test_a_probe_tells_an_answering_port_from_a_closed_one() -> None:
+    with listening() as port, refusing() as closed, no_leak():
+        assert await probe(Address("127.0.0.1", port))
+        assert not await probe(Address("127.0.0.1", closed))
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name not known"), Code.HOST_UNREACHABLE),
+        (socket.gaierror(socket.EAI_NODATA, "No address"), Code.HOST_UNREACHABLE),
+        (socket.gaierror(socket.EAI_AGAIN, "Try again"), Code.TIMEOUT),
+        (socket.gaierror(socket.EAI_MEMORY, "No memory"), Code.RESOURCE),
+        (socket.gaierror(socket.EAI_FAIL, "Failure"), Code.GENERAL),
+        (OSError(errno.EMFILE, "Too many open files"), Code.RESOURCE),
+        (UnicodeError("label too long"), Code.ADDRESS_UNSUPPORTED),
+    ],
+)
+async def test_a_name_that_cannot_be_resolved_says_why(
+    error: Exception, code: Code
+) -> None:
+    resolve_to(error=error)
+    with failing_with(code) as caught:
+        await connect(Address("db.example", 1))
+    assert "db.example" in caught.value.what
+
+
+async def test_a_name_without_an_ip_address_is_no_host() -> None:
+    resolve_to()
+    with failing_with(Code.HOST_UNREACHABLE):
+        await connect(Address("db.example", 1))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "a b",
+        "a\0b",
+        "a/b",
+        "a@b",
+        "[::1]",
+        "::g",
+        "1:2",
+        "x" * 255,
+        "a..b",
+        "é" * 80,
+    ],
+)
+async def test_a_host_that_cannot_be_one_is_refused_unasked(host: str) -> None:
+    names = resolve_to("127.0.0.1")
+    with failing_with(Code.ADDRESS_UNSUPPORTED):
+        await connect(Address(host, 1))
+    assert not names.asked
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_536])
+async def test_a_port_that_cannot_be_dialled_is_refused(port: int) -> None:
+    with failing_with(Code.ADDRESS_UNSUPPORTED):
+        await connect(Address("127.0.0.1", port))
+
+
+async def test_names_with_underscores_and_capitals_and_umlauts_are_names() -> None:
+    names = resolve_to(error=socket.gaierror(socket.EAI_NONAME, "no"))
+    for host in ("_Srv.example.", "bücher.example"):
+        with failing_with(Code.HOST_UNREACHABLE):
+            await connect(Address(host, 1))
+    assert names.asked == [b"_Srv.example.", b"xn--bcher-kva.example"]
+
+
+async def test_families_take_turns_duplicates_go_and_the_number_is_bounded(
+    dials: Callable[..., Dials],
+) -> None:
+    resolve_to("::1", "::2", "10.0.0.1", "::2", "10.0.0.1", "::3", "::ffff:10.0.0.9")
+    order = await target._resolve(Address("db.example", 1))
+    hosts = ["::1", "10.0.0.1", "::2", "10.0.0.9", "::3"]
+    assert [endpoint.host for endpoint in order] == hosts
+    resolve_to(*(f"10.0.0.{n}" for n in range(100)))
+    many = await target._resolve(Address("db.example", 1))
+    assert len(many) == target.MAX_ADDRESSES
+
+
+# --- staggering: no address is really dialled, so time may jump
+
+
+async def test_a_silent_address_delays_the_next_by_a_quarter_second(
+    dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    made = dials(h10_0_0_1=99.0, h10_0_0_2=99.0, h10_0_0_3=0.1)
+    with no_leak():
+        async with await connect(Address("db.example", 1)):
+            assert trio.current_time() - made.start == pytest.approx(0.6)
+    assert [host for host, _ in made.begun] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert [at for _, at in made.begun] == pytest.approx([0, 0.25, 0.5])
+
+
+async def test_a_failed_address_lets_the_next_begin_at_once(
+    dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    made = dials(h10_0_0_1=errno.ECONNREFUSED, h10_0_0_2=0.0)
+    async with await connect(Address("db.example", 1)):
+        assert trio.current_time() == made.start
+
+
+async def test_the_first_address_may_still_win_after_the_second_began(
+    dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    made = dials(h10_0_0_1=0.3, h10_0_0_2=0.2)
+    async with await connect(Address("db.example", 1)) as stream:
+        assert made.streams == [stream]
+    assert len(made.begun) == 2
+
+
+async def test_two_answers_at_the_same_moment_leave_one_open(
+    dials: Callable[..., Dials],
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    answer = trio.Event()
+    made = dials(h10_0_0_1=answer, h10_0_0_2=answer)
+    nursery.start_soon(set_later, answer)
+    async with await connect(Address("db.example", 1)) as stream:
+        assert len(made.streams) == 2
+        assert made.open_streams == [stream]
+
+
+async def test_a_cancellation_at_the_moment_of_the_answer_leaves_nothing_open(
+    dials: Callable[..., Dials],
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    answer = trio.Event()
+    made = dials(h10_0_0_1=answer, h10_0_0_2=99.0)
+    with trio.CancelScope() as scope:
+        nursery.start_soon(set_later, answer, scope)
+        await connect(Address("db.example", 1))
+    assert scope.cancelled_caught
+    assert made.streams
+    assert not made.open_streams
+
+
+async def set_later(event: trio.Event, scope: trio.CancelScope | None = None) -> None:
+    """Set an event when both attempts run; end the scope in the same moment."""
+    await trio.sleep(1)
+    event.set()
+    if scope is not None:
+        scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("errnos", "code"),
+    [
+        (("ENETUNREACH", "ECONNREFUSED"), Code.REFUSED),
+        (("ECONNREFUSED", "EHOSTUNREACH"), Code.REFUSED),
+        (("EHOSTUNREACH", "ETIMEDOUT"), Code.TIMEOUT),
+        (("ENETUNREACH", "EHOSTUNREACH"), Code.HOST_UNREACHABLE),
+        (("EADDRNOTAVAIL", "EACCES"), Code.NOT_ALLOWED),
+        (("EPERM", "ENETUNREACH"), Code.NOT_ALLOWED),
+        (("EMFILE", "ENETUNREACH"), Code.RESOURCE),
+        (("EAFNOSUPPORT", "EIO"), Code.NET_UNREACHABLE),
+        (("EIO", "EIO"), Code.GENERAL),
+    ],
+)
+async def test_the_most_telling_failure_speaks_for_all(
+    dials: Callable[..., Dials], errnos: tuple[str, str], code: Code
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    one, two = (getattr(errno, name) for name in errnos)
+    dials(h10_0_0_1=one, h10_0_0_2=two)
+    with failing_with(code):
+        await connect(Address("db.example", 1))
+
+
+async def test_a_refusal_outweighs_the_silence_of_another_address(
+    dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
+) -> None:
+    resolve_to("10.0.0.1", "10.0.0.2")
+    made = dials(h10_0_0_1=99.0, h10_0_0_2=errno.ECONNREFUSED)
+    with failing_with(Code.REFUSED):
+        await connect(Address("db.example", 1), deadline_s=3)
+    assert trio.current_time() - made.start == pytest.approx(3)

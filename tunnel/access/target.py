@@ -1,0 +1,277 @@
+"""Reach a target: resolve its name, check each address, dial, say honestly why not.
+
+The address that was checked is the one that is dialled: a name is resolved once, here,
+so an answer that changes between check and use gains nothing. An IPv4 address in IPv6
+clothes (``::ffff:127.0.0.1``) is undressed before it is checked.
+
+This module knows nothing of links, users or rules; the decision comes in as ``allow``.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+import socket
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+import trio
+
+from tunnel.errors import Code, LocalStreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tunnel.proto.frames import Address
+
+STAGGER_S: Final = 0.25
+"""How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
+
+MAX_ADDRESSES: Final = 16
+"""Addresses of one name that are tried: who owns a name must not buy a port scan."""
+
+_HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
+
+_BY_ERRNO: Final = {
+    errno.ECONNREFUSED: Code.REFUSED,
+    errno.ENETUNREACH: Code.NET_UNREACHABLE,
+    errno.EAFNOSUPPORT: Code.NET_UNREACHABLE,  # a kernel without IPv6
+    errno.EHOSTUNREACH: Code.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: Code.TIMEOUT,
+    errno.EACCES: Code.NOT_ALLOWED,
+    errno.EPERM: Code.NOT_ALLOWED,
+    errno.EMFILE: Code.RESOURCE,
+    errno.ENFILE: Code.RESOURCE,
+    errno.ENOBUFS: Code.RESOURCE,
+    errno.ENOMEM: Code.RESOURCE,
+    errno.EADDRNOTAVAIL: Code.RESOURCE,
+}
+
+_BY_RESOLVER: Final = {
+    socket.EAI_NONAME: Code.HOST_UNREACHABLE,
+    socket.EAI_NODATA: Code.HOST_UNREACHABLE,
+    socket.EAI_ADDRFAMILY: Code.HOST_UNREACHABLE,
+    socket.EAI_AGAIN: Code.TIMEOUT,
+    socket.EAI_MEMORY: Code.RESOURCE,
+}
+
+_TELLING: Final = (
+    Code.REFUSED,  # the target's machine itself answered
+    Code.TIMEOUT,  # packets left, and may have arrived
+    Code.HOST_UNREACHABLE,  # a router near the target answered
+    Code.NOT_ALLOWED,  # this machine forbade it
+    Code.RESOURCE,  # this machine was too short of something even to try
+    Code.NET_UNREACHABLE,  # what any IPv6 address says on an IPv4 machine
+    Code.GENERAL,
+)
+"""The order in which one of several failures speaks for all: who got furthest first."""
+
+_CAUSES: Final = {
+    Code.REFUSED: "the machine answers, but nothing listens on this port",
+    Code.TIMEOUT: "nobody answered in time: switched off, or a firewall drops packets",
+    Code.HOST_UNREACHABLE: "the network there knows no such machine",
+    Code.NOT_ALLOWED: "a firewall of this machine forbids it",
+    Code.RESOURCE: "this machine is short of descriptors, ports or memory",
+    Code.NET_UNREACHABLE: "this machine has no route to that network",
+}
+
+
+class _Endpoint(NamedTuple):
+    """One numeric address, ready for connect(2)."""
+
+    family: int
+    sockaddr: tuple[str | int | bytes, ...]
+
+    @property
+    def host(self) -> str:
+        return str(self.sockaddr[0])
+
+
+def _anywhere(_host: str, _port: int) -> bool:
+    return True
+
+
+async def connect(
+    address: Address,
+    *,
+    allow: Callable[[str, int], bool] = _anywhere,
+    deadline_s: float = 10,
+) -> trio.SocketStream:
+    """Open a TCP connection to ``address``; the caller closes it.
+
+    A name's addresses are tried staggered, IPv6 and IPv4 in turn; the first that
+    answers wins and the other attempts are closed. Cancellation closes all of them.
+
+    Args:
+        address: an IP address or a name, which is resolved here.
+        allow: asked with every numeric address and the port before it is dialled.
+        deadline_s: for everything together, the resolution included.
+
+    Raises:
+        LocalStreamError: the code says why. Of several failures it is the first of:
+            refused, timed out, host unreachable, forbidden by this machine, out of
+            resources, network unreachable, anything else.
+    """
+    _check(address)
+    failures: list[OSError] = []
+    with trio.move_on_after(deadline_s):
+        try:
+            endpoints = await _resolve(address)
+            endpoints = [e for e in endpoints if allow(e.host, address.port)]
+            if not endpoints:
+                raise _not_allowed(address)
+            if len(endpoints) == 1:
+                return await _dial(endpoints[0])
+            return await _Race(failures).run(endpoints)
+        except OSError as error:
+            failures.append(error)
+            _give_up(address, failures)
+    failures.append(TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s"))
+    _give_up(address, failures)
+
+
+async def probe(address: Address, timeout_s: float = 2) -> bool:
+    """Is something answering there? Dials once and hangs up; never raises for a no."""
+    try:
+        stream = await connect(address, deadline_s=timeout_s)
+    except LocalStreamError:
+        return False
+    await stream.aclose()
+    return True
+
+
+def _check(address: Address) -> None:
+    """Refuse what no resolver and no kernel should be asked about."""
+    if not 0 < address.port < 65_536:
+        raise _unusable(address, f"{address.port} is not a port to connect to")
+    if ":" in address.host:
+        try:
+            ipaddress.IPv6Address(address.host)
+        except ValueError:
+            raise _unusable(address, "the host is not an IPv6 address") from None
+    elif not _HOST_NAME.fullmatch(address.host):
+        raise _unusable(address, "the host is neither a name nor an IP address")
+
+
+def _unusable(address: Address, cause: str) -> LocalStreamError:
+    what = f"cannot use the address {address.host!r}, port {address.port}"
+    return LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, cause)
+
+
+async def _resolve(address: Address) -> list[_Endpoint]:
+    """The numeric addresses of a host, IPv6 and IPv4 in turn, each once.
+
+    An IP literal asks nobody. The resolver's first choice stays first (RFC 6724).
+    """
+    try:
+        found = await trio.socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )
+    except UnicodeError:  # idna's errors are of this family too
+        raise _unusable(address, "the host is not a valid name") from None
+    endpoints = (
+        _undressed(_Endpoint(family, sockaddr))
+        for family, _type, _proto, _name, sockaddr in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    )
+    in_turn = _in_turn(dict.fromkeys(endpoints))[:MAX_ADDRESSES]
+    if not in_turn:
+        raise socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
+    return in_turn
+
+
+def _undressed(endpoint: _Endpoint) -> _Endpoint:
+    """An IPv4-mapped IPv6 address as the IPv4 address that it means."""
+    if endpoint.family != socket.AF_INET6:
+        return endpoint
+    mapped = ipaddress.IPv6Address(endpoint.host).ipv4_mapped
+    if mapped is None:
+        return endpoint
+    return _Endpoint(socket.AF_INET, (str(mapped), endpoint.sockaddr[1]))
+
+
+def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
+    """Alternate the families, so that a broken one costs one delay (RFC 8305 §4)."""
+    families: dict[int, list[_Endpoint]] = {}
+    for endpoint in endpoints:
+        families.setdefault(endpoint.family, []).append(endpoint)
+    turns = chain.from_iterable(zip_longest(*families.values()))
+    return [endpoint for endpoint in turns if endpoint is not None]
+
+
+async def _dial(endpoint: _Endpoint) -> trio.SocketStream:
+    """One attempt. Raises OSError; whatever is raised, the descriptor is closed."""
+    sock = trio.socket.socket(endpoint.family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(endpoint.sockaddr)
+        if sock.getsockname() == endpoint.sockaddr:
+            # Dialling a free local port may pick this very port as the source, and TCP
+            # then joins the socket with itself: an echo where nobody listens.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class _Race:
+    """Staggered attempts of which the first to succeed ends the others."""
+
+    def __init__(self, failures: list[OSError]) -> None:
+        self._failures = failures
+        self._winner: trio.SocketStream | None = None
+        self._failed = trio.Event()
+
+    async def run(self, endpoints: list[_Endpoint]) -> trio.SocketStream:
+        """Raise the last failure if all failed; the others are in ``failures``."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for endpoint in endpoints:
+                    self._failed = trio.Event()
+                    nursery.start_soon(self._attempt, endpoint, nursery.cancel_scope)
+                    with trio.move_on_after(STAGGER_S):
+                        await self._failed.wait()
+        except BaseException:
+            if self._winner is not None:
+                self._winner.socket.close()
+            raise
+        if self._winner is None:
+            raise self._failures.pop()
+        return self._winner
+
+    async def _attempt(self, endpoint: _Endpoint, race: trio.CancelScope) -> None:
+        try:
+            stream = await _dial(endpoint)
+        except OSError as error:
+            self._failures.append(error)
+            self._failed.set()
+            return
+        if self._winner is not None:  # two answered in the same turn of the loop
+            stream.socket.close()
+            return
+        self._winner = stream
+        race.cancel()
+
+
+def _not_allowed(address: Address) -> LocalStreamError:
+    what = f"{address} may not be reached from here"
+    return LocalStreamError(Code.NOT_ALLOWED, what, "the rules forbid this address")
+
+
+def _give_up(address: Address, failures: list[OSError]) -> NoReturn:
+    """Raise the most telling failure for all of them."""
+    error = min(failures, key=lambda failure: _TELLING.index(_code_of(failure)))
+    code = _code_of(error)
+    # trio puts the address before the kernel's words, which `what` has already
+    reason = (error.strerror or str(error)).rpartition(": ")[2].lower()
+    if isinstance(error, socket.gaierror):
+        cause = f"the name {address.host} could not be resolved"
+    else:
+        cause = _CAUSES.get(code, "")
+    raise LocalStreamError(code, f"cannot reach {address}: {reason}", cause) from error
+
+
+def _code_of(error: OSError) -> Code:
+    table = _BY_RESOLVER if isinstance(error, socket.gaierror) else _BY_ERRNO
+    return table.get(error.errno or 0, Code.GENERAL)
