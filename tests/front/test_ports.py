@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tunnel.errors import AddressError, Code, Exit, LocalStreamError
+from tunnel.front import listen
+from tunnel.front.ports import serve_port
+from tunnel.link.relay import ResettableStream, reset_socket
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class Far:
+    """A virtual TCP connection; what it carries comes out of ``far``."""
+
+    def __init__(self) -> None:
+        self._near, self.far = trio.testing.memory_stream_pair()
+        self.resets: list[Code] = []
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._near.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._near.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._near.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._near.aclose()
+
+    bound = None
+
+    def on_closed(self, call: object) -> None:
+        pass
+
+    def reset(self, code: Code) -> None:
+        self.resets.append(code)
+
+
+@asynccontextmanager
+async def port(
+    open_now: Callable[[Address], ResettableStream], max_visitors: int = 10
+) -> AsyncIterator[tuple[str, int]]:
+    listeners = await listen.open_listener("127.0.0.1", 0)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def go() -> None:
+                await serve_port(listeners, open_now, max_visitors=max_visitors)
+
+            nursery.start_soon(go)
+            yield listeners[0].socket.getsockname()
+            nursery.cancel_scope.cancel()
+    assert listeners[0].socket.fileno() == -1
+
+
+async def test_a_visitor_is_carried_both_ways_and_named() -> None:
+    far = Far()
+    visitors: list[Address] = []
+
+    def open_now(visitor: Address) -> Far:
+        visitors.append(visitor)
+        return far
+
+    async with port(open_now) as where, await trio.open_tcp_stream(*where) as visitor:
+        await visitor.send_all(b"hello")
+        assert await far.far.receive_some() == b"hello"
+        await far.far.send_all(b"welcome")
+        assert await visitor.receive_some() == b"welcome"
+        assert visitors == [Address(*visitor.socket.getsockname())]
+
+
+async def test_a_refused_visitor_gets_a_rst(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tunnel.front")
+
+    def open_now(visitor: Address) -> Far:
+        raise LocalStreamError(Code.RESOURCE, "full")
+
+    async with port(open_now) as where, await trio.open_tcp_stream(*where) as visitor:
+        with pytest.raises(trio.BrokenResourceError):
+            await visitor.receive_some()
+    assert "reason=RESOURCE" in caplog.text
+
+
+async def test_a_fault_ends_one_visitor_and_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    far = Far()
+    calls: list[Address] = []
+
+    def open_now(visitor: Address) -> Far:
+        calls.append(visitor)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return far
+
+    async with port(open_now) as where:
+        async with await trio.open_tcp_stream(*where) as first:
+            with pytest.raises(trio.BrokenResourceError):
+                await first.receive_some()
+        async with await trio.open_tcp_stream(*where) as second:
+            await second.send_all(b"x")
+            assert await far.far.receive_some() == b"x"
+    assert "visitor.failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
+    fars: list[Far] = []
+    opened = trio.Semaphore(0)
+
+    def open_now(visitor: Address) -> Far:
+        fars.append(Far())
+        opened.release()
+        return fars[-1]
+
+    async with port(open_now, max_visitors=1) as where:
+        first = await trio.open_tcp_stream(*where)
+        await opened.acquire()
+        async with await trio.open_tcp_stream(*where) as second:
+            await second.send_all(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(fars) == 1
+            await reset_socket(first)
+            await opened.acquire()
+            assert await fars[1].far.receive_some() == b"x"
+    assert fars[0].resets == [Code.RESET]
+
+
+async def test_the_end_of_a_visitor_is_logged_with_its_bytes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "tunnel.front")
+    near, far = trio.testing.memory_stream_pair()
+    virtual = Far()
+    await near.send_all(b"abc")
+    await near.send_eof()
+    await virtual.far.send_eof()
+    await listen.carry(far, virtual, Address("192.0.2.1", 5))
+    assert "stream.closed peer=192.0.2.1:5 sent=3 received=0" in caplog.text
+    assert "code=NORMAL" in caplog.text
+
+
+async def test_a_taken_port_is_said_with_its_number_and_a_way_out() -> None:
+    (holder,) = await listen.open_listener("127.0.0.1", 0)
+    async with holder:
+        taken = holder.socket.getsockname()[1]
+        with pytest.raises(AddressError) as caught:
+            await listen.open_listener("127.0.0.1", taken)
+    assert caught.value.what == f"port {taken} is already in use on 127.0.0.1"
+    assert caught.value.exit_status is Exit.ADDRESS_TAKEN
+    assert str(taken) in caught.value.fix
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such name"])
+async def test_an_address_of_elsewhere_is_said_to_be_that(host: str) -> None:
+    with pytest.raises(AddressError, match=host):
+        await listen.open_listener(host, 0)
+
+
+class FailingListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
+    def __init__(self, errors: list[int]) -> None:
+        self._errors = errors
+
+    async def accept(self) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        if self._errors:
+            raise OSError(self._errors.pop(0), "scripted")
+        raise trio.ClosedResourceError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_accepting_outlives_every_error_and_says_a_bad_time_once(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(stream: trio.abc.HalfCloseableStream) -> None:
+        raise AssertionError
+
+    listener = FailingListener([errno.EMFILE, errno.ECONNABORTED, errno.EMFILE])
+    start = trio.current_time()
+    await listen.serve([listener], handle, max_visitors=1)
+    assert trio.current_time() - start == pytest.approx(2 * listen.ACCEPT_PAUSE_S)
+    assert caplog.text.count("accept.failed") == 1
+
+
+async def test_a_visitor_is_named_until_its_socket_is_closed() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        one = await trio.open_tcp_stream(*listener.socket.getsockname())
+        other = await listener.accept()
+    assert listen.peer_of(other) == Address(*one.socket.getsockname())
+    await one.aclose()
+    await other.aclose()
+    assert listen.peer_of(other) is None

@@ -1,0 +1,203 @@
+"""What all front ends share: listening, a bounded accept loop, and carrying a stream.
+
+One program that comes in is one task. Whatever goes wrong in it ends that task only.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import AddressError
+from tunnel.link.relay import IDLE_S, relay, reset_socket
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tunnel.link.relay import ResettableStream
+
+LOG: Final = logging.getLogger("tunnel.front")
+BACKLOG: Final = 1024
+MAX_VISITORS: Final = 4096
+"""At once and per front end: a quarter of the virtual TCP connections of a session."""
+ACCEPT_PAUSE_S: Final = 0.1
+"""Without a free descriptor accept fails at once, for ever: look again after this."""
+_GONE: Final = frozenset(
+    # Linux reports errors of the *new* connection from accept: the next one is well.
+    (
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    )
+)
+
+
+async def open_listener(
+    host: str, port: int, backlog: int = BACKLOG
+) -> list[trio.SocketListener]:
+    """Listen on every address of ``host``; port 0 takes a free one for each.
+
+    The caller closes them; ``serve`` does.
+
+    Raises:
+        AddressError: taken, not of this machine, or not allowed; nothing is open.
+    """
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    except OSError as error:
+        raise _address_error(host, port, error) from error
+
+
+def _address_error(host: str, port: int, error: OSError) -> AddressError:
+    if isinstance(error, socket.gaierror):
+        return AddressError(
+            f"{host} cannot be listened on: no such name here",
+            error.strerror or str(error),
+            "use an IP address of this machine, 127.0.0.1 or 0.0.0.0",
+        )
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressError(
+                f"port {port} is already in use on {host}",
+                "another program, or another tunnel, listens there",
+                f"choose another port, or look who has it: ss -ltnp 'sport = :{port}'",
+            )
+        case errno.EADDRNOTAVAIL:
+            return AddressError(
+                f"{host} is not an address of this machine",
+                f"nothing can listen on {Address(host, port)} here",
+                "use one that this lists: ip -brief address",
+            )
+        case errno.EACCES | errno.EPERM:
+            return AddressError(
+                f"port {port} on {host} is not allowed for this user",
+                "ports below 1024 need a right of their own",
+                "choose a port from 1024 up",
+            )
+        case _:
+            return AddressError(
+                f"cannot listen on {Address(host, port)}", error.strerror or str(error)
+            )
+
+
+def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
+    """Return who is at the other end; None once the kernel has forgotten it.
+
+    An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
+    something about this machine, not about the visitor.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return Address("local", 0)
+    try:
+        name: tuple[str, int] | str = stream.socket.getpeername()
+    except OSError:
+        return None
+    if isinstance(name, str):  # a unix socket
+        return Address("local", 0)
+    ip = ipaddress.ip_address(name[0].partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return Address(str(mapped or ip), name[1])
+
+
+async def serve(
+    listeners: Sequence[trio.abc.Listener[trio.abc.HalfCloseableStream]],
+    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    *,
+    max_visitors: int = MAX_VISITORS,
+) -> None:
+    """Accept until cancelled, or until the listeners were closed and all have left.
+
+    Closes the listeners. ``handle`` owns its stream; what it raises is logged and ends
+    that visitor only. Cancellation resets everybody who is in.
+
+    Args:
+        listeners: of one front end.
+        handle: called in a task of its own.
+        max_visitors: above it nobody is accepted until one has left; the kernel's
+            backlog holds those who wait.
+    """
+    room = trio.Semaphore(max_visitors)
+    try:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(_accept_from, listener, handle, room, nursery)
+    finally:
+        for listener in listeners:
+            await trio.aclose_forcefully(listener)
+
+
+async def _accept_from(
+    listener: trio.abc.Listener[trio.abc.HalfCloseableStream],
+    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    room: trio.Semaphore,
+    nursery: trio.Nursery,
+) -> None:
+    failing = False
+    while True:
+        await room.acquire()
+        try:
+            stream = await listener.accept()
+        except trio.ClosedResourceError:
+            room.release()
+            return
+        except OSError as error:
+            room.release()
+            if error.errno in _GONE:
+                continue
+            if not failing:  # one line for each bad time, not ten a second
+                LOG.warning("accept.failed reason=%s", error.strerror or error)
+            failing = True
+            await trio.sleep(ACCEPT_PAUSE_S)
+            continue
+        failing = False
+        nursery.start_soon(_supervise, stream, handle, room)
+
+
+async def _supervise(
+    stream: trio.abc.HalfCloseableStream,
+    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    room: trio.Semaphore,
+) -> None:
+    peer = peer_of(stream)
+    try:
+        await handle(stream)
+    except* Exception as errors:
+        LOG.error("visitor.failed peer=%s", peer, exc_info=errors)
+    finally:
+        await reset_socket(stream)  # closed by now, unless something went wrong
+        room.release()
+
+
+async def carry(
+    stream: trio.abc.HalfCloseableStream,
+    virtual: ResettableStream,
+    peer: Address | None,
+    *,
+    early: bytes = b"",
+    idle_s: float = IDLE_S,
+) -> None:
+    """Relay to the end and say in the log how it went. Owns both streams."""
+    started = time.monotonic()
+    result = await relay(stream, virtual, early=early, idle_s=idle_s)
+    if LOG.isEnabledFor(logging.DEBUG):
+        LOG.debug(
+            "stream.closed peer=%s sent=%d received=%d seconds=%.3f code=%s",
+            peer,
+            result.sent_bytes,
+            result.received_bytes,
+            time.monotonic() - started,
+            result.code.name,
+        )

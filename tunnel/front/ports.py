@@ -1,0 +1,63 @@
+"""A port whose every visitor gets one virtual TCP connection, in either direction.
+
+The same for a public port of a mapping and for a local port that leads to the far side:
+who owns the port and what is behind it is known to the function that opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tunnel.errors import StreamError
+from tunnel.front.listen import LOG, MAX_VISITORS, carry, peer_of, serve
+from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import trio
+
+OpenNow = Callable[[Address], ResettableStream]
+"""Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be
+sent before the far side has answered, and its refusal breaks the stream."""
+
+
+async def serve_port(
+    listeners: Sequence[trio.SocketListener],
+    open_now: OpenNow,
+    *,
+    max_visitors: int = MAX_VISITORS,
+    idle_s: float = IDLE_S,
+) -> None:
+    """Serve the visitors of one port until cancelled; closes the listeners."""
+
+    async def handle(visitor: trio.abc.HalfCloseableStream) -> None:
+        await handle_visitor(visitor, open_now, idle_s=idle_s)
+
+    await serve(listeners, handle, max_visitors=max_visitors)
+
+
+async def handle_visitor(
+    visitor: trio.abc.HalfCloseableStream,
+    open_now: OpenNow,
+    *,
+    idle_s: float = IDLE_S,
+) -> None:
+    """Carry one visitor to its end; owns the stream.
+
+    Does not wait for the far side's answer: what the visitor says first travels with
+    the CREATE. Whoever is refused gets a RST, as from a port where nobody listens.
+    """
+    peer = peer_of(visitor)
+    if peer is None:  # gone between accept and here
+        await reset_socket(visitor)
+        return
+    try:
+        virtual = open_now(peer)
+    except StreamError as error:
+        LOG.info("visitor.refused peer=%s reason=%s", peer, error.code.name)
+        await reset_socket(visitor)
+        return
+    await carry(visitor, virtual, peer, idle_s=idle_s)
