@@ -1,0 +1,1 @@
+"""Measurements: a script answers one question with a table, and asserts no speed."""

@@ -1,0 +1,581 @@
+/* The load program of the benchmarks: one target and six clients, loopback only.
+ *
+ *   load sink-source PORT            the target; PORT 0 takes a free one; prints it
+ *   load get  PORT BYTES STREAMS     BYTES on each of STREAMS towards the client
+ *   load put  PORT BYTES STREAMS     the same towards the target
+ *   load echo PORT SECONDS           64 bytes there and back on one connection
+ *   load rr   PORT SECONDS CONNS     the same on CONNS connections at once
+ *   load cps  PORT SECONDS PARALLEL  connect, 64 bytes there and back, close
+ *
+ * The first byte of a connection says what the target does with it: 'G' and a u64
+ * (big endian) asks for that many bytes; 'P' swallows until the end and answers the
+ * count as u64; 'E' sends back all that follows.
+ *
+ * A client prints one JSON line, or a line on stderr and exit status 1. MB is 10^6
+ * bytes. Every mode has an end: an alarm stops a client that hangs, and the target goes
+ * when its parent goes.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    CHUNK_BYTES = 256 * 1024,
+    MESSAGE_BYTES = 64,
+    EVENTS = 256,
+    MAX_CONNS = 4096,
+    MAX_SECONDS = 60,
+    SPARE_S = 30,          /* what a client may take beyond its measuring time */
+    SERVER_LIFE_S = 7200,
+    WARM_UP = 200,         /* echoes before the first one that counts */
+    MAX_SAMPLES = 1 << 24, /* 60 s at 4 us; pages are touched only when used */
+};
+
+static char chunk[CHUNK_BYTES];
+
+__attribute__((noreturn, format(printf, 1, 2))) static void
+fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(1);
+}
+
+static void
+on_alarm(int number)
+{
+    static const char text[] = "load: did not end in time\n";
+    (void)number;
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(2);
+    _exit(1);
+}
+
+static uint64_t
+now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t
+number(const char *text, uint64_t low, uint64_t high)
+{
+    char *end;
+    errno = 0;
+    uint64_t value = strtoull(text, &end, 10);
+    if (errno || end == text || *end || *text == '-' || value < low || value > high)
+        fail("%s is not a number from %" PRIu64 " to %" PRIu64, text, low, high);
+    return value;
+}
+
+static struct sockaddr_in
+loopback(uint16_t port)
+{
+    return (struct sockaddr_in){
+        .sin_family = AF_INET,
+        .sin_port = htons(port),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+}
+
+static void
+no_delay(int fd)
+{
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+static bool
+would_block(void)
+{
+    return errno == EAGAIN || errno == EINTR;
+}
+
+static void
+watch(int epoll, int operation, int fd, uint32_t events, void *owner)
+{
+    struct epoll_event event = {.events = events, .data.ptr = owner};
+    if (epoll_ctl(epoll, operation, fd, &event) < 0)
+        fail("epoll_ctl: %s", strerror(errno));
+}
+
+/* ---- the target ---------------------------------------------------------------- */
+
+enum mode { FIRST, ASKED, SOURCE, ENDED, SINK, ECHO };
+
+struct served {
+    int fd;
+    enum mode mode;
+    uint64_t count;       /* SOURCE: still to send; SINK: swallowed */
+    unsigned header_used; /* ASKED: bytes of the number that came */
+    unsigned char header[8];
+    char *pending; /* ECHO: what the socket did not take yet */
+    size_t pending_start, pending_end;
+};
+
+static void
+forget(struct served *conn)
+{
+    close(conn->fd);
+    free(conn->pending);
+    free(conn);
+}
+
+/* Each of the following returns false when the connection is over. */
+
+static bool
+send_source(int epoll, struct served *conn)
+{
+    size_t size = conn->count < CHUNK_BYTES ? conn->count : CHUNK_BYTES;
+    ssize_t sent = size ? send(conn->fd, chunk, size, MSG_NOSIGNAL) : 0;
+    if (sent < 0)
+        return would_block();
+    conn->count -= (uint64_t)sent;
+    if (conn->count)
+        return true; /* one chunk a turn: the echoes beside it get theirs */
+    conn->mode = ENDED;
+    watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLIN, conn);
+    return shutdown(conn->fd, SHUT_WR) == 0;
+}
+
+static bool
+send_pending(int epoll, struct served *conn)
+{
+    ssize_t sent = send(conn->fd, conn->pending + conn->pending_start,
+                        conn->pending_end - conn->pending_start, MSG_NOSIGNAL);
+    if (sent < 0)
+        return would_block();
+    conn->pending_start += (size_t)sent;
+    if (conn->pending_start < conn->pending_end)
+        return true;
+    free(conn->pending);
+    conn->pending = NULL;
+    watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLIN, conn);
+    return true;
+}
+
+static bool
+echo(int epoll, struct served *conn, const char *data, size_t size)
+{
+    ssize_t sent = size ? send(conn->fd, data, size, MSG_NOSIGNAL) : 0;
+    if (sent < 0 && !would_block())
+        return false;
+    size_t taken = sent < 0 ? 0 : (size_t)sent;
+    if (taken == size)
+        return true;
+    conn->pending = malloc(size - taken);
+    if (!conn->pending)
+        fail("no memory");
+    memcpy(conn->pending, data + taken, size - taken);
+    conn->pending_start = 0;
+    conn->pending_end = size - taken;
+    watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLOUT, conn);
+    return true;
+}
+
+static bool
+take_request(int epoll, struct served *conn, const char *data, size_t size)
+{
+    while (size-- && conn->header_used < sizeof conn->header)
+        conn->header[conn->header_used++] = (unsigned char)*data++;
+    if (conn->header_used < sizeof conn->header)
+        return true;
+    memcpy(&conn->count, conn->header, sizeof conn->count);
+    conn->count = be64toh(conn->count);
+    conn->mode = SOURCE;
+    watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLOUT, conn);
+    return true;
+}
+
+static bool
+take(int epoll, struct served *conn, const char *data, size_t size)
+{
+    if (conn->mode == FIRST) {
+        switch (*data) {
+        case 'G': conn->mode = ASKED; break;
+        case 'P': conn->mode = SINK; break;
+        case 'E': conn->mode = ECHO; break;
+        default: return false;
+        }
+        data++;
+        size--;
+    }
+    switch (conn->mode) {
+    case ASKED: return take_request(epoll, conn, data, size);
+    case ECHO: return echo(epoll, conn, data, size);
+    case SINK: conn->count += size; return true;
+    default: return false;
+    }
+}
+
+static bool
+serve_one(int epoll, struct served *conn, char *buffer)
+{
+    if (conn->mode == SOURCE)
+        return send_source(epoll, conn);
+    if (conn->pending)
+        return send_pending(epoll, conn);
+    ssize_t size = recv(conn->fd, buffer, CHUNK_BYTES, 0);
+    if (size < 0)
+        return would_block();
+    if (size > 0)
+        return take(epoll, conn, buffer, (size_t)size);
+    if (conn->mode == SINK) {
+        uint64_t answer = htobe64(conn->count);
+        (void)!send(conn->fd, &answer, sizeof answer, MSG_NOSIGNAL);
+    }
+    return false;
+}
+
+static void
+accept_all(int epoll, int listener)
+{
+    for (;;) {
+        int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && (would_block() || errno == ECONNABORTED))
+            return;
+        if (fd < 0)
+            fail("accept: %s", strerror(errno));
+        no_delay(fd);
+        struct served *conn = calloc(1, sizeof *conn);
+        if (!conn)
+            fail("no memory");
+        conn->fd = fd;
+        watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, conn);
+    }
+}
+
+static void
+sink_source(uint16_t port)
+{
+    static char buffer[CHUNK_BYTES];
+    struct sockaddr_in address = loopback(port);
+    socklen_t length = sizeof address;
+    int on = 1;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(listener, (struct sockaddr *)&address, length) < 0
+        || listen(listener, MAX_CONNS) < 0
+        || getsockname(listener, (struct sockaddr *)&address, &length) < 0)
+        fail("listen on 127.0.0.1:%u: %s", port, strerror(errno));
+    for (size_t i = 0; i < sizeof chunk; i++)
+        chunk[i] = (char)(i * 2654435761u >> 13);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(SERVER_LIFE_S);
+    printf("%u\n", ntohs(address.sin_port));
+    fflush(stdout);
+
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    watch(epoll, EPOLL_CTL_ADD, listener, EPOLLIN, NULL);
+    for (;;) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++) {
+            struct served *conn = events[i].data.ptr;
+            if (!conn)
+                accept_all(epoll, listener);
+            else if (!serve_one(epoll, conn, buffer))
+                forget(conn);
+        }
+    }
+}
+
+/* ---- the clients --------------------------------------------------------------- */
+
+/* Connecting blocks: the other end is loopback, and its backlog is never full here. */
+static int
+dial(uint16_t port, bool block)
+{
+    struct sockaddr_in address = loopback(port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        fail("socket: %s", strerror(errno));
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+        fail("connect to 127.0.0.1:%u: %s", port, strerror(errno));
+    no_delay(fd);
+    if (!block && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        fail("fcntl: %s", strerror(errno));
+    return fd;
+}
+
+static void
+send_small(int fd, const void *data, size_t size)
+{
+    ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
+    if (sent != (ssize_t)size)
+        fail("sending %zu bytes: %s", size, sent < 0 ? strerror(errno) : "cut short");
+}
+
+struct bulk {
+    int fd;
+    uint64_t left;
+    unsigned char answer[8];
+    unsigned answer_used;
+};
+
+/* Returns false when all bytes and then the end were seen. */
+static bool
+pull(struct bulk *stream)
+{
+    ssize_t size = recv(stream->fd, chunk, sizeof chunk, 0);
+    if (size < 0 && would_block())
+        return true;
+    if (size < 0)
+        fail("get, %" PRIu64 " bytes before the end: %s", stream->left, strerror(errno));
+    if (size == 0 && stream->left)
+        fail("get: ended %" PRIu64 " bytes early", stream->left);
+    if ((uint64_t)size > stream->left)
+        fail("get: more bytes than were asked for");
+    stream->left -= (uint64_t)size;
+    return size > 0;
+}
+
+/* Returns false when the target has confirmed the count. */
+static bool
+push(int epoll, struct bulk *stream, uint64_t bytes)
+{
+    if (stream->left) {
+        size_t size = stream->left < sizeof chunk ? stream->left : sizeof chunk;
+        ssize_t sent = send(stream->fd, chunk, size, MSG_NOSIGNAL);
+        if (sent < 0 && would_block())
+            return true;
+        if (sent < 0)
+            fail("put, %" PRIu64 " bytes before the end: %s", stream->left,
+                 strerror(errno));
+        stream->left -= (uint64_t)sent;
+        if (!stream->left) {
+            shutdown(stream->fd, SHUT_WR);
+            watch(epoll, EPOLL_CTL_MOD, stream->fd, EPOLLIN, stream);
+        }
+        return true;
+    }
+    ssize_t size = recv(stream->fd, stream->answer + stream->answer_used,
+                        sizeof stream->answer - stream->answer_used, 0);
+    if (size < 0 && would_block())
+        return true;
+    if (size <= 0)
+        fail("put: no count came back: %s", size ? strerror(errno) : "end of stream");
+    stream->answer_used += (unsigned)size;
+    if (stream->answer_used < sizeof stream->answer)
+        return true;
+    uint64_t count;
+    memcpy(&count, stream->answer, sizeof count);
+    if (be64toh(count) != bytes)
+        fail("put: %" PRIu64 " bytes arrived of %" PRIu64, be64toh(count), bytes);
+    return false;
+}
+
+static void
+bulk(bool get, uint16_t port, uint64_t bytes, unsigned streams)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct bulk *all = calloc(streams, sizeof *all);
+    if (!all)
+        fail("no memory");
+    for (unsigned i = 0; i < streams; i++) {
+        all[i] = (struct bulk){.fd = dial(port, false), .left = bytes};
+        watch(epoll, EPOLL_CTL_ADD, all[i].fd, get ? EPOLLIN : EPOLLOUT, &all[i]);
+    }
+    uint64_t start = now_ns();
+    for (unsigned i = 0; i < streams; i++) {
+        unsigned char request[9] = {get ? 'G' : 'P'};
+        uint64_t count = htobe64(bytes);
+        memcpy(request + 1, &count, sizeof count);
+        send_small(all[i].fd, request, get ? sizeof request : 1);
+    }
+    for (unsigned open = streams; open;) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++) {
+            struct bulk *stream = events[i].data.ptr;
+            if (get ? pull(stream) : push(epoll, stream, bytes))
+                continue;
+            close(stream->fd);
+            open--;
+        }
+    }
+    double seconds = (double)(now_ns() - start) / 1e9;
+    printf("{\"bytes\": %" PRIu64 ", \"streams\": %u, \"seconds\": %.6f, "
+           "\"mb_per_s\": %.3f}\n",
+           bytes * streams, streams, seconds, (double)bytes * streams / seconds / 1e6);
+}
+
+static int
+compare(const void *left, const void *right)
+{
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    return (a > b) - (a < b);
+}
+
+static void
+exchange(int fd, uint64_t sequence)
+{
+    char sent[MESSAGE_BYTES] = {0}, came[MESSAGE_BYTES];
+    memcpy(sent, &sequence, sizeof sequence);
+    send_small(fd, sent, sizeof sent);
+    for (size_t used = 0; used < sizeof came;) {
+        ssize_t size = recv(fd, came + used, sizeof came - used, 0);
+        if (size <= 0)
+            fail("echo: %s", size ? strerror(errno) : "end of stream");
+        used += (size_t)size;
+    }
+    if (memcmp(sent, came, sizeof sent))
+        fail("echo: other bytes came back");
+}
+
+static void
+latency(uint16_t port, unsigned seconds)
+{
+    uint32_t *samples = malloc(MAX_SAMPLES * sizeof *samples);
+    if (!samples)
+        fail("no memory");
+    int fd = dial(port, true);
+    send_small(fd, "E", 1);
+    for (uint64_t i = 0; i < WARM_UP; i++)
+        exchange(fd, i);
+    uint64_t before = now_ns(), end = before + seconds * UINT64_C(1000000000);
+    size_t count = 0;
+    while (before < end && count < MAX_SAMPLES) {
+        exchange(fd, count);
+        uint64_t after = now_ns(), took = after - before;
+        samples[count++] = took < UINT32_MAX ? (uint32_t)took : UINT32_MAX;
+        before = after;
+    }
+    close(fd);
+    qsort(samples, count, sizeof *samples, compare);
+    printf("{\"samples\": %zu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f}\n",
+           count, samples[count / 2] / 1e3, samples[count * 99 / 100] / 1e3,
+           samples[count - 1] / 1e3);
+}
+
+struct asker {
+    int fd;
+    uint64_t sequence;
+    size_t used;
+    char came[MESSAGE_BYTES];
+};
+
+static void
+ask(struct asker *asker, bool first)
+{
+    char request[1 + MESSAGE_BYTES] = {'E'};
+    asker->sequence++;
+    asker->used = 0;
+    memcpy(request + 1, &asker->sequence, sizeof asker->sequence);
+    send_small(asker->fd, request + !first, sizeof request - !first);
+}
+
+/* Returns true when the whole answer is there. */
+static bool
+hear(struct asker *asker)
+{
+    ssize_t size = recv(asker->fd, asker->came + asker->used,
+                        sizeof asker->came - asker->used, 0);
+    if (size < 0 && would_block())
+        return false;
+    if (size <= 0)
+        fail("request: %s", size ? strerror(errno) : "end of stream");
+    asker->used += (size_t)size;
+    if (asker->used < sizeof asker->came)
+        return false;
+    if (memcmp(asker->came, &asker->sequence, sizeof asker->sequence))
+        fail("request: the answer of another request came back");
+    return true;
+}
+
+static void
+begin(int epoll, uint16_t port, struct asker *asker)
+{
+    asker->fd = dial(port, false);
+    watch(epoll, EPOLL_CTL_ADD, asker->fd, EPOLLIN, asker);
+    ask(asker, true);
+}
+
+static void
+requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct asker *all = calloc(conns, sizeof *all);
+    if (!all)
+        fail("no memory");
+    uint64_t start = now_ns(), now = start, count = 0;
+    uint64_t end = start + seconds * UINT64_C(1000000000);
+    for (unsigned i = 0; i < conns; i++) {
+        all[i].sequence = (uint64_t)i << 40;
+        begin(epoll, port, &all[i]);
+    }
+    for (unsigned open = conns; open;) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        now = now_ns();
+        for (int i = 0; i < ready; i++) {
+            struct asker *asker = events[i].data.ptr;
+            if (!hear(asker))
+                continue;
+            count += now < end;
+            if (now < end && !reconnect) {
+                ask(asker, false);
+                continue;
+            }
+            close(asker->fd);
+            if (now < end)
+                begin(epoll, port, asker);
+            else
+                open--;
+        }
+    }
+    printf("{\"count\": %" PRIu64 ", \"seconds\": %u, \"per_s\": %.1f}\n", count, seconds,
+           (double)count / seconds);
+}
+
+int
+main(int argc, char **argv)
+{
+    if (argc < 3)
+        fail("usage: load sink-source|get|put|echo|rr|cps PORT [NUMBERS]");
+    const char *mode = argv[1];
+    uint16_t port = (uint16_t)number(argv[2], 0, UINT16_MAX);
+    if (!strcmp(mode, "sink-source") && argc == 3)
+        sink_source(port);
+    signal(SIGALRM, on_alarm);
+    bool get = !strcmp(mode, "get"), reconnect = !strcmp(mode, "cps");
+    if ((get || !strcmp(mode, "put")) && argc == 5) {
+        alarm(MAX_SECONDS + SPARE_S);
+        bulk(get, port, number(argv[3], 1, UINT64_C(1) << 50),
+             (unsigned)number(argv[4], 1, MAX_CONNS));
+        return 0;
+    }
+    if (argc < 4)
+        fail("%s: not this many numbers", mode);
+    unsigned seconds = (unsigned)number(argv[3], 1, MAX_SECONDS);
+    alarm(seconds + SPARE_S);
+    if (!strcmp(mode, "echo") && argc == 4)
+        latency(port, seconds);
+    else if ((reconnect || !strcmp(mode, "rr")) && argc == 5)
+        requests(port, seconds, (unsigned)number(argv[4], 1, MAX_CONNS), reconnect);
+    else
+        fail("%s: no such mode, or not this many numbers", mode);
+    return 0;
+}
