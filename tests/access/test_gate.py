@@ -93,7 +93,6 @@ def test_the_chance_of_early_drop_grows_linearly(inside: int) -> None:
 
 def test_a_known_address_is_never_dropped_early() -> None:
     gate = Gate(unlucky)
-    # At the first number above the beginning even the unlucky one is dropped.
     for number in range(EARLY_DROP_FROM):
         gate.enter(stranger(number), 0)
     gate.succeeded(HOME, 0)
@@ -174,7 +173,7 @@ def test_this_machine_never_gets_the_kept_places(address: str) -> None:
     assert not gate.enter(address, 0)
 
 
-@pytest.mark.parametrize("address", (HOME, "2001:db8::1") + LOOPBACK + UNIX)
+@pytest.mark.parametrize("address", [HOME, "2001:db8::1", *LOOPBACK, *UNIX])
 def test_too_many_failures_must_wait(address: str) -> None:
     gate = failing(address, FAILURE_BURST - 1)
     assert gate.may_try(address, 0)

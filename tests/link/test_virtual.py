@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
-
 from support.wires import TARGET, Offers, SessionPair, session_pair
+
 from tunnel.errors import Code, StreamError
-from tunnel.link.virtual import VirtualStream
+
+if TYPE_CHECKING:
+    from tunnel.link.virtual import VirtualStream
 
 
 class Opener:
@@ -58,9 +61,9 @@ async def test_it_keeps_them_when_clogged(
         await trio.testing.check_half_closeable_stream(Opener(stack).pair, clogged)
 
 
-async def open_one(sessions: SessionPair, offers: Offers) -> tuple[
-    VirtualStream, VirtualStream
-]:
+async def open_one(
+    sessions: SessionPair, offers: Offers
+) -> tuple[VirtualStream, VirtualStream]:
     left = await sessions.client.open(TARGET)
     return left, await offers.taken.receive()
 

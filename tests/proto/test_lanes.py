@@ -115,14 +115,16 @@ def test_lanes_together_take_turns_of_one_tls_record() -> None:
 
 
 def test_a_turn_that_gave_bytes_is_reported() -> None:
-    lanes, served = Lanes(MAX_FRAME_BYTES), []
+    lanes = Lanes(MAX_FRAME_BYTES)
+    served: list[Lane] = []
     one, other = loaded(lanes, 1, 20_000), loaded(lanes, 3, 10)
     lanes.take(ENDLESS, [], served)
     assert served == [one, other, one]
 
 
 def test_large_pieces_are_cut_without_a_copy() -> None:
-    lanes, out = Lanes(MAX_FRAME_BYTES), []
+    lanes = Lanes(MAX_FRAME_BYTES)
+    out: list[Buffer] = []
     piece = NOISE[:131_072]
     lanes.push(Lane(1), piece)
     lanes.take(ENDLESS, out, [])

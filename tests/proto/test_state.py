@@ -90,7 +90,7 @@ def test_every_state_leads_back_to_a_free_number(state: StreamState) -> None:
     assert S.IDLE in reachable_from(state)
 
 
-@pytest.mark.parametrize("state", sorted(LIVE, key=lambda state: state.name))
+@pytest.mark.parametrize("state", sorted(LIVE, key=str))
 def test_a_living_connection_can_be_closed_by_either_side(state: StreamState) -> None:
     assert step(state, G.SEND_CLOSE) is S.CLOSING
     assert step(state, G.RECV_CLOSE) is S.CLOSED_BY_PEER
@@ -114,13 +114,16 @@ MIRROR = {
 }
 
 
+World = tuple[StreamState, StreamState, tuple[Signal, ...], tuple[Signal, ...]]
+
+
 def test_whatever_one_side_may_send_the_other_may_receive() -> None:
     """All orders of sending and arriving of a short life; no fault is the wire's."""
-    start = (S.IDLE, S.IDLE, (), ())
+    start: World = (S.IDLE, S.IDLE, (), ())
     seen, todo = {start}, deque((start,))
     while todo:
         left, right, to_right, to_left = todo.popleft()
-        following = []
+        following: list[World] = []
         for signal, arrival in MIRROR.items():
             if signal is G.SEND_CREATE and (to_right or to_left or right is not S.IDLE):
                 continue  # the opener's side alone opens, when the number is free

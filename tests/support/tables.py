@@ -25,7 +25,9 @@ def protocol_text() -> str:
 
 def section(text: str, name: str) -> str:
     """Give what stands between the two markers of ``name``."""
-    found = re.search(f"<!-- {name}:begin -->\n(.*)<!-- {name}:end -->", text, re.S)
+    found = re.search(
+        f"<!-- {name}:begin -->\n(.*)<!-- {name}:end -->", text, re.DOTALL
+    )
     assert found, f"protocol.md has no markers for {name}"
     return found[1]
 
@@ -39,7 +41,8 @@ def rows(table: str) -> list[list[str]]:
 
 def blocks(text: str, word: str) -> list[str]:
     """Give the contents of the fenced blocks whose info string begins with ``word``."""
-    return re.findall(rf"^```{word}(?: [^\n]*)?\n(.*?)^```$", text, re.S | re.M)
+    fence = rf"^```{word}(?: [^\n]*)?\n(.*?)^```$"
+    return re.findall(fence, text, re.DOTALL | re.MULTILINE)
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

@@ -12,13 +12,17 @@ import trio.testing
 from tunnel.errors import Code, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.transport import PlainTransport
+from tunnel.link.transport import PlainTransport, TlsTransport
 from tunnel.proto.frames import Address, MappingAnswer, ProtMapping, TcpTarget, Terms
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+
+    ServeOffer = Callable[[VirtualStream], Awaitable[None]]
 
 TARGET = TcpTarget(Address("127.0.0.1", 80))
 
@@ -40,14 +44,172 @@ async def no_names(mapping: ProtMapping) -> list[MappingAnswer]:
     return [MappingAnswer(Code.NO_MAPPING) for _ in mapping.entries]
 
 
+class Fuse:
+    """Cuts a wire, both ways, once ``left`` bytes have passed over it one way."""
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+        self.passed = 0
+        self._streams: list[trio.testing.MemorySendStream] = []
+
+    def guard(self, *streams: trio.StapledStream) -> None:
+        for stream in streams:
+            assert isinstance(stream.send_stream, trio.testing.MemorySendStream)
+            self._streams.append(stream.send_stream)
+
+    def blow(self) -> None:
+        for stream in self._streams:
+            stream.close()
+
+
+class FusedStream(trio.abc.HalfCloseableStream):
+    """One end of a wire; what it sends passes a fuse, in pieces of ``split`` bytes."""
+
+    def __init__(
+        self, stream: trio.StapledStream, fuse: Fuse, split: int = 1 << 30
+    ) -> None:
+        self._stream = stream
+        self._fuse = fuse
+        self._split = split
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)[: max(0, int(min(self._fuse.left, len(data))))]
+        self._fuse.left -= len(data)
+        self._fuse.passed += len(view)
+        try:
+            for at in range(0, len(view), self._split):
+                await self._stream.send_all(view[at : at + self._split])
+        finally:
+            if self._fuse.left <= 0:
+                self._fuse.blow()
+        if self._fuse.left < 0:
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        # As small as the split: a memory stream joins what has come.
+        most = self._split if max_bytes is None else min(max_bytes, self._split)
+        return bytes(await self._stream.receive_some(most))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def fused_wires(
+    to_server: float = float("inf"),
+    to_client: float = float("inf"),
+    split: int = 1 << 30,
+) -> tuple[FusedStream, FusedStream, Fuse, Fuse]:
+    """A memory wire whose directions break after so many bytes."""
+    left, right = trio.testing.memory_stream_pair()
+    up, down = Fuse(to_server), Fuse(to_client)
+    up.guard(left, right)
+    down.guard(left, right)
+    return FusedStream(left, up, split), FusedStream(right, down, split), up, down
+
+
+async def tls_pair(
+    client: trio.abc.Stream,
+    server: trio.abc.Stream,
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> tuple[TlsTransport, TlsTransport]:
+    """Shake hands over two ends of a wire."""
+    client_tls = TlsTransport(
+        client, contexts[0], server_side=False, host_name="tunnel.test"
+    )
+    server_tls = TlsTransport(server, contexts[1], server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client_tls.handshake)
+        nursery.start_soon(server_tls.handshake)
+    return client_tls, server_tls
+
+
+class RawPeer:
+    """A session and its link on one end of a wire; on the other end is the test.
+
+    Args:
+        client: which role the session plays.
+        lockstep: the session's writes wait until the test has read them.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: bool = True,
+        serve: ServeOffer | None = None,
+        early: bytes = b"",
+        terms: Terms | None = None,
+        lockstep: bool = False,
+    ) -> None:
+        terms = terms or Terms()
+        self.session = Session(
+            client=client,
+            ours=terms,
+            theirs=terms,
+            serve_offer=serve or Offers(),
+            serve_mapping=None if client else no_names,
+        )
+        pair = trio.testing.memory_stream_pair()
+        if lockstep:
+            pair = trio.testing.lockstep_stream_pair()
+        self.wire, self.stream = pair
+        self.link = Link(self.session, PlainTransport(self.stream), early)
+        self.reason: TunnelError | None = None
+        self.ended_at = 0.0
+
+    async def run(self) -> None:
+        self.reason = await self.link.run()
+        self.ended_at = trio.current_time()
+        self.session.end(self.reason)
+
+    async def read(self) -> bytes:
+        """Read to the end of what the link says."""
+        data = b""
+        while piece := await self.wire.receive_some():
+            data += piece
+        return data
+
+    async def heard(self) -> bytes:
+        """Give what the link has said until it rests."""
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(0):
+            return bytes(await self.wire.receive_some())
+        return b""
+
+
+@asynccontextmanager
+async def raw_peer(
+    *,
+    client: bool = True,
+    serve: ServeOffer | None = None,
+    early: bytes = b"",
+    terms: Terms | None = None,
+    lockstep: bool = False,
+) -> AsyncIterator[RawPeer]:
+    peer = RawPeer(
+        client=client, serve=serve, early=early, terms=terms, lockstep=lockstep
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(peer.session.run)
+        nursery.start_soon(peer.run)
+        yield peer
+        nursery.cancel_scope.cancel()
+
+
 class SessionPair:
     """A center-client's and a center-server's session over one link."""
 
     def __init__(
         self,
         terms: Terms,
-        serve_client: Callable[[VirtualStream], Awaitable[None]],
-        serve_server: Callable[[VirtualStream], Awaitable[None]],
+        serve_client: ServeOffer,
+        serve_server: ServeOffer,
+        transports: tuple[Transport, Transport] | None = None,
     ) -> None:
         self.client = Session(
             client=True, ours=terms, theirs=terms, serve_offer=serve_client
@@ -60,8 +222,13 @@ class SessionPair:
             serve_mapping=no_names,
         )
         self.client_stream, self.server_stream = trio.testing.memory_stream_pair()
-        self.client_link = Link(self.client, PlainTransport(self.client_stream))
-        self.server_link = Link(self.server, PlainTransport(self.server_stream))
+        if transports is None:
+            transports = (
+                PlainTransport(self.client_stream),
+                PlainTransport(self.server_stream),
+            )
+        self.client_link = Link(self.client, transports[0])
+        self.server_link = Link(self.server, transports[1])
         self.reasons: dict[str, TunnelError] = {}
 
     async def carry(self, name: str, link: Link) -> None:
@@ -79,11 +246,15 @@ class SessionPair:
 async def session_pair(
     *,
     terms: Terms | None = None,
-    serve_client: Callable[[VirtualStream], Awaitable[None]] | None = None,
-    serve_server: Callable[[VirtualStream], Awaitable[None]] | None = None,
+    serve_client: ServeOffer | None = None,
+    serve_server: ServeOffer | None = None,
+    transports: tuple[Transport, Transport] | None = None,
 ) -> AsyncIterator[SessionPair]:
     pair = SessionPair(
-        terms or Terms(), serve_client or Offers(), serve_server or Offers()
+        terms or Terms(),
+        serve_client or Offers(),
+        serve_server or Offers(),
+        transports,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(pair.client.run)

@@ -61,9 +61,9 @@ class Gate:
     An address is what the socket says of its peer, without the port: IPv4 by itself,
     IPv6 by its /64 (what one customer gets), IPv4-mapped IPv6 as the IPv4 address that
     it is. Everything of this machine is one address: loopback, and a unix socket's
-    path, empty name or ``-``. Many clients stand behind it (those of a reverse proxy too),
-    so ``MAX_PER_ADDRESS`` does not apply to it; and because it may stand for anybody
-    it never becomes known, or a flood through a proxy would get the kept places. Its
+    path, empty name or ``-``. Many clients stand behind it (a reverse proxy's too), so
+    ``MAX_PER_ADDRESS`` does not apply to it; and because it may stand for anybody it
+    never becomes known, or a flood through a proxy would get the kept places. Its
     failures are limited like those of any other.
 
     Args:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 ALPN: Final = "prot/1"
 DEFAULT_PORT: Final = 7443
 TOKEN_BYTES: Final = 32
-MIN_TOKEN_BYTES: Final = 16
 """128 bits: what is sent is proof against guessing at home (protocol.md#auth)."""
 PIN_BYTES: Final = 32
 MAX_NAME_BYTES: Final = 255
@@ -162,9 +161,9 @@ def _parse_user(user: str) -> tuple[str, Secret]:
     quoted, colon, token = user.partition(":")
     if not colon:
         _refuse("the token is missing", "write NAME:TOKEN before the @")
-    if len(_from_base64url(token)) < MIN_TOKEN_BYTES:
+    if len(_from_base64url(token)) != TOKEN_BYTES:
         _refuse(
-            f"the token is not the base64url of at least {MIN_TOKEN_BYTES} bytes",
+            f"the token is not the base64url of {TOKEN_BYTES} bytes",
             "copy the whole line that `tunnel serve` or `tunnel invite NAME` printed",
         )
     try:

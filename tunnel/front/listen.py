@@ -16,6 +16,7 @@ import trio
 
 from tunnel.errors import AddressError
 from tunnel.link.relay import IDLE_S, relay, reset_socket
+from tunnel.log import say
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ async def _accept_from(
             if error.errno in _GONE:
                 continue
             if not failing:  # one line for each bad time, not ten a second
-                LOG.warning("accept.failed reason=%s", error.strerror or error)
+                say(LOG, logging.WARNING, "accept.failed", reason=str(error.strerror))
             failing = True
             await trio.sleep(ACCEPT_PAUSE_S)
             continue
@@ -175,7 +176,7 @@ async def _supervise(
     try:
         await handle(stream)
     except* Exception as errors:
-        LOG.error("visitor.failed peer=%s", peer, exc_info=errors)
+        say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
     finally:
         await reset_socket(stream)  # closed by now, unless something went wrong
         room.release()
@@ -193,11 +194,7 @@ async def carry(
     started = time.monotonic()
     result = await relay(stream, virtual, early=early, idle_s=idle_s)
     if LOG.isEnabledFor(logging.DEBUG):
-        LOG.debug(
-            "stream.closed peer=%s sent=%d received=%d seconds=%.3f code=%s",
-            peer,
-            result.sent_bytes,
-            result.received_bytes,
-            time.monotonic() - started,
-            result.code.name,
-        )
+        say(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
+            sent=result.sent_bytes, received=result.received_bytes,
+            seconds=round(time.monotonic() - started, 3),
+            code=result.code.name)  # fmt: skip

@@ -6,12 +6,14 @@ who owns the port and what is behind it is known to the function that opens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
 from tunnel.front.listen import LOG, MAX_VISITORS, carry, peer_of, serve
 from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
+from tunnel.log import say
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ async def handle_visitor(
     try:
         virtual = open_now(peer)
     except StreamError as error:
-        LOG.info("visitor.refused peer=%s reason=%s", peer, error.code.name)
+        say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
+            reason=error.code.name)  # fmt: skip
         await reset_socket(visitor)
         return
     await carry(visitor, virtual, peer, idle_s=idle_s)

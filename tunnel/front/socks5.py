@@ -6,6 +6,7 @@ comes after the *real* connect and says what became of it (protocol.md#create).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ import trio
 from tunnel.errors import Code, StreamError
 from tunnel.front.listen import LOG, MAX_VISITORS, carry, peer_of, serve
 from tunnel.link.relay import GRACE_S, IDLE_S, ResettableStream
+from tunnel.log import say
 from tunnel.proto.frames import Target, TcpTarget
 from tunnel.proto.socks5 import Socks5Server
 
@@ -88,7 +90,7 @@ async def handle_app(
     if ready and virtual is not None:
         await carry(app, virtual, peer, early=bytes(early), idle_s=idle_s)
     else:
-        LOG.info("socks.refused peer=%s reason=%s", peer, reason)
+        say(LOG, logging.INFO, "socks.refused", peer=str(peer), reason=reason)
 
 
 async def _ask(

@@ -15,6 +15,7 @@ import trio
 
 from tunnel.errors import Code, LocalSessionError, RemoteSessionError, TunnelError
 from tunnel.link.transport import lost
+from tunnel.log import say
 
 if TYPE_CHECKING:
     from tunnel.link.session import Session
@@ -109,10 +110,8 @@ class Link:
         try:
             session.dispatch(session.core.receive_data(data, trio.current_time()))
         except RemoteSessionError as error:
-            logger.warning(
-                "link.broken peer=%s code=%s reason=%s",
-                self.transport.peer, error.code.name, error,
-            )  # fmt: skip
+            say(logger, logging.WARNING, "link.broken", peer=self.transport.peer,
+                code=error.code.name, reason=str(error))  # fmt: skip
             self._reason = error
             self.close(error.code, error.what)
 

@@ -19,6 +19,7 @@ from tunnel.errors import (
     RemoteSessionError,
 )
 from tunnel.link.virtual import VirtualStream
+from tunnel.log import say
 from tunnel.proto.events import (
     CreditGranted,
     DataReceived,
@@ -102,6 +103,7 @@ class Session:
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
+        self._unread: dict[VirtualConn, VirtualStream] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -232,6 +234,7 @@ class Session:
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed."""
         self._streams.pop(conn, None)
+        self._unread.pop(conn, None)
         if not self._streams:
             self._idle.unpark_all()
 
@@ -296,7 +299,7 @@ class Session:
                     away.code, f"the peer ended the link: {why}"
                 )
             case PeerDraining():
-                logger.info("link.peer_draining")
+                say(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():
                 self._pinging.unpark_all()
             case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
@@ -319,7 +322,7 @@ class Session:
     def _dispatch_stream(
         self, event: StreamOpened | StreamFinished | StreamClosed | CreditGranted
     ) -> None:
-        stream = self._streams.get(event.conn)
+        stream = self._streams.get(event.conn) or self._unread.get(event.conn)
         if stream is None:
             return
         match event:
@@ -331,14 +334,18 @@ class Session:
                 stream.opened(bound)
             case StreamClosed(conn, code, reason, local):
                 self.forget(conn)
+                if stream.unread_bytes and not local:
+                    # Closed by the peer, but it holds memory until it is read.
+                    self._unread[conn] = stream
                 stream.closed(code, printable(reason), local=local)
 
     async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
         """Supervise one served stream: its failure is its own."""
         try:
             await self._serve_offer(stream)
-        except Exception:
-            logger.exception("stream.failed sock_map=%d", conn.sock_map)
+        except Exception as error:
+            say(logger, logging.ERROR, "stream.failed", exc_info=error,
+                sock_map=conn.sock_map)  # fmt: skip
             stream.reset(Code.INTERNAL)
         finally:
             stream.reset(Code.RESET)

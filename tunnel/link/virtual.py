@@ -97,6 +97,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         state = "closed" if self._closed else "broken" if self._send_error else "open"
         return f"<VirtualStream {state} unread={self._unread} {self._conn!r}>"
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes that were received and not taken."""
+        return self._unread
+
     # Receiving -------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:

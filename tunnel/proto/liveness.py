@@ -29,6 +29,7 @@ class Liveness:
     idle_s: float = 10.0
     grace_s: float = 20.0
     asked_at: float | None = None
+    first_asked_at: float | None = None
     rtt_s: float | None = None
 
     def heard(self, now: float) -> None:
@@ -38,13 +39,16 @@ class Liveness:
     def asked(self, now: float) -> None:
         """Count a PING that was queued."""
         self.asked_at = now
+        if self.first_asked_at is None:
+            self.first_asked_at = now
 
     def answered(self, now: float) -> None:
         """Count a PING's answer."""
-        if self.asked_at is not None:
-            sample = now - self.asked_at
+        if self.first_asked_at is not None:
+            # One answer may answer several questions: from the first, never too short.
+            sample = now - self.first_asked_at
             self.rtt_s = sample if self.rtt_s is None else min(self.rtt_s, sample)
-            self.asked_at = None
+            self.asked_at = self.first_asked_at = None
 
     def next_wakeup(self) -> float:
         """Give the time at which ``due`` may say something new."""

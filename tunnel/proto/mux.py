@@ -88,6 +88,8 @@ OPENS_TOLERANCE: Final = 256
 place at CLOSE, the receiver when its task has ended."""
 MAX_UNANSWERED_MAPPINGS: Final = 16
 """MAPPINGs of the peer that wait for our answer; one at a time is sane."""
+MAX_MAPPING_ENTRIES: Final = 100
+"""Entries of one MAPPING: their answers, with reasons, must fit one frame."""
 NUISANCE_PER_S: Final = 100.0
 """Frames that do nothing (PING, a grant that grants nothing, an unknown extension):
 ten times what a lively peer sends."""
@@ -440,8 +442,10 @@ class MuxCore:
                 else:
                     # State, not a queue: the newest answer answers all before it.
                     self._pong = encode(ProtPing(opaque, ack=True))
-            case ProtMapping():
+            case ProtMapping(_, entries):
                 self._check_mapping(ack=False)
+                if len(entries) > MAX_MAPPING_ENTRIES:
+                    raise RemoteSessionError(Code.CALM, "too many names at once")
                 self._mappings_to_answer += 1
                 events.append(MappingAsked(frame))
             case ProtMappingAnswer(answers):

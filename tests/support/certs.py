@@ -1,0 +1,34 @@
+"""Certificates of an authority that lives as long as the tests."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+
+import trustme
+
+ALPN = "prot/1"
+HOST = "tunnel.test"
+
+
+@cache
+def _authority() -> tuple[trustme.CA, trustme.LeafCert]:
+    authority = trustme.CA()
+    return authority, authority.issue_cert(HOST)
+
+
+def tls_contexts(
+    *, client_alpn: str | None = ALPN, server_alpn: str | None = ALPN
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A client's context that trusts the server's, and the server's."""
+    authority, certificate = _authority()
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.num_tickets = 0
+    certificate.configure_cert(server)
+    for context, alpn in ((client, client_alpn), (server, server_alpn)):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if alpn is not None:
+            context.set_alpn_protocols([alpn])
+    return client, server

@@ -1,0 +1,1 @@
+"""The two roles: center-client and center-server."""

@@ -1,0 +1,519 @@
+"""CenterClient: keeps a link to the center-server alive, and what runs over it.
+
+Registers its mappings on every link, serves what visitors open, opens what programs
+here ask for, and dials again for ever.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import random
+import secrets
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.security import client_tls_context, parse_join, pin_of
+from tunnel.center.backoff import Backoff
+from tunnel.center.exit import serve_exit
+from tunnel.center.notices import LinkDown, LinkUp, MappingReady, MappingRefused
+from tunnel.errors import (
+    Code,
+    LinkError,
+    LocalLinkError,
+    LocalSessionError,
+    LocalStreamError,
+    TlsError,
+    TunnelError,
+)
+from tunnel.link.link import Link
+from tunnel.link.session import OPEN_DEADLINE_S, Session
+from tunnel.link.start import prove
+from tunnel.link.transport import PlainTransport, TlsTransport, dial
+from tunnel.log import say
+from tunnel.proto.frames import (
+    Address,
+    MappingEntry,
+    MappingOp,
+    MappingType,
+    NameTarget,
+    TcpTarget,
+    Terms,
+)
+from tunnel.proto.handshake import PLAIN_BINDING, ClientHandshake
+from tunnel.proto.mux import MAX_MAPPING_ENTRIES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tunnel.access.security import JoinLine
+    from tunnel.center.notices import Notice
+    from tunnel.link.transport import Transport
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import MappingAnswer, Target
+
+HANDSHAKE_S: Final = 10.0
+"""From the first byte to the server's proof."""
+DRAIN_S: Final = 30.0
+"""How long running connections may go on after a drain began."""
+_FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
+
+logger = logging.getLogger("tunnel.client")
+
+
+def _ignore(notice: Notice) -> None:
+    """Stand in for a user who does not listen."""
+
+
+@dataclass(slots=True)
+class _Mapping:
+    """A public name of ours: what to ask for, and who serves its visitors."""
+
+    entry: MappingEntry
+    serve: Callable[[VirtualStream], Awaitable[None]]
+    public: Address | None = None
+
+
+class CenterClient:
+    """The center-client's role. Everything below may be used once ``run`` has started.
+
+    Args:
+        join: where the server is, who we are, and how the server is known.
+        client_id: 16 bytes; the same again after a restart, so that the server knows
+            whose ports are whose. Random when not given.
+        tell: called with each ``Notice``; must not wait.
+        give_up_s: end with the last error when no link was had for this long; None
+            means never.
+    """
+
+    def __init__(
+        self,
+        join: JoinLine,
+        *,
+        client_id: bytes | None = None,
+        tell: Callable[[Notice], None] = _ignore,
+        give_up_s: float | None = None,
+    ) -> None:
+        self._join = join
+        self._terms = replace(Terms(), client_id=client_id or secrets.token_bytes(16))
+        self._tell = tell
+        self._give_up_s = give_up_s
+        self._mappings: dict[str, _Mapping] = {}
+        self._names = 0
+        self._session: Session | None = None
+        self._link: Link | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+        self._stopping = trio.Event()
+        self._was_up = False
+        self._lost_connections = 0
+        self._traffic = (0, 0)
+        self._attempts = trio.CancelScope()
+
+    @property
+    def connections(self) -> int:
+        """Virtual TCP connections that are alive."""
+        return self._session.streams if self._session else 0
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of virtual TCP connections so far: sent, received."""
+        if self._session is None:
+            return self._traffic
+        core = self._session.core
+        return self._traffic[0] + core.data_sent, self._traffic[1] + core.data_received
+
+    # The link ------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep a link up until ``stop``; started when the first link is up.
+
+        Raises:
+            TunnelError: before the first link was up: wrong token, pin or version; at
+                any time: ``TAKEN_OVER``; or nothing was reached for ``give_up_s``.
+        """
+        backoff = Backoff(random.random)
+        began = trio.current_time()
+        with self._attempts:
+            while not self._stopping.is_set():
+                was_up, connections = False, 0
+                try:
+                    reason = await self._one_link(backoff, task_status)
+                    was_up, connections = True, self._lost_connections
+                    began = trio.current_time()
+                except LinkError as error:
+                    reason = error
+                if self._stopping.is_set():
+                    break
+                late = self._give_up_s is not None and (
+                    trio.current_time() - began >= self._give_up_s
+                )
+                if late or self._is_final(reason):
+                    raise reason
+                wait_s = backoff.next_s()
+                if not was_up and self._give_up_s is not None:
+                    wait_s = min(wait_s, began + self._give_up_s - trio.current_time())
+                say(logger, logging.INFO, "link.down",
+                    peer=str(Address(self._join.host, self._join.port)),
+                    code=reason.code.name, reason=str(reason), was_up=was_up,
+                    connections=connections, retry_s=round(wait_s, 1))  # fmt: skip
+                self._tell(LinkDown(reason, wait_s, was_up, connections))
+                await trio.sleep(max(wait_s, 0))
+
+    def _is_final(self, reason: TunnelError) -> bool:
+        """A captive portal must not end what has worked before."""
+        if reason.code is Code.TAKEN_OVER:
+            return True
+        return not self._was_up and (
+            reason.code in _FINAL_CODES or isinstance(reason, TlsError)
+        )
+
+    async def _one_link(
+        self, backoff: Backoff, task_status: trio.TaskStatus[None]
+    ) -> TunnelError:
+        """Make a link and carry it to its end; give the reason of the end.
+
+        Raises:
+            LinkError: it never came to be.
+        """
+        began = trio.current_time()
+        transport = await self._reach()
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                binding = await self._secure(transport)
+                result = await prove(
+                    transport,
+                    ClientHandshake(
+                        self._join.name,
+                        self._join.token.reveal(),
+                        self._terms,
+                        secrets.token_bytes(32),
+                        binding,
+                        resume_s=0,
+                    ),
+                )
+        except trio.TooSlowError:
+            await transport.aclose()
+            raise LocalLinkError(
+                Code.SILENT, f"no answer from {transport.peer} within 10 s"
+            ) from None
+        except BaseException:
+            await transport.aclose()
+            raise
+        backoff.reset()
+        session = Session(
+            client=True,
+            ours=self._terms,
+            theirs=result.peer_terms,
+            serve_offer=self._serve_offer,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(session.run)
+            nursery.start_soon(self._begin, session, transport, began, task_status)
+            self._session = session
+            self._link = Link(session, transport, result.leftover)
+            reason = await self._link.run()
+            self._lost_connections = session.streams
+            self._traffic = self.traffic
+            self._session = self._link = None
+            session.end(reason)
+        return reason
+
+    async def _reach(self) -> Transport:
+        join = self._join
+        where = str(Address(join.host, join.port))
+        stream = await dial(join.host, join.port)
+        if join.plain:
+            return PlainTransport(stream, where)
+        return TlsTransport(
+            stream,
+            client_tls_context(join.pin),
+            server_side=False,
+            host_name=join.host,
+            peer=where,
+        )
+
+    async def _secure(self, transport: Transport) -> bytes:
+        """Make the wire secure, and check the server's key before a byte is said."""
+        if not isinstance(transport, TlsTransport):
+            return PLAIN_BINDING
+        await transport.handshake()
+        certificate = transport.peer_certificate()
+        pin = self._join.pin
+        if pin is None:
+            return _digest(certificate)
+        offered = pin_of(certificate)
+        if not hmac.compare_digest(offered, pin):
+            raise TlsError(
+                Code.AUTH,
+                f"the key of {transport.peer} is not the pinned one; nothing was sent",
+                f"pinned SHA256:{pin}, offered SHA256:{offered}: the server was set up "
+                "anew, or somebody stands between you and it",
+                "compare with the fingerprint that `tunnel serve` prints, then join "
+                "with its line",
+            )
+        return _digest(certificate)
+
+    async def _begin(
+        self,
+        session: Session,
+        transport: Transport,
+        began: float,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """What a new link is used for first: the round trip and the mappings."""
+        rtt_s = await session.ping(HANDSHAKE_S)
+        if rtt_s is None or session.ended is not None:
+            return
+        say(logger, logging.INFO, "link.up", peer=transport.peer,
+            tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1),
+            took_ms=round((trio.current_time() - began) * 1000, 1))  # fmt: skip
+        pinned = transport.encrypted and self._join.pin is not None
+        self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
+        if self._mappings:
+            await self._register(session, MappingOp.REPLACE, list(self._mappings))
+        if not self._was_up:
+            self._was_up = True
+            task_status.started()
+        self._changed.unpark_all()
+
+    def stop(self) -> None:
+        """End the session in good order: the server frees our ports at once."""
+        self._stopping.set()
+        if self._link is not None:
+            self._link.close(Code.NORMAL)
+        else:
+            self._attempts.cancel()
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> None:
+        """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
+        session = self._session
+        if session is not None:
+            session.core.drain()
+            session.wake()
+            with trio.move_on_after(deadline_s):
+                await session.wait_idle()
+        self.stop()
+
+    # Mappings ------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        remote: Address,
+        serve: Callable[[VirtualStream], Awaitable[None]],
+    ) -> str:
+        """Ask for a public TCP address, now and on every later link.
+
+        Args:
+            remote: host ``""`` for the address that the server's links come in on; port
+                0 for one of the server's choice, which is asked for again later.
+            serve: called for each visitor, in a task of its own; it accepts or resets
+                the stream and serves it to its end.
+
+        Returns:
+            The mapping's name, for ``withdraw`` and in the notices about it.
+        """
+        self._names += 1
+        name = f"tcp-{self._names}"
+        entry = MappingEntry(MappingType.TCP, name, remote.host, remote.port)
+        self._mappings[name] = _Mapping(entry, serve)
+        if self._session is not None and self._was_up:
+            await self._register(self._session, MappingOp.ADD, [name])
+        return name
+
+    async def publish_target(self, remote: Address, target: Address) -> str:
+        """Publish a TCP service that is reached from here; see ``publish``."""
+        return await self.publish(
+            remote, partial(serve_exit, target=target, allow=_anywhere)
+        )
+
+    def public(self, name: str) -> Address | None:
+        """Give where a mapping is open, None while it is not."""
+        mapping = self._mappings.get(name)
+        return mapping.public if mapping else None
+
+    async def withdraw(self, name: str) -> None:
+        """Give a public address up."""
+        mapping = self._mappings.pop(name, None)
+        if mapping is not None and self._session is not None:
+            await self._session.ask_mapping(MappingOp.REMOVE, [mapping.entry])
+
+    async def _register(
+        self, session: Session, op: MappingOp, names: list[str]
+    ) -> None:
+        while names:
+            some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
+            mappings = [self._mappings[name] for name in some]
+            try:
+                answers = await session.ask_mapping(op, [m.entry for m in mappings])
+            except TunnelError as error:
+                say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+                return
+            op = MappingOp.ADD
+            for name, mapping, answer in zip(some, mappings, answers, strict=False):
+                self._take_answer(name, mapping, answer)
+
+    def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
+        entry = mapping.entry
+        if answer.code is Code.NORMAL:
+            mapping.public = Address(answer.host or self._join.host, answer.port)
+            # Whatever was given once is asked for again: the address is known by now.
+            mapping.entry = replace(entry, port=answer.port)
+            say(logger, logging.INFO, "mapping.ready", name=name,
+                public=str(mapping.public))  # fmt: skip
+            self._tell(MappingReady(name, mapping.public))
+        else:
+            mapping.public = None
+            say(logger, logging.WARNING, "mapping.refused", name=name,
+                code=answer.code.name, reason=answer.reason)  # fmt: skip
+            self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
+
+    async def _serve_offer(self, stream: VirtualStream) -> None:
+        """Serve a visitor. Only names that we registered: nobody may reach around."""
+        target = stream.create.target if stream.create else None
+        if not isinstance(target, NameTarget):
+            stream.reset(Code.NOT_ALLOWED)
+        elif (mapping := self._mappings.get(target.name)) is None:
+            stream.reset(Code.NO_MAPPING)
+        else:
+            await mapping.serve(stream)
+
+    # Opening -------------------------------------------------------------------------
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        """Begin to open at the server; see ``Session.open_now``.
+
+        Raises:
+            LocalStreamError: ``LINK_LOST`` while there is no link.
+        """
+        if self._session is None:
+            raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
+        return self._session.open_now(target, visitor)
+
+    async def open(
+        self, target: Target | str, deadline_s: float = OPEN_DEADLINE_S
+    ) -> VirtualStream:
+        """Connect to a target from the server; wait for the link if there is none.
+
+        Args:
+            target: or ``"HOST:PORT"``; names are resolved at the server.
+            deadline_s: for all of it.
+
+        Raises:
+            StreamError: refused; ``code`` says why.
+        """
+        if isinstance(target, str):
+            target = TcpTarget(Address.parse(target))
+        until = trio.current_time() + deadline_s
+        with trio.move_on_at(until):
+            while self._session is None and not self._stopping.is_set():
+                await self._changed.park()
+        if self._session is None:
+            raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
+        return await self._session.open(
+            target, deadline_s=max(until - trio.current_time(), 0)
+        )
+
+    async def listen(self, remote: int | str = 0) -> MappingListener:
+        """Open a public TCP address; its visitors come out of the listener.
+
+        Args:
+            remote: port, or ``"HOST:PORT"``, at the server; 0 for any port.
+
+        Raises:
+            LocalSessionError: the server refused; ``code`` says why.
+        """
+        wanted = (
+            Address("", remote) if isinstance(remote, int) else Address.parse(remote)
+        )
+        listener = MappingListener(self)
+        name = await self.publish(wanted, listener.take)
+        if (public := self.public(name)) is None:
+            del self._mappings[name]
+            raise LocalSessionError(
+                Code.TAKEN, f"the server gave no public address for {wanted}"
+            )
+        listener.name, listener.public = name, public
+        return listener
+
+
+@asynccontextmanager
+async def connect(
+    join: str, *, client_id: bytes | None = None
+) -> AsyncIterator[CenterClient]:
+    """Run a center-client for as long as the block runs; enter when its link is up.
+
+    Lost links are made again meanwhile. On leaving, its ports are given back.
+
+    Args:
+        join: the line that ``tunnel serve`` prints.
+        client_id: 16 bytes, when restarts of the program should keep its ports.
+
+    Raises:
+        UsageError: the line cannot be read.
+        LinkError: wrong token, pin or version. A server that cannot be reached is
+            tried again for ever: put a deadline around it if you do not want that.
+    """
+    client = CenterClient(parse_join(join), client_id=client_id)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            try:
+                yield client
+            finally:
+                client.stop()
+    except BaseExceptionGroup as group:
+        # One fault, in the block or in the link, should look as if there were no
+        # nursery: whose it is, the caller cannot know.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
+class MappingListener(trio.abc.Listener["VirtualStream"]):
+    """A public address at the server as a trio listener: each visitor is a stream.
+
+    Works with ``trio.serve_listeners``. A visitor is accepted when ``accept`` returns
+    it; up to 64 wait, more are refused. ``aclose`` gives the address up.
+    """
+
+    def __init__(self, client: CenterClient) -> None:
+        self.name = ""
+        self.public = Address("", 0)
+        self._client = client
+        self._put, self._waiting = trio.open_memory_channel["VirtualStream"](64)
+
+    async def take(self, stream: VirtualStream) -> None:
+        """Queue a visitor, and stay until whoever accepted it has closed it."""
+        try:
+            self._put.send_nowait(stream)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            stream.reset(Code.RESOURCE, "the listener's backlog is full")
+            return
+        await stream.wait_closed()
+
+    async def accept(self) -> VirtualStream:
+        """Wait for a visitor; who calls this owns the stream."""
+        stream = await self._waiting.receive()
+        stream.accept()
+        return stream
+
+    async def aclose(self) -> None:
+        """Give the public address up, and refuse who waits."""
+        self._waiting.close()
+        await self._client.withdraw(self.name)
+
+
+def _anywhere(_ip: str, _port: int) -> bool:
+    """A target that this side's own user named may be anywhere."""
+    return True
+
+
+def _digest(certificate: bytes) -> bytes:
+    return sha256(certificate).digest()

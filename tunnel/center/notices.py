@@ -1,0 +1,50 @@
+"""What a center-client tells its user while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunnel.errors import TunnelError
+    from tunnel.proto.frames import Address, MappingAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The server is reached, and both sides have proved themselves."""
+
+    peer: str
+    encrypted: bool
+    pinned: bool
+    rtt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The link is lost, or could not be made; another attempt follows."""
+
+    reason: TunnelError
+    retry_s: float
+    was_up: bool
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class MappingReady:
+    """A public address is open."""
+
+    name: str
+    public: Address
+
+
+@dataclass(frozen=True, slots=True)
+class MappingRefused:
+    """The server gave no public address; the other mappings go on."""
+
+    name: str
+    wanted: Address
+    answer: MappingAnswer
+
+
+Notice = LinkUp | LinkDown | MappingReady | MappingRefused

@@ -1,0 +1,326 @@
+"""CenterServer: accepts links, owns the public ports, is the exit of what comes in.
+
+One task per wire, from its first byte to its last; a client that has proved itself
+becomes a ``_Member`` for as long as its session lives.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.gate import Gate
+from tunnel.access.security import server_tls_context
+from tunnel.center.exit import serve_exit
+from tunnel.center.mappings import MappingTable
+from tunnel.errors import (
+    Code,
+    LinkError,
+    LocalLinkError,
+    TunnelError,
+)
+from tunnel.front.listen import open_listener, peer_of, serve
+from tunnel.link.link import Link
+from tunnel.link.relay import reset_socket
+from tunnel.link.session import Session
+from tunnel.link.start import answer, hear
+from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
+from tunnel.log import say
+from tunnel.proto.frames import Address, TcpTarget, Terms
+from tunnel.proto.handshake import PLAIN_BINDING, ServerHandshake, verifier_of
+from tunnel.proto.window import HeldPool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnel.access.security import Identity
+    from tunnel.access.users import User
+    from tunnel.link.transport import Transport
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.frames import MappingAnswer, ProtMapping, Target
+    from tunnel.proto.handshake import AuthClaim, Verifier
+
+FIRST_BYTE_S: Final = 5.0
+HANDSHAKE_S: Final = 10.0
+"""Whoever needs longer is not a slow client but none."""
+FAILURE_DELAY_S: Final = 1.0
+"""How long a wrong proof waits for its answer; it holds no place meanwhile."""
+MAX_SESSIONS_PER_USER: Final = 64
+MAX_WIRES: Final = 4_096
+"""Links and strangers at once; each is a descriptor and a task."""
+DRAIN_S: Final = 30.0
+
+logger = logging.getLogger("tunnel.server")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a center-server is set up."""
+
+    listen: Address = field(default_factory=lambda: Address("0.0.0.0", 7443))  # noqa: S104 - a public server
+    ports: range = range(20_000, 21_000)
+    """From which mappings that name no port get one."""
+    plain: bool = False
+    """Links without TLS: for loopback, or where both ends are told so."""
+
+
+class _Member:
+    """A client that has proved itself, while its session lives."""
+
+    def __init__(
+        self,
+        server: CenterServer,
+        user: User,
+        claim: AuthClaim,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.user = user
+        self.client_id = claim.client_id
+        self.nursery = nursery
+        self._server = server
+        self.session = Session(
+            client=False,
+            ours=server.terms,
+            theirs=claim.peer_terms,
+            serve_offer=self._serve_offer,
+            serve_mapping=self._serve_mapping,
+            pool=server.pool,
+        )
+        self.link: Link | None = None
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        """See ``Session.open_now``."""
+        return self.session.open_now(target, visitor)
+
+    async def answers(self, timeout_s: float) -> bool:
+        """See ``Member``."""
+        return await self.session.ping(timeout_s) is not None
+
+    def dismiss(self, code: Code, reason: str) -> None:
+        """See ``Member``."""
+        if self.link is not None:
+            self.link.close(code, reason)
+
+    async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
+        return await self._server.mappings.apply(self, mapping)
+
+    async def _serve_offer(self, stream: VirtualStream) -> None:
+        target = stream.create.target if stream.create else None
+        if isinstance(target, TcpTarget):
+            await serve_exit(stream, target.address, self.user.may_reach)
+        else:
+            stream.reset(Code.UNSUPPORTED)
+
+
+class CenterServer:
+    """The center-server's role.
+
+    Args:
+        users: who may come in, by name.
+        identity: the server's key and certificate; None only on plain links.
+        options: where it listens and what it offers.
+    """
+
+    def __init__(
+        self,
+        users: Mapping[str, User],
+        identity: Identity | None,
+        options: ServerOptions | None = None,
+    ) -> None:
+        self.options = options or ServerOptions()
+        self.terms = Terms()
+        self.pool: HeldPool[VirtualConn] = HeldPool()
+        self.mappings = MappingTable(self.options.listen.host, self.options.ports)
+        self._users = users
+        self._identity = identity
+        self._tls = None if identity is None else server_tls_context(identity)
+        if self._tls is None and not self.options.plain:
+            raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
+        # Unknown names are checked against this one: same work, same answer.
+        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
+        self._gate = Gate(random.random)
+        self._members: set[_Member] = set()
+        self._listeners: list[trio.SocketListener] = []
+        self._stopped = trio.Event()
+        self._draining = False
+
+    @property
+    def connections(self) -> int:
+        """Virtual TCP connections of all clients."""
+        return sum(member.session.streams for member in self._members)
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until ``stop``; started, with the address, when it listens.
+
+        Raises:
+            AddressError: the address cannot be listened on.
+        """
+        listen = self.options.listen
+        self._listeners = await open_listener(listen.host, listen.port)
+        port = self._listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+
+            async def until_stopped() -> None:
+                await self._stopped.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_stopped)
+            address = Address(listen.host, port)
+            task_status.started(address)
+            say(logger, logging.INFO, "server.listening", address=str(address),
+                tls=self._tls is not None)  # fmt: skip
+            await serve(self._listeners, self._serve_wire, max_visitors=MAX_WIRES)
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> None:
+        """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
+        self._draining = True
+        for member in self._members:
+            member.session.core.drain()
+            member.session.wake()
+        with trio.move_on_after(deadline_s):
+            for member in list(self._members):
+                await member.session.wait_idle()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Say goodbye to every client, give them 2 s to hear it, and end ``run``."""
+        members = list(self._members)
+        for member in members:
+            member.dismiss(Code.NORMAL, "the server stops")
+        with trio.move_on_after(2):
+            for member in members:
+                await member.session.wait_gone()
+        self._stopped.set()
+
+    # One wire ----------------------------------------------------------------------
+
+    async def _serve_wire(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """Take a wire from its first byte to its last; owns the stream."""
+        peer = peer_of(stream)
+        if peer is None or not isinstance(stream, trio.SocketStream):
+            await reset_socket(stream)
+            return
+        now = trio.current_time()
+        if not (
+            self._gate.may_try(peer.host, now) and self._gate.enter(peer.host, now)
+        ):
+            say(logger, logging.INFO, "link.turned_away", peer=str(peer))
+            await reset_socket(stream)
+            return
+        inside = True
+        try:
+            tune_link(stream)
+            transport = self._transport(stream, str(peer))
+            handshake: ServerHandshake | None = None
+            try:
+                with trio.fail_after(HANDSHAKE_S):
+                    handshake = await self._begin(stream, transport)
+                    claim = await hear(transport, handshake)
+            except (TunnelError, trio.TooSlowError) as error:
+                self._gate.leave(peer.host)
+                inside = False
+                await self._refuse(transport, handshake, peer, error)
+                return
+            self._gate.leave(peer.host)
+            inside = False
+            self._gate.succeeded(peer.host, trio.current_time())
+            await self._serve_member(transport, handshake, claim)
+        finally:
+            if inside:
+                self._gate.leave(peer.host)
+            await trio.aclose_forcefully(stream)
+
+    def _transport(self, stream: trio.SocketStream, peer: str) -> Transport:
+        if self._tls is None:
+            return PlainTransport(stream, peer)
+        return TlsTransport(stream, self._tls, server_side=True, peer=peer)
+
+    async def _begin(
+        self, stream: trio.SocketStream, transport: Transport
+    ) -> ServerHandshake:
+        with trio.fail_after(FIRST_BYTE_S):
+            await trio.lowlevel.wait_readable(stream.socket)
+        binding = PLAIN_BINDING
+        if isinstance(transport, TlsTransport):
+            await transport.handshake()
+        if self._identity is not None and self._tls is not None:
+            binding = self._identity.certificate_sha256
+        return ServerHandshake(
+            self.terms,
+            secrets.token_bytes(32),
+            binding,
+            self._verifier,
+            self._nobody,
+            resume_s=0,
+        )
+
+    def _verifier(self, name: str) -> Verifier | None:
+        user = self._users.get(name)
+        return user.verifier if user else None
+
+    async def _refuse(
+        self,
+        transport: Transport,
+        handshake: ServerHandshake | None,
+        peer: Address,
+        error: TunnelError | trio.TooSlowError,
+    ) -> None:
+        """Answer, log one line, close. Who guesses waits; an honest fault does not."""
+        if isinstance(error, TunnelError):
+            code, reason = error.code.name, str(error)
+        else:
+            code, reason = "SILENT", "it took too long"
+        say(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
+            reason=reason)  # fmt: skip
+        if isinstance(error, LinkError) and error.code is Code.AUTH:
+            self._gate.failed(peer.host, trio.current_time())
+            await trio.sleep(FAILURE_DELAY_S)
+        if handshake is not None:
+            with trio.move_on_after(FAILURE_DELAY_S):
+                await answer(transport, handshake)
+                await transport.send_eof()
+
+    async def _serve_member(
+        self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
+    ) -> None:
+        """Carry the session of a client that has proved itself."""
+        user = self._users[claim.name]
+        others = [m for m in self._members if m.user.name == user.name]
+        if self._draining or len(others) >= MAX_SESSIONS_PER_USER:
+            code = Code.DRAINING if self._draining else Code.CALM
+            handshake.refuse(code, "not now", retry_after_s=5)
+            await answer(transport, handshake)
+            return
+        for other in others:
+            # The same client again was restarted, whatever its older link thinks.
+            if other.client_id == claim.client_id:
+                self.mappings.drop(other)
+                other.dismiss(Code.TAKEN_OVER, "the same client came back")
+        handshake.accept(secrets.token_bytes(16), 0, resumed=False)
+        async with trio.open_nursery() as nursery:
+            member = _Member(self, user, claim, nursery)
+            await nursery.start(member.session.run)
+            await answer(transport, handshake)
+            leftover = handshake.result.leftover if handshake.result else b""
+            member.link = Link(member.session, transport, leftover)
+            self._members.add(member)
+            say(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
+                tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
+            try:
+                reason = await member.link.run()
+                streams = member.session.streams
+                member.session.end(reason)
+            finally:
+                self._members.discard(member)
+                self.mappings.drop(member)
+            say(logger, logging.INFO, "link.down", peer=transport.peer, user=user.name,
+                code=reason.code.name, reason=str(reason),
+                connections=streams)  # fmt: skip

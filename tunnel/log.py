@@ -1,0 +1,208 @@
+"""Structured logging: an event's name, its fields, and three ways to write them.
+
+Modules speak through ``say``; records of other libraries pass through the same
+formatters. Whatever stands in a record, the peer's words too, one event is one line,
+and no control character reaches a terminal.
+
+This module writes nothing by itself: handlers, levels and the choice of a formatter
+belong to the program. Secrets are kept by their own ``str``, which is ``***``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+Value = str | int | float | bool | None
+
+_FIELDS: Final = "tunnel_fields"
+"""One attribute of the record for all fields: by themselves they would clash with those
+that logging itself sets (``name``, ``args``, ``message``)."""
+
+_BARE: Final = re.compile(r'[^\s"=]+')
+_NOT_IN_KEYS: Final = re.compile(r"[^\w.-]", re.ASCII)
+
+_HEAD: Final = ("ts", "level", "event")
+
+_RESET: Final = "\x1b[0m"
+_DIM: Final = "\x1b[2m"
+_COLOURS: Final = (
+    (logging.ERROR, "\x1b[31m"),
+    (logging.WARNING, "\x1b[33m"),
+    (logging.INFO, "\x1b[32m"),
+    (0, _DIM),
+)
+
+
+def say(
+    logger: logging.Logger,
+    level: int,
+    event: str,
+    /,
+    *,
+    exc_info: BaseException | None = None,
+    **fields: Value,
+) -> None:
+    """Log ``event``, a stable dotted name such as ``link.up``, with its fields.
+
+    Costs one look-up while the level is off: values are made into text by the
+    formatter, so give them as they are and do no work for them.
+
+    Args:
+        logger: of the module that speaks.
+        level: one of ``logging``'s.
+        event: the same for every record of its kind; what varies is a field.
+        exc_info: the exception behind it; written as the field ``error``.
+        **fields: None means that there is no such value this time.
+    """
+    if logger.isEnabledFor(level):
+        logger.log(
+            level, event, exc_info=exc_info, extra={_FIELDS: fields}, stacklevel=2
+        )
+
+
+class _Structured(logging.Formatter):
+    """What the formatters share: a record as an event and plain fields.
+
+    Args:
+        traceback: write tracebacks too; for when the level is DEBUG.
+    """
+
+    def __init__(self, *, traceback: bool = False) -> None:
+        super().__init__()
+        self._traceback = traceback
+
+    def _event(self, record: logging.LogRecord) -> str:
+        # say() gives no arguments; getMessage() leaves such a message alone.
+        return record.getMessage()
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Value]:
+        given = getattr(record, _FIELDS, None)
+        if isinstance(given, dict):
+            fields = {_key(str(key)): _plain(value) for key, value in given.items()}
+        else:
+            fields = {"logger": record.name}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = _describe(record.exc_info[1])
+        return fields
+
+    def _traceback_of(self, record: logging.LogRecord) -> str:
+        """The traceback when there is one and it is wanted, else nothing."""
+        if not (self._traceback and record.exc_info and record.exc_info[1]):
+            return ""
+        return self.formatException(record.exc_info)
+
+    def _row(self, record: logging.LogRecord) -> dict[str, Value]:
+        """Everything that a machine reads, in the order of the line."""
+        row: dict[str, Value] = {
+            "ts": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "event": self._event(record),
+        }
+        row |= self._fields(record)
+        if traceback := self._traceback_of(record):
+            row["traceback"] = traceback
+        return row
+
+
+class LogfmtFormatter(_Structured):
+    """``ts=… level=info event=link.up peer=192.0.2.1:7443``: for files and journals.
+
+    A value that is not one plain word stands in quotes, escaped as in JSON, and in
+    ASCII when it holds anything unprintable. Fields without a value are left out.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end."""
+        return _pairs(self._row(record))
+
+
+class JsonFormatter(_Structured):
+    """One JSON object per line, with the keys of ``LogfmtFormatter``; all ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end."""
+        return json.dumps(self._row(record), allow_nan=False)
+
+
+class TerminalFormatter(_Structured):
+    """``12:00:00 info link.up peer=192.0.2.1:7443``: for a person, in local time.
+
+    A traceback follows on lines of its own.
+
+    Args:
+        colour: whether the terminal takes colours, and the person wants them.
+        traceback: write tracebacks too; for when the level is DEBUG.
+    """
+
+    def __init__(self, *, colour: bool = False, traceback: bool = False) -> None:
+        super().__init__(traceback=traceback)
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end, and those of the traceback."""
+        at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        level = self._paint(record.levelname.lower(), _colour_of(record.levelno))
+        line = f"{self._paint(at, _DIM)} {level} {_printable(self._event(record))}"
+        if pairs := _pairs(self._fields(record)):
+            line += f" {pairs}"
+        traced = self._traceback_of(record).splitlines()
+        return "\n  ".join([line, *map(_printable, traced)])
+
+    def _paint(self, text: str, colour: str) -> str:
+        return f"{colour}{text}{_RESET}" if self._colour else text
+
+
+def _timestamp(created: float) -> str:
+    at = datetime.fromtimestamp(created, UTC).replace(tzinfo=None)
+    return at.isoformat(timespec="milliseconds") + "Z"
+
+
+def _colour_of(level: int) -> str:
+    return next(colour for least, colour in _COLOURS if level >= least)
+
+
+def _describe(error: BaseException) -> str:
+    # A nursery wraps what went wrong; the first fault says more than "group".
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    name, text = type(error).__name__, str(error)
+    return f"{name}: {text}" if text else name
+
+
+def _key(key: str) -> str:
+    """``key`` as one word that takes no place of the line's head."""
+    key = _NOT_IN_KEYS.sub("_", key) or "_"
+    return f"{key}_" if key in _HEAD else key
+
+
+def _plain(value: object) -> Value:
+    """``value`` as JSON can say it; what is not plain by itself says its ``str``."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)
+
+
+def _pairs(fields: dict[str, Value]) -> str:
+    return " ".join(
+        f"{key}={_quoted(value)}" for key, value in fields.items() if value is not None
+    )
+
+
+def _quoted(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    if _BARE.fullmatch(text) and text.isprintable():
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)[1:-1]

@@ -1,0 +1,1 @@
+"""Running it: the commands and what they print."""

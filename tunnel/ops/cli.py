@@ -1,0 +1,335 @@
+"""The verbs: flags in, an exit status out. No logic; what they do is in run.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Env
+
+from tunnel import __version__
+from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tunnel.ops.run import UpPlan
+    from tunnel.ops.show import Show
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 7443
+
+
+def _usage(error: CycloptsError) -> str:
+    return f"error: {error}\n  fix    tunnel --help"
+
+
+LogForm = Literal["logfmt", "json", "terminal"]
+
+app = App(
+    name="tunnel",
+    help="Any number of TCP connections over one long-lived link.",
+    version=f"tunnel {__version__}",
+    config=Env("TUNNEL_", command=False),
+    error_formatter=_usage,
+)
+
+To = Annotated[
+    str | None,
+    Parameter(help="The line that `tunnel serve` prints, or the name of a saved one."),
+]
+SaveAs = Annotated[str | None, Parameter(help="Save the server under this name.")]
+Json = Annotated[
+    bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
+]
+Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
+
+
+@app.command
+def serve(
+    *,
+    listen: Annotated[str, Parameter(help="[HOST:]PORT for links.")] = "0.0.0.0:7443",
+    ports: Annotated[
+        str, Parameter(help="Public ports for entries that name none.")
+    ] = "20000-20999",
+    public_host: Annotated[
+        str | None, Parameter(help="Host that the join line names.")
+    ] = None,
+    state: Annotated[
+        Path | None, Parameter(help="Folder for the server's key and tokens.")
+    ] = None,
+    plain: Annotated[
+        bool, Parameter(negative=(), help="No TLS: only for loopback or your own net.")
+    ] = False,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Run a center-server: accept links, open public ports, be the exit."""
+    from tunnel.ops.run import ServePlan, run_serve
+    from tunnel.ops.saved import state_folder
+    from tunnel.ops.show import Show
+
+    plan = ServePlan(
+        Address.parse(listen, "0.0.0.0"),  # noqa: S104 - a public server
+        _port_range(ports),
+        public_host,
+        state or state_folder(),
+        plain,
+    )
+    show = Show(as_json=as_json, log=log)
+    return _run(lambda: run_serve(plan, show), show)
+
+
+@app.command
+def up(
+    *,
+    to: To = None,
+    save_as: SaveAs = None,
+    tcp: Annotated[
+        list[str] | None,
+        Parameter(
+            help="[REMOTE=]TARGET: a public port at the server leads to TARGET here. "
+            "Repeatable.",
+            negative=(),
+        ),
+    ] = None,
+    reach: Annotated[
+        list[str] | None,
+        Parameter(
+            help="LISTEN=TARGET: a port here leads to TARGET at the server's side. "
+            "Repeatable.",
+            negative=(),
+        ),
+    ] = None,
+    socks: Annotated[
+        list[str] | None,
+        Parameter(
+            help="LISTEN: a SOCKS5 proxy here, leaving at the server. Repeatable.",
+            negative=(),
+        ),
+    ] = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Run a center-client with any number of entries."""
+    from tunnel.ops.run import UpPlan
+
+    plan = UpPlan(
+        to,
+        save_as,
+        [_tcp_entry(text) for text in tcp or []],
+        [_reach_entry(text) for text in reach or []],
+        [Address.parse(text, LOOPBACK) for text in socks or []],
+    )
+    return _up(plan, as_json, log)
+
+
+@app.command
+def tcp(
+    target: Annotated[str, Parameter(help="[HOST:]PORT of the service here.")],
+    /,
+    *,
+    remote: Annotated[
+        str, Parameter(help="Port or HOST:PORT at the server; 0 for any.")
+    ] = "0",
+    to: To = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Publish one TCP service: visitors of a port at the server reach TARGET."""
+    from tunnel.ops.run import UpPlan
+
+    entry = (_remote(remote), _target(target))
+    return _up(UpPlan(to, save_as, tcp=[entry]), as_json, log)
+
+
+@app.command
+def reach(
+    listen: Annotated[str, Parameter(help="[HOST:]PORT to listen on here.")],
+    target: Annotated[str, Parameter(help="HOST:PORT at the server's side.")],
+    /,
+    *,
+    to: To = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Bring one TCP service of the server's side here."""
+    from tunnel.ops.run import UpPlan
+
+    entry = (Address.parse(listen, LOOPBACK), _target(target))
+    return _up(UpPlan(to, save_as, reach=[entry]), as_json, log)
+
+
+@app.command
+def socks(
+    listen: Annotated[
+        str, Parameter(help="[HOST:]PORT to listen on here.")
+    ] = "127.0.0.1:1080",
+    /,
+    *,
+    to: To = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Run a SOCKS5 proxy here that leaves at the server."""
+    from tunnel.ops.run import UpPlan
+
+    listens = [Address.parse(listen, LOOPBACK)]
+    return _up(UpPlan(to, save_as, socks=listens), as_json, log)
+
+
+@app.command
+def pipe(
+    target: Annotated[str, Parameter(help="HOST:PORT at the server's side.")],
+    /,
+    *,
+    to: To = None,
+    log: Log = None,
+) -> int:
+    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
+    from tunnel.ops.run import run_pipe
+    from tunnel.ops.show import Show
+
+    where = _target(target)
+    show = Show(log=log or "terminal")
+    return _run(lambda: run_pipe(where, to, show), show)
+
+
+@app.command
+def join(
+    line: Annotated[
+        str,
+        Parameter(
+            help="The join line, or - to read it from stdin.",
+            allow_leading_hyphen=True,
+        ),
+    ],
+    /,
+    *,
+    save_as: SaveAs = None,
+) -> int:
+    """Save a server, its key pin and a token, so that --to is not needed."""
+    from tunnel.access.security import parse_join
+    from tunnel.ops import saved
+    from tunnel.ops.show import Show
+
+    text = sys.stdin.readline().strip() if line == "-" else line
+    show = Show()
+    path = saved.save(parse_join(text), save_as or saved.DEFAULT)
+    show.talk("saved", str(path))
+    return Exit.OK
+
+
+@app.command
+def demo(
+    *,
+    once: Annotated[
+        bool, Parameter(negative=(), help="End after the check, with status 0 or 9.")
+    ] = False,
+) -> int:
+    """Show the whole thing on this machine: server, client, page and proxy."""
+    from tunnel.ops.demo import run_demo
+    from tunnel.ops.show import Show
+
+    return _run(lambda: run_demo(once), Show(log="terminal"))
+
+
+# Values ------------------------------------------------------------------------------
+
+
+def _port_range(text: str) -> range:
+    low, dash, high = text.partition("-")
+    if low.isdigit() and (high.isdigit() if dash else not high):
+        first, last = int(low), int(high or low)
+        if 0 < first <= last < 65_536:
+            return range(first, last + 1)
+    raise UsageError(
+        f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
+    )
+
+
+def _target(text: str) -> Address:
+    target = Address.parse(text, LOOPBACK)
+    if not target.port:
+        raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
+    return target
+
+
+def _remote(text: str) -> Address:
+    """Read a public address; a bare port has no host of its own."""
+    if text.isascii() and text.isdigit():
+        return Address("", Address.parse(text, LOOPBACK).port)
+    return Address.parse(text)
+
+
+def _tcp_entry(text: str) -> tuple[Address, Address]:
+    remote, equals, target = text.rpartition("=")
+    return (_remote(remote) if equals else Address("", 0)), _target(target)
+
+
+def _reach_entry(text: str) -> tuple[Address, Address]:
+    listen, equals, target = text.rpartition("=")
+    if not equals:
+        raise UsageError(
+            f"{text!r} does not say where to listen and what to reach",
+            "an entry is LISTEN=TARGET",
+            f"--reach 5432={text}",
+        )
+    return Address.parse(listen, LOOPBACK), _target(target)
+
+
+# Running -----------------------------------------------------------------------------
+
+
+def _up(plan: UpPlan, as_json: bool, log: LogForm | None) -> int:
+    from tunnel.ops.run import run_up
+    from tunnel.ops.show import Show
+
+    show = Show(as_json=as_json, log=log)
+    return _run(lambda: run_up(plan, show), show)
+
+
+def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
+    """Run a command in trio; whatever it says ends as text and a status."""
+    import trio
+
+    try:
+        return trio.run(command)
+    except BaseException as error:
+        fault = _first_fault(error)
+        if isinstance(fault, TunnelError):
+            show.error(fault)
+            return fault.exit_status
+        if isinstance(fault, KeyboardInterrupt):
+            return Exit.INTERRUPTED
+        raise
+
+
+def _first_fault(error: BaseException) -> BaseException:
+    """Look into exception groups: the first of ours, else the first at all."""
+    while isinstance(error, BaseExceptionGroup):
+        ours = error.split(TunnelError)[0]
+        error = (ours or error).exceptions[0]
+    return error
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    try:
+        status = app(exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        status = Exit.USAGE
+    except TunnelError as error:
+        from tunnel.ops.show import Show
+
+        Show().error(error)
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = Exit.INTERRUPTED
+    sys.exit(int(status or 0))

@@ -1,0 +1,411 @@
+"""The long-running commands: a role, its front ends, its signals, its exit status."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.security import (
+    JoinLine,
+    client_id,
+    load_or_make_identity,
+    owner_token,
+    write_join,
+)
+from tunnel.access.target import probe
+from tunnel.access.users import OWNER, User
+from tunnel.center.client import CenterClient
+from tunnel.center.notices import LinkDown, LinkUp, MappingReady, MappingRefused
+from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.errors import CODES, Code, Exit, StreamError, TunnelError, UsageError
+from tunnel.front.listen import open_listener
+from tunnel.front.ports import serve_port
+from tunnel.front.socks5 import serve_socks
+from tunnel.link.relay import relay
+from tunnel.ops import saved
+from tunnel.ops.show import size_text
+from tunnel.ops.stdio import standard_stream
+from tunnel.proto.frames import Address, TcpTarget
+from tunnel.proto.handshake import verifier_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from tunnel.center.notices import Notice
+    from tunnel.ops.show import Show
+
+STATUS_S: Final = 1.0
+"""How often a terminal's line of moving numbers is written."""
+PIPE_GIVES_UP_S: Final = 10.0
+"""A program waits behind a pipe: it should hear soon that there is no server."""
+
+
+class _Ending:
+    """How a command ends: drain on the first signal, at once on the second Ctrl+C."""
+
+    def __init__(self, show: Show, connections: Callable[[], int]) -> None:
+        self.status = Exit.OK
+        self._show = show
+        self._connections = connections
+
+    async def watch(
+        self,
+        drain: Callable[[], Awaitable[None]],
+        stop: Callable[[], Awaitable[None]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Wait for signals; returns when the drain is over or was cut short."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            number = await anext(signals)
+            if number == signal.SIGINT:
+                self.status = Exit.INTERRUPTED
+            if live := self._connections():
+                self._show.talk(
+                    "stopping", f"{live} live connections (Ctrl+C again: now)"
+                )
+            async with trio.open_nursery() as nursery:
+
+                async def until_drained() -> None:
+                    await drain()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until_drained)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+            await stop()
+
+
+# serve -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServePlan:
+    """What ``tunnel serve`` was asked for."""
+
+    listen: Address
+    ports: range
+    public_host: str | None
+    state: Path
+    plain: bool
+
+
+async def run_serve(plan: ServePlan, show: Show) -> Exit:
+    """Run a center-server until a signal ends it."""
+    identity = None
+    if not plan.plain:
+        identity, created = load_or_make_identity(plan.state)
+        show.talk(
+            "identity created" if created else "identity",
+            f"{identity.pem_path}   fingerprint {identity.fingerprint}",
+        )
+    token = owner_token(plan.state)
+    owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
+    server = CenterServer(
+        {OWNER: owner},
+        identity,
+        ServerOptions(plan.listen, plan.ports, plan.plain),
+    )
+    ending = _Ending(show, lambda: server.connections)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(server.run)
+        join = JoinLine(
+            OWNER,
+            token,
+            plan.public_host or _reachable_host(address.host),
+            address.port,
+            identity.pin if identity else None,
+            plan.plain,
+        )
+        write_join(plan.state, join)
+
+        async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
+            await ending.watch(server.drain, server.stop, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        # Who has read the line may send a signal at once.
+        await nursery.start(until_signal)
+        _show_server(show, address, join)
+    return ending.status
+
+
+def _show_server(show: Show, address: Address, join: JoinLine) -> None:
+    line = join.render()
+    how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
+    show.talk("listening", f"{address}  {how}")
+    if join.plain and not _is_loopback(address.host):
+        show.talk("warning", "everybody on the way can read and change what passes")
+    if show.terminal:
+        show.talk("", "On the other machine:")
+        show.line("join", f"    tunnel tcp 8000 --to '{line}'")
+    else:
+        show.line("join", line, join=line, address=str(address))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reachable_host(host: str) -> str:
+    """Give an address for the join line: where we listen, or the default route's own.
+
+    Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
+    """
+    try:
+        if not ip_address(host).is_unspecified:
+            return host
+    except ValueError:
+        return host
+    family, anywhere = (
+        (socket.AF_INET6, "2001:db8::1")
+        if ":" in host
+        else (socket.AF_INET, "192.0.2.1")
+    )
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe_socket:
+            probe_socket.connect((anywhere, 9))
+            own: str = probe_socket.getsockname()[0]
+            return own
+    except OSError:
+        return "::1" if ":" in host else "127.0.0.1"
+
+
+# up ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class UpPlan:
+    """What ``tunnel up`` or one of its short forms was asked for."""
+
+    to: str | None = None
+    save_as: str | None = None
+    tcp: list[tuple[Address, Address]] = field(default_factory=list)
+    """Public address at the server, and the target here."""
+    reach: list[tuple[Address, Address]] = field(default_factory=list)
+    """Address to listen on here, and the target at the server's side."""
+    socks: list[Address] = field(default_factory=list)
+    """Addresses to listen on here."""
+
+    def check(self) -> None:
+        """Refuse what would not be safe, or is nothing at all.
+
+        Raises:
+            UsageError: no entry, or an open proxy.
+        """
+        if not (self.tcp or self.reach or self.socks):
+            raise UsageError(
+                "there is nothing to do",
+                "no entry is given",
+                "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
+            )
+        for listen in self.socks:
+            if not _is_loopback(listen.host):
+                raise UsageError(
+                    f"a proxy without users is not opened on {listen}",
+                    "whoever reaches that address could use it",
+                    f"--socks 127.0.0.1:{listen.port}",
+                )
+
+
+class _Up:
+    """One run of ``tunnel up``: its entries, and what its user is told of them."""
+
+    def __init__(self, plan: UpPlan, join: JoinLine, given: bool, show: Show) -> None:
+        self._plan = plan
+        self._join = join
+        self._given = given
+        self._show = show
+        self._targets: dict[str, Address] = {}
+        self._said: dict[str, Address] = {}
+        self._left = len(plan.tcp) + len(plan.reach) + len(plan.socks)
+        self._local: list[tuple[str, Address, str]] = []
+        self._was_up = False
+        self._failure: Exit | None = None
+        self._nursery: trio.Nursery | None = None
+        self._client: CenterClient | None = None
+
+    async def run(self) -> Exit:
+        with ExitStack() as stack:
+            own_id = stack.enter_context(client_id(saved.state_folder() / "client"))
+            client = CenterClient(self._join, client_id=own_id, tell=self._tell)
+            self._client = client
+            ending = _Ending(self._show, lambda: client.connections)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._start_local(client, nursery)
+                for remote, target in self._plan.tcp:
+                    name = await client.publish_target(remote, target)
+                    self._targets[name] = target
+
+                async def stop() -> None:
+                    client.stop()
+
+                await nursery.start(ending.watch, client.drain, stop)
+                if self._show.terminal:
+                    nursery.start_soon(self._keep_status, client)
+                await client.run()
+                nursery.cancel_scope.cancel()
+        return self._failure or ending.status
+
+    async def _start_local(self, client: CenterClient, nursery: trio.Nursery) -> None:
+        for listen, target in self._plan.reach:
+            listeners = await open_listener(listen.host, listen.port)
+            self._local.append(("reach", _bound(listeners, listen), str(target)))
+            open_now = partial(client.open_now, TcpTarget(target))
+            nursery.start_soon(serve_port, listeners, open_now)
+        for listen in self._plan.socks:
+            listeners = await open_listener(listen.host, listen.port)
+            self._local.append(("socks", _bound(listeners, listen), "-"))
+            nursery.start_soon(serve_socks, listeners, client.open)
+
+    def _tell(self, notice: Notice) -> None:
+        match notice:
+            case LinkUp():
+                self._link_up(notice)
+            case LinkDown(reason, retry_s, was_up, connections):
+                self._link_down(reason, retry_s, was_up, connections)
+            case MappingReady(name, public):
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._ready, name, public)
+            case MappingRefused():
+                self._refused(notice)
+
+    def _link_up(self, notice: LinkUp) -> None:
+        how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
+        how += ", key pinned" if notice.pinned else ""
+        self._show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
+        if not self._was_up:
+            self._was_up = True
+            self._keep_join()
+            for kind, listen, target in self._local:
+                self._entry(kind, listen, target, "")
+
+    def _keep_join(self) -> None:
+        """The first line that worked is the default from now on."""
+        if self._plan.save_as:
+            saved.save(self._join, self._plan.save_as)
+        elif self._given and not saved.is_saved(saved.DEFAULT):
+            path = saved.save(self._join, saved.DEFAULT)
+            self._show.talk("saved", f"{path} (--to is not needed next time)")
+
+    def _link_down(
+        self, reason: TunnelError, retry_s: float, was_up: bool, connections: int
+    ) -> None:
+        if was_up:
+            self._show.talk(
+                "link lost", f"{reason}; {connections} connections were reset"
+            )
+        elif not self._was_up:
+            self._show.error(reason)
+        self._show.talk("retry in", f"{retry_s:.1f} s")
+
+    async def _ready(self, name: str, public: Address) -> None:
+        target = self._targets[name]
+        answering = await probe(target)
+        if not answering:
+            self._show.talk(
+                "warning",
+                f"{target} does not answer; visitors are refused until it does",
+            )
+        note = "answering" if answering else "not answering"
+        # A script is told once, unless a new link brought another address.
+        if self._said.get(name) != public or self._show.terminal:
+            self._entry("tcp", public, str(target), note)
+        self._said[name] = public
+
+    def _entry(self, kind: str, where: Address, target: str, note: str) -> None:
+        fields: dict[str, str] = {
+            "kind": kind, "address": str(where), "target": target, "state": note,
+        }  # fmt: skip
+        text = f"{kind} {where} {target}"
+        if self._show.terminal:
+            text = f"  {where} → {target}" + (f" ({note})" if note else "")
+            if kind == "socks":
+                text = f"  {where} → SOCKS5 proxy, leaving at the server"
+        self._show.line("entry", text, **fields)
+
+    def _refused(self, notice: MappingRefused) -> None:
+        target = self._targets[notice.name]
+        code = notice.answer.code
+        where = notice.wanted.port or "a port"
+        self._show.error(
+            TunnelError(
+                code,
+                f"the server does not give {where} for {target}: "
+                + (notice.answer.reason or CODES[code].meaning),
+                fix=f"choose another: --tcp 0={target}" if code is Code.TAKEN else "",
+            )
+        )
+        if self._was_up and self._client is not None:
+            self._left -= 1
+            self._failure = self._failure or CODES[code].exit_status
+            if not self._left:
+                self._client.stop()
+            elif self._failure:
+                # The others go on; how it ends is then theirs to say.
+                self._failure = None
+
+    async def _keep_status(self, client: CenterClient) -> None:
+        """Show moving numbers while something moves; silent while nothing does."""
+        last = (0, 0, 0)
+        while True:
+            await trio.sleep(STATUS_S)
+            sent, received = client.traffic
+            now = (client.connections, sent, received)
+            if now != last:
+                last = now
+                self._show.status(
+                    f"  {now[0]} connections, {size_text(received)} in, "
+                    f"{size_text(sent)} out"
+                )
+
+
+def _bound(listeners: list[trio.SocketListener], wanted: Address) -> Address:
+    port: int = listeners[0].socket.getsockname()[1]
+    return Address(wanted.host, port)
+
+
+async def run_up(plan: UpPlan, show: Show) -> Exit:
+    """Run a center-client with its entries until a signal, or a final failure."""
+    plan.check()
+    join, given = saved.find(plan.to)
+    return await _Up(plan, join, given, show).run()
+
+
+# pipe --------------------------------------------------------------------------------
+
+
+async def run_pipe(target: Address, to: str | None, show: Show) -> Exit:
+    """Join stdin and stdout to a target at the server's side.
+
+    Raises:
+        TunnelError: no server within 10 s, or the target refused.
+    """
+    del show
+    join, _ = saved.find(to)
+    client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S)
+    status = Exit.OK
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        try:
+            stream = await client.open(TcpTarget(target))
+        except StreamError as error:
+            error.what = f"cannot reach {target} from the server: {error.what}"
+            raise
+        result = await relay(standard_stream(), stream)
+        if result.code is not Code.NORMAL:
+            status = CODES[result.code].exit_status
+        client.stop()
+    return status

@@ -1,0 +1,74 @@
+"""Join lines that are kept: the user's servers, by name."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from platformdirs import user_config_path, user_state_path
+
+from tunnel.access.security import JoinLine, parse_join, read_private, write_private
+from tunnel.errors import UsageError
+from tunnel.proto.codec import is_host_name
+
+DEFAULT: Final = "default"
+
+
+def state_folder() -> Path:
+    """Give where this user's tunnel keeps what it made itself."""
+    return user_state_path("tunnel")
+
+
+def _file(name: str) -> Path:
+    if not is_host_name(name):
+        raise UsageError(f"{name!r} is not a name: letters, digits, dot, - and _")
+    return user_config_path("tunnel") / f"{name}.join"
+
+
+def save(join: JoinLine, name: str) -> Path:
+    """Keep a join line, mode 0600; replaces one of the same name."""
+    path = _file(name)
+    write_private(path, join.render() + "\n")
+    return path
+
+
+def is_saved(name: str) -> bool:
+    """Say whether there is one of this name."""
+    return _file(name).exists()
+
+
+def find(to: str | None) -> tuple[JoinLine, bool]:
+    """Give the join line meant by ``--to``, and whether it was given as a line.
+
+    ``to`` is a line, or the name of a saved one; without it ``TUNNEL_TO_FILE`` names a
+    file that holds a line, else the saved ``default`` is meant.
+
+    Raises:
+        UsageError: none is meant, or it cannot be read.
+    """
+    if to is None and (file := os.environ.get("TUNNEL_TO_FILE")):
+        return parse_join(read_private(Path(file)).strip()), True
+    if to is not None and "://" in to:
+        return parse_join(to.strip()), True
+    name = to or DEFAULT
+    path = _file(name)
+    if path.exists():
+        return parse_join(read_private(path).strip()), False
+    if to is None:
+        raise UsageError(
+            "no server is known yet",
+            "neither --to nor TUNNEL_TO is given, and none was saved",
+            "run `tunnel serve` on a public host, then use the line that it prints: "
+            "--to 'tunnel://…'",
+        )
+    known = [p.stem for p in path.parent.glob("*.join")]
+    close = get_close_matches(name, known, 1)
+    raise UsageError(
+        f"no saved server is called {name!r}",
+        f"saved: {', '.join(sorted(known)) or 'none'}",
+        f"did you mean {close[0]!r}?"
+        if close
+        else "`tunnel join 'tunnel://…'` saves one",
+    )

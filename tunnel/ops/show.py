@@ -1,0 +1,104 @@
+"""What a person or a script sees: stdout is data, stderr is talk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Final, TextIO
+
+from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter
+
+if TYPE_CHECKING:
+    from tunnel.errors import TunnelError
+
+LABEL_WIDTH: Final = 18
+
+
+class Show:
+    """Writes for a terminal, for a script, or as JSON.
+
+    Args:
+        as_json: one JSON object per event on stdout.
+        log: ``logfmt``, ``json`` or ``terminal``; by default what suits stderr.
+    """
+
+    def __init__(self, *, as_json: bool = False, log: str | None = None) -> None:
+        self.as_json = as_json
+        self.terminal = sys.stdout.isatty() and not as_json
+        self._talkative = sys.stderr.isatty() and not as_json
+        self._status = ""
+        kind = log or ("terminal" if self._talkative else "logfmt")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_formatter(kind, colour=self._talkative))
+        root = logging.getLogger("tunnel")
+        root.handlers[:] = [handler]
+        root.propagate = False
+        # On a terminal the lines below say it better than the log.
+        quiet = kind == "terminal"
+        root.setLevel(logging.WARNING if quiet else logging.INFO)
+
+    def line(self, event: str, text: str, **fields: str | float) -> None:
+        """Put one line of data on stdout; ``text`` unless JSON is asked for."""
+        self._clear_status()
+        if self.as_json:
+            text = json.dumps({"event": event, **fields}, ensure_ascii=False)
+        _write(sys.stdout, text + "\n")
+
+    def talk(self, label: str, text: str) -> None:
+        """Say something to a person, if there is one."""
+        if self._talkative:
+            self._clear_status()
+            _write(sys.stderr, f"  {label:<{LABEL_WIDTH}} {text}\n")
+
+    def status(self, text: str) -> None:
+        """Replace the last line of a terminal; empty text takes it away."""
+        if self._talkative and text != self._status:
+            self._clear_status()
+            self._status = text
+            _write(sys.stderr, text)
+
+    def _clear_status(self) -> None:
+        if self._status:
+            _write(sys.stderr, "\r\x1b[K")
+            self._status = ""
+
+    def error(self, error: TunnelError, word: str = "error") -> None:
+        """Say what failed, why, and what can be done."""
+        self._clear_status()
+        parts = [f"{word}: {error.what}"]
+        if error.cause:
+            parts.append(f"  cause  {error.cause}")
+        if error.fix:
+            parts.append(f"  fix    {error.fix}")
+        _write(sys.stderr, "\n".join(parts) + "\n")
+
+
+def _write(file: TextIO, text: str) -> None:
+    """Write at once: a script may be waiting for the line."""
+    try:
+        file.write(text)
+        file.flush()
+    except BrokenPipeError:
+        # Nobody reads any more; the tunnel goes on.
+        pass
+
+
+def _formatter(kind: str, *, colour: bool) -> logging.Formatter:
+    match kind:
+        case "json":
+            return JsonFormatter()
+        case "terminal":
+            return TerminalFormatter(colour=colour)
+        case _:
+            return LogfmtFormatter()
+
+
+def size_text(count: int) -> str:
+    """Write a number of bytes for a person."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

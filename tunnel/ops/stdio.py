@@ -1,0 +1,73 @@
+"""Standard input and output as one trio stream, whatever they are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+import trio
+
+
+class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
+    """A file that the kernel cannot wait for, by threads: a regular one, /dev/null."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await trio.to_thread.run_sync(os.read, self._fd, max_bytes or 65_536)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await trio.to_thread.run_sync(os.write, self._fd, rest) :]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        await trio.lowlevel.checkpoint()
+
+
+def _stream_of(fd: int) -> trio.lowlevel.FdStream | _ThreadedFile:
+    own = os.dup(fd)
+    mode = os.fstat(own).st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(own)):
+        return _ThreadedFile(own)
+    return trio.lowlevel.FdStream(own)
+
+
+class _Output(trio.abc.SendStream):
+    """Standard output, whose end of file is its close."""
+
+    def __init__(self) -> None:
+        self._below = _stream_of(sys.stdout.fileno())
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._below.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._below.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Close it, and the descriptor that the process was started with too."""
+        await self._below.aclose()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+    async def aclose(self) -> None:
+        await self._below.aclose()
+
+
+def standard_stream() -> trio.abc.HalfCloseableStream:
+    """Give stdin and stdout as one half-closeable stream; closing it closes both.
+
+    The end of file that it sends is the end of stdout: who reads there sees it although
+    the other direction goes on.
+    """
+    return trio.StapledStream(_Output(), _stream_of(sys.stdin.fileno()))
