@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TURN_BYTES: Final = 131_072
 """DATA committed to the wire at once: enough for one call to be worth its price, few
 enough that a newcomer's bytes do not wait long behind it."""
+FLUSH_S: Final = 5.0
+"""How long the last bytes of closed streams may take before the goodbye."""
 LINGER_S: Final = 2.0
 """How long the peer may take to see our end before the wire is cut: closed with bytes
 unread, the kernel would send a RST and destroy the tail."""
@@ -49,6 +51,8 @@ class Link:
         self._scope = trio.CancelScope()
         self._reason: TunnelError | None = None
         self._closing = False
+        self._flushing = False
+        self._goodbye = (Code.NORMAL, "")
 
     def __repr__(self) -> str:
         state = "closing" if self._closing else "up"
@@ -61,8 +65,6 @@ class Link:
 
         A cancelled link is lost: nobody knows what the wire has taken.
         """
-        core = self.session.core
-        core.attach(trio.current_time())
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -75,16 +77,27 @@ class Link:
         return self._reason or lost("the peer did not answer the goodbye")
 
     def close(self, code: Code, reason: str = "") -> None:
-        """End the session in good order: say GO_AWAY, let the peer read it, go."""
-        if self._closing:
+        """End the session in good order: say GO_AWAY, let the peer read it, go.
+
+        NORMAL sends first what closed streams have left; what is still open is reset.
+        """
+        if self._closing or self._flushing:
             return
         error = LocalSessionError(code, reason or "ended from this side")
         self._reason = self._reason or error
-        self.session.end(error)
-        self.session.core.go_away(code, reason)
-        self._closing = True
-        self._scope.deadline = trio.current_time() + LINGER_S
+        self._goodbye = (code, reason)
+        self._flushing = code is Code.NORMAL
+        self.session.end(error, flush=self._flushing)
+        if self._flushing:
+            self._scope.deadline = trio.current_time() + FLUSH_S
+        else:
+            self._say_goodbye()
         self.session.wake()
+
+    def _say_goodbye(self) -> None:
+        self._flushing, self._closing = False, True
+        self.session.core.go_away(*self._goodbye)
+        self._scope.deadline = trio.current_time() + LINGER_S
 
     def _end(self, reason: TunnelError) -> None:
         self._reason = self._reason or reason
@@ -126,6 +139,8 @@ class Link:
                     await transport.send(pieces)
                 except TunnelError as error:
                     return self._end(error)
+            elif self._flushing:
+                self._say_goodbye()
             elif self._closing:
                 return await transport.send_eof()
             else:
@@ -135,6 +150,8 @@ class Link:
         core = self.session.core
         while True:
             await trio.sleep_until(core.next_wakeup())
+            if self._closing:  # nothing is said after the goodbye
+                return
             try:
                 core.on_time(trio.current_time())
             except TunnelError as error:

@@ -218,6 +218,10 @@ class Session:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Ask whether the peer is there; the round trip in seconds, None if silent."""
+        if self.ended is not None:
+            return None
+        if self.ended is not None:
+            return None
         began = trio.current_time()
         self.core.ping(began)
         self.wake()
@@ -247,10 +251,11 @@ class Session:
         """Wait until ``run`` has returned: the session has ended and its tasks too."""
         await self._gone.wait()
 
-    def end(self, error: TunnelError) -> None:
+    def end(self, error: TunnelError, *, flush: bool = False) -> None:
         """Reset every stream with the error's code; the first call counts.
 
-        What was received stays to be read by the streams' users.
+        What was received stays to be read by the streams' users. With ``flush``, what
+        streams that were closed before have left to send stays to be sent.
         """
         if self.ended is not None:
             return
@@ -258,10 +263,12 @@ class Session:
         code = error.code if "C" in CODES[error.code].frames else Code.LINK_LOST
         if code is Code.NORMAL:
             code = Code.LINK_LOST
-        self.core.end()
         streams, self._streams = self._streams, {}
-        for stream in streams.values():
+        for conn, stream in streams.items():
+            self.core.close(conn, code)
             stream.closed(code, str(error))
+        if not flush:
+            self.core.end()
         self._answer.close()
         self._ask.close()
         self._pinging.unpark_all()
@@ -308,6 +315,10 @@ class Session:
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:
+        if self.ended is not None:
+            self.core.close(event.conn, Code.DRAINING)
+            self.core.released(event.conn)
+            return
         stream = VirtualStream(self, event.conn, event.create)
         self._streams[event.conn] = stream
         if self._nursery is not None:

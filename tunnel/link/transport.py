@@ -158,8 +158,11 @@ class TlsTransport:
                 await self._flush()
                 data = await self._receive_raw()
                 if not data:
-                    raise TlsError(
-                        Code.LINK_LOST, "the peer ended the TLS handshake"
+                    # Not a TlsError: a full server does this too, and may be retried.
+                    raise LocalLinkError(
+                        Code.LINK_LOST,
+                        "the peer ended the TLS handshake",
+                        "it takes no more links at the moment, or speaks without TLS",
                     ) from None
                 self._incoming.write(data)
             except ssl.SSLError as error:
