@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import random
 import secrets
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -77,6 +78,7 @@ class _Mapping:
     entry: MappingEntry
     serve: Callable[[VirtualStream], Awaitable[None]]
     public: Address | None = None
+    refusal: MappingAnswer | None = None
 
 
 class CenterClient:
@@ -107,6 +109,7 @@ class CenterClient:
         self._names = 0
         self._session: Session | None = None
         self._link: Link | None = None
+        self._nursery: trio.Nursery | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._stopping = trio.Event()
         self._was_up = False
@@ -213,15 +216,19 @@ class CenterClient:
             theirs=result.peer_terms,
             serve_offer=self._serve_offer,
         )
+        link = Link(session, transport, result.leftover)
         async with trio.open_nursery() as nursery:
-            await nursery.start(session.run)
+            try:
+                await nursery.start(session.run)
+            except BaseException:
+                await transport.aclose()
+                raise
             nursery.start_soon(self._begin, session, transport, began, task_status)
-            self._session = session
-            self._link = Link(session, transport, result.leftover)
-            reason = await self._link.run()
+            self._session, self._link, self._nursery = session, link, nursery
+            reason = await link.run()
             self._lost_connections = session.streams
             self._traffic = self.traffic
-            self._session = self._link = None
+            self._session = self._link = self._nursery = None
             session.end(reason)
         return reason
 
@@ -268,8 +275,8 @@ class CenterClient:
         task_status: trio.TaskStatus[None],
     ) -> None:
         """What a new link is used for first: the round trip and the mappings."""
-        rtt_s = await session.ping(HANDSHAKE_S)
-        if rtt_s is None or session.ended is not None:
+        rtt_s = await session.ping(math.inf)  # a silent server ends the session
+        if rtt_s is None:
             return
         say(logger, logging.INFO, "link.up", peer=transport.peer,
             tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1),
@@ -324,7 +331,11 @@ class CenterClient:
         entry = MappingEntry(MappingType.TCP, name, remote.host, remote.port)
         self._mappings[name] = _Mapping(entry, serve)
         if self._session is not None and self._was_up:
-            await self._register(self._session, MappingOp.ADD, [name])
+            try:
+                await self._register(self._session, MappingOp.ADD, [name])
+            except BaseException:
+                self._give_back(name)
+                raise
         return name
 
     async def publish_target(self, remote: Address, target: Address) -> str:
@@ -339,10 +350,28 @@ class CenterClient:
         return mapping.public if mapping else None
 
     async def withdraw(self, name: str) -> None:
-        """Give a public address up."""
+        """Give a public address up, and wait until it is; cancelled, it still is."""
+        await self._give_back(name).wait()
+
+    def _give_back(self, name: str) -> trio.Event:
+        """Begin to give a public address up; the event says when it is."""
+        done = trio.Event()
         mapping = self._mappings.pop(name, None)
-        if mapping is not None and self._session is not None:
-            await self._session.ask_mapping(MappingOp.REMOVE, [mapping.entry])
+        if mapping is None or self._session is None or self._nursery is None:
+            done.set()
+        else:
+            self._nursery.start_soon(self._remove, self._session, mapping.entry, done)
+        return done
+
+    async def _remove(
+        self, session: Session, entry: MappingEntry, done: trio.Event
+    ) -> None:
+        try:
+            await session.ask_mapping(MappingOp.REMOVE, [entry])
+        except TunnelError as error:
+            say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+        finally:
+            done.set()
 
     async def _register(
         self, session: Session, op: MappingOp, names: list[str]
@@ -362,6 +391,7 @@ class CenterClient:
     def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
         entry = mapping.entry
         if answer.code is Code.NORMAL:
+            mapping.refusal = None
             mapping.public = Address(answer.host or self._join.host, answer.port)
             # Whatever was given once is asked for again: the address is known by now.
             mapping.entry = replace(entry, port=answer.port)
@@ -369,7 +399,7 @@ class CenterClient:
                 public=str(mapping.public))  # fmt: skip
             self._tell(MappingReady(name, mapping.public))
         else:
-            mapping.public = None
+            mapping.public, mapping.refusal = None, answer
             say(logger, logging.WARNING, "mapping.refused", name=name,
                 code=answer.code.name, reason=answer.reason)  # fmt: skip
             self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
@@ -434,12 +464,16 @@ class CenterClient:
         )
         listener = MappingListener(self)
         name = await self.publish(wanted, listener.take)
-        if (public := self.public(name)) is None:
-            del self._mappings[name]
+        mapping = self._mappings[name]
+        if mapping.public is None:
+            self._give_back(name)
+            refusal = mapping.refusal
             raise LocalSessionError(
-                Code.TAKEN, f"the server gave no public address for {wanted}"
+                refusal.code if refusal else Code.LINK_LOST,
+                f"the server gave no public address for {wanted}",
+                refusal.reason if refusal else "there is no link at the moment",
             )
-        listener.name, listener.public = name, public
+        listener.name, listener.public = name, mapping.public
         return listener
 
 
@@ -506,6 +540,10 @@ class MappingListener(trio.abc.Listener["VirtualStream"]):
 
     async def aclose(self) -> None:
         """Give the public address up, and refuse who waits."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
+                waiting = self._waiting.receive_nowait()
+                waiting.reset(Code.NO_MAPPING, "the listener was closed")
         self._waiting.close()
         await self._client.withdraw(self.name)
 

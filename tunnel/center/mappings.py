@@ -47,6 +47,11 @@ class Member(Protocol):
     user: User
     nursery: trio.Nursery
 
+    @property
+    def gone(self) -> bool:
+        """Whether its session is over."""
+        ...
+
     def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
         """Begin to open a virtual TCP connection to the client."""
         ...
@@ -150,6 +155,10 @@ class MappingTable:
         except AddressError as error:
             code = Code.NOT_ALLOWED if "not allowed" in error.what else Code.TAKEN
             return MappingAnswer(code, reason=error.what)
+        if member.gone:  # it left while we waited: nobody would give the port back
+            for listener in listeners:
+                listener.socket.close()
+            return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
         claim = _Claim(member, entry, public, listeners)
         self._claims[public] = claim
         member.nursery.start_soon(self._serve, claim)
@@ -166,8 +175,7 @@ class MappingTable:
         if await owner.answers(SILENT_OWNER_S):
             return False
         owner.dismiss(Code.SILENT, "no answer while another client wants its port")
-        if self._claims.get(claim.public) is claim:
-            self._close(claim)
+        self.drop(owner)
         return True
 
     async def _serve(self, claim: _Claim) -> None:

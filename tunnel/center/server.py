@@ -7,6 +7,7 @@ becomes a ``_Member`` for as long as its session lives.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import secrets
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import Gate
+from tunnel.access.gate import FAILURE_REFILL_S, Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
 from tunnel.center.mappings import MappingTable
@@ -93,6 +94,11 @@ class _Member:
             pool=server.pool,
         )
         self.link: Link | None = None
+
+    @property
+    def gone(self) -> bool:
+        """See ``Member``."""
+        return self.session.ended is not None
 
     def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
         """See ``Session.open_now``."""
@@ -223,6 +229,7 @@ class CenterServer:
             try:
                 with trio.fail_after(HANDSHAKE_S):
                     handshake = await self._begin(stream, transport)
+                    self._check_patience(handshake, peer)
                     claim = await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
                 self._gate.leave(peer.host)
@@ -262,6 +269,13 @@ class CenterServer:
             resume_s=0,
         )
 
+    def _check_patience(self, handshake: ServerHandshake, peer: Address) -> None:
+        """Look at no more proofs from where too many were wrong."""
+        if not self._gate.may_try(peer.host, trio.current_time()):
+            what = "too many failed logins"
+            handshake.refuse(Code.CALM, what, math.ceil(FAILURE_REFILL_S))
+            raise LocalLinkError(Code.CALM, what)
+
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
         return user.verifier if user else None
@@ -287,6 +301,9 @@ class CenterServer:
             with trio.move_on_after(FAILURE_DELAY_S):
                 await answer(transport, handshake)
                 await transport.send_eof()
+                # Closed with bytes unread, the kernel would destroy the answer.
+                while await transport.receive_some():
+                    pass
 
     async def _serve_member(
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
@@ -307,14 +324,16 @@ class CenterServer:
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         async with trio.open_nursery() as nursery:
             member = _Member(self, user, claim, nursery)
-            await nursery.start(member.session.run)
-            await answer(transport, handshake)
             leftover = handshake.result.leftover if handshake.result else b""
             member.link = Link(member.session, transport, leftover)
+            # Before the first wait: two links of one client must see each other.
             self._members.add(member)
-            say(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
-                tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
             try:
+                await nursery.start(member.session.run)
+                await answer(transport, handshake)
+                say(logger, logging.INFO, "link.up", peer=transport.peer,
+                    user=user.name, tls=transport.encrypted,
+                    agent=claim.peer_terms.agent)  # fmt: skip
                 reason = await member.link.run()
                 streams = member.session.streams
                 member.session.end(reason)

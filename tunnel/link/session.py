@@ -34,6 +34,7 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, MuxCore
+from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -220,8 +221,6 @@ class Session:
         """Ask whether the peer is there; the round trip in seconds, None if silent."""
         if self.ended is not None:
             return None
-        if self.ended is not None:
-            return None
         began = trio.current_time()
         self.core.ping(began)
         self.wake()
@@ -297,7 +296,8 @@ class Session:
             case StreamOffered():
                 self._on_offer(event)
             case MappingAsked(mapping):
-                self._ask.send_nowait(mapping)
+                if self.ended is None:
+                    self._ask.send_nowait(mapping)
             case MappingAnswered(answers):
                 self._on_answers(answers)
             case LinkClosing(away):
@@ -319,6 +319,10 @@ class Session:
             self.core.close(event.conn, Code.DRAINING)
             self.core.released(event.conn)
             return
+        if event.conn.state is StreamState.CLOSING:
+            # Its own first bytes were too many: it was evicted before this event.
+            self.core.released(event.conn)
+            return
         stream = VirtualStream(self, event.conn, event.create)
         self._streams[event.conn] = stream
         if self._nursery is not None:
@@ -327,7 +331,7 @@ class Session:
     def _on_answers(self, answers: list[MappingAnswer]) -> None:
         if self._unwanted_answers:
             self._unwanted_answers -= 1
-        else:
+        elif self.ended is None:
             self._answer.send_nowait(answers)
 
     def _dispatch_stream(

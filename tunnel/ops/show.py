@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -80,8 +81,11 @@ def _write(file: TextIO, text: str) -> None:
         file.write(text)
         file.flush()
     except BrokenPipeError:
-        # Nobody reads any more; the tunnel goes on.
-        pass
+        # Nobody reads any more; the tunnel goes on. What is still buffered would fail
+        # again at exit and become its status.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, file.fileno())
+        os.close(null)
 
 
 def _formatter(kind: str, *, colour: bool) -> logging.Formatter:
