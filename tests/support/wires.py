@@ -79,6 +79,8 @@ class FusedStream(trio.abc.HalfCloseableStream):
         try:
             for at in range(0, len(view), self._split):
                 await self._stream.send_all(view[at : at + self._split])
+        except trio.ClosedResourceError:  # blown from the other end
+            raise trio.BrokenResourceError from None
         finally:
             if self._fuse.left <= 0:
                 self._fuse.blow()
@@ -161,11 +163,13 @@ class RawPeer:
         self.link = Link(self.session, PlainTransport(self.stream), early)
         self.reason: TunnelError | None = None
         self.ended_at = 0.0
+        self.scope = trio.CancelScope()
 
     async def run(self) -> None:
-        self.reason = await self.link.run()
-        self.ended_at = trio.current_time()
-        self.session.end(self.reason)
+        with self.scope:
+            self.reason = await self.link.run()
+            self.ended_at = trio.current_time()
+            self.session.end(self.reason)
 
     async def read(self) -> bytes:
         """Read to the end of what the link says."""
@@ -177,9 +181,11 @@ class RawPeer:
     async def heard(self) -> bytes:
         """Give what the link has said until it rests."""
         await trio.testing.wait_all_tasks_blocked()
-        with trio.move_on_after(0):
-            return bytes(await self.wire.receive_some())
-        return b""
+        said = b""
+        with trio.move_on_after(0.001):
+            while piece := await self.wire.receive_some():
+                said += piece
+        return said
 
 
 @asynccontextmanager

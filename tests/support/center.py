@@ -1,0 +1,167 @@
+"""A center-server and center-clients in one run, over real loopback sockets."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from tunnel.access.security import JoinLine, Secret, load_or_make_identity, make_token
+from tunnel.access.users import User
+from tunnel.center.client import CenterClient
+from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.link.start import prove
+from tunnel.link.transport import PlainTransport, dial
+from tunnel.proto.frames import Address, Terms
+from tunnel.proto.handshake import PLAIN_BINDING, ClientHandshake, verifier_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tunnel.center.notices import Notice
+
+LOOPBACK = "127.0.0.1"
+WAIT_S = 20.0
+
+_N = TypeVar("_N")
+
+
+class Notices:
+    """Keeps what a client tells, and waits for the next of a kind."""
+
+    def __init__(self) -> None:
+        self.all: list[Notice] = []
+        self._more = trio.Event()
+
+    def __call__(self, notice: Notice) -> None:
+        self.all.append(notice)
+        self._more.set()
+        self._more = trio.Event()
+
+    def of(self, kind: type[_N]) -> list[_N]:
+        return [notice for notice in self.all if isinstance(notice, kind)]
+
+    async def next(self, kind: type[_N], number: int = 1) -> _N:
+        """Wait for notice ``number`` of a kind."""
+        with trio.fail_after(WAIT_S):
+            while len(self.of(kind)) < number:
+                await self._more.wait()
+        return self.of(kind)[number - 1]
+
+
+@dataclass
+class Center:
+    """A running center-server."""
+
+    server: CenterServer
+    address: Address
+    join: JoinLine
+
+    def client(
+        self, client_id: bytes | None = None, **changes: object
+    ) -> tuple[CenterClient, Notices]:
+        notices = Notices()
+        join = replace(self.join, **changes)  # type: ignore[arg-type]
+        return CenterClient(join, client_id=client_id, tell=notices), notices
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Wait for something that nobody announces; at most 20 s."""
+        with trio.fail_after(WAIT_S):
+            while not true():  # noqa: ASYNC110  # there is no event for it
+                await trio.sleep(0.005)
+
+
+def user(token: Secret, name: str = "default", *, owner: bool = True) -> User:
+    return User(name, verifier_of(name, token.reveal()), is_owner=owner)
+
+
+@asynccontextmanager
+async def center(
+    state: Path | None = None,
+    *,
+    port: int = 0,
+    token: Secret | None = None,
+    ports: range = range(20_000, 20_001),
+    others: tuple[User, ...] = (),
+) -> AsyncIterator[Center]:
+    """Run a center-server for the block; plain without a state folder."""
+    token = token or make_token()
+    identity = load_or_make_identity(state)[0] if state else None
+    users = {"default": user(token)} | {other.name: other for other in others}
+    server = CenterServer(
+        users,
+        identity,
+        ServerOptions(Address(LOOPBACK, port), ports, plain=identity is None),
+    )
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(server.run)
+            join = JoinLine(
+                "default",
+                token,
+                address.host,
+                address.port,
+                identity.pin if identity else None,
+                identity is None,
+            )
+            yield Center(server, address, join)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def target(
+    serve: Callable[[trio.SocketStream], Awaitable[None]],
+) -> AsyncIterator[Address]:
+    """Run a TCP service for the block."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            partial(trio.serve_tcp, serve, 0, host=LOOPBACK)
+        )
+        yield Address(*listeners[0].socket.getsockname())
+        nursery.cancel_scope.cancel()
+
+
+async def echo(stream: trio.abc.HalfCloseableStream) -> None:
+    """Send back what comes; the end too."""
+    try:
+        async for data in stream:
+            await stream.send_all(data)
+        await stream.send_eof()
+    except trio.BrokenResourceError:
+        pass
+    await stream.aclose()
+
+
+async def ask(where: Address, question: bytes = b"hello") -> bytes:
+    """Send, end, and read the whole answer; a reset raises."""
+    stream = await trio.open_tcp_stream(where.host, where.port)
+    async with stream:
+        await stream.send_all(question)
+        await stream.send_eof()
+        answer = b""
+        async for data in stream:
+            answer += data
+        return answer
+
+
+async def raw_login(
+    where: Center, client_id: bytes, token: Secret | None = None, name: str = "default"
+) -> PlainTransport:
+    """Log in by hand on a plain link; the wire is the test's from then on."""
+    stream = await dial(where.address.host, where.address.port)
+    transport = PlainTransport(stream)
+    terms = replace(Terms(), client_id=client_id)
+    secret = (token or where.join.token).reveal()
+    try:
+        await prove(
+            transport,
+            ClientHandshake(name, secret, terms, bytes(32), PLAIN_BINDING, resume_s=0),
+        )
+    except BaseException:
+        await transport.aclose()
+        raise
+    return transport

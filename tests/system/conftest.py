@@ -1,0 +1,75 @@
+"""Fixtures of the system tests."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from support.processes import Machine
+from support.targets import Content
+from support.world import MODES, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.world import MakeWorld
+
+
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def content(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Content]:
+    made = Content(tmp_path_factory.mktemp("content") / "bytes", 1)
+    yield made
+    made.path.unlink()
+
+
+@pytest.fixture(scope="session", params=MODES)
+def world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    content: Content,
+) -> Iterator[World]:
+    """One for all tests that leave it as it was."""
+    home = tmp_path_factory.mktemp(request.param)
+    made = World(Machine(home), content, *MODES[request.param])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_world(machine: Machine, content: Content) -> Iterator[MakeWorld]:
+    """Make one for a test that breaks it."""
+    with ExitStack() as stack:
+
+        def make(*serve: str) -> World:
+            made = World(machine, content, *serve)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note a measured figure; all are printed behind the tests."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if noted := config.stash.get(FIGURES, []):
+        terminalreporter.section("figures")
+        for text in noted:
+            terminalreporter.write_line(text)
