@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-
 from support.certs import tls_contexts
-from support.wires import FusedStream, fused_wires, tls_pair
+from support.wires import fused_wires, tls_pair
+
 from tunnel.errors import Code, Exit, LocalLinkError, TlsError
-from tunnel.link import transport as transport_module
 from tunnel.link.transport import PlainTransport, TlsTransport, dial
 
 if TYPE_CHECKING:
@@ -349,11 +348,3 @@ async def test_any_other_failure_to_dial_is_said_in_the_systems_words(
     assert raised.value.what == (
         "cannot reach [2001:db8::1]:7443: network is unreachable"
     )
-
-
-def test_the_wire_module_exports_its_alpn() -> None:
-    assert transport_module.ALPN == "prot/1"
-
-
-def test_a_fused_stream_is_a_stream() -> None:
-    assert issubclass(FusedStream, trio.abc.HalfCloseableStream)

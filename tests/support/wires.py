@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
 
+    MemoryStapled = trio.StapledStream[
+        trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream
+    ]
     ServeOffer = Callable[[VirtualStream], Awaitable[None]]
 
 TARGET = TcpTarget(Address("127.0.0.1", 80))
@@ -52,9 +55,8 @@ class Fuse:
         self.passed = 0
         self._streams: list[trio.testing.MemorySendStream] = []
 
-    def guard(self, *streams: trio.StapledStream) -> None:
+    def guard(self, *streams: MemoryStapled) -> None:
         for stream in streams:
-            assert isinstance(stream.send_stream, trio.testing.MemorySendStream)
             self._streams.append(stream.send_stream)
 
     def blow(self) -> None:
@@ -65,9 +67,7 @@ class Fuse:
 class FusedStream(trio.abc.HalfCloseableStream):
     """One end of a wire; what it sends passes a fuse, in pieces of ``split`` bytes."""
 
-    def __init__(
-        self, stream: trio.StapledStream, fuse: Fuse, split: int = 1 << 30
-    ) -> None:
+    def __init__(self, stream: MemoryStapled, fuse: Fuse, split: int = 1 << 30) -> None:
         self._stream = stream
         self._fuse = fuse
         self._split = split
@@ -156,10 +156,12 @@ class RawPeer:
             serve_offer=serve or Offers(),
             serve_mapping=None if client else no_names,
         )
-        pair = trio.testing.memory_stream_pair()
+        self.wire: trio.abc.HalfCloseableStream
+        self.stream: trio.abc.HalfCloseableStream
         if lockstep:
-            pair = trio.testing.lockstep_stream_pair()
-        self.wire, self.stream = pair
+            self.wire, self.stream = trio.testing.lockstep_stream_pair()
+        else:
+            self.wire, self.stream = trio.testing.memory_stream_pair()
         self.link = Link(self.session, PlainTransport(self.stream), early)
         self.reason: TunnelError | None = None
         self.ended_at = 0.0

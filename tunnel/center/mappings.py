@@ -6,6 +6,7 @@ decides what happens when two want the same port; carries no byte.
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,10 +129,14 @@ class MappingTable:
                 reason=f"{member.user.name} may not publish port {entry.port}",
             )
         answer = MappingAnswer(Code.TAKEN, reason=self._all_taken())
-        for port in self._candidates(host, entry.port):
-            answer = await self._claim(member, entry, Address(host, port))
-            if answer.code is not Code.TAKEN:
-                break
+        try:
+            for port in self._candidates(host, entry.port):
+                answer = await self._claim(member, entry, Address(host, port))
+                if answer.code is not Code.TAKEN:
+                    break
+        except AddressError as error:
+            code = Code.NOT_ALLOWED if "not allowed" in error.what else Code.TAKEN
+            answer = MappingAnswer(code, reason=error.what)
         return answer
 
     def _candidates(self, host: str, port: int) -> Iterable[int]:
@@ -153,8 +158,9 @@ class MappingTable:
         try:
             listeners = await open_listener(public.host, public.port)
         except AddressError as error:
-            code = Code.NOT_ALLOWED if "not allowed" in error.what else Code.TAKEN
-            return MappingAnswer(code, reason=error.what)
+            if not _is_in_use(error):
+                raise  # no other port will do either
+            return MappingAnswer(Code.TAKEN, reason=error.what)
         if member.gone:  # it left while we waited: nobody would give the port back
             for listener in listeners:
                 listener.socket.close()
@@ -185,3 +191,8 @@ class MappingTable:
             user=claim.owner.user.name)  # fmt: skip
         await serve_port(claim.listeners, open_now, max_visitors=MAX_VISITORS)
         say(logger, logging.INFO, "mapping.closed", public=str(claim.public))
+
+
+def _is_in_use(error: AddressError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE

@@ -7,7 +7,6 @@ becomes a ``_Member`` for as long as its session lives.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import secrets
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import FAILURE_REFILL_S, Gate
+from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
 from tunnel.center.mappings import MappingTable
@@ -229,7 +228,6 @@ class CenterServer:
             try:
                 with trio.fail_after(HANDSHAKE_S):
                     handshake = await self._begin(stream, transport)
-                    self._check_patience(handshake, peer)
                     claim = await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
                 self._gate.leave(peer.host)
@@ -268,13 +266,6 @@ class CenterServer:
             self._nobody,
             resume_s=0,
         )
-
-    def _check_patience(self, handshake: ServerHandshake, peer: Address) -> None:
-        """Look at no more proofs from where too many were wrong."""
-        if not self._gate.may_try(peer.host, trio.current_time()):
-            what = "too many failed logins"
-            handshake.refuse(Code.CALM, what, math.ceil(FAILURE_REFILL_S))
-            raise LocalLinkError(Code.CALM, what)
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)

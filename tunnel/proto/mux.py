@@ -548,6 +548,8 @@ class MuxCore:
         for conn in conns:
             conn.state = StreamState.IDLE
             conn.lane.purge()
+            # The pool outlives us; not every one of these has a user to release it.
+            self._pool.forget(conn)
         self._conns.clear()
         self._drop_output()
         self._ours_open = self._unanswered_opens = 0

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from support.center import LOOPBACK, user
+
+from tunnel.access.security import make_token
+from tunnel.center import mappings as mappings_module
+from tunnel.center.mappings import MappingTable
+from tunnel.errors import Code, LocalStreamError
+from tunnel.front import listen
+from tunnel.proto.frames import (
+    Address,
+    MappingAnswer,
+    MappingEntry,
+    MappingOp,
+    MappingType,
+    NameTarget,
+    ProtMapping,
+    Target,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tunnel.link.virtual import VirtualStream
+
+
+class Client:
+    """A client that is connected; visitors who come to it are refused and noted."""
+
+    def __init__(
+        self, nursery: trio.Nursery, name: str = "default", *, owner: bool = True
+    ) -> None:
+        self.user = user(make_token(), name, owner=owner)
+        self.nursery = nursery
+        self.gone = False
+        self.alive = True
+        self.visitors: list[tuple[Target, Address | None]] = []
+        self.dismissed: list[Code] = []
+        self.asked: list[float] = []
+        self.visited = trio.Event()
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        self.visitors.append((target, visitor))
+        self.visited.set()
+        raise LocalStreamError(Code.REFUSED, "nobody serves here")
+
+    async def answers(self, timeout_s: float) -> bool:
+        self.asked.append(timeout_s)
+        await trio.lowlevel.checkpoint()
+        return self.alive
+
+    def dismiss(self, code: Code, reason: str) -> None:
+        self.dismissed.append(code)
+
+
+def entry(name: str = "web", port: int = 0, host: str = "") -> MappingEntry:
+    return MappingEntry(MappingType.TCP, name, host, port)
+
+
+async def add(
+    table: MappingTable, client: Client, *entries: MappingEntry
+) -> list[MappingAnswer]:
+    return await table.apply(client, ProtMapping(MappingOp.ADD, list(entries)))
+
+
+@asynccontextmanager
+async def clients() -> AsyncIterator[trio.Nursery]:
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            yield nursery
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def ports() -> range:
+    """Three ports in a row that were free a moment ago."""
+    for start in range(20_000, 60_000, 7):
+        try:
+            for port in range(start, start + 3):
+                with socket.socket() as one:
+                    one.bind((LOOPBACK, port))
+        except OSError:
+            continue
+        return range(start, start + 3)
+    raise AssertionError("no free ports")
+
+
+async def visit(address: Address) -> None:
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    async with stream:
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+
+
+async def test_a_mapping_opens_its_port_and_names_its_visitors(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        (answer,) = await add(table, client, entry(port=ports[1]))
+        assert answer == MappingAnswer(Code.NORMAL, LOOPBACK, ports[1])
+        await visit(Address(LOOPBACK, ports[1]))
+        ((target, visitor),) = client.visitors
+        assert target == NameTarget("web")
+        assert visitor is not None
+        assert visitor.host == LOOPBACK
+
+
+async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        with socket.create_server((LOOPBACK, ports[0])):  # somebody else's
+            answers = await add(table, client, *[entry(f"n{i}") for i in range(3)])
+        assert [answer.port for answer in answers] == [ports[1], ports[2], 0]
+        assert answers[2].code is Code.TAKEN
+        assert answers[2].reason
+        assert len(table) == 2
+
+
+async def test_each_entry_is_answered_for_itself(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        with socket.create_server((LOOPBACK, ports[0])):
+            answers = await add(
+                table,
+                client,
+                entry("taken", ports[0]),
+                entry("elsewhere", 80, "192.0.2.1"),
+                MappingEntry(MappingType.TCP, "many", "", ports[1], 2),
+                entry("good", ports[2]),
+            )
+        assert [answer.code for answer in answers] == [
+            Code.TAKEN,
+            Code.TAKEN,
+            Code.UNSUPPORTED,
+            Code.NORMAL,
+        ]
+        assert str(ports[0]) in answers[0].reason
+
+
+async def test_without_a_right_nothing_is_opened(ports: range) -> None:
+    async with clients() as nursery:
+        guest = Client(nursery, "guest", owner=False)
+        table = MappingTable(LOOPBACK, ports)
+        (answer,) = await add(table, guest, entry())
+        assert answer.code is Code.NOT_ALLOWED
+        assert len(table) == 0
+
+
+async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        await add(table, client, entry(port=ports[0]))
+        remove = ProtMapping(MappingOp.REMOVE, [entry(), entry("unknown")])
+        answers = await table.apply(client, remove)
+        assert [answer.code for answer in answers] == [Code.NORMAL, Code.NO_MAPPING]
+        socket.create_server((LOOPBACK, ports[0])).close()
+
+
+async def test_nobody_removes_what_is_not_its_own(ports: range) -> None:
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery)
+        table = MappingTable(LOOPBACK, ports)
+        await add(table, owner, entry(port=ports[0]))
+        remove = ProtMapping(MappingOp.REMOVE, [entry()])
+        (answer,) = await table.apply(other, remove)
+        assert answer.code is Code.NO_MAPPING
+        assert len(table) == 1
+
+
+async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
+    ports: range,
+) -> None:
+    async with clients() as nursery:
+        client, other = Client(nursery), Client(nursery)
+        table = MappingTable(LOOPBACK, ports)
+        await add(table, other, entry("theirs", ports[2]))
+        await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
+        answers = await table.apply(
+            client, ProtMapping(MappingOp.REPLACE, [entry("b", ports[1])])
+        )
+        assert answers == [MappingAnswer(Code.NORMAL, LOOPBACK, ports[1])]
+        assert len(table) == 2
+        await visit(Address(LOOPBACK, ports[1]))
+        await visit(Address(LOOPBACK, ports[2]))
+
+
+async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        for _ in range(3):
+            (answer,) = await add(table, client, entry(port=ports[0]))
+            assert answer.code is Code.NORMAL
+        assert client.asked == []
+        assert len(table) == 1
+
+
+async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery)
+        table = MappingTable(LOOPBACK, ports)
+        await add(table, owner, entry(port=ports[0]))
+        (answer,) = await add(table, other, entry(port=ports[0]))
+        assert answer.code is Code.TAKEN
+        assert owner.asked == [mappings_module.SILENT_OWNER_S] == [2.0]
+        assert owner.dismissed == []
+
+
+async def test_a_silent_owner_loses_all_its_ports_to_one_question(ports: range) -> None:
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery)
+        table = MappingTable(LOOPBACK, ports)
+        both = entry("a", ports[0]), entry("b", ports[1])
+        await add(table, owner, *both)
+        owner.alive = False
+        answers = await add(table, other, *both)
+        assert [answer.code for answer in answers] == [Code.NORMAL, Code.NORMAL]
+        assert owner.dismissed == [Code.SILENT]
+        assert len(owner.asked) == 1
+        await visit(Address(LOOPBACK, ports[1]))
+        assert len(other.visitors) == 1
+
+
+async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery, "other")
+        owner.alive = False
+        table = MappingTable(LOOPBACK, ports)
+        await add(table, owner, entry(port=ports[0]))
+        (answer,) = await add(table, other, entry(port=ports[0]))
+        assert answer.code is Code.TAKEN
+        assert owner.asked == owner.dismissed == []
+
+
+async def test_a_client_that_left_while_it_waited_gets_no_port(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client.gone = True
+        (answer,) = await add(table, client, entry(port=ports[0]))
+        assert answer.code is Code.NO_MAPPING
+        assert len(table) == 0
+        socket.create_server((LOOPBACK, ports[0])).close()
+
+
+async def test_a_dropped_clients_ports_are_free_at_once(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
+        table.drop(client)
+        assert len(table) == 0
+        for port in ports[:2]:
+            socket.create_server((LOOPBACK, port)).close()
+
+
+async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
+    ports: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    real = listen.open_listener
+
+    async def counting(host: str, port: int) -> list[trio.SocketListener]:
+        tried.append(port)
+        return await real(host, port)
+
+    monkeypatch.setattr(mappings_module, "open_listener", counting)
+    async with clients() as nursery:
+        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        (answer,) = await add(table, client, entry(host="192.0.2.1"))
+        assert answer.code is not Code.NORMAL
+        assert "192.0.2.1" in answer.reason
+        assert len(tried) == 1

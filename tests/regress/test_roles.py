@@ -1,0 +1,71 @@
+"""Defects that the two roles once had, each under its symptom."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+import trio.testing
+from support.center import center
+
+from tunnel.center.client import CenterClient
+from tunnel.errors import Code, TunnelError
+from tunnel.link.link import Link
+from tunnel.link.session import Session
+from tunnel.link.transport import PlainTransport
+from tunnel.proto.frames import Terms
+
+if TYPE_CHECKING:
+    from tunnel.center.notices import Notice
+    from tunnel.link.virtual import VirtualStream
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope when the run has taken so many steps."""
+
+    def __init__(self, scope: trio.CancelScope, steps: int) -> None:
+        self._scope = scope
+        self._left = steps
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if not self._left:
+            self._scope.cancel()
+
+
+def _cancel(scope: trio.CancelScope, notice: Notice) -> None:
+    scope.cancel()
+
+
+async def test_a_client_cancelled_at_any_step_leaves_no_socket_open() -> None:
+    async with center() as where:
+        for steps in range(1, 80, 2):
+            with trio.CancelScope() as scope, suppress(TunnelError):
+                # Up at last means that no step is left to be tried.
+                client = CenterClient(where.join, tell=partial(_cancel, scope))
+                instrument = CancelAtStep(scope, steps)
+                trio.lowlevel.add_instrument(instrument)
+                try:
+                    await client.run()
+                finally:
+                    trio.lowlevel.remove_instrument(instrument)
+        # A socket that nobody closed would be a ResourceWarning, and an error here.
+        await where.until(lambda: not where.server._members)
+        await where.until(lambda: where.server._gate._total == 0)
+
+
+async def test_a_link_that_is_closed_before_it_runs_says_its_goodbye() -> None:
+    async def nobody(stream: VirtualStream) -> None:
+        raise AssertionError(stream)
+
+    wire, stream = trio.testing.memory_stream_pair()
+    session = Session(client=True, ours=Terms(), theirs=Terms(), serve_offer=nobody)
+    link = Link(session, PlainTransport(stream))
+    link.close(Code.TAKEN_OVER)
+    await wire.send_eof()
+    await link.run()
+    said = await wire.receive_some()
+    assert said[3] == 0x09
+    assert int.from_bytes(said[8:10], "big") == Code.TAKEN_OVER
