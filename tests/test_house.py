@@ -13,7 +13,7 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 from tunnel.access import gate
 from tunnel.center import mappings, server
 from tunnel.link import link, relay, session, transport
-from tunnel.proto import codec, handshake, lanes, mux, window
+from tunnel.proto import codec, handshake, lanes, mux, replay, window
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
 if TYPE_CHECKING:
@@ -43,12 +43,16 @@ LIMITS: Final = {
     "idle_ping_s": TERMS.idle_ping_s,
     "resume_s if not said": handshake.DEFAULT_RESUME_S,
     "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
+    "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
+    "RECEIVED after, at most": replay.STATE_EVERY_BYTES,
+    "RECEIVED after, at the latest": 1_000 * replay.STATE_AFTER_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "DATA in one frame while others wait": lanes.SHARED_FRAME_BYTES,
     "committed to the kernel at once": link.TURN_BYTES,
     "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
+    "CREATE without an answer, at the latest": mux.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
     "idle virtual TCP connection": relay.IDLE_S,
     "before RST, for the kernel to send": relay.GRACE_S,

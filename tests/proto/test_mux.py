@@ -623,13 +623,19 @@ def test_many_pings_before_the_next_write_cost_one_answer() -> None:
 def test_a_flood_of_nothing_ends_the_session_and_its_sane_rate_does_not(
     nothing: ProtFrame,
 ) -> None:
-    pair = CorePair()
+    pair = CorePair(replay_limit=1 << 20)
     pair.opened()
     for _ in range(100):
         pair.now += 1.0
         inject(pair, pair.server, *[nothing] * 100)
     burst = [nothing] * (int(mux.NUISANCE_BURST) + 1)
     assert refused_with(pair, pair.server, *burst) is Code.CALM
+
+
+def test_received_without_resumption_is_the_peers_fault() -> None:
+    pair = CorePair()
+    for end in pair.ends:
+        assert refused_with(pair, end, ProtReceived(0)) is Code.PROTOCOL
 
 
 @pytest.mark.parametrize("kind", [0x80, 0xBF, 0xC0, 0xFF])
@@ -948,19 +954,6 @@ def test_the_smaller_idle_time_holds_for_both() -> None:
     assert pair.client.core.next_wakeup() == pair.server.core.next_wakeup()
 
 
-def test_a_new_link_forgets_half_a_frame_and_what_belonged_to_the_old_link() -> None:
-    pair = CorePair()
-    _, theirs = pair.opened()
-    core = pair.server.core
-    core.ping(pair.now)
-    pair.inject(pair.server, encode(ProtPing(b"12345678")) + data_header(1, 9) + b"x")
-    core.attach(pair.now + 100.0)
-    assert not core.has_output()
-    assert core.next_wakeup() == pair.now + 110.0
-    inject(pair, pair.server, ProtData(ONE, b"whole"))
-    assert pair.server.hear() == [DataReceived(theirs, b"whole")]
-
-
 def test_the_end_gives_back_what_lived_and_forgets_all() -> None:
     pair = CorePair()
     ours, theirs = pair.opened()
@@ -978,6 +971,47 @@ def test_the_end_gives_back_what_lived_and_forgets_all() -> None:
         assert end.core.offered == 0
         assert end.pool.held_bytes == 0
         assert not end.core.has_output()
+
+
+def test_an_open_expires_by_itself() -> None:
+    pair = CorePair()
+    ours, theirs = pair.offered()
+    answered, _ = pair.opened()
+    assert pair.client.core.next_wakeup() == pair.now + 10.0  # the PING's
+    pair.wait(11.9)
+    pair.settle()
+    assert pair.client.core.next_wakeup() == pytest.approx(pair.now + 0.1)
+    assert not pair.client.heard_of(StreamClosed)
+    pair.wait(0.2)
+    [end] = pair.client.heard_of(StreamClosed)
+    assert (end.conn, end.code, end.local) == (ours, Code.TIMEOUT, True)
+    pair.settle()
+    assert pair.server.hear()[-1] == StreamClosed(theirs, Code.RESET, "")
+    assert answered.state is StreamState.OPEN
+    assert pair.client.core._unanswered_opens == 0
+    assert pair.client.core.expire(pair.now) is None
+
+
+def test_opens_expire_in_their_order_and_only_unanswered_ones() -> None:
+    told: list[None] = []
+    core = MuxCore(
+        client=True,
+        ours=Terms(),
+        theirs=Terms(),
+        now=0.0,
+        notify=lambda: told.append(None),
+        open_deadline_s=3.0,
+    )
+    conns = [core.open(TARGET, now) for now in (0.0, 1.0, 2.0, 2.5)]
+    core.receive_data(encode(ProtAccept(ONE)) + encode(ProtClose(THREE)), 2.6)
+    core.close(conns[2])
+    assert core.expire(5.4) == 5.5
+    assert not told
+    assert core.expire(5.5) is None
+    [end] = core.take_notices()
+    assert isinstance(end, StreamClosed)
+    assert (end.conn, end.code) == (conns[3], Code.TIMEOUT)
+    assert len(told) == 1
 
 
 def test_a_connection_shows_its_number_its_state_and_its_bytes() -> None:

@@ -1,7 +1,11 @@
-"""Two cores and a wire that cuts anywhere, against a model made of plain values."""
+"""Two cores and a wire that cuts anywhere, against a model made of plain values.
+
+Cuts: frames into pieces, and the wire itself, which loses what is on its way.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +16,13 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
 )
-from support.pair import TARGET, CorePair
+from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalStreamError
-from tunnel.proto.codec import FrameDecoder
+from tunnel.proto.codec import decode_one
 from tunnel.proto.events import (
     CreditGranted,
     DataReceived,
@@ -28,18 +33,21 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.frames import (
+    HEADER_BYTES,
     ProtAccept,
     ProtClose,
     ProtCreate,
     ProtData,
     ProtPing,
+    ProtReceived,
     ProtWindow,
     Terms,
 )
 from tunnel.proto.liveness import Due
+from tunnel.proto.replay import STATE_AFTER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
@@ -49,6 +57,7 @@ PATTERN = bytes(i * i % 251 for i in range(1 << 16)) * 40
 
 SIDES = st.sampled_from((0, 1))
 PICKS = st.integers(0, 1 << 16)
+SIXTEENTHS = st.integers(0, 16)
 CODES = st.sampled_from((Code.NORMAL, Code.RESET, Code.GENERAL, Code.IDLE))
 REFUSALS = st.sampled_from((Code.REFUSED, Code.NOT_ALLOWED, Code.TIMEOUT))
 SIZES = st.sampled_from((1, 2, 7, 63, 500, 5_000, 40_000, 140_000))
@@ -106,19 +115,50 @@ class Life:
 class Judge:
     """Reads the wire as a third party, and knows the rules but not the code."""
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, replay_limit: int) -> None:
         self.window = window
+        self.replay_limit = replay_limit
         self.lives: dict[int, Life] = {}
-        self._written = FrameDecoder(), FrameDecoder()
-        self._arrived = FrameDecoder(), FrameDecoder()
+        self.said = bytearray(), bytearray()
+        """Every session frame that each side handed out, once."""
+        self.place = [0, 0]
+        """Where the next session frame of each side belongs."""
+        self.taken = [0, 0]
+        """Session bytes of each side that have arrived in whole frames."""
+        self.stated = [0, 0]
+        """Session bytes of each side that the other has said to have."""
+        self._part = bytearray(), bytearray()
 
     def wrote(self, side: int, data: bytes) -> None:
-        for frame in self._written[side].feed(data):
+        new = False
+        for frame, raw in _split(data):
+            if isinstance(frame, ProtPing):
+                continue
+            if isinstance(frame, ProtReceived):
+                assert self.replay_limit
+                assert frame.count == self.taken[1 - side]
+                continue
+            said, at = self.said[side], self.place[side]
+            self.place[side] += len(raw)
+            if at < len(said):
+                assert said[at : at + len(raw)] == raw, "not what was said before"
+                continue
+            if self.replay_limit and not new:
+                assert at - self.stated[side] < self.replay_limit, "no room to keep it"
+            new = True
+            said += raw
             self._check(side, frame)
 
     def delivered(self, side: int, data: bytes) -> None:
         """Take note of what came from ``side`` and is at the other side now."""
-        for frame in self._arrived[side].feed(data):
+        part = self._part[side]
+        part += data
+        for frame, raw in _split(bytes(part)):
+            del part[: len(raw)]
+            if isinstance(frame, ProtReceived):
+                self.stated[1 - side] = frame.count
+            elif not isinstance(frame, ProtPing):
+                self.taken[side] += len(raw)
             match frame:
                 case ProtClose(number):
                     life = self.lives[number]
@@ -127,9 +167,14 @@ class Judge:
                     life = self.lives[number]
                     life.limit[1 - side] = max(life.limit[1 - side], limit)
 
+    def cut(self) -> None:
+        """Expect another link: each side goes on where the other one stands."""
+        for part in self._part:
+            part.clear()
+        self.place = self.taken.copy()
+        self.stated = self.taken.copy()
+
     def _check(self, side: int, frame: ProtFrame) -> None:
-        if isinstance(frame, ProtPing):
-            return
         if isinstance(frame, ProtCreate):
             self._create(side, frame.sock_map)
             return
@@ -161,9 +206,19 @@ class Judge:
         self.lives[number] = Life(side, limit=[self.window] * 2)
 
 
+def _split(data: bytes) -> Iterator[tuple[ProtFrame, bytes]]:
+    """Give each whole frame of ``data``, and its bytes."""
+    while len(data) >= HEADER_BYTES and (found := decode_one(data)) is not None:
+        frame, size = found
+        yield frame, data[:size]
+        data = data[size:]
+
+
 class MuxMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.replay_limit = 0
+        self.linked = True
         self.streams: list[Stream] = []
         self.by_conn: dict[VirtualConn, tuple[Stream, int]] = {}
         self.pings = [0, 0]
@@ -171,12 +226,20 @@ class MuxMachine(RuleBasedStateMachine):
     @initialize(
         window=st.sampled_from((1, 90, 1_000, 150_000, 400_000)),
         top=st.sampled_from((2, 6, 21)),
+        replay_limit=st.sampled_from((0, 1, 300, 20_000, 1 << 24)),
     )
-    def begin(self, window: int, top: int) -> None:
-        self.window, self.top = window, top
+    def begin(self, window: int, top: int, replay_limit: int) -> None:
+        self.window, self.top, self.replay_limit = window, top, replay_limit
         terms = Terms(initial_window=window)
-        self.pair = CorePair(terms, terms, top=top)
-        self.judge = Judge(window)
+        self.pair = CorePair(
+            terms,
+            terms,
+            top=top,
+            replay_limit=replay_limit,
+            # The model knows only ends that somebody asked for.
+            open_deadline_s=math.inf,
+        )
+        self.judge = Judge(window, replay_limit)
 
     # What the users of the two cores do ----------------------------------------
 
@@ -250,31 +313,81 @@ class MuxMachine(RuleBasedStateMachine):
 
     @rule(side=SIDES, budget=st.sampled_from((1, 100, 20_000, 262_144)))
     def flush(self, side: int, budget: int) -> None:
-        self.judge.wrote(side, self.pair.flush(self.pair.ends[side], budget))
-        self._hear(side)
+        if self.linked:
+            self.judge.wrote(side, self.pair.flush(self.pair.ends[side], budget))
+            self._hear(side)
 
     @rule(side=SIDES, size=st.one_of(st.integers(1, 40), st.just(300_000)))
     def deliver(self, side: int, size: int) -> None:
         self.judge.delivered(side, self.pair.deliver(self.pair.ends[side], size))
         self._hear(1 - side)
 
+    @precondition(lambda self: self.replay_limit and self.linked)
+    @rule(
+        arriving=st.tuples(SIXTEENTHS, SIXTEENTHS),
+        more=st.integers(0, 40),
+        busy=st.booleans(),
+        at_once=st.booleans(),
+    )
+    def drop_link(
+        self, arriving: tuple[int, int], more: int, busy: bool, at_once: bool
+    ) -> None:
+        """Lose what is on its way, from any byte on."""
+        for side in (0, 1) if busy else ():
+            self.flush(side, 262_144)
+        for side, part in enumerate(arriving):
+            self.deliver(side, len(self.pair.ends[side].wire) * part // 16 + more)
+        self.pair.cut()
+        self.judge.cut()
+        self.linked = False
+        self.pings = [0, 0]
+        if at_once:
+            self.resume()
+
+    @precondition(lambda self: not self.linked)
+    @rule()
+    def resume(self) -> None:
+        for end, taken in zip(self.pair.ends, reversed(self.judge.taken), strict=True):
+            assert end.core.received == taken
+        again = self.pair.resume()
+        for side, size in enumerate(again):
+            assert size == len(self.judge.said[side]) - self.judge.taken[side]
+        self.linked = True
+
     @rule()
     def settle(self) -> None:
-        while any(end.wire or end.core.has_output() for end in self.pair.ends):
-            for side in (0, 1):
-                self.flush(side, 262_144)
-            for side in (0, 1):
-                self.deliver(side, 1 << 30)
+        if not self.linked:
+            self.resume()
+        for _ in range(1_000):
+            if any(end.wire or end.core.has_output() for end in self.pair.ends):
+                for side in (0, 1):
+                    self.flush(side, 262_144)
+                for side in (0, 1):
+                    self.deliver(side, 1 << 30)
+            elif any(map(_is_full, self.pair.ends)):
+                self._pass(STATE_AFTER_S)
+            else:
+                return
+        raise AssertionError("it goes on for ever")
 
-    @rule(seconds=st.sampled_from((0.001, 1.0, 11.0)))
+    @rule(seconds=st.sampled_from((0.001, STATE_AFTER_S, 1.0, 11.0)))
     def tick(self, seconds: float) -> None:
         self.pair.now += seconds
         cores = [end.core for end in self.pair.ends]
+        if not self.linked:
+            for core in cores:
+                core.expire(self.pair.now)
+            return
         if any(core.liveness.due(self.pair.now) is Due.LOST for core in cores):
             self.settle()
-        for side, core in enumerate(cores):
-            due = core.liveness.due(self.pair.now)
-            core.on_time(self.pair.now)
+        self._pass(0.0)
+
+    def _pass(self, seconds: float) -> None:
+        self.pair.now += seconds
+        for side, end in enumerate(self.pair.ends):
+            due = end.core.liveness.due(self.pair.now)
+            end.core.on_time(self.pair.now)
+            assert end.core.next_wakeup() > self.pair.now
             self.pings[side] += due is Due.PING
 
     # What must hold ------------------------------------------------------------
@@ -343,6 +456,11 @@ class MuxMachine(RuleBasedStateMachine):
             assert end.pool.held_bytes == 0
             assert not end.core.has_output()
             assert self.pings[side] >= 0
+        self._pass(STATE_AFTER_S)
+        self.settle()
+        for side, end in enumerate(self.pair.ends):
+            assert end.core.flushed()
+            assert end.core.received == len(self.judge.said[1 - side])
 
     # Steps ---------------------------------------------------------------------
 
@@ -461,6 +579,10 @@ class MuxMachine(RuleBasedStateMachine):
 def _conn(half: Half) -> VirtualConn:
     assert half.conn is not None
     return half.conn
+
+
+def _is_full(end: End) -> bool:
+    return end.core.replay is not None and end.core.replay.full()
 
 
 def _has_unread(half: Half) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from support.tables import blocks, protocol_text
 
-from tunnel.errors import Code, RemoteSessionError
+from tunnel.errors import Code, RemoteLinkError, RemoteSessionError
 from tunnel.proto import events as ev
 from tunnel.proto.codec import FrameDecoder, decode_one, encode
 from tunnel.proto.frames import (
@@ -40,6 +40,7 @@ from tunnel.proto.frames import (
     ProtPing,
     ProtReceived,
     ProtWindow,
+    SockMap,
     Target,
     TcpTarget,
     Terms,
@@ -47,6 +48,8 @@ from tunnel.proto.frames import (
 from tunnel.proto.handshake import (
     PLAIN_BINDING,
     ClientHandshake,
+    HandshakeResult,
+    ResumeState,
     ServerHandshake,
     client_proof,
     resume_proof,
@@ -72,6 +75,8 @@ TOKEN: Final = bytes(range(32))
 NAME: Final = "anna"
 NONCES: Final = {"C": b"c" * 32, "S": b"s" * 32}
 SESSION_ID: Final = b"0123456789abcdef"
+USERS: Final = {NAME: verifier_of(NAME, TOKEN)}
+DUMMY: Final = verifier_of("nobody", bytes(32))
 TERMS: Final = Terms(agent="tunnel")
 BUDGET_BYTES: Final = 65_536
 
@@ -285,40 +290,123 @@ def address(text: str) -> Address:
 class End:
     """One side: its link start, if the conversation has one, then its core."""
 
-    def __init__(
-        self, name: str, shake: ClientHandshake | ServerHandshake | None
-    ) -> None:
+    def __init__(self, name: str, *, link_start: bool) -> None:
         self.name = name
-        self.shake = shake
+        self.now = 0.0
+        self.shake: ClientHandshake | ServerHandshake | None = None
         self.core: MuxCore | None = None
+        self.session: HandshakeResult | None = None
         self.conns: dict[int, VirtualConn] = {}
         self.heard: list[str] = []
-        if shake is None:
-            self._begin(TERMS, b"")
+        self.last_words = b""
+        """For a link that is refused: the session's own is another one."""
+        if link_start:
+            self.dial(1)
+        else:
+            self.core = MuxCore(client=name == "C", ours=TERMS, theirs=TERMS, now=0.0)
 
-    def _begin(self, theirs: Terms, early: bytes) -> None:
-        self.core = MuxCore(client=self.name == "C", ours=TERMS, theirs=theirs, now=0.0)
-        self.receive(early)
+    def dial(self, link_no: int) -> None:
+        """Begin the start of a link; till it has ended, the core waits."""
+        nonce = bytes(byte + link_no - 1 for byte in NONCES[self.name])
+        if self.name == "S":
+            lookup = USERS.get
+            self.shake = ServerHandshake(TERMS, nonce, PLAIN_BINDING, lookup, DUMMY)
+            return
+        resume = None
+        if self.session is not None:
+            assert self.core is not None
+            count, known = self.core.received, self.session
+            resume = ResumeState(known.session_id, count, known.resume_secret)
+        self.shake = ClientHandshake(
+            NAME, TOKEN, TERMS, nonce, PLAIN_BINDING, link_no, resume
+        )
+
+    def _begin(self, result: HandshakeResult) -> None:
+        if result.resumed:
+            assert self.core is not None
+            self.core.resume(result.count, self.now)
+        else:
+            self._begin_session(result)
+        self.receive(result.leftover)
+
+    def _begin_session(self, result: HandshakeResult) -> None:
+        if self.core is not None:
+            for conn in self.core.end():
+                self.heard.append(f"reset {conn.sock_map}")
+        self.session = result
+        assert result.resume_s
+        self.core = MuxCore(
+            client=self.name == "C",
+            ours=TERMS,
+            theirs=result.peer_terms,
+            now=self.now,
+            replay_limit=result.replay_limit,
+        )
 
     def write(self) -> bytes:
-        early = self.shake.data_to_send() if self.shake else b""
-        pieces = self.core.data_to_send(BUDGET_BYTES) if self.core else []
-        return b"".join([early, *pieces])
+        if self.last_words:
+            data, self.last_words = self.last_words, b""
+            return data
+        if self.shake is not None:
+            data = self.shake.data_to_send()
+            if self.shake.result is None:
+                return data
+            self.shake = None
+            return data + self.write()
+        core, pieces = self.core, []
+        assert core is not None
+        while core.has_output():
+            pieces += core.data_to_send(BUDGET_BYTES)
+        return b"".join(pieces)
 
     def receive(self, data: bytes) -> None:
-        if self.core is not None:
-            for event in self.core.receive_data(data, 0.0):
+        if self.shake is None or self.shake.result is not None:
+            assert self.core is not None
+            for event in self.core.receive_data(data, self.now):
                 self.heard.append(self._words(event))
             return
-        assert self.shake is not None
-        self.shake.receive(data)
-        if isinstance(self.shake, ServerHandshake) and self.shake.claim is not None:
-            claim = self.shake.claim
-            self.heard.append(f"login {claim.name} link_no {claim.link_no}")
-        elif self.shake.result is not None:
-            self.heard.append("proved")
-            result = self.shake.result
-            self._begin(result.peer_terms, result.leftover)
+        shake = self.shake
+        try:
+            shake.receive(data)
+        except RemoteLinkError as error:
+            self.heard.append(f"refused {error.code.name}")
+            self.shake = None
+            return
+        if isinstance(shake, ServerHandshake) and shake.claim is not None:
+            claim = shake.claim
+            words = f"login {claim.name} link_no {claim.link_no}"
+            if claim.session_id:
+                words += f" resume {claim.session_id.decode()} count {claim.count}"
+            self.heard.append(words)
+        elif shake.result is not None:
+            result = shake.result
+            words = f"resumed count {result.count}" if result.resumed else "new session"
+            self.heard.append(f"proved {words}")
+            self._begin(result)
+
+    def answer_login(self, verb: str, words: str) -> None:
+        shake = self.shake
+        assert isinstance(shake, ServerHandshake)
+        assert shake.claim is not None
+        if verb == "refuse":
+            code, _, reason = words.partition(" ")
+            shake.refuse(Code[code], json.loads(reason))
+            self.last_words, self.shake = shake.data_to_send(), None
+            return
+        if verb == "resume":
+            assert self.core is not None
+            assert self.session is not None
+            assert shake.claim.proves(self.session.resume_secret)
+            assert self.core.can_resume(shake.claim.count)
+            shake.accept(SESSION_ID, self.core.received, resumed=True)
+        else:
+            shake.accept(words.encode(), 0, resumed=False)
+        assert shake.result is not None
+        self._begin(shake.result)
+
+    def restart(self) -> None:
+        """Forget everything, as a program does that was started anew."""
+        self.core = self.session = None
 
     def _words(self, event: ev.Event) -> str:
         match event:
@@ -348,18 +436,23 @@ class End:
                 raise AssertionError(event)
 
     def do(self, verb: str, words: str) -> None:
-        if verb == "admit":
-            assert isinstance(self.shake, ServerHandshake)
-            self.shake.accept(SESSION_ID, 0, resumed=False)
-            assert self.shake.result is not None
-            self._begin(self.shake.result.peer_terms, self.shake.result.leftover)
-            return
+        if verb in ("admit", "resume", "refuse"):
+            return self.answer_login(verb, words)
+        if verb == "restart":
+            return self.restart()
         core = self.core
         assert core is not None
         first, _, rest = words.partition(" ")
         match verb:
             case "ping":
-                core.ping(0.0)
+                core.ping(self.now)
+            case "wait":
+                self.now += float(first)
+                core.on_time(self.now)
+            case "extend":
+                # This program knows no extension: a later one would send it so.
+                frame = ProtExtension(int(first), SockMap(int(rest)), 0)
+                core._push_control(encode(frame))
             case "leave":
                 core.go_away(Code[first], json.loads(rest))
             case "mapping":
@@ -370,7 +463,7 @@ class End:
             case "open":
                 said = json.loads(rest)
                 visitor = Address(*said["visitor"]) if "visitor" in said else None
-                conn = core.open(target(said["target"]), 0.0, visitor)
+                conn = core.open(target(said["target"]), self.now, visitor)
                 assert conn.sock_map == int(first)
                 self.conns[conn.sock_map] = conn
             case _:
@@ -393,22 +486,6 @@ class End:
                 raise AssertionError(verb)
 
 
-def two_ends(*, link_start: bool) -> dict[str, End]:
-    if not link_start:
-        return {name: End(name, None) for name in "CS"}
-    users = {NAME: verifier_of(NAME, TOKEN)}
-    client = ClientHandshake(NAME, TOKEN, TERMS, NONCES["C"], PLAIN_BINDING, resume_s=0)
-    server = ServerHandshake(
-        TERMS,
-        NONCES["S"],
-        PLAIN_BINDING,
-        lookup=users.get,
-        dummy=verifier_of("nobody", bytes(32)),
-        resume_s=0,
-    )
-    return {"C": End("C", client), "S": End("S", server)}
-
-
 def steps(script: str) -> Iterator[tuple[str, str, str]]:
     """Give (side, verb, words) of each line, what is sent at once as one line."""
     before = ""
@@ -416,33 +493,44 @@ def steps(script: str) -> Iterator[tuple[str, str, str]]:
         if line.startswith(" "):
             continue
         side, _, rest = line.partition(" ")
-        if side.endswith(">"):
+        if side[1:] in (">", "!"):
             if side != before:
-                yield side[0], ">", ""
+                yield side[0], side[1:], ""
         else:
             verb, _, words = rest.partition(" ")
             yield side, verb, words
         before = side
 
 
+def split(data: bytes) -> Iterator[bytes]:
+    while data:
+        found = decode_one(data)
+        assert found is not None
+        yield data[: found[1]]
+        data = data[found[1] :]
+
+
 def play(script: str) -> str:
     """Do what the lines say; give them with what was really sent and heard."""
-    ends = two_ends(link_start=script.startswith("C start"))
+    link_start = script.startswith("C link 1\n")
+    ends = {name: End(name, link_start=link_start) for name in "CS"}
     out = ""
     for side, verb, words in steps(script):
         end = ends[side]
-        if verb == ">":
+        if verb in (">", "!"):
             data = end.write()
-            ends["S" if side == "C" else "C"].receive(data)
-            while data:
-                found = decode_one(data)
-                assert found is not None
-                frame, data = data[: found[1]], data[found[1] :]
-                out += hex_lines(frame, f"{side}> ", "   ")
+            if verb == ">":
+                ends["S" if side == "C" else "C"].receive(data)
+            out += "".join(
+                hex_lines(one, f"{side}{verb} ", "   ") for one in split(data)
+            )
         elif verb == "hears":
             out += f"{side} hears {end.heard.pop(0) if end.heard else 'nothing'}\n"
         else:
-            if verb != "start":
+            if verb == "link":
+                for one in ends.values():
+                    one.dial(int(words))
+            else:
                 end.do(verb, words)
             out += f"{side} {verb} {words}".rstrip() + "\n"
     for end in ends.values():
@@ -458,5 +546,5 @@ def test_a_conversation_goes_as_the_text_says(script: str) -> None:
     assert play(script) == script
 
 
-def test_there_are_three_conversations() -> None:
-    assert len(blocks(TEXT, "conversation")) == 3
+def test_there_are_seven_conversations() -> None:
+    assert len(blocks(TEXT, "conversation")) == 7

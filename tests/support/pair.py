@@ -12,7 +12,7 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
-from tunnel.proto.mux import MuxCore
+from tunnel.proto.mux import OPEN_DEADLINE_S, MuxCore
 from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class CorePair:
         client, server: what each announces.
         top: the highest number, for tests of wrapping.
         pool_bytes: bound of each end's own pool.
+        replay_limit: what each end keeps for another link.
+        open_deadline_s: how long a CREATE may wait for its answer.
     """
 
     def __init__(
@@ -60,26 +62,27 @@ class CorePair:
         *,
         top: int = MAX_SOCK_MAP,
         pool_bytes: int = HELD_LIMIT_BYTES,
+        replay_limit: int = 0,
+        open_deadline_s: float = OPEN_DEADLINE_S,
     ) -> None:
         self.now = 1_000.0
         terms = client or Terms(), server or Terms()
-        self.client, self.server = self.ends = tuple(
-            self._end(who, terms, top, pool_bytes) for who in (0, 1)
-        )
 
-    def _end(
-        self, who: int, terms: tuple[Terms, Terms], top: int, pool_bytes: int
-    ) -> End:
-        pool: HeldPool[VirtualConn] = HeldPool(pool_bytes)
-        core = MuxCore(
-            client=who == 0,
-            ours=terms[who],
-            theirs=terms[1 - who],
-            now=self.now,
-            pool=pool,
-            top=top,
-        )
-        return End(core, pool)
+        def end(who: int) -> End:
+            pool: HeldPool[VirtualConn] = HeldPool(pool_bytes)
+            core = MuxCore(
+                client=who == 0,
+                ours=terms[who],
+                theirs=terms[1 - who],
+                now=self.now,
+                pool=pool,
+                top=top,
+                replay_limit=replay_limit,
+                open_deadline_s=open_deadline_s,
+            )
+            return End(core, pool)
+
+        self.client, self.server = self.ends = end(0), end(1)
 
     def other(self, end: End) -> End:
         """Give the end across the wire."""
@@ -122,6 +125,31 @@ class CorePair:
         """Carry bytes both ways until nobody has anything to say."""
         while any(end.wire or end.core.has_output() for end in self.ends):
             self.cross()
+
+    def cut(self) -> None:
+        """Lose the link, and all that is on its way."""
+        for end in self.ends:
+            end.wire.clear()
+
+    def resume(self) -> list[int]:
+        """Begin another link; give how many bytes each end sends again.
+
+        Both counts are fixed before either end goes on, as AUTH does.
+        """
+        counts = [end.core.received for end in self.ends]
+        for end, count in zip(self.ends, reversed(counts), strict=True):
+            assert end.core.can_resume(count)
+        return [
+            end.core.resume(count, self.now)
+            for end, count in zip(self.ends, reversed(counts), strict=True)
+        ]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass at both ends."""
+        self.now += seconds
+        for end in self.ends:
+            end.core.on_time(self.now)
+            self.notice(end)
 
     def opened(self, by: End | None = None) -> tuple[VirtualConn, VirtualConn]:
         """Open and accept one; give the opener's and the other side's handle."""

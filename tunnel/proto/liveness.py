@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+HURRY_S: Final = 5.0
+"""How long a peer may take to answer after this machine slept."""
 
 
 class Due(Enum):
@@ -31,16 +35,26 @@ class Liveness:
     asked_at: float | None = None
     first_asked_at: float | None = None
     rtt_s: float | None = None
+    hurried: bool = False
 
     def heard(self, now: float) -> None:
         """Count any byte from the peer."""
         self.heard_at = now
+        self.hurried = False
 
     def asked(self, now: float) -> None:
         """Count a PING that was queued."""
         self.asked_at = now
         if self.first_asked_at is None:
             self.first_asked_at = now
+
+    def suspect(self, now: float) -> None:
+        """Count a PING that was queued because this machine slept.
+
+        The wire may be long gone: the answer is waited for only ``HURRY_S``.
+        """
+        self.asked(now)
+        self.hurried = True
 
     def answered(self, now: float) -> None:
         """Count a PING's answer."""
@@ -53,7 +67,8 @@ class Liveness:
     def next_wakeup(self) -> float:
         """Give the time at which ``due`` may say something new."""
         if self._asking():
-            return max(self.heard_at, self.asked_at or 0.0) + self.grace_s
+            grace_s = HURRY_S if self.hurried else self.grace_s
+            return max(self.heard_at, self.asked_at or 0.0) + grace_s
         return self.heard_at + self.idle_s
 
     def due(self, now: float) -> Due:

@@ -1,7 +1,7 @@
 """MuxCore: any number of virtual TCP connections over whatever carries its bytes.
 
 Sans-IO: bytes and the time go in, events and bytes come out. It can outlive the wire
-under it: ``attach`` begins a link, and what belongs to the session stays.
+under it: ``resume`` begins a link, and what belongs to the session stays.
 
 It never waits, never reads a clock, and never fails half-way: a method either raises
 without an effect or has its whole effect. Only ``receive_data`` can meet a peer's
@@ -57,6 +57,7 @@ from tunnel.proto.frames import (
 from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.meter import Meter
+from tunnel.proto.replay import Replay, receipts_for
 from tunnel.proto.state import Signal, StreamState, step
 from tunnel.proto.window import HeldPool
 
@@ -83,6 +84,9 @@ every live connection's CLOSE fit. More piles up only where a peer asks and does
 read the answers."""
 MAX_UNANSWERED_OPENS: Final = 4_096
 """CREATEs of ours without an answer: each holds a task and a visitor."""
+OPEN_DEADLINE_S: Final = 12.0
+"""How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
+needs a while on the way."""
 OPENS_TOLERANCE: Final = 256
 """CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
 place at CLOSE, the receiver when its task has ended."""
@@ -123,6 +127,9 @@ class MuxCore:
         notify: called when ``take_notices`` has something that no call returned, for
             example because another session's bytes made this one give up a reader.
         top: the highest number; smaller in tests, to see numbers wrap.
+        replay_limit: unconfirmed bytes to keep for another link; 0 when the session
+            ends with its link.
+        open_deadline_s: how long a CREATE may wait for its answer.
     """
 
     def __init__(
@@ -135,6 +142,8 @@ class MuxCore:
         pool: HeldPool[VirtualConn] | None = None,
         notify: Callable[[], None] = _nothing,
         top: int = MAX_SOCK_MAP,
+        replay_limit: int = 0,
+        open_deadline_s: float = OPEN_DEADLINE_S,
     ) -> None:
         self.is_client = client
         self.ours = ours
@@ -163,15 +172,59 @@ class MuxCore:
         self._opens = Meter(ours.opens_per_s, ours.opens_per_s, now)
         self._open_flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
         self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
-        self.attach(now)
+        self._open_deadline_s = open_deadline_s
+        self._opening: dict[VirtualConn, float] = {}
+        self.replay = Replay(replay_limit) if replay_limit else None
+        self._receipts = receipts_for(replay_limit) if replay_limit else None
+        self._again: deque[bytes] = deque()
+        self._decoder = FrameDecoder(ours.max_frame, self._admit)
+        self._begin_link(now)
 
-    def attach(self, now: float) -> None:
-        """Begin a link: what belonged to the one before is forgotten."""
+    # Links -------------------------------------------------------------------------
+
+    @property
+    def received(self) -> int:
+        """Session bytes that were taken, over all links: what a resume states."""
+        return self._decoder.session_bytes
+
+    def can_resume(self, count: int) -> bool:
+        """Say whether a peer that has ``count`` of our bytes can go on from there."""
+        return self.replay is not None and self.replay.allows(count)
+
+    def resume(self, count: int, now: float) -> int:
+        """Begin another link: send again what the peer has not, before anything new.
+
+        Args:
+            count: session bytes that the peer states to have.
+            now: the time.
+
+        Returns:
+            How many bytes go out again.
+
+        Raises:
+            RemoteSessionError: ``PROTOCOL``: the count cannot be.
+        """
+        if self.replay is None or not self.replay.confirm(count):
+            raise RemoteSessionError(
+                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
+            )
+        taken = self._decoder.session_bytes
         self._decoder = FrameDecoder(self.ours.max_frame, self._admit)
+        self._decoder.session_bytes = taken
+        self._again = deque(self.replay.rest())
+        if self._receipts is not None:
+            self._receipts.state(taken)  # AUTH has said it
+        self._begin_link(now)
+        return self.replay.unconfirmed
+
+    def _begin_link(self, now: float) -> None:
+        """Forget what belonged to the link before."""
         idle_s = float(min(self.ours.idle_ping_s, self.theirs.idle_ping_s))
         self.liveness = Liveness(now, idle_s, 2 * idle_s)
         self._link_control: deque[bytes] = deque()
         self._pong = b""
+        if self.draining:
+            self._say_draining()
 
     # Commands ----------------------------------------------------------------------
 
@@ -208,6 +261,7 @@ class MuxCore:
         conn.state = StreamState.OPENING
         self._ours_open += 1
         self._unanswered_opens += 1
+        self._opening[conn] = now + self._open_deadline_s
         self._push_control(frame)
         return conn
 
@@ -262,10 +316,7 @@ class MuxCore:
         self._windows.pop(conn, None)
         if step(conn.state, Signal.SEND_CLOSE) is None:
             return
-        if conn.state is StreamState.OPENING or (
-            conn.state is StreamState.OPENING_FINISHED
-        ):
-            self._unanswered_opens -= 1
+        self._answered(conn)
         conn.state = _CLOSING
         frame = encode(ProtClose(conn.sock_map, code, reason))
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
@@ -299,16 +350,25 @@ class MuxCore:
         self._mappings_to_answer -= 1
         self._push_control(encode(ProtMappingAnswer(answers)))
 
-    def ping(self, now: float) -> None:
-        """Queue a PING; PingAnswered follows, and ``liveness`` has the round trip."""
-        self.liveness.asked(now)
+    def ping(self, now: float, *, slept: bool = False) -> None:
+        """Queue a PING; PingAnswered follows, and ``liveness`` has the round trip.
+
+        After this machine ``slept``, the link is given up sooner without an answer.
+        """
+        if slept:
+            self.liveness.suspect(now)
+        else:
+            self.liveness.asked(now)
         self._link_control.append(encode(ProtPing(bytes(8))))
 
     def drain(self) -> None:
         """Say that this side is about to stop: it refuses what is new from now on."""
         if not self.draining:
             self.draining = True
-            self._link_control.append(encode(ProtGoAway(Code.DRAINING)))
+            self._say_draining()
+
+    def _say_draining(self) -> None:
+        self._link_control.append(encode(ProtGoAway(Code.DRAINING)))
 
     def go_away(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
         """Queue GO_AWAY as the last frame: what was queued goes out no more."""
@@ -321,26 +381,57 @@ class MuxCore:
         """Say whether ``data_to_send`` has anything."""
         return bool(
             self._link_control
-            or self._control
-            or self._windows
             or self._pong
-            or self._lanes
+            or self._again
+            or (self._receipts is not None and self._receipts.due)
+            or (
+                (self._control or self._windows or self._lanes)
+                and not (self.replay is not None and self.replay.full())
+            )
         )
+
+    def flushed(self) -> bool:
+        """Say whether nothing is left to send, and the peer has confirmed the rest."""
+        if self.has_output():
+            return False
+        return self.replay is None or not self.replay.unconfirmed
 
     def data_to_send(self, budget: int) -> list[Buffer]:
         """Give the next frames, as pieces to be written in order.
 
         All control frames, then about ``budget`` bytes of the virtual TCP connections
-        in turn. What is given is gone from here: it must reach the link or the link is
-        lost.
+        in turn; first of all what a resume repeats, and of the session nothing while
+        the replay is full. What is given is gone from here: it must reach the link or
+        the link is lost.
         """
+        out = self._link_frames()
+        if self._again:
+            out.append(self._again.popleft())
+        elif self.replay is None:
+            out += self._session_frames(budget)
+        elif not self.replay.full() and (frames := self._session_frames(budget)):
+            # Joined here and not by the transport: what is kept is what is written.
+            chunk = b"".join(frames)
+            self.replay.record(chunk)
+            out.append(chunk)
+        return out
+
+    def _link_frames(self) -> list[Buffer]:
+        """Give the frames that belong to this link and are never repeated."""
         out: list[Buffer] = []
         if self._pong:
             out.append(self._pong)
             self._pong = b""
+        if self._receipts is not None and self._receipts.due:
+            self._receipts.state(self.received)
+            out.append(encode(ProtReceived(self.received)))
         if self._link_control:
             out += self._link_control
             self._link_control.clear()
+        return out
+
+    def _session_frames(self, budget: int) -> list[Buffer]:
+        out: list[Buffer] = []
         if self._control:
             out += self._control
             self._control.clear()
@@ -379,6 +470,8 @@ class MuxCore:
                 self._on_data(frame, events)
             else:
                 self._on_control(frame, events, now)
+        if self._receipts is not None:
+            self._receipts.took(self._decoder.session_bytes, now)
         if self._control_bytes > CONTROL_QUEUE_BYTES:
             raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
         return events
@@ -432,7 +525,7 @@ class MuxCore:
                 conn = self._known(sock_map, "CREATE|ACK")
                 self._recv(conn, Signal.RECV_ACCEPT)
                 if conn.state is not _CLOSING:
-                    self._unanswered_opens -= 1
+                    self._answered(conn)
                     events.append(StreamOpened(conn, bound))
             case ProtPing(opaque, ack):
                 self._count_nuisance(now)
@@ -458,12 +551,24 @@ class MuxCore:
                     events.append(PeerDraining())
                 else:
                     events.append(LinkClosing(frame))
-            case ProtExtension() | ProtReceived():
+            case ProtReceived(count):
+                self._on_received(count, now)
+            case ProtExtension():
                 self._count_nuisance(now)
             case _:
                 raise RemoteSessionError(
                     Code.PROTOCOL, f"{type(frame).__name__} is out of place"
                 )
+
+    def _on_received(self, count: int, now: float) -> None:
+        if self.replay is None:
+            raise RemoteSessionError(Code.PROTOCOL, "RECEIVED without resumption")
+        if count <= self.replay.confirmed:
+            self._count_nuisance(now)
+        if not self.replay.confirm(count):
+            raise RemoteSessionError(
+                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
+            )
 
     def _on_window(self, frame: ProtWindow, events: list[Event], now: float) -> None:
         conn = self._known(frame.sock_map, "WINDOW")
@@ -506,8 +611,7 @@ class MuxCore:
         was = conn.state
         self._recv(conn, Signal.RECV_CLOSE)
         if was is not _CLOSING:
-            if was in (StreamState.OPENING, StreamState.OPENING_FINISHED):
-                self._unanswered_opens -= 1
+            self._answered(conn)
             events.append(StreamClosed(conn, frame.code, frame.reason))
             conn.state = StreamState.IDLE
         if was is not _CLOSING or conn.lane.close:
@@ -523,14 +627,22 @@ class MuxCore:
 
     def next_wakeup(self) -> float:
         """Give the time at which ``on_time`` must be called."""
-        return self.liveness.next_wakeup()
+        times = [self.liveness.next_wakeup()]
+        if self._receipts is not None and self._receipts.due_at is not None:
+            times.append(self._receipts.due_at)
+        if self._opening:
+            times.append(next(iter(self._opening.values())))
+        return min(times)
 
     def on_time(self, now: float) -> None:
-        """Do what the time asks for: put a PING, or give the link up.
+        """Do what the time asks for: put a PING, state what was received.
 
         Raises:
             LocalLinkError: ``SILENT``: the link is lost.
         """
+        self.expire(now)
+        if self._receipts is not None:
+            self._receipts.on_time(now)
         match self.liveness.due(now):
             case Due.LOST:
                 silent_s = now - self.liveness.heard_at
@@ -541,6 +653,19 @@ class MuxCore:
                 self.ping(now)
             case Due.NOTHING:
                 pass
+
+    def expire(self, now: float) -> float | None:
+        """Give up opens that were not answered in time; give the next one's time."""
+        while self._opening:
+            conn, deadline = next(iter(self._opening.items()))
+            if now < deadline:
+                return deadline
+            self.close(conn, Code.RESET)
+            self._notices.append(
+                StreamClosed(conn, Code.TIMEOUT, "no answer to CREATE", local=True)
+            )
+            self._notify()
+        return None
 
     def end(self) -> list[VirtualConn]:
         """Forget everything; give the connections that were alive until now."""
@@ -553,6 +678,7 @@ class MuxCore:
         self._conns.clear()
         self._drop_output()
         self._ours_open = self._unanswered_opens = 0
+        self._opening.clear()
         return conns
 
     def evict(self, conn: VirtualConn) -> None:
@@ -568,6 +694,12 @@ class MuxCore:
         self._control.clear()
         self._control_bytes = 0
         self._windows.clear()
+        self._again.clear()
+
+    def _answered(self, conn: VirtualConn) -> None:
+        """Count the end of waiting for an answer to our CREATE."""
+        if self._opening.pop(conn, None) is not None:
+            self._unanswered_opens -= 1
 
     def _new_conn(self, sock_map: SockMap) -> VirtualConn:
         conn = VirtualConn(
