@@ -22,13 +22,21 @@ import trio
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
 from tunnel.center.exit import serve_exit
-from tunnel.center.notices import LinkDown, LinkUp, MappingReady, MappingRefused
+from tunnel.center.notices import (
+    LinkDown,
+    LinkResumed,
+    LinkUp,
+    MappingReady,
+    MappingRefused,
+    SessionLost,
+)
 from tunnel.errors import (
     Code,
     LinkError,
     LocalLinkError,
     LocalSessionError,
     LocalStreamError,
+    RemoteSessionError,
     TlsError,
     TunnelError,
 )
@@ -46,7 +54,12 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
-from tunnel.proto.handshake import PLAIN_BINDING, ClientHandshake
+from tunnel.proto.handshake import (
+    DEFAULT_RESUME_S,
+    PLAIN_BINDING,
+    ClientHandshake,
+    ResumeState,
+)
 from tunnel.proto.mux import MAX_MAPPING_ENTRIES
 
 if TYPE_CHECKING:
@@ -57,9 +70,12 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import MappingAnswer, Target
+    from tunnel.proto.handshake import HandshakeResult
 
 HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
+GOODBYE_S: Final = 2.0
+"""How long leaving ``connect`` may take when its block failed."""
 DRAIN_S: Final = 30.0
 """How long running connections may go on after a drain began."""
 _FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
@@ -89,8 +105,10 @@ class CenterClient:
         client_id: 16 bytes; the same again after a restart, so that the server knows
             whose ports are whose. Random when not given.
         tell: called with each ``Notice``; must not wait.
-        give_up_s: end with the last error when no link was had for this long; None
+        give_up_s: end with the last error when the first link is not up by then; None
             means never.
+        resume_s: how long connections wait for another link; the server may want
+            less; 0 resets them with their link.
     """
 
     def __init__(
@@ -100,11 +118,13 @@ class CenterClient:
         client_id: bytes | None = None,
         tell: Callable[[Notice], None] = _ignore,
         give_up_s: float | None = None,
+        resume_s: int = DEFAULT_RESUME_S,
     ) -> None:
         self._join = join
         self._terms = replace(Terms(), client_id=client_id or secrets.token_bytes(16))
         self._tell = tell
         self._give_up_s = give_up_s
+        self._resume_s = resume_s
         self._mappings: dict[str, _Mapping] = {}
         self._names = 0
         self._session: Session | None = None
@@ -112,8 +132,11 @@ class CenterClient:
         self._nursery: trio.Nursery | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._stopping = trio.Event()
+        self._over = trio.Event()
         self._was_up = False
         self._lost_connections = 0
+        self._link_no = 0
+        self._session_id = self._secret = b""
         self._traffic = (0, 0)
         self._attempts = trio.CancelScope()
 
@@ -139,35 +162,54 @@ class CenterClient:
 
         Raises:
             TunnelError: before the first link was up: wrong token, pin or version; at
-                any time: ``TAKEN_OVER``; or nothing was reached for ``give_up_s``.
+                any time: ``TAKEN_OVER``; or no link was had within ``give_up_s``.
         """
+        failure: TunnelError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                with self._attempts:
+                    failure = await self._keep_up(nursery, task_status)
+                self._nursery = None
+                if self._session is not None:
+                    end = failure or LocalSessionError(Code.NORMAL, "stopped")
+                    self._session.end(end)
+        finally:
+            self._over.set()
+        if failure is not None:
+            raise failure
+
+    async def _keep_up(
+        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
+    ) -> TunnelError | None:
+        """Make links and carry them, until stopped or until a failure is final."""
         backoff = Backoff(random.random)
-        began = trio.current_time()
-        with self._attempts:
-            while not self._stopping.is_set():
-                was_up, connections = False, 0
-                try:
-                    reason = await self._one_link(backoff, task_status)
-                    was_up, connections = True, self._lost_connections
-                    began = trio.current_time()
-                except LinkError as error:
-                    reason = error
-                if self._stopping.is_set():
-                    break
-                late = self._give_up_s is not None and (
-                    trio.current_time() - began >= self._give_up_s
-                )
-                if late or self._is_final(reason):
-                    raise reason
-                wait_s = backoff.next_s()
-                if not was_up and self._give_up_s is not None:
-                    wait_s = min(wait_s, began + self._give_up_s - trio.current_time())
-                say(logger, logging.INFO, "link.down",
-                    peer=str(Address(self._join.host, self._join.port)),
-                    code=reason.code.name, reason=str(reason), was_up=was_up,
-                    connections=connections, retry_s=round(wait_s, 1))  # fmt: skip
-                self._tell(LinkDown(reason, wait_s, was_up, connections))
-                await trio.sleep(max(wait_s, 0))
+        give_up_at = math.inf
+        if self._give_up_s is not None:
+            give_up_at = trio.current_time() + self._give_up_s
+        while not self._stopping.is_set():
+            was_up = False
+            try:
+                link = await self._make_link(nursery, backoff, task_status)
+            except LinkError as error:
+                reason: TunnelError = error
+            else:
+                was_up = True
+                reason = await self._carry(link)
+            if self._was_up:
+                give_up_at = math.inf
+            if self._stopping.is_set():
+                return None
+            left_s = give_up_at - trio.current_time()
+            if left_s <= 0 or self._is_final(reason):
+                return reason
+            wait_s = min(backoff.next_s(), left_s)
+            say(logger, logging.INFO, "link.lost" if was_up else "link.not_made",
+                reason=str(reason), retry_s=round(wait_s, 1),
+                waiting=self.connections)  # fmt: skip
+            self._tell(LinkDown(reason, wait_s, was_up, self.connections))
+            await trio.sleep(wait_s)
+        return None
 
     def _is_final(self, reason: TunnelError) -> bool:
         """A captive portal must not end what has worked before."""
@@ -177,30 +219,42 @@ class CenterClient:
             reason.code in _FINAL_CODES or isinstance(reason, TlsError)
         )
 
-    async def _one_link(
-        self, backoff: Backoff, task_status: trio.TaskStatus[None]
-    ) -> TunnelError:
-        """Make a link and carry it to its end; give the reason of the end.
+    async def _make_link(
+        self,
+        nursery: trio.Nursery,
+        backoff: Backoff,
+        task_status: trio.TaskStatus[None],
+    ) -> Link:
+        """Dial, prove, and find the session that the new link carries.
 
         Raises:
             LinkError: it never came to be.
         """
-        began = trio.current_time()
+        old = self._session
+        if old is not None and old.ended is not None:
+            self._forget_session(old, old.ended)
+            old = None
         transport = await self._reach()
         try:
             with trio.fail_after(HANDSHAKE_S):
                 binding = await self._secure(transport)
-                result = await prove(
-                    transport,
-                    ClientHandshake(
-                        self._join.name,
-                        self._join.token.reveal(),
-                        self._terms,
-                        secrets.token_bytes(32),
-                        binding,
-                        resume_s=0,
-                    ),
+                result = await prove(transport, self._handshake(binding, old))
+            backoff.reset()
+            if result.resumed and old is not None:
+                self._resume(old, result, transport)
+                session = old
+            else:
+                if old is not None:
+                    reason = LocalLinkError(
+                        Code.LINK_LOST, "the server does not know the session any more"
+                    )
+                    self._forget_session(old, reason)
+                session = await self._new_session(nursery, result)
+            nursery.start_soon(
+                partial(
+                    self._greet, session, transport, task_status, resumed=result.resumed
                 )
+            )
         except trio.TooSlowError:
             await transport.aclose()
             raise LocalLinkError(
@@ -209,27 +263,87 @@ class CenterClient:
         except BaseException:
             await transport.aclose()
             raise
-        backoff.reset()
+        return Link(session, transport, result.leftover)
+
+    def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
+        self._link_no += 1
+        resume = None
+        if old is not None:
+            resume = ResumeState(self._session_id, old.core.received, self._secret)
+        return ClientHandshake(
+            self._join.name,
+            self._join.token.reveal(),
+            self._terms,
+            secrets.token_bytes(32),
+            binding,
+            link_no=self._link_no,
+            resume=resume,
+            resume_s=self._resume_s,
+        )
+
+    async def _new_session(
+        self, nursery: trio.Nursery, result: HandshakeResult
+    ) -> Session:
         session = Session(
             client=True,
             ours=self._terms,
             theirs=result.peer_terms,
             serve_offer=self._serve_offer,
+            resume_s=result.resume_s,
+            replay_limit=result.replay_limit,
         )
-        link = Link(session, transport, result.leftover)
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(session.run)
-            except BaseException:
-                await transport.aclose()
-                raise
-            nursery.start_soon(self._begin, session, transport, began, task_status)
-            self._session, self._link, self._nursery = session, link, nursery
+        self._session_id, self._secret = result.session_id, result.resume_secret
+        await nursery.start(session.run)
+        self._session = session
+        return session
+
+    def _resume(
+        self, session: Session, result: HandshakeResult, transport: Transport
+    ) -> None:
+        """Go on with the session where the server stands.
+
+        Raises:
+            LocalLinkError: it ended meanwhile; the next attempt begins another.
+        """
+        if session.ended is not None or session.lost_at is None:
+            raise LocalLinkError(Code.LINK_LOST, "the session ended meanwhile")
+        after_s = trio.current_time() - session.lost_at
+        try:
+            repeated = session.resume(result.count)
+        except RemoteSessionError as error:
+            session.end(error)
+            raise LocalLinkError(Code.LINK_LOST, str(error)) from error
+        say(logger, logging.INFO, "link.resumed", peer=transport.peer,
+            after_s=round(after_s, 3), connections=session.streams,
+            repeated_bytes=repeated)  # fmt: skip
+        self._tell(LinkResumed(transport.peer, after_s, session.streams, repeated))
+
+    def _forget_session(self, session: Session, reason: TunnelError) -> None:
+        """Reset what was left of a session that cannot go on."""
+        connections = session.streams or self._lost_connections
+        session.end(reason)
+        self._traffic = self.traffic
+        self._session = None
+        for mapping in self._mappings.values():
+            mapping.public = None
+        say(logger, logging.WARNING, "session.lost", reason=str(reason),
+            connections=connections)  # fmt: skip
+        self._tell(SessionLost(reason, connections))
+
+    async def _carry(self, link: Link) -> TunnelError:
+        """Carry the session until the link ends; give the reason."""
+        session = link.session
+        self._link = link
+        if self._stopping.is_set():
+            link.close(Code.NORMAL)
+        try:
             reason = await link.run()
-            self._lost_connections = session.streams
-            self._traffic = self.traffic
-            self._session = self._link = self._nursery = None
-            session.end(reason)
+        finally:
+            self._link = None
+        self._lost_connections = session.streams
+        session.link_lost(reason)
+        if session.ended is not None:
+            self._forget_session(session, reason)
         return reason
 
     async def _reach(self) -> Transport:
@@ -267,28 +381,37 @@ class CenterClient:
             )
         return _digest(certificate)
 
-    async def _begin(
+    async def _greet(
         self,
         session: Session,
         transport: Transport,
-        began: float,
         task_status: trio.TaskStatus[None],
+        *,
+        resumed: bool,
     ) -> None:
-        """What a new link is used for first: the round trip and the mappings."""
-        rtt_s = await session.ping(math.inf)  # a silent server ends the session
+        """Use a new link first for the round trip and the mappings.
+
+        After a resume they are asked for again: another client may have taken one.
+        """
+        rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
-        say(logger, logging.INFO, "link.up", peer=transport.peer,
-            tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1),
-            took_ms=round((trio.current_time() - began) * 1000, 1))  # fmt: skip
-        pinned = transport.encrypted and self._join.pin is not None
-        self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
+        if not (resumed and self._was_up):
+            say(logger, logging.INFO, "link.up", peer=transport.peer,
+                tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
+            pinned = transport.encrypted and self._join.pin is not None
+            self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
         if self._mappings:
-            await self._register(session, MappingOp.REPLACE, list(self._mappings))
+            op = MappingOp.ADD if resumed else MappingOp.REPLACE
+            await self._register(session, op, list(self._mappings))
         if not self._was_up:
             self._was_up = True
             task_status.started()
         self._changed.unpark_all()
+
+    async def wait_over(self) -> None:
+        """Wait until ``run`` has ended."""
+        await self._over.wait()
 
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
@@ -392,12 +515,14 @@ class CenterClient:
         entry = mapping.entry
         if answer.code is Code.NORMAL:
             mapping.refusal = None
-            mapping.public = Address(answer.host or self._join.host, answer.port)
+            public = Address(answer.host or self._join.host, answer.port)
+            known, mapping.public = mapping.public, public
             # Whatever was given once is asked for again: the address is known by now.
             mapping.entry = replace(entry, port=answer.port)
-            say(logger, logging.INFO, "mapping.ready", name=name,
-                public=str(mapping.public))  # fmt: skip
-            self._tell(MappingReady(name, mapping.public))
+            if known != public:
+                say(logger, logging.INFO, "mapping.ready", name=name,
+                    public=str(public))  # fmt: skip
+                self._tell(MappingReady(name, public))
         else:
             mapping.public, mapping.refusal = None, answer
             say(logger, logging.WARNING, "mapping.refused", name=name,
@@ -442,13 +567,17 @@ class CenterClient:
             target = TcpTarget(Address.parse(target))
         until = trio.current_time() + deadline_s
         with trio.move_on_at(until):
-            while self._session is None and not self._stopping.is_set():
+            while not self._has_session() and not self._stopping.is_set():
                 await self._changed.park()
         if self._session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         return await self._session.open(
             target, deadline_s=max(until - trio.current_time(), 0)
         )
+
+    def _has_session(self) -> bool:
+        """Say whether what is opened now can come to be, with or without a link."""
+        return self._session is not None and self._session.ended is None
 
     async def listen(self, remote: int | str = 0) -> MappingListener:
         """Open a public TCP address; its visitors come out of the listener.
@@ -483,7 +612,9 @@ async def connect(
 ) -> AsyncIterator[CenterClient]:
     """Run a center-client for as long as the block runs; enter when its link is up.
 
-    Lost links are made again meanwhile. On leaving, its ports are given back.
+    Lost links are made again meanwhile. On leaving, also by an exception, the server is
+    told and its ports are given back; cancelled, it goes without a word, and the server
+    waits for it as for any lost link.
 
     Args:
         join: the line that ``tunnel serve`` prints.
@@ -502,6 +633,9 @@ async def connect(
                 yield client
             finally:
                 client.stop()
+                # An exception of the block must not cut the goodbye short.
+                with trio.move_on_after(GOODBYE_S, shield=True):
+                    await client.wait_over()
     except BaseExceptionGroup as group:
         # One fault, in the block or in the link, should look as if there were no
         # nursery: whose it is, the caller cannot know.

@@ -49,6 +49,11 @@ class Member(Protocol):
     nursery: trio.Nursery
 
     @property
+    def waiting(self) -> bool:
+        """Whether its link is lost and its session waits for another."""
+        ...
+
+    @property
     def gone(self) -> bool:
         """Whether its session is over."""
         ...
@@ -61,8 +66,8 @@ class Member(Protocol):
         """Say whether the client is there."""
         ...
 
-    def dismiss(self, code: Code, reason: str) -> None:
-        """End its session."""
+    def lose_link(self, code: Code, reason: str) -> None:
+        """Give its link up; its session may go on over another."""
         ...
 
 
@@ -151,6 +156,11 @@ class MappingTable:
         self, member: Member, entry: MappingEntry, public: Address
     ) -> MappingAnswer:
         claimed = self._claims.get(public)
+        if claimed is not None and claimed.owner is member:
+            if claimed.entry.name == entry.name:
+                return MappingAnswer(Code.NORMAL, public.host, public.port)
+            self._close(claimed)
+            claimed = None
         if claimed is not None and not await self._yields(claimed, member):
             return MappingAnswer(
                 Code.TAKEN, reason=f"port {public.port} belongs to another client"
@@ -173,14 +183,15 @@ class MappingTable:
     async def _yields(self, claim: _Claim, member: Member) -> bool:
         """Say whether the port is free for ``member`` now."""
         owner = claim.owner
-        if owner is member:
-            self._close(claim)
-            return True
         if owner.user.name != member.user.name:
             return False
+        if owner.waiting:
+            # The port follows the living; what runs over that session may go on.
+            self._close(claim)
+            return True
         if await owner.answers(SILENT_OWNER_S):
             return False
-        owner.dismiss(Code.SILENT, "no answer while another client wants its port")
+        owner.lose_link(Code.SILENT, "no answer while another client wants its port")
         self.drop(owner)
         return True
 

@@ -21,13 +21,32 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkResumed:
+    """The session goes on over a new link; nothing was lost."""
+
+    peer: str
+    after_s: float
+    connections: int
+    repeated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The session could not go on: its connections were reset."""
+
+    reason: TunnelError
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinkDown:
     """The link is lost, or could not be made; another attempt follows."""
 
     reason: TunnelError
     retry_s: float
     was_up: bool
-    connections: int
+    waiting: int
+    """Connections that wait for the next link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +66,4 @@ class MappingRefused:
     answer: MappingAnswer
 
 
-Notice = LinkUp | LinkDown | MappingReady | MappingRefused
+Notice = LinkUp | LinkResumed | SessionLost | LinkDown | MappingReady | MappingRefused

@@ -22,6 +22,7 @@ from tunnel.errors import (
     Code,
     LinkError,
     LocalLinkError,
+    LocalSessionError,
     TunnelError,
 )
 from tunnel.front.listen import open_listener, peer_of, serve
@@ -32,7 +33,12 @@ from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
 from tunnel.proto.frames import Address, TcpTarget, Terms
-from tunnel.proto.handshake import PLAIN_BINDING, ServerHandshake, verifier_of
+from tunnel.proto.handshake import (
+    DEFAULT_RESUME_S,
+    PLAIN_BINDING,
+    ServerHandshake,
+    verifier_of,
+)
 from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target
-    from tunnel.proto.handshake import AuthClaim, Verifier
+    from tunnel.proto.handshake import AuthClaim, HandshakeResult, Verifier
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
@@ -52,6 +58,10 @@ HANDSHAKE_S: Final = 10.0
 FAILURE_DELAY_S: Final = 1.0
 """How long a wrong proof waits for its answer; it holds no place meanwhile."""
 MAX_SESSIONS_PER_USER: Final = 64
+MAX_WAITING_PER_USER: Final = 8
+"""Sessions without a link: each keeps ports, connections and bytes."""
+MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
+"""Unconfirmed bytes that the process keeps for sessions without a link."""
 MAX_WIRES: Final = 4_096
 """Links and strangers at once; each is a descriptor and a task."""
 DRAIN_S: Final = 30.0
@@ -68,21 +78,31 @@ class ServerOptions:
     """From which mappings that name no port get one."""
     plain: bool = False
     """Links without TLS: for loopback, or where both ends are told so."""
+    resume_s: int = DEFAULT_RESUME_S
+    """How long a session waits for another link; 0 ends it with its link."""
 
 
 class _Member:
     """A client that has proved itself, while its session lives."""
+
+    nursery: trio.Nursery
 
     def __init__(
         self,
         server: CenterServer,
         user: User,
         claim: AuthClaim,
-        nursery: trio.Nursery,
+        result: HandshakeResult,
+        *,
+        encrypted: bool,
     ) -> None:
         self.user = user
         self.client_id = claim.client_id
-        self.nursery = nursery
+        self.session_id = result.session_id
+        self.secret = result.resume_secret
+        self.link_no = claim.link_no
+        self.encrypted = encrypted
+        self.link: Link | None = None
         self._server = server
         self.session = Session(
             client=False,
@@ -91,13 +111,29 @@ class _Member:
             serve_offer=self._serve_offer,
             serve_mapping=self._serve_mapping,
             pool=server.pool,
+            resume_s=result.resume_s,
+            replay_limit=result.replay_limit,
         )
-        self.link: Link | None = None
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Host the session and its public ports until it has ended."""
+        async with trio.open_nursery() as self.nursery:
+            await self.nursery.start(self.session.run)
+            task_status.started()
+            await self.session.wait_ended()
+            self._server.forget(self)
 
     @property
     def gone(self) -> bool:
         """See ``Member``."""
         return self.session.ended is not None
+
+    @property
+    def waiting(self) -> bool:
+        """See ``Member``."""
+        return self.link is None
 
     def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
         """See ``Session.open_now``."""
@@ -107,10 +143,17 @@ class _Member:
         """See ``Member``."""
         return await self.session.ping(timeout_s) is not None
 
-    def dismiss(self, code: Code, reason: str) -> None:
+    def lose_link(self, code: Code, reason: str) -> None:
         """See ``Member``."""
         if self.link is not None:
+            self.link.abandon(LocalLinkError(code, reason))
+
+    def dismiss(self, code: Code, reason: str) -> None:
+        """End its session, and tell the client if there is a link."""
+        if self.link is not None:
             self.link.close(code, reason)
+        else:
+            self.session.end(LocalSessionError(code, reason))
 
     async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
         return await self._server.mappings.apply(self, mapping)
@@ -150,15 +193,21 @@ class CenterServer:
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._gate = Gate(random.random)
-        self._members: set[_Member] = set()
+        self._sessions: dict[bytes, _Member] = {}
         self._listeners: list[trio.SocketListener] = []
         self._stopped = trio.Event()
         self._draining = False
+        self._nursery: trio.Nursery
 
     @property
     def connections(self) -> int:
         """Virtual TCP connections of all clients."""
-        return sum(member.session.streams for member in self._members)
+        return sum(member.session.streams for member in self._sessions.values())
+
+    @property
+    def members(self) -> tuple[_Member, ...]:
+        """The clients whose sessions live."""
+        return tuple(self._sessions.values())
 
     async def run(
         self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -172,6 +221,7 @@ class CenterServer:
         self._listeners = await open_listener(listen.host, listen.port)
         port = self._listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
 
             async def until_stopped() -> None:
                 await self._stopped.wait()
@@ -187,22 +237,22 @@ class CenterServer:
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
         self._draining = True
-        for member in self._members:
+        for member in self._sessions.values():
             member.session.core.drain()
             member.session.wake()
         with trio.move_on_after(deadline_s):
-            for member in list(self._members):
+            for member in list(self._sessions.values()):
                 await member.session.wait_idle()
         await self.stop()
 
     async def stop(self) -> None:
-        """Say goodbye to every client, give them 2 s to hear it, and end ``run``."""
-        members = list(self._members)
-        for member in members:
+        """Say goodbye to every client, give each time to hear it, and end ``run``."""
+        links = [member.link for member in self.members if member.link is not None]
+        for member in self.members:
             member.dismiss(Code.NORMAL, "the server stops")
-        with trio.move_on_after(2):
-            for member in members:
-                await member.session.wait_gone()
+        for link in links:
+            # It bounds itself: 5 s for what is left to send, 2 s for the goodbye.
+            await link.gone.wait()
         self._stopped.set()
 
     # One wire ----------------------------------------------------------------------
@@ -264,7 +314,7 @@ class CenterServer:
             binding,
             self._verifier,
             self._nobody,
-            resume_s=0,
+            resume_s=self.options.resume_s,
         )
 
     def _verifier(self, name: str) -> Verifier | None:
@@ -299,38 +349,127 @@ class CenterServer:
     async def _serve_member(
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
-        """Carry the session of a client that has proved itself."""
+        """Carry a session of a client that has proved itself, over this link."""
+        member = self._claimed_session(claim, encrypted=transport.encrypted)
+        if member is not None and claim.link_no <= member.link_no:
+            handshake.refuse(Code.STALE, "a newer link is known")
+        elif member is not None:
+            self._resume(member, transport, handshake, claim)
+        else:
+            member = await self._new_member(transport, handshake, claim)
+        link = member.link if member is not None else None
+        await answer(transport, handshake)
+        if member is not None and link is not None and link.transport is transport:
+            await self._carry(member, link)
+
+    def _claimed_session(self, claim: AuthClaim, *, encrypted: bool) -> _Member | None:
+        """Find the session that the client wants to go on with, if it is its own."""
+        member = self._sessions.get(claim.session_id)
+        if (
+            member is None
+            or member.gone
+            or member.user.name != claim.name
+            or member.encrypted != encrypted
+            or not claim.proves(member.secret)
+        ):
+            # Unknown, expired or foreign: nobody learns which.
+            return None
+        if claim.link_no > member.link_no and (
+            not member.session.core.can_resume(claim.count)
+        ):
+            why = f"a resume cannot begin at {claim.count}"
+            member.dismiss(Code.PROTOCOL, why)
+            return None
+        return member
+
+    def _resume(
+        self,
+        member: _Member,
+        transport: Transport,
+        handshake: ServerHandshake,
+        claim: AuthClaim,
+    ) -> None:
+        """Stop the old link, fix the count, switch: one step, without an await."""
+        session = member.session
+        if member.link is not None:
+            member.link.abandon(
+                LocalLinkError(Code.SUPERSEDED, "a newer link took over")
+            )
+        now = trio.current_time()
+        after_s = now - (now if session.lost_at is None else session.lost_at)
+        member.link_no = claim.link_no
+        handshake.accept(claim.session_id, session.core.received, resumed=True)
+        repeated = session.resume(claim.count)
+        member.link = Link(session, transport, _leftover(handshake))
+        say(logger, logging.INFO, "link.resumed", peer=transport.peer,
+            user=member.user.name, after_s=round(after_s, 3),
+            connections=session.streams, repeated_bytes=repeated)  # fmt: skip
+
+    async def _new_member(
+        self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
+    ) -> _Member | None:
+        """Begin a session; None, with a refusal queued, when there is no room."""
         user = self._users[claim.name]
-        others = [m for m in self._members if m.user.name == user.name]
-        if self._draining or len(others) >= MAX_SESSIONS_PER_USER:
-            code = Code.DRAINING if self._draining else Code.CALM
-            handshake.refuse(code, "not now", retry_after_s=5)
-            await answer(transport, handshake)
-            return
+        others = [m for m in self._sessions.values() if m.user.name == user.name]
         for other in others:
             # The same client again was restarted, whatever its older link thinks.
             if other.client_id == claim.client_id:
-                self.mappings.drop(other)
+                self.forget(other)
                 other.dismiss(Code.TAKEN_OVER, "the same client came back")
+        if self._draining or len(others) >= MAX_SESSIONS_PER_USER:
+            code = Code.DRAINING if self._draining else Code.CALM
+            handshake.refuse(code, "not now", retry_after_s=5)
+            return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
-        async with trio.open_nursery() as nursery:
-            member = _Member(self, user, claim, nursery)
-            leftover = handshake.result.leftover if handshake.result else b""
-            member.link = Link(member.session, transport, leftover)
-            # Before the first wait: two links of one client must see each other.
-            self._members.add(member)
-            try:
-                await nursery.start(member.session.run)
-                await answer(transport, handshake)
-                say(logger, logging.INFO, "link.up", peer=transport.peer,
-                    user=user.name, tls=transport.encrypted,
-                    agent=claim.peer_terms.agent)  # fmt: skip
-                reason = await member.link.run()
-                streams = member.session.streams
-                member.session.end(reason)
-            finally:
-                self._members.discard(member)
-                self.mappings.drop(member)
-            say(logger, logging.INFO, "link.down", peer=transport.peer, user=user.name,
-                code=reason.code.name, reason=str(reason),
-                connections=streams)  # fmt: skip
+        assert handshake.result is not None  # noqa: S101 - accept has set it
+        member = _Member(
+            self, user, claim, handshake.result, encrypted=transport.encrypted
+        )
+        # Before the first wait: two links of one client must see each other.
+        self._sessions[member.session_id] = member
+        member.link = Link(member.session, transport, _leftover(handshake))
+        await self._nursery.start(member.run)
+        say(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
+            tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
+        return member
+
+    async def _carry(self, member: _Member, link: Link) -> None:
+        """Carry the member's session over ``link`` to the link's end."""
+        try:
+            reason = await link.run()
+        except BaseException:
+            member.session.end(LocalLinkError(Code.LINK_LOST, "the server stops"))
+            raise
+        if member.link is not link:
+            return
+        member.link = None
+        streams = member.session.streams
+        member.session.link_lost(reason)
+        self._bound_waiting(member)
+        say(logger, logging.INFO, "link.down", peer=link.transport.peer,
+            user=member.user.name, code=reason.code.name, reason=str(reason),
+            connections=streams, waiting=not member.gone)  # fmt: skip
+
+    def _bound_waiting(self, newcomer: _Member) -> None:
+        """Keep few sessions that wait for a link, and few bytes for them."""
+        waiting = [m for m in self._sessions.values() if m.session.lost_at is not None]
+        waiting.sort(key=lambda member: member.session.lost_at or 0.0)
+        of_user = [m for m in waiting if m.user.name == newcomer.user.name]
+        if len(of_user) > MAX_WAITING_PER_USER:
+            of_user[0].dismiss(Code.RESOURCE, "too many sessions wait for a link")
+        kept = sum(member.session.kept_bytes for member in waiting)
+        for member in waiting:
+            if kept <= MAX_KEPT_BYTES:
+                break
+            kept -= member.session.kept_bytes
+            member.dismiss(Code.RESOURCE, "too much is kept for sessions that wait")
+
+    def forget(self, member: _Member) -> None:
+        """Close what belongs to a session that has ended or is about to."""
+        self._sessions.pop(member.session_id, None)
+        self.mappings.drop(member)
+
+
+def _leftover(handshake: ServerHandshake) -> bytes:
+    """Give what came behind the handshake; there is none before its end."""
+    return handshake.result.leftover if handshake.result else b""

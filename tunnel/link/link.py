@@ -9,11 +9,19 @@ there is no lock.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.errors import Code, LocalSessionError, RemoteSessionError, TunnelError
+from tunnel.errors import (
+    Code,
+    LocalLinkError,
+    LocalSessionError,
+    RemoteSessionError,
+    TunnelError,
+)
 from tunnel.link.transport import lost
 from tunnel.log import say
 
@@ -29,6 +37,11 @@ FLUSH_S: Final = 5.0
 LINGER_S: Final = 2.0
 """How long the peer may take to see our end before the wire is cut: closed with bytes
 unread, the kernel would send a RST and destroy the tail."""
+
+SLEEP_CHECK_S: Final = 5.0
+"""How often to look whether this machine slept: no timer runs meanwhile."""
+SLEPT_S: Final = 2.0
+"""A suspension shorter than this leaves wires as they were."""
 
 logger = logging.getLogger("tunnel.link")
 
@@ -47,11 +60,16 @@ class Link:
     ) -> None:
         self.session = session
         self.transport = transport
+        self.gone = trio.Event()
+        """Set when ``run`` is over."""
         self._early = early
         self._scope = trio.CancelScope()
         self._reason: TunnelError | None = None
         self._closing = False
         self._flushing = False
+        self._abandoned = False
+        self._clock = trio.lowlevel.ParkingLot()
+        self._armed = math.inf
         self._goodbye = (Code.NORMAL, "")
 
     def __repr__(self) -> str:
@@ -74,6 +92,7 @@ class Link:
         finally:
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
+            self.gone.set()
         return self._reason or lost("the peer did not answer the goodbye")
 
     def close(self, code: Code, reason: str = "") -> None:
@@ -99,6 +118,15 @@ class Link:
         self.session.core.go_away(*self._goodbye)
         self._scope.deadline = trio.current_time() + LINGER_S
 
+    def abandon(self, reason: LocalLinkError) -> None:
+        """Stop at once: another link carries the session from now on, or will.
+
+        From here on not a byte is taken from this wire or given to it, although its
+        tasks may still have one turn each.
+        """
+        self._abandoned = True
+        self._end(reason)
+
     def _end(self, reason: TunnelError) -> None:
         self._reason = self._reason or reason
         self._scope.cancel()
@@ -107,13 +135,17 @@ class Link:
         session, transport = self.session, self.transport
         data: bytes | bytearray | memoryview = self._early
         while True:
+            if self._abandoned:
+                return
             if data and not self._closing:
                 self._take(data)
             if session.go_away is not None:
                 return self._end(session.go_away)
             # TLS may owe an answer of its own, which only the writer may send.
-            if session.core.has_output() or transport.owes_output():
+            if session.core.has_output() or transport.owes_output() or self._flushing:
                 session.wake()
+            if session.core.next_wakeup() < self._armed:
+                self._clock.unpark_all()
             data = await transport.receive_some()
             if not data:
                 return self._end(lost("the peer is gone"))
@@ -131,7 +163,7 @@ class Link:
     async def _write_loop(self) -> None:
         session, transport = self.session, self.transport
         core = session.core
-        while True:
+        while not self._abandoned:
             pieces = core.data_to_send(TURN_BYTES)
             session.dispatch(core.take_notices())
             if pieces or transport.owes_output():
@@ -139,7 +171,7 @@ class Link:
                     await transport.send(pieces)
                 except TunnelError as error:
                     return self._end(error)
-            elif self._flushing:
+            elif self._flushing and core.flushed():
                 self._say_goodbye()
             elif self._closing:
                 return await transport.send_eof()
@@ -148,13 +180,28 @@ class Link:
 
     async def _clock_loop(self) -> None:
         core = self.session.core
+        asleep_s = _asleep_s()
         while True:
-            await trio.sleep_until(core.next_wakeup())
-            if self._closing:  # nothing is said after the goodbye
+            self._armed = min(core.next_wakeup(), trio.current_time() + SLEEP_CHECK_S)
+            with trio.move_on_at(self._armed):
+                await self._clock.park()
+            if self._closing or self._abandoned:
+                # Nothing is said after the goodbye.
                 return
+            slept_s, asleep_s = _asleep_s() - asleep_s, _asleep_s()
+            if slept_s > SLEPT_S:
+                core.ping(trio.current_time(), slept=True)
             try:
                 core.on_time(trio.current_time())
             except TunnelError as error:
                 return self._end(error)
             if core.has_output():
                 self.session.wake()
+
+
+def _asleep_s() -> float:
+    """Give for how long this machine has been suspended since it started.
+
+    The clock that trio runs on stands still meanwhile.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

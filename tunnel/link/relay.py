@@ -281,7 +281,13 @@ class _Joint:
             await self._upward(early)
         self._virtual.on_closed(None)
         if self._virtual_broke:
-            await _emptied(self._local, min(self._hurry_until, _in_grace()))
+            until = min(self._hurry_until, _in_grace())
+            await _emptied(self._local, until)
+            if self.traffic.received and _queued_bytes(self._local, termios.FIONREAD):
+                # It is still sending, and has not looked at the answer: its next write
+                # would meet the RST first. Whoever only reads hears the RST at once.
+                with trio.move_on_at(until):
+                    await _discard(self._local)
         undecided = self._late if self._scope.cancelled_caught else _CLEAN
         self.end = self._decided or undecided
 
@@ -436,7 +442,8 @@ async def _discard(source: ByteSource) -> PumpEnd:
 async def _emptied(local: trio.abc.AsyncResource, until: float) -> None:
     """Wait until the other kernel has all that was written: a RST discards the rest."""
     with trio.move_on_at(until):
-        while _unsent_bytes(local):  # noqa: ASYNC110  # the kernel has no such event
+        # TIOCOUTQ has the number of SIOCOUTQ; the module knows only the former.
+        while _queued_bytes(local, termios.TIOCOUTQ):  # noqa: ASYNC110  # the kernel has no such event
             await trio.sleep(_POLL_S)
 
 
@@ -456,12 +463,12 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
     return state[0] == _TCP_CLOSE
 
 
-def _unsent_bytes(local: trio.abc.AsyncResource) -> int:
+def _queued_bytes(local: trio.abc.AsyncResource, which: int) -> int:
+    """Give how many bytes the kernel holds, unsent or unread; 0 if not a socket."""
     if not isinstance(local, trio.SocketStream):
         return 0
     try:
-        # TIOCOUTQ has the number of SIOCOUTQ; the module knows only the former.
-        answer = fcntl.ioctl(local.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        answer = fcntl.ioctl(local.socket.fileno(), which, bytes(4))
     except OSError:
         return 0
     return int.from_bytes(answer, sys.byteorder)

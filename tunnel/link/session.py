@@ -17,6 +17,7 @@ from tunnel.errors import (
     LocalLinkError,
     LocalStreamError,
     RemoteSessionError,
+    SessionError,
 )
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
@@ -60,6 +61,8 @@ OPEN_DEADLINE_S: Final = 10.0
 """How long an opener waits for the real connect at the far end."""
 ANSWER_DEADLINE_S: Final = 10.0
 """How long a client waits for the answer to its MAPPING."""
+MAX_PARKED: Final = 64
+"""New visitors of one target that wait for a link; each at most its open deadline."""
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
 
@@ -76,6 +79,8 @@ class Session:
             the peer opens; it accepts or resets the stream and serves it to its end.
         serve_mapping: answers a MAPPING, entry by entry; called one at a time.
         pool: what all sessions of the process hold for readers.
+        resume_s: how long it waits for another link; 0 ends it with its link.
+        replay_limit: unconfirmed bytes that it keeps for another link.
 
     ``run`` must be running from before the first link until ``end``.
     """
@@ -89,6 +94,8 @@ class Session:
         serve_offer: ServeOffer,
         serve_mapping: ServeMapping | None = None,
         pool: HeldPool[VirtualConn] | None = None,
+        resume_s: float = 0.0,
+        replay_limit: int = 0,
     ) -> None:
         self.core = MuxCore(
             client=client,
@@ -97,7 +104,15 @@ class Session:
             now=trio.current_time(),
             pool=pool,
             notify=self._dispatch_notices,
+            replay_limit=replay_limit if resume_s else 0,
         )
+        self.resume_s = resume_s if replay_limit else 0.0
+        self.lost_at: float | None = None
+        """When its link was lost, while it waits for another."""
+        self.resumes = 0
+        self.repeated_bytes = 0
+        self._parked: dict[VirtualConn, Target] = {}
+        self._link_changed = trio.lowlevel.ParkingLot()
         self.ended: TunnelError | None = None
         self.writer = trio.lowlevel.ParkingLot()
         """Where the link's writer waits for output."""
@@ -133,6 +148,7 @@ class Session:
                 self._nursery = nursery
                 if self._serve_mapping is not None:
                     nursery.start_soon(self._answer_mappings, self._serve_mapping)
+                nursery.start_soon(self._watch_time)
                 task_status.started()
                 await self._over.wait()
                 nursery.cancel_scope.deadline = trio.current_time() + END_GRACE_S
@@ -140,6 +156,67 @@ class Session:
             self._nursery = None
             self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
             self._gone.set()
+
+    # Its links ---------------------------------------------------------------------
+
+    def link_lost(self, reason: TunnelError) -> None:
+        """Take the end of its link: wait for another, or end if the reason is final.
+
+        While it waits, its streams do too: nothing is reset.
+        """
+        final = isinstance(reason, SessionError) and (
+            CODES[reason.code].ends == "session"
+        )
+        if final or not self.resume_s:
+            self.end(reason)
+        if self.ended is None:
+            self.lost_at = trio.current_time()
+            self.go_away = None
+            self._pinging.unpark_all()
+            self._link_changed.unpark_all()
+
+    def resume(self, count: int) -> int:
+        """Go on over another link, which has not begun to read or write.
+
+        Args:
+            count: session bytes that the peer states to have.
+
+        Returns:
+            How many bytes are sent again.
+
+        Raises:
+            RemoteSessionError: the count cannot be.
+        """
+        repeated = self.core.resume(count, trio.current_time())
+        self.lost_at = None
+        self.resumes += 1
+        self.repeated_bytes += repeated
+        self._parked.clear()
+        self._link_changed.unpark_all()
+        return repeated
+
+    async def _watch_time(self) -> None:
+        """Without a link there is no clock task: keep its limits while it waits."""
+        while self.ended is None:
+            if self.lost_at is None:
+                await self._link_changed.park()
+                continue
+            now, until = trio.current_time(), self.lost_at + self.resume_s
+            next_open = self.core.expire(now)
+            if now >= until:
+                self.end(
+                    LocalLinkError(
+                        Code.LINK_LOST, f"no other link within {self.resume_s:.0f} s"
+                    )
+                )
+                return
+            with trio.move_on_at(min(until, next_open or until)):
+                await self._link_changed.park()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Unconfirmed bytes that are kept for another link."""
+        return self.core.replay.unconfirmed if self.core.replay else 0
 
     # For its user ------------------------------------------------------------------
 
@@ -157,7 +234,14 @@ class Session:
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
+        if self.lost_at is not None:
+            waiting = sum(other == target for other in self._parked.values())
+            if waiting >= MAX_PARKED:
+                raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
         conn = self.core.open(target, trio.current_time(), visitor)
+        if self.lost_at is not None:
+            self._parked[conn] = target
+            self._link_changed.unpark_all()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
         self.wake()
@@ -219,14 +303,14 @@ class Session:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Ask whether the peer is there; the round trip in seconds, None if silent."""
-        if self.ended is not None:
+        if self.ended is not None or self.lost_at is not None:
             return None
         began = trio.current_time()
         self.core.ping(began)
         self.wake()
         with trio.move_on_after(timeout_s):
             await self._pinging.park()
-            if self.ended is None:
+            if self.ended is None and self.lost_at is None:
                 return trio.current_time() - began
         return None
 
@@ -238,6 +322,7 @@ class Session:
         """Dispatch nothing more to this connection's stream: it is closed."""
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
+        self._parked.pop(conn, None)
         if not self._streams:
             self._idle.unpark_all()
 
@@ -245,6 +330,10 @@ class Session:
         """Wait until no virtual TCP connection is alive."""
         while self._streams:
             await self._idle.park()
+
+    async def wait_ended(self) -> None:
+        """Wait until the session has ended."""
+        await self._over.wait()
 
     async def wait_gone(self) -> None:
         """Wait until ``run`` has returned: the session has ended and its tasks too."""
@@ -272,6 +361,7 @@ class Session:
         self._ask.close()
         self._pinging.unpark_all()
         self._idle.unpark_all()
+        self._link_changed.unpark_all()
         self._over.set()
         self.wake()
 

@@ -64,6 +64,9 @@ def serve(
     plain: Annotated[
         bool, Parameter(negative=(), help="No TLS: only for loopback or your own net.")
     ] = False,
+    resume: Annotated[
+        str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
+    ] = "120s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -78,6 +81,7 @@ def serve(
         public_host,
         state or state_folder(),
         plain,
+        _seconds(resume),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -252,6 +256,17 @@ def _port_range(text: str) -> range:
     raise UsageError(
         f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
     )
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def _seconds(text: str) -> int:
+    number = text.rstrip("smh")
+    unit = text[len(number) :]
+    if number.isascii() and number.isdigit() and unit in _UNITS:
+        return int(number) * _UNITS[unit]
+    raise UsageError(f"{text!r} is not a duration", "for example 30s, 5m or 0")
 
 
 def _target(text: str) -> Address:

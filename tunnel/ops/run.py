@@ -22,7 +22,14 @@ from tunnel.access.security import (
 from tunnel.access.target import probe
 from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
-from tunnel.center.notices import LinkDown, LinkUp, MappingReady, MappingRefused
+from tunnel.center.notices import (
+    LinkDown,
+    LinkResumed,
+    LinkUp,
+    MappingReady,
+    MappingRefused,
+    SessionLost,
+)
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import CODES, Code, Exit, StreamError, TunnelError, UsageError
 from tunnel.front.listen import open_listener
@@ -30,7 +37,7 @@ from tunnel.front.ports import serve_port
 from tunnel.front.socks5 import serve_socks
 from tunnel.link.relay import relay
 from tunnel.ops import saved
-from tunnel.ops.show import size_text
+from tunnel.ops.show import connections, size_text
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.frames import Address, TcpTarget
 from tunnel.proto.handshake import verifier_of
@@ -71,7 +78,7 @@ class _Ending:
                 self.status = Exit.INTERRUPTED
             if live := self._connections():
                 self._show.talk(
-                    "stopping", f"{live} live connections (Ctrl+C again: now)"
+                    "stopping", f"{connections(live, 'live ')} (Ctrl+C again: now)"
                 )
             async with trio.open_nursery() as nursery:
 
@@ -97,6 +104,7 @@ class ServePlan:
     public_host: str | None
     state: Path
     plain: bool
+    resume_s: int
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -113,7 +121,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     server = CenterServer(
         {OWNER: owner},
         identity,
-        ServerOptions(plan.listen, plan.ports, plan.plain),
+        ServerOptions(plan.listen, plan.ports, plan.plain, plan.resume_s),
     )
     ending = _Ending(show, lambda: server.connections)
     async with trio.open_nursery() as nursery:
@@ -232,6 +240,7 @@ class _Up:
         self._left = len(plan.tcp) + len(plan.reach) + len(plan.socks)
         self._local: list[tuple[str, Address, str]] = []
         self._was_up = False
+        self._last_error = ""
         self._failure: Exit | None = None
         self._nursery: trio.Nursery | None = None
         self._client: CenterClient | None = None
@@ -274,8 +283,18 @@ class _Up:
         match notice:
             case LinkUp():
                 self._link_up(notice)
-            case LinkDown(reason, retry_s, was_up, connections):
-                self._link_down(reason, retry_s, was_up, connections)
+            case LinkDown():
+                self._link_down(notice)
+            case LinkResumed():
+                self._show.talk(
+                    "link resumed",
+                    f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
+                    f"kept, {size_text(notice.repeated_bytes)} sent again",
+                )
+            case SessionLost(reason, count):
+                self._show.talk(
+                    "session lost", f"{reason}; reset: {connections(count)}"
+                )
             case MappingReady(name, public):
                 if self._nursery is not None:
                     self._nursery.start_soon(self._ready, name, public)
@@ -300,16 +319,14 @@ class _Up:
             path = saved.save(self._join, saved.DEFAULT)
             self._show.talk("saved", f"{path} (--to is not needed next time)")
 
-    def _link_down(
-        self, reason: TunnelError, retry_s: float, was_up: bool, connections: int
-    ) -> None:
-        if was_up:
-            self._show.talk(
-                "link lost", f"{reason}; {connections} connections were reset"
-            )
-        elif not self._was_up:
-            self._show.error(reason)
-        self._show.talk("retry in", f"{retry_s:.1f} s")
+    def _link_down(self, notice: LinkDown) -> None:
+        if not self._was_up and notice.reason.what != self._last_error:
+            # Said once; the attempts go on, and only what changes is news.
+            self._last_error = notice.reason.what
+            self._show.error(notice.reason)
+        waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
+        what = "link lost" if notice.was_up else "no link"
+        self._show.talk(what, f"{waiting}retry in {notice.retry_s:.1f} s")
 
     async def _ready(self, name: str, public: Address) -> None:
         target = self._targets[name]
@@ -367,7 +384,7 @@ class _Up:
             if now != last:
                 last = now
                 self._show.status(
-                    f"  {now[0]} connections, {size_text(received)} in, "
+                    f"  {connections(now[0])}, {size_text(received)} in, "
                     f"{size_text(sent)} out"
                 )
 
@@ -398,14 +415,31 @@ async def run_pipe(target: Address, to: str | None, show: Show) -> Exit:
     client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S)
     status = Exit.OK
     async with trio.open_nursery() as nursery:
-        await nursery.start(client.run)
-        try:
-            stream = await client.open(TcpTarget(target))
-        except StreamError as error:
-            error.what = f"cannot reach {target} from the server: {error.what}"
-            raise
-        result = await relay(standard_stream(), stream)
-        if result.code is not Code.NORMAL:
-            status = CODES[result.code].exit_status
+        relaying = trio.CancelScope()
+
+        async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
+            nonlocal status
+            # Killed without a word, the far end would wait for another link.
+            ends = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+            with trio.open_signal_receiver(*ends) as signals:
+                task_status.started()
+                if await anext(signals) == signal.SIGINT:
+                    status = Exit.INTERRUPTED
+                relaying.cancel()
+                client.stop()
+
+        await nursery.start(until_signal)
+        with relaying:
+            await nursery.start(client.run)
+            try:
+                stream = await client.open(TcpTarget(target))
+            except StreamError as error:
+                error.what = f"cannot reach {target} from the server: {error.what}"
+                raise
+            result = await relay(standard_stream(), stream)
+            if result.code is not Code.NORMAL:
+                status = CODES[result.code].exit_status
         client.stop()
+        await client.wait_over()
+        nursery.cancel_scope.cancel()
     return status

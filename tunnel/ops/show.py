@@ -106,3 +106,8 @@ def size_text(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def connections(count: int, kind: str = "") -> str:
+    """Write a number of connections for a person."""
+    return f"{count} {kind}connection{'' if count == 1 else 's'}"
