@@ -39,6 +39,7 @@ class Client:
         self.user = user(make_token(), name, owner=owner)
         self.nursery = nursery
         self.gone = False
+        self.waiting = False
         self.alive = True
         self.visitors: list[tuple[Target, Address | None]] = []
         self.dismissed: list[Code] = []
@@ -55,8 +56,9 @@ class Client:
         await trio.lowlevel.checkpoint()
         return self.alive
 
-    def dismiss(self, code: Code, reason: str) -> None:
+    def lose_link(self, code: Code, reason: str) -> None:
         self.dismissed.append(code)
+        self.waiting = True
 
 
 def entry(name: str = "web", port: int = 0, host: str = "") -> MappingEntry:

@@ -40,7 +40,7 @@ def _cancel(scope: trio.CancelScope, notice: Notice) -> None:
 
 
 async def test_a_client_cancelled_at_any_step_leaves_no_socket_open() -> None:
-    async with center() as where:
+    async with center(resume_s=0) as where:
         for steps in range(1, 80, 2):
             with trio.CancelScope() as scope, suppress(TunnelError):
                 # Up at last means that no step is left to be tried.
@@ -52,7 +52,7 @@ async def test_a_client_cancelled_at_any_step_leaves_no_socket_open() -> None:
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
         # A socket that nobody closed would be a ResourceWarning, and an error here.
-        await where.until(lambda: not where.server._members)
+        await where.until(lambda: not where.server.members)
         await where.until(lambda: where.server._gate._total == 0)
 
 

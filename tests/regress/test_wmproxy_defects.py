@@ -128,7 +128,7 @@ async def test_the_tail_arrives_when_the_sender_closes_at_once(
     async with center(state) as where, target(blurt) as service:
         client, _ = where.client()
         async with running(client):
-            (member,) = where.server._members
+            (member,) = where.server.members
             stream = await client.open(TcpTarget(service))
             got = 0
             async for piece in stream:
@@ -160,7 +160,7 @@ async def test_a_lost_link_is_a_rst_for_the_visitor_and_never_a_fin() -> None:
 
     ports = range(20_000, 21_000)
     async with (
-        center(ports=ports) as where,
+        center(ports=ports, resume_s=0) as where,
         target(half) as service,
         trio.open_nursery() as nursery,
     ):
@@ -242,7 +242,7 @@ async def test_an_open_that_nobody_serves_is_answered() -> None:
     async with center() as where:
         client, _ = where.client()
         async with running(client):
-            (member,) = where.server._members
+            (member,) = where.server.members
             with pytest.raises(StreamError) as raised:
                 await member.session.open(NameTarget("nobody"), deadline_s=5)
             assert raised.value.code is Code.NO_MAPPING

@@ -87,6 +87,7 @@ async def center(
     token: Secret | None = None,
     ports: range = range(20_000, 20_001),
     others: tuple[User, ...] = (),
+    resume_s: int = 120,
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -95,7 +96,9 @@ async def center(
     server = CenterServer(
         users,
         identity,
-        ServerOptions(Address(LOOPBACK, port), ports, plain=identity is None),
+        ServerOptions(
+            Address(LOOPBACK, port), ports, plain=identity is None, resume_s=resume_s
+        ),
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -137,7 +137,7 @@ def test_an_app_that_names_an_unknown_host_gets_socks_reply_4(world: World) -> N
 def test_a_client_that_is_killed_resets_the_visitors_of_its_ports(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world()
+    world = make_world("--resume", "0")
     with world.visit("A", "flood") as conn, world.visit("A", "echo") as quiet:
         quiet.sendall(b"hello")
         read_exactly(quiet, 5)
@@ -151,7 +151,7 @@ def test_a_client_that_is_killed_resets_the_visitors_of_its_ports(
 def test_a_server_that_is_killed_resets_the_apps_at_its_clients(
     make_world: MakeWorld, way: str
 ) -> None:
-    world = make_world()
+    world = make_world("--resume", "0")
     with world.visit(way, "flood") as conn, world.visit(way, "echo") as quiet:
         quiet.sendall(b"hello")
         read_exactly(quiet, 5)
@@ -164,7 +164,7 @@ def test_a_server_that_is_killed_resets_the_apps_at_its_clients(
 def test_a_server_that_is_killed_is_a_reset_for_targets_at_its_clients(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world()
+    world = make_world("--resume", "0")
     with world.visit("A", "watched") as conn:
         conn.sendall(b"hello")
         read_exactly(conn, 5)
@@ -175,7 +175,7 @@ def test_a_server_that_is_killed_is_a_reset_for_targets_at_its_clients(
 def test_without_a_link_a_visitor_of_a_local_port_is_refused_at_once(
     make_world: MakeWorld,
 ) -> None:
-    world = make_world()
+    world = make_world("--resume", "0")
     world.server.program.stop(signal.SIGKILL)
     assert visit_to_end(lambda: world.visit("B", "echo")) == (b"", RESET)
 

@@ -138,7 +138,7 @@ def test_a_lost_link_is_said_and_a_new_server_with_another_key_is_not_the_end(
     first = machine.serve(listen=listen)
     client = machine.up(first.join, "--tcp", f"0=127.0.0.1:{target.port}")
     first.program.stop(signal.SIGKILL)
-    client.err.wait("link.down")
+    client.err.wait("link.lost")
     state = str(machine.home / "another")
     other = machine.tunnel("serve", "--listen", listen, "--state", state)
     other.out.wait("tunnel://")
