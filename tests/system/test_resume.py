@@ -36,6 +36,9 @@ from support.targets import (
 from support.traffic import Traffic
 
 from tunnel.errors import Exit
+from tunnel.proto.frames import Terms
+from tunnel.proto.mux import STREAM_QUEUE_BYTES
+from tunnel.proto.replay import REPLAY_LIMIT_BYTES
 
 if TYPE_CHECKING:
     import socket
@@ -43,9 +46,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB: Final = 1 << 20
-GROWTH_BYTES: Final = 32 * MIB
-"""Memory that a side may hold more at the end than half-way. What waits for a link
-comes and goes: up to 16 MiB of replay, and 128 KiB unsent for each connection. What
+CONNECTIONS: Final = 100
+GROWTH_BYTES: Final = REPLAY_LIMIT_BYTES + CONNECTIONS * (
+    STREAM_QUEUE_BYTES + Terms().initial_window
+)
+"""Memory that a side may hold more at the end than half-way: what waits for a link
+comes and goes, within the replay's limit, and each connection's queue and window. What
 leaked with each cut would be added to that."""
 
 
@@ -121,7 +127,7 @@ async def cut_under_traffic(
     traffic = Traffic(seed, pause_s=0.4)
     server = lively_server(machine)
     relay = Relay(machine, server)
-    connections = 100
+    connections = CONNECTIONS
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
