@@ -287,7 +287,7 @@ class _Joint:
                 # It is still sending, and has not looked at the answer: its next write
                 # would meet the RST first. Whoever only reads hears the RST at once.
                 with trio.move_on_at(until):
-                    await _discard(self._local)
+                    await _discard(self._local, pause_s=_POLL_S)
         undecided = self._late if self._scope.cancelled_caught else _CLEAN
         self.end = self._decided or undecided
 
@@ -430,10 +430,12 @@ async def _pass_end(sink: ByteSink) -> PumpEnd:
     return PumpEnd(Ended.FINISHED)
 
 
-async def _discard(source: ByteSource) -> PumpEnd:
+async def _discard(source: ByteSource, pause_s: float = 0.0) -> PumpEnd:
+    """Read to the end for nobody; ``pause_s`` keeps a flood from costing much."""
     try:
         while await source.receive_some(CHUNK_BYTES):
-            pass
+            if pause_s:
+                await trio.sleep(pause_s)
     except trio.BrokenResourceError as error:
         return PumpEnd(Ended.SOURCE, _code_of(error))
     return PumpEnd(Ended.FINISHED)
