@@ -41,6 +41,9 @@ class Far:
 
     bound = None
 
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
     def on_closed(self, call: object) -> None:
         pass
 

@@ -63,6 +63,9 @@ class ScriptedVirtual:
 
     bound = None
 
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
     def on_closed(self, call: object) -> None:
         pass
 

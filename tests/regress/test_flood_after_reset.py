@@ -39,6 +39,9 @@ class ResetAfterOneByte:
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
         pass
 
