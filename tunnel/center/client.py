@@ -56,11 +56,11 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
-    PLAIN_BINDING,
     ClientHandshake,
     ResumeState,
 )
 from tunnel.proto.mux import MAX_MAPPING_ENTRIES
+from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -35,8 +35,10 @@ from tunnel.log import say
 from tunnel.proto.frames import Address, TcpTarget, Terms
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
-    PLAIN_BINDING,
     ServerHandshake,
+)
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
     verifier_of,
 )
 from tunnel.proto.window import HeldPool
@@ -50,7 +52,11 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target
-    from tunnel.proto.handshake import AuthClaim, HandshakeResult, Verifier
+    from tunnel.proto.handshake import (
+        AuthClaim,
+        HandshakeResult,
+    )
+    from tunnel.proto.proofs import Verifier
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
