@@ -32,7 +32,7 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, TcpTarget, Terms
+from tunnel.proto.frames import Address, Terms
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
@@ -166,10 +166,7 @@ class _Member:
 
     async def _serve_offer(self, stream: VirtualStream) -> None:
         target = stream.create.target if stream.create else None
-        if isinstance(target, TcpTarget):
-            await serve_exit(stream, target.address, self.user.may_reach)
-        else:
-            stream.reset(Code.UNSUPPORTED)
+        await serve_exit(stream, target, self.user.may_reach)
 
 
 class CenterServer:
