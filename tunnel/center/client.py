@@ -160,6 +160,7 @@ class CenterClient:
                     end = failure or LocalSessionError(Code.NORMAL, "stopped")
                     self._session.end(end)
         finally:
+            self.publisher.detach()  # once more: we may have been cancelled
             self._over.set()
         if failure is not None:
             raise failure

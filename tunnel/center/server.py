@@ -17,6 +17,7 @@ import trio
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
+from tunnel.center.kinds import TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import (
     Code,
@@ -32,7 +33,7 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, Terms
+from tunnel.proto.frames import Address, MappingType, Terms
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
@@ -187,7 +188,8 @@ class CenterServer:
         self.options = options or ServerOptions()
         self.terms = Terms()
         self.pool: HeldPool[VirtualConn] = HeldPool()
-        self.mappings = MappingTable(self.options.listen.host, self.options.ports)
+        ports = TcpPorts(self.options.listen.host, self.options.ports)
+        self.mappings = MappingTable({MappingType.TCP: ports})
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
