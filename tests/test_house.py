@@ -13,7 +13,7 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 from tunnel.access import gate
 from tunnel.center import mappings, server
 from tunnel.link import link, relay, session, transport
-from tunnel.proto import codec, handshake, lanes, mux, replay, window
+from tunnel.proto import codec, growth, handshake, lanes, mux, replay, window
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ LIMITS: Final = {
     "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
     "RECEIVED after, at most": replay.STATE_EVERY_BYTES,
     "RECEIVED after, at the latest": 1_000 * replay.STATE_AFTER_S,
+    "largest window": growth.MAX_WINDOW_BYTES,
+    "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
+    "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
+    "growing windows measure the round trip": growth.PROBE_S,
+    "idle window": growth.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "DATA in one frame while others wait": lanes.SHARED_FRAME_BYTES,

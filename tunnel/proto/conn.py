@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tunnel.proto.lanes import Lane
@@ -21,6 +22,7 @@ class VirtualConn:
     """
 
     __slots__ = (
+        "granted_at",
         "held_bytes",
         "lane",
         "offered",
@@ -45,6 +47,8 @@ class VirtualConn:
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""
         self.held_bytes = 0
+        self.granted_at = -math.inf
+        """When its window was raised last."""
 
     def evict(self) -> None:
         """Give it up to save memory (called by HeldPool)."""
