@@ -34,7 +34,8 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import CODES, Code, Exit, StreamError, TunnelError, UsageError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
-from tunnel.front.socks5 import serve_socks
+from tunnel.front.proxy import serve_proxy
+from tunnel.front.wayout import WayOut
 from tunnel.link.relay import relay
 from tunnel.ops import saved
 from tunnel.ops.show import connections, size_text
@@ -277,7 +278,7 @@ class _Up:
         for listen in self._plan.socks:
             listeners = await open_listener(listen.host, listen.port)
             self._local.append(("socks", _bound(listeners, listen), "-"))
-            nursery.start_soon(serve_socks, listeners, client.open)
+            nursery.start_soon(serve_proxy, listeners, WayOut(client.open))
 
     def _tell(self, notice: Notice) -> None:
         match notice:

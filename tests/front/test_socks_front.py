@@ -13,7 +13,8 @@ from support.logs import lines, text
 
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.front.listen import open_listener
-from tunnel.front.socks5 import OpenTarget, handle_app, serve_socks
+from tunnel.front.proxy import handle_app, serve_proxy
+from tunnel.front.wayout import OpenTarget, WayOut
 from tunnel.link.relay import reset_socket
 from tunnel.proto.frames import Address, Target, TcpTarget
 
@@ -67,7 +68,7 @@ async def proxy(open_target: OpenTarget) -> AsyncIterator[Proxy]:
     port = listeners[0].socket.getsockname()[1]
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_socks, listeners, open_target)
+            nursery.start_soon(serve_proxy, listeners, WayOut(open_target))
             yield Proxy.from_url(f"socks5://127.0.0.1:{port}", rdns=True)
             nursery.cancel_scope.cancel()
 
@@ -116,7 +117,7 @@ async def test_early_bytes_and_an_early_end_arrive_before_the_rest() -> None:
         return far
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, open_target)
+        nursery.start_soon(handle_app, ours, WayOut(open_target))
         await app.send_all(REQUEST + b"one ")
         await app.send_all(b"two ")
         await trio.testing.wait_all_tasks_blocked()
@@ -139,7 +140,7 @@ async def test_no_success_is_said_before_the_target_is_connected() -> None:
         raise AssertionError
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, open_target)
+        nursery.start_soon(handle_app, ours, WayOut(open_target))
         await app.send_all(REQUEST)
         assert await read(app, 2) == SUCCESS[:2]
         with trio.move_on_after(0) as nothing_more:
@@ -166,7 +167,7 @@ async def test_an_app_that_resets_takes_its_attempt_with_it() -> None:
         ours = await listener.accept()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(handle_app, ours, open_target)
+            nursery.start_soon(handle_app, ours, WayOut(open_target))
             await app.send_all(REQUEST)
             await started.wait()
             await read(app, 2)
@@ -184,7 +185,7 @@ async def test_cancellation_in_the_moment_of_success_leaves_nothing_open() -> No
             nursery.cancel_scope.cancel()
             return far
 
-        nursery.start_soon(handle_app, ours, open_target)
+        nursery.start_soon(handle_app, ours, WayOut(open_target))
         await app.send_all(REQUEST)
         await trio.sleep_forever()
     assert far.resets == [Code.RESET]
@@ -197,16 +198,15 @@ async def test_a_silent_app_is_closed_after_the_deadline(
     app, ours = trio.testing.memory_stream_pair()
     start = trio.current_time()
     await app.send_all(b"\x05")
-    await handle_app(ours, pytest.fail)
+    await handle_app(ours, WayOut(pytest.fail))
     assert trio.current_time() - start == pytest.approx(10)
     assert await app.receive_some() == b""
-    assert 'socks.refused peer=local:0 reason="no request in time"' in text(caplog)
+    assert 'proxy.refused peer=local:0 reason="no request in time"' in text(caplog)
 
 
 @pytest.mark.parametrize(
     ("said", "answer", "reason"),
     [
-        (b"GET / HTTP/1.1\r\n", b"", "PROTOCOL"),
         (b"\x05\x01\x02", b"\x05\xff", "NOT_ALLOWED"),
         (
             b"\x05\x01\x00\x05\x03\x00\x03\x01a\x00\x50",
@@ -224,9 +224,9 @@ async def test_what_cannot_be_served_is_answered_closed_and_logged_once(
     if said:
         await app.send_all(said)
     await app.send_eof()
-    await handle_app(ours, pytest.fail)
+    await handle_app(ours, WayOut(pytest.fail))
     heard = b""
     while piece := await app.receive_some():
         heard += piece
     assert heard == answer
-    assert lines(caplog) == [f"socks.refused peer=local:0 reason={reason}"]
+    assert lines(caplog) == [f"proxy.refused peer=local:0 reason={reason}"]
