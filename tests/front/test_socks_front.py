@@ -9,11 +9,14 @@ import trio
 import trio.testing
 from python_socks import ProxyError
 from python_socks.async_.trio import Proxy
+from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
-from tunnel.errors import Code, RemoteStreamError
+from tunnel.errors import Code, RemoteStreamError, UsageError
 from tunnel.front.listen import open_listener
 from tunnel.front.proxy import handle_app, serve_proxy
+from tunnel.front.socks import BIND_S
+from tunnel.front.users import ProxyUsers, refuse_open_proxy
 from tunnel.front.wayout import OpenTarget, WayOut
 from tunnel.link.relay import reset_socket
 from tunnel.proto.frames import Address, Target, TcpTarget
@@ -23,43 +26,6 @@ if TYPE_CHECKING:
 
 REQUEST = b"\x05\x01\x00" + b"\x05\x01\x00\x03\x01a\x00\x50"
 SUCCESS = b"\x05\x00" + b"\x05\x00\x00\x01" + bytes(6)
-
-
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._near.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._near.aclose()
-
-    bound = None
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
-
-
-async def read(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = await stream.receive_some(size - len(data))
-        assert piece
-        data += piece
-    return data
 
 
 @asynccontextmanager
@@ -74,6 +40,7 @@ async def proxy(open_target: OpenTarget) -> AsyncIterator[Proxy]:
 
 
 async def test_a_real_client_reaches_the_target_that_it_named() -> None:
+    """Points 10, 11, 72."""
     far = Far()
     targets: list[Target] = []
 
@@ -108,6 +75,7 @@ async def test_a_real_client_hears_why_its_target_is_not_reached(
 
 
 async def test_early_bytes_and_an_early_end_arrive_before_the_rest() -> None:
+    """Points 7, 8."""
     far = Far()
     app, ours = trio.testing.memory_stream_pair()
     connected = trio.Event()
@@ -194,6 +162,7 @@ async def test_cancellation_in_the_moment_of_success_leaves_nothing_open() -> No
 async def test_a_silent_app_is_closed_after_the_deadline(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Point 9; row A16."""
     caplog.set_level(logging.INFO, "tunnel.front")
     app, ours = trio.testing.memory_stream_pair()
     start = trio.current_time()
@@ -209,10 +178,17 @@ async def test_a_silent_app_is_closed_after_the_deadline(
     [
         (b"\x05\x01\x02", b"\x05\xff", "NOT_ALLOWED"),
         (
+            b"\x05\x01\x00\x05\x02\x00\x03\x01a\x00\x50",
+            b"\x05\x00\x05\x07\x00\x01" + bytes(6),
+            "UNSUPPORTED",
+        ),
+        (
             b"\x05\x01\x00\x05\x03\x00\x03\x01a\x00\x50",
             b"\x05\x00\x05\x07\x00\x01" + bytes(6),
             "UNSUPPORTED",
         ),
+        (b"\x05\x01\x00\x04", b"", "PROTOCOL"),
+        (b"\x04\x03\x00\x50" + bytes(5), b"\x00\x5b" + bytes(6), "UNSUPPORTED"),
         (b"", b"", '"the app left"'),
     ],
 )
@@ -225,8 +201,211 @@ async def test_what_cannot_be_served_is_answered_closed_and_logged_once(
         await app.send_all(said)
     await app.send_eof()
     await handle_app(ours, WayOut(pytest.fail))
-    heard = b""
-    while piece := await app.receive_some():
-        heard += piece
-    assert heard == answer
+    assert await read_to_end(app) == answer
     assert lines(caplog) == [f"proxy.refused peer=local:0 reason={reason}"]
+
+
+async def test_one_byte_at_a_time_is_as_good() -> None:
+    """Points 7, 69; row A10."""
+    far = Far(Address("192.0.2.7", 258))
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def open_target(target: Target) -> Far:
+        assert target == TcpTarget(Address("a", 80))
+        return far
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        for byte in REQUEST:
+            await app.send_all(bytes((byte,)))
+            await trio.testing.wait_all_tasks_blocked()
+        await app.send_eof()
+        assert await read(app, 12) == b"\5\0\5\0\0\1\xc0\0\2\7\1\2"
+        await far.far.send_eof()
+        assert await read_to_end(app) == b""
+
+
+async def test_a_name_of_socks4a_goes_to_the_exit() -> None:
+    """Points 23, 24, 69."""
+    far = Far()
+    app, ours = trio.testing.memory_stream_pair()
+    targets: list[Target] = []
+
+    async def open_target(target: Target) -> Far:
+        targets.append(target)
+        return far
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        await app.send_all(b"\4\1\0\x50\0\0\0\1me\0a.lan\0early")
+        assert await read(app, 8) == b"\0\x5a" + bytes(6)
+        assert await read(far.far, 5) == b"early"
+        await app.send_eof()
+        await far.far.send_eof()
+        assert await read_to_end(app) == b""
+    assert targets == [TcpTarget(Address("a.lan", 80))]
+
+
+async def test_socks4_says_that_its_target_is_not_reached() -> None:
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def open_target(target: Target) -> Far:
+        await trio.lowlevel.checkpoint()
+        raise RemoteStreamError(Code.REFUSED, "said the exit")
+
+    await app.send_all(b"\4\1\0\x50\xc0\0\2\7\0")
+    await app.send_eof()
+    await handle_app(ours, WayOut(open_target))
+    assert await read_to_end(app) == b"\0\x5b" + bytes(6)
+
+
+# Users -----------------------------------------------------------------------------
+
+USERS = ProxyUsers({"alice": "s:e%cr\u00e9t"})
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (b"\5\2\0\2\1\5alice\1x", b"\5\2\1\1"),
+        (b"\5\1\0", b"\5\xff"),
+        (b"\4\1\0\x50\xc0\0\2\7alice\0", b"\0\x5b" + bytes(6)),
+    ],
+)
+async def test_who_is_no_user_is_shown_out(said: bytes, answer: bytes) -> None:
+    """Points 5, 26."""
+    app, ours = trio.testing.memory_stream_pair()
+    await app.send_all(said)
+    await app.send_eof()
+    await handle_app(ours, WayOut(pytest.fail), users=USERS)
+    assert await read_to_end(app) == answer
+
+
+async def test_a_user_is_let_in() -> None:
+    """Points 4, 6."""
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def open_target(target: Target) -> Far:
+        await trio.lowlevel.checkpoint()
+        raise RemoteStreamError(Code.REFUSED, "said the exit")
+
+    password = "s:e%cr\u00e9t".encode()
+    login = b"\1\5alice" + bytes((len(password),)) + password
+    await app.send_all(b"\5\2\0\2" + login + REQUEST[3:])
+    await app.send_eof()
+    await handle_app(ours, WayOut(open_target), users=USERS)
+    assert await read_to_end(app) == b"\5\2\1\0" + b"\5\5\0\1" + bytes(6)
+
+
+@pytest.mark.parametrize("pair", [("", "x"), ("a:b", "x"), ("a", ""), ("a" * 256, "x")])
+def test_a_user_whom_no_app_could_name_is_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(UsageError):
+        ProxyUsers(dict([pair]))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "lan.example"])
+def test_a_proxy_that_others_reach_is_not_opened_without_users(host: str) -> None:
+    with pytest.raises(UsageError, match="without users") as caught:
+        refuse_open_proxy(Address(host, 1080), None)
+    assert "1080" in caught.value.fix
+    refuse_open_proxy(Address(host, 1080), USERS)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_a_proxy_for_this_machine_needs_no_users(host: str) -> None:
+    refuse_open_proxy(Address(host, 1080), None)
+
+
+# BIND ------------------------------------------------------------------------------
+
+BIND = b"\5\1\0" + b"\5\2\0\1" + bytes(6)
+
+
+class Bound:
+    """A port at the exit; its peer comes when ``peer`` is set."""
+
+    def __init__(self) -> None:
+        self.address = Address("192.0.2.1", 258)
+        self.peer = trio.Event()
+        self.far = Far()
+        self.closed = False
+
+    async def accept(self) -> tuple[Far, Address]:
+        await self.peer.wait()
+        return self.far, Address("192.0.2.9", 515)
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_bind_is_answered_twice_and_then_carried() -> None:
+    """Point 17."""
+    bound = Bound()
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def bind(expected: Address) -> Bound:
+        assert expected == Address("0.0.0.0", 0)
+        return bound
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        await app.send_all(BIND)
+        assert await read(app, 12) == b"\5\0" + b"\5\0\0\1\xc0\0\2\1\1\2"
+        await app.send_all(b"early")
+        await trio.testing.wait_all_tasks_blocked()
+        bound.peer.set()
+        assert await read(app, 10) == b"\5\0\0\1\xc0\0\2\x09\2\3"
+        assert bound.closed
+        assert await read(bound.far.far, 5) == b"early"
+        await app.send_eof()
+        await bound.far.far.send_eof()
+        assert await read_to_end(app) == b""
+
+
+async def test_a_bind_to_which_nobody_comes_times_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Point 17."""
+    bound = Bound()
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def bind(expected: Address) -> Bound:
+        return bound
+
+    await app.send_all(BIND)
+    await app.send_eof()
+    start = trio.current_time()
+    await handle_app(ours, WayOut(pytest.fail, bind))
+    assert trio.current_time() - start == pytest.approx(BIND_S)
+    assert (await read_to_end(app))[12:] == b"\5\6\0\1" + bytes(6)
+    assert bound.closed
+
+
+async def test_a_cancelled_bind_leaves_nothing_behind() -> None:
+    bound = Bound()
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def bind(expected: Address) -> Bound:
+        return bound
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        await app.send_all(BIND)
+        await read(app, 12)
+        nursery.cancel_scope.cancel()
+    assert bound.closed
+
+
+async def test_a_bind_that_the_exit_refuses_is_answered_once() -> None:
+    """Point 17."""
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def bind(expected: Address) -> Bound:
+        await trio.lowlevel.checkpoint()
+        raise RemoteStreamError(Code.NOT_ALLOWED, "said the exit")
+
+    await app.send_all(BIND)
+    await app.send_eof()
+    await handle_app(ours, WayOut(pytest.fail, bind))
+    assert await read_to_end(app) == b"\5\0" + b"\5\2\0\1" + bytes(6)

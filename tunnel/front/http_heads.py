@@ -136,6 +136,17 @@ def _authority(raw: bytes, default_port: int | None) -> Address:
     return Address(name, int(port))
 
 
+def check_host(fields: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse a Host field that is none; nothing else depends on it (RFC 9112 §3.2).
+
+    Raises:
+        TargetError: not ``HOST[:PORT]``.
+    """
+    for host in values(fields, b"host"):
+        if host:  # it is empty where the target has no authority
+            _authority(host, HTTP_PORT)
+
+
 def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     """Return the end-to-end fields: what is for this hop alone is left out."""
     fields = list(fields)

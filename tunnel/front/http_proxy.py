@@ -38,6 +38,7 @@ from tunnel.front.http_heads import (
     Fields,
     TargetError,
     absolute_target,
+    check_host,
     connect_target,
     has_body,
     is_ambiguous,
@@ -59,8 +60,6 @@ from tunnel.log import say
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from tunnel.front.users import ProxyUsers
     from tunnel.front.wayout import WayOut
     from tunnel.proto.frames import Address
@@ -115,16 +114,10 @@ async def handle_http(
 
 
 class _Side:
-    """A stream, and the machine that reads and writes HTTP on it."""
+    """A stream, and the machine that speaks HTTP on it."""
 
-    def __init__(
-        self,
-        source: ByteSource,
-        send_all: Callable[[bytes], Awaitable[None]],
-        role: type[h11.CLIENT | h11.SERVER],
-    ) -> None:
+    def __init__(self, source: ByteSource, role: type[h11.CLIENT | h11.SERVER]) -> None:
         self._source = source
-        self._send_all = send_all
         self.http = h11.Connection(role, MAX_HEAD_BYTES)
         self.heard = False
 
@@ -143,24 +136,37 @@ class _Side:
                 return event  # type: ignore[return-value]  # no narrowing by identity
             await self.read(CHUNK_BYTES)
 
-    async def send(self, *events: h11.Event) -> None:
-        """Send events as one piece."""
-        if data := b"".join(self.http.send(event) or b"" for event in events):
-            await self._send_all(data)
-
     @property
     def is_between(self) -> bool:
         """Both directions have ended a message, and another may follow."""
         return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
 
 
+class _App(_Side):
+    """The connection of the app."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        super().__init__(stream, h11.SERVER)
+        self.stream = stream
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send events as one piece."""
+        if data := b"".join(self.http.send(event) or b"" for event in events):
+            await self.stream.send_all(data)
+
+
 class _Upstream(_Side):
     """A connection to an origin."""
 
     def __init__(self, stream: ResettableStream, address: Address) -> None:
-        super().__init__(stream, stream.send_all, h11.CLIENT)
+        super().__init__(stream, h11.CLIENT)
         self.stream = stream
         self.address = address
+
+    @property
+    def is_reusable(self) -> bool:
+        """Nothing came behind the last answer, neither bytes nor the end."""
+        return self.is_between and self.http.trailing_data == (b"", False)
 
 
 class _Conversation:
@@ -176,7 +182,7 @@ class _Conversation:
         pseudonym: bytes,
     ) -> None:
         self._stream = app
-        self._app = _Side(app, app.send_all, h11.SERVER)
+        self._app = _App(app)
         self._way_out = way_out
         self._users = users
         self._head_s = head_s
@@ -284,6 +290,7 @@ class _Conversation:
     def _check(self, request: h11.Request, fields: Fields, body: bool) -> None:
         if is_ambiguous(fields, request.http_version):
             raise TargetError(400, "The length of the request is said in two ways.")
+        check_host(fields)
         if len(fields) > MAX_FIELDS:
             raise TargetError(431, f"More than {MAX_FIELDS} header fields.")
         if any(
@@ -400,7 +407,7 @@ class _Conversation:
         if exchange.switched:
             await self._switch(upstream)
             return
-        if exchange.is_done and upstream.is_between:
+        if exchange.is_done and upstream.is_reusable:
             upstream.http.start_next_cycle()
             return
         if exchange.is_done and exchange.request_over:
@@ -485,7 +492,7 @@ class _Exchange:
 
     def __init__(
         self,
-        app: _Side,
+        app: _App,
         upstream: _Upstream,
         head: h11.Request,
         body: bool,
@@ -527,10 +534,14 @@ class _Exchange:
     async def run(self, idle_s: float) -> None:
         """Return when it is done or cannot be; the fields say which."""
         self._idle_s = idle_s
+        # Written before anything is read: an answer without a request is nonsense.
+        head = self._upstream.http.send(self._head)
+        if not self._body:
+            head += self._upstream.http.send(h11.EndOfMessage())
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             self._progress()
-            nursery.start_soon(self._carry_request)
+            nursery.start_soon(self._carry_request, head)
             await self._carry_answer()
             nursery.cancel_scope.cancel()
         if trio.current_time() >= self._scope.deadline and not self.is_done:
@@ -544,9 +555,11 @@ class _Exchange:
 
     # Towards the origin
 
-    async def _carry_request(self) -> None:
+    async def _carry_request(self, head: bytes) -> None:
         try:
-            await self._carry_body(await self._pass_out(self._head))
+            is_heard = await self._pass_out(head)
+            if self._body:
+                await self._carry_body(is_heard)
             while len(self._app.http.trailing_data[0]) < EARLY_BYTES:
                 # Nothing is wanted now but word that it leaves.
                 if not await self._app.read(READ_BYTES):
@@ -559,24 +572,23 @@ class _Exchange:
             self._scope.cancel()
 
     async def _carry_body(self, is_heard: bool) -> None:
-        if not self._body:
-            await self._pass_out(h11.EndOfMessage())
-            return
         while True:
             event = await self._app.next_event()
             self._progress()
             if isinstance(event, h11.Data):
                 # Who is not heard any more may have answered; an app that has not
                 # looked yet is read on, or it would never come to look.
-                is_heard = is_heard and await self._pass_out(h11.Data(data=event.data))
-            else:
-                is_heard = is_heard and await self._pass_out(h11.EndOfMessage())
-                self.request_over = is_heard
+                out = self._upstream.http.send(h11.Data(data=event.data))
+                is_heard = is_heard and await self._pass_out(out)
+            else:  # trailers end here
+                out = self._upstream.http.send(h11.EndOfMessage())
+                self.request_over = is_heard and await self._pass_out(out)
                 return
 
-    async def _pass_out(self, event: h11.Event) -> bool:
+    async def _pass_out(self, data: bytes) -> bool:
         try:
-            await self._upstream.send(event)
+            if data:
+                await self._upstream.stream.send_all(data)
         except trio.BrokenResourceError:
             return False
         return True
