@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from support.far import read, read_to_end
 
+import tunnel.front.associate
 from tunnel.front.listen import open_listener
-from tunnel.front.proxy import serve_proxy
+from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.front.wayout import WayOut
 from tunnel.link.relay import reset_socket
 from tunnel.proto.frames import Address
@@ -230,3 +232,23 @@ async def test_the_loss_of_the_far_side_ends_the_tcp_connection() -> None:
         await it.begin()
         it.far.lose()
         assert await read_to_end(it.control) == b""
+
+
+async def test_without_a_socket_for_it_the_reply_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tunnel.front.associate, "_plain", lambda host: "192.0.2.1")
+    async with control() as it:
+        await it.control.send_all(b"\5\1\0\5\3\0\1" + bytes(6))
+        await it.control.send_eof()
+        assert await read_to_end(it.control) == b"\5\0\5\1\0\1" + bytes(6)
+
+
+async def test_what_the_exit_cannot_do_is_not_supported() -> None:
+    """Points 17, 28."""
+    for command in (2, 3):
+        app, ours = trio.testing.memory_stream_pair()
+        await app.send_all(bytes((5, 1, 0, 5, command, 0, 1)) + bytes(6))
+        await app.send_eof()
+        await handle_app(ours, WayOut(pytest.fail))
+        assert await read_to_end(app) == b"\5\0\5\7\0\1" + bytes(6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -733,6 +733,17 @@ async def test_an_answer_that_broke_off_is_not_taken_for_complete(
         assert await talk.end() == b""
 
 
+async def test_an_origin_that_is_done_hears_a_close_and_no_reset() -> None:
+    async with proxied() as talk:
+        origin, _ = await talk.ask(GET)
+        await origin.send_all(OK)
+        await talk.hear()
+        await talk.app.send_eof()
+        assert await talk.end() == b""
+        assert talk.fars[0].is_closed
+        assert not talk.fars[0].resets
+
+
 async def test_an_app_that_leaves_takes_its_request_with_it() -> None:
     async with proxied() as talk:
         await talk.ask(POST + b"Content-Length: 9\r\n\r\nx")
@@ -866,3 +877,33 @@ async def test_an_app_that_goes_on_sending_is_closed_after_an_early_answer(
         start = trio.current_time()
         await talk.over.wait()
         assert trio.current_time() - start == pytest.approx(GRACE_S)
+
+
+async def test_two_hundred_slow_heads_do_not_delay_a_whole_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Row A16."""
+    over = 0
+
+    async def slow() -> None:
+        nonlocal over
+        async with proxied(limit_s=math.inf) as talk:
+            await talk.app.send_all(b"G")
+            with suppress(trio.BrokenResourceError):
+                while not talk.over.is_set():
+                    await trio.sleep(1)
+                    await talk.app.send_all(b"x")
+            over += 1
+
+    async with trio.open_nursery() as nursery:
+        start = trio.current_time()
+        for _ in range(200):
+            nursery.start_soon(slow)
+        await trio.testing.wait_all_tasks_blocked()
+        async with proxied(limit_s=math.inf) as talk:
+            origin, _ = await talk.ask(GET)
+            await origin.send_all(OK)
+            await talk.hear()
+        assert trio.current_time() == start
+    assert over == 200
+    assert trio.current_time() - start < HEAD_S + GRACE_S + 2

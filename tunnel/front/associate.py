@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
 from tunnel.front.listen import peer_of
 from tunnel.proto.frames import Address
@@ -34,19 +35,20 @@ async def associate(
     port: int,
     reply: Callable[[Address], bytes],
 ) -> None:
-    """Serve one association for as long as the app's TCP connection lives; own both.
+    """Serve one association for as long as the app's TCP connection lives.
 
     What the app says on TCP is read and ignored; its end or reset is the end of the
     association, as is the loss of the far side. The socket for datagrams is bound on
     the address that the app's TCP connection came in on.
 
     Args:
-        app: its reply is not sent yet.
-        datagrams: the far side.
+        app: its reply is not sent yet; the caller closes it.
+        datagrams: the far side; closed in the end.
         port: the one that the app named for its datagrams; 0 for that of the first.
         reply: makes the app's answer of where its datagrams are to go.
 
     Raises:
+        StreamError: there is no socket for it; the app has no reply yet.
         trio.BrokenResourceError: the app was gone before its reply.
     """
     try:
@@ -62,7 +64,6 @@ async def associate(
             await relay.run(app)
     finally:
         await drop_resource(datagrams)
-        await trio.aclose_forcefully(app)
 
 
 def _relay_socket(app: trio.SocketStream) -> trio.socket.SocketType:
@@ -71,12 +72,15 @@ def _relay_socket(app: trio.SocketStream) -> trio.socket.SocketType:
     host = _plain(host)
     is_v4 = "." in host and ":" not in host
     family = socket.AF_INET if is_v4 else socket.AF_INET6
-    raw = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        raw = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
     try:
         raw.bind((host, 0) if is_v4 else (host, 0, *scope))
-    except BaseException:
+    except OSError as error:
         raw.close()
-        raise
+        raise LocalStreamError(Code.RESOURCE, "no port for datagrams") from error
     return trio.socket.from_stdlib_socket(raw)
 
 

@@ -189,6 +189,7 @@ class _Conversation:
         self._idle_s = idle_s
         self._pseudonym = pseudonym
         self._upstream: _Upstream | None = None
+        self._has_served = False
         self._method = b""  # of the request that is being served
         self._opened: ResettableStream | None = None  # not told to the app yet
         self.virtual: ResettableStream | None = None
@@ -208,6 +209,10 @@ class _Conversation:
             if not self._app.is_between:
                 break
             self._app.http.start_next_cycle()
+            self._has_served = True
+        if self._upstream is not None:  # it has nothing to do: no reset for its origin
+            await self._upstream.stream.aclose()
+            self._upstream = None
         if request is not None or self.reason:
             await last_words(self._stream)
 
@@ -237,7 +242,7 @@ class _Conversation:
             except TargetError as error:
                 refusal = error
             except trio.BrokenResourceError:
-                self.reason = "" if self._upstream else "the app left"
+                self.reason = "" if self._has_served else "the app left"
             nursery.cancel_scope.cancel()
         if refusal is not None:
             await self._refuse(refusal.status, str(refusal))
@@ -263,7 +268,7 @@ class _Conversation:
             await upstream.stream.receive_some(1)
         # Its end, or bytes that nobody asked for: neither is to meet another request.
         self._upstream = None
-        upstream.stream.reset(Code.RESET)
+        await upstream.stream.aclose()
 
     async def _serve(self, request: h11.Request) -> None:
         fields = request.headers.raw_items()

@@ -79,9 +79,9 @@ async def handle_socks(
     except trio.BrokenResourceError:
         reason = "the app left"
     finally:
-        if not ready:
-            if serving.virtual is not None:
-                serving.virtual.reset(Code.RESET)
+        if serving.virtual is not None and not ready:
+            serving.virtual.reset(Code.RESET)
+        if serving.virtual is None or not ready:
             await trio.aclose_forcefully(app)
     if ready and serving.virtual is not None:
         early = bytes(serving.early)
