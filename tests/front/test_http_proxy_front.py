@@ -133,6 +133,15 @@ async def test_a_connect_to_ipv6_and_of_http_1_0_is_as_good() -> None:
     assert talk.targets == [TcpTarget(Address("::1", 443))]
 
 
+async def test_a_target_that_speaks_first_is_heard() -> None:
+    """Point 22."""
+    async with proxied() as talk:
+        await talk.app.send_all(b"CONNECT a.test:22 HTTP/1.1\r\nHost: a\r\n\r\n")
+        origin = await talk.origin()
+        await origin.send_all(b"SSH-2.0-x\r\n")
+        await talk.hear(b"SSH-2.0-x\r\n")
+
+
 @pytest.mark.parametrize("code", [c for c in Code if CODES[c].http >= 400])
 @pytest.mark.parametrize(
     "request_", [b"CONNECT a.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", GET]
@@ -321,6 +330,7 @@ async def test_max_forwards_is_counted_down_and_answered_at_0() -> None:
         (b"\r\xff\x00nonsense\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"SSH-2.0-x\r\n", 400),
+        (b"\x06\x01\x00", 400),
         (b"G" * (MAX_HEAD_BYTES + 9000), 431),
         (GET[:-2] + b"X: " + b"x" * (MAX_HEAD_BYTES + 9000), 431),
         (GET[:-2] + b"X: x\r\n" * MAX_FIELDS + b"\r\n", 431),
@@ -329,7 +339,7 @@ async def test_max_forwards_is_counted_down_and_answered_at_0() -> None:
 async def test_what_cannot_be_served_is_answered_and_closed(
     said: bytes, status: int
 ) -> None:
-    """Points 38, 46, 49, 56; rows A5, A6."""
+    """Points 1, 38, 46, 49, 56, 69; rows A5, A6."""
     async with proxied() as talk:
         await talk.app.send_all(said)
         await talk.app.send_eof()
@@ -423,7 +433,7 @@ async def test_an_http_1_0_request_with_chunks_is_refused() -> None:
 
 
 async def test_chunks_go_both_ways_and_trailers_are_dropped() -> None:
-    """Point 51."""
+    """Points 51, 65: each goes on when it comes."""
     async with proxied() as talk:
         origin, head = await talk.ask(
             POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n"

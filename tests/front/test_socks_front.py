@@ -18,7 +18,7 @@ from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.front.socks import BIND_S
 from tunnel.front.users import ProxyUsers, refuse_open_proxy
 from tunnel.front.wayout import OpenTarget, WayOut
-from tunnel.link.relay import reset_socket
+from tunnel.link.relay import GRACE_S, reset_socket
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:
@@ -257,6 +257,23 @@ async def test_socks4_says_that_its_target_is_not_reached() -> None:
     await app.send_eof()
     await handle_app(ours, WayOut(open_target))
     assert await read_to_end(app) == b"\0\x5b" + bytes(6)
+
+
+async def test_after_a_failure_the_connection_is_closed_soon(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Point 16."""
+    app, ours = trio.testing.memory_stream_pair()
+
+    async def open_target(target: Target) -> Far:
+        await trio.lowlevel.checkpoint()
+        raise RemoteStreamError(Code.REFUSED, "said the exit")
+
+    await app.send_all(REQUEST)
+    start = trio.current_time()
+    await handle_app(ours, WayOut(open_target))
+    assert trio.current_time() - start == pytest.approx(GRACE_S)
+    assert (await read_to_end(app))[2:4] == b"\5\5"
 
 
 # Users -----------------------------------------------------------------------------
