@@ -476,6 +476,8 @@ class _Conversation:
         text: str,
         *fields: tuple[bytes, bytes],
     ) -> None:
+        if self._app.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return  # a part of another answer is out already
         body = f"{text}\n".encode() if text else b""
         head = h11.Response(
             status_code=status,
