@@ -111,7 +111,8 @@ def up(
     socks: Annotated[
         list[str] | None,
         Parameter(
-            help="LISTEN: a SOCKS5 proxy here, leaving at the server. Repeatable.",
+            help="LISTEN: a SOCKS and HTTP proxy here, leaving at the server. "
+            "Repeatable.",
             negative=(),
         ),
     ] = None,
@@ -182,7 +183,7 @@ def socks(
     as_json: Json = False,
     log: Log = None,
 ) -> int:
-    """Run a SOCKS5 proxy here that leaves at the server."""
+    """Run a SOCKS and HTTP proxy here that leaves at the server."""
     from tunnel.ops.entries import SocksEntry
     from tunnel.ops.run import UpPlan
 
