@@ -46,11 +46,14 @@ from tunnel.proto.frames import (
     Terms,
 )
 from tunnel.proto.handshake import (
-    PLAIN_BINDING,
     ClientHandshake,
     HandshakeResult,
     ResumeState,
     ServerHandshake,
+)
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
     client_proof,
     resume_proof,
     resume_secret,
@@ -59,7 +62,6 @@ from tunnel.proto.handshake import (
     transcript,
     verifier_of,
 )
-from tunnel.proto.mux import MuxCore
 from tunnel.proto.window import RecvWindow
 
 if TYPE_CHECKING:
