@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,7 +145,11 @@ async def town(
             else:
                 open_one = made.route("a.test")
                 assert not isinstance(open_one, Absent)
-                nursery.start_soon(handle_guarded, visit, guard, open_one)
+                nursery.start_soon(
+                    partial(
+                        handle_guarded, visit, guard, open_one, believe_headers=True
+                    )
+                )
             yield made
             nursery.cancel_scope.cancel()
 

@@ -124,11 +124,7 @@ async def handle_visitor(visit: Visit, route: Route, *, idle_s: float = IDLE_S) 
             raise _absent(open_one)
         started = time.monotonic()
         headers = request_headers(request, visit.peer, secure=visit.secure)
-        try:
-            virtual = await open_one(visit.peer)
-        except StreamError as error:
-            raise _refusal(error.code) from None
-        exchange = _Exchange(visit, request, headers, virtual, idle_s)
+        exchange = await _begin(visit, request, headers, open_one, idle_s)
         try:
             return await exchange.run()
         finally:
@@ -140,24 +136,34 @@ async def handle_visitor(visit: Visit, route: Route, *, idle_s: float = IDLE_S) 
 
 
 async def handle_guarded(
-    visit: Visit, guard: Guard, open_one: Open, *, idle_s: float = IDLE_S
+    visit: Visit,
+    guard: Guard,
+    open_one: Open,
+    *,
+    believe_headers: bool,
+    idle_s: float = IDLE_S,
 ) -> None:
     """Serve a visitor whose every request must bring the password; owns its stream.
 
     For the client's side: the password never leaves the machine that set it, a server
     that is broken into does not have it, and it guards a plain port as well as a name.
-    What the server said about the visitor is passed on.
+
+    Args:
+        visit: the visitor.
+        guard: user and password.
+        open_one: opens the service behind it.
+        believe_headers: what the headers say about the visitor was written by our
+            server, and stays.
+        idle_s: without a byte either way.
     """
 
     async def answer(request: Request) -> bool:
         guard.check(request)
-        headers = request_headers(request, None, secure=visit.secure)
+        visitor = None if believe_headers else visit.peer
+        headers = request_headers(request, visitor, secure=visit.secure)
         headers = [(k, v) for k, v in headers if k != b"authorization"]
-        try:
-            virtual = await open_one(visit.peer)
-        except StreamError as error:
-            raise _refusal(error.code) from None
-        return await _Exchange(visit, request, headers, virtual, idle_s).run()
+        exchange = await _begin(visit, request, headers, open_one, idle_s)
+        return await exchange.run()
 
     await serve_requests(visit, answer)
 
@@ -325,6 +331,16 @@ def _fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError
 
 
 # One request and its response --------------------------------------------------------
+
+
+async def _begin(
+    visit: Visit, request: Request, headers: Headers, open_one: Open, idle_s: float
+) -> _Exchange:
+    try:
+        virtual = await open_one(visit.peer)
+    except StreamError as error:
+        raise _refusal(error.code) from None
+    return _Exchange(visit, request, headers, virtual, idle_s)
 
 
 class _Exchange:
