@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front import http1
@@ -387,6 +389,35 @@ async def test_a_head_cut_at_every_byte_is_read_the_same() -> None:
             await it.say(bytes((byte,)))
         far = await it.opened()
         assert b"x: y" in await until(far.far, b"hello")
+
+
+PIECES = st.sampled_from(
+    [b"GET / HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"Host: a.test\r\n", b"\r\n",
+     b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"5\r\n", b"0\r\n",
+     b"hello", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"\xff", b"HTTP/1.0",
+     b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"Expect: 100-continue\r\n"]
+)  # fmt: skip
+
+
+@given(st.lists(st.one_of(PIECES, st.binary(max_size=8)), max_size=30))
+def test_no_bytes_of_a_visitor_end_more_than_its_connection(said: list[bytes]) -> None:
+    async def serve() -> None:
+        async with town() as it, trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                while True:
+                    far = await it.opened()
+                    await far.far.send_all(OK)
+                    await far.far.send_eof()
+
+            nursery.start_soon(answer)
+            await it.say(b"".join(said))
+            await it.visitor.send_eof()
+            heard = await it.rest()
+            assert not heard or heard.startswith(b"HTTP/1.1 ")
+            nursery.cancel_scope.cancel()
+
+    trio.run(serve)
 
 
 # Limits ------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +23,7 @@ from websockets.sync.client import connect as connect_websocket
 from websockets.sync.server import serve as serve_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.processes import Machine, Program, Server
@@ -187,7 +188,9 @@ def test_a_websocket_echoes_through_a_name(machine: Machine) -> None:
                 assert conn.recv(timeout=20) == message
 
 
-def test_an_event_arrives_when_it_is_sent(machine: Machine, pages: int) -> None:
+def test_an_event_arrives_when_it_is_sent(
+    machine: Machine, pages: int, figures: Callable[[str], None]
+) -> None:
     server = machine.serve(*NAMES)
     _client, host, port = share(machine, server, str(pages), "--name", "events")
     conn = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -201,8 +204,27 @@ def test_an_event_arrives_when_it_is_sent(machine: Machine, pages: int) -> None:
         assert answer.readline() == b"\n"
     # A front end that stores would wait for the end of the stream, which never comes.
     assert min(delays) < 0.05
+    figures(f"events by name: {1000 * delays[0]:.1f} ms for the first, "
+            f"{1000 * max(delays):.1f} ms at most")  # fmt: skip
     answer.close()
     conn.close()
+
+
+def test_many_slow_visitors_do_not_keep_others_out(
+    machine: Machine, pages: int
+) -> None:
+    server = machine.serve(*NAMES)
+    _client, host, port = share(machine, server, str(pages), "--name", "shop")
+    with ExitStack() as stack:
+        for _ in range(300):
+            slow = socket.create_connection(("127.0.0.1", port))
+            stack.enter_context(slow)
+            slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+        started = time.monotonic()
+        assert get(machine, host, port, "/")[0] == 200
+        assert time.monotonic() - started < 5
+        slow.settimeout(20)
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_password_is_asked_for_by_name_and_by_port(
@@ -348,3 +370,33 @@ def test_a_certificate_that_cannot_be_used_is_said(
     )  # fmt: skip
     assert done.wait() == 2
     assert f"{bad} with the key {bad} cannot be used" in done.errors()
+
+
+SCRIPT = """
+import sys, urllib.request, tunnel
+try:
+    with tunnel.share(int(sys.argv[1]), to=sys.argv[2], timeout_s=3) as shared:
+        print(shared.url, flush=True)
+        print(urllib.request.urlopen(shared.url, timeout=20).status, flush=True)
+except tunnel.TunnelError as error:
+    print("failed:", error, flush=True)
+"""
+
+
+def test_a_program_that_knows_no_trio_can_share(machine: Machine, pages: int) -> None:
+    server = machine.serve()
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    url, status = done.stdout.decode().split()
+    assert url.startswith("http://127.0.0.1:")
+    assert status == "200", done.stderr
+    assert done.stderr == b""
+    with pytest.raises(ConnectionRefusedError):  # given back at the end of the block
+        socket.create_connection(("127.0.0.1", int(url.split(":")[2][:-1]))).close()
+
+
+def test_a_program_hears_why_it_cannot_share(machine: Machine, pages: int) -> None:
+    server = machine.serve()
+    server.program.stop()
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    assert b"failed: cannot reach" in done.stdout
+    assert b"connection refused" in done.stdout

@@ -214,9 +214,10 @@ def _name_and_target(text: str, flag: str) -> tuple[str, str]:
 
 def _shared(text: str, *, listing: bool = False) -> Address | Folder:
     """Read what is shared: whatever is no port is a folder, if there is one."""
-    is_socket = text.startswith("unix:")
-    looks_like_one = "/" in text or text in (".", "..", "~") or Path(text).is_dir()
-    if is_socket or not looks_like_one or text.isdigit():
+    is_folder = (
+        "/" in text or text in (".", "..", "~") or (text and Path(text).is_dir())
+    )
+    if not is_folder or text.isdigit() or text.startswith("unix:"):
         return parse_target(text)
     try:
         return Folder(Path(text).expanduser(), listing=listing)
