@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from support.certs import HOST, tls_contexts
 
+from tunnel.errors import Code
 from tunnel.front import tls
 from tunnel.front.tls import handle_tls_visitor
 from tunnel.front.web import Absent, Open
@@ -17,7 +18,6 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tunnel.errors import Code
 
 VISITOR = Address("203.0.113.9", 4711)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -238,3 +238,47 @@ async def test_a_visitor_hears_the_end_of_tls_and_not_of_its_wire_only() -> None
         while piece := await visitor.receive_some():  # would raise without it
             answer += piece
         assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_websocket_runs_inside_tls_and_ends_on_both_sides() -> None:
+    client, server = http_contexts()
+    async with street(server, {HOST: Absent.UNKNOWN}) as it:
+        visitor = trio.SSLStream(
+            it.visitor, client, server_hostname=HOST, https_compatible=True
+        )
+        await visitor.send_all(
+            b"GET / HTTP/1.1\r\nHost: tunnel.test\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\n\r\n"
+        )
+        await it.far.far.receive_some()
+        await it.far.far.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\n\r\n"
+        )
+        assert b" 101 " in await visitor.receive_some()
+        large = bytes(range(256)) * 1000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(visitor.send_all, large)
+            heard = b""
+            while len(heard) < len(large):
+                heard += await it.far.far.receive_some()
+            assert heard == large
+        await it.far.far.send_all(b"bye")
+        await it.far.far.send_eof()
+        assert await visitor.receive_some() == b"bye"
+        assert await visitor.receive_some() == b""
+        await visitor.aclose()
+        assert await it.far.far.receive_some() == b""
+
+
+async def test_tls_that_breaks_resets_the_request(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    client, server = http_contexts()
+    async with street(server, {HOST: Absent.UNKNOWN}) as it:
+        visitor = trio.SSLStream(it.visitor, client, server_hostname=HOST)
+        await visitor.send_all(b"GET / HTTP/1.1\r\nHost: tunnel.test\r\n\r\n")
+        await it.far.far.receive_some()
+        await it.visitor.send_all(b"this is no record of TLS")
+        await trio.sleep(1)
+        assert it.far.resets == [Code.RESET]
