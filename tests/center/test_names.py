@@ -139,7 +139,7 @@ def test_what_is_no_entry_is_refused(text: str) -> None:
         ShareEntry.parse(text)
 
 
-@pytest.mark.parametrize("auth", ["me", "me:", ":secret"])
+@pytest.mark.parametrize("auth", ["", "me", "me:", ":secret", ":"])
 def test_a_password_needs_its_user(auth: str) -> None:
     with pytest.raises(TunnelError) as caught:
         ShareEntry.of("8000", auth=auth)

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 from support.certs import HOST, tls_contexts
+from support.virtuals import Far
 
 from tunnel.errors import Code
 from tunnel.front import tls
@@ -21,34 +22,6 @@ if TYPE_CHECKING:
 
 VISITOR = Address("203.0.113.9", 4711)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    bound = None
-
-    def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._near.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._near.aclose()
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
 
 
 def hello(name: str | None = HOST) -> bytes:

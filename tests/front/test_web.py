@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from support import virtuals
 
 from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front import http1
@@ -32,40 +33,28 @@ VISITOR = Address("203.0.113.9", 4711)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    bound = None
+class Far(virtuals.Far):
+    """A virtual TCP connection that can break, as when the far side says why."""
 
     def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
+        super().__init__()
         self.broken: Code | None = None
         self.closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self.broken is not None:
             raise trio.BrokenResourceError from RemoteStreamError(self.broken, "no")
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
+        await super().send_all(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._near.receive_some(max_bytes)
+        data = await super().receive_some(max_bytes)
         if not data and self.broken is not None:
             raise trio.BrokenResourceError from RemoteStreamError(self.broken, "no")
         return data
 
     async def aclose(self) -> None:
         self.closed = True
-        await self._near.aclose()
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
+        await super().aclose()
 
     def break_with(self, code: Code) -> None:
         self.broken = code

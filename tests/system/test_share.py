@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 import trustme
 from support.processes import curl, eventually, free_port
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 from websockets.sync.server import serve as serve_websocket
 
@@ -247,6 +248,50 @@ def test_a_password_is_asked_for_by_name_and_by_port(
         assert "sesame" not in client.errors() + server.program.errors()
         client.stop()
         server.program.stop()
+
+
+def test_the_password_may_come_from_anywhere_and_is_always_asked_for(
+    machine: Machine, pages: int, tmp_path: Path
+) -> None:
+    server = machine.serve()
+    file = tmp_path / "auth"
+    file.touch(mode=0o600)
+    file.write_text("me:right\n")
+    ways: list[tuple[tuple[str, ...], dict[str, str]]] = [
+        (("--auth", "me:right"), {}),
+        ((), {"TUNNEL_AUTH": "me:right"}),
+        ((), {"TUNNEL_AUTH_FILE": str(file)}),
+    ]
+    for args, env in ways:
+        client = machine.tunnel(
+            "share", str(pages), "--to", server.join, *args, env=env
+        )
+        url = client.out.wait("http ").split()[1]
+        port = int(url.split(":")[2].strip("/"))
+        for user, status in (("me:right", 200), ("me:wrong", 401), (":", 401)):
+            assert get(machine, "127.0.0.1", port, "/", "-u", user)[0] == status
+        assert get(machine, "127.0.0.1", port, "/", "--http1.0")[0] == 401
+        client.stop()
+    file.chmod(0o644)
+    open_to_others = machine.tunnel("share", "1", env={"TUNNEL_AUTH_FILE": str(file)})
+    assert open_to_others.wait() == 3
+    assert machine.tunnel("share", "1", "--auth", "").wait() == 2
+
+
+def test_a_websocket_behind_a_password(machine: Machine) -> None:
+    server = machine.serve(*NAMES)
+    with websocket_echo() as target:
+        _client, host, port = share(machine, server, str(target), "--auth", "me:right")
+        for user, ok in (("me:right", True), ("me:wrong", False)):
+            sock = socket.create_connection(("127.0.0.1", port))
+            url = f"ws://{user}@{host}:{port}/"
+            if not ok:
+                with pytest.raises(InvalidStatus):
+                    connect_websocket(url, sock=sock).close()
+                continue
+            with connect_websocket(url, sock=sock) as conn:
+                conn.send("hello")
+                assert conn.recv(timeout=20) == "hello"
 
 
 def test_without_names_at_the_server_a_port_shows_the_page(

@@ -76,7 +76,7 @@ class _Dialled:
         self.bound = bound_address(stream)
         self._stream = stream
         self.receive_some = stream.receive_some
-        self.send_all = stream.send_all
+        self.send_all = self.put = stream.send_all
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
 

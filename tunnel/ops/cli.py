@@ -193,8 +193,12 @@ def share(
         Parameter(help="Host name; without a dot one of the server's domain."),
     ] = "",
     auth: Annotated[
-        str, Parameter(help="USER:PASSWORD that visitors need, checked here.")
-    ] = "",
+        str | None,
+        Parameter(
+            help="USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may "
+            "name a file with it."
+        ),
+    ] = None,
     list_files: Annotated[
         bool,
         Parameter(name="--list", negative=(), help="List folders without index.html."),
@@ -206,8 +210,10 @@ def share(
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name."""
     from tunnel.ops.run import UpPlan
+    from tunnel.ops.saved import secret_file
     from tunnel.ops.shares import ShareEntry
 
+    auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
     return _up(UpPlan(to, save_as, [entry]), as_json, log)
 

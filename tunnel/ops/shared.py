@@ -35,7 +35,7 @@ def share(
     *,
     to: str | None = None,
     name: str = "",
-    auth: str = "",
+    auth: str | None = None,
     listing: bool = False,
     timeout_s: float = START_S,
 ) -> Shared:

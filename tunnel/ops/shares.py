@@ -95,7 +95,12 @@ class ShareEntry(Published):
 
     @classmethod
     def of(
-        cls, what: str, name: str = "", auth: str = "", *, listing: bool = False
+        cls,
+        what: str,
+        name: str = "",
+        auth: str | None = None,
+        *,
+        listing: bool = False,
     ) -> ShareEntry:
         """Read what ``share`` was given.
 
@@ -103,7 +108,7 @@ class ShareEntry(Published):
             UsageError: it cannot be shared.
         """
         guard = None
-        if auth:
+        if auth is not None:  # an empty one was meant to be one
             user, colon, password = auth.partition(":")
             if not (user and colon and password):
                 raise UsageError(
