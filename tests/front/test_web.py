@@ -454,6 +454,16 @@ async def test_a_body_that_stops_coming_ends_the_request(
         assert (await it.opened()).resets == [Code.RESET]
 
 
+async def test_a_visitor_that_does_not_read_its_answer_is_dropped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    visitor, ours = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_visitor, Visit(ours, VISITOR), Town(visitor).route)
+        await visitor.send_all(get("nobody.test"))
+    assert trio.current_time() == pytest.approx(http1.BODY_S)
+
+
 # Headers -----------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
-from tunnel.link.relay import GRACE_S, reset_socket
+from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -345,17 +345,21 @@ class Visit:
         """
         return self._conn.send(h11.EndOfMessage(headers=trailers)) or b""
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, within_s: float = IDLE_S) -> None:
         """Send to the visitor.
 
         Raises:
-            VisitorGoneError: the visitor's connection is dead.
+            VisitorGoneError: its connection is dead, or it does not read.
         """
-        try:
-            if data:
+        if not data:
+            return
+        with trio.move_on_after(within_s) as limit:
+            try:
                 await self.stream.send_all(data)
-        except trio.BrokenResourceError:
-            raise VisitorGoneError from None
+            except trio.BrokenResourceError:
+                raise VisitorGoneError from None
+        if limit.cancelled_caught:
+            raise VisitorGoneError
 
     async def say(self, error: HttpError) -> None:
         """Answer with a small page, unless another response has begun."""
@@ -375,7 +379,7 @@ class Visit:
         output = self.head(error.status, headers, reason)
         if self._method != "HEAD":
             output += self.part(text)
-        await self.send(output + self.end([]))
+        await self.send(output + self.end([]), self._body_s)
 
     @property
     def may_go_on(self) -> bool:
