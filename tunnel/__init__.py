@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tunnel.errors import StreamError as StreamError
     from tunnel.errors import TunnelError as TunnelError
     from tunnel.link.virtual import VirtualStream as VirtualStream
+    from tunnel.ops.shared import Shared as Shared
+    from tunnel.ops.shared import share as share
     from tunnel.proto.codec import FrameDecoder as FrameDecoder
     from tunnel.proto.mux import MuxCore as MuxCore
 
@@ -37,11 +39,13 @@ _HOMES: Final = {
     "MuxCore": "tunnel.proto.mux",
     "ServerOptions": "tunnel.center.server",
     "SessionError": "tunnel.errors",
+    "Shared": "tunnel.ops.shared",
     "StreamError": "tunnel.errors",
     "TunnelError": "tunnel.errors",
     "VirtualStream": "tunnel.link.virtual",
     "connect": "tunnel.center.client",
     "parse_join": "tunnel.access.security",
+    "share": "tunnel.ops.shared",
 }
 
 __all__ = [
@@ -54,11 +58,13 @@ __all__ = [
     "MuxCore",
     "ServerOptions",
     "SessionError",
+    "Shared",
     "StreamError",
     "TunnelError",
     "VirtualStream",
     "connect",
     "parse_join",
+    "share",
 ]
 
 

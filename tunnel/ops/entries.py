@@ -86,6 +86,11 @@ class Published(ABC):
     async def ready(self, public: Address) -> Line:
         """Give the line for the public address that it got; may look at the target."""
 
+    def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
+        """Give what is to be published where the server does not offer this."""
+        del notice, server_host
+        return None
+
     @abstractmethod
     def refused(self, notice: MappingRefused) -> TunnelError:
         """Say that the server does not give what was asked for."""
