@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 from support.certs import HOST, tls_contexts
-from support.virtuals import Far
+from support.far import Far
 
 from tunnel.errors import Code
 from tunnel.front import tls

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from support import virtuals
+from support import far
 
 from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front import http1
@@ -33,7 +33,7 @@ VISITOR = Address("203.0.113.9", 4711)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Far(virtuals.Far):
+class Far(far.Far):
     """A virtual TCP connection that can break, as when the far side says why."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Far(virtuals.Far):
         self.closed = True
         await super().aclose()
 
-    def break_with(self, code: Code) -> None:
+    def give_way(self, code: Code) -> None:
         self.broken = code
         self.far.send_stream.close()
 
@@ -83,7 +83,7 @@ class Town:
                 raise StreamError(found, "no room")
             far = Far()
             if found is not Code.NORMAL:
-                far.break_with(found)
+                far.give_way(found)
             self._put.send_nowait(far)
             return far
 
@@ -572,7 +572,7 @@ async def test_a_response_that_is_cut_never_looks_complete() -> None:
             far, _ = await it.target()
             await far.far.send_all(b"HTTP/1.1 200 OK\r\n" + head)
             await it.hear(b"ok")
-            far.break_with(Code.RESET)
+            far.give_way(Code.RESET)
             assert b"0\r\n" not in await it.rest()
 
 
