@@ -1,11 +1,17 @@
-/* The load program of the benchmarks: one target and six clients, loopback only.
+/* The load program of the benchmarks: one target and nine clients, loopback only.
  *
- *   load sink-source PORT            the target; PORT 0 takes a free one; prints it
- *   load get  PORT BYTES STREAMS     BYTES on each of STREAMS towards the client
- *   load put  PORT BYTES STREAMS     the same towards the target
- *   load echo PORT SECONDS           64 bytes there and back on one connection
- *   load rr   PORT SECONDS CONNS     the same on CONNS connections at once
- *   load cps  PORT SECONDS PARALLEL  connect, 64 bytes there and back, close
+ *   load sink-source PORT        the target; PORT 0 takes a free one; prints it
+ *   load get   PORT BYTES STREAMS  BYTES on each of STREAMS towards the client
+ *   load put   PORT BYTES STREAMS  the same towards the target
+ *   load fetch PORT BYTES MS     connect, get BYTES, close, one after another
+ *   load start PORT MS           one endless stream: what its first MS carry
+ *   load echo  PORT MS           64 bytes there and back on one connection
+ *   load rr    PORT MS CONNS     the same on CONNS connections at once
+ *   load cps   PORT MS PARALLEL  connect, 64 bytes there and back, close
+ *   load hold  PORT CONNS        CONNS connections with nothing to say, until stdin ends
+ *
+ * MS is how long it measures, in milliseconds. rr and hold open their connections
+ * before the clock starts, a few at a time, and each has echoed once by then.
  *
  * The first byte of a connection says what the target does with it: 'G' and a u64
  * (big endian) asks for that many bytes; 'P' swallows until the end and answers the
@@ -22,6 +28,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -31,6 +38,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -39,9 +47,11 @@ enum {
     CHUNK_BYTES = 256 * 1024,
     MESSAGE_BYTES = 64,
     EVENTS = 256,
-    MAX_CONNS = 4096,
-    MAX_SECONDS = 60,
-    SPARE_S = 30,          /* what a client may take beyond its measuring time */
+    MAX_CONNS = 16384,
+    BACKLOG = 4096,
+    OPENING = 32, /* connections that rr and hold open at a time */
+    MAX_MS = 60000,
+    SPARE_S = 90,          /* what a client may take beyond its measuring time */
     SERVER_LIFE_S = 7200,
     WARM_UP = 200,         /* echoes before the first one that counts */
     MAX_SAMPLES = 1 << 24, /* 60 s at 4 us; pages are touched only when used */
@@ -111,6 +121,17 @@ static bool
 would_block(void)
 {
     return errno == EAGAIN || errno == EINTR;
+}
+
+/* Take as many descriptors as are allowed: 10,000 connections need them. */
+static void
+all_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 static void
@@ -277,7 +298,7 @@ sink_source(uint16_t port)
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&address, length) < 0
-        || listen(listener, MAX_CONNS) < 0
+        || listen(listener, BACKLOG) < 0
         || getsockname(listener, (struct sockaddr *)&address, &length) < 0)
         fail("listen on 127.0.0.1:%u: %s", port, strerror(errno));
     for (size_t i = 0; i < sizeof chunk; i++)
@@ -422,6 +443,56 @@ bulk(bool get, uint16_t port, uint64_t bytes, unsigned streams)
            bytes * streams, streams, seconds, (double)bytes * streams / seconds / 1e6);
 }
 
+/* Ask for so many bytes on a new connection. */
+static int
+request_bytes(uint16_t port, uint64_t bytes)
+{
+    unsigned char request[9] = {'G'};
+    uint64_t count = htobe64(bytes);
+    memcpy(request + 1, &count, sizeof count);
+    int fd = dial(port, true);
+    send_small(fd, request, sizeof request);
+    return fd;
+}
+
+static void
+fetch(uint16_t port, uint64_t bytes, unsigned ms)
+{
+    uint64_t count = 0, start = now_ns(), end = start + ms * UINT64_C(1000000);
+    uint64_t now = start;
+    for (; now < end; now = now_ns()) {
+        struct bulk stream = {.fd = request_bytes(port, bytes), .left = bytes};
+        while (pull(&stream))
+            ;
+        close(stream.fd);
+        count++;
+    }
+    double seconds = (double)(now - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.3f, \"mb_per_s\": %.3f}\n", count,
+           (double)count / seconds, (double)(count * bytes) / seconds / 1e6);
+}
+
+/* What one stream carries from its request on, and in the last second of that time. */
+static void
+start_of_stream(uint16_t port, unsigned ms)
+{
+    uint64_t start = now_ns(), end = start + ms * UINT64_C(1000000);
+    uint64_t last = end - UINT64_C(1000000000), bytes = 0, late = 0;
+    struct pollfd stream = {.fd = request_bytes(port, UINT64_C(1) << 50)};
+    stream.events = POLLIN;
+    for (uint64_t now; (now = now_ns()) < end;) {
+        if (poll(&stream, 1, (int)((end - now) / 1000000)) <= 0)
+            continue;
+        ssize_t size = recv(stream.fd, chunk, sizeof chunk, 0);
+        if (size <= 0)
+            fail("start: %s", size ? strerror(errno) : "end of stream");
+        bytes += (uint64_t)size;
+        late += now >= last ? (uint64_t)size : 0;
+    }
+    printf("{\"mb_per_s\": %.3f, \"last_mb_per_s\": %.3f}\n",
+           (double)bytes / ms / 1e3, (double)late / 1e6);
+}
+
 static int
 compare(const void *left, const void *right)
 {
@@ -446,7 +517,7 @@ exchange(int fd, uint64_t sequence)
 }
 
 static void
-latency(uint16_t port, unsigned seconds)
+latency(uint16_t port, unsigned ms)
 {
     uint32_t *samples = malloc(MAX_SAMPLES * sizeof *samples);
     if (!samples)
@@ -455,7 +526,7 @@ latency(uint16_t port, unsigned seconds)
     send_small(fd, "E", 1);
     for (uint64_t i = 0; i < WARM_UP; i++)
         exchange(fd, i);
-    uint64_t before = now_ns(), end = before + seconds * UINT64_C(1000000000);
+    uint64_t before = now_ns(), end = before + ms * UINT64_C(1000000);
     size_t count = 0;
     while (before < end && count < MAX_SAMPLES) {
         exchange(fd, count);
@@ -513,20 +584,64 @@ begin(int epoll, uint16_t port, struct asker *asker)
     ask(asker, true);
 }
 
-static void
-requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
+/* Return CONNS connections that have echoed once, opened a few at a time. */
+static struct asker *
+open_all(int epoll, uint16_t port, unsigned conns)
 {
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct asker *all = calloc(conns, sizeof *all);
     if (!all)
         fail("no memory");
+    unsigned begun = 0, heard = 0;
+    while (heard < conns) {
+        for (; begun < conns && begun - heard < OPENING; begun++) {
+            all[begun].sequence = (uint64_t)begun << 40;
+            begin(epoll, port, &all[begun]);
+        }
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++)
+            heard += hear(events[i].data.ptr);
+    }
+    return all;
+}
+
+static void
+requests(uint16_t port, unsigned ms, unsigned conns)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct asker *all = open_all(epoll, port, conns);
+    uint64_t start = now_ns(), count = 0, end = start + ms * UINT64_C(1000000);
+    for (unsigned i = 0; i < conns; i++)
+        ask(&all[i], false);
+    while (now_ns() < end) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, 1);
+        for (int i = 0; i < ready; i++) {
+            if (!hear(events[i].data.ptr))
+                continue;
+            count++;
+            ask(events[i].data.ptr, false);
+        }
+    }
+    double seconds = (double)(now_ns() - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f}\n", count,
+           (double)count / seconds);
+}
+
+static void
+connections(uint16_t port, unsigned ms, unsigned parallel)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct asker *all = calloc(parallel, sizeof *all);
+    if (!all)
+        fail("no memory");
     uint64_t start = now_ns(), now = start, count = 0;
-    uint64_t end = start + seconds * UINT64_C(1000000000);
-    for (unsigned i = 0; i < conns; i++) {
+    uint64_t end = start + ms * UINT64_C(1000000);
+    for (unsigned i = 0; i < parallel; i++) {
         all[i].sequence = (uint64_t)i << 40;
         begin(epoll, port, &all[i]);
     }
-    for (unsigned open = conns; open;) {
+    for (unsigned open = parallel; open;) {
         struct epoll_event events[EVENTS];
         int ready = epoll_wait(epoll, events, EVENTS, -1);
         now = now_ns();
@@ -535,10 +650,6 @@ requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
             if (!hear(asker))
                 continue;
             count += now < end;
-            if (now < end && !reconnect) {
-                ask(asker, false);
-                continue;
-            }
             close(asker->fd);
             if (now < end)
                 begin(epoll, port, asker);
@@ -546,35 +657,54 @@ requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
                 open--;
         }
     }
-    printf("{\"count\": %" PRIu64 ", \"seconds\": %u, \"per_s\": %.1f}\n", count, seconds,
-           (double)count / seconds);
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f}\n", count,
+           (double)count * 1e3 / ms);
+}
+
+static void
+hold(uint16_t port, unsigned conns)
+{
+    uint64_t start = now_ns();
+    open_all(epoll_create1(EPOLL_CLOEXEC), port, conns);
+    printf("{\"conns\": %u, \"seconds\": %.3f}\n", conns,
+           (double)(now_ns() - start) / 1e9);
+    fflush(stdout);
+    while (read(STDIN_FILENO, chunk, sizeof chunk) > 0)
+        ;
 }
 
 int
 main(int argc, char **argv)
 {
     if (argc < 3)
-        fail("usage: load sink-source|get|put|echo|rr|cps PORT [NUMBERS]");
+        fail("usage: load sink-source|get|put|fetch|start|echo|rr|cps|hold PORT [...]");
     const char *mode = argv[1];
     uint16_t port = (uint16_t)number(argv[2], 0, UINT16_MAX);
+    all_descriptors();
     if (!strcmp(mode, "sink-source") && argc == 3)
         sink_source(port);
     signal(SIGALRM, on_alarm);
-    bool get = !strcmp(mode, "get"), reconnect = !strcmp(mode, "cps");
-    if ((get || !strcmp(mode, "put")) && argc == 5) {
-        alarm(MAX_SECONDS + SPARE_S);
-        bulk(get, port, number(argv[3], 1, UINT64_C(1) << 50),
+    alarm(MAX_MS / 1000 + SPARE_S);
+    const uint64_t most_bytes = UINT64_C(1) << 50;
+    bool get = !strcmp(mode, "get");
+    if ((get || !strcmp(mode, "put")) && argc == 5)
+        bulk(get, port, number(argv[3], 1, most_bytes),
              (unsigned)number(argv[4], 1, MAX_CONNS));
-        return 0;
-    }
-    if (argc < 4)
-        fail("%s: not this many numbers", mode);
-    unsigned seconds = (unsigned)number(argv[3], 1, MAX_SECONDS);
-    alarm(seconds + SPARE_S);
-    if (!strcmp(mode, "echo") && argc == 4)
-        latency(port, seconds);
-    else if ((reconnect || !strcmp(mode, "rr")) && argc == 5)
-        requests(port, seconds, (unsigned)number(argv[4], 1, MAX_CONNS), reconnect);
+    else if (!strcmp(mode, "fetch") && argc == 5)
+        fetch(port, number(argv[3], 1, most_bytes),
+              (unsigned)number(argv[4], 1, MAX_MS));
+    else if (!strcmp(mode, "start") && argc == 4)
+        start_of_stream(port, (unsigned)number(argv[3], 1000, MAX_MS));
+    else if (!strcmp(mode, "echo") && argc == 4)
+        latency(port, (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "rr") && argc == 5)
+        requests(port, (unsigned)number(argv[3], 1, MAX_MS),
+                 (unsigned)number(argv[4], 1, MAX_CONNS));
+    else if (!strcmp(mode, "cps") && argc == 5)
+        connections(port, (unsigned)number(argv[3], 1, MAX_MS),
+                    (unsigned)number(argv[4], 1, MAX_CONNS));
+    else if (!strcmp(mode, "hold") && argc == 4)
+        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS));
     else
         fail("%s: no such mode, or not this many numbers", mode);
     return 0;
