@@ -9,7 +9,7 @@ says what that is. Options are those of its manual for speed, nothing is patched
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import getpass
 import ipaddress
 import itertools
@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
 from benchmarks.machine import (
     READY_S,
     BenchError,
+    NotInstalledError,
     Program,
     end,
     find,
@@ -126,6 +127,16 @@ class Peer:
         return said[0].rstrip(",") if said else "unknown"
 
     # What all do
+
+    @classmethod
+    def describe(cls) -> dict[str, str]:
+        """Say what it is, and why it is missing if a program is not on PATH."""
+        said = {"label": cls.label, "mode": cls.mode, "version": "-"}
+        try:
+            find(*cls.needs)
+        except NotInstalledError as error:
+            return said | {"missing": str(error)}
+        return said | {"version": cls.version()}
 
     def start(self) -> None:
         self.paths = find(*self.needs)
@@ -549,7 +560,7 @@ class Keys:
     def __init__(self, place: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name.from_rfc4514_string("CN=localhost")
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(LOCAL))]
         certificate = (
             x509.CertificateBuilder()
@@ -557,15 +568,13 @@ class Keys:
             .issuer_name(name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=2))
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(days=2))
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(True, None), critical=True)
             .sign(key, hashes.SHA256())
         )
-        private = key.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         bundle = pkcs12.serialize_key_and_certificates(
             b"bench", key, certificate, None, BestAvailableEncryption(SECRET.encode())
         )
