@@ -59,6 +59,7 @@ class Run:
         if "main" in wanted:
             self._standing(
                 "main",
+                Load("idle CPU", loads.idle, once=True),
                 Load("get ×1", loads.get_one),
                 Load("get ×8", loads.get_eight),
                 Load("put ×1", loads.put_one),
@@ -66,7 +67,6 @@ class Run:
                 Load("rr 64", loads.requests),
                 Load("cps 32", loads.connections),
                 Load("echo under four bulk streams", loads.echo_under_four),
-                Load("idle CPU", loads.idle, once=True),
                 Load("tunnel --help", loads.start_up, once=True),
             )
         if "size" in wanted:

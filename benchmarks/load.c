@@ -14,8 +14,9 @@
  * before the clock starts, a few at a time, and each has echoed once by then.
  *
  * The first byte of a connection says what the target does with it: 'G' and a u64
- * (big endian) asks for that many bytes; 'P' swallows until the end and answers the
- * count as u64; 'E' sends back all that follows.
+ * (big endian) asks for that many bytes; 'P' and a u64 brings that many, and their count
+ * comes back when all are there; 'E' sends back all that follows. Nothing waits for the
+ * end of a stream: not every peer can end one direction, or ends it at once.
  *
  * A client prints one JSON line, or a line on stderr and exit status 1. MB is 10^6
  * bytes. Every mode has an end: an alarm stops a client that hangs, and the target goes
@@ -144,13 +145,14 @@ watch(int epoll, int operation, int fd, uint32_t events, void *owner)
 
 /* ---- the target ---------------------------------------------------------------- */
 
-enum mode { FIRST, ASKED, SOURCE, ENDED, SINK, ECHO };
+enum mode { FIRST, ASKED, SOURCE, ENDED, TOLD, SINK, ECHO };
 
 struct served {
     int fd;
     enum mode mode;
-    uint64_t count;       /* SOURCE: still to send; SINK: swallowed */
-    unsigned header_used; /* ASKED: bytes of the number that came */
+    uint64_t count;       /* SOURCE: still to send; SINK: still to come */
+    uint64_t told;        /* SINK: how many it was told of */
+    unsigned header_used; /* ASKED, TOLD: bytes of the number that came */
     unsigned char header[8];
     char *pending; /* ECHO: what the socket did not take yet */
     size_t pending_start, pending_end;
@@ -217,14 +219,30 @@ echo(int epoll, struct served *conn, const char *data, size_t size)
 }
 
 static bool
+swallow(struct served *conn, size_t size)
+{
+    if (size > conn->count)
+        return false;
+    conn->count -= size;
+    if (conn->count)
+        return true;
+    uint64_t answer = htobe64(conn->told);
+    return send(conn->fd, &answer, sizeof answer, MSG_NOSIGNAL) == sizeof answer;
+}
+
+static bool
 take_request(int epoll, struct served *conn, const char *data, size_t size)
 {
-    while (size-- && conn->header_used < sizeof conn->header)
+    for (; size && conn->header_used < sizeof conn->header; size--)
         conn->header[conn->header_used++] = (unsigned char)*data++;
     if (conn->header_used < sizeof conn->header)
         return true;
     memcpy(&conn->count, conn->header, sizeof conn->count);
-    conn->count = be64toh(conn->count);
+    conn->count = conn->told = be64toh(conn->count);
+    if (conn->mode == TOLD) {
+        conn->mode = SINK;
+        return swallow(conn, size);
+    }
     conn->mode = SOURCE;
     watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLOUT, conn);
     return true;
@@ -236,7 +254,7 @@ take(int epoll, struct served *conn, const char *data, size_t size)
     if (conn->mode == FIRST) {
         switch (*data) {
         case 'G': conn->mode = ASKED; break;
-        case 'P': conn->mode = SINK; break;
+        case 'P': conn->mode = TOLD; break;
         case 'E': conn->mode = ECHO; break;
         default: return false;
         }
@@ -244,9 +262,10 @@ take(int epoll, struct served *conn, const char *data, size_t size)
         size--;
     }
     switch (conn->mode) {
-    case ASKED: return take_request(epoll, conn, data, size);
+    case ASKED:
+    case TOLD: return take_request(epoll, conn, data, size);
     case ECHO: return echo(epoll, conn, data, size);
-    case SINK: conn->count += size; return true;
+    case SINK: return swallow(conn, size);
     default: return false;
     }
 }
@@ -261,13 +280,7 @@ serve_one(int epoll, struct served *conn, char *buffer)
     ssize_t size = recv(conn->fd, buffer, CHUNK_BYTES, 0);
     if (size < 0)
         return would_block();
-    if (size > 0)
-        return take(epoll, conn, buffer, (size_t)size);
-    if (conn->mode == SINK) {
-        uint64_t answer = htobe64(conn->count);
-        (void)!send(conn->fd, &answer, sizeof answer, MSG_NOSIGNAL);
-    }
-    return false;
+    return size > 0 && take(epoll, conn, buffer, (size_t)size);
 }
 
 static void
@@ -356,7 +369,7 @@ struct bulk {
     unsigned answer_used;
 };
 
-/* Returns false when all bytes and then the end were seen. */
+/* Returns false when all bytes came. */
 static bool
 pull(struct bulk *stream)
 {
@@ -365,12 +378,12 @@ pull(struct bulk *stream)
         return true;
     if (size < 0)
         fail("get, %" PRIu64 " bytes before the end: %s", stream->left, strerror(errno));
-    if (size == 0 && stream->left)
+    if (size == 0)
         fail("get: ended %" PRIu64 " bytes early", stream->left);
     if ((uint64_t)size > stream->left)
         fail("get: more bytes than were asked for");
     stream->left -= (uint64_t)size;
-    return size > 0;
+    return stream->left > 0;
 }
 
 /* Returns false when the target has confirmed the count. */
@@ -386,10 +399,8 @@ push(int epoll, struct bulk *stream, uint64_t bytes)
             fail("put, %" PRIu64 " bytes before the end: %s", stream->left,
                  strerror(errno));
         stream->left -= (uint64_t)sent;
-        if (!stream->left) {
-            shutdown(stream->fd, SHUT_WR);
+        if (!stream->left)
             watch(epoll, EPOLL_CTL_MOD, stream->fd, EPOLLIN, stream);
-        }
         return true;
     }
     ssize_t size = recv(stream->fd, stream->answer + stream->answer_used,
@@ -424,7 +435,7 @@ bulk(bool get, uint16_t port, uint64_t bytes, unsigned streams)
         unsigned char request[9] = {get ? 'G' : 'P'};
         uint64_t count = htobe64(bytes);
         memcpy(request + 1, &count, sizeof count);
-        send_small(all[i].fd, request, get ? sizeof request : 1);
+        send_small(all[i].fd, request, sizeof request);
     }
     for (unsigned open = streams; open;) {
         struct epoll_event events[EVENTS];
