@@ -87,6 +87,12 @@ def answers(port: int) -> bool:
     return False
 
 
+def listens(host: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host, port), 1.0):
+        return True
+    return False
+
+
 class Peer:
     """One way from a visitor's port to the target.
 
@@ -189,8 +195,15 @@ class Peer:
         """Return the port where the client finds the server: behind the line, if any.
 
         With a line that is a port of ``via``: the same number if ``via`` is another
-        address than ``host``.
+        address than ``host``. Waits until the server listens: not every client tries
+        again.
         """
+        deadline = time.monotonic() + READY_S
+        while not listens(host, port):
+            if time.monotonic() > deadline:
+                said = "; ".join(map(str, self.ends.values()))
+                raise BenchError(f"nothing listens for the link; {said}")
+            time.sleep(0.02)
         if self.line is None:
             return port
         delay_us = f"{self.line.round_trip_ms * 500:.0f}"
@@ -414,8 +427,8 @@ class Rathole(Peer):
 
 class Bore(Peer):
     name = "bore"
-    label = "bore"
-    mode = "NOT encrypted (it cannot); no multiplexing: a link for each connection"
+    label = "bore, not encrypted"
+    mode = "NOT encrypted, for it cannot; no multiplexing: a link for each connection"
     needs = ("bore",)
     version_command = ("bore", "--version")
     control_port = 7835
@@ -431,17 +444,8 @@ class Bore(Peer):
         self.dial(self.control_port, host=host, via=via)
         to = via if self.line else host
         forward = ("--port", str(self.port), "--local-host", LOCAL)
-        deadline = time.monotonic() + READY_S
-        while not listens(host, self.control_port) and time.monotonic() < deadline:
-            time.sleep(0.05)  # its client does not try again
         local = ("local", str(self.target_port), "--to", to, *forward)
         self.run("client", bore, *local, **quiet)
-
-
-def listens(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), 1.0):
-        return True
-    return False
 
 
 class Shadowsocks(Peer):
