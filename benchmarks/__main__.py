@@ -42,7 +42,7 @@ from typing import Final
 from benchmarks import chart, machine, report
 from benchmarks.families import FAMILIES, Run, say
 from benchmarks.loads import FULL, QUICK, Loads
-from benchmarks.peers import DEFAULT, PEERS, TUNNEL, Tools
+from benchmarks.peers import DEFAULT, EXTRA, PEERS, TUNNEL, Tools
 from benchmarks.report import Result
 
 QUICK_S: Final = 95.0
@@ -65,7 +65,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--family", metavar="A,B", help="default all, with --quick main"
     )
-    parser.add_argument("--peers", metavar="A,B", default=",".join(DEFAULT))
+    parser.add_argument(
+        "--peers",
+        metavar="A,B",
+        default=",".join(DEFAULT),
+        help=f"of {', '.join(PEERS)}; default all but {', '.join(EXTRA)}",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("bench-out"))
     parser.add_argument("--draw", type=Path, metavar="FILE", help="measure nothing")
     given = parser.parse_args()
@@ -94,6 +99,7 @@ def main() -> int:
     else:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
+        machine.raise_limits()
         result = Result(about=machine.about(), quick=given.quick)
         result.about["rounds"] = str(given.rounds)
         try:
@@ -116,7 +122,6 @@ def main() -> int:
 def measure(given: argparse.Namespace, result: Result) -> None:
     """Build the tools and ask every family."""
     began = time.monotonic()
-    machine.raise_limits()
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         directory = Path(place)

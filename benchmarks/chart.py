@@ -38,7 +38,7 @@ DRAWN: Final = (
     r"echo p50, µs",
     r"echo p99 under four bulk streams, µs",
     r"\d+ ms round trip: first .*",
-    r"(server|client) with .* idle, KB each",
+    r"(server|client), KB per idle connection",
 )
 LINES: Final = {
     "requests/s on so many connections": r"rr on ([\d,]+), /s",

@@ -84,9 +84,10 @@ class Run:
         if "fair" in wanted:
             self._standing(
                 "fair",
-                Load("echo on an idle link", loads.echo_alone),
-                Load("echo under one bulk stream", loads.echo_under_one),
-                Load("echo under four bulk streams", loads.echo_under_four),
+                *(
+                    Load(f"echo beside {n} bulk", partial(loads.echo_beside, n), True)
+                    for n in (0, 1, 4)
+                ),
             )
         if "rtt" in wanted:
             self._fresh(

@@ -213,6 +213,7 @@ def about() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "openssl": ssl.OPENSSL_VERSION,
         "trio": importlib.metadata.version("trio"),
+        "descriptors": f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} a process",
         "commit": commit(),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

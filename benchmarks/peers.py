@@ -597,4 +597,5 @@ PEERS: Final[dict[str, type[Peer]]] = {
         *(Shadowsocks, V2Ray, V2RayPlain, PProxy, PlainTunnel),
     )
 }
-DEFAULT: Final = tuple(name for name in PEERS if name != PlainTunnel.name)
+EXTRA: Final = (V2RayPlain.name, PlainTunnel.name)
+DEFAULT: Final = tuple(name for name in PEERS if name not in EXTRA)
