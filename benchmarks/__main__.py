@@ -13,7 +13,7 @@ bend it. Bulk transfers are as large as the peer needs to be busy for a while. A
 that fails is a row that says why, its peer is started again, and the load is not tried
 again; a peer that is missing is a row that says why. The distances are those of a
 relay: it delays bytes and has a rate, but neither loses nor reorders. Resident memory
-is what idle connections add to each end, after a first few hundred. "CPU, s/GB" is
+is what idle connections add to each end, after the first fifty. "CPU, s/GB" is
 user and system time of both ends. No tunnel at all is bounded, in connections a second,
 by the kernel's ports: the longer it runs, the slower; compare full runs with full runs.
 

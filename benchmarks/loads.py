@@ -181,6 +181,7 @@ class Loads:
     # Cost against size
 
     def requests_on(self, conns: int, peer: Peer) -> Found:
+        machine.check_descriptors(conns if peer.multiplexed else 2 * conns)
         found = self._load("rr", peer, self.size.ms, conns)
         return {requests_figure(conns): found["per_s"]}
 
@@ -205,12 +206,14 @@ class Loads:
         """
         if not peer.ends:
             return {}
+        held = self.size.held
         try:
-            return self._memory(peer, self.size.held)
+            machine.check_descriptors(held if peer.multiplexed else 2 * held)
+            return self._memory(peer, held)
         except BenchError:
             peer.stop()
             peer.start()
-            return self._memory(peer, self.size.held // 2)
+            return self._memory(peer, held // 2)
 
     def _memory(self, peer: Peer, held: int) -> Found:
         with self._held(peer, WARM_CONNS):

@@ -24,6 +24,7 @@ READY_S: Final = 10.0
 ENDING_S: Final = 3.0
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+SPARE_FILES: Final = 200
 FILES: Final = 65_536
 """Descriptors of one process: 10,000 connections through a relay are 20,000."""
 
@@ -94,6 +95,13 @@ def raise_limits() -> None:
             if limit[0] > soft:
                 resource.setrlimit(resource.RLIMIT_NOFILE, limit)
             return
+
+
+def check_descriptors(count: int) -> None:
+    """Raise when a process that needs so many, and some, may not have them."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if count + SPARE_FILES > most:
+        raise BenchError(f"one end needs {count:,} descriptors, may have {most:,}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,8 @@ class Peer:
     mode = ""
     needs: tuple[str, ...] = ()
     """Programs that must be on PATH; ``paths`` are their places, in this order."""
+    multiplexed = True
+    """Whether all connections share one link; else each is two descriptors an end."""
     version_command: tuple[str, ...] = ()
     version_pattern = r"\d+\.\d+\S*"
 
@@ -399,6 +401,7 @@ class Rathole(Peer):
     label = "rathole"
     mode = "TLS; no multiplexing: a link for each connection"
     needs = ("rathole",)
+    multiplexed = False
     version_command = ("rathole", "--version")
     version_pattern = r"Build Version:\s*(\S+)"
 
@@ -430,6 +433,7 @@ class Bore(Peer):
     label = "bore, not encrypted"
     mode = "NOT encrypted, for it cannot; no multiplexing: a link for each connection"
     needs = ("bore",)
+    multiplexed = False
     version_command = ("bore", "--version")
     control_port = 7835
     """It has no option for it; a loopback address of its own keeps it apart."""
@@ -453,6 +457,7 @@ class Shadowsocks(Peer):
     label = "shadowsocks-libev"
     mode = "aes-256-gcm; no multiplexing: a link for each connection"
     needs = ("ss-server", "ss-tunnel")
+    multiplexed = False
     version_command = ("ss-server", "-h")
 
     def launch(self) -> None:
@@ -538,6 +543,7 @@ class V2RayPlain(V2Ray):
     label = "v2ray (no mux)"
     mode = "VLESS over TLS; no multiplexing: a link for each connection"
     mux = False
+    multiplexed = False
 
 
 class PProxy(Peer):
@@ -545,6 +551,7 @@ class PProxy(Peer):
     label = "pproxy"
     mode = "HTTP CONNECT over TLS; no multiplexing: a link for each connection"
     needs = ("pproxy",)
+    multiplexed = False
     version_command = ("pproxy", "--version")
 
     def launch(self) -> None:
