@@ -12,7 +12,7 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
 from tunnel.center import mappings, server
-from tunnel.link import link, relay, session, transport
+from tunnel.link import link, pace, relay, session, transport
 from tunnel.proto import codec, growth, handshake, lanes, mux, replay, window
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
@@ -53,8 +53,10 @@ LIMITS: Final = {
     "idle window": growth.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
-    "DATA in one frame while others wait": lanes.SHARED_FRAME_BYTES,
-    "committed to the kernel at once": link.TURN_BYTES,
+    "DATA in one frame while others wait, at least": lanes.SHARED_FRAME_BYTES,
+    "committed to the kernel at once, at most": pace.MAX_TURN_BYTES,
+    "committed to the kernel at once, at least": pace.MIN_TURN_BYTES,
+    "one turn": 1_000 * pace.TURN_S,
     "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": mux.OPEN_DEADLINE_S,

@@ -148,7 +148,8 @@ def carry_bulk(pair: CorePair, rtt_s: float, seconds: float) -> int:
     while pair.now < until:
         while room := pair.client.core.send_room(ours):
             pair.client.core.send_data(ours, bytes(room))
-            pair.flush(pair.client)
+            while pair.client.core.has_output():
+                pair.flush(pair.client)
         pair.now += rtt_s / 2
         pair.deliver(pair.client)
         arrived += theirs.held_bytes

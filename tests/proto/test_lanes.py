@@ -118,7 +118,7 @@ def test_a_turn_that_gave_bytes_is_reported() -> None:
     lanes = Lanes(MAX_FRAME_BYTES)
     served: list[Lane] = []
     one, other = loaded(lanes, 1, 20_000), loaded(lanes, 3, 10)
-    lanes.take(ENDLESS, [], served)
+    lanes.take(32_768, [], served)
     assert served == [one, other, one]
 
 
@@ -214,3 +214,15 @@ def test_a_take_passes_its_budget_by_less_than_a_frame(
     out: list[Buffer] = []
     lanes.take(budget, out, [])
     assert sum(map(len, out)) < budget + MAX_FRAME_BYTES + 8
+
+
+def test_everybody_has_a_frame_in_a_turn_and_it_fills_whole_records() -> None:
+    lanes = Lanes(MAX_FRAME_BYTES)
+    for sock_map in range(1, 17, 2):
+        loaded(lanes, sock_map, 200_000)
+    out: list[Buffer] = []
+    served: list[Lane] = []
+    lanes.take(262_144, out, served)
+    assert [lane.sock_map for lane in served] == list(range(1, 17, 2))
+    assert sum(map(len, out)) == 262_144
+    assert {200_000 - lane.size for lane in served} == {32_760}

@@ -22,6 +22,7 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
+from tunnel.link.pace import Pace
 from tunnel.link.transport import lost
 from tunnel.log import say
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from tunnel.link.session import Session
     from tunnel.link.transport import Transport
 
-TURN_BYTES: Final = 131_072
-"""DATA committed to the wire at once: enough for one call to be worth its price, few
-enough that a newcomer's bytes do not wait long behind it."""
 FLUSH_S: Final = 5.0
 """How long the last bytes of closed streams may take before the goodbye."""
 LINGER_S: Final = 2.0
@@ -162,15 +160,18 @@ class Link:
 
     async def _write_loop(self) -> None:
         session, transport = self.session, self.transport
-        core = session.core
+        core, pace = session.core, Pace()
         while not self._abandoned:
-            pieces = core.data_to_send(TURN_BYTES)
+            pieces = core.data_to_send(pace.turn_bytes)
             session.dispatch(core.take_notices())
             if pieces or transport.owes_output():
+                began = trio.current_time()
                 try:
                     await transport.send(pieces)
                 except TunnelError as error:
                     return self._end(error)
+                size = sum(map(len, pieces))
+                pace.took(size, trio.current_time() - began)
                 if core.has_output():
                     # The kernel may take many turns without a wait.
                     await trio.lowlevel.checkpoint()

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from tunnel.link.sockets import QuickStream
     from tunnel.proto.frames import Address
 
-CHUNK_BYTES: Final = 65_528
-"""One read of the local side: with its header it fills four TLS records."""
+CHUNK_BYTES: Final = 131_056
+"""One read of the local side: two of the largest frames, which with their headers fill
+eight TLS records."""
 GRACE_S: Final = 1.0
 """How long a local side that does not read may delay an end that is certain."""
 IDLE_S: Final = 3600.0

@@ -53,7 +53,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     raised from a ``StreamError`` whose ``code`` says why (protocol.md#codes).
 
     * ``send_all`` returns when the bytes have credit and a place in the queue, which
-      holds at most 128 KiB of them; waiting there is the backpressure. Cancelled, it
+      holds at most 256 KiB of them; waiting there is the backpressure. Cancelled, it
       has sent some of them.
     * ``send_eof`` ends our direction behind what was sent; the peer's goes on.
     * ``aclose`` ends both behind what was sent, and does not wait. Cancelled, or with

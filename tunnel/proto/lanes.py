@@ -10,9 +10,10 @@ from collections import deque
 from typing import Final
 
 from tunnel.proto.codec import data_header
+from tunnel.proto.frames import HEADER_BYTES
 
 SHARED_FRAME_BYTES: Final = 16_376
-"""Payload of a turn while others wait: with its header exactly one TLS record."""
+"""Smallest payload of a turn while others wait: with its header one TLS record."""
 
 Buffer = bytes | memoryview
 
@@ -54,7 +55,6 @@ class Lanes:
 
     def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
-        self._shared_frame = min(max_frame, SHARED_FRAME_BYTES)
         self._waiting: deque[Lane] = deque()
 
     def __bool__(self) -> bool:
@@ -90,10 +90,11 @@ class Lanes:
         are appended to ``served``, once for each turn.
         """
         waiting = self._waiting
+        shared = self._fair_frame(budget)
         while waiting and budget > 0:
             lane = waiting.popleft()
             if lane.size or lane.finishing:
-                frame = self._shared_frame if waiting else self._max_frame
+                frame = shared if waiting else self._max_frame
                 budget -= _take_frame(lane, frame, out)
                 served.append(lane)
             if lane.size:
@@ -103,6 +104,15 @@ class Lanes:
                 out.append(lane.close)
                 lane.close = b""
             lane.listed = False
+
+    def _fair_frame(self, budget: int) -> int:
+        """Give the payload of a frame, so that everybody has one in this turn.
+
+        Whole TLS records, and no less than one.
+        """
+        record = SHARED_FRAME_BYTES + HEADER_BYTES
+        records = budget // max(len(self._waiting), 1) // record
+        return min(self._max_frame, max(records, 1) * record - HEADER_BYTES)
 
 
 def _take_frame(lane: Lane, most: int, out: list[Buffer]) -> int:

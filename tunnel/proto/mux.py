@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     )
     from tunnel.proto.lanes import Buffer, Lane
 
-STREAM_QUEUE_BYTES: Final = 131_072
+STREAM_QUEUE_BYTES: Final = 262_144
 """Unsent bytes of one virtual TCP connection: two chunks, one on its way, one ready."""
 CONTROL_QUEUE_BYTES: Final = 4_194_304
 """Control frames that may wait when more arrives: 4,096 CREATEs with long names and
