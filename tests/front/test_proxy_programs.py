@@ -36,6 +36,9 @@ class Direct:
         self.receive_some = stream.receive_some
         self.aclose = stream.aclose
 
+    async def drain_into(self, write: object) -> bytes | bytearray:
+        return await self.receive_some()
+
     def on_closed(self, call: object) -> None:
         pass
 

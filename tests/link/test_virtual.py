@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,64 @@ async def test_small_pieces_are_joined_while_they_wait(
             await left.send_all(b"ab")
         await trio.testing.wait_all_tasks_blocked()
         assert await right.receive_some() == b"ab" * 1000
+
+
+class Sink:
+    """Takes at most ``room`` bytes, and says how many."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.took = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        taken = min(self.room, len(data))
+        self.room -= taken
+        self.took += bytes(data[:taken])
+        return taken
+
+
+async def test_what_a_sink_does_not_take_comes_in_order_behind_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        sink = Sink(room=25_000)
+        blob = random.Random(3).randbytes(300_000)
+        rest = b""
+
+        async def send() -> None:
+            at = 0
+            for size in (1, 9_999, 20_000, 5, 70_000, 199_995):
+                await left.send_all(blob[at : at + size])
+                at += size
+                await trio.sleep(1)
+            await left.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while piece := await right.drain_into(sink.write):
+                rest += piece
+                await trio.sleep(1.5)
+        assert sink.took == blob[:25_000]
+        assert rest == blob[25_000:]
+        assert right.unread_bytes == 0
+
+
+async def test_a_sink_is_given_nothing_while_a_rest_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        await left.send_all(b"first")
+        assert await right.receive_some(1) == b"f"
+        sink = Sink(room=2)
+        assert await right.drain_into(sink.write) == b"st"
+        await left.send_all(b"second")
+        await trio.sleep(1)
+        assert sink.took == b"ir"
+        assert right.unread_bytes == 6
 
 
 async def test_a_stalled_reader_holds_its_window_and_stops_nobody(

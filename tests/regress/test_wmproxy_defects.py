@@ -20,6 +20,7 @@ from tunnel.front.proxy import serve_proxy
 from tunnel.front.wayout import WayOut
 from tunnel.link.transport import PlainTransport
 from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
+from tunnel.proto.mux import STREAM_QUEUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -108,7 +109,7 @@ async def test_what_waits_for_a_slow_link_is_bounded(
                 break
         # A turn is on its way; each stream holds two chunks and not a byte more.
         unsent = sum(stream._conn.lane.size for stream in streams)
-        assert unsent <= 4 * 131_072
+        assert unsent <= 4 * STREAM_QUEUE_BYTES
         nursery.cancel_scope.cancel()
 
 

@@ -58,6 +58,9 @@ class ScriptedVirtual:
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
 
+    async def drain_into(self, write: object) -> bytes | bytearray:
+        return await self.receive_some()
+
     def on_closed(self, call: object) -> None:
         pass
 

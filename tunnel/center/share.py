@@ -80,6 +80,13 @@ class _Dialled:
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
 
+    async def drain_into(
+        self, write: Callable[[bytes | bytearray | memoryview], int]
+    ) -> bytes | bytearray:
+        """See ``VirtualStream``; a socket's bytes are read first."""
+        del write
+        return await self.receive_some()
+
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
         """Do nothing: a socket tells its end to who reads it."""
 

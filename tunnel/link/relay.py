@@ -70,6 +70,12 @@ class ResettableStream(Protocol):
         """Return what has come, at least one byte, or nothing at end of file."""
         ...
 
+    async def drain_into(
+        self, write: Callable[[bytes | bytearray | memoryview], int]
+    ) -> bytes | bytearray:  # pragma: no cover
+        """Give what comes to ``write``; return what it does not take, or the end."""
+        ...
+
     async def send_all(
         self, data: bytes | bytearray | memoryview
     ) -> None:  # pragma: no cover
@@ -335,7 +341,9 @@ class _Joint:
     async def _downward(self) -> None:
         """Carry virtual to local."""
         end = await pump(
-            self._virtual.receive_some, self._bytes.send_all, self._count_received
+            partial(self._virtual.drain_into, self._write_now),
+            self._bytes.send_all,
+            self._count_received,
         )
         if end.how is Ended.FINISHED:
             end = await _pass_end(self._local.send_eof)
@@ -347,6 +355,12 @@ class _Joint:
         else:
             self._down_over = True
             self._linger_at_last()
+
+    def _write_now(self, data: bytes | bytearray | memoryview) -> int:
+        size = self._bytes.write_now(data)
+        if size:
+            self._count_received(size)
+        return size
 
     def _local_write_failed(self) -> None:
         if self._up_over:

@@ -36,6 +36,13 @@ class QuickStream(Protocol):
         """Return when the kernel has all of ``data``."""
         ...
 
+    def write_now(self, data: Buffer) -> int:
+        """Give the kernel what it takes without a wait, and say how much.
+
+        0 also when it is broken: ``send_all`` will say so.
+        """
+        ...
+
 
 def quick(stream: trio.abc.Stream) -> QuickStream:
     """Give the quick way to a stream's bytes; the stream itself if it is no socket."""
@@ -99,6 +106,12 @@ class _Socket:
             data = memoryview(data)[sent:]
             await trio.lowlevel.wait_writable(self._number())
 
+    def write_now(self, data: Buffer) -> int:
+        try:
+            return os.write(self._socket.fileno(), data)
+        except OSError:
+            return 0
+
     def _number(self) -> int:
         """Give the descriptor: asked for each time, for it may have been closed."""
         number = self._socket.fileno()
@@ -123,6 +136,9 @@ class _Other:
         data = await self._stream.receive_some(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def write_now(self, data: Buffer) -> int:
+        return 0
 
 
 def _broken(error: OSError) -> trio.BrokenResourceError:

@@ -84,6 +84,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._tail: bytearray | None = None
         self._rest: Piece = b""
         self._unread = 0
+        self._sink: Callable[[Piece], int] | None = None
+        """Takes what comes while somebody waits in ``drain_into``."""
         self._answered = create is not None
         self._progress = trio.lowlevel.ParkingLot()
         self._send_error: StreamError | None = None
@@ -133,6 +135,32 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
         return self._take(piece, max_bytes)
+
+    async def drain_into(self, write: Callable[[Piece], int]) -> bytes | bytearray:
+        """Give what comes to ``write`` at once; return what it did not take.
+
+        The rest of the first piece that is not taken whole is for the caller to bring
+        on its way before the next call; empty at the end. While this waits, ``write``
+        is called by the link's reader itself: no task is woken for a piece that the
+        kernel takes as it is. What comes behind a rest waits in the memory channel.
+
+        Args:
+            write: takes what it can without waiting, and says how many bytes; it must
+                not raise. A failure is met by the caller, with the rest.
+
+        Raises:
+            trio.BrokenResourceError: as ``receive_some`` does.
+            trio.ClosedResourceError: closed here.
+        """
+        while True:
+            self._sink = write
+            try:
+                piece = await self.receive_some()
+            finally:
+                self._sink = None
+            taken = write(piece) if piece else 0
+            if taken < len(piece) or not piece:
+                return piece[taken:]
 
     def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
         if piece is self._tail:
@@ -316,6 +344,13 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed:
             return
         size = len(payload)
+        if self._sink is not None and not self._unread:
+            taken = self._sink(payload)
+            if taken and self._core.consumed(self._conn, taken):
+                self._wake()
+            if taken == size:
+                return
+            payload, size = payload[taken:], size - taken
         self._unread += size
         tail = self._tail
         if size >= LARGE_PIECE_BYTES:
