@@ -47,6 +47,7 @@ from tunnel.errors import (
     TlsError,
     TunnelError,
 )
+from tunnel.link.transport import send
 from tunnel.proto.frames import (
     Address,
     MappingEntry,
@@ -285,7 +286,7 @@ async def test_a_silent_owner_loses_its_port_after_2_s(
     async with center() as where, target(echo) as service:
         silent = await raw_login(where, b"s" * 16)
         entry = frames.mapping_entry(MappingType.TCP, "mine", LOOPBACK, free_ports[0])
-        await silent.send([frames.mapping(1, entry)])
+        await send(silent, [frames.mapping(1, entry)])
         assert bytes(await silent.receive_some())[3] == frames.MAPPING
         client, notices = where.client()
         await client.publish_target(port_of(free_ports), service)
@@ -304,10 +305,10 @@ async def test_a_wanting_client_that_leaves_meanwhile_keeps_no_port(
     async with center(resume_s=0) as where:
         entry = frames.mapping_entry(MappingType.TCP, "mine", LOOPBACK, free_ports[0])
         silent = await raw_login(where, b"s" * 16)
-        await silent.send([frames.mapping(1, entry)])
+        await send(silent, [frames.mapping(1, entry)])
         await silent.receive_some()
         wanting = await raw_login(where, b"w" * 16)
-        await wanting.send([frames.mapping(1, entry)])
+        await send(wanting, [frames.mapping(1, entry)])
         # The owner is asked now.
         assert bytes(await silent.receive_some()) == frames.ping()
         await wanting.aclose()
@@ -726,7 +727,7 @@ async def test_a_mapping_with_an_impossible_host_costs_its_asker_only_that(
             frames.mapping_entry(MappingType.TCP, "a", host, free_ports[0])
             for host in ("no-such-name.invalid", "1.2.3.4.5", "300.1.1.1")
         ]
-        await wire.send([frames.mapping(1, *entries)])
+        await send(wire, [frames.mapping(1, *entries)])
         said = bytes(await wire.receive_some())
         assert said[3] == frames.MAPPING
         assert int.from_bytes(said[8:10], "big") == 3

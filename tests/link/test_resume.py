@@ -36,7 +36,7 @@ from tunnel.errors import Code, RemoteLinkError
 from tunnel.link.link import Link
 from tunnel.link.session import MAX_PARKED, Session
 from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial
+from tunnel.link.transport import PlainTransport, dial, send
 from tunnel.proto.frames import Address, NameTarget, Terms
 from tunnel.proto.handshake import (
     DEFAULT_REPLAY_LIMIT,
@@ -424,17 +424,17 @@ async def test_a_replayed_link_start_is_refused() -> None:
             await dial(net.center.address.host, net.center.address.port)
         )
         hello = handshake.data_to_send()
-        await wire.send([hello])
+        await send(wire, [hello])
         handshake.receive(bytes(await wire.receive_some()))
         auth = handshake.data_to_send()
-        await wire.send([auth])
+        await send(wire, [auth])
         handshake.receive(bytes(await wire.receive_some()))
         assert handshake.result is not None
         assert handshake.result.resumed
         replayed = PlainTransport(
             await dial(net.center.address.host, net.center.address.port)
         )
-        await replayed.send([hello, auth])
+        await send(replayed, [hello, auth])
         said = b""
         while data := await replayed.receive_some():
             said += bytes(data)

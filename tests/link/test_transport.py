@@ -12,7 +12,7 @@ from support.certs import tls_contexts
 from support.wires import fused_wires, tls_pair
 
 from tunnel.errors import Code, Exit, LocalLinkError, TlsError
-from tunnel.link.transport import PlainTransport, TlsTransport, dial
+from tunnel.link.transport import PlainTransport, TlsTransport, dial, send
 
 if TYPE_CHECKING:
     from tunnel.link.transport import Transport
@@ -58,12 +58,12 @@ async def shake(
 async def test_plain_pieces_arrive_in_order_and_then_the_end() -> None:
     left, right = trio.testing.memory_stream_pair()
     ours, theirs = PlainTransport(left), PlainTransport(right)
-    await ours.send([b"one", memoryview(b"two"), bytearray(b"three")])
-    await ours.send([])
+    await send(ours, [b"one", memoryview(b"two"), bytearray(b"three")])
+    await send(ours, [])
     await ours.send_eof()
     assert await read_exactly(theirs, 11) == b"onetwothree"
     assert await theirs.receive_some() == b""
-    await theirs.send([b"still here"])
+    await send(theirs, [b"still here"])
     assert await read_exactly(ours, 10) == b"still here"
 
 
@@ -84,7 +84,7 @@ async def test_a_broken_plain_wire_is_a_lost_link_for_the_writer() -> None:
     left, right = trio.testing.memory_stream_pair()
     await right.aclose()
     with pytest.raises(LocalLinkError) as raised:
-        await PlainTransport(left).send([b"x"])
+        await send(PlainTransport(left), [b"x"])
     assert raised.value.code is Code.LINK_LOST
 
 
@@ -95,8 +95,8 @@ async def test_tls_carries_bytes_both_ways() -> None:
     client, server = await tls_pair(
         *trio.testing.memory_stream_pair(), contexts=tls_contexts()
     )
-    await client.send([b"to ", b"the server"])
-    await server.send([b"to the client"])
+    await send(client, [b"to ", b"the server"])
+    await send(server, [b"to the client"])
     assert await read_exactly(server, 13) == b"to the server"
     assert await read_exactly(client, 13) == b"to the client"
     assert client.encrypted
@@ -108,7 +108,7 @@ async def test_tls_carries_a_write_of_many_records_whole() -> None:
         *trio.testing.memory_stream_pair(), contexts=tls_contexts()
     )
     data = bytes(range(256)) * 8_192
-    await client.send([data[:1_000_000], data[1_000_000:]])
+    await send(client, [data[:1_000_000], data[1_000_000:]])
     assert await read_exactly(server, len(data)) == data
 
 
@@ -116,9 +116,9 @@ async def test_an_empty_write_is_no_end() -> None:
     client, server = await tls_pair(
         *trio.testing.memory_stream_pair(), contexts=tls_contexts()
     )
-    await client.send([])
-    await client.send([b""])
-    await client.send([b"more"])
+    await send(client, [])
+    await send(client, [b""])
+    await send(client, [b"more"])
     assert await read_exactly(server, 4) == b"more"
 
 
@@ -126,9 +126,9 @@ async def test_an_empty_write_is_no_end() -> None:
 async def test_tls_works_however_its_bytes_are_split(split: int) -> None:
     left, right, _, _ = fused_wires(split=split)
     client, server = await tls_pair(left, right, tls_contexts())
-    await client.send([b"question" * 1000])
+    await send(client, [b"question" * 1000])
     assert await read_exactly(server, 8_000) == b"question" * 1000
-    await server.send([b"answer"])
+    await send(server, [b"answer"])
     assert await read_exactly(client, 6) == b"answer"
 
 
@@ -145,7 +145,7 @@ async def test_the_clients_side_sees_the_servers_certificate() -> None:
 async def test_the_end_of_tls_is_an_end_whether_it_was_said_or_not(code: str) -> None:
     left, right = trio.testing.memory_stream_pair()
     client, server = await tls_pair(left, right, tls_contexts())
-    await client.send([b"last words"])
+    await send(client, [b"last words"])
     if code == "close_notify":
         await client.send_eof()
     else:
@@ -158,7 +158,7 @@ async def test_the_end_of_tls_is_an_end_whether_it_was_said_or_not(code: str) ->
 async def test_a_damaged_record_is_an_end_and_hides_no_byte_before_it() -> None:
     left, right = trio.testing.memory_stream_pair()
     client, server = await tls_pair(left, right, tls_contexts())
-    await client.send([b"whole"])
+    await send(client, [b"whole"])
     await left.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
     assert await read_exactly(server, 5) == b"whole"
     assert await server.receive_some() == b""
@@ -169,7 +169,7 @@ async def test_after_our_end_the_peer_may_go_on() -> None:
     client, server = await tls_pair(left, right, tls_contexts())
     await client.send_eof()
     assert await server.receive_some() == b""
-    await server.send([b"I was not done"])
+    await send(server, [b"I was not done"])
     assert await read_exactly(client, 14) == b"I was not done"
 
 
@@ -265,7 +265,7 @@ async def test_a_broken_tls_wire_is_a_lost_link_for_the_writer() -> None:
     client, _server = await tls_pair(left, right, tls_contexts())
     await right.aclose()
     with pytest.raises(LocalLinkError) as raised:
-        await client.send([b"x"])
+        await send(client, [b"x"])
     assert raised.value.code is Code.LINK_LOST
 
 

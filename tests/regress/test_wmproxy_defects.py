@@ -18,7 +18,7 @@ from tunnel.errors import Code, StreamError
 from tunnel.front.listen import open_listener
 from tunnel.front.proxy import serve_proxy
 from tunnel.front.wayout import WayOut
-from tunnel.link.transport import PlainTransport
+from tunnel.link.transport import PlainTransport, send
 from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
 from tunnel.proto.mux import STREAM_QUEUE_BYTES
 
@@ -208,7 +208,7 @@ async def test_no_frame_makes_the_server_fall(
         good, _ = where.client()
         async with running(good):
             bad = await raw_login(where, b"b" * 16)
-            await bad.send([hostile])
+            await send(bad, [hostile])
             said = b""
             while piece := await bad.receive_some():
                 said += piece
@@ -292,13 +292,13 @@ async def test_a_plain_link_never_shows_the_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = bytearray()
-    real = PlainTransport.send
+    real = PlainTransport.write
 
-    async def spy(self: PlainTransport, pieces: list[bytes]) -> None:
+    def spy(self: PlainTransport, pieces: list[bytes]) -> None:
         shown.extend(b"".join(pieces))
-        await real(self, pieces)
+        real(self, pieces)
 
-    monkeypatch.setattr(PlainTransport, "send", spy)
+    monkeypatch.setattr(PlainTransport, "write", spy)
     async with center() as where, target(echo) as service:
         client, _ = where.client()
         await client.publish_target(Address("", 0), service)
@@ -388,13 +388,13 @@ async def test_the_socks_dialogue_costs_the_link_no_round_trip(
         async with running(client), trio.open_nursery() as nursery:
             proxy = await socks(client, nursery)
             sent: list[bytes] = []
-            real = PlainTransport.send
+            real = PlainTransport.write
 
-            async def spy(self: PlainTransport, pieces: list[bytes]) -> None:
-                sent.append(b"".join(pieces))
-                await real(self, pieces)
+            def spy(self: PlainTransport, pieces: list[bytes]) -> None:
+                sent.extend(filter(None, [b"".join(pieces)]))
+                real(self, pieces)
 
-            monkeypatch.setattr(PlainTransport, "send", spy)
+            monkeypatch.setattr(PlainTransport, "write", spy)
             async with await trio.open_tcp_stream(proxy.host, proxy.port) as app:
                 await app.send_all(b"\5\1\0")
                 assert await app.receive_some() == b"\5\0"

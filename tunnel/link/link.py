@@ -68,6 +68,9 @@ class Link:
         self._abandoned = False
         self._clock = trio.lowlevel.ParkingLot()
         self._armed = math.inf
+        self._pace = Pace()
+        self._turn_bytes = 0
+        self._turn_began = -math.inf
         self._goodbye = (Code.NORMAL, "")
 
     def __repr__(self) -> str:
@@ -81,6 +84,7 @@ class Link:
 
         A cancelled link is lost: nobody knows what the wire has taken.
         """
+        self.session.push = self._push
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -160,27 +164,57 @@ class Link:
 
     async def _write_loop(self) -> None:
         session, transport = self.session, self.transport
-        core, pace = session.core, Pace()
+        core = session.core
         while not self._abandoned:
-            pieces = core.data_to_send(pace.turn_bytes)
-            session.dispatch(core.take_notices())
-            if pieces or transport.owes_output():
-                began = trio.current_time()
-                try:
-                    await transport.send(pieces)
-                except TunnelError as error:
-                    return self._end(error)
-                size = sum(map(len, pieces))
-                pace.took(size, trio.current_time() - began)
-                if core.has_output():
-                    # The kernel may take many turns without a wait.
-                    await trio.lowlevel.checkpoint()
+            try:
+                wrote = transport.owes_output() or self._write_turn()
+                if transport.owes_output():
+                    await transport.flush()
+                    self._turn_is_out()
+            except TunnelError as error:
+                return self._end(error)
+            if wrote:
+                # The kernel may take many turns without a wait.
+                await trio.lowlevel.checkpoint()
             elif self._flushing and core.flushed():
                 self._say_goodbye()
             elif self._closing:
                 return await transport.send_eof()
             else:
                 await session.writer.park()
+
+    def _write_turn(self) -> bool:
+        """Give the wire what is next; False when there is nothing."""
+        core = self.session.core
+        self._turn_began = trio.current_time()
+        pieces = core.data_to_send(self._pace.turn_bytes)
+        self.session.dispatch(core.take_notices())
+        self._turn_bytes = sum(map(len, pieces))
+        self.transport.write(pieces)
+        if not self.transport.owes_output():
+            self._turn_is_out()
+        return bool(pieces)
+
+    def _turn_is_out(self) -> None:
+        took_s = trio.current_time() - self._turn_began
+        self._pace.took(self._turn_bytes, took_s)
+
+    def _push(self) -> None:
+        """Write one turn from whoever has something to say, while the writer rests.
+
+        A wait, and every end, is the writer's affair.
+        """
+        if (
+            self._abandoned
+            or self._closing
+            or self._flushing
+            or self.transport.owes_output()
+        ):
+            return
+        try:
+            self._write_turn()
+        except TunnelError as error:
+            self._end(error)
 
     async def _clock_loop(self) -> None:
         core = self.session.core

@@ -116,6 +116,8 @@ class Session:
         self.ended: TunnelError | None = None
         self.writer = trio.lowlevel.ParkingLot()
         """Where the link's writer waits for output."""
+        self.push: Callable[[], None] = _nowhere
+        """Writes one turn to the link, without a wait."""
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
@@ -315,8 +317,14 @@ class Session:
         return None
 
     def wake(self) -> None:
-        """Tell the link's writer that there is output."""
-        self.writer.unpark_all()
+        """Have what there is to send sent, by its link if there is one.
+
+        The first word goes out at once; what else is said in this turn of the scheduler
+        goes together, by the writer's task.
+        """
+        if self.writer:
+            self.writer.unpark_all()
+            self.push()
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed."""
@@ -462,6 +470,10 @@ class Session:
             if self.ended is None:
                 self.core.answer_mapping(answers)
                 self.wake()
+
+
+def _nowhere() -> None:
+    """Stand in for a link: nobody writes."""
 
 
 def printable(text: str) -> str:

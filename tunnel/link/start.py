@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LinkError, LocalLinkError
+from tunnel.link.transport import send
 
 if TYPE_CHECKING:
     from tunnel.link.transport import Transport
@@ -45,7 +46,7 @@ async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim:
 async def answer(transport: Transport, handshake: ServerHandshake) -> None:
     """Send what the handshake has to say, if the peer still listens."""
     with suppress(LinkError):
-        await transport.send([handshake.data_to_send()])
+        await send(transport, [handshake.data_to_send()])
 
 
 async def _step(
@@ -53,7 +54,7 @@ async def _step(
 ) -> None:
     """Send what is due, then take what comes."""
     if data := handshake.data_to_send():
-        await transport.send([data])
+        await send(transport, [data])
     came = await transport.receive_some()
     if not came:
         raise LocalLinkError(Code.LINK_LOST, "the peer ended the link start")

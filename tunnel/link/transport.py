@@ -24,6 +24,8 @@ from tunnel.link.sockets import quick
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.link.sockets import QuickStream
+
 ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
@@ -53,17 +55,27 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, pieces: Sequence[Buffer]) -> None:
-        """Write all pieces in order.
+    def write(self, pieces: Sequence[Buffer]) -> None:
+        """Take all pieces, in order, and give the kernel what it takes at once.
+
+        Not while it owes output: ``flush`` first.
+
+        Raises:
+            LocalLinkError: ``LINK_LOST``.
+        """
+        ...
+
+    def owes_output(self) -> bool:
+        """Say whether there is something for ``flush``: a rest, or TLS's own bytes."""
+        ...
+
+    async def flush(self) -> None:
+        """Wait until the kernel has everything; no checkpoint when it has.
 
         Raises:
             LocalLinkError: ``LINK_LOST``. Cancelled, the link is lost too: nobody can
                 know how much went out.
         """
-        ...
-
-    def owes_output(self) -> bool:
-        """Say whether TLS itself has bytes to send, to be flushed by ``send([])``."""
         ...
 
     async def send_eof(self) -> None:
@@ -89,6 +101,7 @@ class PlainTransport:
         self._stream = stream
         self._bytes = quick(stream)
         self._came = memoryview(bytearray(READ_BYTES))
+        self._rest = b""
         self.peer = peer
 
     async def receive_some(self) -> Buffer:
@@ -98,16 +111,21 @@ class PlainTransport:
         except trio.BrokenResourceError:
             return b""
 
-    async def send(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: Sequence[Buffer]) -> None:
         """See ``Transport``."""
-        try:
-            await self._bytes.send_all(b"".join(pieces))
-        except trio.BrokenResourceError as error:
-            raise lost(_reason(error)) from error
+        data = b"".join(pieces)
+        if data:
+            self._rest = data[self._bytes.write_now(data) :]
 
     def owes_output(self) -> bool:
         """See ``Transport``."""
-        return False
+        return bool(self._rest)
+
+    async def flush(self) -> None:
+        """See ``Transport``."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            await _send_all(self._bytes, rest)
 
     async def send_eof(self) -> None:
         """See ``Transport``."""
@@ -136,6 +154,7 @@ class TlsTransport:
     ) -> None:
         self._stream = stream
         self._bytes = quick(stream)
+        self._rest = b""
         self._ended = False
         """The peer said so, or TLS broke: what comes behind that is nobody's."""
         self._incoming = ssl.MemoryBIO()
@@ -162,7 +181,7 @@ class TlsTransport:
             try:
                 self._ssl.do_handshake()
             except ssl.SSLWantReadError:
-                await self._flush()
+                await self.flush()
                 if not await self._receive_raw():
                     # Not a TlsError: a full server does this too, and may be retried.
                     raise LocalLinkError(
@@ -172,10 +191,10 @@ class TlsTransport:
                     ) from None
             except ssl.SSLError as error:
                 with suppress(LocalLinkError):
-                    await self._flush()
+                    await self.flush()
                 raise TlsError(Code.LINK_LOST, f"TLS: {_tls_reason(error)}") from error
             else:
-                await self._flush()
+                await self.flush()
                 break
         if self._ssl.selected_alpn_protocol() != ALPN:
             raise TlsError(Code.LINK_LOST, f"the peer does not offer ALPN {ALPN}")
@@ -225,27 +244,27 @@ class TlsTransport:
         self._incoming.write(self._came[:size])
         return size
 
-    async def send(self, pieces: Sequence[Buffer]) -> None:
+    def write(self, pieces: Sequence[Buffer]) -> None:
         """See ``Transport``."""
-        if pieces:
-            try:
-                self._ssl.write(b"".join(pieces))
-            except ssl.SSLError as error:
-                raise lost(_tls_reason(error)) from error
-        await self._flush()
-
-    async def _flush(self) -> None:
-        data = self._outgoing.read()
+        data = b"".join(pieces)
         if not data:
             return
         try:
-            await self._bytes.send_all(data)
-        except trio.BrokenResourceError as error:
-            raise lost(_reason(error)) from error
+            self._ssl.write(data)
+        except ssl.SSLError as error:
+            raise lost(_tls_reason(error)) from error
+        sealed = self._outgoing.read()
+        self._rest = sealed[self._bytes.write_now(sealed) :]
 
     def owes_output(self) -> bool:
         """See ``Transport``."""
-        return self._outgoing.pending > 0
+        return bool(self._rest) or self._outgoing.pending > 0
+
+    async def flush(self) -> None:
+        """See ``Transport``."""
+        while rest := self._rest or self._outgoing.read():
+            self._rest = b""
+            await _send_all(self._bytes, rest)
 
     async def send_eof(self) -> None:
         """See ``Transport``."""
@@ -253,13 +272,30 @@ class TlsTransport:
         with suppress(ssl.SSLError):
             self._ssl.unwrap()
         with suppress(LocalLinkError, trio.BrokenResourceError):
-            await self._flush()
+            await self.flush()
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """See ``Transport``."""
         await trio.aclose_forcefully(self._stream)
+
+
+async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
+    """Write all pieces and wait until the kernel has them.
+
+    Raises:
+        LocalLinkError: as ``Transport.flush`` does.
+    """
+    transport.write(pieces)
+    await transport.flush()
+
+
+async def _send_all(stream: QuickStream, data: Buffer) -> None:
+    try:
+        await stream.send_all(data)
+    except trio.BrokenResourceError as error:
+        raise lost(_reason(error)) from error
 
 
 def tune_link(stream: trio.SocketStream) -> None:
