@@ -39,6 +39,9 @@ class Direct:
     async def drain_into(self, write: object) -> bytes | bytearray:
         return await self.receive_some()
 
+    def close(self) -> None:
+        self._stream.socket.close()
+
     def on_closed(self, call: object) -> None:
         pass
 

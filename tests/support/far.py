@@ -55,6 +55,11 @@ class Far:
     async def drain_into(self, write: object) -> bytes | bytearray:
         return await self.receive_some()
 
+    def close(self) -> None:
+        self.is_closed = True
+        self._near.send_stream.close()
+        self._near.receive_stream.close()
+
     def on_closed(self, call: object) -> None:
         pass
 

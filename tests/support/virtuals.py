@@ -61,6 +61,9 @@ class ScriptedVirtual:
     async def drain_into(self, write: object) -> bytes | bytearray:
         return await self.receive_some()
 
+    def close(self) -> None:
+        self.closed = True
+
     def on_closed(self, call: object) -> None:
         pass
 

@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import re
 import socket
+from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -164,6 +165,9 @@ async def _resolve(address: Address) -> list[_Endpoint]:
 
     An IP literal asks nobody. The resolver's first choice stays first (RFC 6724).
     """
+    with suppress(OSError):
+        socket.inet_pton(socket.AF_INET, address.host)
+        return [_Endpoint(socket.AF_INET, (address.host, address.port))]
     try:
         found = await trio.socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM

@@ -87,6 +87,10 @@ class _Dialled:
         del write
         return await self.receive_some()
 
+    def close(self) -> None:
+        """See ``VirtualStream``."""
+        self._stream.socket.close()
+
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
         """Do nothing: a socket tells its end to who reads it."""
 

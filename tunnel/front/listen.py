@@ -103,11 +103,14 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     if not isinstance(stream, trio.SocketStream):
         return Address("local", 0)
     try:
-        name: tuple[str, int] | str = stream.socket.getpeername()
+        name: tuple[str, int] | tuple[str, int, int, int] | str
+        name = stream.socket.getpeername()
     except OSError:
         return None
     if isinstance(name, str):  # a unix socket
         return Address("local", 0)
+    if len(name) == 2:  # IPv4, as the kernel writes it
+        return Address(*name)
     ip = ipaddress.ip_address(name[0].partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return Address(str(mapped or ip), name[1])

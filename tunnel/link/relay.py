@@ -96,6 +96,10 @@ class ResettableStream(Protocol):
         """End both directions behind what was sent; harmless when already over."""
         ...
 
+    def close(self) -> None:  # pragma: no cover
+        """Do the same without a checkpoint."""
+        ...
+
     def on_closed(
         self, call: Callable[[Code], None] | None
     ) -> None:  # pragma: no cover
@@ -302,17 +306,19 @@ class _Joint:
 
     async def close(self) -> None:
         """Close both streams as ``end`` says; brief, and not to be cancelled."""
-        with trio.move_on_after(GRACE_S, shield=True):
-            try:
-                if self.end.say is Code.NORMAL:
-                    await self._virtual.aclose()
-                else:
-                    self._virtual.reset(self.end.say)
-            finally:
-                if self.end.code is Code.NORMAL:
+        try:
+            if self.end.say is Code.NORMAL:
+                self._virtual.close()
+            else:
+                self._virtual.reset(self.end.say)
+        finally:
+            if self.end.code is not Code.NORMAL:
+                await reset_socket(self._local)
+            elif isinstance(self._local, trio.SocketStream):
+                self._local.socket.close()  # has nothing to wait for
+            else:
+                with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()
-                else:
-                    await reset_socket(self._local)
 
     async def _upward(self, early: bytes) -> None:
         """Carry local to virtual."""
@@ -346,7 +352,7 @@ class _Joint:
             self._count_received,
         )
         if end.how is Ended.FINISHED:
-            end = await _pass_end(self._local.send_eof)
+            end = await _pass_end(self._bytes.send_eof)
         if end.how is Ended.SOURCE:
             self._virtual_failed(end.code)
             self._scope.cancel()

@@ -10,6 +10,7 @@ those turns cost as much as the copying (``performance`` in protocol.md#choices)
 from __future__ import annotations
 
 import os
+import socket
 from typing import Protocol
 
 import trio
@@ -34,6 +35,10 @@ class QuickStream(Protocol):
 
     async def send_all(self, data: Buffer) -> None:
         """Return when the kernel has all of ``data``."""
+        ...
+
+    async def send_eof(self) -> None:
+        """End our direction; no checkpoint either."""
         ...
 
     def write_now(self, data: Buffer) -> int:
@@ -106,6 +111,12 @@ class _Socket:
             data = memoryview(data)[sent:]
             await trio.lowlevel.wait_writable(self._number())
 
+    async def send_eof(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _broken(error) from error
+
     def write_now(self, data: Buffer) -> int:
         try:
             return os.write(self._socket.fileno(), data)
@@ -128,6 +139,10 @@ class _Other:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self.send_all = stream.send_all
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)

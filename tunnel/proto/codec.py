@@ -10,6 +10,7 @@ This module knows no state and no credit: ``admit`` asks the core about those.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -197,18 +198,22 @@ def encode_address(address: Address) -> bytes:
     Raises:
         LocalStreamError: ``ADDRESS_UNSUPPORTED`` for a host that cannot be sent.
     """
+    return _encode_host(address.host) + address.port.to_bytes(2, "big")
+
+
+@lru_cache(1_024)
+def _encode_host(host: str) -> bytes:
+    """Write type and host; remembered, for visitors come from the same again."""
     try:
-        ip = ip_address(address.host)
+        ip = ip_address(host)
     except ValueError:
-        if not is_host_name(address.host):
+        if not is_host_name(host):
             raise LocalStreamError(
-                Code.ADDRESS_UNSUPPORTED, f"{address.host!r} is not a host name"
+                Code.ADDRESS_UNSUPPORTED, f"{host!r} is not a host name"
             ) from None
-        name = address.host.encode()
-        host = bytes((3, len(name))) + name
-    else:
-        host = bytes((1 if ip.version == 4 else 4,)) + ip.packed
-    return host + address.port.to_bytes(2, "big")
+        name = host.encode()
+        return bytes((3, len(name))) + name
+    return bytes((1 if ip.version == 4 else 4,)) + ip.packed
 
 
 def encode_text(text: str) -> bytes:
