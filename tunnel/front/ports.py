@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
@@ -34,10 +35,7 @@ async def serve_port(
     idle_s: float = IDLE_S,
 ) -> None:
     """Serve the visitors of one port until cancelled; closes the listeners."""
-
-    async def handle(visitor: trio.abc.HalfCloseableStream) -> None:
-        await handle_visitor(visitor, open_now, idle_s=idle_s)
-
+    handle = partial(handle_visitor, open_now=open_now, idle_s=idle_s)
     await serve(listeners, handle, max_visitors=max_visitors)
 
 

@@ -291,7 +291,14 @@ class _Joint:
             self._push_deadline()
             self._virtual.on_closed(self._heard_close)
             nursery.start_soon(self._downward)
-            await self._upward(early)
+            await self._up_ended(
+                await pump(
+                    partial(self._bytes.receive_some, CHUNK_BYTES),
+                    self._virtual.put,
+                    self._count_sent,
+                    early,
+                )
+            )
         self._virtual.on_closed(None)
         if self._virtual_broke:
             until = min(self._hurry_until, _in_grace())
@@ -320,14 +327,8 @@ class _Joint:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()
 
-    async def _upward(self, early: bytes) -> None:
-        """Carry local to virtual."""
-        end = await pump(
-            partial(self._bytes.receive_some, CHUNK_BYTES),
-            self._virtual.put,
-            self._count_sent,
-            early,
-        )
+    async def _up_ended(self, end: PumpEnd) -> None:
+        """Decide what the end of local-to-virtual means."""
         if end.how is Ended.FINISHED and _is_dead(self._local):
             self._local_dead = True
         elif end.how is Ended.FINISHED and not self._local_dead:

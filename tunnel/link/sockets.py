@@ -67,12 +67,16 @@ class _Socket:
         """The last read took all that it asked for: there is likely more."""
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        await self._ready()
+        # Not one helper more: each coroutine on the way is 400 bytes of a stream.
+        if self._more:
+            await trio.lowlevel.checkpoint()
         while True:
+            if not self._more:
+                await trio.lowlevel.wait_readable(self._number())
             try:
                 data = os.read(self._number(), max_bytes)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._number())
+                self._more = False
             except OSError as error:
                 raise _broken(error) from error
             else:
@@ -80,23 +84,20 @@ class _Socket:
                 return data
 
     async def receive_into(self, buffer: memoryview) -> int:
-        await self._ready()
+        if self._more:
+            await trio.lowlevel.checkpoint()
         while True:
+            if not self._more:
+                await trio.lowlevel.wait_readable(self._number())
             try:
                 size = os.readv(self._number(), (buffer,))
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._number())
+                self._more = False
             except OSError as error:
                 raise _broken(error) from error
             else:
                 self._more = size == len(buffer)
                 return size
-
-    async def _ready(self) -> None:
-        if self._more:
-            await trio.lowlevel.checkpoint()
-        else:
-            await trio.lowlevel.wait_readable(self._number())
 
     async def send_all(self, data: Buffer) -> None:
         while True:

@@ -138,13 +138,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 lost; what came before has been given.
             trio.ClosedResourceError: closed here.
         """
-        if max_bytes is not None and index(max_bytes) < 1:
-            raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        if self._closed:
-            raise trio.ClosedResourceError
-        self._receiving = True
+        self._begin_receiving(1 if max_bytes is None else index(max_bytes))
         try:
             if self._rest:
                 await trio.lowlevel.checkpoint()
@@ -152,13 +146,26 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             else:
                 piece = await self._inbox.receive()
         except trio.EndOfChannel:
-            if self._receive_error is not None:
-                raise trio.BrokenResourceError from self._receive_error
+            end = self._end_of_channel()
             await trio.lowlevel.checkpoint()
-            return b""
+            return end
         finally:
             self._receiving = False
         return self._take(piece, max_bytes)
+
+    def _begin_receiving(self, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        if self._closed:
+            raise trio.ClosedResourceError
+        self._receiving = True
+
+    def _end_of_channel(self) -> bytes:
+        if self._receive_error is not None:
+            raise trio.BrokenResourceError from self._receive_error
+        return b""
 
     async def drain_into(self, write: Callable[[Piece], int]) -> bytes | bytearray:
         """Give what comes to ``write`` at once; return what it did not take.
@@ -177,14 +184,19 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed here.
         """
         while True:
+            self._begin_receiving(1)
             self._sink = write
             try:
-                piece = await self.receive_some()
+                piece = self._rest or await self._inbox.receive()
+            except trio.EndOfChannel:
+                return self._end_of_channel()
             finally:
                 self._sink = None
-            taken = write(piece) if piece else 0
-            if taken < len(piece) or not piece:
-                return piece[taken:]
+                self._receiving = False
+            taken = write(piece)
+            left = self._take(piece, None)
+            if taken < len(left):
+                return left[taken:]
 
     def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
         if piece is self._tail:
