@@ -50,6 +50,7 @@ LIMITS: Final = {
     "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
     "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
     "growing windows measure the round trip": growth.PROBE_S,
+    "smallest round trip for windows": 1_000 * growth.MIN_ROUND_TRIP_S,
     "idle window": growth.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,

@@ -23,6 +23,8 @@ SESSION_GROWTH_BYTES: Final = 64 * 1024 * 1024
 """What the windows of one session may have grown by, together."""
 PROCESS_GROWTH_BYTES: Final = 256 * 1024 * 1024
 """What the windows of one process may have grown by: four greedy sessions."""
+MIN_ROUND_TRIP_S: Final = 0.001
+"""On a shorter line it is the programs that decide how long a grant takes."""
 PROBE_S: Final = 2.0
 """How often the round trip is measured while a window might grow."""
 IDLE_S: Final = 10.0
@@ -97,7 +99,8 @@ class Growth(Generic[_Conn]):
             scarce: memory is: nothing grows.
         """
         took_s, conn.granted_at = now - conn.granted_at, now
-        if rtt_s is not None and took_s < 2 * rtt_s and not scarce:
+        patience_s = 2 * max(rtt_s or 0.0, MIN_ROUND_TRIP_S)
+        if rtt_s is not None and took_s < patience_s and not scarce:
             self._grow(conn)
         if conn in self._grown:
             del self._grown[conn]
