@@ -35,7 +35,7 @@ _READ_BYTES: Final = 4096
 
 
 async def serve_socks(
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     open_target: OpenTarget,
     *,
     handshake_s: float = HANDSHAKE_S,
