@@ -38,3 +38,13 @@ class User:
         """
         del path
         return self.is_owner
+
+    def may_be_exit(self, name: str) -> bool:
+        """Say whether others may be led to this user's client under that name."""
+        del name
+        return self.is_owner
+
+    def may_leave_at(self, name: str) -> bool:
+        """Say whether this user may leave at the client of that name."""
+        del name
+        return self.is_owner

@@ -243,6 +243,7 @@ class MappingType(IntEnum):
     HTTPS = 3
     UDP = 4
     SOCKS = 5
+    EXIT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ class MappingEntry:
     """One public name: who visits it is carried to ``NameTarget(name)`` at the client.
 
     Host ``""`` means the address that the server's links come in on, port 0 one of the
-    server's choice; ``count`` ports in a row belong to the entry.
+    server's choice; ``count`` ports in a row belong to the entry. Of an EXIT, host is
+    the name under which others may leave at this client (protocol.md#exits).
     """
 
     type: int
