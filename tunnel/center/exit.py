@@ -1,8 +1,7 @@
 """The far end of a virtual TCP connection: connect its target and join the two.
 
 Both roles have this end: the center-client for reverse tunnels and as an exit, the
-center-server for what leaves through it. A server also passes on what is to leave at
-another client.
+center-server for what leaves through it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import trio
 
 from tunnel.access.target import connect, connect_unix
 from tunnel.errors import Code, StreamError
-from tunnel.link.relay import GRACE_S, relay
+from tunnel.link.relay import relay
 from tunnel.log import say
 from tunnel.proto.frames import Address, UnixPath
 
@@ -46,7 +45,7 @@ async def serve_exit(
     the target hears first. An opener who gives up ends the attempt.
     """
     local: trio.SocketStream | None = None
-    with _while_wanted(stream):
+    with while_wanted(stream):
         try:
             if isinstance(target, UnixPath):
                 local = await connect_unix(target)
@@ -68,41 +67,7 @@ async def serve_exit(
     await relay(local, stream)
 
 
-async def serve_onward(stream: VirtualStream, onward: VirtualStream) -> None:
-    """Join an opener and the exit at another client: its answer is the answer.
-
-    Owns both. Refusals keep their code and reason, half-closes and resets pass.
-    """
-    is_open = False
-    try:
-        with _while_wanted(stream):
-            try:
-                await onward.wait_open()
-            except StreamError as error:
-                stream.reset(error.code, error.what)
-                return
-            is_open = True
-    finally:
-        if not is_open:
-            onward.reset(Code.RESET)
-            stream.reset(Code.RESET)
-    stream.on_closed(None)
-    if not is_open:
-        return
-    stream.accept(onward.bound)
-    with trio.CancelScope() as scope:
-
-        def opener_lost(code: Code) -> None:
-            # Reading would tell, but not while the exit takes nothing. What the opener
-            # sent before its reset gets the time that it has on any way.
-            if code is not Code.NORMAL:
-                scope.deadline = trio.current_time() + GRACE_S
-
-        stream.on_closed(opener_lost)
-        await relay(stream, onward)
-
-
-def _while_wanted(stream: VirtualStream) -> trio.CancelScope:
+def while_wanted(stream: VirtualStream) -> trio.CancelScope:
     """Give a scope that ends when the opener gives up; end ``on_closed`` after it."""
     scope = trio.CancelScope()
 
