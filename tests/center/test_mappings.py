@@ -9,7 +9,9 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
+from tunnel.center import kinds
 from tunnel.center import mappings as mappings_module
+from tunnel.center.kinds import TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front import listen
@@ -65,6 +67,10 @@ def entry(name: str = "web", port: int = 0, host: str = "") -> MappingEntry:
     return MappingEntry(MappingType.TCP, name, host, port)
 
 
+def table_of(ports: range) -> MappingTable:
+    return MappingTable({MappingType.TCP: TcpPorts(LOOPBACK, ports)})
+
+
 async def add(
     table: MappingTable, client: Client, *entries: MappingEntry
 ) -> list[MappingAnswer]:
@@ -102,7 +108,7 @@ async def visit(address: Address) -> None:
 
 async def test_a_mapping_opens_its_port_and_names_its_visitors(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         (answer,) = await add(table, client, entry(port=ports[1]))
         assert answer == MappingAnswer(Code.NORMAL, LOOPBACK, ports[1])
         await visit(Address(LOOPBACK, ports[1]))
@@ -114,7 +120,7 @@ async def test_a_mapping_opens_its_port_and_names_its_visitors(ports: range) -> 
 
 async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         with socket.create_server((LOOPBACK, ports[0])):  # somebody else's
             answers = await add(table, client, *[entry(f"n{i}") for i in range(3)])
         assert [answer.port for answer in answers] == [ports[1], ports[2], 0]
@@ -125,7 +131,7 @@ async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
 
 async def test_each_entry_is_answered_for_itself(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         with socket.create_server((LOOPBACK, ports[0])):
             answers = await add(
                 table,
@@ -147,7 +153,7 @@ async def test_each_entry_is_answered_for_itself(ports: range) -> None:
 async def test_without_a_right_nothing_is_opened(ports: range) -> None:
     async with clients() as nursery:
         guest = Client(nursery, "guest", owner=False)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         (answer,) = await add(table, guest, entry())
         assert answer.code is Code.NOT_ALLOWED
         assert len(table) == 0
@@ -155,7 +161,7 @@ async def test_without_a_right_nothing_is_opened(ports: range) -> None:
 
 async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         await add(table, client, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry(), entry("unknown")])
         answers = await table.apply(client, remove)
@@ -166,7 +172,7 @@ async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> No
 async def test_nobody_removes_what_is_not_its_own(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry()])
         (answer,) = await table.apply(other, remove)
@@ -179,7 +185,7 @@ async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
 ) -> None:
     async with clients() as nursery:
         client, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, other, entry("theirs", ports[2]))
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
         answers = await table.apply(
@@ -193,7 +199,7 @@ async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
 
 async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         for _ in range(3):
             (answer,) = await add(table, client, entry(port=ports[0]))
             assert answer.code is Code.NORMAL
@@ -204,7 +210,7 @@ async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
 async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         (answer,) = await add(table, other, entry(port=ports[0]))
         assert answer.code is Code.TAKEN
@@ -215,7 +221,7 @@ async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:
 async def test_a_silent_owner_loses_all_its_ports_to_one_question(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         both = entry("a", ports[0]), entry("b", ports[1])
         await add(table, owner, *both)
         owner.alive = False
@@ -231,7 +237,7 @@ async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery, "other")
         owner.alive = False
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         (answer,) = await add(table, other, entry(port=ports[0]))
         assert answer.code is Code.TAKEN
@@ -240,7 +246,7 @@ async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:
 
 async def test_a_client_that_left_while_it_waited_gets_no_port(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         client.gone = True
         (answer,) = await add(table, client, entry(port=ports[0]))
         assert answer.code is Code.NO_MAPPING
@@ -250,7 +256,7 @@ async def test_a_client_that_left_while_it_waited_gets_no_port(ports: range) -> 
 
 async def test_a_dropped_clients_ports_are_free_at_once(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
         table.drop(client)
         assert len(table) == 0
@@ -268,9 +274,9 @@ async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
         tried.append(port)
         return await real(host, port)
 
-    monkeypatch.setattr(mappings_module, "open_listener", counting)
+    monkeypatch.setattr(kinds, "open_listener", counting)
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         (answer,) = await add(table, client, entry(host="192.0.2.1"))
         assert answer.code is not Code.NORMAL
         assert "192.0.2.1" in answer.reason

@@ -47,11 +47,14 @@ from tunnel.proto.frames import (
     UnixPath,
 )
 from tunnel.proto.handshake import (
-    PLAIN_BINDING,
     ClientHandshake,
     HandshakeResult,
     ResumeState,
     ServerHandshake,
+)
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
     client_proof,
     resume_proof,
     resume_secret,
@@ -60,7 +63,6 @@ from tunnel.proto.handshake import (
     transcript,
     verifier_of,
 )
-from tunnel.proto.mux import MuxCore
 from tunnel.proto.window import RecvWindow
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ from tunnel.ops import saved
 from tunnel.ops.show import connections, size_text
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.frames import Address, TcpTarget
-from tunnel.proto.handshake import verifier_of
+from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
