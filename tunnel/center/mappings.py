@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnel.errors import AddressError, Code
 from tunnel.log import say
-from tunnel.proto.frames import MappingAnswer, MappingOp
+from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +109,11 @@ class MappingTable:
             if claim.owner is member:
                 self._close(claim)
 
+    def owner(self, key: Key) -> Member | None:
+        """Give the client that has this key."""
+        claim = self._claims.get(key)
+        return claim.owner if claim else None
+
     def _all(self) -> set[_Claim]:
         return set(self._claims.values())
 
@@ -126,14 +131,18 @@ class MappingTable:
 
     async def _add(self, member: Member, entry: MappingEntry) -> MappingAnswer:
         kind = self._kinds.get(entry.type)
-        if kind is None or not 1 <= entry.count <= kind.max_count:
+        if kind is None:
             return MappingAnswer(
-                Code.UNSUPPORTED, reason="this server offers single TCP ports"
+                Code.UNSUPPORTED, reason=f"this server offers no type {entry.type}"
             )
-        if not member.user.may_publish(kind.host(entry), entry.port):
+        if not (1 <= entry.count <= kind.max_count and _has_ports(entry)):
             return MappingAnswer(
-                Code.NOT_ALLOWED,
-                reason=f"{member.user.name} may not publish port {entry.port}",
+                Code.UNSUPPORTED, reason=f"{entry.count} ports from {entry.port}"
+            )
+        if not _may(member.user, entry, kind.host(entry)):
+            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
+            return MappingAnswer(
+                Code.NOT_ALLOWED, reason=f"{member.user.name} may not publish {what}"
             )
         answer = MappingAnswer(Code.TAKEN, reason=kind.none_left)
         try:
@@ -202,6 +211,18 @@ class MappingTable:
             user=claim.owner.user.name)  # fmt: skip
         await claim.opening.serve(claim.entry.name, claim.owner.open_now)
         say(logger, logging.INFO, "mapping.closed", public=public)
+
+
+def _has_ports(entry: MappingEntry) -> bool:
+    return entry.port + entry.count <= 65_536
+
+
+def _may(user: User, entry: MappingEntry, host: str) -> bool:
+    """Say whether the user may have all that the entry asks for."""
+    if entry.type == MappingType.EXIT:
+        return user.may_be_exit(host)
+    ports = range(entry.port, entry.port + (entry.count if entry.port else 1))
+    return all(user.may_publish(host, port) for port in ports)
 
 
 def _is_in_use(error: AddressError) -> bool:
