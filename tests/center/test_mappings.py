@@ -11,7 +11,7 @@ from support.center import LOOPBACK, user
 from tunnel.access.security import make_token
 from tunnel.center import kinds
 from tunnel.center import mappings as mappings_module
-from tunnel.center.kinds import TcpPorts
+from tunnel.center.kinds import Key, Opening, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front import listen
@@ -27,7 +27,7 @@ from tunnel.proto.frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container, Iterator
 
     from tunnel.link.virtual import VirtualStream
 
@@ -281,3 +281,76 @@ async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
         assert answer.code is not Code.NORMAL
         assert "192.0.2.1" in answer.reason
         assert len(tried) == 1
+
+
+class Names:
+    """A kind that opens nothing: names, and so many of them as the entry counts."""
+
+    max_count = 3
+    none_left = "none"
+
+    def __init__(self) -> None:
+        self.open_now: set[Key] = set()
+
+    def host(self, entry: MappingEntry) -> str:
+        return f"{entry.host}.example"
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        first = entry.port
+        yield tuple(
+            Key(MappingType.HTTP, self.host(entry), first + place)
+            for place in range(entry.count)
+        )
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        await trio.lowlevel.checkpoint()
+        assert self.open_now.isdisjoint(keys)
+        return OpenNames(self.open_now, keys)
+
+
+class OpenNames:
+    def __init__(self, open_now: set[Key], keys: tuple[Key, ...]) -> None:
+        self.public = Address(keys[0].host, 80)
+        self._open_now, self._keys = open_now, keys
+        self._closed = trio.Event()
+        open_now.update(keys)
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        await self._closed.wait()
+
+    def close(self) -> None:
+        self._open_now.difference_update(self._keys)
+        self._closed.set()
+
+
+async def test_the_rules_are_the_same_for_names_and_for_many_keys_at_once() -> None:
+    kind = Names()
+    table = MappingTable({MappingType.HTTP: kind})
+
+    def shop(first: int, count: int, name: str = "shop") -> MappingEntry:
+        return MappingEntry(MappingType.HTTP, name, "shop", first, count)
+
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery)
+        for _ in range(2):
+            (answer,) = await add(table, owner, shop(1, 3))
+            assert answer == MappingAnswer(Code.NORMAL, "shop.example", 80)
+        assert len(table) == 1
+        answers = await add(table, other, shop(3, 2), shop(4, 4), entry())
+        assert [answer.code for answer in answers] == [
+            Code.TAKEN,
+            Code.UNSUPPORTED,
+            Code.UNSUPPORTED,
+        ]
+        (answer,) = await add(table, owner, shop(3, 2, "other"))  # overlaps its own
+        assert answer.code is Code.NORMAL
+        assert {key.port for key in kind.open_now} == {3, 4}
+        owner.waiting = True
+        (answer,) = await add(table, other, shop(4, 1))
+        assert answer.code is Code.NORMAL
+        assert {key.port for key in kind.open_now} == {4}
+        table.drop(other)
+        assert not kind.open_now
+        assert len(table) == 0
