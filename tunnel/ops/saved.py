@@ -11,6 +11,7 @@ from platformdirs import user_config_path, user_state_path
 
 from tunnel.access.security import JoinLine, parse_join, read_private, write_private
 from tunnel.errors import UsageError
+from tunnel.link.via import Via
 from tunnel.proto.codec import is_host_name
 
 DEFAULT: Final = "default"
@@ -72,3 +73,14 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         if close
         else "`tunnel join 'tunnel://…'` saves one",
     )
+
+
+def find_via(url: str | None) -> Via | None:
+    """Give the proxy meant by ``--via``; without it, by ``TUNNEL_VIA_FILE``.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
+        url = read_private(Path(file)).strip()
+    return Via.parse(url) if url else None
