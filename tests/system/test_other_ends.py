@@ -318,6 +318,16 @@ def test_this_machine_itself_is_not_reached_through_it_unless_told(
     assert code == 2  # not allowed by the ruleset
 
 
+def test_where_up_listens_is_no_business_of_one_tcp_entry(
+    machine: Machine, server: Server, target: Target
+) -> None:
+    env = {"TUNNEL_SOCKS": "127.0.0.1:0"}
+    client = machine.tunnel("tcp", str(target.port), "--to", server.join, env=env)
+    assert exchange(tcp(port_of(client, "tcp"))) == HELLO
+    client = machine.tunnel("up", "--to", server.join, env=env)
+    client.out.wait("socks 127.0.0.1:")
+
+
 def test_a_public_proxy_without_users_is_refused(
     machine: Machine, server: Server
 ) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Env
 
 from tunnel import __version__
@@ -27,13 +27,25 @@ def _usage(error: CycloptsError) -> str:
     return f"error: {error}\n  fix    tunnel --help"
 
 
+class _Environment(Env):
+    """``TUNNEL_SOCKS`` says where `up` listens; in `tcp` the word is a mere switch."""
+
+    def __call__(
+        self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
+    ) -> None:
+        switch = ("tcp",), "--socks"
+        kept = [one for one in arguments if (commands, one.name) != switch]
+        arguments = ArgumentCollection(kept)  # type: ignore[no-untyped-call]  # theirs
+        super().__call__(app, commands, arguments)
+
+
 LogForm = Literal["logfmt", "json", "terminal"]
 
 app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=Env("TUNNEL_", command=False),
+    config=_Environment("TUNNEL_", command=False),
     error_formatter=_usage,
 )
 
