@@ -89,6 +89,11 @@ class Traffic:
                 got.update(data)
             side.got = got.hexdigest()
 
+    async def settled(self) -> None:
+        """Wait until every target has had its visitor's end, or broke."""
+        while not all(side.got for side in self.targets.values()) and not self.broken:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
     def check(self, connections: int) -> int:
         """Fail unless every byte arrived once and in order; give how many did."""
         assert not self.broken
@@ -97,5 +102,9 @@ class Traffic:
             target = self.targets[index]
             assert visitor.sent == target.got, f"to target {index}"
             assert target.sent == visitor.got, f"to visitor {index}"
+        return self.sent_bytes()
+
+    def sent_bytes(self) -> int:
+        """Give how many bytes both ends of all connections have sent so far."""
         sides = (*self.visitors.values(), *self.targets.values())
         return sum(side.sent_bytes for side in sides)
