@@ -15,6 +15,7 @@ from tunnel.access.target import connect
 from tunnel.center.exit import bound_address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.socks5 import handle_app
+from tunnel.link.sockets import quick
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Dialled:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.bound = bound_address(stream)
         self._stream = stream
+        self._bytes = quick(stream)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See ``trio.SocketStream``; the same for what follows."""
@@ -60,6 +62,10 @@ class Dialled:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Return when the kernel has taken the data."""
         await self._stream.send_all(data)
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        """Do the same; no checkpoint when the kernel takes it at once."""
+        await self._bytes.send_all(data)
 
     async def send_eof(self) -> None:
         """End our direction."""
