@@ -20,6 +20,7 @@ from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
 from tunnel.front.listen import open_listener
 from tunnel.front.unix import open_unix_listener
+from tunnel.front.users import ProxyUsers
 from tunnel.proto.frames import Address, TcpTarget, UnixPath
 from tunnel.proto.proxy_header import ProxyVersion
 
@@ -201,8 +202,8 @@ async def test_a_unix_socket_of_the_server_takes_the_owners_right(
 # Inward proxies ----------------------------------------------------------------------
 
 
-async def through(public: Address, where: Address) -> bytes:
-    proxy = Proxy.from_url(f"socks5://{LOOPBACK}:{public.port}")
+async def through(public: Address, where: Address, user: str = "") -> bytes:
+    proxy = Proxy.from_url(f"socks5://{user}{LOOPBACK}:{public.port}")
     stream = trio.SocketStream(await proxy.connect(where.host, where.port))
     async with stream:
         await stream.send_all(b"hello")
@@ -216,7 +217,7 @@ async def test_a_proxy_leads_into_the_network_of_the_client() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, HERE)
+        await client.publish_inward(FREE, HERE, None)
         public = (await heard(client).next(MappingReady)).public
         assert await through(public, service) == b"hello"
 
@@ -227,10 +228,25 @@ async def test_a_proxy_leads_to_the_allowed_networks_alone() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, Networks())
+        await client.publish_inward(FREE, Networks(), None)
         public = (await heard(client).next(MappingReady)).public
         with pytest.raises(ProxyError, match="not allowed"):
             await through(public, service)
+
+
+async def test_a_proxy_with_users_serves_nobody_else() -> None:
+    users = ProxyUsers({"me": "secret"})
+    async with (
+        center(ports=free_row(10)) as where,
+        up(where) as client,
+        target(echo) as service,
+    ):
+        await client.publish_inward(FREE, HERE, users)
+        public = (await heard(client).next(MappingReady)).public
+        assert await through(public, service, "me:secret@") == b"hello"
+        for wrong in ("", "me:wrong@"):
+            with pytest.raises(ProxyError, match="uthentication"):
+                await through(public, service, wrong)
 
 
 # Exits -------------------------------------------------------------------------------

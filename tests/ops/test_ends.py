@@ -85,12 +85,35 @@ def test_an_entry_of_tcp_is_read(text: str, entry: TcpEntry | InwardEntry) -> No
         "127.evil.test:1080=socks",
         "127.0.0.1:1080=socks,proxy=v1",
         "127.0.0.1:1080=socks,network=lan",
+        "1080=socks,auth=me",
     ],
 )
 def test_what_is_no_entry_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_tcp(text)
     assert caught.value.what
+
+
+def test_a_proxy_with_users_may_be_public() -> None:
+    entry = parse_tcp("1080=socks,auth=me:p:w")
+    assert isinstance(entry, InwardEntry)
+    assert entry.remote == Address("", 1080)
+    assert entry.users is not None
+    assert entry.users.check(b"me", b"p:w")
+    assert "p:w" not in repr(entry)
+
+
+def test_the_users_of_a_proxy_may_lie_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "auth"
+    file.write_text("me:secret\nyou:other\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("TUNNEL_AUTH_FILE", str(file))
+    entry = parse_tcp("1080=socks")
+    assert isinstance(entry, InwardEntry)
+    assert entry.users is not None
+    assert entry.users.check(b"you", b"other")
 
 
 def test_a_misspelt_option_is_told_the_right_one() -> None:
@@ -100,9 +123,11 @@ def test_a_misspelt_option_is_told_the_right_one() -> None:
 
 
 def test_the_command_of_one_entry_says_the_same() -> None:
-    entry = tcp_entry("6000-6001", "7000-7001", "v1", socks=False, networks=[])
+    entry = tcp_entry("6000-6001", "7000-7001", "v1", socks=False, auth=[], networks=[])
     assert entry == parse_tcp("7000-7001=6000-6001,proxy=v1")
-    entry = tcp_entry(None, "127.0.0.1:1080", None, socks=True, networks=["::1"])
+    entry = tcp_entry(
+        None, "127.0.0.1:1080", None, socks=True, auth=[], networks=["::1"]
+    )
     assert entry == parse_tcp("127.0.0.1:1080=socks,network=::1")
 
 
@@ -119,7 +144,7 @@ def test_words_that_contradict_one_another_are_refused(
     target: str | None, proxy: str | None, socks: bool, networks: list[str]
 ) -> None:
     with pytest.raises(UsageError):
-        tcp_entry(target, "127.0.0.1:0", proxy, socks=socks, networks=networks)
+        tcp_entry(target, "127.0.0.1:0", proxy, socks=socks, auth=[], networks=networks)
 
 
 def test_ports_are_written_as_they_are_read() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.processes import free_port
-from support.targets import Target, ask_socks, echo
+from support.targets import Target, ask_socks, echo, read_exactly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,6 +326,26 @@ def test_where_up_listens_is_no_business_of_one_tcp_entry(
     assert exchange(tcp(port_of(client, "tcp"))) == HELLO
     client = machine.tunnel("up", "--to", server.join, env=env)
     client.out.wait("socks 127.0.0.1:")
+
+
+def test_a_public_proxy_asks_for_the_password(
+    machine: Machine, server: Server, target: Target
+) -> None:
+    command = "tcp", "--socks", "--network", "127.0.0.0/8"
+    env = {"TUNNEL_AUTH": "me:secret"}
+    client = machine.tunnel(*command, "--to", server.join, env=env)
+    port = port_of(client, "tcp")
+    with tcp(port) as visitor:  # without a user
+        visitor.sendall(b"\x05\x01\x00")
+        assert visitor.recv(10) == b"\x05\xff"
+    with tcp(port) as visitor:
+        visitor.sendall(b"\x05\x01\x02\x01\x02me\x06secret")
+        assert read_exactly(visitor, 4) == b"\x05\x02\x01\x00"
+        ip, number = socket.inet_aton("127.0.0.1"), target.port.to_bytes(2, "big")
+        visitor.sendall(b"\x05\x01\x00\x01" + ip + number)
+        assert read_exactly(visitor, 10)[:2] == b"\x05\x00"
+        assert exchange(visitor) == HELLO
+    assert "secret" not in client.errors()
 
 
 def test_a_public_proxy_without_users_is_refused(

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from tunnel.access.security import JoinLine
     from tunnel.center.notices import Notice
     from tunnel.center.publisher import MappingListener, Serve
+    from tunnel.front.users import ProxyUsers
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import End, Target
@@ -462,10 +463,13 @@ class CenterClient:
         serve = exit_to(end, count=count, proxy=proxy, public=self.public)
         return await self.publish(wanted, serve)
 
-    async def publish_inward(self, remote: Address, networks: Networks) -> str:
+    async def publish_inward(
+        self, remote: Address, networks: Networks, users: ProxyUsers | None
+    ) -> str:
         """Publish a proxy whose visitors leave in the network of this machine."""
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
-        return await self.publish(wanted, partial(serve_inward, networks=networks))
+        serve = partial(serve_inward, networks=networks, users=users)
+        return await self.publish(wanted, serve)
 
     async def be_exit(self, name: str, networks: Networks) -> str:
         """Let other clients of the server leave here, to these networks alone.

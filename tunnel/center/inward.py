@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from tunnel.access.target import connect
 from tunnel.center.exit import bound_address
 from tunnel.errors import Code, LocalStreamError
-from tunnel.front.socks5 import handle_app
+from tunnel.front.proxy import handle_app
+from tunnel.front.wayout import WayOut
 from tunnel.link.sockets import quick
 from tunnel.proto.frames import TcpTarget
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.access.networks import Networks
+    from tunnel.front.users import ProxyUsers
     from tunnel.link.relay import ResettableStream
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
@@ -31,8 +33,16 @@ if TYPE_CHECKING:
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-async def serve_inward(stream: VirtualStream, networks: Networks) -> None:
-    """Serve one visitor of the proxy to its end; owns the stream."""
+async def serve_inward(
+    stream: VirtualStream, networks: Networks, users: ProxyUsers | None
+) -> None:
+    """Serve one visitor of the proxy to its end; owns the stream.
+
+    Args:
+        stream: of a visitor whom nobody has answered.
+        networks: where the visitor may be led.
+        users: who may; None only where nobody but the server's own programs comes.
+    """
 
     async def open_target(target: Target) -> ResettableStream:
         if not isinstance(target, TcpTarget):
@@ -40,7 +50,7 @@ async def serve_inward(stream: VirtualStream, networks: Networks) -> None:
         return Dialled(await connect(target.address, allow=networks.allow))
 
     stream.accept()
-    await handle_app(stream, open_target)
+    await handle_app(stream, WayOut(open_target), users=users)
 
 
 class Dialled:

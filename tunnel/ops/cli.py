@@ -187,6 +187,10 @@ def tcp(
             help="No TARGET: a proxy into the network here.",
         ),
     ] = False,
+    auth: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="USER:PASSWORD who may use --socks. Repeatable."),
+    ] = None,
     network: Annotated[
         list[str] | None,
         Parameter(
@@ -206,7 +210,12 @@ def tcp(
     from tunnel.ops.run import UpPlan
 
     entry = tcp_entry(
-        target, remote, proxy_protocol, socks=socks_, networks=network or []
+        target,
+        remote,
+        proxy_protocol,
+        socks=socks_,
+        auth=auth or [],
+        networks=network or [],
     )
     return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 

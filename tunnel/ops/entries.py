@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from tunnel.access.target import probe
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.ports import serve_port
-from tunnel.front.socks5 import serve_socks
+from tunnel.front.proxy import serve_proxy
 from tunnel.front.unix import listen_at
+from tunnel.front.wayout import WayOut
 from tunnel.ops.ends import Ports, parse_ports, parse_proxy_version, split_options
 from tunnel.proto.frames import (
     UNIX_PREFIX,
@@ -250,9 +251,9 @@ class SocksEntry(Local):
         """See ``Local``."""
         listeners, where = await listen_at(self.listen)
         open_target = partial(client.open, exit_name=self.exit_name)
-        nursery.start_soon(serve_socks, listeners, open_target)
+        nursery.start_soon(serve_proxy, listeners, WayOut(open_target))
         leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
-        title = f"SOCKS5 proxy, leaving {leaving}"
+        title = f"SOCKS and HTTP proxy, leaving {leaving}"
         return Line("socks", str(where), "-", title=title)
 
 

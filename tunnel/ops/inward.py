@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
+from tunnel.access.security import read_private
 from tunnel.errors import CODES, TunnelError, UsageError
+from tunnel.front.users import ProxyUsers
 from tunnel.ops.ends import parse_proxy_version, split_options
 from tunnel.ops.entries import Line, Published, TcpEntry, is_loopback, parse_remote
 from tunnel.proto.codec import is_host_name
@@ -32,31 +36,34 @@ class InwardEntry(Published):
 
     remote: Address
     networks: Networks = field(default_factory=Networks)
+    users: ProxyUsers | None = None
 
     def __post_init__(self) -> None:
-        if not is_loopback(self.remote.host):
+        if self.users is None and not is_loopback(self.remote.host):
             raise UsageError(
                 "a public proxy without users is not opened",
                 "whoever reaches the server could use it to enter this network",
-                "let the server's own programs use it: --remote 127.0.0.1:1080",
+                "add --auth USER:PASSWORD, or let only the server's own programs use "
+                "it: --remote 127.0.0.1:1080",
             )
 
     @classmethod
     def parse(cls, text: str) -> InwardEntry:
-        """Read ``REMOTE=socks[,network=NET…]``.
+        """Read ``REMOTE=socks[,auth=USER:PASSWORD…][,network=NET…]``.
 
         Raises:
             UsageError: it is none.
         """
-        body, options = split_options(text, ("network",))
+        body, options = split_options(text, ("auth", "network"))
         remote = body.rpartition("=")[0]
         where = parse_remote(remote) if remote else Address("", 0)
-        return cls(where, Networks.parse(options["network"]))
+        networks = Networks.parse(options["network"])
+        return cls(where, networks, parse_users(options["auth"]))
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
         del nursery
-        return await client.publish_inward(self.remote, self.networks)
+        return await client.publish_inward(self.remote, self.networks, self.users)
 
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
@@ -118,6 +125,7 @@ def tcp_entry(
     proxy: str | None,
     *,
     socks: bool,
+    auth: list[str],
     networks: list[str],
 ) -> TcpEntry | InwardEntry:
     """Make the entry of ``tunnel tcp``.
@@ -132,14 +140,34 @@ def tcp_entry(
                 "its visitors name theirs, and are not announced to them",
                 "tunnel tcp --socks --remote 127.0.0.1:1080",
             )
-        return InwardEntry(parse_remote(remote), Networks.parse(networks))
-    if target is None or networks:
+        where, users = parse_remote(remote), parse_users(auth)
+        return InwardEntry(where, Networks.parse(networks), users)
+    if target is None or networks or auth:
         raise UsageError(
-            "there is no TARGET" if target is None else "--network is for --socks",
+            "there is no TARGET"
+            if target is None
+            else "--auth and --network are for --socks",
             "what is to be published is [HOST:]PORT or unix:/path",
             "tunnel tcp 8000",
         )
     return TcpEntry.of(target, remote, parse_proxy_version([proxy] if proxy else []))
+
+
+def parse_users(pairs: list[str]) -> ProxyUsers | None:
+    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``.
+
+    Raises:
+        UsageError: one is none. The text does not repeat it.
+    """
+    if not pairs and (file := os.environ.get("TUNNEL_AUTH_FILE")):
+        pairs = read_private(Path(file)).split()
+    users = {}
+    for pair in pairs:
+        name, _, password = pair.partition(":")
+        if not (name and password):
+            raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
+        users[name] = password
+    return ProxyUsers(users) if users else None
 
 
 def exit_name(text: str) -> str:
