@@ -11,7 +11,7 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import mappings, server
+from tunnel.center import kinds, mappings, server
 from tunnel.link import link, relay, session, transport
 from tunnel.proto import codec, growth, handshake, lanes, mux, replay, window
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
@@ -76,6 +76,7 @@ SERVER_LIMITS: Final = {
     "one more failure after": gate.FAILURE_REFILL_S,
     "answer to a wrong proof after": server.FAILURE_DELAY_S,
     "sessions of one user": server.MAX_SESSIONS_PER_USER,
+    "ports of an entry": kinds.MAX_RANGE,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,
 }

@@ -44,6 +44,7 @@ from tunnel.proto.frames import (
     Target,
     TcpTarget,
     Terms,
+    UnixPath,
 )
 from tunnel.proto.handshake import (
     ClientHandshake,
@@ -172,6 +173,8 @@ def target(said: dict[str, Json]) -> Target:
         return TcpTarget(Address(*said["tcp"]))
     if "name" in said:
         return NameTarget(**said)
+    if "path" in said:
+        return UnixPath(said["path"])
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))
 
 

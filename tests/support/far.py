@@ -32,6 +32,9 @@ class Far:
         self._check()
         await self._near.send_all(data)
 
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
     async def send_eof(self) -> None:
         self._check()
         await self._near.send_eof()

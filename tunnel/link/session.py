@@ -225,8 +225,15 @@ class Session:
         """Virtual TCP connections that are alive."""
         return len(self._streams)
 
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+    def open_now(
+        self,
+        target: Target,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
+    ) -> VirtualStream:
         """Begin to open; the stream can be used at once and breaks if it is refused.
+
+        ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
 
         Raises:
             LocalStreamError: a limit, a drain, the session's end, or a host that
@@ -238,7 +245,7 @@ class Session:
             waiting = sum(other == target for other in self._parked.values())
             if waiting >= MAX_PARKED:
                 raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
-        conn = self.core.open(target, trio.current_time(), visitor)
+        conn = self.core.open(target, trio.current_time(), visitor, exit_name)
         if self.lost_at is not None:
             self._parked[conn] = target
             self._link_changed.unpark_all()  # its deadline may be the next
@@ -252,6 +259,7 @@ class Session:
         target: Target,
         visitor: Address | None = None,
         deadline_s: float = OPEN_DEADLINE_S,
+        exit_name: str | None = None,
     ) -> VirtualStream:
         """Open, and wait until the far end has really connected.
 
@@ -260,7 +268,7 @@ class Session:
         Raises:
             StreamError: refused; ``code`` says why. ``TIMEOUT`` after ``deadline_s``.
         """
-        stream = self.open_now(target, visitor)
+        stream = self.open_now(target, visitor, exit_name)
         try:
             with trio.fail_after(deadline_s):
                 await stream.wait_open()

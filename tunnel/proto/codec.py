@@ -46,6 +46,7 @@ from tunnel.proto.frames import (
     ProtWindow,
     SockMap,
     TcpTarget,
+    UnixPath,
 )
 
 if TYPE_CHECKING:
@@ -268,6 +269,8 @@ def _create_payload(frame: ProtCreate) -> bytes:
         return bytes((target.type,)) + target.body
     if isinstance(target, TcpTarget):
         body = bytes((CreateType.TCP,)) + encode_address(target.address)
+    elif isinstance(target, UnixPath):
+        body = bytes((CreateType.UNIX,)) + encode_text(target.path)
     else:
         body = bytes((CreateType.NAME,)) + encode_text(target.name)
         body += target.index.to_bytes(2, "big")
@@ -390,6 +393,8 @@ def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
         target = TcpTarget(reader.address())
     elif kind == CreateType.NAME:
         target = NameTarget(reader.text(), reader.number(2))
+    elif kind == CreateType.UNIX:
+        target = UnixPath(reader.text())
     else:
         return ProtCreate(sock_map, OtherTarget(kind, payload[1:]))
     tlvs = reader.tlvs(reader.left())

@@ -88,6 +88,58 @@ class Address:
         )
 
 
+UNIX_PREFIX: Final = "unix:"
+MAX_PATH_BYTES: Final = 107
+"""What Linux has room for in a socket's address, without the NUL behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixPath:
+    """A unix socket on the machine where it is used; absolute, at most 107 bytes."""
+
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> UnixPath:
+        """Read ``unix:/path``.
+
+        Raises:
+            UsageError: no socket can have that path.
+        """
+        path = text.removeprefix(UNIX_PREFIX)
+        if not (text.startswith(UNIX_PREFIX) and cls.is_usable(path)):
+            raise UsageError(
+                f"{text!r} is not the address of a unix socket",
+                f"it is unix:/path: absolute, and at most {MAX_PATH_BYTES} bytes",
+                "for example unix:/run/app.sock",
+            )
+        return cls(path)
+
+    @staticmethod
+    def is_usable(path: str) -> bool:
+        """Say whether a socket can have that path."""
+        size = len(path.encode(errors="replace"))
+        return path.startswith("/") and "\0" not in path and size <= MAX_PATH_BYTES
+
+    def __str__(self) -> str:
+        return UNIX_PREFIX + self.path
+
+
+End = Address | UnixPath
+"""Where a program of one machine listens or is reached."""
+
+
+def parse_end(text: str, host: str = "") -> End:
+    """Read ``unix:/path``, or an address as ``Address.parse`` does.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text.startswith(UNIX_PREFIX):
+        return UnixPath.parse(text)
+    return Address.parse(text, host)
+
+
 class CreateType(IntEnum):
     """First byte of a CREATE: what is to be opened."""
 
@@ -130,7 +182,7 @@ class OtherTarget:
         return f"type {self.type}"
 
 
-Target = TcpTarget | NameTarget | OtherTarget
+Target = TcpTarget | NameTarget | UnixPath | OtherTarget
 
 
 @dataclass(slots=True)
@@ -191,6 +243,7 @@ class MappingType(IntEnum):
     HTTPS = 3
     UDP = 4
     SOCKS = 5
+    EXIT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +251,8 @@ class MappingEntry:
     """One public name: who visits it is carried to ``NameTarget(name)`` at the client.
 
     Host ``""`` means the address that the server's links come in on, port 0 one of the
-    server's choice; ``count`` ports in a row belong to the entry.
+    server's choice; ``count`` ports in a row belong to the entry. Of an EXIT, host is
+    the name under which others may leave at this client (protocol.md#exits).
     """
 
     type: int

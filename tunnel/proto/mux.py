@@ -245,7 +245,11 @@ class MuxCore:
         return self._offered
 
     def open(
-        self, target: Target, now: float, visitor: Address | None = None
+        self,
+        target: Target,
+        now: float,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
     ) -> VirtualConn:
         """Queue a CREATE; DATA may follow at once within the initial window.
 
@@ -262,7 +266,7 @@ class MuxCore:
         ):
             raise LocalStreamError(Code.RESOURCE, "too many connections at once")
         sock_map = self._free_number()
-        frame = encode(ProtCreate(sock_map, target, visitor))
+        frame = encode(ProtCreate(sock_map, target, visitor, exit=exit_name))
         conn = self._new_conn(sock_map)
         conn.state = StreamState.OPENING
         self._ours_open += 1
