@@ -19,10 +19,13 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
+from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,
+    DatagramReceived,
     DataReceived,
     LinkClosing,
     MappingAnswered,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.errors import TunnelError
+    from tunnel.link.datagrams import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
         ProtMapping,
         Target,
         Terms,
+        UdpTarget,
     )
     from tunnel.proto.window import HeldPool
 
@@ -120,6 +125,9 @@ class Session:
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
+        self.inbox_room = DatagramRoom()
+        """What came for the readers of all UDP associations, and was not taken."""
+        self._deliveries: dict[VirtualConn, Deliver] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -170,6 +178,7 @@ class Session:
         if final or not self.resume_s:
             self.end(reason)
         if self.ended is None:
+            self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
             self._pinging.unpark_all()
@@ -247,6 +256,16 @@ class Session:
         self.wake()
         return stream
 
+    def associate_now(
+        self, target: UdpTarget, visitor: Address | None = None
+    ) -> DatagramStream:
+        """Begin to open a UDP association; it can be used at once, as ``open_now``."""
+        return DatagramStream(self, self.open_now(target, visitor))
+
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> None:
+        """See ``DatagramCarrier``."""
+        self._deliveries[conn] = deliver
+
     async def open(
         self,
         target: Target,
@@ -323,6 +342,7 @@ class Session:
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
         self._parked.pop(conn, None)
+        self._deliveries.pop(conn, None)
         if not self._streams:
             self._idle.unpark_all()
 
@@ -355,6 +375,7 @@ class Session:
         for conn, stream in streams.items():
             self.core.close(conn, code)
             stream.closed(code, str(error))
+        self._deliveries.clear()
         if not flush:
             self.core.end()
         self._answer.close()
@@ -375,6 +396,10 @@ class Session:
                 stream = streams.get(event.conn)
                 if stream is not None:
                     stream.deliver(event.payload)
+            elif type(event) is DatagramReceived:
+                deliver = self._deliveries.get(event.conn)
+                if deliver is not None:
+                    deliver(event.address, event.payload)
             else:
                 self._dispatch_rare(event)
 
@@ -401,7 +426,7 @@ class Session:
                 self._pinging.unpark_all()
             case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
                 self._dispatch_stream(event)
-            case DataReceived():  # pragma: no cover - dispatch has taken it
+            case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:

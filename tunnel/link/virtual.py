@@ -98,6 +98,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         return f"<VirtualStream {state} unread={self._unread} {self._conn!r}>"
 
     @property
+    def conn(self) -> VirtualConn:
+        """The core's record of it."""
+        return self._conn
+
+    @property
     def unread_bytes(self) -> int:
         """Bytes that were received and not taken."""
         return self._unread

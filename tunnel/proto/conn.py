@@ -9,6 +9,7 @@ from tunnel.proto.state import StreamState
 from tunnel.proto.window import RecvWindow, SendWindow
 
 if TYPE_CHECKING:
+    from tunnel.proto.datagrams import DatagramQueue
     from tunnel.proto.frames import SockMap
     from tunnel.proto.mux import MuxCore
 
@@ -21,6 +22,7 @@ class VirtualConn:
     """
 
     __slots__ = (
+        "datagrams",
         "held_bytes",
         "lane",
         "offered",
@@ -45,6 +47,8 @@ class VirtualConn:
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""
         self.held_bytes = 0
+        self.datagrams: DatagramQueue[bytes] | None = None
+        """What a UDP association has to send; None for a virtual TCP connection."""
 
     def evict(self) -> None:
         """Give it up to save memory (called by HeldPool)."""
