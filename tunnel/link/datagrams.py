@@ -6,36 +6,16 @@ datagrams take their own way, which loses rather than waits (protocol.md#datagra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
-from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
+from tunnel.proto.datagrams import DatagramQueue
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import Address
-    from tunnel.proto.mux import MuxCore
-
-Deliver = Callable[["Address", bytes], None]
-
-
-class DatagramCarrier(Protocol):
-    """What an association needs of its session."""
-
-    core: MuxCore
-    inbox_room: DatagramRoom
-
-    def wake(self) -> None:
-        """Tell the link that the core has output."""
-        ...
-
-    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> None:
-        """Call ``deliver`` with what comes for this association, until its end."""
-        ...
 
 
 class DatagramStream:
@@ -46,25 +26,21 @@ class DatagramStream:
     ``trio.ClosedResourceError`` leave it. Who has it closes it.
 
     Args:
-        carrier: the session.
         stream: opened for, or offered as, a ``UdpTarget``.
     """
 
-    def __init__(self, carrier: DatagramCarrier, stream: VirtualStream) -> None:
+    def __init__(self, stream: VirtualStream) -> None:
         self.stream = stream
         """To accept or refuse it, and to wait for the peer's answer."""
         self.sent = 0
         self.received = 0
-        self._core = carrier.core
+        self._carrier = stream.carrier
         self._conn = stream.conn
-        self._wake = carrier.wake
-        self._inbox: DatagramQueue[tuple[Address, bytes]] = DatagramQueue(
-            carrier.inbox_room
-        )
+        room = self._carrier.deliver_to(stream.conn, self._deliver)
+        self._inbox: DatagramQueue[tuple[Address, bytes]] = DatagramQueue(room)
         self._news = trio.lowlevel.ParkingLot()
         self._end: Code | None = None
         self._closed = False
-        carrier.deliver_to(stream.conn, self._deliver)
         stream.on_closed(self._ended)
 
     def __repr__(self) -> str:
@@ -86,8 +62,8 @@ class DatagramStream:
             LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
         """
         self.sent += 1
-        self._core.send_datagram(self._conn, address, payload)
-        self._wake()
+        self._carrier.core.send_datagram(self._conn, address, payload)
+        self._carrier.wake()
 
     async def receive(self) -> tuple[Address, bytes]:
         """Wait for a datagram; give whom it is from, as the far end sees it.

@@ -19,7 +19,6 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
-from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
 from tunnel.proto.datagrams import DatagramRoom
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.errors import TunnelError
-    from tunnel.link.datagrams import Deliver
+    from tunnel.link.virtual import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
         ProtMapping,
         Target,
         Terms,
-        UdpTarget,
     )
     from tunnel.proto.window import HeldPool
 
@@ -125,8 +123,7 @@ class Session:
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
-        self.inbox_room = DatagramRoom()
-        """What came for the readers of all UDP associations, and was not taken."""
+        self._inbox_room = DatagramRoom()
         self._deliveries: dict[VirtualConn, Deliver] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
@@ -256,15 +253,10 @@ class Session:
         self.wake()
         return stream
 
-    def associate_now(
-        self, target: UdpTarget, visitor: Address | None = None
-    ) -> DatagramStream:
-        """Begin to open a UDP association; it can be used at once, as ``open_now``."""
-        return DatagramStream(self, self.open_now(target, visitor))
-
-    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> None:
-        """See ``DatagramCarrier``."""
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
+        """See ``Carrier``."""
         self._deliveries[conn] = deliver
+        return self._inbox_room
 
     async def open(
         self,
