@@ -50,11 +50,7 @@ async def serve_bind(
         wait_s: how long the peer has to come.
     """
     try:
-        only = (
-            None
-            if _is_anybody(expected)
-            else await resolve(expected, allow=_dialled(allow, expected.port))
-        )
+        only = await _expected_host(expected, allow)
         where = host if only is None else _way_to(only)
         if not may_listen(where, 0):
             stream.reset(Code.NOT_ALLOWED, "this user may not listen here")
@@ -84,6 +80,17 @@ async def serve_bind(
         await reset_socket(local)
         return
     await relay(local, stream)
+
+
+async def _expected_host(expected: Address, allow: Allow) -> Address | None:
+    """Give who may come, None for anybody; the port says only what rights are for."""
+    if _is_anybody(expected):
+        return None
+
+    def may_reach(ip: str, _port: int) -> bool:
+        return allow(ip, expected.port)
+
+    return await resolve(Address(expected.host, expected.port or 1), allow=may_reach)
 
 
 async def _expected_one(

@@ -175,7 +175,7 @@ class _Exit:
 
     async def _send(self, to: Address, payload: bytes) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
-        if not (0 < to.port and self._allow(to.host, to.port)):
+        if not (to.port > 0 and self._allow(to.host, to.port)):
             self.dropped += 1
             return
         self._peers.pop(to.host, None)
