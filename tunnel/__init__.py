@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from tunnel.access.security import parse_join as parse_join
     from tunnel.center.client import CenterClient as CenterClient
-    from tunnel.center.client import MappingListener as MappingListener
     from tunnel.center.client import connect as connect
+    from tunnel.center.publisher import MappingListener as MappingListener
     from tunnel.center.server import CenterServer as CenterServer
     from tunnel.center.server import ServerOptions as ServerOptions
     from tunnel.errors import Code as Code
@@ -33,7 +33,7 @@ _HOMES: Final = {
     "Code": "tunnel.errors",
     "FrameDecoder": "tunnel.proto.codec",
     "LinkError": "tunnel.errors",
-    "MappingListener": "tunnel.center.client",
+    "MappingListener": "tunnel.center.publisher",
     "MuxCore": "tunnel.proto.mux",
     "ServerOptions": "tunnel.center.server",
     "SessionError": "tunnel.errors",

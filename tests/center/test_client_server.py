@@ -47,7 +47,13 @@ from tunnel.errors import (
     TlsError,
     TunnelError,
 )
-from tunnel.proto.frames import Address, MappingType, NameTarget, TcpTarget
+from tunnel.proto.frames import (
+    Address,
+    MappingEntry,
+    MappingType,
+    NameTarget,
+    TcpTarget,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -225,7 +231,7 @@ async def test_a_cancelled_listen_leaves_nothing_behind(free_ports: range) -> No
         with trio.CancelScope() as scope:
             scope.cancel()
             await session.listen()
-        assert session._mappings == {}
+        assert len(session.publisher) == 0
         async with await session.listen():
             pass
 
@@ -308,7 +314,8 @@ async def test_a_wanting_client_that_leaves_meanwhile_keeps_no_port(
         await where.until(lambda: not where.server.members)
         await where.until(lambda: len(where.server.mappings) == 0)
         client, notices = where.client()
-        await client.publish(port_of(free_ports), echo)
+        wanted = MappingEntry(MappingType.TCP, "", "", port_of(free_ports).port)
+        await client.publish(wanted, echo)
         async with running(client):
             assert notices.of(MappingReady)
         await silent.aclose()

@@ -9,7 +9,9 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
+from tunnel.center import kinds
 from tunnel.center import mappings as mappings_module
+from tunnel.center.kinds import Key, Opening, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front import listen
@@ -25,7 +27,7 @@ from tunnel.proto.frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container, Iterator
 
     from tunnel.link.virtual import VirtualStream
 
@@ -65,6 +67,10 @@ def entry(name: str = "web", port: int = 0, host: str = "") -> MappingEntry:
     return MappingEntry(MappingType.TCP, name, host, port)
 
 
+def table_of(ports: range) -> MappingTable:
+    return MappingTable({MappingType.TCP: TcpPorts(LOOPBACK, ports)})
+
+
 async def add(
     table: MappingTable, client: Client, *entries: MappingEntry
 ) -> list[MappingAnswer]:
@@ -102,7 +108,7 @@ async def visit(address: Address) -> None:
 
 async def test_a_mapping_opens_its_port_and_names_its_visitors(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         (answer,) = await add(table, client, entry(port=ports[1]))
         assert answer == MappingAnswer(Code.NORMAL, LOOPBACK, ports[1])
         await visit(Address(LOOPBACK, ports[1]))
@@ -114,7 +120,7 @@ async def test_a_mapping_opens_its_port_and_names_its_visitors(ports: range) -> 
 
 async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         with socket.create_server((LOOPBACK, ports[0])):  # somebody else's
             answers = await add(table, client, *[entry(f"n{i}") for i in range(3)])
         assert [answer.port for answer in answers] == [ports[1], ports[2], 0]
@@ -125,7 +131,7 @@ async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
 
 async def test_each_entry_is_answered_for_itself(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         with socket.create_server((LOOPBACK, ports[0])):
             answers = await add(
                 table,
@@ -147,7 +153,7 @@ async def test_each_entry_is_answered_for_itself(ports: range) -> None:
 async def test_without_a_right_nothing_is_opened(ports: range) -> None:
     async with clients() as nursery:
         guest = Client(nursery, "guest", owner=False)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         (answer,) = await add(table, guest, entry())
         assert answer.code is Code.NOT_ALLOWED
         assert len(table) == 0
@@ -155,7 +161,7 @@ async def test_without_a_right_nothing_is_opened(ports: range) -> None:
 
 async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         await add(table, client, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry(), entry("unknown")])
         answers = await table.apply(client, remove)
@@ -166,7 +172,7 @@ async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> No
 async def test_nobody_removes_what_is_not_its_own(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry()])
         (answer,) = await table.apply(other, remove)
@@ -179,7 +185,7 @@ async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
 ) -> None:
     async with clients() as nursery:
         client, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, other, entry("theirs", ports[2]))
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
         answers = await table.apply(
@@ -193,7 +199,7 @@ async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
 
 async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         for _ in range(3):
             (answer,) = await add(table, client, entry(port=ports[0]))
             assert answer.code is Code.NORMAL
@@ -204,7 +210,7 @@ async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
 async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         (answer,) = await add(table, other, entry(port=ports[0]))
         assert answer.code is Code.TAKEN
@@ -215,7 +221,7 @@ async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:
 async def test_a_silent_owner_loses_all_its_ports_to_one_question(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery)
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         both = entry("a", ports[0]), entry("b", ports[1])
         await add(table, owner, *both)
         owner.alive = False
@@ -231,7 +237,7 @@ async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:
     async with clients() as nursery:
         owner, other = Client(nursery), Client(nursery, "other")
         owner.alive = False
-        table = MappingTable(LOOPBACK, ports)
+        table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         (answer,) = await add(table, other, entry(port=ports[0]))
         assert answer.code is Code.TAKEN
@@ -240,7 +246,7 @@ async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:
 
 async def test_a_client_that_left_while_it_waited_gets_no_port(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         client.gone = True
         (answer,) = await add(table, client, entry(port=ports[0]))
         assert answer.code is Code.NO_MAPPING
@@ -250,7 +256,7 @@ async def test_a_client_that_left_while_it_waited_gets_no_port(ports: range) -> 
 
 async def test_a_dropped_clients_ports_are_free_at_once(ports: range) -> None:
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
         table.drop(client)
         assert len(table) == 0
@@ -268,10 +274,83 @@ async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
         tried.append(port)
         return await real(host, port)
 
-    monkeypatch.setattr(mappings_module, "open_listener", counting)
+    monkeypatch.setattr(kinds, "open_listener", counting)
     async with clients() as nursery:
-        client, table = Client(nursery), MappingTable(LOOPBACK, ports)
+        client, table = Client(nursery), table_of(ports)
         (answer,) = await add(table, client, entry(host="192.0.2.1"))
         assert answer.code is not Code.NORMAL
         assert "192.0.2.1" in answer.reason
         assert len(tried) == 1
+
+
+class Names:
+    """A kind that opens nothing: names, and so many of them as the entry counts."""
+
+    max_count = 3
+    none_left = "none"
+
+    def __init__(self) -> None:
+        self.open_now: set[Key] = set()
+
+    def host(self, entry: MappingEntry) -> str:
+        return f"{entry.host}.example"
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        first = entry.port
+        yield tuple(
+            Key(MappingType.HTTP, self.host(entry), first + place)
+            for place in range(entry.count)
+        )
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        await trio.lowlevel.checkpoint()
+        assert self.open_now.isdisjoint(keys)
+        return OpenNames(self.open_now, keys)
+
+
+class OpenNames:
+    def __init__(self, open_now: set[Key], keys: tuple[Key, ...]) -> None:
+        self.public = Address(keys[0].host, 80)
+        self._open_now, self._keys = open_now, keys
+        self._closed = trio.Event()
+        open_now.update(keys)
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        await self._closed.wait()
+
+    def close(self) -> None:
+        self._open_now.difference_update(self._keys)
+        self._closed.set()
+
+
+async def test_the_rules_are_the_same_for_names_and_for_many_keys_at_once() -> None:
+    kind = Names()
+    table = MappingTable({MappingType.HTTP: kind})
+
+    def shop(first: int, count: int, name: str = "shop") -> MappingEntry:
+        return MappingEntry(MappingType.HTTP, name, "shop", first, count)
+
+    async with clients() as nursery:
+        owner, other = Client(nursery), Client(nursery)
+        for _ in range(2):
+            (answer,) = await add(table, owner, shop(1, 3))
+            assert answer == MappingAnswer(Code.NORMAL, "shop.example", 80)
+        assert len(table) == 1
+        answers = await add(table, other, shop(3, 2), shop(4, 4), entry())
+        assert [answer.code for answer in answers] == [
+            Code.TAKEN,
+            Code.UNSUPPORTED,
+            Code.UNSUPPORTED,
+        ]
+        (answer,) = await add(table, owner, shop(3, 2, "other"))  # overlaps its own
+        assert answer.code is Code.NORMAL
+        assert {key.port for key in kind.open_now} == {3, 4}
+        owner.waiting = True
+        (answer,) = await add(table, other, shop(4, 1))
+        assert answer.code is Code.NORMAL
+        assert {key.port for key in kind.open_now} == {4}
+        table.drop(other)
+        assert not kind.open_now
+        assert len(table) == 0

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from support.logs import text
+from support.virtuals import Far
 
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front import listen
@@ -18,34 +19,6 @@ from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._near.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._near.aclose()
-
-    bound = None
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ import trio.testing
 from python_socks import ProxyError
 from python_socks.async_.trio import Proxy
 from support.logs import lines, text
+from support.virtuals import Far
 
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.front.listen import open_listener
@@ -22,34 +23,6 @@ if TYPE_CHECKING:
 
 REQUEST = b"\x05\x01\x00" + b"\x05\x01\x00\x03\x01a\x00\x50"
 SUCCESS = b"\x05\x00" + b"\x05\x00\x00\x01" + bytes(6)
-
-
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._near.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._near.aclose()
-
-    bound = None
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
 
 
 async def read(stream: trio.abc.ReceiveStream, size: int) -> bytes:

@@ -40,11 +40,11 @@ from tunnel.link.transport import PlainTransport, dial
 from tunnel.proto.frames import Address, NameTarget, Terms
 from tunnel.proto.handshake import (
     DEFAULT_REPLAY_LIMIT,
-    PLAIN_BINDING,
     ClientHandshake,
     ResumeState,
 )
 from tunnel.proto.mux import OPEN_DEADLINE_S
+from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -50,11 +50,14 @@ from tunnel.proto.frames import (
     UdpTarget,
 )
 from tunnel.proto.handshake import (
-    PLAIN_BINDING,
     ClientHandshake,
     HandshakeResult,
     ResumeState,
     ServerHandshake,
+)
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
     client_proof,
     resume_proof,
     resume_secret,
@@ -63,7 +66,6 @@ from tunnel.proto.handshake import (
     transcript,
     verifier_of,
 )
-from tunnel.proto.mux import MuxCore
 from tunnel.proto.window import RecvWindow
 
 if TYPE_CHECKING:

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
+from support.virtuals import ScriptedVirtual
 
-from tunnel.errors import Code, RemoteStreamError
+from tunnel.errors import Code
 from tunnel.link.relay import relay
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-class ResetAfterOneByte:
+class ResetAtTheFirstChunk(ScriptedVirtual):
     """A virtual TCP connection that gives one byte, takes a chunk, and is reset."""
 
-    bound = None
-
-    def __init__(self) -> None:
-        self._given = False
-        self._taken = trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if not self._given:
-            self._given = True
-            return b"x"
-        await self._taken.wait()
-        raise trio.BrokenResourceError from RemoteStreamError(Code.RESET, "reset")
-
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._taken.set()
-        await trio.lowlevel.checkpoint()
-
-    async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def on_closed(self, call: Callable[[Code], None] | None) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        pass
+        if not self.sent:
+            self.say.send_nowait(Code.RESET)
+        await super().send_all(data)
 
 
 async def test_who_floods_is_not_read_at_full_speed_after_a_reset() -> None:
@@ -63,7 +35,9 @@ async def test_who_floods_is_not_read_at_full_speed_after_a_reset() -> None:
         address = listener.socket.getsockname()
         nursery.start_soon(trio.serve_listeners, flood, [listener])
         local = await trio.open_tcp_stream(*address)
-        result = await relay(local, ResetAfterOneByte())
+        virtual = ResetAtTheFirstChunk()
+        virtual.say.send_nowait(b"x")
+        result = await relay(local, virtual)
         nursery.cancel_scope.cancel()
     assert result.code is Code.RESET
     # A hundred reads in the second of grace, and what two kernels hold.

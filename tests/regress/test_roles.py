@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
-from support.center import center
+from support.center import LOOPBACK, center
 
+from tunnel.access.security import JoinLine, make_token
 from tunnel.center.client import CenterClient
+from tunnel.center.notices import LinkDown, MappingRefused
 from tunnel.errors import Code, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.link.transport import PlainTransport
-from tunnel.proto.frames import Terms
+from tunnel.proto.frames import Address, Terms
 
 if TYPE_CHECKING:
     from tunnel.center.notices import Notice
@@ -69,3 +71,31 @@ async def test_a_link_that_is_closed_before_it_runs_says_its_goodbye() -> None:
     said = await wire.receive_some()
     assert said[3] == 0x09
     assert int.from_bytes(said[8:10], "big") == Code.TAKEN_OVER
+
+
+async def test_a_client_that_is_stopped_before_its_first_link_starts_in_peace() -> None:
+    nowhere = JoinLine("default", make_token(), LOOPBACK, 1, None, True)
+    stopped = CenterClient(nowhere)
+    stopped.stop()
+    retrying = CenterClient(nowhere, tell=lambda notice: _stop(retrying, notice))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stopped.run)
+            await nursery.start(retrying.run)
+
+
+def _stop(client: CenterClient, notice: Notice) -> None:
+    assert isinstance(notice, LinkDown)
+    client.stop()
+
+
+async def test_a_server_without_ports_of_its_choice_says_so() -> None:
+    async with center(ports=range(0)) as where:
+        client, notices = where.client()
+        await client.publish_target(Address("", 0), where.address)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            refused = await notices.next(MappingRefused)
+            client.stop()
+        assert refused.answer.code is Code.TAKEN
+        assert "port" in refused.answer.reason

@@ -16,7 +16,11 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial
 from tunnel.proto.frames import Address, Terms
-from tunnel.proto.handshake import PLAIN_BINDING, ClientHandshake, verifier_of
+from tunnel.proto.handshake import ClientHandshake
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
+    verifier_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tunnel.proto.handshake import Verifier
+    from tunnel.proto.proofs import Verifier
 
 OWNER: Final = "default"
 """The user who is made with the server and may do everything."""

@@ -11,8 +11,8 @@ import logging
 import math
 import random
 import secrets
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -21,15 +21,14 @@ import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import serve_exit
+from tunnel.center.exit import exit_to
 from tunnel.center.notices import (
     LinkDown,
     LinkResumed,
     LinkUp,
-    MappingReady,
-    MappingRefused,
     SessionLost,
 )
+from tunnel.center.publisher import Publisher
 from tunnel.errors import (
     Code,
     LinkError,
@@ -48,7 +47,6 @@ from tunnel.log import say
 from tunnel.proto.frames import (
     Address,
     MappingEntry,
-    MappingOp,
     MappingType,
     NameTarget,
     TcpTarget,
@@ -56,20 +54,20 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
-    PLAIN_BINDING,
     ClientHandshake,
     ResumeState,
 )
-from tunnel.proto.mux import MAX_MAPPING_ENTRIES
+from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tunnel.access.security import JoinLine
     from tunnel.center.notices import Notice
+    from tunnel.center.publisher import MappingListener, Serve
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import MappingAnswer, Target
+    from tunnel.proto.frames import Target
     from tunnel.proto.handshake import HandshakeResult
 
 HANDSHAKE_S: Final = 10.0
@@ -85,16 +83,6 @@ logger = logging.getLogger("tunnel.client")
 
 def _ignore(notice: Notice) -> None:
     """Stand in for a user who does not listen."""
-
-
-@dataclass(slots=True)
-class _Mapping:
-    """A public name of ours: what to ask for, and who serves its visitors."""
-
-    entry: MappingEntry
-    serve: Callable[[VirtualStream], Awaitable[None]]
-    public: Address | None = None
-    refusal: MappingAnswer | None = None
 
 
 class CenterClient:
@@ -125,11 +113,9 @@ class CenterClient:
         self._tell = tell
         self._give_up_s = give_up_s
         self._resume_s = resume_s
-        self._mappings: dict[str, _Mapping] = {}
-        self._names = 0
+        self.publisher = Publisher(join.host, tell)
         self._session: Session | None = None
         self._link: Link | None = None
-        self._nursery: trio.Nursery | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._stopping = trio.Event()
         self._over = trio.Event()
@@ -158,7 +144,7 @@ class CenterClient:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Keep a link up until ``stop``; started when the first link is up.
+        """Keep a link up until ``stop``; started with the first link, or without any.
 
         Raises:
             TunnelError: before the first link was up: wrong token, pin or version; at
@@ -167,17 +153,19 @@ class CenterClient:
         failure: TunnelError | None = None
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
                 with self._attempts:
                     failure = await self._keep_up(nursery, task_status)
-                self._nursery = None
+                self.publisher.detach()
                 if self._session is not None:
                     end = failure or LocalSessionError(Code.NORMAL, "stopped")
                     self._session.end(end)
         finally:
+            self.publisher.detach()  # once more: we may have been cancelled
             self._over.set()
         if failure is not None:
             raise failure
+        if not self._was_up:
+            task_status.started()
 
     async def _keep_up(
         self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
@@ -252,7 +240,12 @@ class CenterClient:
                 session = await self._new_session(nursery, result)
             nursery.start_soon(
                 partial(
-                    self._greet, session, transport, task_status, resumed=result.resumed
+                    self._greet,
+                    session,
+                    transport,
+                    nursery,
+                    task_status,
+                    resumed=result.resumed,
                 )
             )
         except trio.TooSlowError:
@@ -295,6 +288,8 @@ class CenterClient:
         self._session_id, self._secret = result.session_id, result.resume_secret
         await nursery.start(session.run)
         self._session = session
+        if self._was_up:  # at first there is nobody who waits for an answer
+            self.publisher.attach(session, nursery)
         return session
 
     def _resume(
@@ -324,8 +319,7 @@ class CenterClient:
         session.end(reason)
         self._traffic = self.traffic
         self._session = None
-        for mapping in self._mappings.values():
-            mapping.public = None
+        self.publisher.detach()
         say(logger, logging.WARNING, "session.lost", reason=str(reason),
             connections=connections)  # fmt: skip
         self._tell(SessionLost(reason, connections))
@@ -385,14 +379,12 @@ class CenterClient:
         self,
         session: Session,
         transport: Transport,
+        nursery: trio.Nursery,
         task_status: trio.TaskStatus[None],
         *,
         resumed: bool,
     ) -> None:
-        """Use a new link first for the round trip and the mappings.
-
-        After a resume they are asked for again: another client may have taken one.
-        """
+        """Use a new link first for the round trip and the mappings."""
         rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
@@ -401,9 +393,9 @@ class CenterClient:
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
             pinned = transport.encrypted and self._join.pin is not None
             self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
-        if self._mappings:
-            op = MappingOp.ADD if resumed else MappingOp.REPLACE
-            await self._register(session, op, list(self._mappings))
+        if session.ended is None:
+            self.publisher.attach(session, nursery)
+        await self.publisher.register(resumed=resumed)
         if not self._was_up:
             self._was_up = True
             task_status.started()
@@ -433,111 +425,46 @@ class CenterClient:
 
     # Mappings ------------------------------------------------------------------------
 
-    async def publish(
-        self,
-        remote: Address,
-        serve: Callable[[VirtualStream], Awaitable[None]],
-    ) -> str:
-        """Ask for a public TCP address, now and on every later link.
-
-        Args:
-            remote: host ``""`` for the address that the server's links come in on; port
-                0 for one of the server's choice, which is asked for again later.
-            serve: called for each visitor, in a task of its own; it accepts or resets
-                the stream and serves it to its end.
-
-        Returns:
-            The mapping's name, for ``withdraw`` and in the notices about it.
-        """
-        self._names += 1
-        name = f"tcp-{self._names}"
-        entry = MappingEntry(MappingType.TCP, name, remote.host, remote.port)
-        self._mappings[name] = _Mapping(entry, serve)
-        if self._session is not None and self._was_up:
-            try:
-                await self._register(self._session, MappingOp.ADD, [name])
-            except BaseException:
-                self._give_back(name)
-                raise
-        return name
+    async def publish(self, wanted: MappingEntry, serve: Serve) -> str:
+        """See ``Publisher.publish``."""
+        return await self.publisher.publish(wanted, serve)
 
     async def publish_target(self, remote: Address, target: Address) -> str:
         """Publish a TCP service that is reached from here; see ``publish``."""
-        return await self.publish(
-            remote, partial(serve_exit, target=target, allow=_anywhere)
-        )
+        wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
+        return await self.publish(wanted, exit_to(TcpTarget(target)))
 
     def public(self, name: str) -> Address | None:
-        """Give where a mapping is open, None while it is not."""
-        mapping = self._mappings.get(name)
-        return mapping.public if mapping else None
+        """See ``Publisher.public``."""
+        return self.publisher.public(name)
 
     async def withdraw(self, name: str) -> None:
-        """Give a public address up, and wait until it is; cancelled, it still is."""
-        await self._give_back(name).wait()
+        """See ``Publisher.withdraw``."""
+        await self.publisher.withdraw(name)
 
-    def _give_back(self, name: str) -> trio.Event:
-        """Begin to give a public address up; the event says when it is."""
-        done = trio.Event()
-        mapping = self._mappings.pop(name, None)
-        if mapping is None or self._session is None or self._nursery is None:
-            done.set()
-        else:
-            self._nursery.start_soon(self._remove, self._session, mapping.entry, done)
-        return done
+    async def listen(self, remote: int | str = 0) -> MappingListener:
+        """Open a public TCP address; its visitors come out of the listener.
 
-    async def _remove(
-        self, session: Session, entry: MappingEntry, done: trio.Event
-    ) -> None:
-        try:
-            await session.ask_mapping(MappingOp.REMOVE, [entry])
-        except TunnelError as error:
-            say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
-        finally:
-            done.set()
+        Args:
+            remote: port, or ``"HOST:PORT"``, at the server; 0 for any port.
 
-    async def _register(
-        self, session: Session, op: MappingOp, names: list[str]
-    ) -> None:
-        while names:
-            some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
-            mappings = [self._mappings[name] for name in some]
-            try:
-                answers = await session.ask_mapping(op, [m.entry for m in mappings])
-            except TunnelError as error:
-                say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
-                return
-            op = MappingOp.ADD
-            for name, mapping, answer in zip(some, mappings, answers, strict=False):
-                self._take_answer(name, mapping, answer)
-
-    def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
-        entry = mapping.entry
-        if answer.code is Code.NORMAL:
-            mapping.refusal = None
-            public = Address(answer.host or self._join.host, answer.port)
-            known, mapping.public = mapping.public, public
-            # Whatever was given once is asked for again: the address is known by now.
-            mapping.entry = replace(entry, port=answer.port)
-            if known != public:
-                say(logger, logging.INFO, "mapping.ready", name=name,
-                    public=str(public))  # fmt: skip
-                self._tell(MappingReady(name, public))
-        else:
-            mapping.public, mapping.refusal = None, answer
-            say(logger, logging.WARNING, "mapping.refused", name=name,
-                code=answer.code.name, reason=answer.reason)  # fmt: skip
-            self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
+        Raises:
+            LocalSessionError: the server refused; ``code`` says why.
+        """
+        where = (
+            Address("", remote) if isinstance(remote, int) else Address.parse(remote)
+        )
+        return await self.publisher.listen(
+            MappingEntry(MappingType.TCP, "", where.host, where.port)
+        )
 
     async def _serve_offer(self, stream: VirtualStream) -> None:
         """Serve a visitor. Only names that we registered: nobody may reach around."""
-        target = stream.create.target if stream.create else None
-        if not isinstance(target, NameTarget):
-            stream.reset(Code.NOT_ALLOWED)
-        elif (mapping := self._mappings.get(target.name)) is None:
-            stream.reset(Code.NO_MAPPING)
-        else:
-            await mapping.serve(stream)
+        match stream.create.target if stream.create else None:
+            case NameTarget() as target:
+                await self.publisher.serve(stream, target)
+            case _:
+                stream.reset(Code.NOT_ALLOWED)
 
     # Opening -------------------------------------------------------------------------
 
@@ -579,32 +506,6 @@ class CenterClient:
         """Say whether what is opened now can come to be, with or without a link."""
         return self._session is not None and self._session.ended is None
 
-    async def listen(self, remote: int | str = 0) -> MappingListener:
-        """Open a public TCP address; its visitors come out of the listener.
-
-        Args:
-            remote: port, or ``"HOST:PORT"``, at the server; 0 for any port.
-
-        Raises:
-            LocalSessionError: the server refused; ``code`` says why.
-        """
-        wanted = (
-            Address("", remote) if isinstance(remote, int) else Address.parse(remote)
-        )
-        listener = MappingListener(self)
-        name = await self.publish(wanted, listener.take)
-        mapping = self._mappings[name]
-        if mapping.public is None:
-            self._give_back(name)
-            refusal = mapping.refusal
-            raise LocalSessionError(
-                refusal.code if refusal else Code.LINK_LOST,
-                f"the server gave no public address for {wanted}",
-                refusal.reason if refusal else "there is no link at the moment",
-            )
-        listener.name, listener.public = name, mapping.public
-        return listener
-
 
 @asynccontextmanager
 async def connect(
@@ -642,49 +543,6 @@ async def connect(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
-
-
-class MappingListener(trio.abc.Listener["VirtualStream"]):
-    """A public address at the server as a trio listener: each visitor is a stream.
-
-    Works with ``trio.serve_listeners``. A visitor is accepted when ``accept`` returns
-    it; up to 64 wait, more are refused. ``aclose`` gives the address up.
-    """
-
-    def __init__(self, client: CenterClient) -> None:
-        self.name = ""
-        self.public = Address("", 0)
-        self._client = client
-        self._put, self._waiting = trio.open_memory_channel["VirtualStream"](64)
-
-    async def take(self, stream: VirtualStream) -> None:
-        """Queue a visitor, and stay until whoever accepted it has closed it."""
-        try:
-            self._put.send_nowait(stream)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            stream.reset(Code.RESOURCE, "the listener's backlog is full")
-            return
-        await stream.wait_closed()
-
-    async def accept(self) -> VirtualStream:
-        """Wait for a visitor; who calls this owns the stream."""
-        stream = await self._waiting.receive()
-        stream.accept()
-        return stream
-
-    async def aclose(self) -> None:
-        """Give the public address up, and refuse who waits."""
-        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            while True:
-                waiting = self._waiting.receive_nowait()
-                waiting.reset(Code.NO_MAPPING, "the listener was closed")
-        self._waiting.close()
-        await self._client.withdraw(self.name)
-
-
-def _anywhere(_ip: str, _port: int) -> bool:
-    """A target that this side's own user named may be anywhere."""
-    return True
 
 
 def _digest(certificate: bytes) -> bytes:

@@ -1,12 +1,14 @@
 """The far end of a virtual TCP connection: connect its target and join the two.
 
 Both roles have this end: the center-client for reverse tunnels, the center-server for
-what leaves through it.
+what leaves through it. Each form of target has a function of its own here.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,19 +17,43 @@ from tunnel.access.target import connect
 from tunnel.errors import Code, StreamError
 from tunnel.link.relay import relay
 from tunnel.log import say
-from tunnel.proto.frames import Address
+from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import Target
+
+Allow = Callable[[str, int], bool]
+"""Say whether an IP address and port may be connected to."""
 
 logger = logging.getLogger("tunnel.exit")
 
 
 async def serve_exit(
-    stream: VirtualStream, target: Address, allow: Callable[[str, int], bool]
+    stream: VirtualStream, target: Target | None, allow: Allow
 ) -> None:
+    """Serve an offer to its end, as the form of ``target`` wants it."""
+    match target:
+        case TcpTarget(address):
+            await _serve_tcp(stream, address, allow)
+        case _:
+            stream.reset(Code.UNSUPPORTED)
+
+
+def exit_to(target: Target) -> Serve:
+    """Serve visitors with a target that this side's own user named: it may be anywhere.
+
+    For ``Publisher.publish``.
+    """
+    return partial(serve_exit, target=target, allow=_anywhere)
+
+
+def _anywhere(_ip: str, _port: int) -> bool:
+    return True
+
+
+async def _serve_tcp(stream: VirtualStream, target: Address, allow: Allow) -> None:
     """Connect ``target``, tell the opener what came of it, and relay to the end.
 
     Nothing is accepted before the real connect; ``allow`` is asked about the very

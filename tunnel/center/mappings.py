@@ -1,43 +1,32 @@
-"""Whose public port is whose (protocol.md#whose-port).
+"""Whose public port or name is whose (protocol.md#whose-port).
 
-A mapping belongs to an owner: a user's client. Opens and closes the listeners, and
-decides what happens when two want the same port; carries no byte.
+A mapping belongs to an owner: a user's client. Decides what happens when two want the
+same; how it is opened and served is its kind's business. Carries no byte.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnel.errors import AddressError, Code
-from tunnel.front.listen import open_listener
-from tunnel.front.ports import serve_port
 from tunnel.log import say
-from tunnel.proto.frames import (
-    Address,
-    MappingAnswer,
-    MappingEntry,
-    MappingOp,
-    MappingType,
-    NameTarget,
-)
+from tunnel.proto.frames import MappingAnswer, MappingOp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
     import trio
 
     from tunnel.access.users import User
+    from tunnel.center.kinds import Key, Kind, Opening
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import ProtMapping, Target
+    from tunnel.proto.frames import Address, MappingEntry, ProtMapping, Target
 
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
-MAX_VISITORS: Final = 16_384
-"""At once on one mapping: what a session carries."""
 
 logger = logging.getLogger("tunnel.mappings")
 
@@ -73,29 +62,38 @@ class Member(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Claim:
-    """A public port in use, its owner, and its open sockets."""
+    """A public name in use: its owner, its keys, and what is open."""
 
     owner: Member
     entry: MappingEntry
-    public: Address
-    listeners: list[trio.SocketListener] = field(default_factory=list)
+    keys: tuple[Key, ...]
+    opening: Opening
+
+    def is_same(
+        self, member: Member, entry: MappingEntry, keys: tuple[Key, ...]
+    ) -> bool:
+        ours = self.entry.type, self.entry.name, self.keys
+        return self.owner is member and ours == (entry.type, entry.name, keys)
+
+    @property
+    def answer(self) -> MappingAnswer:
+        public = self.opening.public
+        return MappingAnswer(Code.NORMAL, public.host, public.port)
 
 
 class MappingTable:
-    """All public ports of a center-server.
+    """All public names of a center-server.
 
     Args:
-        host: where a mapping listens that names no host.
-        ports: from which a mapping gets one that names no port.
+        kinds: what is offered: how entries of a type are opened.
     """
 
-    def __init__(self, host: str, ports: range) -> None:
-        self._host = host
-        self._ports = ports
-        self._claims: dict[Address, _Claim] = {}
+    def __init__(self, kinds: Mapping[int, Kind]) -> None:
+        self._kinds = kinds
+        self._claims: dict[Key, _Claim] = {}
 
     def __len__(self) -> int:
-        return len(self._claims)
+        return len(self._all())
 
     async def apply(self, member: Member, mapping: ProtMapping) -> list[MappingAnswer]:
         """Do what a MAPPING asks for; an answer for each entry, in order."""
@@ -106,9 +104,13 @@ class MappingTable:
         return [await self._add(member, entry) for entry in mapping.entries]
 
     def drop(self, member: Member) -> None:
-        """Close all ports of a client. Visitors who are in are not touched."""
-        for claim in [c for c in self._claims.values() if c.owner is member]:
-            self._close(claim)
+        """Close all names of a client. Visitors who are in are not touched."""
+        for claim in self._all():
+            if claim.owner is member:
+                self._close(claim)
+
+    def _all(self) -> set[_Claim]:
+        return set(self._claims.values())
 
     def _remove(self, member: Member, entry: MappingEntry) -> MappingAnswer:
         for claim in self._claims.values():
@@ -118,25 +120,25 @@ class MappingTable:
         return MappingAnswer(Code.NO_MAPPING, reason=f"{entry.name} is not registered")
 
     def _close(self, claim: _Claim) -> None:
-        del self._claims[claim.public]
-        for listener in claim.listeners:
-            listener.socket.close()
+        for key in claim.keys:
+            del self._claims[key]
+        claim.opening.close()
 
     async def _add(self, member: Member, entry: MappingEntry) -> MappingAnswer:
-        if entry.type != MappingType.TCP or entry.count != 1:
+        kind = self._kinds.get(entry.type)
+        if kind is None or not 1 <= entry.count <= kind.max_count:
             return MappingAnswer(
                 Code.UNSUPPORTED, reason="this server offers single TCP ports"
             )
-        host = entry.host or self._host
-        if not member.user.may_publish(host, entry.port):
+        if not member.user.may_publish(kind.host(entry), entry.port):
             return MappingAnswer(
                 Code.NOT_ALLOWED,
                 reason=f"{member.user.name} may not publish port {entry.port}",
             )
-        answer = MappingAnswer(Code.TAKEN, reason=self._all_taken())
+        answer = MappingAnswer(Code.TAKEN, reason=kind.none_left)
         try:
-            for port in self._candidates(host, entry.port):
-                answer = await self._claim(member, entry, Address(host, port))
+            for keys in kind.candidates(entry, self._claims):
+                answer = await self._claim(member, entry, kind, keys)
                 if answer.code is not Code.TAKEN:
                     break
         except AddressError as error:
@@ -144,44 +146,43 @@ class MappingTable:
             answer = MappingAnswer(code, reason=error.what)
         return answer
 
-    def _candidates(self, host: str, port: int) -> Iterable[int]:
-        if port:
-            return (port,)
-        return [p for p in self._ports if Address(host, p) not in self._claims]
-
-    def _all_taken(self) -> str:
-        return f"every port from {self._ports[0]} to {self._ports[-1]} is taken"
-
     async def _claim(
-        self, member: Member, entry: MappingEntry, public: Address
+        self, member: Member, entry: MappingEntry, kind: Kind, keys: tuple[Key, ...]
     ) -> MappingAnswer:
-        claimed = self._claims.get(public)
-        if claimed is not None and claimed.owner is member:
-            if claimed.entry.name == entry.name:
-                return MappingAnswer(Code.NORMAL, public.host, public.port)
-            self._close(claimed)
-            claimed = None
-        if claimed is not None and not await self._yields(claimed, member):
-            return MappingAnswer(
-                Code.TAKEN, reason=f"port {public.port} belongs to another client"
-            )
+        had = self._claims.get(keys[0])
+        if had and had.is_same(member, entry, keys):
+            return had.answer
+        for key in keys:
+            if not await self._is_free(key, member):
+                return MappingAnswer(
+                    Code.TAKEN, reason=f"{key} belongs to another client"
+                )
         try:
-            listeners = await open_listener(public.host, public.port)
+            opening = await kind.open(keys)
         except AddressError as error:
             if not _is_in_use(error):
                 raise  # no other port will do either
             return MappingAnswer(Code.TAKEN, reason=error.what)
-        if member.gone:  # it left while we waited: nobody would give the port back
-            for listener in listeners:
-                listener.socket.close()
+        if member.gone:  # it left while we waited: nobody would give the name back
+            opening.close()
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
-        claim = _Claim(member, entry, public, listeners)
-        self._claims[public] = claim
+        claim = _Claim(member, entry, keys, opening)
+        self._claims.update(dict.fromkeys(keys, claim))
         member.nursery.start_soon(self._serve, claim)
-        return MappingAnswer(Code.NORMAL, public.host, public.port)
+        return claim.answer
+
+    async def _is_free(self, key: Key, member: Member) -> bool:
+        """Say whether ``member`` may have the key now; takes it from who must yield."""
+        claim = self._claims.get(key)
+        if claim is None:
+            return True
+        if claim.owner is member:
+            self._close(claim)
+            return True
+        return await self._yields(claim, member)
 
     async def _yields(self, claim: _Claim, member: Member) -> bool:
-        """Say whether the port is free for ``member`` now."""
+        """Say whether the owner has lost it to ``member``."""
         owner = claim.owner
         if owner.user.name != member.user.name:
             return False
@@ -196,12 +197,11 @@ class MappingTable:
         return True
 
     async def _serve(self, claim: _Claim) -> None:
-        target = NameTarget(claim.entry.name)
-        open_now = partial(claim.owner.open_now, target)
-        say(logger, logging.INFO, "mapping.open", public=str(claim.public),
+        public = str(claim.opening.public)
+        say(logger, logging.INFO, "mapping.open", public=public,
             user=claim.owner.user.name)  # fmt: skip
-        await serve_port(claim.listeners, open_now, max_visitors=MAX_VISITORS)
-        say(logger, logging.INFO, "mapping.closed", public=str(claim.public))
+        await claim.opening.serve(claim.entry.name, claim.owner.open_now)
+        say(logger, logging.INFO, "mapping.closed", public=public)
 
 
 def _is_in_use(error: AddressError) -> bool:

@@ -17,6 +17,7 @@ import trio
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
+from tunnel.center.kinds import TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import (
     Code,
@@ -32,11 +33,13 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, TcpTarget, Terms
+from tunnel.proto.frames import Address, MappingType, Terms
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
-    PLAIN_BINDING,
     ServerHandshake,
+)
+from tunnel.proto.proofs import (
+    PLAIN_BINDING,
     verifier_of,
 )
 from tunnel.proto.window import HeldPool
@@ -50,7 +53,11 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target
-    from tunnel.proto.handshake import AuthClaim, HandshakeResult, Verifier
+    from tunnel.proto.handshake import (
+        AuthClaim,
+        HandshakeResult,
+    )
+    from tunnel.proto.proofs import Verifier
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
@@ -160,10 +167,7 @@ class _Member:
 
     async def _serve_offer(self, stream: VirtualStream) -> None:
         target = stream.create.target if stream.create else None
-        if isinstance(target, TcpTarget):
-            await serve_exit(stream, target.address, self.user.may_reach)
-        else:
-            stream.reset(Code.UNSUPPORTED)
+        await serve_exit(stream, target, self.user.may_reach)
 
 
 class CenterServer:
@@ -184,7 +188,8 @@ class CenterServer:
         self.options = options or ServerOptions()
         self.terms = Terms()
         self.pool: HeldPool[VirtualConn] = HeldPool()
-        self.mappings = MappingTable(self.options.listen.host, self.options.ports)
+        ports = TcpPorts(self.options.listen.host, self.options.ports)
+        self.mappings = MappingTable({MappingType.TCP: ports})
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)

@@ -16,10 +16,10 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tunnel.ops.entries import Entry
     from tunnel.ops.run import UpPlan
     from tunnel.ops.show import Show
 
-LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 7443
 
 
@@ -119,16 +119,15 @@ def up(
     log: Log = None,
 ) -> int:
     """Run a center-client with any number of entries."""
+    from tunnel.ops.entries import ReachEntry, SocksEntry, TcpEntry
     from tunnel.ops.run import UpPlan
 
-    plan = UpPlan(
-        to,
-        save_as,
-        [_tcp_entry(text) for text in tcp or []],
-        [_reach_entry(text) for text in reach or []],
-        [Address.parse(text, LOOPBACK) for text in socks or []],
-    )
-    return _up(plan, as_json, log)
+    entries: list[Entry] = [
+        *map(TcpEntry.parse, tcp or []),
+        *map(ReachEntry.parse, reach or []),
+        *map(SocksEntry.parse, socks or []),
+    ]
+    return _up(UpPlan(to, save_as, entries), as_json, log)
 
 
 @app.command
@@ -145,10 +144,11 @@ def tcp(
     log: Log = None,
 ) -> int:
     """Publish one TCP service: visitors of a port at the server reach TARGET."""
+    from tunnel.ops.entries import TcpEntry, parse_remote, parse_target
     from tunnel.ops.run import UpPlan
 
-    entry = (_remote(remote), _target(target))
-    return _up(UpPlan(to, save_as, tcp=[entry]), as_json, log)
+    entry = TcpEntry(parse_remote(remote), parse_target(target))
+    return _up(UpPlan(to, save_as, [entry]), as_json, log)
 
 
 @app.command
@@ -163,10 +163,11 @@ def reach(
     log: Log = None,
 ) -> int:
     """Bring one TCP service of the server's side here."""
+    from tunnel.ops.entries import ReachEntry, parse_listen, parse_target
     from tunnel.ops.run import UpPlan
 
-    entry = (Address.parse(listen, LOOPBACK), _target(target))
-    return _up(UpPlan(to, save_as, reach=[entry]), as_json, log)
+    entry = ReachEntry(parse_listen(listen), parse_target(target))
+    return _up(UpPlan(to, save_as, [entry]), as_json, log)
 
 
 @app.command
@@ -182,10 +183,10 @@ def socks(
     log: Log = None,
 ) -> int:
     """Run a SOCKS5 proxy here that leaves at the server."""
+    from tunnel.ops.entries import SocksEntry
     from tunnel.ops.run import UpPlan
 
-    listens = [Address.parse(listen, LOOPBACK)]
-    return _up(UpPlan(to, save_as, socks=listens), as_json, log)
+    return _up(UpPlan(to, save_as, [SocksEntry.parse(listen)]), as_json, log)
 
 
 @app.command
@@ -197,10 +198,11 @@ def pipe(
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
+    from tunnel.ops.entries import parse_target
     from tunnel.ops.run import run_pipe
     from tunnel.ops.show import Show
 
-    where = _target(target)
+    where = parse_target(target)
     show = Show(log=log or "terminal")
     return _run(lambda: run_pipe(where, to, show), show)
 
@@ -267,36 +269,6 @@ def _seconds(text: str) -> int:
     if number.isascii() and number.isdigit() and unit in _UNITS:
         return int(number) * _UNITS[unit]
     raise UsageError(f"{text!r} is not a duration", "for example 30s, 5m or 0")
-
-
-def _target(text: str) -> Address:
-    target = Address.parse(text, LOOPBACK)
-    if not target.port:
-        raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
-    return target
-
-
-def _remote(text: str) -> Address:
-    """Read a public address; a bare port has no host of its own."""
-    if text.isascii() and text.isdigit():
-        return Address("", Address.parse(text, LOOPBACK).port)
-    return Address.parse(text)
-
-
-def _tcp_entry(text: str) -> tuple[Address, Address]:
-    remote, equals, target = text.rpartition("=")
-    return (_remote(remote) if equals else Address("", 0)), _target(target)
-
-
-def _reach_entry(text: str) -> tuple[Address, Address]:
-    listen, equals, target = text.rpartition("=")
-    if not equals:
-        raise UsageError(
-            f"{text!r} does not say where to listen and what to reach",
-            "an entry is LISTEN=TARGET",
-            f"--reach 5432={text}",
-        )
-    return Address.parse(listen, LOOPBACK), _target(target)
 
 
 # Running -----------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import signal
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +18,6 @@ from tunnel.access.security import (
     owner_token,
     write_join,
 )
-from tunnel.access.target import probe
 from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
 from tunnel.center.notices import (
@@ -31,22 +29,21 @@ from tunnel.center.notices import (
     SessionLost,
 )
 from tunnel.center.server import CenterServer, ServerOptions
-from tunnel.errors import CODES, Code, Exit, StreamError, TunnelError, UsageError
-from tunnel.front.listen import open_listener
-from tunnel.front.ports import serve_port
-from tunnel.front.socks5 import serve_socks
+from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.link.relay import relay
 from tunnel.ops import saved
+from tunnel.ops.entries import Local, Published, is_loopback
 from tunnel.ops.show import connections, size_text
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.frames import Address, TcpTarget
-from tunnel.proto.handshake import verifier_of
+from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tunnel.center.notices import Notice
+    from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
 
 STATUS_S: Final = 1.0
@@ -150,20 +147,13 @@ def _show_server(show: Show, address: Address, join: JoinLine) -> None:
     line = join.render()
     how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
     show.talk("listening", f"{address}  {how}")
-    if join.plain and not _is_loopback(address.host):
+    if join.plain and not is_loopback(address.host):
         show.talk("warning", "everybody on the way can read and change what passes")
     if show.terminal:
         show.talk("", "On the other machine:")
         show.line("join", f"    tunnel tcp 8000 --to '{line}'")
     else:
         show.line("join", line, join=line, address=str(address))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reachable_host(host: str) -> str:
@@ -199,32 +189,20 @@ class UpPlan:
 
     to: str | None = None
     save_as: str | None = None
-    tcp: list[tuple[Address, Address]] = field(default_factory=list)
-    """Public address at the server, and the target here."""
-    reach: list[tuple[Address, Address]] = field(default_factory=list)
-    """Address to listen on here, and the target at the server's side."""
-    socks: list[Address] = field(default_factory=list)
-    """Addresses to listen on here."""
+    entries: list[Entry] = field(default_factory=list)
 
     def check(self) -> None:
-        """Refuse what would not be safe, or is nothing at all.
+        """Refuse what is nothing at all.
 
         Raises:
-            UsageError: no entry, or an open proxy.
+            UsageError: no entry.
         """
-        if not (self.tcp or self.reach or self.socks):
+        if not self.entries:
             raise UsageError(
                 "there is nothing to do",
                 "no entry is given",
                 "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
             )
-        for listen in self.socks:
-            if not _is_loopback(listen.host):
-                raise UsageError(
-                    f"a proxy without users is not opened on {listen}",
-                    "whoever reaches that address could use it",
-                    f"--socks 127.0.0.1:{listen.port}",
-                )
 
 
 class _Up:
@@ -235,10 +213,10 @@ class _Up:
         self._join = join
         self._given = given
         self._show = show
-        self._targets: dict[str, Address] = {}
+        self._published: dict[str, Published] = {}
         self._said: dict[str, Address] = {}
-        self._left = len(plan.tcp) + len(plan.reach) + len(plan.socks)
-        self._local: list[tuple[str, Address, str]] = []
+        self._left = len(plan.entries)
+        self._local: list[Line] = []
         self._was_up = False
         self._last_error = ""
         self._failure: Exit | None = None
@@ -253,10 +231,8 @@ class _Up:
             ending = _Ending(self._show, lambda: client.connections)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await self._start_local(client, nursery)
-                for remote, target in self._plan.tcp:
-                    name = await client.publish_target(remote, target)
-                    self._targets[name] = target
+                for entry in self._plan.entries:
+                    await self._start(entry, client, nursery)
 
                 async def stop() -> None:
                     client.stop()
@@ -268,16 +244,15 @@ class _Up:
                 nursery.cancel_scope.cancel()
         return self._failure or ending.status
 
-    async def _start_local(self, client: CenterClient, nursery: trio.Nursery) -> None:
-        for listen, target in self._plan.reach:
-            listeners = await open_listener(listen.host, listen.port)
-            self._local.append(("reach", _bound(listeners, listen), str(target)))
-            open_now = partial(client.open_now, TcpTarget(target))
-            nursery.start_soon(serve_port, listeners, open_now)
-        for listen in self._plan.socks:
-            listeners = await open_listener(listen.host, listen.port)
-            self._local.append(("socks", _bound(listeners, listen), "-"))
-            nursery.start_soon(serve_socks, listeners, client.open)
+    async def _start(
+        self, entry: Entry, client: CenterClient, nursery: trio.Nursery
+    ) -> None:
+        match entry:
+            case Local():
+                self._local.append(await entry.start(client, nursery))
+            case Published():
+                name = await entry.start(client, nursery)
+                self._published[name] = entry
 
     def _tell(self, notice: Notice) -> None:
         match notice:
@@ -308,8 +283,8 @@ class _Up:
         if not self._was_up:
             self._was_up = True
             self._keep_join()
-            for kind, listen, target in self._local:
-                self._entry(kind, listen, target, "")
+            for line in self._local:
+                self._say(line)
 
     def _keep_join(self) -> None:
         """The first line that worked is the default from now on."""
@@ -329,45 +304,24 @@ class _Up:
         self._show.talk(what, f"{waiting}retry in {notice.retry_s:.1f} s")
 
     async def _ready(self, name: str, public: Address) -> None:
-        target = self._targets[name]
-        answering = await probe(target)
-        if not answering:
-            self._show.talk(
-                "warning",
-                f"{target} does not answer; visitors are refused until it does",
-            )
-        note = "answering" if answering else "not answering"
+        line = await self._published[name].ready(public)
+        if line.warning:
+            self._show.talk("warning", line.warning)
         # A script is told once, unless a new link brought another address.
         if self._said.get(name) != public or self._show.terminal:
-            self._entry("tcp", public, str(target), note)
+            self._say(line)
         self._said[name] = public
 
-    def _entry(self, kind: str, where: Address, target: str, note: str) -> None:
-        fields: dict[str, str] = {
-            "kind": kind, "address": str(where), "target": target, "state": note,
-        }  # fmt: skip
-        text = f"{kind} {where} {target}"
-        if self._show.terminal:
-            text = f"  {where} → {target}" + (f" ({note})" if note else "")
-            if kind == "socks":
-                text = f"  {where} → SOCKS5 proxy, leaving at the server"
-        self._show.line("entry", text, **fields)
+    def _say(self, line: Line) -> None:
+        text = line.text(terminal=self._show.terminal)
+        self._show.line("entry", text, **line.fields)
 
     def _refused(self, notice: MappingRefused) -> None:
-        target = self._targets[notice.name]
-        code = notice.answer.code
-        where = notice.wanted.port or "a port"
-        self._show.error(
-            TunnelError(
-                code,
-                f"the server does not give {where} for {target}: "
-                + (notice.answer.reason or CODES[code].meaning),
-                fix=f"choose another: --tcp 0={target}" if code is Code.TAKEN else "",
-            )
-        )
+        error = self._published[notice.name].refused(notice)
+        self._show.error(error)
         if self._was_up and self._client is not None:
             self._left -= 1
-            self._failure = self._failure or CODES[code].exit_status
+            self._failure = self._failure or error.exit_status
             if not self._left:
                 self._client.stop()
             elif self._failure:
@@ -387,11 +341,6 @@ class _Up:
                     f"  {connections(now[0])}, {size_text(received)} in, "
                     f"{size_text(sent)} out"
                 )
-
-
-def _bound(listeners: list[trio.SocketListener], wanted: Address) -> Address:
-    port: int = listeners[0].socket.getsockname()[1]
-    return Address(wanted.host, port)
 
 
 async def run_up(plan: UpPlan, show: Show) -> Exit:

@@ -1,0 +1,109 @@
+"""The entries of a command: their text forms, and the lines that scripts rely on."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import trio
+from support.center import LOOPBACK, Notices
+
+from tunnel.access.security import JoinLine, make_token
+from tunnel.center.client import CenterClient
+from tunnel.center.notices import MappingRefused
+from tunnel.errors import AddressError, Code, UsageError
+from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry
+from tunnel.proto.frames import Address, MappingAnswer
+
+WEB = Address(LOOPBACK, 8000)
+
+
+def nobody() -> CenterClient:
+    """A client that has no link, and never will."""
+    return CenterClient(JoinLine("default", make_token(), LOOPBACK, 1, None, True))
+
+
+@pytest.mark.parametrize(
+    ("text", "remote"),
+    [
+        ("8000", Address("", 0)),
+        ("2222=8000", Address("", 2222)),
+        ("[::1]:2222=127.0.0.1:8000", Address("::1", 2222)),
+    ],
+)
+def test_a_tcp_entry_is_a_target_and_where_it_is_public(
+    text: str, remote: Address
+) -> None:
+    assert TcpEntry.parse(text) == TcpEntry(remote, WEB)
+
+
+@pytest.mark.parametrize("text", ["", "0", "x=8000", "2222=", "1=2=3", "70000"])
+def test_what_is_no_tcp_entry_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        TcpEntry.parse(text)
+
+
+def test_a_reach_entry_says_both_ends() -> None:
+    entry = ReachEntry.parse("5432=db.lan:5433")
+    assert entry == ReachEntry(Address(LOOPBACK, 5432), Address("db.lan", 5433))
+    with pytest.raises(UsageError) as raised:
+        ReachEntry.parse("db.lan:5433")
+    assert raised.value.fix == "--reach 5432=db.lan:5433"
+
+
+def test_a_proxy_without_users_is_for_this_machine_only() -> None:
+    assert SocksEntry.parse("1080") == SocksEntry(Address(LOOPBACK, 1080))
+    assert SocksEntry.parse("localhost:1080").listen.host == "localhost"
+    with pytest.raises(UsageError) as raised:
+        SocksEntry.parse("0.0.0.0:1080")
+    assert raised.value.fix == "--socks 127.0.0.1:1080"
+
+
+def test_a_line_is_short_for_a_script_and_says_more_to_a_person() -> None:
+    line = Line("tcp", "0.0.0.0:20000", str(WEB), "answering")
+    assert line.text(terminal=False) == "tcp 0.0.0.0:20000 127.0.0.1:8000"
+    assert line.text(terminal=True) == "  0.0.0.0:20000 → 127.0.0.1:8000 (answering)"
+    assert line.fields == {
+        "kind": "tcp",
+        "address": "0.0.0.0:20000",
+        "target": "127.0.0.1:8000",
+        "state": "answering",
+    }
+
+
+async def test_a_local_entry_listens_and_says_where() -> None:
+    async with trio.open_nursery() as nursery:
+        for entry, kind, target in (
+            (SocksEntry.parse("0"), "socks", "-"),
+            (ReachEntry.parse("0=db.lan:1"), "reach", "db.lan:1"),
+        ):
+            line = await entry.start(nobody(), nursery)
+            host, _, port = line.where.rpartition(":")
+            assert (line.kind, host, line.target) == (kind, LOOPBACK, target)
+            socket.create_connection((host, int(port))).close()
+            with pytest.raises(AddressError):
+                await SocksEntry.parse(port).start(nobody(), nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_published_entry_says_whether_its_target_answers() -> None:
+    public = Address("0.0.0.0", 20_000)
+    with socket.create_server((LOOPBACK, 0)) as service:
+        entry = TcpEntry.parse(str(service.getsockname()[1]))
+        line = await entry.ready(public)
+        assert line == Line("tcp", str(public), str(entry.target), "answering")
+    line = await entry.ready(public)
+    assert line.state == "not answering"
+    assert str(entry.target) in line.warning
+
+
+async def test_a_published_entry_says_what_it_was_refused() -> None:
+    entry, notices = TcpEntry.parse("20000=8000"), Notices()
+    async with trio.open_nursery() as nursery:
+        name = await entry.start(nobody(), nursery)
+    for code, fix in ((Code.TAKEN, "--tcp 0=127.0.0.1:8000"), (Code.NOT_ALLOWED, "")):
+        notices(MappingRefused(name, entry.remote, MappingAnswer(code, reason="why")))
+        error = entry.refused(notices.of(MappingRefused)[-1])
+        assert (error.code, error.what.endswith(": why")) == (code, True)
+        assert fix in error.fix
+        assert bool(fix) == bool(error.fix)

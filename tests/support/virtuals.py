@@ -1,0 +1,92 @@
+"""Doubles of a virtual TCP connection, for what only relays it."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from tunnel.errors import Code, RemoteStreamError
+
+
+class Far:
+    """A virtual TCP connection; what it carries comes out of ``far``."""
+
+    def __init__(self) -> None:
+        self._near, self.far = trio.testing.memory_stream_pair()
+        self.resets: list[Code] = []
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._near.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._near.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._near.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._near.aclose()
+
+    bound = None
+
+    def on_closed(self, call: object) -> None:
+        pass
+
+    def reset(self, code: Code) -> None:
+        self.resets.append(code)
+
+
+class ScriptedVirtual:
+    """A virtual TCP connection whose far end is the test."""
+
+    def __init__(self) -> None:
+        self.say, self._heard = trio.open_memory_channel[bytes | Code](100)
+        self.sent = bytearray()
+        self.eof = False
+        self.closed = False
+        self.resets: list[Code] = []
+        self.refuses: Code | None = None
+        self.activity = trio.Event()
+
+    def _note(self) -> None:
+        self.activity.set()
+        self.activity = trio.Event()
+
+    async def until_sent(self, size: int) -> None:
+        while len(self.sent) < size:
+            await self.activity.wait()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        item = await self._heard.receive()
+        if isinstance(item, Code):
+            raise trio.BrokenResourceError from RemoteStreamError(item, "scripted")
+        return item
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self.sent += data
+        self._note()
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self.eof = True
+        self._note()
+
+    def _check(self) -> None:
+        if self.refuses is not None:
+            raise trio.BrokenResourceError from RemoteStreamError(self.refuses, "said")
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await trio.lowlevel.checkpoint()
+
+    bound = None
+
+    def on_closed(self, call: object) -> None:
+        pass
+
+    def reset(self, code: Code) -> None:
+        self.resets.append(code)
+        self.closed = True

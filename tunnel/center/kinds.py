@@ -1,0 +1,148 @@
+"""What the types of mappings open at a center-server, each behind the same few words.
+
+A kind turns an entry into keys, and keys into an opening that carries visitors. Whose
+key is whose it never knows: that is mappings.py's one rule for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from tunnel.front.listen import open_listener
+from tunnel.front.ports import serve_port
+from tunnel.link.relay import ResettableStream
+from tunnel.proto.frames import Address, MappingType, NameTarget, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    import trio
+
+    from tunnel.proto.frames import MappingEntry
+
+MAX_VISITORS: Final = 16_384
+"""At once on one mapping: what a session carries."""
+
+OpenTarget = Callable[[Target, Address], ResettableStream]
+"""Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
+
+
+class Key(NamedTuple):
+    """What one mapping alone can have: a port of an address, or a host name."""
+
+    type: MappingType
+    """What shares one space of ports or names: SOCKS ports are TCP ports."""
+    host: str
+    port: int = 0
+    """0 where the host name is all."""
+
+    def __str__(self) -> str:
+        return f"port {self.port}" if self.port else self.host
+
+
+class Opening(Protocol):
+    """A mapping that is open."""
+
+    @property
+    def public(self) -> Address:
+        """Where, as the client is told."""
+        ...
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        """Carry visitors to ``NameTarget(name)`` until closed and all have left."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody in from now on; those inside stay. A second time does nothing."""
+        ...
+
+
+class Kind(Protocol):
+    """How entries of one type are opened."""
+
+    @property
+    def max_count(self) -> int:
+        """How many ports an entry may have; 1 where it has none."""
+        ...
+
+    @property
+    def none_left(self) -> str:
+        """Say why ``candidates`` gave nothing."""
+        ...
+
+    def host(self, entry: MappingEntry) -> str:
+        """Give the whole host, where the entry says a part of it or nothing."""
+        ...
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        """Give what would do, best first; ``taken`` matters where there is a choice."""
+        ...
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """Open one candidate.
+
+        Raises:
+            AddressError: nothing is open then.
+        """
+        ...
+
+
+class TcpPorts:
+    """Public TCP ports: each visitor is one virtual TCP connection.
+
+    Args:
+        host: where an entry listens that names no host.
+        ports: from which an entry gets one that names no port.
+    """
+
+    max_count = 1
+
+    def __init__(self, host: str, ports: range) -> None:
+        self._host = host
+        self._ports = ports
+
+    @property
+    def none_left(self) -> str:
+        """See ``Kind``."""
+        if not self._ports:
+            return "this server chooses no port: name one"
+        return f"every port from {self._ports[0]} to {self._ports[-1]} is taken"
+
+    def host(self, entry: MappingEntry) -> str:
+        """See ``Kind``."""
+        return entry.host or self._host
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        """See ``Kind``."""
+        for port in (entry.port,) if entry.port else self._ports:
+            key = Key(MappingType.TCP, self.host(entry), port)
+            if entry.port or key not in taken:
+                yield (key,)
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        (key,) = keys
+        public = Address(key.host, key.port)
+        return _TcpPort(public, await open_listener(public.host, public.port))
+
+
+class _TcpPort:
+    """See ``Opening``."""
+
+    def __init__(self, public: Address, listeners: list[trio.SocketListener]) -> None:
+        self.public = public
+        self._listeners = listeners
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        open_now = partial(open_target, NameTarget(name))
+        await serve_port(self._listeners, open_now, max_visitors=MAX_VISITORS)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.socket.close()

@@ -1,0 +1,241 @@
+"""The public names of a center-client: asked for, given, refused, given back.
+
+Asks again on every link of every session. Knows no port from a host name: what a name
+is made of is the server's business, and who serves its visitors the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.center.notices import MappingReady, MappingRefused
+from tunnel.errors import Code, LocalSessionError, TunnelError
+from tunnel.link.virtual import VirtualStream
+from tunnel.log import say
+from tunnel.proto.frames import Address, MappingEntry, MappingOp, MappingType
+from tunnel.proto.mux import MAX_MAPPING_ENTRIES
+
+if TYPE_CHECKING:
+    from tunnel.center.notices import Notice
+    from tunnel.link.session import Session
+    from tunnel.proto.frames import MappingAnswer, NameTarget
+
+Serve = Callable[[VirtualStream], Awaitable[None]]
+"""Accept or reset the stream, and serve it to its end."""
+
+_NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
+"""Asked for by host name: the port is the server's, and no wish of ours."""
+
+logger = logging.getLogger("tunnel.client")
+
+
+@dataclass(slots=True)
+class _Mapping:
+    """A public name of ours: what to ask for, and who serves its visitors."""
+
+    entry: MappingEntry
+    serve: Serve
+    public: Address | None = None
+    refusal: MappingAnswer | None = None
+
+
+class Publisher:
+    """All mappings of a center-client, over one session after another.
+
+    Args:
+        server_host: names the public address where the server does not.
+        tell: called with each ``MappingReady`` and ``MappingRefused``; must not wait.
+    """
+
+    def __init__(self, server_host: str, tell: Callable[[Notice], None]) -> None:
+        self._server_host = server_host
+        self._tell = tell
+        self._mappings: dict[str, _Mapping] = {}
+        self._names = 0
+        self._session: Session | None = None
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    # The session ---------------------------------------------------------------------
+
+    def attach(self, session: Session, nursery: trio.Nursery) -> None:
+        """Ask this session from now on; ``nursery`` outlives it."""
+        self._session, self._nursery = session, nursery
+
+    def detach(self) -> None:
+        """Ask nobody: the session is over, and nothing is public any more."""
+        self._session = self._nursery = None
+        for mapping in self._mappings.values():
+            mapping.public = None
+
+    async def register(self, *, resumed: bool) -> None:
+        """Ask for everything, on a new link.
+
+        After a resume too: another client may have taken something meanwhile.
+        """
+        if self._mappings:
+            op = MappingOp.ADD if resumed else MappingOp.REPLACE
+            await self._ask(op, list(self._mappings))
+
+    # Names ---------------------------------------------------------------------------
+
+    async def publish(self, wanted: MappingEntry, serve: Serve) -> str:
+        """Ask for a public name, now and on every later link.
+
+        Args:
+            wanted: of any type; its ``name`` is given here. Of a port: host ``""`` for
+                the address that the server's links come in on, port 0 for one of the
+                server's choice, which is asked for again later. Of HTTP and HTTPS:
+                ``host`` is the public name.
+            serve: called for each visitor, in a task of its own; which port of a range
+                it came to is the ``index`` of the stream's ``NameTarget``.
+
+        Returns:
+            The mapping's name, for ``withdraw`` and in the notices about it.
+        """
+        self._names += 1
+        name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
+        self._mappings[name] = _Mapping(replace(wanted, name=name), serve)
+        if self._session is not None:
+            try:
+                await self._ask(MappingOp.ADD, [name])
+            except BaseException:
+                self._give_back(name)
+                raise
+        return name
+
+    def public(self, name: str) -> Address | None:
+        """Give where a mapping is open, None while it is not."""
+        mapping = self._mappings.get(name)
+        return mapping.public if mapping else None
+
+    async def withdraw(self, name: str) -> None:
+        """Give a public name up, and wait until it is; cancelled, it still is."""
+        await self._give_back(name).wait()
+
+    async def listen(self, wanted: MappingEntry) -> MappingListener:
+        """Publish; the visitors come out of the listener.
+
+        Raises:
+            LocalSessionError: the server refused; ``code`` says why.
+        """
+        listener = MappingListener(self)
+        name = await self.publish(wanted, listener.take)
+        mapping = self._mappings[name]
+        if mapping.public is None:
+            self._give_back(name)
+            refusal = mapping.refusal
+            raise LocalSessionError(
+                refusal.code if refusal else Code.LINK_LOST,
+                "the server gave no public address for "
+                f"{Address(wanted.host, wanted.port)}",
+                refusal.reason if refusal else "there is no link at the moment",
+            )
+        listener.name, listener.public = name, mapping.public
+        return listener
+
+    async def serve(self, stream: VirtualStream, target: NameTarget) -> None:
+        """Serve a visitor of one of our names."""
+        mapping = self._mappings.get(target.name)
+        if mapping is None:
+            stream.reset(Code.NO_MAPPING)
+        else:
+            await mapping.serve(stream)
+
+    def _give_back(self, name: str) -> trio.Event:
+        """Begin to give a public name up; the event says when it is."""
+        done = trio.Event()
+        mapping = self._mappings.pop(name, None)
+        if mapping is None or self._session is None or self._nursery is None:
+            done.set()
+        else:
+            self._nursery.start_soon(_remove, self._session, mapping.entry, done)
+        return done
+
+    async def _ask(self, op: MappingOp, names: list[str]) -> None:
+        session = self._session
+        while names and session is not None:
+            some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
+            mappings = [self._mappings[name] for name in some]
+            try:
+                answers = await session.ask_mapping(op, [m.entry for m in mappings])
+            except TunnelError as error:
+                say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+                return
+            op = MappingOp.ADD
+            for name, mapping, answer in zip(some, mappings, answers, strict=False):
+                self._take_answer(name, mapping, answer)
+
+    def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
+        entry = mapping.entry
+        if answer.code is Code.NORMAL:
+            mapping.refusal = None
+            public = Address(answer.host or self._server_host, answer.port)
+            known, mapping.public = mapping.public, public
+            if entry.type not in _NAMED:
+                # Whatever was given once is asked for again: the address is known.
+                mapping.entry = replace(entry, port=answer.port)
+            if known != public:
+                say(logger, logging.INFO, "mapping.ready", name=name,
+                    public=str(public))  # fmt: skip
+                self._tell(MappingReady(name, public))
+        else:
+            mapping.public, mapping.refusal = None, answer
+            say(logger, logging.WARNING, "mapping.refused", name=name,
+                code=answer.code.name, reason=answer.reason)  # fmt: skip
+            self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
+
+
+async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> None:
+    try:
+        await session.ask_mapping(MappingOp.REMOVE, [entry])
+    except TunnelError as error:
+        say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+    finally:
+        done.set()
+
+
+class MappingListener(trio.abc.Listener[VirtualStream]):
+    """A public address at the server as a trio listener: each visitor is a stream.
+
+    Works with ``trio.serve_listeners``. A visitor is accepted when ``accept`` returns
+    it; up to 64 wait, more are refused. ``aclose`` gives the address up.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.name = ""
+        self.public = Address("", 0)
+        self._publisher = publisher
+        self._put, self._waiting = trio.open_memory_channel[VirtualStream](64)
+
+    async def take(self, stream: VirtualStream) -> None:
+        """Queue a visitor, and stay until whoever accepted it has closed it."""
+        try:
+            self._put.send_nowait(stream)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            stream.reset(Code.RESOURCE, "the listener's backlog is full")
+            return
+        await stream.wait_closed()
+
+    async def accept(self) -> VirtualStream:
+        """Wait for a visitor; who calls this owns the stream."""
+        stream = await self._waiting.receive()
+        stream.accept()
+        return stream
+
+    async def aclose(self) -> None:
+        """Give the public address up, and refuse who waits."""
+        with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            while True:
+                waiting = self._waiting.receive_nowait()
+                waiting.reset(Code.NO_MAPPING, "the listener was closed")
+        self._waiting.close()
+        await self._publisher.withdraw(self.name)

@@ -1,0 +1,189 @@
+"""Tokens, what both sides derive of them, and the proofs over a link start.
+
+A token never goes over the wire, and what a server stores of it cannot log in
+(protocol.md#link-start). Numbers and bytes only: no frame, no time, no randomness.
+
+    token -> Secrets (client) -> Verifier (server); transcript -> proofs
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from tunnel.errors import StateError, UsageError
+
+TOKEN_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+PLAIN_BINDING: Final = b"plain"
+"""``binding`` of a link without TLS."""
+NO_BINDING: Final = b"none"
+"""``binding`` where both ends are told that something between them ends TLS."""
+
+_MAX_NAME_BYTES: Final = 255
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(left, right, strict=True))
+
+
+def _derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869) for 32 bytes, which need one round of its expansion."""
+    return _mac(_mac(salt, secret), info + b"\1")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Verifier:
+    """What the server keeps of a token: it can check a client, never be one."""
+
+    stored_key: bytes
+    server_key: bytes
+
+    def __repr__(self) -> str:
+        return "Verifier(***)"
+
+    def render(self) -> str:
+        """Give the one-line text form that ``parse_verifier`` reads."""
+        keys = (self.stored_key, self.server_key)
+        return ":".join(("prot1", *map(_to_base64, keys)))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secrets:
+    """What the client makes of its name and token."""
+
+    client_key: bytes
+    server_key: bytes
+
+    def __repr__(self) -> str:
+        return "Secrets(***)"
+
+    @property
+    def verifier(self) -> Verifier:
+        """What a server needs to check this client."""
+        return Verifier(sha256(self.client_key).digest(), self.server_key)
+
+
+def _to_base64(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _from_base64(text: str, size: int) -> bytes | None:
+    try:
+        raw = b64decode(text.rstrip("=") + "=" * (-size % 3), b"-_", validate=True)
+    except ValueError:
+        return None
+    return raw if len(raw) == size else None
+
+
+def decode_token(text: str) -> bytes:
+    """Give the 32 bytes of a token in base64url, with or without padding and line end.
+
+    Raises:
+        UsageError: it is not one. The text is not repeated in the error.
+    """
+    token = _from_base64(text.strip(), TOKEN_BYTES)
+    if token is None:
+        raise UsageError(
+            f"the token is not the base64url form of {TOKEN_BYTES} bytes",
+            f"it has {len(text)} characters, perhaps a part was not copied",
+        )
+    return token
+
+
+def secrets_of(name: str, token: bytes | str) -> Secrets:
+    """Derive the keys of a user; ``token`` is 32 random bytes or their base64url.
+
+    Raises:
+        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8.
+    """
+    raw = decode_token(token) if isinstance(token, str) else token
+    name_bytes = name.encode(errors="replace")
+    if len(raw) != TOKEN_BYTES:
+        raise UsageError(f"a token has {TOKEN_BYTES} bytes, this one {len(raw)}")
+    if not 0 < len(name_bytes) <= _MAX_NAME_BYTES:
+        raise UsageError(
+            f"a user's name has 1 to {_MAX_NAME_BYTES} bytes, this one "
+            f"{len(name_bytes)}"
+        )
+    key = _derive(raw, b"prot/1", b"auth" + name_bytes)
+    return Secrets(_mac(key, b"client key"), _mac(key, b"server key"))
+
+
+def verifier_of(name: str, token: bytes | str) -> Verifier:
+    """Derive what the server keeps; arguments and errors are ``secrets_of``'s."""
+    return secrets_of(name, token).verifier
+
+
+def parse_verifier(text: str) -> Verifier:
+    """Read what ``Verifier.render`` wrote.
+
+    Raises:
+        StateError: it is something else. The text is not repeated in the error.
+    """
+    parts = text.strip().split(":")
+    if len(parts) == 3 and parts[0] == "prot1":
+        stored_key, server_key = (_from_base64(part, PROOF_BYTES) for part in parts[1:])
+        if stored_key is not None and server_key is not None:
+            return Verifier(stored_key, server_key)
+    raise StateError(
+        "a stored verifier is damaged", "it is not prot1: and two keys in base64url"
+    )
+
+
+def transcript(client_hello: bytes, server_hello: bytes, binding: bytes) -> bytes:
+    """Give T, which every proof is made over.
+
+    Args:
+        client_hello: the frame as it was on the wire, header included.
+        server_hello: likewise.
+        binding: SHA-256 of the server's certificate in DER, ``PLAIN_BINDING`` or
+            ``NO_BINDING``.
+    """
+    return sha256(client_hello + server_hello + binding).digest()
+
+
+def client_proof(secrets: Secrets, script: bytes, before_proof: bytes) -> bytes:
+    """Prove to the server of transcript ``script`` that this side knows the token.
+
+    The mask opens only to who holds the stored key, and what then appears, the client
+    key, is not what is stored: a stolen user file cannot log in.
+    """
+    mask = _mac(secrets.verifier.stored_key, b"client" + script + before_proof)
+    return _xor(secrets.client_key, mask)
+
+
+def is_client_proof(
+    verifier: Verifier, script: bytes, before_proof: bytes, proof: bytes
+) -> bool:
+    """Check a client's proof, in constant time."""
+    mask = _mac(verifier.stored_key, b"client" + script + before_proof)
+    client_key = _xor(proof, mask)
+    return hmac.compare_digest(sha256(client_key).digest(), verifier.stored_key)
+
+
+def server_proof(
+    server_key: bytes, script: bytes, proof_c: bytes, before_proof: bytes
+) -> bytes:
+    """Prove to the client that this side holds its verifier and took its proof."""
+    return _mac(server_key, b"server" + script + proof_c + before_proof)
+
+
+def resume_secret(server_key: bytes, first_script: bytes) -> bytes:
+    """Give R of the session that began on the link with this transcript."""
+    return _mac(server_key, b"resume" + first_script)
+
+
+def resume_proof(
+    secret: bytes, script: bytes, session_id: bytes, count: int, link_no: int
+) -> bytes:
+    """Prove, on a new link, to be the client that the session was begun with."""
+    what = session_id + count.to_bytes(8, "big") + link_no.to_bytes(4, "big")
+    return _mac(secret, b"resume proof" + script + what)
