@@ -97,5 +97,9 @@ class Traffic:
             target = self.targets[index]
             assert visitor.sent == target.got, f"to target {index}"
             assert target.sent == visitor.got, f"to visitor {index}"
+        return self.sent_bytes()
+
+    def sent_bytes(self) -> int:
+        """Give how many bytes both ends of all connections have sent so far."""
         sides = (*self.visitors.values(), *self.targets.values())
         return sum(side.sent_bytes for side in sides)

@@ -29,6 +29,9 @@ class Far:
 
     bound = None
 
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
     def on_closed(self, call: object) -> None:
         pass
 
@@ -83,6 +86,9 @@ class ScriptedVirtual:
         await trio.lowlevel.checkpoint()
 
     bound = None
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
 
     def on_closed(self, call: object) -> None:
         pass

@@ -171,6 +171,9 @@ class Link:
                     await transport.send(pieces)
                 except TunnelError as error:
                     return self._end(error)
+                if core.has_output():
+                    # The kernel may take many turns without a wait.
+                    await trio.lowlevel.checkpoint()
             elif self._flushing and core.flushed():
                 self._say_goodbye()
             elif self._closing:

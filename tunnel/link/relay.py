@@ -26,15 +26,18 @@ import termios
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
 from tunnel.errors import Code, StreamError
+from tunnel.link.sockets import quick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from tunnel.link.sockets import QuickStream
     from tunnel.proto.frames import Address
 
 CHUNK_BYTES: Final = 65_528
@@ -48,31 +51,7 @@ _TCP_CLOSE: Final = 7
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-class ByteSource(Protocol):
-    """What ``pump`` reads."""
-
-    async def receive_some(
-        self, max_bytes: int | None = None
-    ) -> bytes | bytearray:  # pragma: no cover
-        """Return what has come, at least one byte, or nothing at end of file."""
-        ...
-
-
-class ByteSink(Protocol):
-    """What ``pump`` writes."""
-
-    async def send_all(
-        self, data: bytes | bytearray | memoryview
-    ) -> None:  # pragma: no cover
-        """Return when ``data`` is taken; waiting here is the backpressure."""
-        ...
-
-    async def send_eof(self) -> None:  # pragma: no cover
-        """End this direction behind what was sent."""
-        ...
-
-
-class ResettableStream(ByteSource, ByteSink, Protocol):
+class ResettableStream(Protocol):
     """A virtual TCP connection: a half-closeable trio stream that can be reset.
 
     When the peer reset or refused it, or its link is lost, its methods raise
@@ -83,6 +62,28 @@ class ResettableStream(ByteSource, ByteSink, Protocol):
 
     bound: Address | None
     """The far side's own end of the connection, once it is open."""
+
+    async def receive_some(
+        self, max_bytes: int | None = None
+    ) -> bytes | bytearray:  # pragma: no cover
+        """Return what has come, at least one byte, or nothing at end of file."""
+        ...
+
+    async def send_all(
+        self, data: bytes | bytearray | memoryview
+    ) -> None:  # pragma: no cover
+        """Return when ``data`` is taken; waiting here is the backpressure."""
+        ...
+
+    async def put(
+        self, data: bytes | bytearray | memoryview
+    ) -> None:  # pragma: no cover
+        """Do the same without a checkpoint when there is room at once."""
+        ...
+
+    async def send_eof(self) -> None:  # pragma: no cover
+        """End this direction behind what was sent."""
+        ...
 
     async def aclose(self) -> None:  # pragma: no cover
         """End both directions behind what was sent; harmless when already over."""
@@ -170,15 +171,14 @@ class PumpEnd(NamedTuple):
 
 
 async def pump(
-    source: ByteSource,
-    sink: ByteSink,
+    receive: Callable[[], Awaitable[bytes | bytearray]],
+    send: Callable[[bytes | bytearray], Awaitable[None]],
     count: Callable[[int], None],
-    *,
     early: bytes = b"",
-    chunk_bytes: int | None = None,
 ) -> PumpEnd:
-    """Carry bytes from ``source`` to ``sink`` until one of them ends.
+    """Carry bytes from a source to a sink until one of them ends.
 
+    ``receive`` is the checkpoint of the loop: ``send`` may return without one.
     ``early`` goes first. ``count`` is told what the sink took. The end of file is not
     passed on: only the caller knows whether it may be believed.
     """
@@ -186,12 +186,12 @@ async def pump(
     while True:
         try:
             if data:  # never empty but before the first read
-                await sink.send_all(data)
+                await send(data)
                 count(len(data))
         except trio.BrokenResourceError as error:
             return PumpEnd(Ended.SINK, _code_of(error))
         try:
-            data = await source.receive_some(chunk_bytes)
+            data = await receive()
         except trio.BrokenResourceError as error:
             return PumpEnd(Ended.SOURCE, _code_of(error))
         if not data:
@@ -229,6 +229,7 @@ class _Joint:
     """The state that the two directions share."""
 
     __slots__ = (
+        "_bytes",
         "_decided",
         "_down_over",
         "_hurry_until",
@@ -254,6 +255,7 @@ class _Joint:
         idle_s: float,
     ) -> None:
         self._local = local
+        self._bytes = quick(local)
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
@@ -287,7 +289,7 @@ class _Joint:
                 # It is still sending, and has not looked at the answer: its next write
                 # would meet the RST first. Whoever only reads hears the RST at once.
                 with trio.move_on_at(until):
-                    await _discard(self._local, pause_s=_POLL_S)
+                    await _discard(self._bytes, pause_s=_POLL_S)
         undecided = self._late if self._scope.cancelled_caught else _CLEAN
         self.end = self._decided or undecided
 
@@ -308,23 +310,22 @@ class _Joint:
     async def _upward(self, early: bytes) -> None:
         """Carry local to virtual."""
         end = await pump(
-            self._local,
-            self._virtual,
+            partial(self._bytes.receive_some, CHUNK_BYTES),
+            self._virtual.put,
             self._count_sent,
-            early=early,
-            chunk_bytes=CHUNK_BYTES,
+            early,
         )
         if end.how is Ended.FINISHED and _is_dead(self._local):
             self._local_dead = True
         elif end.how is Ended.FINISHED and not self._local_dead:
-            end = await _pass_end(self._virtual)
+            end = await _pass_end(self._virtual.send_eof)
         if end.how is Ended.SINK:
             if end.code is not Code.NORMAL:
                 self._virtual_failed(end.code)
                 return
             self._unheard = True
             self._linger_at_last()
-            end = await _discard(self._local)
+            end = await _discard(self._bytes)
         if end.how is Ended.SOURCE or self._local_dead:
             self._stop(_RESET)
         else:
@@ -332,9 +333,11 @@ class _Joint:
 
     async def _downward(self) -> None:
         """Carry virtual to local."""
-        end = await pump(self._virtual, self._local, self._count_received)
+        end = await pump(
+            self._virtual.receive_some, self._bytes.send_all, self._count_received
+        )
         if end.how is Ended.FINISHED:
-            end = await _pass_end(self._local)
+            end = await _pass_end(self._local.send_eof)
         if end.how is Ended.SOURCE:
             self._virtual_failed(end.code)
             self._scope.cancel()
@@ -422,15 +425,15 @@ def _code_of(error: trio.BrokenResourceError) -> Code:
     return cause.code if isinstance(cause, StreamError) else Code.RESET
 
 
-async def _pass_end(sink: ByteSink) -> PumpEnd:
+async def _pass_end(send_eof: Callable[[], Awaitable[None]]) -> PumpEnd:
     try:
-        await sink.send_eof()
+        await send_eof()
     except trio.BrokenResourceError as error:
         return PumpEnd(Ended.SINK, _code_of(error))
     return PumpEnd(Ended.FINISHED)
 
 
-async def _discard(source: ByteSource, pause_s: float = 0.0) -> PumpEnd:
+async def _discard(source: QuickStream, pause_s: float = 0.0) -> PumpEnd:
     """Read to the end for nobody; ``pause_s`` keeps a flood from costing much."""
     try:
         while await source.receive_some(CHUNK_BYTES):

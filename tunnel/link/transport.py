@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code, LocalLinkError, TlsError
+from tunnel.link.sockets import quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,19 +87,21 @@ class PlainTransport:
 
     def __init__(self, stream: trio.abc.Stream, peer: str = "-") -> None:
         self._stream = stream
+        self._bytes = quick(stream)
+        self._came = memoryview(bytearray(READ_BYTES))
         self.peer = peer
 
     async def receive_some(self) -> Buffer:
         """See ``Transport``."""
         try:
-            return await self._stream.receive_some(READ_BYTES)
+            return self._came[: await self._bytes.receive_into(self._came)]
         except trio.BrokenResourceError:
             return b""
 
     async def send(self, pieces: Sequence[Buffer]) -> None:
         """See ``Transport``."""
         try:
-            await self._stream.send_all(b"".join(pieces))
+            await self._bytes.send_all(b"".join(pieces))
         except trio.BrokenResourceError as error:
             raise lost(_reason(error)) from error
 
@@ -132,6 +135,9 @@ class TlsTransport:
         peer: str = "-",
     ) -> None:
         self._stream = stream
+        self._bytes = quick(stream)
+        self._ended = False
+        """The peer said so, or TLS broke: what comes behind that is nobody's."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(
@@ -140,7 +146,8 @@ class TlsTransport:
             server_side=server_side,
             server_hostname=host_name,
         )
-        # One buffer for the life of the link: a new one this size costs page faults.
+        # Buffers for the life of the link: new ones this size cost page faults.
+        self._came = memoryview(bytearray(READ_BYTES))
         self._plain = memoryview(bytearray(READ_BYTES))
         self.peer = peer
 
@@ -156,15 +163,13 @@ class TlsTransport:
                 self._ssl.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                data = await self._receive_raw()
-                if not data:
+                if not await self._receive_raw():
                     # Not a TlsError: a full server does this too, and may be retried.
                     raise LocalLinkError(
                         Code.LINK_LOST,
                         "the peer ended the TLS handshake",
                         "it takes no more links at the moment, or speaks without TLS",
                     ) from None
-                self._incoming.write(data)
             except ssl.SSLError as error:
                 with suppress(LocalLinkError):
                     await self._flush()
@@ -188,32 +193,37 @@ class TlsTransport:
                 return b""
             if size:
                 return self._plain[:size]
-            data = await self._receive_raw()
-            if not data:
+            if not await self._receive_raw():
                 return b""
-            self._incoming.write(data)
 
     def _open_records(self) -> int | None:
         """Open all records that are whole; give their size, None after the end."""
+        if self._ended:
+            return None
         size = 0
-        read, plain = self._ssl.read, self._plain
+        incoming, read, plain = self._incoming, self._ssl.read, self._plain
         try:
-            while size < READ_BYTES:
+            # Asked in vain, it would raise, and that costs more than to look first.
+            while size < READ_BYTES and (incoming.pending or self._ssl.pending()):
                 got = read(READ_BYTES - size, plain[size:])
                 if not got:
-                    return size or None
+                    self._ended = True
+                    break
                 size += int(got)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:
-            return size or None
-        return size
+            self._ended = True
+        return None if self._ended and not size else size
 
-    async def _receive_raw(self) -> bytes | bytearray:
+    async def _receive_raw(self) -> int:
+        """Wait for bytes of the peer and give them to TLS; 0 when there are no more."""
         try:
-            return await self._stream.receive_some(READ_BYTES)
+            size = await self._bytes.receive_into(self._came)
         except trio.BrokenResourceError:
-            return b""
+            return 0
+        self._incoming.write(self._came[:size])
+        return size
 
     async def send(self, pieces: Sequence[Buffer]) -> None:
         """See ``Transport``."""
@@ -229,7 +239,7 @@ class TlsTransport:
         if not data:
             return
         try:
-            await self._stream.send_all(data)
+            await self._bytes.send_all(data)
         except trio.BrokenResourceError as error:
             raise lost(_reason(error)) from error
 

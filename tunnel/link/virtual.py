@@ -177,26 +177,29 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed here, or after ``send_eof``.
         """
         self._check_sendable()
+        await trio.lowlevel.checkpoint()
+        await self.put(data)
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        """Do as ``send_all`` does, but be no checkpoint when there is room at once.
+
+        For a loop that has another checkpoint: a turn of the scheduler for each piece
+        costs as much as copying it.
+        """
+        self._check_sendable()
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            # One task of ours may have closed it while another was cancelled.
-            self._check_alive()
-            if await self._send(data):
-                return
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._queue(data)
         finally:
             self._sending = False
 
-    async def _send(self, data: bytes | bytearray | memoryview) -> bool:
-        """Queue everything; say whether it had to wait."""
-        waited = False
+    async def _queue(self, data: bytes | bytearray | memoryview) -> None:
         size = len(data)
         if type(data) is bytes and size <= self._core.send_room(self._conn):
             if size:
                 self._core.send_data(self._conn, data)
                 self._wake()
-            return False
+            return
         rest = memoryview(data)
         while len(rest):
             room = self._core.send_room(self._conn)
@@ -205,10 +208,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 rest = rest[room:]
                 self._wake()
             else:
-                waited = True
                 await self._progress.park()
                 self._check_alive()
-        return waited
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""

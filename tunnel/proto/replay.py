@@ -37,6 +37,7 @@ class Replay:
         self.confirmed = 0
         """How far the peer has said that it has everything."""
         self._chunks: deque[bytes | bytearray] = deque()
+        """Whole turns; a bytearray still takes small ones."""
         self._start = 0
 
     @property
@@ -91,12 +92,12 @@ class Replay:
         return True
 
     def rest(self) -> list[bytes]:
-        """Give everything that is not confirmed, to be sent again."""
-        skip = self.confirmed - self._start
-        rest = []
-        for chunk in self._chunks:
-            rest.append(bytes(chunk)[skip:])
-            skip = 0
+        """Give everything that is not confirmed, to be sent again, by reference."""
+        # What is repeated must not grow any more, and is not worth a second copy.
+        self._chunks = deque(bytes(chunk) for chunk in self._chunks)
+        rest = [bytes(chunk) for chunk in self._chunks]
+        if rest:
+            rest[0] = rest[0][self.confirmed - self._start :]
         return rest
 
 

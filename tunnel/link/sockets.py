@@ -1,0 +1,129 @@
+"""Bytes in and out of a connected socket, with as few turns of the scheduler as can be.
+
+Under a ``trio.SocketStream``, which stays the owner: it is closed, finished and asked
+for options as ever. trio's own ``receive_some`` begins with a system call that mostly
+fails and, when it does not, takes a turn of the scheduler all the same; ``send_all``
+takes a turn even for what the kernel swallows at once. Measured over a whole tunnel,
+those turns cost as much as the copying (``performance`` in protocol.md#choices).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import trio
+
+Buffer = bytes | bytearray | memoryview
+
+
+class QuickStream(Protocol):
+    """What the inside of a link or a relay needs of a stream.
+
+    Unlike trio's, ``send_all`` is no checkpoint when it has not to wait: whoever calls
+    it in a loop must have one, as ``receive_some`` and ``receive_into`` always are.
+    """
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        """Wait for bytes and give them; empty at end of file."""
+        ...
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes and put them into ``buffer``; give how many, 0 at the end."""
+        ...
+
+    async def send_all(self, data: Buffer) -> None:
+        """Return when the kernel has all of ``data``."""
+        ...
+
+
+def quick(stream: trio.abc.Stream) -> QuickStream:
+    """Give the quick way to a stream's bytes; the stream itself if it is no socket."""
+    if isinstance(stream, trio.SocketStream):
+        return _Socket(stream)
+    return _Other(stream)
+
+
+class _Socket:
+    """See ``QuickStream``. Raises what a ``trio.SocketStream`` would."""
+
+    __slots__ = ("_more", "_socket")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+        self._more = False
+        """The last read took all that it asked for: there is likely more."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        await self._ready()
+        while True:
+            try:
+                data = os.read(self._number(), max_bytes)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._number())
+            except OSError as error:
+                raise _broken(error) from error
+            else:
+                self._more = len(data) == max_bytes
+                return data
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        await self._ready()
+        while True:
+            try:
+                size = os.readv(self._number(), (buffer,))
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._number())
+            except OSError as error:
+                raise _broken(error) from error
+            else:
+                self._more = size == len(buffer)
+                return size
+
+    async def _ready(self) -> None:
+        if self._more:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._number())
+
+    async def send_all(self, data: Buffer) -> None:
+        while True:
+            try:
+                sent = os.write(self._number(), data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise _broken(error) from error
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+            await trio.lowlevel.wait_writable(self._number())
+
+    def _number(self) -> int:
+        """Give the descriptor: asked for each time, for it may have been closed."""
+        number = self._socket.fileno()
+        if number < 0:
+            raise trio.ClosedResourceError("this socket was already closed")
+        return number
+
+
+class _Other:
+    """The same promises over any other stream: its own methods."""
+
+    __slots__ = ("_stream", "send_all")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.send_all = stream.send_all
+
+    async def receive_some(self, max_bytes: int) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self._stream.receive_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _broken(error: OSError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"socket connection broken: {error}")
