@@ -21,7 +21,7 @@ import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import exit_to
+from tunnel.center.exit import exit_to, udp_exit_to
 from tunnel.center.notices import (
     LinkDown,
     LinkResumed,
@@ -39,18 +39,24 @@ from tunnel.errors import (
     TlsError,
     TunnelError,
 )
+from tunnel.link.bind import BoundPort
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, TlsTransport, dial
 from tunnel.log import say
 from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
     Address,
+    BindTarget,
     MappingEntry,
     MappingType,
     NameTarget,
     TcpTarget,
     Terms,
+    UdpTarget,
 )
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
@@ -109,7 +115,11 @@ class CenterClient:
         resume_s: int = DEFAULT_RESUME_S,
     ) -> None:
         self._join = join
-        self._terms = replace(Terms(), client_id=client_id or secrets.token_bytes(16))
+        self._terms = replace(
+            Terms(),
+            capabilities=CAN_MAP | CAN_UDP,
+            client_id=client_id or secrets.token_bytes(16),
+        )
         self._tell = tell
         self._give_up_s = give_up_s
         self._resume_s = resume_s
@@ -434,6 +444,11 @@ class CenterClient:
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
         return await self.publish(wanted, exit_to(TcpTarget(target)))
 
+    async def publish_udp_target(self, remote: Address, target: Address) -> str:
+        """Publish a UDP service that is reached from here; see ``publish``."""
+        wanted = MappingEntry(MappingType.UDP, "", remote.host, remote.port)
+        return await self.publish(wanted, udp_exit_to(target))
+
     def public(self, name: str) -> Address | None:
         """See ``Publisher.public``."""
         return self.publisher.public(name)
@@ -461,7 +476,7 @@ class CenterClient:
     async def _serve_offer(self, stream: VirtualStream) -> None:
         """Serve a visitor. Only names that we registered: nobody may reach around."""
         match stream.create.target if stream.create else None:
-            case NameTarget() as target:
+            case (NameTarget() | UdpTarget()) as target:
                 await self.publisher.serve(stream, target)
             case _:
                 stream.reset(Code.NOT_ALLOWED)
@@ -501,6 +516,30 @@ class CenterClient:
         return await self._session.open(
             target, deadline_s=max(until - trio.current_time(), 0)
         )
+
+    async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
+        """Open a UDP association: a port at the server that may talk to anybody.
+
+        Each datagram names its own address, and names are resolved at the server.
+
+        Raises:
+            StreamError: refused; ``UNSUPPORTED``: the server offers no UDP.
+        """
+        return DatagramStream(await self.open(UdpTarget(), deadline_s))
+
+    async def bind(
+        self, expected: Address, deadline_s: float = OPEN_DEADLINE_S
+    ) -> BoundPort:
+        """Open a port at the server that takes one connection.
+
+        Args:
+            expected: from whom; a host of zeros is anybody.
+            deadline_s: for the port, not for who comes.
+
+        Raises:
+            StreamError: refused; ``code`` says why.
+        """
+        return BoundPort(await self.open(BindTarget(expected), deadline_s))
 
     def _has_session(self) -> bool:
         """Say whether what is opened now can come to be, with or without a link."""

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.target import connect
+from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.relay import relay
 from tunnel.log import say
-from tunnel.proto.frames import Address, TcpTarget
+from tunnel.proto.frames import Address, TcpTarget, UdpTarget
 
 if TYPE_CHECKING:
     from tunnel.center.publisher import Serve
@@ -37,6 +39,8 @@ async def serve_exit(
     match target:
         case TcpTarget(address):
             await _serve_tcp(stream, address, allow)
+        case UdpTarget(""):
+            await serve_association(DatagramStream(stream), allow)
         case _:
             stream.reset(Code.UNSUPPORTED)
 
@@ -47,6 +51,15 @@ def exit_to(target: Target) -> Serve:
     For ``Publisher.publish``.
     """
     return partial(serve_exit, target=target, allow=_anywhere)
+
+
+def udp_exit_to(target: Address) -> Serve:
+    """Serve the visitors of a UDP mapping, as ``exit_to`` does those of others."""
+
+    async def serve(stream: VirtualStream) -> None:
+        await serve_association(DatagramStream(stream), _anywhere, target=target)
+
+    return serve
 
 
 def _anywhere(_ip: str, _port: int) -> bool:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
-from tunnel.link.relay import ResettableStream
-from tunnel.proto.frames import Address, MappingType, NameTarget, Target
+from tunnel.front.udp import open_udp_port, serve_udp_port
+from tunnel.link.datagrams import DatagramStream
+from tunnel.link.virtual import VirtualStream
+from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 MAX_VISITORS: Final = 16_384
 """At once on one mapping: what a session carries."""
 
-OpenTarget = Callable[[Target, Address], ResettableStream]
+OpenTarget = Callable[[Target, Address], VirtualStream]
 """Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
 
 
@@ -100,6 +102,7 @@ class TcpPorts:
     """
 
     max_count = 1
+    _type = MappingType.TCP
 
     def __init__(self, host: str, ports: range) -> None:
         self._host = host
@@ -121,7 +124,7 @@ class TcpPorts:
     ) -> Iterator[tuple[Key, ...]]:
         """See ``Kind``."""
         for port in (entry.port,) if entry.port else self._ports:
-            key = Key(MappingType.TCP, self.host(entry), port)
+            key = Key(self._type, self.host(entry), port)
             if entry.port or key not in taken:
                 yield (key,)
 
@@ -146,3 +149,36 @@ class _TcpPort:
     def close(self) -> None:
         for listener in self._listeners:
             listener.socket.close()
+
+
+class UdpPorts(TcpPorts):
+    """Public UDP ports: each visitor is one UDP association.
+
+    They are numbered apart from the TCP ports, so both may have the same.
+    """
+
+    _type = MappingType.UDP
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        (key,) = keys
+        public = Address(key.host, key.port)
+        return _UdpPort(public, await open_udp_port(public.host, public.port))
+
+
+class _UdpPort:
+    """See ``Opening``."""
+
+    def __init__(self, public: Address, sockets: list[trio.socket.SocketType]) -> None:
+        self.public = public
+        self._sockets = sockets
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        def open_datagrams(visitor: Address) -> DatagramStream:
+            return DatagramStream(open_target(UdpTarget(name), visitor))
+
+        await serve_udp_port(self._sockets, open_datagrams)
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()

@@ -128,7 +128,7 @@ class MappingTable:
         kind = self._kinds.get(entry.type)
         if kind is None or not 1 <= entry.count <= kind.max_count:
             return MappingAnswer(
-                Code.UNSUPPORTED, reason="this server offers single TCP ports"
+                Code.UNSUPPORTED, reason="this server offers single TCP and UDP ports"
             )
         if not member.user.may_publish(kind.host(entry), entry.port):
             return MappingAnswer(

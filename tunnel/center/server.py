@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,7 +17,8 @@ import trio
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
-from tunnel.center.kinds import TcpPorts
+from tunnel.center.exit_bind import serve_bind
+from tunnel.center.kinds import TcpPorts, UdpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import (
     Code,
@@ -33,7 +34,14 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, MappingType, Terms
+from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
+    Address,
+    BindTarget,
+    MappingType,
+    Terms,
+)
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
@@ -167,7 +175,17 @@ class _Member:
 
     async def _serve_offer(self, stream: VirtualStream) -> None:
         target = stream.create.target if stream.create else None
-        await serve_exit(stream, target, self.user.may_reach)
+        user = self.user
+        if isinstance(target, BindTarget):
+            await serve_bind(
+                stream,
+                target.expected,
+                host=self._server.options.listen.host,
+                allow=user.may_reach,
+                may_listen=user.may_publish,
+            )
+        else:
+            await serve_exit(stream, target, user.may_reach)
 
 
 class CenterServer:
@@ -186,10 +204,12 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options or ServerOptions()
-        self.terms = Terms()
+        self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
         self.pool: HeldPool[VirtualConn] = HeldPool()
-        ports = TcpPorts(self.options.listen.host, self.options.ports)
-        self.mappings = MappingTable({MappingType.TCP: ports})
+        where = self.options.listen.host, self.options.ports
+        self.mappings = MappingTable(
+            {MappingType.TCP: TcpPorts(*where), MappingType.UDP: UdpPorts(*where)}
+        )
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)

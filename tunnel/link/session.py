@@ -255,7 +255,8 @@ class Session:
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
         """See ``Carrier``."""
-        self._deliveries[conn] = deliver
+        if conn in self._streams:  # else it is over: nothing comes
+            self._deliveries[conn] = deliver
         return self._inbox_room
 
     async def open(

@@ -100,6 +100,14 @@ def up(
             negative=(),
         ),
     ] = None,
+    udp: Annotated[
+        list[str] | None,
+        Parameter(
+            help="[REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. "
+            "Repeatable.",
+            negative=(),
+        ),
+    ] = None,
     reach: Annotated[
         list[str] | None,
         Parameter(
@@ -119,11 +127,12 @@ def up(
     log: Log = None,
 ) -> int:
     """Run a center-client with any number of entries."""
-    from tunnel.ops.entries import ReachEntry, SocksEntry, TcpEntry
+    from tunnel.ops.entries import ReachEntry, SocksEntry, TcpEntry, UdpEntry
     from tunnel.ops.run import UpPlan
 
     entries: list[Entry] = [
         *map(TcpEntry.parse, tcp or []),
+        *map(UdpEntry.parse, udp or []),
         *map(ReachEntry.parse, reach or []),
         *map(SocksEntry.parse, socks or []),
     ]
@@ -148,6 +157,27 @@ def tcp(
     from tunnel.ops.run import UpPlan
 
     entry = TcpEntry(parse_remote(remote), parse_target(target))
+    return _up(UpPlan(to, save_as, [entry]), as_json, log)
+
+
+@app.command
+def udp(
+    target: Annotated[str, Parameter(help="[HOST:]PORT of the UDP service here.")],
+    /,
+    *,
+    remote: Annotated[
+        str, Parameter(help="Port or HOST:PORT at the server; 0 for any.")
+    ] = "0",
+    to: To = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Publish one UDP service: datagrams to a port at the server reach TARGET."""
+    from tunnel.ops.entries import UdpEntry, parse_remote, parse_target
+    from tunnel.ops.run import UpPlan
+
+    entry = UdpEntry(parse_remote(remote), parse_target(target))
     return _up(UpPlan(to, save_as, [entry]), as_json, log)
 
 

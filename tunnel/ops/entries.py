@@ -130,14 +130,41 @@ class TcpEntry(Published):
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         """See ``Published``."""
-        code = notice.answer.code
-        reason = notice.answer.reason or CODES[code].meaning
-        where = notice.wanted.port or "a port"
-        return TunnelError(
-            code,
-            f"the server does not give {where} for {self.target}: {reason}",
-            fix=f"choose another: --tcp 0={self.target}" if code is Code.TAKEN else "",
-        )
+        return _not_given(notice, self.target, "--tcp")
+
+
+@dataclass(frozen=True, slots=True)
+class UdpEntry(Published):
+    """``--udp [REMOTE=]TARGET``: a public UDP port leads to a UDP service here.
+
+    Whether anybody is there cannot be asked: UDP has no answer to "hello?".
+    """
+
+    remote: Address
+    target: Address
+
+    @classmethod
+    def parse(cls, text: str) -> UdpEntry:
+        """Read the text form.
+
+        Raises:
+            UsageError: it is none.
+        """
+        entry = TcpEntry.parse(text)
+        return cls(entry.remote, entry.target)
+
+    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
+        """See ``Published``."""
+        del nursery
+        return await client.publish_udp_target(self.remote, self.target)
+
+    async def ready(self, public: Address) -> Line:
+        """See ``Published``."""
+        return Line("udp", str(public), str(self.target))
+
+    def refused(self, notice: MappingRefused) -> TunnelError:
+        """See ``Published``."""
+        return _not_given(notice, self.target, "--udp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +235,17 @@ class SocksEntry(Local):
             "-",
             title="SOCKS5 proxy, leaving at the server",
         )
+
+
+def _not_given(notice: MappingRefused, target: Address, flag: str) -> TunnelError:
+    code = notice.answer.code
+    reason = notice.answer.reason or CODES[code].meaning
+    where = notice.wanted.port or "a port"
+    return TunnelError(
+        code,
+        f"the server does not give {where} for {target}: {reason}",
+        fix=f"choose another: {flag} 0={target}" if code is Code.TAKEN else "",
+    )
 
 
 def _bound(listeners: list[trio.SocketListener], wanted: Address) -> str:
