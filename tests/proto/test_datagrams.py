@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,6 @@ from support.pair import CorePair, End
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.codec import FrameDecoder, encode
-from tunnel.proto.conn import VirtualConn
 from tunnel.proto.datagrams import (
     ASSOCIATION_BYTES,
     DATAGRAM_TURN_BYTES,
@@ -31,6 +32,9 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
+
+if TYPE_CHECKING:
+    from tunnel.proto.conn import VirtualConn
 
 UDP = Terms(capabilities=CAN_MAP | CAN_UDP)
 TO = Address("192.0.2.53", 53)
