@@ -159,7 +159,9 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
     with service() as (sock, where):
         async with serving() as ours:
             ours.put(Address("dns.test", where.port), b"one")
+            ours.put(Address("dns.test", where.port), b"and a half")
             assert (await heard(sock))[0] == b"one"
+            assert (await heard(sock))[0] == b"and a half"
             ours.put(Address("dns.test", where.port), b"two")
             said, source = await heard(sock)
             assert said == b"two"

@@ -18,6 +18,7 @@ import trio
 from tunnel.access.target import resolve
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import say
+from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class _Exit:
         self._idle_s = idle_s
         self._sockets: dict[int, trio.socket.SocketType] = {}
         self._names: dict[str, tuple[str, float]] = {}
-        self._asked: set[str] = set()
+        self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
+        self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
         self._peers: dict[str, None] = {}
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -143,12 +145,8 @@ class _Exit:
             numeric = self._numeric(address)
             if numeric is not None:
                 await self._send(numeric, payload)
-            elif len(self._asked) < MAX_NAMES and address.host not in self._asked:
-                # In a task of its own: one slow name delays nothing else.
-                self._asked.add(address.host)
-                self._nursery.start_soon(self._ask_and_send, address, payload)
             else:
-                self.dropped += 1
+                self._wait_for_name(address, payload)
 
     def _numeric(self, address: Address) -> Address | None:
         """Give the address with an IP address for a host; None if it must be asked."""
@@ -159,19 +157,35 @@ class _Exit:
                 return None
         return Address(host, address.port)
 
-    async def _ask_and_send(self, address: Address, payload: bytes) -> None:
+    def _wait_for_name(self, address: Address, payload: bytes) -> None:
+        """Keep a datagram until its name is resolved, and ask if nobody does."""
+        queue = self._asked.get(address.host)
+        if queue is None:
+            if len(self._asked) >= MAX_NAMES:
+                self.dropped += 1
+                return
+            queue = self._asked[address.host] = DatagramQueue(self._asked_room)
+            # In a task of its own: one slow name delays nothing else.
+            self._nursery.start_soon(self._ask, address)
+        queue.push((address.port, payload), len(payload))
+
+    async def _ask(self, address: Address) -> None:
+        """Resolve a name, remember it, and send what waits for it."""
         try:
             found = await resolve(address)
         except StreamError:
-            self.dropped += 1
+            self._asked[address.host].clear()
             return
         finally:
-            self._asked.discard(address.host)
+            queue = self._asked.pop(address.host)
+            self.dropped += queue.dropped
         self._names.pop(address.host, None)
         self._names[address.host] = found.host, trio.current_time() + NAME_S
         if len(self._names) > MAX_NAMES:
             del self._names[next(iter(self._names))]
-        await self._send(found, payload)
+        while queue:
+            port, payload = queue.pop()
+            await self._send(Address(found.host, port), payload)
 
     async def _send(self, to: Address, payload: bytes) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
@@ -194,8 +208,9 @@ class _Exit:
         while True:
             try:
                 payload, source = await sock.recvfrom(MAX_DATAGRAM_BYTES)
-            except OSError:
-                continue  # what an earlier datagram met; recvfrom has yielded
+            except OSError:  # what an earlier datagram met
+                await trio.lowlevel.checkpoint()
+                continue
             host = source[0].partition("%")[0]
             if host not in self._peers or not self._is_answer(host, source[1]):
                 self.dropped += 1

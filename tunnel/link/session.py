@@ -336,12 +336,14 @@ class Session:
         self._unread.pop(conn, None)
         self._parked.pop(conn, None)
         self._deliveries.pop(conn, None)
-        if not self._streams:
-            self._idle.unpark_all()
+        self._idle.unpark_all()
 
     async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive."""
-        while self._streams:
+        """Wait until no virtual TCP connection is alive.
+
+        UDP associations are not waited for: they end only by silence.
+        """
+        while any(conn.datagrams is None for conn in self._streams):
             await self._idle.park()
 
     async def wait_ended(self) -> None:
