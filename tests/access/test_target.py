@@ -354,7 +354,7 @@ async def test_a_resolved_address_is_the_first_that_the_rules_allow() -> None:
         await resolve(Address("dns.example", 53), allow=lambda _ip, _port: False)
 
 
-async def test_a_name_that_cannot_be_resolved_says_why() -> None:
+async def test_a_name_that_has_no_address_cannot_be_sent_to() -> None:
     resolve_to(error=socket.gaierror(socket.EAI_NONAME, "no"))
     with failing_with(Code.HOST_UNREACHABLE):
         await resolve(Address("dns.example", 53))
