@@ -536,13 +536,6 @@ def test_the_largest_offset_is_legal() -> None:
     assert only(by_hand.received(MAX_OFFSET)) == ProtReceived(MAX_OFFSET)
 
 
-def test_the_payload_is_a_copy_of_the_buffer_it_came_in() -> None:
-    buffer = bytearray(by_hand.data(1, b"first"))
-    (frame,) = FrameDecoder().feed(memoryview(buffer))
-    buffer[8:] = b"again"
-    assert frame == ProtData(SockMap(1), b"first")
-
-
 def test_no_more_than_one_incomplete_frame_is_held() -> None:
     decoder = FrameDecoder()
     frame = by_hand.data(1, bytes(MAX_FRAME_BYTES))

@@ -94,8 +94,7 @@ def test_both_send_again_what_was_lost_and_then_what_is_new() -> None:
     assert pair.resume() == [DATA_HEADER + 8, DATA_HEADER + 6]
     pair.settle()
     assert pair.server.hear() == [
-        DataReceived(theirs, b"question"),
-        DataReceived(theirs, b", and more"),
+        DataReceived(theirs, b"question, and more"),
     ]
     assert pair.client.hear() == [DataReceived(ours, b"answer")]
 
@@ -167,7 +166,8 @@ def test_what_was_left_of_a_repetition_is_not_sent_besides_the_next_one() -> Non
     pair.cut()
     assert pair.resume()[0] == 2 * (DATA_HEADER + 60_000)
     pair.settle()
-    assert [piece.payload for piece in pair.server.heard_of(DataReceived)] == pieces
+    heard = b"".join(piece.payload for piece in pair.server.heard_of(DataReceived))
+    assert heard == b"".join(pieces)
 
 
 def test_every_kind_of_session_frame_is_repeated() -> None:

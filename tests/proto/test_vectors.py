@@ -121,7 +121,7 @@ ADDRESSES: Final = ("visitor", "bound", "address")
 def plain(value: object) -> Json:
     """Give a value in what JSON knows."""
     match value:
-        case bytes():
+        case bytes() | memoryview():
             return value.hex()
         case Address(host, port):
             return [host, port]
@@ -541,7 +541,8 @@ def play(script: str) -> str:
         if verb in (">", "!"):
             data = end.write()
             if verb == ">":
-                ends["S" if side == "C" else "C"].receive(data)
+                for one in split(data):  # together, DATA would be heard as one piece
+                    ends["S" if side == "C" else "C"].receive(one)
             out += "".join(
                 hex_lines(one, f"{side}{verb} ", "   ") for one in split(data)
             )

@@ -89,6 +89,11 @@ class Traffic:
                 got.update(data)
             side.got = got.hexdigest()
 
+    async def settled(self) -> None:
+        """Wait until every target has had its visitor's end, or broke."""
+        while not all(side.got for side in self.targets.values()) and not self.broken:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
     def check(self, connections: int) -> int:
         """Fail unless every byte arrived once and in order; give how many did."""
         assert not self.broken

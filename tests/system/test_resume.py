@@ -184,6 +184,8 @@ async def cut_under_traffic(
                 while [side.descriptors() for side in sides] != descriptors:  # noqa: ASYNC110
                     await trio.sleep(0.05)
             traffic.over.set()
+        with trio.fail_after(WAIT_S):
+            await traffic.settled()
         nursery.cancel_scope.cancel()
     carried = traffic.check(connections)
     assert client.err.count("session.lost") == 0

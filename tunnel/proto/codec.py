@@ -655,8 +655,8 @@ class FrameDecoder:
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[ProtFrame]:
         """Yield the frames that ``data`` completes, in order.
 
-        To be read to its end before the next call. The payloads are copies: ``data``
-        may be a buffer that is used again.
+        To be read to its end before the next call. The payloads of DATA are views into
+        ``data``: whoever keeps one copies it before the buffer is used again.
 
         Raises:
             RemoteSessionError: where the first illegal frame begins; the frames before
@@ -712,7 +712,7 @@ class FrameDecoder:
             ):
                 self.session_bytes += stop - at
                 yield ProtData(
-                    SockMap(sock_map), bytes(view[start:stop]), second >> 28 & 1 == 1
+                    SockMap(sock_map), view[start:stop], second >> 28 & 1 == 1
                 )
             else:
                 head = kind, second >> 24, second & MAX_SOCK_MAP

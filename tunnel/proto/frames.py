@@ -171,7 +171,7 @@ class ProtData:
     """Bytes of a virtual TCP connection; ``fin`` marks the last of this direction."""
 
     sock_map: SockMap
-    payload: bytes
+    payload: bytes | memoryview
     fin: bool = False
 
 
