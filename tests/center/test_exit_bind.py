@@ -111,6 +111,21 @@ async def test_waiting_ends_with_timeout(monkeypatch: pytest.MonkeyPatch) -> Non
         assert caught.value.code is Code.TIMEOUT
 
 
+def test_a_port_on_all_addresses_is_shown_with_one_that_can_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert exit_bind._reachable("127.0.0.1") == "127.0.0.1"
+    monkeypatch.setattr(exit_bind, "_way_to", lambda far: f"own way to {far.host}")
+    assert exit_bind._reachable("0.0.0.0") == "own way to 192.0.2.1"
+    assert exit_bind._reachable("::") == "own way to 2001:db8::1"
+
+    def no_way(_far: Address) -> str:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(exit_bind, "_way_to", no_way)
+    assert exit_bind._reachable("0.0.0.0") == "0.0.0.0"
+
+
 async def test_a_user_without_rights_gets_no_port() -> None:
     token = make_token()
     async with center(others=(user(token, "guest", owner=False),)) as where:

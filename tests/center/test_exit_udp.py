@@ -15,8 +15,8 @@ from support.center import LOOPBACK, center, user
 from tunnel.access.security import make_token
 from tunnel.center import exit_udp
 from tunnel.center.exit_udp import serve_association
-from tunnel.center.notices import MappingReady
-from tunnel.errors import Code, LocalStreamError, RemoteStreamError
+from tunnel.center.notices import LinkDown, LinkResumed, MappingReady
+from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
 from tunnel.proto.frames import Address, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
@@ -319,6 +319,27 @@ async def test_an_association_leaves_at_the_server() -> None:
                     assert await ours.receive() == (target, b"QUERY")
                 await ours.aclose()
                 await where.until(lambda: where.server.connections == 0)
+
+
+async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhile() -> (
+    None
+):
+    async with center(ports=PORTS) as where:
+        client, notices = where.client()
+        with service() as (sock, target):
+            async with running(client):
+                ours = await client.associate()
+                ours.send(target, b"before")
+                _, source = await heard(sock)
+                (member,) = where.server.members
+                assert member.link is not None
+                member.link.abandon(LocalLinkError(Code.LINK_LOST, "cut by the test"))
+                await notices.next(LinkDown)
+                ours.send(target, b"lost")
+                assert ours.dropped == 1
+                await notices.next(LinkResumed)
+                ours.send(target, b"after")
+                assert await heard(sock) == (b"after", source)
 
 
 async def test_a_user_without_rights_reaches_nobody_by_udp() -> None:

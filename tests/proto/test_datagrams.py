@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.pair import CorePair, End
+from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.codec import FrameDecoder, encode
@@ -24,6 +24,7 @@ from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
     Address,
+    ProtCreate,
     ProtData,
     ProtDatagram,
     ProtFrame,
@@ -176,6 +177,14 @@ def test_datagrams_go_before_queued_data() -> None:
     frames = written(pair.client)
     assert isinstance(frames[0], ProtDatagram)
     assert isinstance(frames[1], ProtData)
+
+
+def test_control_in_every_turn_does_not_keep_datagrams_for_ever() -> None:
+    pair = udp_pair()
+    ours, _ = associated(pair)
+    pair.client.core.open(TARGET, pair.now)
+    pair.client.core.send_datagram(ours, TO, b"behind it")
+    assert [type(frame) for frame in written(pair.client)] == [ProtCreate, ProtDatagram]
 
 
 def test_a_flood_of_datagrams_leaves_data_its_turn() -> None:

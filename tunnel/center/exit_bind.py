@@ -68,7 +68,8 @@ async def serve_bind(
         trio.CancelScope(deadline=trio.current_time() + wait_s) as wait,
     ):
         stream.on_closed(lambda _code: wait.cancel())
-        stream.accept(Address(*listener.socket.getsockname()[:2]))
+        bound, port = listener.socket.getsockname()[:2]
+        stream.accept(Address(_reachable(bound), port))
         local, peer = await _expected_one(listener, only, allow)
     stream.on_closed(None)
     if local is None or peer is None:
@@ -117,6 +118,17 @@ def _is_anybody(address: Address) -> bool:
         return ipaddress.ip_address(address.host).is_unspecified
     except ValueError:
         return False
+
+
+def _reachable(host: str) -> str:
+    """Give an address that a peer can be told, where we listen on all of them."""
+    if not _is_anybody(Address(host, 0)):
+        return host
+    far = "2001:db8::1" if ":" in host else "192.0.2.1"
+    try:
+        return _way_to(Address(far, 9))
+    except OSError:
+        return host
 
 
 def _way_to(peer: Address) -> str:

@@ -451,7 +451,8 @@ class MuxCore:
         must reach the link or the link is lost.
         """
         out = self._link_frames()
-        if self._may_send_datagrams():
+        in_front = self._may_send_datagrams()
+        if in_front:
             out += self._datagrams.take()
         if self._again:
             out.append(self._again.popleft())
@@ -462,6 +463,9 @@ class MuxCore:
             chunk = b"".join(frames)
             self.replay.record(chunk)
             out.append(chunk)
+        if not in_front and self._may_send_datagrams():
+            # Control stood in their way; it may do so in every turn.
+            out += self._datagrams.take()
         return out
 
     def _may_send_datagrams(self) -> bool:
