@@ -1,10 +1,10 @@
 """How fast is the codec alone?
 
-Decodes and encodes DATA frames of 64 KiB and of 64 bytes, in one process, without a
-link: the upper bound of what any link can carry. Prints frames/s and GB/s; three
-rounds, the best counts, for whatever else runs can only slow it down.
+Decodes and encodes DATA frames of the largest size and of 64 bytes, in one process,
+without a link: the upper bound of what any link can carry. Three rounds, the best
+counts, for whatever else runs can only slow it down.
 
-    python benchmarks/codec.py
+    python -m benchmarks --family codec, or alone: python -m benchmarks.codec
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from tunnel.proto.codec import FrameDecoder, data_header, encode
 from tunnel.proto.frames import MAX_FRAME_BYTES, ProtData, SockMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROUND_S = 0.7
 ROUNDS = 3
 READ_BYTES = 262_144
+SMALL_BYTES = 64
 
 
 def rate(turn: Callable[[], int]) -> float:
@@ -64,15 +65,21 @@ def encoding(size: int) -> Callable[[], int]:
     return turn
 
 
+def figures() -> Iterator[tuple[str, float]]:
+    """Yield each figure, named with its unit."""
+    for name, make in (("decoding", decoding), ("encoding", encoding)):
+        yield (
+            f"{name} {MAX_FRAME_BYTES:,} B, GB/s",
+            rate(make(MAX_FRAME_BYTES)) * MAX_FRAME_BYTES / 1e9,
+        )
+        yield f"{name} {SMALL_BYTES} B, /s", rate(make(SMALL_BYTES))
+
+
 def main() -> None:
     print(f"python {platform.python_version()}, {platform.machine()}")
-    for size, floor in ((MAX_FRAME_BYTES, "3 GB/s"), (64, "0.5 M frames/s")):
-        for name, make in (("decode", decoding), ("encode", encoding)):
-            frames = rate(make(size))
-            print(
-                f"{name} {size:>6} B  {frames / 1e6:7.3f} M frames/s"
-                f"  {frames * size / 1e9:7.2f} GB/s   (floor for decoding: {floor})"
-            )
+    for figure, value in figures():
+        name, _, unit = figure.rpartition(", ")
+        print(f"{name:20} {value:14,.1f} {unit}")
 
 
 if __name__ == "__main__":

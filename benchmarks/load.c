@@ -1,15 +1,22 @@
-/* The load program of the benchmarks: one target and six clients, loopback only.
+/* The load program of the benchmarks: one target and nine clients, loopback only.
  *
- *   load sink-source PORT            the target; PORT 0 takes a free one; prints it
- *   load get  PORT BYTES STREAMS     BYTES on each of STREAMS towards the client
- *   load put  PORT BYTES STREAMS     the same towards the target
- *   load echo PORT SECONDS           64 bytes there and back on one connection
- *   load rr   PORT SECONDS CONNS     the same on CONNS connections at once
- *   load cps  PORT SECONDS PARALLEL  connect, 64 bytes there and back, close
+ *   load sink-source PORT        the target; PORT 0 takes a free one; prints it
+ *   load get   PORT BYTES STREAMS  BYTES on each of STREAMS towards the client
+ *   load put   PORT BYTES STREAMS  the same towards the target
+ *   load fetch PORT BYTES MS     connect, get BYTES, close, one after another
+ *   load start PORT MS           one endless stream: what its first MS carry
+ *   load echo  PORT MS           64 bytes there and back on one connection
+ *   load rr    PORT MS CONNS     the same on CONNS connections at once
+ *   load cps   PORT MS PARALLEL  connect, 64 bytes there and back, close
+ *   load hold  PORT CONNS        CONNS connections with nothing to say, until stdin ends
+ *
+ * MS is how long it measures, in milliseconds. rr and hold open their connections
+ * before the clock starts, a few at a time, and each has echoed once by then.
  *
  * The first byte of a connection says what the target does with it: 'G' and a u64
- * (big endian) asks for that many bytes; 'P' swallows until the end and answers the
- * count as u64; 'E' sends back all that follows.
+ * (big endian) asks for that many bytes; 'P' and a u64 brings that many, and their count
+ * comes back when all are there; 'E' sends back all that follows. Nothing waits for the
+ * end of a stream: not every peer can end one direction, or ends it at once.
  *
  * A client prints one JSON line, or a line on stderr and exit status 1. MB is 10^6
  * bytes. Every mode has an end: an alarm stops a client that hangs, and the target goes
@@ -22,6 +29,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -31,6 +39,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -39,9 +48,11 @@ enum {
     CHUNK_BYTES = 256 * 1024,
     MESSAGE_BYTES = 64,
     EVENTS = 256,
-    MAX_CONNS = 4096,
-    MAX_SECONDS = 60,
-    SPARE_S = 30,          /* what a client may take beyond its measuring time */
+    MAX_CONNS = 16384,
+    BACKLOG = 4096,
+    OPENING = 32, /* connections that rr and hold open at a time */
+    MAX_MS = 60000,
+    SPARE_S = 90,          /* what a client may take beyond its measuring time */
     SERVER_LIFE_S = 7200,
     WARM_UP = 200,         /* echoes before the first one that counts */
     MAX_SAMPLES = 1 << 24, /* 60 s at 4 us; pages are touched only when used */
@@ -113,6 +124,17 @@ would_block(void)
     return errno == EAGAIN || errno == EINTR;
 }
 
+/* Take as many descriptors as are allowed: 10,000 connections need them. */
+static void
+all_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static void
 watch(int epoll, int operation, int fd, uint32_t events, void *owner)
 {
@@ -123,13 +145,14 @@ watch(int epoll, int operation, int fd, uint32_t events, void *owner)
 
 /* ---- the target ---------------------------------------------------------------- */
 
-enum mode { FIRST, ASKED, SOURCE, ENDED, SINK, ECHO };
+enum mode { FIRST, ASKED, SOURCE, ENDED, TOLD, SINK, ECHO };
 
 struct served {
     int fd;
     enum mode mode;
-    uint64_t count;       /* SOURCE: still to send; SINK: swallowed */
-    unsigned header_used; /* ASKED: bytes of the number that came */
+    uint64_t count;       /* SOURCE: still to send; SINK: still to come */
+    uint64_t told;        /* SINK: how many it was told of */
+    unsigned header_used; /* ASKED, TOLD: bytes of the number that came */
     unsigned char header[8];
     char *pending; /* ECHO: what the socket did not take yet */
     size_t pending_start, pending_end;
@@ -196,14 +219,30 @@ echo(int epoll, struct served *conn, const char *data, size_t size)
 }
 
 static bool
+swallow(struct served *conn, size_t size)
+{
+    if (size > conn->count)
+        return false;
+    conn->count -= size;
+    if (conn->count)
+        return true;
+    uint64_t answer = htobe64(conn->told);
+    return send(conn->fd, &answer, sizeof answer, MSG_NOSIGNAL) == sizeof answer;
+}
+
+static bool
 take_request(int epoll, struct served *conn, const char *data, size_t size)
 {
-    while (size-- && conn->header_used < sizeof conn->header)
+    for (; size && conn->header_used < sizeof conn->header; size--)
         conn->header[conn->header_used++] = (unsigned char)*data++;
     if (conn->header_used < sizeof conn->header)
         return true;
     memcpy(&conn->count, conn->header, sizeof conn->count);
-    conn->count = be64toh(conn->count);
+    conn->count = conn->told = be64toh(conn->count);
+    if (conn->mode == TOLD) {
+        conn->mode = SINK;
+        return swallow(conn, size);
+    }
     conn->mode = SOURCE;
     watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLOUT, conn);
     return true;
@@ -215,7 +254,7 @@ take(int epoll, struct served *conn, const char *data, size_t size)
     if (conn->mode == FIRST) {
         switch (*data) {
         case 'G': conn->mode = ASKED; break;
-        case 'P': conn->mode = SINK; break;
+        case 'P': conn->mode = TOLD; break;
         case 'E': conn->mode = ECHO; break;
         default: return false;
         }
@@ -223,9 +262,10 @@ take(int epoll, struct served *conn, const char *data, size_t size)
         size--;
     }
     switch (conn->mode) {
-    case ASKED: return take_request(epoll, conn, data, size);
+    case ASKED:
+    case TOLD: return take_request(epoll, conn, data, size);
     case ECHO: return echo(epoll, conn, data, size);
-    case SINK: conn->count += size; return true;
+    case SINK: return swallow(conn, size);
     default: return false;
     }
 }
@@ -240,13 +280,7 @@ serve_one(int epoll, struct served *conn, char *buffer)
     ssize_t size = recv(conn->fd, buffer, CHUNK_BYTES, 0);
     if (size < 0)
         return would_block();
-    if (size > 0)
-        return take(epoll, conn, buffer, (size_t)size);
-    if (conn->mode == SINK) {
-        uint64_t answer = htobe64(conn->count);
-        (void)!send(conn->fd, &answer, sizeof answer, MSG_NOSIGNAL);
-    }
-    return false;
+    return size > 0 && take(epoll, conn, buffer, (size_t)size);
 }
 
 static void
@@ -277,7 +311,7 @@ sink_source(uint16_t port)
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&address, length) < 0
-        || listen(listener, MAX_CONNS) < 0
+        || listen(listener, BACKLOG) < 0
         || getsockname(listener, (struct sockaddr *)&address, &length) < 0)
         fail("listen on 127.0.0.1:%u: %s", port, strerror(errno));
     for (size_t i = 0; i < sizeof chunk; i++)
@@ -335,7 +369,7 @@ struct bulk {
     unsigned answer_used;
 };
 
-/* Returns false when all bytes and then the end were seen. */
+/* Returns false when all bytes came. */
 static bool
 pull(struct bulk *stream)
 {
@@ -344,12 +378,12 @@ pull(struct bulk *stream)
         return true;
     if (size < 0)
         fail("get, %" PRIu64 " bytes before the end: %s", stream->left, strerror(errno));
-    if (size == 0 && stream->left)
+    if (size == 0)
         fail("get: ended %" PRIu64 " bytes early", stream->left);
     if ((uint64_t)size > stream->left)
         fail("get: more bytes than were asked for");
     stream->left -= (uint64_t)size;
-    return size > 0;
+    return stream->left > 0;
 }
 
 /* Returns false when the target has confirmed the count. */
@@ -365,10 +399,8 @@ push(int epoll, struct bulk *stream, uint64_t bytes)
             fail("put, %" PRIu64 " bytes before the end: %s", stream->left,
                  strerror(errno));
         stream->left -= (uint64_t)sent;
-        if (!stream->left) {
-            shutdown(stream->fd, SHUT_WR);
+        if (!stream->left)
             watch(epoll, EPOLL_CTL_MOD, stream->fd, EPOLLIN, stream);
-        }
         return true;
     }
     ssize_t size = recv(stream->fd, stream->answer + stream->answer_used,
@@ -403,7 +435,7 @@ bulk(bool get, uint16_t port, uint64_t bytes, unsigned streams)
         unsigned char request[9] = {get ? 'G' : 'P'};
         uint64_t count = htobe64(bytes);
         memcpy(request + 1, &count, sizeof count);
-        send_small(all[i].fd, request, get ? sizeof request : 1);
+        send_small(all[i].fd, request, sizeof request);
     }
     for (unsigned open = streams; open;) {
         struct epoll_event events[EVENTS];
@@ -420,6 +452,56 @@ bulk(bool get, uint16_t port, uint64_t bytes, unsigned streams)
     printf("{\"bytes\": %" PRIu64 ", \"streams\": %u, \"seconds\": %.6f, "
            "\"mb_per_s\": %.3f}\n",
            bytes * streams, streams, seconds, (double)bytes * streams / seconds / 1e6);
+}
+
+/* Ask for so many bytes on a new connection. */
+static int
+request_bytes(uint16_t port, uint64_t bytes)
+{
+    unsigned char request[9] = {'G'};
+    uint64_t count = htobe64(bytes);
+    memcpy(request + 1, &count, sizeof count);
+    int fd = dial(port, true);
+    send_small(fd, request, sizeof request);
+    return fd;
+}
+
+static void
+fetch(uint16_t port, uint64_t bytes, unsigned ms)
+{
+    uint64_t count = 0, start = now_ns(), end = start + ms * UINT64_C(1000000);
+    uint64_t now = start;
+    for (; now < end; now = now_ns()) {
+        struct bulk stream = {.fd = request_bytes(port, bytes), .left = bytes};
+        while (pull(&stream))
+            ;
+        close(stream.fd);
+        count++;
+    }
+    double seconds = (double)(now - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.3f, \"mb_per_s\": %.3f}\n", count,
+           (double)count / seconds, (double)(count * bytes) / seconds / 1e6);
+}
+
+/* What one stream carries from its request on, and in the last second of that time. */
+static void
+start_of_stream(uint16_t port, unsigned ms)
+{
+    uint64_t start = now_ns(), end = start + ms * UINT64_C(1000000);
+    uint64_t last = end - UINT64_C(1000000000), bytes = 0, late = 0;
+    struct pollfd stream = {.fd = request_bytes(port, UINT64_C(1) << 50)};
+    stream.events = POLLIN;
+    for (uint64_t now; (now = now_ns()) < end;) {
+        if (poll(&stream, 1, (int)((end - now) / 1000000)) <= 0)
+            continue;
+        ssize_t size = recv(stream.fd, chunk, sizeof chunk, 0);
+        if (size <= 0)
+            fail("start: %s", size ? strerror(errno) : "end of stream");
+        bytes += (uint64_t)size;
+        late += now >= last ? (uint64_t)size : 0;
+    }
+    printf("{\"mb_per_s\": %.3f, \"last_mb_per_s\": %.3f}\n",
+           (double)bytes / ms / 1e3, (double)late / 1e6);
 }
 
 static int
@@ -446,7 +528,7 @@ exchange(int fd, uint64_t sequence)
 }
 
 static void
-latency(uint16_t port, unsigned seconds)
+latency(uint16_t port, unsigned ms)
 {
     uint32_t *samples = malloc(MAX_SAMPLES * sizeof *samples);
     if (!samples)
@@ -455,7 +537,7 @@ latency(uint16_t port, unsigned seconds)
     send_small(fd, "E", 1);
     for (uint64_t i = 0; i < WARM_UP; i++)
         exchange(fd, i);
-    uint64_t before = now_ns(), end = before + seconds * UINT64_C(1000000000);
+    uint64_t before = now_ns(), end = before + ms * UINT64_C(1000000);
     size_t count = 0;
     while (before < end && count < MAX_SAMPLES) {
         exchange(fd, count);
@@ -513,20 +595,64 @@ begin(int epoll, uint16_t port, struct asker *asker)
     ask(asker, true);
 }
 
-static void
-requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
+/* Return CONNS connections that have echoed once, opened a few at a time. */
+static struct asker *
+open_all(int epoll, uint16_t port, unsigned conns)
 {
-    int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct asker *all = calloc(conns, sizeof *all);
     if (!all)
         fail("no memory");
+    unsigned begun = 0, heard = 0;
+    while (heard < conns) {
+        for (; begun < conns && begun - heard < OPENING; begun++) {
+            all[begun].sequence = (uint64_t)begun << 40;
+            begin(epoll, port, &all[begun]);
+        }
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++)
+            heard += hear(events[i].data.ptr);
+    }
+    return all;
+}
+
+static void
+requests(uint16_t port, unsigned ms, unsigned conns)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct asker *all = open_all(epoll, port, conns);
+    uint64_t start = now_ns(), count = 0, end = start + ms * UINT64_C(1000000);
+    for (unsigned i = 0; i < conns; i++)
+        ask(&all[i], false);
+    while (now_ns() < end) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, 1);
+        for (int i = 0; i < ready; i++) {
+            if (!hear(events[i].data.ptr))
+                continue;
+            count++;
+            ask(events[i].data.ptr, false);
+        }
+    }
+    double seconds = (double)(now_ns() - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f}\n", count,
+           (double)count / seconds);
+}
+
+static void
+connections(uint16_t port, unsigned ms, unsigned parallel)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct asker *all = calloc(parallel, sizeof *all);
+    if (!all)
+        fail("no memory");
     uint64_t start = now_ns(), now = start, count = 0;
-    uint64_t end = start + seconds * UINT64_C(1000000000);
-    for (unsigned i = 0; i < conns; i++) {
+    uint64_t end = start + ms * UINT64_C(1000000);
+    for (unsigned i = 0; i < parallel; i++) {
         all[i].sequence = (uint64_t)i << 40;
         begin(epoll, port, &all[i]);
     }
-    for (unsigned open = conns; open;) {
+    for (unsigned open = parallel; open;) {
         struct epoll_event events[EVENTS];
         int ready = epoll_wait(epoll, events, EVENTS, -1);
         now = now_ns();
@@ -535,10 +661,6 @@ requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
             if (!hear(asker))
                 continue;
             count += now < end;
-            if (now < end && !reconnect) {
-                ask(asker, false);
-                continue;
-            }
             close(asker->fd);
             if (now < end)
                 begin(epoll, port, asker);
@@ -546,35 +668,54 @@ requests(uint16_t port, unsigned seconds, unsigned conns, bool reconnect)
                 open--;
         }
     }
-    printf("{\"count\": %" PRIu64 ", \"seconds\": %u, \"per_s\": %.1f}\n", count, seconds,
-           (double)count / seconds);
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f}\n", count,
+           (double)count * 1e3 / ms);
+}
+
+static void
+hold(uint16_t port, unsigned conns)
+{
+    uint64_t start = now_ns();
+    open_all(epoll_create1(EPOLL_CLOEXEC), port, conns);
+    printf("{\"conns\": %u, \"seconds\": %.3f}\n", conns,
+           (double)(now_ns() - start) / 1e9);
+    fflush(stdout);
+    while (read(STDIN_FILENO, chunk, sizeof chunk) > 0)
+        ;
 }
 
 int
 main(int argc, char **argv)
 {
     if (argc < 3)
-        fail("usage: load sink-source|get|put|echo|rr|cps PORT [NUMBERS]");
+        fail("usage: load sink-source|get|put|fetch|start|echo|rr|cps|hold PORT [...]");
     const char *mode = argv[1];
     uint16_t port = (uint16_t)number(argv[2], 0, UINT16_MAX);
+    all_descriptors();
     if (!strcmp(mode, "sink-source") && argc == 3)
         sink_source(port);
     signal(SIGALRM, on_alarm);
-    bool get = !strcmp(mode, "get"), reconnect = !strcmp(mode, "cps");
-    if ((get || !strcmp(mode, "put")) && argc == 5) {
-        alarm(MAX_SECONDS + SPARE_S);
-        bulk(get, port, number(argv[3], 1, UINT64_C(1) << 50),
+    alarm(MAX_MS / 1000 + SPARE_S);
+    const uint64_t most_bytes = UINT64_C(1) << 50;
+    bool get = !strcmp(mode, "get");
+    if ((get || !strcmp(mode, "put")) && argc == 5)
+        bulk(get, port, number(argv[3], 1, most_bytes),
              (unsigned)number(argv[4], 1, MAX_CONNS));
-        return 0;
-    }
-    if (argc < 4)
-        fail("%s: not this many numbers", mode);
-    unsigned seconds = (unsigned)number(argv[3], 1, MAX_SECONDS);
-    alarm(seconds + SPARE_S);
-    if (!strcmp(mode, "echo") && argc == 4)
-        latency(port, seconds);
-    else if ((reconnect || !strcmp(mode, "rr")) && argc == 5)
-        requests(port, seconds, (unsigned)number(argv[4], 1, MAX_CONNS), reconnect);
+    else if (!strcmp(mode, "fetch") && argc == 5)
+        fetch(port, number(argv[3], 1, most_bytes),
+              (unsigned)number(argv[4], 1, MAX_MS));
+    else if (!strcmp(mode, "start") && argc == 4)
+        start_of_stream(port, (unsigned)number(argv[3], 1000, MAX_MS));
+    else if (!strcmp(mode, "echo") && argc == 4)
+        latency(port, (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "rr") && argc == 5)
+        requests(port, (unsigned)number(argv[3], 1, MAX_MS),
+                 (unsigned)number(argv[4], 1, MAX_CONNS));
+    else if (!strcmp(mode, "cps") && argc == 5)
+        connections(port, (unsigned)number(argv[3], 1, MAX_MS),
+                    (unsigned)number(argv[4], 1, MAX_CONNS));
+    else if (!strcmp(mode, "hold") && argc == 4)
+        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS));
     else
         fail("%s: no such mode, or not this many numbers", mode);
     return 0;

@@ -14,7 +14,16 @@ from tunnel.access import gate
 from tunnel.center import exit_bind, exit_udp, mappings, server
 from tunnel.front import udp
 from tunnel.link import link, relay, session, transport
-from tunnel.proto import codec, datagrams, handshake, lanes, mux, replay, window
+from tunnel.proto import (
+    codec,
+    datagrams,
+    growth,
+    handshake,
+    lanes,
+    mux,
+    replay,
+    window,
+)
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
 if TYPE_CHECKING:
@@ -47,6 +56,11 @@ LIMITS: Final = {
     "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
     "RECEIVED after, at most": replay.STATE_EVERY_BYTES,
     "RECEIVED after, at the latest": 1_000 * replay.STATE_AFTER_S,
+    "largest window": growth.MAX_WINDOW_BYTES,
+    "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
+    "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
+    "growing windows measure the round trip": growth.PROBE_S,
+    "idle window": growth.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "DATA in one frame while others wait": lanes.SHARED_FRAME_BYTES,

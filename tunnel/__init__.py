@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tunnel.link.bind import BoundPort as BoundPort
     from tunnel.link.datagrams import DatagramStream as DatagramStream
     from tunnel.link.virtual import VirtualStream as VirtualStream
+    from tunnel.ops.shared import Shared as Shared
+    from tunnel.ops.shared import share as share
     from tunnel.proto.codec import FrameDecoder as FrameDecoder
     from tunnel.proto.mux import MuxCore as MuxCore
 
@@ -41,11 +43,13 @@ _HOMES: Final = {
     "MuxCore": "tunnel.proto.mux",
     "ServerOptions": "tunnel.center.server",
     "SessionError": "tunnel.errors",
+    "Shared": "tunnel.ops.shared",
     "StreamError": "tunnel.errors",
     "TunnelError": "tunnel.errors",
     "VirtualStream": "tunnel.link.virtual",
     "connect": "tunnel.center.client",
     "parse_join": "tunnel.access.security",
+    "share": "tunnel.ops.shared",
 }
 
 __all__ = [
@@ -60,11 +64,13 @@ __all__ = [
     "MuxCore",
     "ServerOptions",
     "SessionError",
+    "Shared",
     "StreamError",
     "TunnelError",
     "VirtualStream",
     "connect",
     "parse_join",
+    "share",
 ]
 
 

@@ -19,6 +19,9 @@ from typing import Final
 
 Value = str | int | float | bool | None
 
+# In a program that set up no logging, Python would write our warnings to its stderr.
+logging.getLogger("tunnel").addHandler(logging.NullHandler())
+
 _FIELDS: Final = "tunnel_fields"
 """One attribute of the record for all fields: by themselves they would clash with those
 that logging itself sets (``name``, ``args``, ``message``)."""

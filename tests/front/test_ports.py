@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from support.far import Far
 from support.logs import text
-from support.virtuals import Far
 
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front import listen

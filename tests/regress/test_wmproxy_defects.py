@@ -16,7 +16,8 @@ from support.wires import TARGET, Offers, raw_peer, session_pair
 
 from tunnel.errors import Code, StreamError
 from tunnel.front.listen import open_listener
-from tunnel.front.socks5 import serve_socks
+from tunnel.front.proxy import serve_proxy
+from tunnel.front.wayout import WayOut
 from tunnel.link.transport import PlainTransport
 from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
 
@@ -327,7 +328,7 @@ async def test_a_peer_that_vanished_is_noticed(
 # 9
 async def socks(client: CenterClient, nursery: trio.Nursery) -> Address:
     listeners = await open_listener(LOOPBACK, 0)
-    nursery.start_soon(serve_socks, listeners, client.open)
+    nursery.start_soon(serve_proxy, listeners, WayOut(client.open))
     return Address(*listeners[0].socket.getsockname())
 
 

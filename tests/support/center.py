@@ -12,6 +12,7 @@ import trio
 from tunnel.access.security import JoinLine, Secret, load_or_make_identity, make_token
 from tunnel.access.users import User
 from tunnel.center.client import CenterClient
+from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial
@@ -92,6 +93,7 @@ async def center(
     ports: range = range(20_000, 20_001),
     others: tuple[User, ...] = (),
     resume_s: int = 120,
+    names: NameOptions | None = None,
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -101,7 +103,11 @@ async def center(
         users,
         identity,
         ServerOptions(
-            Address(LOOPBACK, port), ports, plain=identity is None, resume_s=resume_s
+            Address(LOOPBACK, port),
+            ports,
+            plain=identity is None,
+            resume_s=resume_s,
+            names=names or NameOptions(),
         ),
     )
     with trio.fail_after(60):

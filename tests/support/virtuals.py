@@ -3,40 +3,8 @@
 from __future__ import annotations
 
 import trio
-import trio.testing
 
 from tunnel.errors import Code, RemoteStreamError
-
-
-class Far:
-    """A virtual TCP connection; what it carries comes out of ``far``."""
-
-    def __init__(self) -> None:
-        self._near, self.far = trio.testing.memory_stream_pair()
-        self.resets: list[Code] = []
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._near.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._near.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._near.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._near.aclose()
-
-    bound = None
-
-    async def put(self, data: bytes | bytearray | memoryview) -> None:
-        await self.send_all(data)
-
-    def on_closed(self, call: object) -> None:
-        pass
-
-    def reset(self, code: Code) -> None:
-        self.resets.append(code)
 
 
 class ScriptedVirtual:

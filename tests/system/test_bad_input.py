@@ -133,7 +133,7 @@ def test_garbage_on_the_socks_port_is_closed_with_one_log_line(
         app.sendall(garbage)
         # RST where it was shut out with bytes unread, which is right for nonsense
         assert drain(app)[1] in (END, RESET)
-    assert "socks.refused" in one_line_about(world.client, peer)
+    assert "proxy.refused" in one_line_about(world.client, peer)
     others_are_served(world)
 
 
@@ -255,12 +255,12 @@ def tls_world(
         ("tls link", FIRST_BYTE_S, "link.refused"),
         ("tls link byte", HANDSHAKE_S, "link.refused"),
         ("tls after handshake", HANDSHAKE_S, "link.refused"),
-        ("tls socks", HANDSHAKE_S, "socks.refused"),
-        ("tls socks greeting", HANDSHAKE_S, "socks.refused"),
+        ("tls socks", HANDSHAKE_S, "proxy.refused"),
+        ("tls socks greeting", HANDSHAKE_S, "proxy.refused"),
         ("plain link", FIRST_BYTE_S, "link.refused"),
         ("plain link byte", HANDSHAKE_S, "link.refused"),
-        ("plain socks", HANDSHAKE_S, "socks.refused"),
-        ("plain socks greeting", HANDSHAKE_S, "socks.refused"),
+        ("plain socks", HANDSHAKE_S, "proxy.refused"),
+        ("plain socks greeting", HANDSHAKE_S, "proxy.refused"),
     ],
 )
 def test_silence_is_closed_at_its_deadline_with_one_log_line(

@@ -137,6 +137,11 @@ class CenterClient:
         self._attempts = trio.CancelScope()
 
     @property
+    def client_id(self) -> bytes:
+        """What names this client to its server, 16 bytes."""
+        return self._terms.client_id
+
+    @property
     def connections(self) -> int:
         """Virtual TCP connections that are alive."""
         return self._session.streams if self._session else 0

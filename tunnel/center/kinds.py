@@ -6,10 +6,14 @@ key is whose it never knows: that is mappings.py's one rule for all of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import trio
+
+from tunnel.errors import Code, TunnelError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
@@ -20,8 +24,6 @@ from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTar
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    import trio
-
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -29,6 +31,11 @@ MAX_VISITORS: Final = 16_384
 
 OpenTarget = Callable[[Target, Address], VirtualStream]
 """Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
+
+
+_NAME: Final = re.compile(
+    r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+)
 
 
 class Key(NamedTuple):
@@ -81,7 +88,11 @@ class Kind(Protocol):
     def candidates(
         self, entry: MappingEntry, taken: Container[Key]
     ) -> Iterator[tuple[Key, ...]]:
-        """Give what would do, best first; ``taken`` matters where there is a choice."""
+        """Give what would do, best first; ``taken`` matters where there is a choice.
+
+        Raises:
+            TunnelError: it can never be given; ``code`` says why.
+        """
         ...
 
     async def open(self, keys: tuple[Key, ...]) -> Opening:
@@ -182,3 +193,63 @@ class _UdpPort:
     def close(self) -> None:
         for sock in self._sockets:
             sock.close()
+
+
+class HostNames:
+    """Names on the server's one HTTP or HTTPS port; the table of claims routes them.
+
+    Args:
+        type: ``HTTP`` or ``HTTPS``.
+        port: the public one, for the answer.
+        domain: completes names without a dot; None refuses those.
+    """
+
+    max_count = 1
+    none_left = "there is no such name"
+
+    def __init__(self, type: MappingType, port: int, domain: str | None) -> None:  # noqa: A002 - as in Key
+        self._type = type
+        self._port = port
+        self._domain = domain
+
+    def host(self, entry: MappingEntry) -> str:
+        """See ``Kind``."""
+        name = entry.host.lower().removesuffix(".")
+        if "." in name or not self._domain:
+            return name
+        return f"{name}.{self._domain}"
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        """See ``Kind``."""
+        del taken
+        host = self.host(entry)
+        if "." not in host:
+            raise TunnelError(
+                Code.ADDRESS_UNSUPPORTED,
+                f"this server has no --domain for {host!r}: name the whole host",
+            )
+        if not _NAME.fullmatch(host):
+            raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
+        yield (Key(self._type, host),)
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        await trio.lowlevel.checkpoint()
+        return _HostName(Address(keys[0].host, self._port))
+
+
+class _HostName:
+    """See ``Opening``: nothing is opened, the claim itself is what visitors need."""
+
+    def __init__(self, public: Address) -> None:
+        self.public = public
+        self._closed = trio.Event()
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        del name, open_target
+        await self._closed.wait()
+
+    def close(self) -> None:
+        self._closed.set()

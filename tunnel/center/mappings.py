@@ -11,9 +11,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tunnel.errors import AddressError, Code
+from tunnel.center.kinds import Key
+from tunnel.errors import AddressError, Code, TunnelError
 from tunnel.log import say
-from tunnel.proto.frames import MappingAnswer, MappingOp
+from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.access.users import User
-    from tunnel.center.kinds import Key, Kind, Opening
+    from tunnel.center.kinds import Kind, Opening
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Address, MappingEntry, ProtMapping, Target
 
+KNOWN_NAMES: Final = 10_000
+"""Host names whose clients have left that a server remembers, to say so."""
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
@@ -40,6 +43,11 @@ class Member(Protocol):
     @property
     def waiting(self) -> bool:
         """Whether its link is lost and its session waits for another."""
+        ...
+
+    @property
+    def away(self) -> bool:
+        """Whether it waits for a link for longer than a visitor should."""
         ...
 
     @property
@@ -89,11 +97,16 @@ class MappingTable:
     """
 
     def __init__(self, kinds: Mapping[int, Kind]) -> None:
-        self._kinds = kinds
+        self._kinds = dict(kinds)
         self._claims: dict[Key, _Claim] = {}
+        self._left: dict[Key, None] = {}
 
     def __len__(self) -> int:
         return len(self._all())
+
+    def offer(self, kinds: Mapping[int, Kind]) -> None:
+        """Offer more kinds from now on."""
+        self._kinds.update(kinds)
 
     async def apply(self, member: Member, mapping: ProtMapping) -> list[MappingAnswer]:
         """Do what a MAPPING asks for; an answer for each entry, in order."""
@@ -108,6 +121,25 @@ class MappingTable:
         for claim in self._all():
             if claim.owner is member:
                 self._close(claim)
+                self._remember(claim)
+
+    def find(self, kind: MappingType, host: str) -> tuple[Member, str] | None:
+        """Give who has a host name, or ``*.`` for its first label, and the mapping."""
+        for key in _keys_of(kind, host):
+            claim = self._claims.get(key)
+            if claim is not None:
+                return claim.owner, claim.entry.name
+        return None
+
+    def is_known(self, kind: MappingType, host: str) -> bool:
+        """Say whether there was such a host name; its client has left."""
+        return any(key in self._left for key in _keys_of(kind, host))
+
+    def _remember(self, claim: _Claim) -> None:
+        if not claim.keys[0].port:
+            self._left.update(dict.fromkeys(claim.keys))
+            while len(self._left) > KNOWN_NAMES:
+                del self._left[next(iter(self._left))]
 
     def _all(self) -> set[_Claim]:
         return set(self._claims.values())
@@ -128,7 +160,7 @@ class MappingTable:
         kind = self._kinds.get(entry.type)
         if kind is None or not 1 <= entry.count <= kind.max_count:
             return MappingAnswer(
-                Code.UNSUPPORTED, reason="this server offers single TCP and UDP ports"
+                Code.UNSUPPORTED, reason=_not_offered(entry.type, kind)
             )
         if not member.user.may_publish(kind.host(entry), entry.port):
             return MappingAnswer(
@@ -141,8 +173,8 @@ class MappingTable:
                 answer = await self._claim(member, entry, kind, keys)
                 if answer.code is not Code.TAKEN:
                     break
-        except AddressError as error:
-            code = Code.NOT_ALLOWED if "not allowed" in error.what else Code.TAKEN
+        except TunnelError as error:
+            code = Code.NOT_ALLOWED if "not allowed" in error.what else error.code
             answer = MappingAnswer(code, reason=error.what)
         return answer
 
@@ -168,6 +200,8 @@ class MappingTable:
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
         claim = _Claim(member, entry, keys, opening)
         self._claims.update(dict.fromkeys(keys, claim))
+        for key in keys:
+            self._left.pop(key, None)
         member.nursery.start_soon(self._serve, claim)
         return claim.answer
 
@@ -202,6 +236,18 @@ class MappingTable:
             user=claim.owner.user.name)  # fmt: skip
         await claim.opening.serve(claim.entry.name, claim.owner.open_now)
         say(logger, logging.INFO, "mapping.closed", public=public)
+
+
+def _keys_of(kind: MappingType, host: str) -> tuple[Key, Key]:
+    return Key(kind, host), Key(kind, f"*.{host.partition('.')[2]}")
+
+
+def _not_offered(type: int, kind: Kind | None) -> str:  # noqa: A002 - as in an entry
+    if kind is not None:
+        return "this server offers single ports"
+    if type in (MappingType.HTTP, MappingType.HTTPS):
+        return f"this server has no public {MappingType(type).name} port"
+    return "this server offers no such kind of public name"
 
 
 def _is_in_use(error: AddressError) -> bool:

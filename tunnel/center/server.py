@@ -20,6 +20,7 @@ from tunnel.center.exit import serve_exit
 from tunnel.center.exit_bind import serve_bind
 from tunnel.center.kinds import TcpPorts, UdpPorts
 from tunnel.center.mappings import MappingTable
+from tunnel.center.names import NameOptions, NamePorts
 from tunnel.errors import (
     Code,
     LinkError,
@@ -80,6 +81,8 @@ MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 MAX_WIRES: Final = 4_096
 """Links and strangers at once; each is a descriptor and a task."""
 DRAIN_S: Final = 30.0
+VISITOR_WAITS_S: Final = 3.0
+"""How long a visitor of a host name waits for a link that was just lost."""
 
 logger = logging.getLogger("tunnel.server")
 
@@ -95,6 +98,8 @@ class ServerOptions:
     """Links without TLS: for loopback, or where both ends are told so."""
     resume_s: int = DEFAULT_RESUME_S
     """How long a session waits for another link; 0 ends it with its link."""
+    names: NameOptions = field(default_factory=NameOptions)
+    """Where host names are served."""
 
 
 class _Member:
@@ -144,6 +149,14 @@ class _Member:
     def gone(self) -> bool:
         """See ``Member``."""
         return self.session.ended is not None
+
+    @property
+    def away(self) -> bool:
+        """See ``Member``."""
+        lost_at = self.session.lost_at
+        return self.waiting and (
+            lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
+        )
 
     @property
     def waiting(self) -> bool:
@@ -210,6 +223,7 @@ class CenterServer:
         self.mappings = MappingTable(
             {MappingType.TCP: TcpPorts(*where), MappingType.UDP: UdpPorts(*where)}
         )
+        self.names = NamePorts(self.options.names)
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
@@ -240,10 +254,17 @@ class CenterServer:
         """Serve until ``stop``; started, with the address, when it listens.
 
         Raises:
-            AddressError: the address cannot be listened on.
+            AddressError: an address cannot be listened on.
+            UsageError: the certificate for host names cannot be used.
         """
         listen = self.options.listen
         self._listeners = await open_listener(listen.host, listen.port)
+        try:
+            self.mappings.offer(await self.names.open())
+        except BaseException:
+            for listener in self._listeners:
+                listener.socket.close()
+            raise
         port = self._listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -253,6 +274,7 @@ class CenterServer:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_stopped)
+            nursery.start_soon(self.names.serve, self.mappings)
             address = Address(listen.host, port)
             task_status.started(address)
             say(logger, logging.INFO, "server.listening", address=str(address),

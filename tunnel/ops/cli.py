@@ -67,12 +67,24 @@ def serve(
     resume: Annotated[
         str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
     ] = "120s",
+    http: Annotated[
+        str | None, Parameter(help="[HOST:]PORT for web services by name.")
+    ] = None,
+    https: Annotated[str | None, Parameter(help="[HOST:]PORT for TLS by name.")] = None,
+    domain: Annotated[
+        str | None, Parameter(help="Completes names without a dot: NAME.DOMAIN.")
+    ] = None,
+    certificate: Annotated[
+        tuple[Path, Path] | None,
+        Parameter(help="CERT KEY: end TLS here for names published with --http."),
+    ] = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.ops.run import ServePlan, run_serve
     from tunnel.ops.saved import state_folder
+    from tunnel.ops.shares import name_options
     from tunnel.ops.show import Show
 
     plan = ServePlan(
@@ -82,6 +94,7 @@ def serve(
         state or state_folder(),
         plain,
         _seconds(resume),
+        name_options(http, https, domain, certificate),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -108,6 +121,22 @@ def up(
             negative=(),
         ),
     ] = None,
+    http: Annotated[
+        list[str] | None,
+        Parameter(
+            help="NAME=TARGET: a host name at the server leads to a web service, or a "
+            "folder, here. Repeatable.",
+            negative=(),
+        ),
+    ] = None,
+    https: Annotated[
+        list[str] | None,
+        Parameter(
+            help="NAME=TARGET: as --http, but TLS passes through to TARGET. "
+            "Repeatable.",
+            negative=(),
+        ),
+    ] = None,
     reach: Annotated[
         list[str] | None,
         Parameter(
@@ -119,7 +148,8 @@ def up(
     socks: Annotated[
         list[str] | None,
         Parameter(
-            help="LISTEN: a SOCKS5 proxy here, leaving at the server. Repeatable.",
+            help="LISTEN: a SOCKS and HTTP proxy here, leaving at the server. "
+            "Repeatable.",
             negative=(),
         ),
     ] = None,
@@ -129,10 +159,13 @@ def up(
     """Run a center-client with any number of entries."""
     from tunnel.ops.entries import ReachEntry, SocksEntry, TcpEntry, UdpEntry
     from tunnel.ops.run import UpPlan
+    from tunnel.ops.shares import PassedEntry, ShareEntry
 
     entries: list[Entry] = [
         *map(TcpEntry.parse, tcp or []),
         *map(UdpEntry.parse, udp or []),
+        *map(ShareEntry.parse, http or []),
+        *map(PassedEntry.parse, https or []),
         *map(ReachEntry.parse, reach or []),
         *map(SocksEntry.parse, socks or []),
     ]
@@ -182,6 +215,41 @@ def udp(
 
 
 @app.command
+def share(
+    target: Annotated[str, Parameter(help="[HOST:]PORT of a service, or a folder.")],
+    /,
+    *,
+    name: Annotated[
+        str,
+        Parameter(help="Host name; without a dot one of the server's domain."),
+    ] = "",
+    auth: Annotated[
+        str | None,
+        Parameter(
+            help="USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may "
+            "name a file with it."
+        ),
+    ] = None,
+    list_files: Annotated[
+        bool,
+        Parameter(name="--list", negative=(), help="List folders without index.html."),
+    ] = False,
+    to: To = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Publish one web service, or the files of a folder, under a host name."""
+    from tunnel.ops.run import UpPlan
+    from tunnel.ops.saved import secret_file
+    from tunnel.ops.shares import ShareEntry
+
+    auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
+    entry = ShareEntry.of(target, name, auth, listing=list_files)
+    return _up(UpPlan(to, save_as, [entry]), as_json, log)
+
+
+@app.command
 def reach(
     listen: Annotated[str, Parameter(help="[HOST:]PORT to listen on here.")],
     target: Annotated[str, Parameter(help="HOST:PORT at the server's side.")],
@@ -212,7 +280,7 @@ def socks(
     as_json: Json = False,
     log: Log = None,
 ) -> int:
-    """Run a SOCKS5 proxy here that leaves at the server."""
+    """Run a SOCKS and HTTP proxy here that leaves at the server."""
     from tunnel.ops.entries import SocksEntry
     from tunnel.ops.run import UpPlan
 

@@ -19,7 +19,9 @@ from tunnel.access.target import probe
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
-from tunnel.front.socks5 import serve_socks
+from tunnel.front.proxy import serve_proxy
+from tunnel.front.users import refuse_open_proxy
+from tunnel.front.wayout import WayOut
 from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:
@@ -83,6 +85,11 @@ class Published(ABC):
     @abstractmethod
     async def ready(self, public: Address) -> Line:
         """Give the line for the public address that it got; may look at the target."""
+
+    def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
+        """Give what is to be published where the server does not offer this."""
+        del notice, server_host
+        return None
 
     @abstractmethod
     def refused(self, notice: MappingRefused) -> TunnelError:
@@ -200,7 +207,7 @@ class ReachEntry(Local):
 
 @dataclass(frozen=True, slots=True)
 class SocksEntry(Local):
-    """``--socks LISTEN``: a SOCKS5 proxy here that leaves at the server.
+    """``--socks LISTEN``: a SOCKS and HTTP proxy here that leaves at the server.
 
     Raises:
         UsageError: the proxy would be open to others.
@@ -209,12 +216,7 @@ class SocksEntry(Local):
     listen: Address
 
     def __post_init__(self) -> None:
-        if not is_loopback(self.listen.host):
-            raise UsageError(
-                f"a proxy without users is not opened on {self.listen}",
-                "whoever reaches that address could use it",
-                f"--socks {LOOPBACK}:{self.listen.port}",
-            )
+        refuse_open_proxy(self.listen, None)
 
     @classmethod
     def parse(cls, text: str) -> SocksEntry:
@@ -228,12 +230,14 @@ class SocksEntry(Local):
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
         listeners = await open_listener(self.listen.host, self.listen.port)
-        nursery.start_soon(serve_socks, listeners, client.open)
+        nursery.start_soon(
+            serve_proxy, listeners, WayOut(client.open, client.bind, client.associate)
+        )
         return Line(
             "socks",
             _bound(listeners, self.listen),
             "-",
-            title="SOCKS5 proxy, leaving at the server",
+            title="SOCKS and HTTP proxy, leaving at the server",
         )
 
 

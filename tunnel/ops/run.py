@@ -20,6 +20,7 @@ from tunnel.access.security import (
 )
 from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
+from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.notices import (
     LinkDown,
     LinkResumed,
@@ -102,6 +103,7 @@ class ServePlan:
     state: Path
     plain: bool
     resume_s: int
+    names: NameOptions = field(default_factory=NameOptions)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -118,7 +120,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     server = CenterServer(
         {OWNER: owner},
         identity,
-        ServerOptions(plan.listen, plan.ports, plan.plain, plan.resume_s),
+        ServerOptions(plan.listen, plan.ports, plan.plain, plan.resume_s, plan.names),
     )
     ending = _Ending(show, lambda: server.connections)
     async with trio.open_nursery() as nursery:
@@ -139,14 +141,19 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
 
         # Who has read the line may send a signal at once.
         await nursery.start(until_signal)
-        _show_server(show, address, join)
+        _show_server(show, address, join, server.names)
     return ending.status
 
 
-def _show_server(show: Show, address: Address, join: JoinLine) -> None:
+def _show_server(
+    show: Show, address: Address, join: JoinLine, names: NamePorts
+) -> None:
     line = join.render()
     how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
     show.talk("listening", f"{address}  {how}")
+    for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
+        if where is not None:
+            show.talk("", f"{where}  {kind} by name")
     if join.plain and not is_loopback(address.host):
         show.talk("warning", "everybody on the way can read and change what passes")
     if show.terminal:
@@ -274,7 +281,8 @@ class _Up:
                 if self._nursery is not None:
                     self._nursery.start_soon(self._ready, name, public)
             case MappingRefused():
-                self._refused(notice)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._refused, notice)
 
     def _link_up(self, notice: LinkUp) -> None:
         how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
@@ -316,7 +324,12 @@ class _Up:
         text = line.text(terminal=self._show.terminal)
         self._show.line("entry", text, **line.fields)
 
-    def _refused(self, notice: MappingRefused) -> None:
+    async def _refused(self, notice: MappingRefused) -> None:
+        other = self._published[notice.name].instead(notice, self._join.host)
+        if other is not None and self._client is not None and self._nursery is not None:
+            await self._client.withdraw(notice.name)
+            await self._start(other, self._client, self._nursery)
+            return
         error = self._published[notice.name].refused(notice)
         self._show.error(error)
         if self._was_up and self._client is not None:

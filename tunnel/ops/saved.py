@@ -39,6 +39,16 @@ def is_saved(name: str) -> bool:
     return _file(name).exists()
 
 
+def secret_file(variable: str) -> str | None:
+    """Read the file that an environment variable names; None without the variable.
+
+    Raises:
+        StateError: it cannot be read, or others can.
+    """
+    file = os.environ.get(variable)
+    return read_private(Path(file)).strip() if file else None
+
+
 def find(to: str | None) -> tuple[JoinLine, bool]:
     """Give the join line meant by ``--to``, and whether it was given as a line.
 
@@ -48,8 +58,8 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
     Raises:
         UsageError: none is meant, or it cannot be read.
     """
-    if to is None and (file := os.environ.get("TUNNEL_TO_FILE")):
-        return parse_join(read_private(Path(file)).strip()), True
+    if to is None and (text := secret_file("TUNNEL_TO_FILE")) is not None:
+        return parse_join(text), True
     if to is not None and "://" in to:
         return parse_join(to.strip()), True
     name = to or DEFAULT

@@ -460,7 +460,7 @@ def _decode_mapping(payload: bytes) -> ProtMapping:
         kind, name, host = reader.number(1), reader.text(), reader.text()
         port, count = reader.number(2), reader.number(2)
         check_tlvs(reader.tlvs(reader.number(2)), ())
-        if host and not is_host_name(host.replace(":", ".")):
+        if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
             raise _broken("a MAPPING with an impossible host name")
         entries.append(MappingEntry(kind, name, host, port, count))
     reader.end()

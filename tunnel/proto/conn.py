@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tunnel.proto.lanes import Lane
@@ -23,6 +24,7 @@ class VirtualConn:
 
     __slots__ = (
         "datagrams",
+        "granted_at",
         "held_bytes",
         "lane",
         "offered",
@@ -49,6 +51,8 @@ class VirtualConn:
         self.held_bytes = 0
         self.datagrams: DatagramQueue[bytes] | None = None
         """What a UDP association has to send; None for a virtual TCP connection."""
+        self.granted_at = -math.inf
+        """When its window was raised last."""
 
     def evict(self) -> None:
         """Give it up to save memory (called by HeldPool)."""

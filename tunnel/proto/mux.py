@@ -59,6 +59,7 @@ from tunnel.proto.frames import (
     SockMap,
     UdpTarget,
 )
+from tunnel.proto.growth import Growth
 from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.meter import Meter
@@ -160,6 +161,9 @@ class MuxCore:
         self.data_received = 0
         self._conns: dict[int, VirtualConn] = {}
         self._pool: HeldPool[VirtualConn] = HeldPool() if pool is None else pool
+        self._growth: Growth[VirtualConn] = Growth(
+            ours.initial_window, self._pool.growth
+        )
         self._notify = notify
         self._top = top
         self._cursor = 1 if client else 2
@@ -233,6 +237,8 @@ class MuxCore:
         """Forget what belonged to the link before."""
         self._datagrams.clear()
         self._linked = True
+        self._now = now
+        self._growth.begin_link()
         idle_s = float(min(self.ours.idle_ping_s, self.theirs.idle_ping_s))
         self.liveness = Liveness(now, idle_s, 2 * idle_s)
         self._link_control: deque[bytes] = deque()
@@ -356,6 +362,7 @@ class MuxCore:
         drops those and goes at once (protocol.md#close).
         """
         self._pool.forget(conn)
+        self._growth.forget(conn)
         self._windows.pop(conn, None)
         if conn.datagrams is not None:
             self._datagrams.forget(conn.datagrams)
@@ -496,15 +503,22 @@ class MuxCore:
             self._control.clear()
             self._control_bytes = 0
         if self._windows:
-            for conn in self._windows:
-                out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
-            self._windows.clear()
+            self._raise_windows(out)
         if self._lanes:
             served: list[Lane] = []
             self._lanes.take(budget, out, served)
             for lane in served:
                 self._wake_if_starved(lane.sock_map)
         return out
+
+    def _raise_windows(self, out: list[Buffer]) -> None:
+        now, rtt_s, scarce = self._now, self.liveness.rtt_s, self._pool.is_scarce()
+        for conn in self._windows:
+            self._growth.before_grant(conn, now, rtt_s, scarce=scarce)
+            out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
+        self._windows.clear()
+        if self._growth.probe_due(now):
+            self.ping(now)
 
     def take_notices(self) -> list[Event]:
         """Give the events that came from other calls than ``receive_data``."""
@@ -521,6 +535,7 @@ class MuxCore:
         Raises:
             RemoteSessionError: the peer broke a rule; its code is the answer to it.
         """
+        self._now = now
         self.liveness.heard(now)
         events: list[Event] = []
         pieces: dict[VirtualConn, list[Buffer]] = {}
@@ -724,6 +739,7 @@ class MuxCore:
             conn.lane.purge()
             self._push_control(encode(ProtClose(conn.sock_map)))
         self._windows.pop(conn, None)
+        self._growth.forget(conn)
         del self._conns[conn.sock_map]
         if self._is_ours(conn.sock_map):
             self._ours_open -= 1
@@ -732,7 +748,7 @@ class MuxCore:
 
     def next_wakeup(self) -> float:
         """Give the time at which ``on_time`` must be called."""
-        times = [self.liveness.next_wakeup()]
+        times = [self.liveness.next_wakeup(), self._growth.next_wakeup()]
         if self._receipts is not None and self._receipts.due_at is not None:
             times.append(self._receipts.due_at)
         if self._opening:
@@ -745,7 +761,9 @@ class MuxCore:
         Raises:
             LocalLinkError: ``SILENT``: the link is lost.
         """
+        self._now = now
         self.expire(now)
+        self._growth.on_time(now)
         if self._receipts is not None:
             self._receipts.on_time(now)
         match self.liveness.due(now):
@@ -780,6 +798,7 @@ class MuxCore:
             conn.lane.purge()
             # The pool outlives us; not every one of these has a user to release it.
             self._pool.forget(conn)
+            self._growth.forget(conn)
         self._conns.clear()
         self._drop_output()
         self._ours_open = self._unanswered_opens = 0

@@ -1,63 +1,75 @@
-"""The server's half of a SOCKS5 conversation (RFC 1928), as bytes in and bytes out.
+"""The server's half of a SOCKS5 conversation (RFC 1928, 1929), bytes in and bytes out.
 
-Names are carried, never resolved: that is the exit's business. Only the method "no
-authentication" and the command CONNECT are served.
+Names are carried, never resolved: that is the exit's business. With users the one
+method is "user and password", without them it is "no authentication".
 """
 
 from __future__ import annotations
 
-import string
-from dataclasses import dataclass
-from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.proto.frames import Address
+from tunnel.proto.socks import (
+    NOWHERE,
+    SocksCommand,
+    SocksRequest,
+    UnknownAddressKindError,
+    address_bytes,
+    decode_address,
+    encode_address,
+    literal,
+)
+
+if TYPE_CHECKING:
+    from tunnel.proto.frames import Address
 
 _VERSION: Final = 5
+_LOGIN_VERSION: Final = 1
 _NO_AUTHENTICATION: Final = 0
+_PASSWORD: Final = 2
 _NO_METHOD: Final = 0xFF
-_IPV4: Final = 1
-_NAME: Final = 3
-_IPV6: Final = 4
+_LOGIN_FAILED: Final = 1
 _GENERAL_FAILURE: Final = 1
-_NAME_LETTERS: Final = frozenset(string.ascii_letters + string.digits + ".-_")
+_ADDRESS_AT: Final = 3
+_COMMANDS: Final = frozenset(SocksCommand)
 
-
-class SocksCommand(IntEnum):
-    """CMD of a request; anything but CONNECT is refused with REP 7."""
-
-    CONNECT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Socks5Request:
-    """What the app asks for; ``address.host`` is what it wrote, name or literal."""
-
-    command: SocksCommand
-    address: Address
+CheckUser = Callable[[bytes, bytes], bool]
+"""Say whether this is the password (second) of this user (first), in constant time."""
 
 
 class Socks5Server:
     """One conversation, the same for every way of cutting its bytes.
 
     Feed it with ``receive`` and send what ``take_output`` returns. It is over when
-    ``request`` is set (answer it with ``succeed`` or ``fail``) or ``refused`` is (the
-    answer is in the output already; close after sending it).
+    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND is answered
+    twice when it came to be) or ``refused`` is (the answer is in the output already;
+    close after sending it).
 
-    What is kept before that is at most 2 + 255 bytes of greeting and 262 of request;
-    ``leftover`` holds what came behind the request, so it is the caller's reads that
-    bound it.
+    What is kept before that is at most 2 + 255 bytes of greeting, 513 of login and 262
+    of request; ``leftover`` holds what came behind the request, so it is the caller's
+    reads that bound it.
+
+    Args:
+        check_user: None for a proxy without users.
     """
 
-    __slots__ = ("_greeted", "_input", "_output", "leftover", "refused", "request")
+    __slots__ = (
+        "_check_user",
+        "_input",
+        "_output",
+        "_reading",
+        "leftover",
+        "refused",
+        "request",
+    )
 
-    def __init__(self) -> None:
-        self._greeted = False
+    def __init__(self, check_user: CheckUser | None = None) -> None:
+        self._check_user = check_user
         self._input = bytearray()
         self._output = bytearray()
-        self.request: Socks5Request | None = None
+        self._reading: Callable[[], bool] = self._read_greeting
+        self.request: SocksRequest | None = None
         self.refused: Code | None = None
         self.leftover = b""
 
@@ -75,10 +87,11 @@ class Socks5Server:
         if self.refused is not None:
             return
         self._input += data
-        if self.request is None:
-            self._advance()
+        while not self.over and self._reading():
+            pass
         if self.request is not None:
             self.leftover += bytes(self._input)
+        if self.over:
             self._input.clear()
 
     def take_output(self) -> bytes:
@@ -88,69 +101,82 @@ class Socks5Server:
         return output
 
     def succeed(self, bound: Address | None = None) -> bytes:
-        """Return the reply that the target is connected, from ``bound`` if known."""
-        if bound is None:
-            return _reply(0, IPv4Address(0), 0)
-        try:
-            ip = ip_address(bound.host)
-        except ValueError:  # a name says nothing that an app could use
-            return _reply(0, IPv4Address(0), 0)
-        return _reply(0, ip, bound.port)
+        """Return the reply that it is done, with ``bound`` if known.
+
+        For CONNECT that is the exit's own end, for BIND where the exit listens and then
+        the peer that came, for ASSOCIATE where the app's datagrams are to go.
+        """
+        # A name says nothing that an app could use.
+        known = bound is not None and literal(bound.host) is not None
+        return _reply(0, bound if bound is not None and known else NOWHERE)
 
     def fail(self, code: Code) -> bytes:
-        """Return the reply that says why the target is not connected."""
-        return _reply(CODES[code].socks5 or _GENERAL_FAILURE, IPv4Address(0), 0)
+        """Return the reply that says why it is not done."""
+        return _reply(CODES[code].socks5 or _GENERAL_FAILURE, NOWHERE)
 
-    def _advance(self) -> None:
-        if not self._greeted:
-            self._read_greeting()
-        if self._greeted and self.refused is None:
-            self._read_request()
-        if self.refused is not None:
-            self._input.clear()
+    # Each reads one message: True when it was there as a whole and is taken off.
 
-    def _read_greeting(self) -> None:
+    def _read_greeting(self) -> bool:
         buffer = self._input
-        self._check_version()
+        self._check_version(_VERSION)
         if len(buffer) < 2 or len(buffer) < 2 + buffer[1]:
-            return
+            return False
         end = 2 + buffer[1]
-        self._greeted = True
-        if _NO_AUTHENTICATION in buffer[2:end]:
-            self._output += bytes((_VERSION, _NO_AUTHENTICATION))
+        wanted = _NO_AUTHENTICATION if self._check_user is None else _PASSWORD
+        if wanted in buffer[2:end]:
+            self._output += bytes((_VERSION, wanted))
         else:
             self._output += bytes((_VERSION, _NO_METHOD))
             self.refused = Code.NOT_ALLOWED
+        has_login = self._check_user is not None
+        self._reading = self._read_login if has_login else self._read_request
         del buffer[:end]
+        return True
 
-    def _read_request(self) -> None:
+    def _read_login(self) -> bool:
         buffer = self._input
-        self._check_version()
-        if len(buffer) < 4:
-            return
-        kind = buffer[3]
-        if kind not in (_IPV4, _NAME, _IPV6):
-            # Its length is unknown, so nothing behind it can be read either.
+        self._check_version(_LOGIN_VERSION)
+        name_end = 2 + buffer[1] if len(buffer) > 1 else 2
+        if len(buffer) <= name_end:
+            return False
+        end = name_end + 1 + buffer[name_end]
+        if len(buffer) < end:
+            return False
+        name, password = bytes(buffer[2:name_end]), bytes(buffer[name_end + 1 : end])
+        if self._check_user is not None and self._check_user(name, password):
+            self._output += bytes((_LOGIN_VERSION, 0))
+        else:
+            self._output += bytes((_LOGIN_VERSION, _LOGIN_FAILED))
+            self.refused = Code.AUTH
+        self._reading = self._read_request
+        del buffer[:end]
+        return True
+
+    def _read_request(self) -> bool:
+        buffer = self._input
+        self._check_version(_VERSION)
+        try:
+            size = address_bytes(buffer, _ADDRESS_AT)
+        except UnknownAddressKindError:  # nothing behind it can be read either
             self._refuse(Code.ADDRESS_UNSUPPORTED)
-            return
-        if kind == _NAME and len(buffer) < 5:
-            return
-        start = 5 if kind == _NAME else 4
-        end = start + (buffer[4] if kind == _NAME else 4 if kind == _IPV4 else 16)
-        if len(buffer) < end + 2:
-            return
-        host = _host(kind, bytes(buffer[start:end]))
-        port = int.from_bytes(buffer[end : end + 2], "big")
-        if buffer[1] != SocksCommand.CONNECT:
+            return False
+        if size is None or len(buffer) < _ADDRESS_AT + size:
+            return False
+        end = _ADDRESS_AT + size
+        address = decode_address(bytes(buffer[_ADDRESS_AT:end]))
+        command = buffer[1]
+        if command not in _COMMANDS:
             self._refuse(Code.UNSUPPORTED)
-        elif host is None or port == 0:
+        elif address is None or (command == SocksCommand.CONNECT and not address.port):
+            # REP 8 (address type not supported) is the nearest that there is for those.
             self._refuse(Code.ADDRESS_UNSUPPORTED)
         else:
-            self.request = Socks5Request(SocksCommand.CONNECT, Address(host, port))
-            del buffer[: end + 2]
+            self.request = SocksRequest(SocksCommand(command), address)
+        del buffer[:end]
+        return True
 
-    def _check_version(self) -> None:
-        if self._input and self._input[0] != _VERSION:
+    def _check_version(self, version: int) -> None:
+        if self._input and self._input[0] != version:
             # Kept to one byte: however long a caller goes on, nothing piles up.
             del self._input[1:]
             raise RemoteStreamError(
@@ -162,28 +188,5 @@ class Socks5Server:
         self._output += self.fail(code)
 
 
-def _host(kind: int, raw: bytes) -> str | None:
-    """Return the host as text, or None for a name that no resolver should see.
-
-    REP 8 (address type not supported) is the nearest that RFC 1928 has for those.
-    """
-    if kind == _IPV4:
-        return str(IPv4Address(raw))
-    if kind == _IPV6:
-        return str(IPv6Address(raw))
-    name = raw.decode("latin-1")
-    if ":" in name:
-        return name if _is_ipv6(name) else None
-    return name if name and _NAME_LETTERS.issuperset(name) else None
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return IPv6Address(text).scope_id is None  # a scope means this machine's cards
-    except ValueError:
-        return False
-
-
-def _reply(rep: int, ip: IPv4Address | IPv6Address, port: int) -> bytes:
-    kind = _IPV4 if ip.version == 4 else _IPV6
-    return bytes((_VERSION, rep, 0, kind)) + ip.packed + port.to_bytes(2, "big")
+def _reply(rep: int, address: Address) -> bytes:
+    return bytes((_VERSION, rep, 0)) + encode_address(address)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
+from tunnel.proto.growth import Budget
+
 HELD_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """What one process holds at most for readers that do not read (protocol.md#limits)."""
 
@@ -69,6 +71,10 @@ class RecvWindow:
         self.consumed += size
         return 2 * (self.consumed + self.size - self.limit) >= self.size
 
+    def keeps_up(self) -> bool:
+        """Say whether the application has taken most of what came."""
+        return 2 * (self.received - self.consumed) <= self.size
+
     def grant(self) -> int:
         """Raise the promise to what may be promised now, and give the new limit."""
         self.limit = max(self.limit, self.consumed + self.size)
@@ -96,9 +102,15 @@ class HeldPool(Generic[_Held]):
 
     def __init__(self, limit_bytes: int = HELD_LIMIT_BYTES) -> None:
         self.limit_bytes = limit_bytes
+        self.growth = Budget()
+        """What windows have grown by."""
         self.held_bytes = 0
         # Insertion order is the order of last progress: the first is the most stalled.
         self._holders: dict[_Held, None] = {}
+
+    def is_scarce(self) -> bool:
+        """Say whether so much is held that no window should grow."""
+        return 4 * self.held_bytes > self.limit_bytes
 
     def hold(self, holder: _Held, size: int) -> None:
         """Count bytes that arrived for ``holder``; may evict it or another."""

@@ -1,0 +1,210 @@
+"""What was found, as a file and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.peers import DIRECT, OPENSSH, TUNNEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is asked of a figure: at least (or at most) so many times ``base``'s.
+
+    Without a base it is the figure itself. ``goal`` is the better of the two.
+    """
+
+    floor: float
+    goal: float
+    base: str | None = OPENSSH
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        times = f" × {self.base}" if self.base else ""
+        return f"{'≤' if self.at_most else '≥'} {self.floor:g}{times}"
+
+    def verdict(self, value: float) -> str:
+        def met(bound: float) -> bool:
+            return value <= bound if self.at_most else value >= bound
+
+        return "goal" if met(self.goal) else "floor" if met(self.floor) else "NO"
+
+
+ASKED: Final = {
+    "get ×1, MB/s": Asked(0.6, 1.0),
+    "get ×8, MB/s": Asked(0.5, 1.0),
+    "put ×1, MB/s": Asked(0.6, 1.0),
+    "rr 64, /s": Asked(0.4, 1.0),
+    "cps 32, /s": Asked(0.3, 0.5, DIRECT),
+    "echo p50, µs": Asked(2.2, 1.2, at_most=True),
+    "echo p99 under four bulk streams, µs": Asked(1.5, 1.0, at_most=True),
+    "100 ms round trip: the last of them, MB/s": Asked(62.5, 112.5, None),
+    "server, KB per idle connection": Asked(15, 10, None, at_most=True),
+    "client, KB per idle connection": Asked(15, 10, None, at_most=True),
+    "CPU of both, %": Asked(4, 4, None, at_most=True),  # 2 each
+    "decoding 65,528 B, GB/s": Asked(3, 10, None),
+    "decoding 64 B, /s": Asked(0.5e6, 1e6, None),
+    "tunnel --help, ms": Asked(250, 150, None, at_most=True),
+}
+
+
+@dataclasses.dataclass
+class Result:
+    """One run.
+
+    ``peers`` tells of each peer its label, mode, version and why it is missing, if it
+    is. ``values`` has for each figure and peer what each round found, or None.
+    ``failures`` says, for each figure and peer, why there is none. ``families`` lists
+    the figures of each family, in order.
+    """
+
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+    peers: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    families: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    values: dict[str, dict[str, list[float | None]]] = dataclasses.field(
+        default_factory=dict
+    )
+    failures: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    quick: bool = False
+
+    def add(
+        self, family: str, figure: str, peer: str, value: float, *, round_: int = 0
+    ) -> None:
+        self._list(family, figure)
+        rounds = self.values.setdefault(figure, {}).setdefault(peer, [])
+        rounds += [None] * (round_ + 1 - len(rounds))
+        rounds[round_] = float(f"{value:.6g}")
+
+    def fail(self, family: str, load: str, peer: str, why: str) -> None:
+        self._list(family, load)
+        self.failures.setdefault(load, {})[peer] = why
+
+    def missing(self, peer: str) -> str:
+        return self.peers[peer].get("missing", "")
+
+    def found(self, figure: str, peer: str) -> list[float]:
+        rounds = self.values.get(figure, {}).get(peer, [])
+        return [value for value in rounds if value is not None]
+
+    def median(self, figure: str, peer: str) -> float | None:
+        found = self.found(figure, peer)
+        return statistics.median(found) if found else None
+
+    def ratio(self, figure: str, peer: str, base: str) -> float | None:
+        """Return the median of the rounds' ratios, where both were measured."""
+        rounds = self.values.get(figure, {})
+        pairs = zip(rounds.get(peer, []), rounds.get(base, []), strict=False)
+        ratios = [mine / its for mine, its in pairs if mine is not None and its]
+        return statistics.median(ratios) if ratios else None
+
+    def write(self, path: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        path.write_text(f"{text}\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        return cls(**json.loads(path.read_text()))
+
+    def _list(self, family: str, figure: str) -> None:
+        figures = self.families.setdefault(family, [])
+        if figure not in figures:
+            figures.append(figure)
+
+
+def text(result: Result) -> str:
+    """Return everything as Markdown: what, with whom, and a table for each family."""
+    parts = ["\n".join(f"* {key}: {said}" for key, said in result.about.items())]
+    parts.append("\n".join(peers_table(result)))
+    for family, figures in result.families.items():
+        parts.append(f"## {family}\n\n" + "\n".join(table(result, figures)))
+    return "\n\n".join(parts) + "\n"
+
+
+def peers_table(result: Result) -> Iterator[str]:
+    yield from aligned(
+        [
+            ("peer", "version", "mode, or why it is missing"),
+            *(
+                (
+                    peer["label"],
+                    peer["version"],
+                    f"MISSING: {peer['missing']}"
+                    if peer.get("missing")
+                    else peer["mode"],
+                )
+                for peer in result.peers.values()
+            ),
+        ]
+    )
+
+
+def table(result: Result, figures: list[str]) -> Iterator[str]:
+    """Yield a row for each figure of each peer; a missing one says why."""
+    head = ("figure", "peer", "median", "min..max", "× direct", "× OpenSSH", "asked")
+    rows: list[tuple[str, ...]] = [head]
+    for figure in figures:
+        rows += [
+            cells
+            for peer in result.peers
+            if (cells := row(result, figure, peer)) is not None
+        ]
+    yield from aligned(rows)
+
+
+def row(result: Result, figure: str, peer: str) -> tuple[str, ...] | None:
+    label = result.peers[peer]["label"]
+    found, median = result.found(figure, peer), result.median(figure, peer)
+    why = result.failures.get(figure, {}).get(peer)
+    if median is None:
+        return (figure, label, f"FAILED: {why}", "", "", "", "") if why else None
+    return (
+        figure,
+        label,
+        number(median),
+        f"{number(min(found))}..{number(max(found))}",
+        factor(result.ratio(figure, peer, DIRECT)),
+        factor(result.ratio(figure, peer, OPENSSH)),
+        asked(result, figure, peer),
+    )
+
+
+def asked(result: Result, figure: str, peer: str) -> str:
+    """Judge our own figures; a quick run is too short for that."""
+    bound = ASKED.get(figure)
+    if peer != TUNNEL or not bound or result.quick:
+        return ""
+    value = (
+        result.ratio(figure, peer, bound.base)
+        if bound.base
+        else result.median(figure, peer)
+    )
+    return f"{bound}: {'-' if value is None else bound.verdict(value)}"
+
+
+def aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table that can also be read as it is."""
+    # a reason may be as long as it likes, without making its column as wide
+    widths = [
+        max(len(cells[i]) for cells in rows if not cells[i].startswith("FAILED"))
+        for i in range(len(rows[0]))
+    ]
+    for index, cells in enumerate(rows):
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        yield f"| {' | '.join(padded)} |"
+        if not index:
+            yield f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def factor(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"

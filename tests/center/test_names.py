@@ -1,0 +1,171 @@
+"""Host names at a center-server: who has them, and what visitors hear."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from support.center import LOOPBACK, ask, center, target, user
+
+from tunnel.access.security import make_token
+from tunnel.center.kinds import HostNames, Key
+from tunnel.center.names import NameOptions
+from tunnel.center.notices import MappingReady, MappingRefused
+from tunnel.errors import Code, TunnelError
+from tunnel.ops.shares import ShareEntry, _own_name, name_options, url_of
+from tunnel.proto.frames import Address, MappingEntry, MappingType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.center import Center
+
+NAMES = NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
+GET = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+
+
+async def page(stream: trio.SocketStream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    await stream.aclose()
+
+
+async def status(where: Center, host: str) -> int:
+    http = where.server.names.http
+    assert http is not None
+    return int((await ask(http, GET % host.encode())).split()[1])
+
+
+@asynccontextmanager
+async def shared(where: Center, name: str, at: Address) -> AsyncIterator[Code]:
+    """Publish for the block; give the answer's code."""
+    client, notices = where.client()
+    async with trio.open_nursery() as nursery:
+        await ShareEntry(at, name).start(client, nursery)
+        await nursery.start(client.run)
+        refused = notices.of(MappingRefused)
+        assert refused or notices.of(MappingReady)
+        yield refused[0].answer.code if refused else Code.NORMAL
+        client.stop()
+
+
+@pytest.mark.parametrize(
+    ("asked", "domain", "host"),
+    [
+        ("shop", "t.test", "shop.t.test"),
+        ("Shop", "t.test", "shop.t.test"),
+        ("shop.example", "t.test", "shop.example"),
+        ("shop.example.", None, "shop.example"),
+        ("*.x.example", "t.test", "*.x.example"),
+    ],
+)
+def test_a_name_without_a_dot_is_one_of_the_domain(
+    asked: str, domain: str | None, host: str
+) -> None:
+    kind = HostNames(MappingType.HTTP, 80, domain)
+    entry = MappingEntry(MappingType.HTTP, "x", asked)
+    assert list(kind.candidates(entry, ())) == [(Key(MappingType.HTTP, host),)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "domain"),
+    [("shop", None), ("", "t.test"), ("-a.test", None), ("a..test", None),
+     ("*.*.test", None), ("a.*.test", None), ("a" * 64 + ".test", None)],
+)  # fmt: skip
+def test_what_is_no_host_name_is_refused(asked: str, domain: str | None) -> None:
+    kind = HostNames(MappingType.HTTP, 80, domain)
+    entry = MappingEntry(MappingType.HTTP, "x", asked)
+    with pytest.raises(TunnelError) as caught:
+        list(kind.candidates(entry, ()))
+    assert caught.value.code is Code.ADDRESS_UNSUPPORTED
+
+
+async def test_a_name_belongs_to_one_client_until_it_leaves() -> None:
+    async with center(names=NAMES) as where, target(page) as at:
+        assert await status(where, "shop.t.test") == 404
+        async with shared(where, "shop", at) as code:
+            assert code is Code.NORMAL
+            assert await status(where, "shop.t.test") == 200
+            async with shared(where, "shop", at) as other:
+                assert other is Code.TAKEN
+            async with shared(where, "*.t.test", at) as other:
+                assert other is Code.NORMAL
+                assert await status(where, "else.t.test") == 200
+                assert await status(where, "shop.t.test") == 200
+        await where.until(lambda: not len(where.server.mappings))
+        assert await status(where, "shop.t.test") == 503
+        assert await status(where, "never.test") == 404
+
+
+async def test_a_user_without_rights_gets_no_name() -> None:
+    token = make_token()
+    guest = user(token, "guest", owner=False)
+    async with center(names=NAMES, others=(guest,)) as where:
+        client, notices = where.client(name="guest", token=token)
+        async with trio.open_nursery() as nursery:
+            await ShareEntry(Address(LOOPBACK, 1), "shop").start(client, nursery)
+            await nursery.start(client.run)
+            (refused,) = notices.of(MappingRefused)
+            assert refused.answer.code is Code.NOT_ALLOWED
+            client.stop()
+
+
+async def test_a_taken_http_port_is_said_and_the_link_s_port_is_closed() -> None:
+    async with center(names=NAMES) as where:
+        taken = NameOptions(http=where.server.names.http)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with center(names=taken):
+                raise AssertionError
+        assert caught.group_contains(TunnelError, match="already in use")
+
+
+# Text forms --------------------------------------------------------------------------
+
+
+def test_an_entry_is_a_name_and_a_target_or_a_folder(tmp_path: Path) -> None:
+    assert ShareEntry.parse("shop=8000") == ShareEntry(Address(LOOPBACK, 8000), "shop")
+    assert ShareEntry.parse("*.x.test=a.lan:80").name == "*.x.test"
+    assert ShareEntry.parse(f"site={tmp_path}").name == "site"
+
+
+@pytest.mark.parametrize(
+    "text", ["8000", "=8000", "a b=8000", "shop=", "shop=0", "shop=/no/such/folder"]
+)
+def test_what_is_no_entry_is_refused(text: str) -> None:
+    with pytest.raises(TunnelError):
+        ShareEntry.parse(text)
+
+
+@pytest.mark.parametrize("auth", ["", "me", "me:", ":secret", ":"])
+def test_a_password_needs_its_user(auth: str) -> None:
+    with pytest.raises(TunnelError) as caught:
+        ShareEntry.of("8000", auth=auth)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_name_that_nobody_chose_is_the_same_for_the_same_client_and_target() -> None:
+    name = _own_name(b"a" * 16, "127.0.0.1:8000")
+    assert name == _own_name(b"a" * 16, "127.0.0.1:8000")
+    others = {_own_name(b"b" * 16, "127.0.0.1:8000"), _own_name(b"a" * 16, "x")}
+    assert name not in others
+    assert name.isalnum()
+
+
+def test_the_usual_ports_are_not_written() -> None:
+    assert url_of("http", Address("a.test", 80)) == "http://a.test/"
+    assert url_of("http", Address("a.test", 8080)) == "http://a.test:8080/"
+    assert url_of("https", Address("a.test", 443)) == "https://a.test/"
+    assert url_of("http", Address("::1", 80)) == "http://[::1]/"
+
+
+def test_names_on_loopback_end_in_localhost(tmp_path: Path) -> None:
+    assert name_options("127.0.0.1:80", None, None, None).domain == "localhost"
+    assert name_options("80", None, None, None).domain is None
+    assert name_options("80", None, "T.Test.", None).domain == "t.test"
+    with pytest.raises(TunnelError):
+        name_options("80", None, None, (tmp_path, tmp_path))
+    with pytest.raises(TunnelError):
+        name_options("80", None, "a b", None)

@@ -1,0 +1,122 @@
+"""What a front end is given in a test, in place of a tunnel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+import trio.testing
+
+from tunnel.errors import Code, RemoteStreamError
+
+if TYPE_CHECKING:
+    from tunnel.proto.frames import Address
+
+
+class Far:
+    """A virtual TCP connection; what it carries comes out of ``far``."""
+
+    def __init__(self, bound: Address | None = None, *, lockstep: bool = False) -> None:
+        pair = (
+            trio.testing.lockstep_stream_pair
+            if lockstep
+            else trio.testing.memory_stream_pair
+        )
+        self._near, self.far = pair()
+        self.bound = bound
+        self.resets: list[Code] = []
+        self.is_closed = False
+        self._broken: Code | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._check()
+        await self._near.send_all(data)
+
+    async def send_eof(self) -> None:
+        self._check()
+        await self._near.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._near.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            self._check()
+        return data
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+        await self._near.aclose()
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        await self.send_all(data)
+
+    def on_closed(self, call: object) -> None:
+        pass
+
+    def reset(self, code: Code) -> None:
+        self.resets.append(code)
+
+    async def break_with(self, code: Code) -> None:
+        """Have the peer reset it."""
+        self._broken = code
+        await self.far.send_eof()
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            error = RemoteStreamError(self._broken, "scripted")
+            raise trio.BrokenResourceError from error
+
+
+async def read(stream: trio.abc.ReceiveStream, size: int) -> bytes:
+    """Read so many bytes; the end must not come before."""
+    data = b""
+    while len(data) < size:
+        piece = await stream.receive_some(size - len(data))
+        assert piece, f"ended behind {data!r}"
+        data += piece
+    return data
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
+    """Read all that comes."""
+    data = b""
+    while piece := await stream.receive_some():
+        data += piece
+    return data
+
+
+class Head:
+    """An HTTP head as a test looks at it.
+
+    Args:
+        text: with its blank line.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        assert text.endswith(b"\r\n\r\n")
+        self.line, *rest = text.decode().rstrip().split("\r\n")
+        self.fields = [
+            (name.lower(), value)
+            for name, _, value in (line.partition(": ") for line in rest)
+        ]
+
+    def all(self, name: str) -> list[str]:
+        return [value for known, value in self.fields if known == name]
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.fields}
+
+    @property
+    def status(self) -> int:
+        return int(self.line.split()[1])
+
+
+async def read_head(stream: trio.abc.ReceiveStream) -> Head:
+    """Read a head and nothing behind it."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        data += await read(stream, 1)
+    return Head(data)

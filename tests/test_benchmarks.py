@@ -1,0 +1,122 @@
+"""The benchmarks report what they found, and what they did not find. No speed here."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks import chart, report
+from benchmarks.families import turned
+from benchmarks.machine import NotInstalledError
+from benchmarks.peers import PEERS, Chisel, Tools
+from benchmarks.report import Result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GET = "get ×1, MB/s"
+
+
+def sample() -> Result:
+    result = Result(about={"processor": "2 cores, <some & other>"})
+    for name in ("direct", "openssh", "tunnel", "chisel"):
+        kind = PEERS[name]
+        result.peers[name] = {
+            "label": kind.label,
+            "mode": kind.mode,
+            "version": "1.0",
+        }
+    rounds = [(4000, 1000, 500), (2000, 500, 350), (3000, 900, 630)]
+    for number, values in enumerate(rounds):
+        for peer, value in zip(("direct", "openssh", "tunnel"), values, strict=True):
+            result.add("main", GET, peer, value, round_=number)
+    for conns, value in (("1", 900.0), ("10,000", 80.0)):
+        result.add("size", f"rr on {conns}, /s", "tunnel", value)
+    for size, value in (("1 KB", 0.3), ("1 GB", 2000.0)):
+        result.add("size", f"connect and get {size}, ms", "tunnel", value)
+    return result
+
+
+def rows(result: Result, word: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in report.text(result).splitlines()
+        if word in line
+    ]
+
+
+def test_a_row_has_median_spread_and_the_median_of_the_rounds_ratios() -> None:
+    (mine,) = [row for row in rows(sample(), GET) if row[1] == "tunnel"]
+    # 0.5, 0.7 and 0.7 of OpenSSH, although the medians' ratio is 0.56
+    assert mine[2:6] == ["500", "350..630", "0.17", "0.70"]
+    assert mine[6].startswith("≥ 0.6 × openssh: floor")
+
+
+def test_a_round_that_only_one_of_two_peers_finished_has_no_ratio() -> None:
+    result = sample()
+    result.add("main", GET, "tunnel", 9000, round_=3)
+    assert result.ratio(GET, "tunnel", "openssh") == pytest.approx(0.7)
+
+
+def test_a_quick_run_is_not_judged() -> None:
+    result = sample()
+    result.quick = True
+    assert not any("floor" in line for line in report.text(result).splitlines())
+
+
+def test_an_absent_peer_is_a_row_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(Chisel, "needs", ("chisel-of-nobody",))
+    result = sample()
+    result.peers["chisel"] = Chisel.describe()
+    (row,) = rows(result, "chisel")
+    assert row == ["chisel", "-", "MISSING: not on PATH: chisel-of-nobody"]
+    with pytest.raises(NotInstalledError, match="chisel-of-nobody"):
+        Chisel(Tools(tmp_path, "", "")).start()
+
+
+def test_a_failed_load_is_a_row_that_says_why() -> None:
+    result = sample()
+    result.fail("main", "cps 32", "chisel", "end of stream")
+    (row,) = rows(result, "cps 32")
+    assert row[1:3] == ["chisel", "FAILED: end of stream"]
+
+
+def test_a_result_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
+    sample().write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == sample()
+
+
+def test_the_chart_is_well_formed_and_shows_bars_and_lines() -> None:
+    root = ET.fromstring(chart.svg(sample()))  # noqa: S314 - our own text
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [each.text for each in root.iter(f"{space}text")]
+    assert GET in texts
+    assert "more is better; no tunnel at all: 3,000" in texts
+    bars = [each for each in root.iter(f"{space}rect") if "bar" in str(each.attrib)]
+    widths = [float(each.get("width", "0")) for each in bars]
+    assert widths[1] / widths[0] == pytest.approx(500 / 900, rel=0.01)
+    assert len(list(root.iter(f"{space}polyline"))) == 2
+
+
+def test_the_chart_of_a_result_without_any_value_is_still_a_chart() -> None:
+    ET.fromstring(chart.svg(Result()))  # noqa: S314 - our own text
+
+
+def test_every_peer_says_in_which_mode_it_runs() -> None:
+    for name, kind in PEERS.items():
+        assert kind.name == name
+        assert kind.label
+        assert kind.mode
+
+
+def test_turns_begin_with_another_each_time() -> None:
+    assert [turned([1, 2, 3], by) for by in range(3)] == [
+        [1, 2, 3],
+        [2, 3, 1],
+        [3, 1, 2],
+    ]

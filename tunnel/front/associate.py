@@ -1,0 +1,142 @@
+"""One UDP association of SOCKS5: the app's datagrams to the exit, and back.
+
+Only the app may send: its IP address, from one port. What is not a whole, well-formed
+datagram of it is dropped without a word, as UDP does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import Code, LocalStreamError
+from tunnel.front.attempt import drop_resource
+from tunnel.front.listen import peer_of
+from tunnel.proto.frames import Address
+from tunnel.proto.socks_udp import decode_datagram, encode_datagram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.front.wayout import Datagrams
+
+MAX_DATAGRAM_BYTES: Final = 65_535
+"""More than UDP can carry: nothing is ever cut short."""
+_CONTROL_BYTES: Final = 4096
+
+
+async def associate(
+    app: trio.SocketStream,
+    datagrams: Datagrams,
+    port: int,
+    reply: Callable[[Address], bytes],
+) -> None:
+    """Serve one association for as long as the app's TCP connection lives.
+
+    What the app says on TCP is read and ignored; its end or reset is the end of the
+    association, as is the loss of the far side. The socket for datagrams is bound on
+    the address that the app's TCP connection came in on.
+
+    Args:
+        app: its reply is not sent yet; the caller closes it.
+        datagrams: the far side; closed in the end.
+        port: the one that the app named for its datagrams; 0 for that of the first.
+        reply: makes the app's answer of where its datagrams are to go.
+
+    Raises:
+        StreamError: there is no socket for it; the app has no reply yet.
+        trio.BrokenResourceError: the app was gone before its reply.
+    """
+    try:
+        peer = peer_of(app)
+        if peer is None:
+            raise trio.BrokenResourceError
+        with _relay_socket(app) as udp:
+            relay = _Relay(udp, datagrams, Address(peer.host, port))
+            name = udp.getsockname()
+            # A dead machine sends no FIN: without this its association stays for ever.
+            app.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            await app.send_all(reply(Address(_plain(name[0]), name[1])))
+            await relay.run(app)
+    finally:
+        await drop_resource(datagrams)
+
+
+def _relay_socket(app: trio.SocketStream) -> trio.socket.SocketType:
+    """Bind a UDP socket where the app's connection came in, on a free port."""
+    host, _, *scope = app.socket.getsockname()
+    host = _plain(host)
+    is_v4 = "." in host and ":" not in host
+    family = socket.AF_INET if is_v4 else socket.AF_INET6
+    try:
+        raw = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
+    try:
+        raw.bind((host, 0) if is_v4 else (host, 0, *scope))
+    except OSError as error:
+        raw.close()
+        raise LocalStreamError(Code.RESOURCE, "no port for datagrams") from error
+    return trio.socket.from_stdlib_socket(raw)
+
+
+def _plain(host: str) -> str:
+    """Undress an IPv4 address in IPv6 clothes, and leave a scope out."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+class _Relay:
+    def __init__(
+        self, udp: trio.socket.SocketType, datagrams: Datagrams, app: Address
+    ) -> None:
+        self._udp = udp
+        self._datagrams = datagrams
+        self._app = app
+        self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
+
+    async def run(self, control: trio.SocketStream) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._upward)
+            nursery.start_soon(self._downward, nursery.cancel_scope)
+            with suppress(trio.BrokenResourceError):
+                while await control.receive_some(_CONTROL_BYTES):
+                    pass
+            nursery.cancel_scope.cancel()
+
+    async def _upward(self) -> None:
+        """Carry what the app sends."""
+        while True:
+            data, name = await self._udp.recvfrom(MAX_DATAGRAM_BYTES)
+            if not self._is_the_app(name):
+                continue
+            if (found := decode_datagram(data)) is not None:
+                self._datagrams.send(*found)
+
+    def _is_the_app(self, name: tuple[str | int, ...]) -> bool:
+        if self._name is not None:
+            return name == self._name
+        if _plain(str(name[0])) != self._app.host:
+            return False
+        if self._app.port not in (0, name[1]):
+            return False
+        self._name = name
+        return True
+
+    async def _downward(self, association: trio.CancelScope) -> None:
+        """Carry what comes for the app; end ``association`` when nothing can."""
+        while True:
+            try:
+                source, payload = await self._datagrams.receive()
+            except trio.BrokenResourceError:
+                association.cancel()
+                return
+            if self._name is None:  # it has sent nothing, so nothing is an answer
+                continue
+            with suppress(OSError):  # too large with its header, or no way there
+                await self._udp.sendto(encode_datagram(source, payload), self._name)

@@ -1,0 +1,100 @@
+"""Waiting for the far side while the app is watched, and the last words to an app."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+import trio
+
+from tunnel.errors import Code, StreamError
+from tunnel.link.relay import GRACE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tunnel.link.relay import ResettableStream
+
+EARLY_BYTES: Final = 65_536
+"""Kept for an app that talks on before it has its answer; more waits in the kernel."""
+READ_BYTES: Final = 4096
+"""One read while an app says what it wants."""
+
+T = TypeVar("T")
+
+
+async def attempt(
+    app: trio.abc.ReceiveStream,
+    early: bytearray,
+    make: Callable[[], Awaitable[T]],
+    drop: Callable[[T], Awaitable[None]],
+) -> T | None:
+    """Wait for ``make`` while watching the app; None when the app has reset.
+
+    What the app says meanwhile is added to ``early``; its end of file is only a
+    half-close, and is met again by the next read.
+
+    Args:
+        app: not read by anybody else meanwhile.
+        early: the caller's.
+        make: may raise StreamError.
+        drop: is given what was made in the moment of our own cancellation.
+    """
+    made: list[T] = []
+    refusal: StreamError | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, app, early, nursery.cancel_scope)
+            try:
+                made.append(await make())
+            except StreamError as error:
+                refusal = error  # not through the nursery: it would make a group of it
+            nursery.cancel_scope.cancel()
+    except BaseException:
+        for one in made:
+            await drop(one)
+        raise
+    if refusal is not None:
+        raise refusal
+    return made[0] if made else None
+
+
+async def drop_stream(stream: ResettableStream) -> None:
+    """Give up a stream that nobody will use."""
+    stream.reset(Code.RESET)
+    await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class _Closeable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+async def drop_resource(resource: _Closeable) -> None:
+    """Close something that nobody will use, without waiting."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await resource.aclose()
+
+
+async def _watch(
+    app: trio.abc.ReceiveStream, early: bytearray, making: trio.CancelScope
+) -> None:
+    """Keep what the app says too soon; end ``making`` when it resets."""
+    try:
+        while len(early) < EARLY_BYTES:
+            data = await app.receive_some(READ_BYTES)
+            if not data:
+                return
+            early += data
+    except trio.BrokenResourceError:
+        making.cancel()
+
+
+async def last_words(app: trio.abc.HalfCloseableStream, words: bytes = b"") -> None:
+    """Send, then let the app close first: unread bytes would turn it into a RST."""
+    with trio.move_on_after(GRACE_S), suppress(trio.BrokenResourceError):
+        if words:
+            await app.send_all(words)
+        await app.send_eof()
+        while await app.receive_some(EARLY_BYTES):
+            pass

@@ -1,0 +1,107 @@
+"""One port for every kind of proxy: the first byte of an app tells what it speaks.
+
+SOCKS begins with its version, 4 or 5; what begins with anything else is HTTP, whose own
+parser says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.front.attempt import READ_BYTES
+from tunnel.front.http_proxy import handle_http
+from tunnel.front.listen import LOG, MAX_VISITORS, peer_of, serve
+from tunnel.front.socks import HANDSHAKE_S, handle_socks
+from tunnel.link.relay import IDLE_S
+from tunnel.log import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnel.front.users import ProxyUsers
+    from tunnel.front.wayout import WayOut
+
+_SOCKS: Final = (4, 5)
+
+
+async def serve_proxy(
+    listeners: Sequence[trio.SocketListener],
+    way_out: WayOut,
+    *,
+    users: ProxyUsers | None = None,
+    handshake_s: float = HANDSHAKE_S,
+    max_apps: int = MAX_VISITORS,
+    idle_s: float = IDLE_S,
+) -> None:
+    """Serve apps until cancelled; closes the listeners.
+
+    Args:
+        listeners: of one front end.
+        way_out: what the apps can have opened.
+        users: who may; None for everybody who reaches the listeners, which only
+            ``refuse_open_proxy`` keeps to this machine.
+        handshake_s: for an app's first byte, and then for its whole request (SOCKS) or
+            for the head of each request (HTTP).
+        max_apps: above it an app waits until one has left.
+        idle_s: a connection without a byte for so long is ended.
+    """
+
+    # Of its own for each proxy: passing two of them is not a loop.
+    pseudonym = f"tunnel-{secrets.token_hex(4)}".encode()
+
+    async def handle(app: trio.abc.HalfCloseableStream) -> None:
+        await handle_app(
+            app,
+            way_out,
+            users=users,
+            handshake_s=handshake_s,
+            idle_s=idle_s,
+            pseudonym=pseudonym,
+        )
+
+    await serve(listeners, handle, max_visitors=max_apps)
+
+
+async def handle_app(
+    app: trio.abc.HalfCloseableStream,
+    way_out: WayOut,
+    *,
+    users: ProxyUsers | None = None,
+    handshake_s: float = HANDSHAKE_S,
+    idle_s: float = IDLE_S,
+    pseudonym: bytes = b"tunnel",
+) -> None:
+    """Serve one app to its end, whatever it speaks; owns the stream."""
+    peer = peer_of(app)
+    first = b""
+    reason = "no request in time"
+    try:
+        with trio.move_on_after(handshake_s):
+            first = bytes(await app.receive_some(READ_BYTES))
+            reason = "the app left"
+    except trio.BrokenResourceError:
+        reason = "the app left"
+    except BaseException:
+        await trio.aclose_forcefully(app)
+        raise
+    if not first:
+        await trio.aclose_forcefully(app)
+        say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
+    elif first[0] in _SOCKS:
+        await handle_socks(
+            app, first, way_out, users=users, handshake_s=handshake_s, idle_s=idle_s
+        )
+    else:
+        await handle_http(
+            app,
+            first,
+            way_out,
+            users=users,
+            head_s=handshake_s,
+            idle_s=idle_s,
+            pseudonym=pseudonym,
+        )

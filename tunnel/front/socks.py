@@ -1,0 +1,200 @@
+"""SOCKS4, 4a and 5 for the programs of this machine.
+
+The whole conversation runs here, so that it costs no round trip of the link; the reply
+comes after the *real* connect and says what became of it (protocol.md#create). Names
+are carried to the exit and never resolved here.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import Code, LocalStreamError, StreamError
+from tunnel.front.associate import associate
+from tunnel.front.attempt import (
+    READ_BYTES,
+    attempt,
+    drop_resource,
+    drop_stream,
+    last_words,
+)
+from tunnel.front.listen import LOG, carry, peer_of
+from tunnel.link.relay import IDLE_S
+from tunnel.log import say
+from tunnel.proto.frames import TcpTarget
+from tunnel.proto.socks import SocksCommand
+from tunnel.proto.socks4 import Socks4Server
+from tunnel.proto.socks5 import Socks5Server
+
+if TYPE_CHECKING:
+    from tunnel.front.users import ProxyUsers
+    from tunnel.front.wayout import BoundPort, WayOut
+    from tunnel.link.relay import ResettableStream
+    from tunnel.proto.frames import Address
+
+HANDSHAKE_S: Final = 10.0
+"""An honest app needs milliseconds; a silent one holds a descriptor."""
+BIND_S: Final = 180.0
+"""For the peer of a BIND to come: a person may have to do something there."""
+
+Dialogue = Socks4Server | Socks5Server
+
+
+async def handle_socks(
+    app: trio.abc.HalfCloseableStream,
+    first: bytes,
+    way_out: WayOut,
+    *,
+    users: ProxyUsers | None = None,
+    handshake_s: float = HANDSHAKE_S,
+    idle_s: float = IDLE_S,
+) -> None:
+    """Serve one app to its end; owns the stream.
+
+    An app that resets while its target is being reached takes the attempt with it.
+
+    Args:
+        app: from which ``first`` was read.
+        first: at least one byte; the first is the version.
+        way_out: what can be opened.
+        users: without them everybody is welcome; with them only SOCKS5 is.
+        handshake_s: for all that is said before the request is there.
+        idle_s: a relay without a byte for so long is ended.
+    """
+    peer = peer_of(app)
+    serving = _Serving(app, way_out, _dialogue(first, users))
+    ready = False
+    try:
+        reason = await serving.ask(first, handshake_s)
+        if serving.dialogue.request is not None:
+            ready = await serving.answer()
+            reason = "the app left"
+    except StreamError as error:
+        reason = error.code.name
+        if serving.dialogue.request is not None:
+            await last_words(app, serving.dialogue.fail(error.code))
+    except trio.BrokenResourceError:
+        reason = "the app left"
+    finally:
+        if serving.virtual is not None and not ready:
+            serving.virtual.reset(Code.RESET)
+        if serving.virtual is None or not ready:
+            await trio.aclose_forcefully(app)
+    if ready and serving.virtual is not None:
+        early = bytes(serving.early)
+        await carry(app, serving.virtual, peer, early=early, idle_s=idle_s)
+    elif not ready:
+        say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
+
+
+def _dialogue(first: bytes, users: ProxyUsers | None) -> Dialogue:
+    if first[0] == 4:
+        return Socks4Server(closed=users is not None)
+    return Socks5Server(users.check if users is not None else None)
+
+
+class _Serving:
+    """One app's request, and what came of it."""
+
+    def __init__(
+        self, app: trio.abc.HalfCloseableStream, way_out: WayOut, dialogue: Dialogue
+    ) -> None:
+        self._app = app
+        self._way_out = way_out
+        self.dialogue = dialogue
+        self.early = bytearray()
+        self.virtual: ResettableStream | None = None
+
+    async def ask(self, data: bytes | bytearray, handshake_s: float) -> str:
+        """Talk until the request is there or there is none; say why there is none."""
+        dialogue = self.dialogue
+        with trio.move_on_after(handshake_s):
+            while True:
+                dialogue.receive(data)
+                output = dialogue.take_output()
+                if dialogue.refused is not None:
+                    await last_words(self._app, output)
+                    return dialogue.refused.name
+                if output:
+                    await self._app.send_all(output)
+                if dialogue.over:
+                    break
+                data = await self._app.receive_some(READ_BYTES)
+                if not data:
+                    return "the app left"
+        return "no request in time"
+
+    async def answer(self) -> bool:
+        """Do what was asked for and say so; False when the app has left.
+
+        Afterwards ``virtual`` is to be relayed, or everything is over.
+
+        Raises:
+            StreamError: it cannot be done; nothing but that remains to be said.
+        """
+        request = self.dialogue.request
+        if request is None:
+            return False
+        self.early += self.dialogue.leftover
+        match request.command:
+            case SocksCommand.CONNECT:
+                return await self._connect(request.address)
+            case SocksCommand.BIND:
+                return await self._bind(request.address)
+            case SocksCommand.ASSOCIATE:
+                return await self._associate(request.address)
+
+    async def _connect(self, target: Address) -> bool:
+        async def make() -> ResettableStream:
+            return await self._way_out.open(TcpTarget(target))
+
+        self.virtual = await attempt(self._app, self.early, make, drop_stream)
+        if self.virtual is None:
+            return False
+        await self._app.send_all(self.dialogue.succeed(self.virtual.bound))
+        return True
+
+    async def _bind(self, expected: Address) -> bool:
+        bind = self._way_out.bind
+        if bind is None:
+            raise LocalStreamError(Code.UNSUPPORTED, "this exit does not listen")
+
+        async def make() -> BoundPort:
+            return await bind(expected)
+
+        bound = await attempt(self._app, self.early, make, drop_resource)
+        if bound is None:
+            return False
+        try:
+            await self._app.send_all(self.dialogue.succeed(bound.address))
+            return await self._accept(bound)
+        finally:
+            await drop_resource(bound)
+
+    async def _accept(self, bound: BoundPort) -> bool:
+        async def drop(accepted: tuple[ResettableStream, Address]) -> None:
+            await drop_stream(accepted[0])
+
+        with trio.move_on_after(BIND_S) as waiting:
+            accepted = await attempt(self._app, self.early, bound.accept, drop)
+            if accepted is None:
+                return False
+            self.virtual, peer = accepted
+        if waiting.cancelled_caught or self.virtual is None:
+            raise LocalStreamError(Code.TIMEOUT, "nobody came")
+        await self._app.send_all(self.dialogue.succeed(peer))
+        return True
+
+    async def _associate(self, source: Address) -> bool:
+        make = self._way_out.associate
+        app = self._app
+        if make is None or not isinstance(app, trio.SocketStream):
+            raise LocalStreamError(Code.UNSUPPORTED, "no datagrams here")
+        datagrams = await attempt(app, bytearray(), make, drop_resource)
+        if datagrams is None:
+            return False
+        await associate(app, datagrams, source.port, self.dialogue.succeed)
+        return True

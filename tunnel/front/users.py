@@ -1,0 +1,91 @@
+"""Who may use a proxy: names and passwords, and the refusal of a proxy open to all."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnel.proto.frames import Address
+
+_MAX_BYTES: Final = 255
+"""RFC 1929 has one byte for the length of each."""
+
+
+class ProxyUsers:
+    """The users of one proxy, the same for SOCKS5 and HTTP.
+
+    Args:
+        passwords: by name; only their hashes are kept.
+
+    Raises:
+        UsageError: a name or a password that an app could not send.
+    """
+
+    __slots__ = ("_digests",)
+
+    def __init__(self, passwords: Mapping[str, str]) -> None:
+        self._digests: dict[bytes, bytes] = {}
+        for name, password in passwords.items():
+            raw = name.encode(), password.encode()
+            if ":" in name or not all(1 <= len(part) <= _MAX_BYTES for part in raw):
+                raise UsageError(
+                    f"{name!r} cannot be a user of a proxy",
+                    "name and password are 1 to 255 bytes, the name without a colon",
+                    "for example: alice:secret",
+                )
+            self._digests[raw[0]] = _digest(raw[1])
+
+    def check(self, name: bytes, password: bytes) -> bool:
+        """Say whether this is the password of this user, in constant time."""
+        known = self._digests.get(name)
+        # Compared for unknown users too: the time must not tell who exists.
+        return (
+            hmac.compare_digest(known or bytes(32), _digest(password))
+            and known is not None
+        )
+
+    def check_basic(self, value: bytes) -> bool:
+        """Say whether a value of Proxy-Authorization is good (RFC 7617)."""
+        scheme, _, encoded = value.strip().partition(b" ")
+        if scheme.lower() != b"basic":
+            return False
+        try:
+            pair = base64.b64decode(encoded.strip(), validate=True)
+        except binascii.Error:
+            return False
+        name, colon, password = pair.partition(b":")
+        return bool(colon) and self.check(name, password)
+
+
+def refuse_open_proxy(listen: Address, users: ProxyUsers | None) -> None:
+    """Refuse a proxy that whoever reaches its address could use.
+
+    Raises:
+        UsageError: it has no users, and ``listen`` is not a loopback address.
+    """
+    if users is None and not _is_loopback(listen.host):
+        raise UsageError(
+            f"a proxy without users is not opened on {listen}",
+            "whoever reaches that address could use it",
+            f"--socks 127.0.0.1:{listen.port}",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
