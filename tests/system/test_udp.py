@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import pytest
 from support.processes import WAIT_S, eventually
-from support.targets import Target, flood, visit
+from support.targets import Target, flood, read_exactly, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,3 +198,49 @@ def test_questions_are_answered_while_a_download_fills_the_link(
     )
     assert got > before, "the questions stopped the download"
     assert p99 < LATE_S
+
+
+# Through SOCKS5 ----------------------------------------------------------------------
+
+
+def socks_command(conn: socket.socket, command: int, host: str, port: int) -> None:
+    request = bytes((5, command, 0, 1)) + socket.inet_aton(host)
+    conn.sendall(b"\5\1\0" + request + port.to_bytes(2, "big"))
+    assert read_exactly(conn, 2) == b"\5\0"
+
+
+def socks_reply(conn: socket.socket) -> tuple[str, int]:
+    assert read_exactly(conn, 4) == b"\5\0\0\1"
+    host, port = read_exactly(conn, 4), read_exactly(conn, 2)
+    return socket.inet_ntoa(host), int.from_bytes(port, "big")
+
+
+def test_socks_udp_leaves_at_the_server(machine: Machine, server: Server) -> None:
+    client = machine.up(server.join, "--socks", "127.0.0.1:0")
+    with Echo() as echo, visit(port_of(client, "socks")) as conn:
+        socks_command(conn, 3, "0.0.0.0", 0)
+        relay = socks_reply(conn)
+        where = b"\1" + socket.inet_aton("127.0.0.1") + echo.port.to_bytes(2, "big")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as app:
+            app.settimeout(WAIT_S)
+            for payload in (b"query", b"", bytes(60_000)):
+                app.sendto(b"\0\0\0" + where + payload, relay)
+                assert app.recv(70_000) == b"\0\0\0" + where + payload
+            by_name = b"\0\0\0\3\x09localhost" + echo.port.to_bytes(2, "big")
+            app.sendto(by_name + b"by name", relay)
+            assert app.recv(70_000).endswith(b"by name")
+
+
+def test_socks_bind_takes_one_connection_at_the_server(
+    machine: Machine, server: Server
+) -> None:
+    client = machine.up(server.join, "--socks", "127.0.0.1:0")
+    with visit(port_of(client, "socks")) as conn:
+        socks_command(conn, 2, "127.0.0.1", 0)
+        bound = socks_reply(conn)
+        with socket.create_connection(bound, WAIT_S) as peer:
+            peer.sendall(b"220 ready")
+            assert socks_reply(conn) == peer.getsockname()
+            assert read_exactly(conn, 9) == b"220 ready"
+            conn.sendall(b"QUIT")
+            assert read_exactly(peer, 4) == b"QUIT"
