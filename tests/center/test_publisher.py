@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Asked = tuple[MappingOp, list[MappingEntry]]
 
+OFFERED = (MappingType.TCP, MappingType.UDP, MappingType.EXIT)
+
 
 class ScriptedSession:
     """Gives every name a place."""
@@ -68,9 +70,6 @@ async def test_a_port_that_was_given_is_asked_for_again_and_a_host_name_as_it_wa
         (MappingOp.ADD, [given, shop]),
         (MappingOp.REMOVE, [given]),
     ]
-
-
-OFFERED = MappingType.TCP, MappingType.EXIT
 
 
 @pytest.mark.parametrize("kind", [k for k in MappingType if k not in OFFERED])

@@ -12,7 +12,7 @@ from tunnel.access.security import JoinLine, make_token
 from tunnel.center.client import CenterClient
 from tunnel.center.notices import MappingRefused
 from tunnel.errors import AddressError, Code, UsageError
-from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry
+from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry, UdpEntry
 from tunnel.proto.frames import Address, MappingAnswer
 
 WEB = Address(LOOPBACK, 8000)
@@ -95,6 +95,16 @@ async def test_a_published_entry_says_whether_its_target_answers() -> None:
     line = await entry.ready(public)
     assert line.state == "not answering"
     assert str(entry.target) in line.warning
+
+
+async def test_a_udp_entry_reads_as_a_tcp_entry_and_says_its_own_line() -> None:
+    entry, public = UdpEntry.parse("5353=53"), Address("0.0.0.0", 5_353)
+    assert entry == UdpEntry(Address("", 5_353), Address(LOOPBACK, 53))
+    line = await entry.ready(public)
+    assert line.text(terminal=False) == "udp 0.0.0.0:5353 127.0.0.1:53"
+    answer = MappingAnswer(Code.TAKEN, reason="why")
+    error = entry.refused(MappingRefused("udp-1", entry.remote, answer))
+    assert error.fix == "choose another: --udp 0=127.0.0.1:53"
 
 
 async def test_a_published_entry_says_what_it_was_refused() -> None:

@@ -52,9 +52,6 @@ class Far:
         self.is_closed = True
         await self._near.aclose()
 
-    async def put(self, data: bytes | bytearray | memoryview) -> None:
-        await self.send_all(data)
-
     def on_closed(self, call: object) -> None:
         pass
 

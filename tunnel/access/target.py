@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import re
 import socket
+from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -139,6 +140,33 @@ async def connect(
             _give_up(address, failures)
     failures.append(TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s"))
     _give_up(address, failures)
+
+
+async def resolve(
+    address: Address,
+    *,
+    allow: Callable[[str, int], bool] = _anywhere,
+    deadline_s: float = 10,
+) -> Address:
+    """Give the first numeric address of ``address`` that may be reached.
+
+    For datagrams: what was checked here is what must be sent to.
+
+    Raises:
+        LocalStreamError: as ``connect`` does.
+    """
+    _check(address)
+    with trio.move_on_after(deadline_s):
+        try:
+            endpoints = await _resolve(address)
+        except OSError as error:
+            _give_up(address, [error])
+        for endpoint in endpoints:
+            if allow(endpoint.host, address.port):
+                return replace(address, host=endpoint.host)
+        raise _not_allowed(address)
+    slow = TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
+    _give_up(address, [slow])
 
 
 async def connect_unix(

@@ -21,7 +21,7 @@ import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import exit_to, serve_exit
+from tunnel.center.exit import exit_to, serve_exit, udp_exit_to
 from tunnel.center.inward import serve_inward
 from tunnel.center.notices import (
     LinkDown,
@@ -41,6 +41,8 @@ from tunnel.errors import (
     TunnelError,
     ViaError,
 )
+from tunnel.link.bind import BoundPort
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
@@ -48,12 +50,16 @@ from tunnel.link.transport import PlainTransport, TlsTransport, dial
 from tunnel.link.via import Via, dial_via
 from tunnel.log import say
 from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
     Address,
+    BindTarget,
     MappingEntry,
     MappingType,
     NameTarget,
     TcpTarget,
     Terms,
+    UdpTarget,
 )
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
@@ -118,7 +124,11 @@ class CenterClient:
     ) -> None:
         self._join = join
         self._via = via
-        self._terms = replace(Terms(), client_id=client_id or secrets.token_bytes(16))
+        self._terms = replace(
+            Terms(),
+            capabilities=CAN_MAP | CAN_UDP,
+            client_id=client_id or secrets.token_bytes(16),
+        )
         self._tell = tell
         self._give_up_s = give_up_s
         self._resume_s = resume_s
@@ -484,6 +494,13 @@ class CenterClient:
         self._exit_networks = networks
         return await self.publish(MappingEntry(MappingType.EXIT, "", name), _refuse)
 
+    async def publish_udp_target(
+        self, remote: Address, target: Address, *, count: int = 1
+    ) -> str:
+        """Publish a UDP service that is reached from here; as ``publish_target``."""
+        wanted = MappingEntry(MappingType.UDP, "", remote.host, remote.port, count)
+        return await self.publish(wanted, udp_exit_to(target, count=count))
+
     def public(self, name: str) -> Address | None:
         """See ``Publisher.public``."""
         return self.publisher.public(name)
@@ -511,7 +528,7 @@ class CenterClient:
     async def _serve_offer(self, stream: VirtualStream) -> None:
         """Serve a visitor. Only names that we registered: nobody may reach around."""
         match stream.create.target if stream.create else None:
-            case NameTarget() as target:
+            case (NameTarget() | UdpTarget()) as target:
                 await self.publisher.serve(stream, target)
             case TcpTarget() as target if self._exit_networks is not None:
                 await serve_exit(stream, target, self._exit_networks.allow)
@@ -564,6 +581,30 @@ class CenterClient:
             deadline_s=max(until - trio.current_time(), 0),
             exit_name=exit_name,
         )
+
+    async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
+        """Open a UDP association: a port at the server that may talk to anybody.
+
+        Each datagram names its own address, and names are resolved at the server.
+
+        Raises:
+            StreamError: refused; ``UNSUPPORTED``: the server offers no UDP.
+        """
+        return DatagramStream(await self.open(UdpTarget(), deadline_s))
+
+    async def bind(
+        self, expected: Address, deadline_s: float = OPEN_DEADLINE_S
+    ) -> BoundPort:
+        """Open a port at the server that takes one connection.
+
+        Args:
+            expected: from whom; a host of zeros is anybody.
+            deadline_s: for the port, not for who comes.
+
+        Raises:
+            StreamError: refused; ``code`` says why.
+        """
+        return BoundPort(await self.open(BindTarget(expected), deadline_s))
 
     def _has_session(self) -> bool:
         """Say whether what is opened now can come to be, with or without a link."""

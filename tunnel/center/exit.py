@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.target import connect, connect_unix
+from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.relay import relay
 from tunnel.log import say
-from tunnel.proto.frames import Address, NameTarget, TcpTarget, UnixPath
+from tunnel.proto.frames import (
+    Address,
+    NameTarget,
+    TcpTarget,
+    UdpTarget,
+    UnixPath,
+)
 from tunnel.proto.proxy_header import encode_proxy_header
 
 if TYPE_CHECKING:
@@ -58,6 +66,8 @@ async def serve_exit(
             stream.reset(Code.NOT_ALLOWED, f"{target} may not be reached from here")
         case UnixPath():
             await _serve(stream, target, partial(connect_unix, target), header)
+        case UdpTarget(""):
+            await serve_association(DatagramStream(stream), allow)
         case _:
             stream.reset(Code.UNSUPPORTED)
 
@@ -101,6 +111,20 @@ def exit_to(
 
 def _in_row(first: Address | None, index: int) -> Address | None:
     return None if first is None else Address(first.host, first.port + index)
+
+
+def udp_exit_to(target: Address, *, count: int = 1) -> Serve:
+    """Serve the visitors of a UDP mapping, as ``exit_to`` does those of others."""
+
+    async def serve(stream: VirtualStream) -> None:
+        asked = stream.create.target if stream.create else None
+        if not isinstance(asked, UdpTarget) or asked.index >= count:
+            stream.reset(Code.NO_MAPPING)
+            return
+        here = Address(target.host, target.port + asked.index)
+        await serve_association(DatagramStream(stream), _anywhere, target=here)
+
+    return serve
 
 
 def _anywhere(_ip: str, _port: int) -> bool:

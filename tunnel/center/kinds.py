@@ -16,8 +16,10 @@ import trio
 from tunnel.errors import Code, TunnelError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
-from tunnel.link.relay import ResettableStream
-from tunnel.proto.frames import Address, MappingType, NameTarget, Target
+from tunnel.front.udp import open_udp_port, serve_udp_port
+from tunnel.link.datagrams import DatagramStream
+from tunnel.link.virtual import VirtualStream
+from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -30,7 +32,7 @@ MAX_VISITORS: Final = 16_384
 MAX_RANGE: Final = 1_000
 """Ports of one entry: each is a descriptor, and a task or more."""
 
-OpenTarget = Callable[[Target, Address], ResettableStream]
+OpenTarget = Callable[[Target, Address], VirtualStream]
 """Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
 
 
@@ -114,6 +116,7 @@ class TcpPorts:
     """
 
     max_count = MAX_RANGE
+    _type = MappingType.TCP
 
     def __init__(self, host: str, ports: range) -> None:
         self._host = host
@@ -136,12 +139,15 @@ class TcpPorts:
         """See ``Kind``."""
         host, count = self.host(entry), entry.count
         if entry.port:
-            yield _row(host, entry.port, count)
+            yield self._row(host, entry.port, count)
             return
         for first in self._ports[: len(self._ports) - count + 1]:
-            row = _row(host, first, count)
+            row = self._row(host, first, count)
             if not any(key in taken for key in row):
                 yield row
+
+    def _row(self, host: str, first: int, count: int) -> tuple[Key, ...]:
+        return tuple(Key(self._type, host, first + at) for at in range(count))
 
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
@@ -153,10 +159,6 @@ class TcpPorts:
             _close_all(rows)
             raise
         return _TcpPorts(Address(keys[0].host, keys[0].port), rows)
-
-
-def _row(host: str, first: int, count: int) -> tuple[Key, ...]:
-    return tuple(Key(MappingType.TCP, host, first + at) for at in range(count))
 
 
 def _close_all(rows: list[list[trio.SocketListener]]) -> None:
@@ -183,6 +185,51 @@ class _TcpPorts:
 
     def close(self) -> None:
         _close_all(self._rows)
+
+
+class UdpPorts(TcpPorts):
+    """Public UDP ports: each visitor is one UDP association.
+
+    They are numbered apart from the TCP ports, so both may have the same.
+    """
+
+    _type = MappingType.UDP
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        rows: list[list[trio.socket.SocketType]] = []
+        opening = _UdpPorts(Address(keys[0].host, keys[0].port), rows)
+        try:
+            for key in keys:
+                rows.append(await open_udp_port(key.host, key.port))  # noqa: PERF401
+        except BaseException:
+            opening.close()
+            raise
+        return opening
+
+
+class _UdpPorts:
+    """See ``Opening``. The visitor of each port is told from those of the others."""
+
+    def __init__(
+        self, public: Address, rows: list[list[trio.socket.SocketType]]
+    ) -> None:
+        self.public = public
+        self._rows = rows
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        def open_datagrams(index: int, visitor: Address) -> DatagramStream:
+            return DatagramStream(open_target(UdpTarget(name, index), visitor))
+
+        async with trio.open_nursery() as nursery:
+            for index, sockets in enumerate(self._rows):
+                open_now = partial(open_datagrams, index)
+                nursery.start_soon(serve_udp_port, sockets, open_now)
+
+    def close(self) -> None:
+        for sockets in self._rows:
+            for sock in sockets:
+                sock.close()
 
 
 class HostNames:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,7 +17,8 @@ import trio
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
-from tunnel.center.kinds import Exits, TcpPorts, exit_key
+from tunnel.center.exit_bind import serve_bind
+from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import MappingTable
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.onward import serve_onward
@@ -36,7 +37,15 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, MappingType, TcpTarget, Terms
+from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
+    Address,
+    BindTarget,
+    MappingType,
+    TcpTarget,
+    Terms,
+)
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
@@ -187,7 +196,16 @@ class _Member:
             return
         target = create.target if create else None
         user = self.user
-        await serve_exit(stream, target, user.may_reach, user.may_reach_unix)
+        if isinstance(target, BindTarget):
+            await serve_bind(
+                stream,
+                target.expected,
+                host=self._server.options.listen.host,
+                allow=user.may_reach,
+                may_listen=user.may_publish,
+            )
+        else:
+            await serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
 
 class CenterServer:
@@ -206,11 +224,15 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options or ServerOptions()
-        self.terms = Terms()
+        self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
         self.pool: HeldPool[VirtualConn] = HeldPool()
-        ports = TcpPorts(self.options.listen.host, self.options.ports)
+        where = self.options.listen.host, self.options.ports
         self.mappings = MappingTable(
-            {MappingType.TCP: ports, MappingType.EXIT: Exits()}
+            {
+                MappingType.TCP: TcpPorts(*where),
+                MappingType.UDP: UdpPorts(*where),
+                MappingType.EXIT: Exits(),
+            }
         )
         self.names = NamePorts(self.options.names)
         self._users = users

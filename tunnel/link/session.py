@@ -21,8 +21,10 @@ from tunnel.errors import (
 )
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
+from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,
+    DatagramReceived,
     DataReceived,
     LinkClosing,
     MappingAnswered,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.errors import TunnelError
+    from tunnel.link.virtual import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
@@ -120,6 +123,8 @@ class Session:
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
+        self._inbox_room = DatagramRoom()
+        self._deliveries: dict[VirtualConn, Deliver] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -170,6 +175,7 @@ class Session:
         if final or not self.resume_s:
             self.end(reason)
         if self.ended is None:
+            self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
             self._pinging.unpark_all()
@@ -254,6 +260,12 @@ class Session:
         self.wake()
         return stream
 
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
+        """See ``Carrier``."""
+        if conn in self._streams:  # else it is over: nothing comes
+            self._deliveries[conn] = deliver
+        return self._inbox_room
+
     async def open(
         self,
         target: Target,
@@ -331,12 +343,15 @@ class Session:
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
         self._parked.pop(conn, None)
-        if not self._streams:
-            self._idle.unpark_all()
+        self._deliveries.pop(conn, None)
+        self._idle.unpark_all()
 
     async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive."""
-        while self._streams:
+        """Wait until no virtual TCP connection is alive.
+
+        UDP associations are not waited for: they end only by silence.
+        """
+        while any(conn.datagrams is None for conn in self._streams):
             await self._idle.park()
 
     async def wait_ended(self) -> None:
@@ -363,6 +378,7 @@ class Session:
         for conn, stream in streams.items():
             self.core.close(conn, code)
             stream.closed(code, str(error))
+        self._deliveries.clear()
         if not flush:
             self.core.end()
         self._answer.close()
@@ -383,6 +399,10 @@ class Session:
                 stream = streams.get(event.conn)
                 if stream is not None:
                     stream.deliver(event.payload)
+            elif type(event) is DatagramReceived:
+                deliver = self._deliveries.get(event.conn)
+                if deliver is not None:
+                    deliver(event.address, event.payload)
             else:
                 self._dispatch_rare(event)
 
@@ -409,7 +429,7 @@ class Session:
                 self._pinging.unpark_all()
             case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
                 self._dispatch_stream(event)
-            case DataReceived():  # pragma: no cover - dispatch has taken it
+            case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:

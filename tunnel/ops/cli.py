@@ -137,6 +137,14 @@ def up(
             negative=(),
         ),
     ] = None,
+    udp: Annotated[
+        list[str] | None,
+        Parameter(
+            help="[REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. "
+            "Repeatable.",
+            negative=(),
+        ),
+    ] = None,
     http: Annotated[
         list[str] | None,
         Parameter(
@@ -181,13 +189,14 @@ def up(
     log: Log = None,
 ) -> int:
     """Run a center-client with any number of entries."""
-    from tunnel.ops.entries import ReachEntry, SocksEntry
+    from tunnel.ops.entries import ReachEntry, SocksEntry, UdpEntry
     from tunnel.ops.inward import ExitEntry, parse_tcp
     from tunnel.ops.run import UpPlan
     from tunnel.ops.shares import PassedEntry, ShareEntry
 
     entries: list[Entry] = [
         *map(parse_tcp, tcp or []),
+        *map(UdpEntry.parse, udp or []),
         *map(ShareEntry.parse, http or []),
         *map(PassedEntry.parse, https or []),
         *(ReachEntry.parse(text, leave_at) for text in reach or []),
@@ -250,6 +259,30 @@ def tcp(
         auth=auth or [],
         networks=network or [],
     )
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+
+
+@app.command
+def udp(
+    target: Annotated[
+        str, Parameter(help="[HOST:]PORT or [HOST:]LOW-HIGH of the service.")
+    ],
+    /,
+    *,
+    remote: Annotated[
+        str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
+    ] = "0",
+    to: To = None,
+    via: Via = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Publish one UDP service: datagrams to a port at the server reach TARGET."""
+    from tunnel.ops.entries import UdpEntry
+    from tunnel.ops.run import UpPlan
+
+    entry = UdpEntry.of(target, remote)
     return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 

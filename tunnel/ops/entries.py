@@ -179,14 +179,64 @@ class TcpEntry(Published):
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         """See ``Published``."""
-        code = notice.answer.code
-        reason = notice.answer.reason or CODES[code].meaning
-        where, target = notice.wanted.port or "a port", self._target
-        return TunnelError(
-            code,
-            f"the server does not give {where} for {target}: {reason}",
-            fix=f"choose another: --tcp 0={target}" if code is Code.TAKEN else "",
+        return _not_given(notice, self._target, "--tcp")
+
+
+@dataclass(frozen=True, slots=True)
+class UdpEntry(Published):
+    """``--udp [REMOTE=]TARGET``: a public UDP port leads to a UDP service here.
+
+    Or several in a row. Whether anybody is there cannot be asked: UDP has no answer to
+    "hello?".
+    """
+
+    remote: Address
+    target: Address
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> UdpEntry:
+        """Read ``[REMOTE=]TARGET``.
+
+        Raises:
+            UsageError: it is none.
+        """
+        body, _ = split_options(text, ())
+        remote, equals, target = body.rpartition("=")
+        return cls.of(target, remote if equals else "0")
+
+    @classmethod
+    def of(cls, target: str, remote: str) -> UdpEntry:
+        """Read TARGET and REMOTE, as ``TcpEntry`` does.
+
+        Raises:
+            UsageError: one is none, or they are not of one length.
+        """
+        row = TcpEntry.of(target, remote, None)
+        if isinstance(row.target, UnixPath):
+            raise UsageError(
+                f"{target} takes no datagrams", "UDP goes to an address", "--udp 53"
+            )
+        return cls(row.remote, row.target, row.count)
+
+    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
+        """See ``Published``."""
+        del nursery
+        return await client.publish_udp_target(
+            self.remote, self.target, count=self.count
         )
+
+    async def ready(self, public: Address) -> Line:
+        """See ``Published``."""
+        return Line("udp", str(Ports(public, self.count)), self._target)
+
+    @property
+    def _target(self) -> str:
+        return str(Ports(self.target, self.count))
+
+    def refused(self, notice: MappingRefused) -> TunnelError:
+        """See ``Published``."""
+        return _not_given(notice, self._target, "--udp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +300,26 @@ class SocksEntry(Local):
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
         listeners, where = await listen_at(self.listen)
-        open_target = partial(client.open, exit_name=self.exit_name)
-        nursery.start_soon(serve_proxy, listeners, WayOut(open_target))
+        nursery.start_soon(serve_proxy, listeners, self._way_out(client))
         leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
         title = f"SOCKS and HTTP proxy, leaving {leaving}"
         return Line("socks", str(where), "-", title=title)
+
+    def _way_out(self, client: CenterClient) -> WayOut:
+        if self.exit_name is not None:  # a client is an exit for TCP only
+            return WayOut(partial(client.open, exit_name=self.exit_name))
+        return WayOut(client.open, client.bind, client.associate)
+
+
+def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
+    code = notice.answer.code
+    reason = notice.answer.reason or CODES[code].meaning
+    where = notice.wanted.port or "a port"
+    return TunnelError(
+        code,
+        f"the server does not give {where} for {target}: {reason}",
+        fix=f"choose another: {flag} 0={target}" if code is Code.TAKEN else "",
+    )
 
 
 # Values ------------------------------------------------------------------------------

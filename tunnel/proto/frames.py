@@ -47,6 +47,11 @@ class ProtFlag(IntFlag):
     FIN = 0x10
 
 
+CAN_MAP: Final = 0x1
+"""Capability: mappings."""
+CAN_UDP: Final = 0x2
+"""Capability: UDP associations."""
+
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0
 
@@ -172,6 +177,34 @@ class NameTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpTarget:
+    """A UDP association: no address, for each datagram has its own.
+
+    With a ``name`` it is one of a mapping that the receiver registered, and what the
+    datagrams' addresses say means nothing; ``index`` as in ``NameTarget``.
+    """
+
+    name: str = ""
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"udp {self.name}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class BindTarget:
+    """A port at the exit that takes one connection, from ``expected`` (BIND).
+
+    An unspecified host (``0.0.0.0``, ``::``) expects anybody who may be reached.
+    """
+
+    expected: Address
+
+    def __str__(self) -> str:
+        return f"from {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherTarget:
     """A form of CREATE that this program does not serve: refused with UNSUPPORTED."""
 
@@ -182,7 +215,7 @@ class OtherTarget:
         return f"type {self.type}"
 
 
-Target = TcpTarget | NameTarget | UnixPath | OtherTarget
+Target = TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget | OtherTarget
 
 
 @dataclass(slots=True)
