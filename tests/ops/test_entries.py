@@ -56,7 +56,10 @@ def test_a_proxy_without_users_is_for_this_machine_only() -> None:
     assert SocksEntry.parse("localhost:1080").listen.host == "localhost"
     with pytest.raises(UsageError) as raised:
         SocksEntry.parse("0.0.0.0:1080")
-    assert raised.value.fix == "--socks 127.0.0.1:1080"
+    assert raised.value.fix.startswith("--socks 127.0.0.1:1080, or with users ")
+    entry = SocksEntry.parse("0.0.0.0:1080,auth=me:secret")
+    assert entry.users is not None
+    assert entry.users.check(b"me", b"secret")
 
 
 def test_a_line_is_short_for_a_script_and_says_more_to_a_person() -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import free_port
+from support.processes import curl, free_port
 from support.targets import Target, ask_socks, echo, read_exactly
 
 if TYPE_CHECKING:
@@ -378,3 +378,18 @@ def test_connections_leave_at_another_client(
     gone = machine.tunnel("pipe", here, "--exit", "home", *to)
     assert gone.wait() == 4
     assert "no client is the exit home" in gone.errors()
+
+
+def test_a_proxy_here_with_users_lets_only_them_through(
+    machine: Machine, server: Server, target: Target
+) -> None:
+    client = machine.tunnel(
+        "socks", "0.0.0.0:0", "--auth", "me:secret", "--to", server.join
+    )
+    proxy = f"127.0.0.1:{port_of(client, 'socks')}"
+    url = f"http://127.0.0.1:{target.port}/"
+    for how in ("--socks5", "--proxy"):
+        for user, is_refused in (("me:secret", False), ("me:wrong", True)):
+            done = machine.run(*curl(how, proxy, "--proxy-user", user, url))
+            refused = done.returncode == 97 or b"407" in done.stderr
+            assert refused is is_refused, done.stderr

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import pytest
+import socks
 from support.processes import WAIT_S, eventually
 from support.targets import Target, flood, read_exactly, visit
 
@@ -244,3 +245,13 @@ def test_socks_bind_takes_one_connection_at_the_server(
             assert read_exactly(conn, 9) == b"220 ready"
             conn.sendall(b"QUIT")
             assert read_exactly(peer, 4) == b"QUIT"
+
+
+def test_pysocks_sends_datagrams(machine: Machine, server: Server) -> None:
+    client = machine.up(server.join, "--socks", "127.0.0.1:0")
+    port = port_of(client, "socks")
+    with Echo() as echo, socks.socksocket(type=socket.SOCK_DGRAM) as app:
+        app.set_proxy(socks.SOCKS5, "127.0.0.1", port)
+        app.settimeout(WAIT_S)
+        app.sendto(b"query", ("127.0.0.1", echo.port))
+        assert app.recvfrom(100) == (b"query", ("127.0.0.1", echo.port))

@@ -79,7 +79,8 @@ def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
         raise UsageError(
             f"a proxy without users is not opened on {listen}",
             "whoever reaches that address could use it",
-            f"--socks 127.0.0.1:{listen.port}",
+            f"--socks 127.0.0.1:{listen.port}, or with users --socks "
+            f"{listen},auth=USER:PASSWORD",
         )
 
 

@@ -172,8 +172,8 @@ def up(
     socks: Annotated[
         list[str] | None,
         Parameter(
-            help="LISTEN: a SOCKS and HTTP proxy here, leaving at the server. "
-            "Repeatable.",
+            help="LISTEN[,auth=USER:PASSWORD…]: a SOCKS and HTTP proxy here, leaving "
+            "at the server. Repeatable.",
             negative=(),
         ),
     ] = None,
@@ -354,6 +354,10 @@ def socks(
     ] = "127.0.0.1:1080",
     /,
     *,
+    auth: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="USER:PASSWORD who may use it. Repeatable."),
+    ] = None,
     leave_at: LeaveAt = None,
     to: To = None,
     via: Via = None,
@@ -362,10 +366,11 @@ def socks(
     log: Log = None,
 ) -> int:
     """Run a SOCKS and HTTP proxy here that leaves at the server."""
-    from tunnel.ops.entries import SocksEntry
+    from tunnel.ops.ends import parse_users
+    from tunnel.ops.entries import SocksEntry, parse_listen
     from tunnel.ops.run import UpPlan
 
-    entry = SocksEntry.parse(listen, leave_at)
+    entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
     return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 

@@ -1,4 +1,4 @@
-"""The words of entries: ports in a row, and options behind a comma."""
+"""The words of entries: ports in a row, options behind a comma, users."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from tunnel.errors import UsageError
+from tunnel.front.users import ProxyUsers
+from tunnel.ops.saved import secret_file
 from tunnel.proto.frames import Address
 from tunnel.proto.proxy_header import ProxyVersion
 
@@ -84,3 +86,19 @@ def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
                 "the versions are v1 and v2",
             ) from None
     return version
+
+
+def parse_users(pairs: list[str]) -> ProxyUsers | None:
+    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``.
+
+    Raises:
+        UsageError: one is none. The text does not repeat it.
+    """
+    pairs = pairs or (secret_file("TUNNEL_AUTH_FILE") or "").split()
+    users = {}
+    for pair in pairs:
+        name, _, password = pair.partition(":")
+        if not (name and password):
+            raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
+        users[name] = password
+    return ProxyUsers(users) if users else None

@@ -21,7 +21,13 @@ from tunnel.front.proxy import serve_proxy
 from tunnel.front.unix import listen_at
 from tunnel.front.users import refuse_open_proxy
 from tunnel.front.wayout import WayOut
-from tunnel.ops.ends import Ports, parse_ports, parse_proxy_version, split_options
+from tunnel.ops.ends import (
+    Ports,
+    parse_ports,
+    parse_proxy_version,
+    parse_users,
+    split_options,
+)
 from tunnel.proto.frames import (
     UNIX_PREFIX,
     Address,
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.client import CenterClient
     from tunnel.center.notices import MappingRefused
+    from tunnel.front.users import ProxyUsers
     from tunnel.proto.frames import End
     from tunnel.proto.proxy_header import ProxyVersion
 
@@ -284,23 +291,26 @@ class SocksEntry(Local):
     listen: End
     exit_name: str | None = None
     """The client at which to leave instead."""
+    users: ProxyUsers | None = None
 
     def __post_init__(self) -> None:
-        refuse_open_proxy(self.listen, None)
+        refuse_open_proxy(self.listen, self.users)
 
     @classmethod
     def parse(cls, text: str, exit_name: str | None = None) -> SocksEntry:
-        """Read the text form.
+        """Read ``LISTEN[,auth=USER:PASSWORD…]``.
 
         Raises:
             UsageError: it is none.
         """
-        return cls(parse_listen(text), exit_name)
+        listen, options = split_options(text, ("auth",))
+        return cls(parse_listen(listen), exit_name, parse_users(options["auth"]))
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
         listeners, where = await listen_at(self.listen)
-        nursery.start_soon(serve_proxy, listeners, self._way_out(client))
+        serve_users = partial(serve_proxy, users=self.users)
+        nursery.start_soon(serve_users, listeners, self._way_out(client))
         leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
         title = f"SOCKS and HTTP proxy, leaving {leaving}"
         return Line("socks", str(where), "-", title=title)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
-from tunnel.access.security import read_private
 from tunnel.errors import CODES, TunnelError, UsageError
-from tunnel.front.users import ProxyUsers, is_loopback
-from tunnel.ops.ends import parse_proxy_version, split_options
+from tunnel.front.users import is_loopback
+from tunnel.ops.ends import parse_proxy_version, parse_users, split_options
 from tunnel.ops.entries import Line, Published, TcpEntry, parse_remote
 from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import Address
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.client import CenterClient
     from tunnel.center.notices import MappingRefused
+    from tunnel.front.users import ProxyUsers
 
 SOCKS_WORD: Final = "socks"
 """In the place of a target: a proxy that leaves in the network of this machine."""
@@ -151,23 +149,6 @@ def tcp_entry(
             "tunnel tcp 8000",
         )
     return TcpEntry.of(target, remote, parse_proxy_version([proxy] if proxy else []))
-
-
-def parse_users(pairs: list[str]) -> ProxyUsers | None:
-    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``.
-
-    Raises:
-        UsageError: one is none. The text does not repeat it.
-    """
-    if not pairs and (file := os.environ.get("TUNNEL_AUTH_FILE")):
-        pairs = read_private(Path(file)).split()
-    users = {}
-    for pair in pairs:
-        name, _, password = pair.partition(":")
-        if not (name and password):
-            raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
-        users[name] = password
-    return ProxyUsers(users) if users else None
 
 
 def exit_name(text: str) -> str:
