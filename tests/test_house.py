@@ -11,9 +11,19 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import mappings, server
+from tunnel.center import exit_bind, exit_udp, kinds, mappings, server
+from tunnel.front import udp
 from tunnel.link import link, pace, relay, session, transport
-from tunnel.proto import codec, growth, handshake, lanes, mux, replay, window
+from tunnel.proto import (
+    codec,
+    datagrams,
+    growth,
+    handshake,
+    lanes,
+    mux,
+    replay,
+    window,
+)
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
 if TYPE_CHECKING:
@@ -63,6 +73,12 @@ LIMITS: Final = {
     "CREATE without an answer, at the latest": mux.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
     "idle virtual TCP connection": relay.IDLE_S,
+    "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
+    "datagrams waiting, in all": datagrams.SESSION_BYTES,
+    "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
+    "idle UDP association": exit_udp.IDLE_S,
+    "associations of one UDP port": udp.MAX_ASSOCIATIONS,
+    "wait for the peer of a BIND": exit_bind.WAIT_S,
     "before RST, for the kernel to send": relay.GRACE_S,
     "after GO_AWAY, for the peer to read": link.LINGER_S,
     "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
@@ -79,6 +95,7 @@ SERVER_LIMITS: Final = {
     "one more failure after": gate.FAILURE_REFILL_S,
     "answer to a wrong proof after": server.FAILURE_DELAY_S,
     "sessions of one user": server.MAX_SESSIONS_PER_USER,
+    "ports of an entry": kinds.MAX_RANGE,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,
 }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tunnel.errors import SessionError as SessionError
     from tunnel.errors import StreamError as StreamError
     from tunnel.errors import TunnelError as TunnelError
+    from tunnel.link.bind import BoundPort as BoundPort
+    from tunnel.link.datagrams import DatagramStream as DatagramStream
     from tunnel.link.virtual import VirtualStream as VirtualStream
     from tunnel.ops.shared import Shared as Shared
     from tunnel.ops.shared import share as share
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: Final = {
+    "BoundPort": "tunnel.link.bind",
     "CenterClient": "tunnel.center.client",
     "CenterServer": "tunnel.center.server",
     "Code": "tunnel.errors",
+    "DatagramStream": "tunnel.link.datagrams",
     "FrameDecoder": "tunnel.proto.codec",
     "LinkError": "tunnel.errors",
     "MappingListener": "tunnel.center.publisher",
@@ -49,9 +53,11 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    "BoundPort",
     "CenterClient",
     "CenterServer",
     "Code",
+    "DatagramStream",
     "FrameDecoder",
     "LinkError",
     "MappingListener",

@@ -286,6 +286,10 @@ class TlsError(LocalLinkError):
         return Exit.TLS
 
 
+class ViaError(LocalLinkError):
+    """The proxy on the way to the server does not take our user: no use in retrying."""
+
+
 class AddressError(TunnelError):
     """A local address cannot be listened on."""
 

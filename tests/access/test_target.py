@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tunnel.access import target
-from tunnel.access.target import connect, probe
+from tunnel.access.target import connect, probe, resolve
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import Address
 
@@ -337,6 +337,41 @@ async def test_families_take_turns_duplicates_go_and_the_number_is_bounded(
     resolve_to(*(f"10.0.0.{n}" for n in range(100)))
     many = await target._resolve(Address("db.example", 1))
     assert len(many) == target.MAX_ADDRESSES
+
+
+async def test_a_resolved_address_is_the_first_that_the_rules_allow() -> None:
+    resolve_to("::1", "10.0.0.1", "10.0.0.2")
+    asked: list[tuple[str, int]] = []
+
+    def allow(ip: str, port: int) -> bool:
+        asked.append((ip, port))
+        return ip.startswith("10.")
+
+    found = await resolve(Address("dns.example", 53), allow=allow)
+    assert found == Address("10.0.0.1", 53)
+    assert asked == [("::1", 53), ("10.0.0.1", 53)]
+    with failing_with(Code.NOT_ALLOWED):
+        await resolve(Address("dns.example", 53), allow=lambda _ip, _port: False)
+
+
+async def test_a_name_that_has_no_address_cannot_be_sent_to() -> None:
+    resolve_to(error=socket.gaierror(socket.EAI_NONAME, "no"))
+    with failing_with(Code.HOST_UNREACHABLE):
+        await resolve(Address("dns.example", 53))
+    with failing_with(Code.ADDRESS_UNSUPPORTED):
+        await resolve(Address("dns.example", 0))
+
+
+async def test_a_resolver_that_is_silent_is_given_up(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_address: Address) -> list[target._Endpoint]:
+        await trio.sleep_forever()
+        return []
+
+    monkeypatch.setattr(target, "_resolve", silent)
+    with failing_with(Code.TIMEOUT):
+        await resolve(Address("dns.example", 53), deadline_s=3)
 
 
 # --- staggering: no address is really dialled, so time may jump

@@ -138,7 +138,7 @@ async def test_each_entry_is_answered_for_itself(ports: range) -> None:
                 client,
                 entry("taken", ports[0]),
                 entry("elsewhere", 80, "192.0.2.1"),
-                MappingEntry(MappingType.TCP, "many", "", ports[1], 2),
+                MappingEntry(MappingType.UDP, "other", "", ports[1]),
                 entry("good", ports[2]),
             )
         assert [answer.code for answer in answers] == [

@@ -12,7 +12,7 @@ from tunnel.access.security import JoinLine, make_token
 from tunnel.center.client import CenterClient
 from tunnel.center.notices import MappingRefused
 from tunnel.errors import AddressError, Code, UsageError
-from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry
+from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry, UdpEntry
 from tunnel.proto.frames import Address, MappingAnswer
 
 WEB = Address(LOOPBACK, 8000)
@@ -56,7 +56,10 @@ def test_a_proxy_without_users_is_for_this_machine_only() -> None:
     assert SocksEntry.parse("localhost:1080").listen.host == "localhost"
     with pytest.raises(UsageError) as raised:
         SocksEntry.parse("0.0.0.0:1080")
-    assert raised.value.fix == "--socks 127.0.0.1:1080"
+    assert raised.value.fix.startswith("--socks 127.0.0.1:1080, or with users ")
+    entry = SocksEntry.parse("0.0.0.0:1080,auth=me:secret")
+    assert entry.users is not None
+    assert entry.users.check(b"me", b"secret")
 
 
 def test_a_line_is_short_for_a_script_and_says_more_to_a_person() -> None:
@@ -95,6 +98,16 @@ async def test_a_published_entry_says_whether_its_target_answers() -> None:
     line = await entry.ready(public)
     assert line.state == "not answering"
     assert str(entry.target) in line.warning
+
+
+async def test_a_udp_entry_reads_as_a_tcp_entry_and_says_its_own_line() -> None:
+    entry, public = UdpEntry.parse("5353=53"), Address("0.0.0.0", 5_353)
+    assert entry == UdpEntry(Address("", 5_353), Address(LOOPBACK, 53))
+    line = await entry.ready(public)
+    assert line.text(terminal=False) == "udp 0.0.0.0:5353 127.0.0.1:53"
+    answer = MappingAnswer(Code.TAKEN, reason="why")
+    error = entry.refused(MappingRefused("udp-1", entry.remote, answer))
+    assert error.fix == "choose another: --udp 0=127.0.0.1:53"
 
 
 async def test_a_published_entry_says_what_it_was_refused() -> None:

@@ -26,6 +26,7 @@ from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
     Address,
+    BindTarget,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -49,6 +50,7 @@ from tunnel.proto.frames import (
     ProtWindow,
     SockMap,
     TcpTarget,
+    UdpTarget,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
     st.builds(
         ProtCreate,
         sock_maps,
-        st.builds(OtherTarget, st.integers(2, 255), st.binary(max_size=60)),
+        st.builds(OtherTarget, st.integers(5, 255), st.binary(max_size=60)),
     ),
     st.builds(ProtAccept, sock_maps, st.none() | addresses),
     st.builds(ProtClose, sock_maps, codes("C"), names),
@@ -248,6 +250,11 @@ BY_HAND: list[tuple[ProtFrame, bytes]] = [
     ),
     (ProtGoAway(Code.CALM, 30, "slow"), by_hand.go_away(6, 30, "slow")),
     (ProtDatagram(SockMap(7), V4, b"dgram"), by_hand.datagram(7, V4_BYTES, b"dgram")),
+    (
+        ProtCreate(SockMap(3), UdpTarget("dns", 2)),
+        by_hand.create_udp(3, "dns", 2),
+    ),
+    (ProtCreate(SockMap(3), BindTarget(V4)), by_hand.create_bind(3, V4_BYTES)),
     (ProtReceived(1 << 40), by_hand.received(1 << 40)),
     (ProtExtension(0x80, SockMap(0), 3), by_hand.frame(0x80, bytes(3))),
 ]

@@ -7,7 +7,7 @@ text in its message is what belongs into protocol.md, together with a new versio
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,8 +17,11 @@ from tunnel.errors import Code, RemoteLinkError, RemoteSessionError
 from tunnel.proto import events as ev
 from tunnel.proto.codec import FrameDecoder, decode_one, encode
 from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
     HEADER_BYTES,
     Address,
+    BindTarget,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -44,6 +47,8 @@ from tunnel.proto.frames import (
     Target,
     TcpTarget,
     Terms,
+    UdpTarget,
+    UnixPath,
 )
 from tunnel.proto.handshake import (
     ClientHandshake,
@@ -123,6 +128,10 @@ def plain(value: object) -> Json:
             return [host, port]
         case TcpTarget(address):
             return {"tcp": plain(address)}
+        case UdpTarget(name, index):
+            return {"udp": name, "index": index}
+        case BindTarget(expected):
+            return {"bind": plain(expected)}
         case Code():
             return value.name
         case dict():
@@ -170,8 +179,14 @@ def _value(name: str, said: Json) -> object:
 def target(said: dict[str, Json]) -> Target:
     if "tcp" in said:
         return TcpTarget(Address(*said["tcp"]))
+    if "udp" in said:
+        return UdpTarget(said["udp"], said["index"])
+    if "bind" in said:
+        return BindTarget(Address(*said["bind"]))
     if "name" in said:
         return NameTarget(**said)
+    if "path" in said:
+        return UnixPath(said["path"])
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))
 
 
@@ -305,7 +320,8 @@ class End:
         if link_start:
             self.dial(1)
         else:
-            self.core = MuxCore(client=name == "C", ours=TERMS, theirs=TERMS, now=0.0)
+            both = replace(TERMS, capabilities=CAN_MAP | CAN_UDP)
+            self.core = MuxCore(client=name == "C", ours=both, theirs=both, now=0.0)
 
     def dial(self, link_no: int) -> None:
         """Begin the start of a link; till it has ended, the core waits."""
@@ -422,6 +438,9 @@ class End:
                 assert self.core is not None
                 self.core.consumed(conn, len(payload))
                 return f"data {conn.sock_map} {json.dumps(payload.decode())}"
+            case ev.DatagramReceived(conn, source, payload):
+                said = json.dumps(payload.decode())
+                return f"datagram {conn.sock_map} {source} {said}"
             case ev.StreamFinished(conn):
                 return f"finished {conn.sock_map}"
             case ev.StreamClosed(conn, code, reason):
@@ -479,6 +498,9 @@ class End:
                 core.accept(conn, address(rest) if rest else None)
             case "send":
                 core.send_data(conn, json.loads(rest).encode())
+            case "datagram":
+                where, _, text = rest.partition(" ")
+                core.send_datagram(conn, address(where), json.loads(text).encode())
             case "finish":
                 core.finish(conn)
             case "close":
@@ -549,5 +571,5 @@ def test_a_conversation_goes_as_the_text_says(script: str) -> None:
     assert play(script) == script
 
 
-def test_there_are_seven_conversations() -> None:
-    assert len(blocks(TEXT, "conversation")) == 7
+def test_there_are_nine_conversations() -> None:
+    assert len(blocks(TEXT, "conversation")) == 9

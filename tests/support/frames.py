@@ -63,6 +63,14 @@ def create_name(sock_map: int, name: str, index: int = 0, tlvs: bytes = b"") -> 
     return frame(CREATE, b"\1" + text(name) + u16(index) + tlvs, 0, sock_map)
 
 
+def create_udp(sock_map: int, name: str = "", index: int = 0) -> bytes:
+    return frame(CREATE, b"\2" + text(name) + u16(index), 0, sock_map)
+
+
+def create_bind(sock_map: int, address: bytes) -> bytes:
+    return frame(CREATE, b"\4" + address, 0, sock_map)
+
+
 def accept(sock_map: int, bound: bytes = b"") -> bytes:
     return frame(CREATE, bound, ACK, sock_map)
 

@@ -14,23 +14,28 @@ import ipaddress
 import re
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
 from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tunnel.proto.frames import Address
+    from tunnel.proto.frames import Address, End
 
 STAGGER_S: Final = 0.25
 """How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
 
 MAX_ADDRESSES: Final = 16
 """Addresses of one name that are tried: who owns a name must not buy a port scan."""
+
+_BACKLOG_POLL_S: Final = 0.02
+"""The kernel has no event for room in the backlog of a unix socket."""
 
 _HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 
@@ -75,6 +80,12 @@ _CAUSES: Final = {
     Code.NOT_ALLOWED: "a firewall of this machine forbids it",
     Code.RESOURCE: "this machine is short of descriptors, ports or memory",
     Code.NET_UNREACHABLE: "this machine has no route to that network",
+}
+
+
+_UNIX_CAUSES: Final = {
+    Code.REFUSED: "nobody listens on it: a file was left there, or is no socket",
+    Code.NOT_ALLOWED: "its mode, or that of a folder above, keeps this user out",
 }
 
 
@@ -132,10 +143,96 @@ async def connect(
     _give_up(address, failures)
 
 
-async def probe(address: Address, timeout_s: float = 2) -> bool:
+async def resolve(
+    address: Address,
+    *,
+    allow: Callable[[str, int], bool] = _anywhere,
+    deadline_s: float = 10,
+) -> Address:
+    """Give the first numeric address of ``address`` that may be reached.
+
+    For datagrams: what was checked here is what must be sent to.
+
+    Raises:
+        LocalStreamError: as ``connect`` does.
+    """
+    _check(address)
+    with trio.move_on_after(deadline_s):
+        try:
+            endpoints = await _resolve(address)
+        except OSError as error:
+            _give_up(address, [error])
+        for endpoint in endpoints:
+            if allow(endpoint.host, address.port):
+                return replace(address, host=endpoint.host)
+        raise _not_allowed(address)
+    slow = TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
+    _give_up(address, [slow])
+
+
+async def connect_unix(
+    target: UnixPath, *, deadline_s: float = 10
+) -> trio.SocketStream:
+    """Connect to a unix socket of this machine; the caller closes it.
+
+    Raises:
+        LocalStreamError: the code says why.
+    """
+    if not UnixPath.is_usable(target.path):
+        what = f"cannot use the path {target.path!r}"
+        raise LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, "it is not absolute")
+    # trio takes the kernel's "no room in the backlog" (EAGAIN) for a connect that is
+    # under way, and would give back a socket that is not connected.
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        with trio.fail_after(deadline_s):
+            await trio.lowlevel.checkpoint()
+            while not _connected_at_once(sock, target.path):  # noqa: ASYNC110  # see there
+                await trio.sleep(_BACKLOG_POLL_S)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+    except (OSError, trio.TooSlowError) as error:
+        sock.close()
+        raise _unix_failure(target, error) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _connected_at_once(sock: socket.socket, path: str) -> bool:
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unix_failure(
+    target: UnixPath, error: OSError | trio.TooSlowError
+) -> LocalStreamError:
+    if isinstance(error, trio.TooSlowError):
+        code, reason = Code.TIMEOUT, "its backlog stays full"
+        cause = "the program behind it does not accept"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+        code, reason = Code.REFUSED, "no such file"
+        cause = "the program that makes this socket does not run"
+    else:
+        code, reason = _code_of(error), (error.strerror or str(error)).lower()
+        cause = _UNIX_CAUSES.get(code, "")
+    return LocalStreamError(code, f"cannot reach {target}: {reason}", cause)
+
+
+async def connect_end(target: End, *, deadline_s: float = 10) -> trio.SocketStream:
+    """Connect whatever the target is; as ``connect`` or ``connect_unix``."""
+    if isinstance(target, UnixPath):
+        return await connect_unix(target, deadline_s=deadline_s)
+    return await connect(target, deadline_s=deadline_s)
+
+
+async def probe(target: End, timeout_s: float = 2) -> bool:
     """Is something answering there? Dials once and hangs up; never raises for a no."""
     try:
-        stream = await connect(address, deadline_s=timeout_s)
+        stream = await connect_end(target, deadline_s=timeout_s)
     except LocalStreamError:
         return False
     await stream.aclose()

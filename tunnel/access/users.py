@@ -29,3 +29,22 @@ class User:
         """Say whether this user may be connected to that address from the server."""
         del ip, port
         return self.is_owner
+
+    def may_reach_unix(self, path: str) -> bool:
+        """Say whether this user may be connected to that socket of the server.
+
+        A unix socket often trusts whoever gets through to it (databases, containers):
+        it is the machine itself, so it takes the right of the machine's owner.
+        """
+        del path
+        return self.is_owner
+
+    def may_be_exit(self, name: str) -> bool:
+        """Say whether others may be led to this user's client under that name."""
+        del name
+        return self.is_owner
+
+    def may_leave_at(self, name: str) -> bool:
+        """Say whether this user may leave at the client of that name."""
+        del name
+        return self.is_owner

@@ -21,7 +21,8 @@ import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import exit_to
+from tunnel.center.exit import exit_to, serve_exit, udp_exit_to
+from tunnel.center.inward import serve_inward
 from tunnel.center.notices import (
     LinkDown,
     LinkResumed,
@@ -38,19 +39,27 @@ from tunnel.errors import (
     RemoteSessionError,
     TlsError,
     TunnelError,
+    ViaError,
 )
+from tunnel.link.bind import BoundPort
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, TlsTransport, dial
+from tunnel.link.via import Via, dial_via
 from tunnel.log import say
 from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
     Address,
+    BindTarget,
     MappingEntry,
     MappingType,
     NameTarget,
     TcpTarget,
     Terms,
+    UdpTarget,
 )
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
@@ -62,13 +71,16 @@ from tunnel.proto.proofs import PLAIN_BINDING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from tunnel.access.networks import Networks
     from tunnel.access.security import JoinLine
     from tunnel.center.notices import Notice
     from tunnel.center.publisher import MappingListener, Serve
+    from tunnel.front.users import ProxyUsers
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import Target
+    from tunnel.proto.frames import End, Target
     from tunnel.proto.handshake import HandshakeResult
+    from tunnel.proto.proxy_header import ProxyVersion
 
 HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
@@ -97,6 +109,7 @@ class CenterClient:
             means never.
         resume_s: how long connections wait for another link; the server may want
             less; 0 resets them with their link.
+        via: a proxy on the way to the server.
     """
 
     def __init__(
@@ -107,13 +120,20 @@ class CenterClient:
         tell: Callable[[Notice], None] = _ignore,
         give_up_s: float | None = None,
         resume_s: int = DEFAULT_RESUME_S,
+        via: Via | None = None,
     ) -> None:
         self._join = join
-        self._terms = replace(Terms(), client_id=client_id or secrets.token_bytes(16))
+        self._via = via
+        self._terms = replace(
+            Terms(),
+            capabilities=CAN_MAP | CAN_UDP,
+            client_id=client_id or secrets.token_bytes(16),
+        )
         self._tell = tell
         self._give_up_s = give_up_s
         self._resume_s = resume_s
         self.publisher = Publisher(join.host, tell)
+        self._exit_networks: Networks | None = None
         self._session: Session | None = None
         self._link: Link | None = None
         self._changed = trio.lowlevel.ParkingLot()
@@ -209,7 +229,7 @@ class CenterClient:
         if reason.code is Code.TAKEN_OVER:
             return True
         return not self._was_up and (
-            reason.code in _FINAL_CODES or isinstance(reason, TlsError)
+            reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
         )
 
     async def _make_link(
@@ -348,7 +368,10 @@ class CenterClient:
     async def _reach(self) -> Transport:
         join = self._join
         where = str(Address(join.host, join.port))
-        stream = await dial(join.host, join.port)
+        if self._via is None:
+            stream = await dial(join.host, join.port)
+        else:
+            stream = await dial_via(self._via, join.host, join.port)
         if join.plain:
             return PlainTransport(stream, where)
         return TlsTransport(
@@ -434,10 +457,49 @@ class CenterClient:
         """See ``Publisher.publish``."""
         return await self.publisher.publish(wanted, serve)
 
-    async def publish_target(self, remote: Address, target: Address) -> str:
-        """Publish a TCP service that is reached from here; see ``publish``."""
+    async def publish_target(
+        self,
+        remote: Address,
+        target: End,
+        *,
+        count: int = 1,
+        proxy: ProxyVersion | None = None,
+    ) -> str:
+        """Publish a TCP service that is reached from here; see ``publish``.
+
+        Args:
+            remote: public address; of several ports the first.
+            target: of the first port; those of the others follow it.
+            count: ports in a row, all or none.
+            proxy: which PROXY header the target hears first.
+        """
+        wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port, count)
+        end = TcpTarget(target) if isinstance(target, Address) else target
+        serve = exit_to(end, count=count, proxy=proxy, public=self.public)
+        return await self.publish(wanted, serve)
+
+    async def publish_inward(
+        self, remote: Address, networks: Networks, users: ProxyUsers | None
+    ) -> str:
+        """Publish a proxy whose visitors leave in the network of this machine."""
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
-        return await self.publish(wanted, exit_to(TcpTarget(target)))
+        serve = partial(serve_inward, networks=networks, users=users)
+        return await self.publish(wanted, serve)
+
+    async def be_exit(self, name: str, networks: Networks) -> str:
+        """Let other clients of the server leave here, to these networks alone.
+
+        At most one name; see ``publish`` for what is returned.
+        """
+        self._exit_networks = networks
+        return await self.publish(MappingEntry(MappingType.EXIT, "", name), _refuse)
+
+    async def publish_udp_target(
+        self, remote: Address, target: Address, *, count: int = 1
+    ) -> str:
+        """Publish a UDP service that is reached from here; as ``publish_target``."""
+        wanted = MappingEntry(MappingType.UDP, "", remote.host, remote.port, count)
+        return await self.publish(wanted, udp_exit_to(target, count=count))
 
     def public(self, name: str) -> Address | None:
         """See ``Publisher.public``."""
@@ -466,31 +528,42 @@ class CenterClient:
     async def _serve_offer(self, stream: VirtualStream) -> None:
         """Serve a visitor. Only names that we registered: nobody may reach around."""
         match stream.create.target if stream.create else None:
-            case NameTarget() as target:
+            case (NameTarget() | UdpTarget()) as target:
                 await self.publisher.serve(stream, target)
+            case TcpTarget() as target if self._exit_networks is not None:
+                await serve_exit(stream, target, self._exit_networks.allow)
             case _:
                 stream.reset(Code.NOT_ALLOWED)
 
     # Opening -------------------------------------------------------------------------
 
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
-        """Begin to open at the server; see ``Session.open_now``.
+    def open_now(
+        self,
+        target: Target,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
+    ) -> VirtualStream:
+        """Begin to open at the server or an exit; see ``Session.open_now``.
 
         Raises:
             LocalStreamError: ``LINK_LOST`` while there is no link.
         """
         if self._session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
-        return self._session.open_now(target, visitor)
+        return self._session.open_now(target, visitor, exit_name)
 
     async def open(
-        self, target: Target | str, deadline_s: float = OPEN_DEADLINE_S
+        self,
+        target: Target | str,
+        deadline_s: float = OPEN_DEADLINE_S,
+        exit_name: str | None = None,
     ) -> VirtualStream:
         """Connect to a target from the server; wait for the link if there is none.
 
         Args:
             target: or ``"HOST:PORT"``; names are resolved at the server.
             deadline_s: for all of it.
+            exit_name: the client of the server at which to leave instead.
 
         Raises:
             StreamError: refused; ``code`` says why.
@@ -504,8 +577,34 @@ class CenterClient:
         if self._session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         return await self._session.open(
-            target, deadline_s=max(until - trio.current_time(), 0)
+            target,
+            deadline_s=max(until - trio.current_time(), 0),
+            exit_name=exit_name,
         )
+
+    async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
+        """Open a UDP association: a port at the server that may talk to anybody.
+
+        Each datagram names its own address, and names are resolved at the server.
+
+        Raises:
+            StreamError: refused; ``UNSUPPORTED``: the server offers no UDP.
+        """
+        return DatagramStream(await self.open(UdpTarget(), deadline_s))
+
+    async def bind(
+        self, expected: Address, deadline_s: float = OPEN_DEADLINE_S
+    ) -> BoundPort:
+        """Open a port at the server that takes one connection.
+
+        Args:
+            expected: from whom; a host of zeros is anybody.
+            deadline_s: for the port, not for who comes.
+
+        Raises:
+            StreamError: refused; ``code`` says why.
+        """
+        return BoundPort(await self.open(BindTarget(expected), deadline_s))
 
     def _has_session(self) -> bool:
         """Say whether what is opened now can come to be, with or without a link."""
@@ -548,6 +647,12 @@ async def connect(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
+
+
+async def _refuse(stream: VirtualStream) -> None:
+    """An exit has no visitors of its own: CREATE names the target, not the mapping."""
+    await trio.lowlevel.checkpoint()
+    stream.reset(Code.NO_MAPPING)
 
 
 def _digest(certificate: bytes) -> bytes:

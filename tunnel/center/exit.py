@@ -1,74 +1,151 @@
 """The far end of a virtual TCP connection: connect its target and join the two.
 
-Both roles have this end: the center-client for reverse tunnels, the center-server for
-what leaves through it. Each form of target has a function of its own here.
+Both roles have this end: the center-client for reverse tunnels and as an exit, the
+center-server for what leaves through it. Each form of target has a function of its own
+here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.access.target import connect
+from tunnel.access.target import connect, connect_unix
+from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
+from tunnel.link.datagrams import DatagramStream
 from tunnel.link.relay import relay
 from tunnel.log import say
-from tunnel.proto.frames import Address, TcpTarget
+from tunnel.proto.frames import (
+    Address,
+    NameTarget,
+    TcpTarget,
+    UdpTarget,
+    UnixPath,
+)
+from tunnel.proto.proxy_header import encode_proxy_header
 
 if TYPE_CHECKING:
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
+    from tunnel.proto.proxy_header import ProxyVersion
 
 Allow = Callable[[str, int], bool]
 """Say whether an IP address and port may be connected to."""
+AllowUnix = Callable[[str], bool]
+"""Say whether a unix socket may be connected to."""
 
 logger = logging.getLogger("tunnel.exit")
 
 
+def _no_path(_path: str) -> bool:
+    return False
+
+
 async def serve_exit(
-    stream: VirtualStream, target: Target | None, allow: Allow
+    stream: VirtualStream,
+    target: Target | None,
+    allow: Allow,
+    allow_unix: AllowUnix = _no_path,
+    *,
+    header: bytes = b"",
 ) -> None:
-    """Serve an offer to its end, as the form of ``target`` wants it."""
+    """Serve an offer to its end, as the form of ``target`` wants it.
+
+    ``header`` is what the target hears before the first byte of its visitor.
+    """
     match target:
         case TcpTarget(address):
-            await _serve_tcp(stream, address, allow)
+            await _serve(stream, target, partial(connect, address, allow=allow), header)
+        case UnixPath(path) if not allow_unix(path):
+            stream.reset(Code.NOT_ALLOWED, f"{target} may not be reached from here")
+        case UnixPath():
+            await _serve(stream, target, partial(connect_unix, target), header)
+        case UdpTarget(""):
+            await serve_association(DatagramStream(stream), allow)
         case _:
             stream.reset(Code.UNSUPPORTED)
 
 
-def exit_to(target: Target) -> Serve:
+def exit_to(
+    target: TcpTarget | UnixPath,
+    *,
+    count: int = 1,
+    proxy: ProxyVersion | None = None,
+    public: Callable[[str], Address | None] = lambda _name: None,
+) -> Serve:
     """Serve visitors with a target that this side's own user named: it may be anywhere.
 
     For ``Publisher.publish``.
+
+    Args:
+        target: of the first port.
+        count: ports of the mapping; the target of each is as far from the first.
+        proxy: which PROXY header the target hears first, if any.
+        public: gives where a mapping is open, for that header.
     """
-    return partial(serve_exit, target=target, allow=_anywhere)
+
+    async def serve(stream: VirtualStream) -> None:
+        create = stream.create
+        asked = create.target if create else None
+        if create is None or not isinstance(asked, NameTarget) or asked.index >= count:
+            stream.reset(Code.NO_MAPPING)
+            return
+        header = b""
+        if proxy is not None:
+            came_to = _in_row(public(asked.name), asked.index)
+            header = encode_proxy_header(proxy, create.visitor, came_to)
+        here: Target = target
+        if isinstance(target, TcpTarget) and asked.index:
+            port = target.address.port + asked.index
+            here = TcpTarget(Address(target.address.host, port))
+        await serve_exit(stream, here, _anywhere, lambda _path: True, header=header)
+
+    return serve
+
+
+def _in_row(first: Address | None, index: int) -> Address | None:
+    return None if first is None else Address(first.host, first.port + index)
+
+
+def udp_exit_to(target: Address, *, count: int = 1) -> Serve:
+    """Serve the visitors of a UDP mapping, as ``exit_to`` does those of others."""
+
+    async def serve(stream: VirtualStream) -> None:
+        asked = stream.create.target if stream.create else None
+        if not isinstance(asked, UdpTarget) or asked.index >= count:
+            stream.reset(Code.NO_MAPPING)
+            return
+        here = Address(target.host, target.port + asked.index)
+        await serve_association(DatagramStream(stream), _anywhere, target=here)
+
+    return serve
 
 
 def _anywhere(_ip: str, _port: int) -> bool:
     return True
 
 
-async def _serve_tcp(stream: VirtualStream, target: Address, allow: Allow) -> None:
-    """Connect ``target``, tell the opener what came of it, and relay to the end.
+async def _serve(
+    stream: VirtualStream,
+    target: Target,
+    dial: Callable[[], Awaitable[trio.SocketStream]],
+    header: bytes,
+) -> None:
+    """Connect, tell the opener what came of it, and relay to the end.
 
-    Nothing is accepted before the real connect; ``allow`` is asked about the very
-    address that is dialled. An opener who gives up ends the attempt.
+    Nothing is accepted before the real connect. An opener who gives up ends the
+    attempt.
     """
     local: trio.SocketStream | None = None
-    with trio.CancelScope() as scope:
-
-        def gave_up(code: Code) -> None:
-            if code is not Code.NORMAL:
-                scope.cancel()
-
-        stream.on_closed(gave_up)
+    with while_wanted(stream):
         try:
-            local = await connect(target, allow=allow)
+            local = await dial()
         except StreamError as error:
             say(logger, logging.INFO, "exit.refused", target=str(target),
                 code=error.code.name, reason=error.what)  # fmt: skip
@@ -79,13 +156,44 @@ async def _serve_tcp(stream: VirtualStream, target: Address, allow: Allow) -> No
         stream.reset(Code.RESET)
         return
     stream.accept(bound_address(local))
+    if header and not await _say_first(local, header):
+        stream.reset(Code.RESET)
+        return
     await relay(local, stream)
 
 
-def bound_address(local: trio.SocketStream) -> Address | None:
-    """Give our own end of a TCP connection, None if it is gone already."""
+def while_wanted(stream: VirtualStream) -> trio.CancelScope:
+    """Give a scope that ends when the opener gives up; end ``on_closed`` after it."""
+    scope = trio.CancelScope()
+
+    def gave_up(code: Code) -> None:
+        if code is not Code.NORMAL:
+            scope.cancel()
+
+    stream.on_closed(gave_up)
+    return scope
+
+
+async def _say_first(local: trio.SocketStream, header: bytes) -> bool:
+    """Send what comes before the visitor's bytes; say whether the target took it."""
     try:
-        host, port = local.socket.getsockname()[:2]
+        await local.send_all(header)
+    except trio.BrokenResourceError:
+        await trio.aclose_forcefully(local)
+        return False
+    except BaseException:
+        await trio.aclose_forcefully(local)
+        raise
+    return True
+
+
+def bound_address(local: trio.SocketStream) -> Address | None:
+    """Give our own end of a TCP connection, None if it is gone or there is none."""
+    try:
+        name = local.socket.getsockname()
     except OSError:
         return None
+    if not isinstance(name, tuple):  # a unix socket
+        return None
+    host, port = name[:2]
     return Address(host.partition("%")[0], port)

@@ -16,8 +16,10 @@ import trio
 from tunnel.errors import Code, TunnelError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
-from tunnel.link.relay import ResettableStream
-from tunnel.proto.frames import Address, MappingType, NameTarget, Target
+from tunnel.front.udp import open_udp_port, serve_udp_port
+from tunnel.link.datagrams import DatagramStream
+from tunnel.link.virtual import VirtualStream
+from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 MAX_VISITORS: Final = 16_384
 """At once on one mapping: what a session carries."""
 
-OpenTarget = Callable[[Target, Address], ResettableStream]
+MAX_RANGE: Final = 1_000
+"""Ports of one entry: each is a descriptor, and a task or more."""
+
+OpenTarget = Callable[[Target, Address], VirtualStream]
 """Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
 
 
@@ -110,7 +115,8 @@ class TcpPorts:
         ports: from which an entry gets one that names no port.
     """
 
-    max_count = 1
+    max_count = MAX_RANGE
+    _type = MappingType.TCP
 
     def __init__(self, host: str, ports: range) -> None:
         self._host = host
@@ -131,32 +137,99 @@ class TcpPorts:
         self, entry: MappingEntry, taken: Container[Key]
     ) -> Iterator[tuple[Key, ...]]:
         """See ``Kind``."""
-        for port in (entry.port,) if entry.port else self._ports:
-            key = Key(MappingType.TCP, self.host(entry), port)
-            if entry.port or key not in taken:
-                yield (key,)
+        host, count = self.host(entry), entry.count
+        if entry.port:
+            yield self._row(host, entry.port, count)
+            return
+        for first in self._ports[: len(self._ports) - count + 1]:
+            row = self._row(host, first, count)
+            if not any(key in taken for key in row):
+                yield row
+
+    def _row(self, host: str, first: int, count: int) -> tuple[Key, ...]:
+        return tuple(Key(self._type, host, first + at) for at in range(count))
 
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
-        (key,) = keys
-        public = Address(key.host, key.port)
-        return _TcpPort(public, await open_listener(public.host, public.port))
+        rows: list[list[trio.SocketListener]] = []
+        try:
+            for key in keys:
+                rows.append(await open_listener(key.host, key.port))  # noqa: PERF401
+        except BaseException:
+            _close_all(rows)
+            raise
+        return _TcpPorts(Address(keys[0].host, keys[0].port), rows)
 
 
-class _TcpPort:
-    """See ``Opening``."""
+def _close_all(rows: list[list[trio.SocketListener]]) -> None:
+    for listeners in rows:
+        for listener in listeners:
+            listener.socket.close()
 
-    def __init__(self, public: Address, listeners: list[trio.SocketListener]) -> None:
+
+class _TcpPorts:
+    """See ``Opening``. The visitor of each port is told from those of the others."""
+
+    def __init__(self, public: Address, rows: list[list[trio.SocketListener]]) -> None:
         self.public = public
-        self._listeners = listeners
+        self._rows = rows
 
     async def serve(self, name: str, open_target: OpenTarget) -> None:
-        open_now = partial(open_target, NameTarget(name))
-        await serve_port(self._listeners, open_now, max_visitors=MAX_VISITORS)
+        async with trio.open_nursery() as nursery:
+            for index, listeners in enumerate(self._rows):
+                open_now = partial(open_target, NameTarget(name, index))
+                serve_one = partial(
+                    serve_port, listeners, open_now, max_visitors=MAX_VISITORS
+                )
+                nursery.start_soon(serve_one)
 
     def close(self) -> None:
-        for listener in self._listeners:
-            listener.socket.close()
+        _close_all(self._rows)
+
+
+class UdpPorts(TcpPorts):
+    """Public UDP ports: each visitor is one UDP association.
+
+    They are numbered apart from the TCP ports, so both may have the same.
+    """
+
+    _type = MappingType.UDP
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        rows: list[list[trio.socket.SocketType]] = []
+        opening = _UdpPorts(Address(keys[0].host, keys[0].port), rows)
+        try:
+            for key in keys:
+                rows.append(await open_udp_port(key.host, key.port))  # noqa: PERF401
+        except BaseException:
+            opening.close()
+            raise
+        return opening
+
+
+class _UdpPorts:
+    """See ``Opening``. The visitor of each port is told from those of the others."""
+
+    def __init__(
+        self, public: Address, rows: list[list[trio.socket.SocketType]]
+    ) -> None:
+        self.public = public
+        self._rows = rows
+
+    async def serve(self, name: str, open_target: OpenTarget) -> None:
+        def open_datagrams(index: int, visitor: Address) -> DatagramStream:
+            return DatagramStream(open_target(UdpTarget(name, index), visitor))
+
+        async with trio.open_nursery() as nursery:
+            for index, sockets in enumerate(self._rows):
+                open_now = partial(open_datagrams, index)
+                nursery.start_soon(serve_udp_port, sockets, open_now)
+
+    def close(self) -> None:
+        for sockets in self._rows:
+            for sock in sockets:
+                sock.close()
 
 
 class HostNames:
@@ -201,11 +274,39 @@ class HostNames:
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
         await trio.lowlevel.checkpoint()
-        return _HostName(Address(keys[0].host, self._port))
+        return _Name(Address(keys[0].host, self._port))
 
 
-class _HostName:
-    """See ``Opening``: nothing is opened, the claim itself is what visitors need."""
+class Exits:
+    """Clients that others may leave at: nobody visits them, CREATE names them."""
+
+    max_count = 1
+    none_left = ""  # there is always one candidate
+
+    def host(self, entry: MappingEntry) -> str:
+        """See ``Kind``."""
+        return entry.host
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[Key]
+    ) -> Iterator[tuple[Key, ...]]:
+        """See ``Kind``."""
+        del taken
+        yield (exit_key(entry.host),)
+
+    async def open(self, keys: tuple[Key, ...]) -> Opening:
+        """See ``Kind``."""
+        await trio.lowlevel.checkpoint()
+        return _Name(Address(keys[0].host, 0))
+
+
+def exit_key(name: str) -> Key:
+    """Give the key of an exit."""
+    return Key(MappingType.EXIT, name)
+
+
+class _Name:
+    """See ``Opening``: nothing is opened, the claim itself is what others look up."""
 
     def __init__(self, public: Address) -> None:
         self.public = public

@@ -141,6 +141,11 @@ class MappingTable:
             while len(self._left) > KNOWN_NAMES:
                 del self._left[next(iter(self._left))]
 
+    def owner(self, key: Key) -> Member | None:
+        """Give the client that has this key."""
+        claim = self._claims.get(key)
+        return claim.owner if claim else None
+
     def _all(self) -> set[_Claim]:
         return set(self._claims.values())
 
@@ -158,14 +163,16 @@ class MappingTable:
 
     async def _add(self, member: Member, entry: MappingEntry) -> MappingAnswer:
         kind = self._kinds.get(entry.type)
-        if kind is None or not 1 <= entry.count <= kind.max_count:
+        if kind is None:
+            return MappingAnswer(Code.UNSUPPORTED, reason=_not_offered(entry.type))
+        if not (1 <= entry.count <= kind.max_count and _has_ports(entry)):
             return MappingAnswer(
-                Code.UNSUPPORTED, reason=_not_offered(entry.type, kind)
+                Code.UNSUPPORTED, reason=f"{entry.count} ports from {entry.port}"
             )
-        if not member.user.may_publish(kind.host(entry), entry.port):
+        if not _may(member.user, entry, kind.host(entry)):
+            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
             return MappingAnswer(
-                Code.NOT_ALLOWED,
-                reason=f"{member.user.name} may not publish port {entry.port}",
+                Code.NOT_ALLOWED, reason=f"{member.user.name} may not publish {what}"
             )
         answer = MappingAnswer(Code.TAKEN, reason=kind.none_left)
         try:
@@ -242,12 +249,22 @@ def _keys_of(kind: MappingType, host: str) -> tuple[Key, Key]:
     return Key(kind, host), Key(kind, f"*.{host.partition('.')[2]}")
 
 
-def _not_offered(type: int, kind: Kind | None) -> str:  # noqa: A002 - as in an entry
-    if kind is not None:
-        return "this server offers single ports"
+def _not_offered(type: int) -> str:  # noqa: A002 - as in an entry
     if type in (MappingType.HTTP, MappingType.HTTPS):
         return f"this server has no public {MappingType(type).name} port"
-    return "this server offers no such kind of public name"
+    return f"this server offers no type {type}"
+
+
+def _has_ports(entry: MappingEntry) -> bool:
+    return entry.port + entry.count <= 65_536
+
+
+def _may(user: User, entry: MappingEntry, host: str) -> bool:
+    """Say whether the user may have all that the entry asks for."""
+    if entry.type == MappingType.EXIT:
+        return user.may_be_exit(host)
+    ports = range(entry.port, entry.port + (entry.count if entry.port else 1))
+    return all(user.may_publish(host, port) for port in ports)
 
 
 def _is_in_use(error: AddressError) -> bool:

@@ -18,7 +18,7 @@ from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
-from tunnel.proto.frames import Address, MappingEntry, MappingOp, MappingType
+from tunnel.proto.frames import Address, MappingEntry, MappingOp, MappingType, UdpTarget
 from tunnel.proto.mux import MAX_MAPPING_ENTRIES
 
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ class Publisher:
         listener.name, listener.public = name, mapping.public
         return listener
 
-    async def serve(self, stream: VirtualStream, target: NameTarget) -> None:
+    async def serve(
+        self, stream: VirtualStream, target: NameTarget | UdpTarget
+    ) -> None:
         """Serve a visitor of one of our names."""
         mapping = self._mappings.get(target.name)
-        if mapping is None:
+        is_udp = isinstance(target, UdpTarget)
+        if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
             stream.reset(Code.NO_MAPPING)
         else:
             await mapping.serve(stream)

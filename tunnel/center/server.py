@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,14 +17,17 @@ import trio
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
 from tunnel.center.exit import serve_exit
-from tunnel.center.kinds import TcpPorts
+from tunnel.center.exit_bind import serve_bind
+from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import MappingTable
 from tunnel.center.names import NameOptions, NamePorts
+from tunnel.center.onward import serve_onward
 from tunnel.errors import (
     Code,
     LinkError,
     LocalLinkError,
     LocalSessionError,
+    StreamError,
     TunnelError,
 )
 from tunnel.front.listen import open_listener, peer_of, serve
@@ -34,7 +37,15 @@ from tunnel.link.session import Session
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
-from tunnel.proto.frames import Address, MappingType, Terms
+from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_UDP,
+    Address,
+    BindTarget,
+    MappingType,
+    TcpTarget,
+    Terms,
+)
 from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
@@ -53,7 +64,7 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
-    from tunnel.proto.frames import MappingAnswer, ProtMapping, Target
+    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtMapping, Target
     from tunnel.proto.handshake import (
         AuthClaim,
         HandshakeResult,
@@ -179,8 +190,22 @@ class _Member:
         return await self._server.mappings.apply(self, mapping)
 
     async def _serve_offer(self, stream: VirtualStream) -> None:
-        target = stream.create.target if stream.create else None
-        await serve_exit(stream, target, self.user.may_reach)
+        create = stream.create
+        if create is not None and create.exit is not None:
+            await self._server.serve_onward(self.user, stream, create)
+            return
+        target = create.target if create else None
+        user = self.user
+        if isinstance(target, BindTarget):
+            await serve_bind(
+                stream,
+                target.expected,
+                host=self._server.options.listen.host,
+                allow=user.may_reach,
+                may_listen=user.may_publish,
+            )
+        else:
+            await serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
 
 class CenterServer:
@@ -199,10 +224,16 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options or ServerOptions()
-        self.terms = Terms()
+        self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
         self.pool: HeldPool[VirtualConn] = HeldPool()
-        ports = TcpPorts(self.options.listen.host, self.options.ports)
-        self.mappings = MappingTable({MappingType.TCP: ports})
+        where = self.options.listen.host, self.options.ports
+        self.mappings = MappingTable(
+            {
+                MappingType.TCP: TcpPorts(*where),
+                MappingType.UDP: UdpPorts(*where),
+                MappingType.EXIT: Exits(),
+            }
+        )
         self.names = NamePorts(self.options.names)
         self._users = users
         self._identity = identity
@@ -260,6 +291,26 @@ class CenterServer:
             say(logger, logging.INFO, "server.listening", address=str(address),
                 tls=self._tls is not None)  # fmt: skip
             await serve(self._listeners, self._serve_wire, max_visitors=MAX_WIRES)
+
+    async def serve_onward(
+        self, user: User, stream: VirtualStream, create: ProtCreate
+    ) -> None:
+        """Lead an opener to the client that it wants to leave at."""
+        name = create.exit or ""
+        owner = self.mappings.owner(exit_key(name))
+        if not isinstance(create.target, TcpTarget):
+            stream.reset(Code.UNSUPPORTED, "an exit at a client takes TCP addresses")
+        elif not user.may_leave_at(name):
+            stream.reset(Code.NOT_ALLOWED, f"{user.name} may not leave at {name}")
+        elif owner is None:
+            stream.reset(Code.NO_MAPPING, f"no client is the exit {name}")
+        else:
+            try:
+                onward = owner.open_now(create.target)
+            except StreamError as error:
+                stream.reset(error.code, error.what)
+                return
+            await serve_onward(stream, onward)
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""

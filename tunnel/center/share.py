@@ -6,15 +6,10 @@ decision is the server's, and both work the same behind a host name and behind a
 
 from __future__ import annotations
 
-import socket
-import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import trio
-
-from tunnel.access.target import connect
-from tunnel.center.exit import bound_address
+from tunnel.access.target import connect_end
+from tunnel.center.dialled import Dialled
 from tunnel.front.folder import Folder
 from tunnel.front.folder import handle_visitor as handle_folder_visitor
 from tunnel.front.http1 import Visit
@@ -22,17 +17,14 @@ from tunnel.front.web import Guard, handle_guarded
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnel.center.publisher import Serve
-    from tunnel.errors import Code
     from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import End
 
 _NOBODY: Final = Address("unknown", 0)
-_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
-def share_guarded(target: Address, guard: Guard, *, by_name: bool) -> Serve:
+def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
     """Serve visitors with an HTTP service that only who has the password reaches.
 
     Args:
@@ -42,9 +34,9 @@ def share_guarded(target: Address, guard: Guard, *, by_name: bool) -> Serve:
             who they are; else they come to a port, and what they say is not believed.
     """
 
-    async def open_one(visitor: Address) -> _Dialled:
+    async def open_one(visitor: Address) -> Dialled:
         del visitor
-        return _Dialled(await connect(target))
+        return Dialled(await connect_end(target))
 
     async def serve(stream: VirtualStream) -> None:
         stream.accept()
@@ -67,35 +59,3 @@ def share_folder(folder: Folder, guard: Guard | None) -> Serve:
 def _visitor_of(stream: VirtualStream) -> Address:
     create = stream.create
     return (create.visitor if create else None) or _NOBODY
-
-
-class _Dialled:
-    """A connection to a target that can be reset, as a virtual TCP connection can."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.bound = bound_address(stream)
-        self._stream = stream
-        self.receive_some = stream.receive_some
-        self.send_all = self.put = stream.send_all
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-
-    async def drain_into(
-        self, write: Callable[[bytes | bytearray | memoryview], int]
-    ) -> bytes | bytearray:
-        """See ``VirtualStream``; a socket's bytes are read first."""
-        del write
-        return await self.receive_some()
-
-    def close(self) -> None:
-        """See ``VirtualStream``."""
-        self._stream.socket.close()
-
-    def on_closed(self, call: Callable[[Code], None] | None) -> None:
-        """Do nothing: a socket tells its end to who reads it."""
-
-    def reset(self, code: Code) -> None:
-        del code
-        with suppress(OSError, trio.ClosedResourceError):
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-        self._stream.socket.close()

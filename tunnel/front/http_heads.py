@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tunnel.proto.frames import Address
-from tunnel.proto.host import host_of
+from tunnel.proto.host import decode_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,9 +124,9 @@ def _authority(raw: bytes, default_port: int | None) -> Address:
     if raw.endswith(b"]") or not colon:
         host, colon, port = raw, b"", b""
     if host.startswith(b"[") and host.endswith(b"]") and b":" in host:
-        name = host_of(host[1:-1])
+        name = decode_host(host[1:-1])
     else:
-        name = None if b":" in host else host_of(host)
+        name = None if b":" in host else decode_host(host)
     if name is None:
         raise TargetError(400, "The request names no host that could be asked for.")
     if not colon and default_port is not None:

@@ -59,10 +59,11 @@ async def open_listener(
     try:
         return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     except OSError as error:
-        raise _address_error(host, port, error) from error
+        raise address_error(host, port, error) from error
 
 
-def _address_error(host: str, port: int, error: OSError) -> AddressError:
+def address_error(host: str, port: int, error: OSError) -> AddressError:
+    """Say why an address cannot be listened on, and what would help."""
     if isinstance(error, socket.gaierror):
         return AddressError(
             f"{host} cannot be listened on: no such name here",

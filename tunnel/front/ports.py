@@ -28,7 +28,7 @@ sent before the far side has answered, and its refusal breaks the stream."""
 
 
 async def serve_port(
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     open_now: OpenNow,
     *,
     max_visitors: int = MAX_VISITORS,

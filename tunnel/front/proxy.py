@@ -29,7 +29,7 @@ _SOCKS: Final = (4, 5)
 
 
 async def serve_proxy(
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     way_out: WayOut,
     *,
     users: ProxyUsers | None = None,

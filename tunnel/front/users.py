@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import UsageError
+from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.proto.frames import Address
+    from tunnel.proto.frames import End
 
 _MAX_BYTES: Final = 255
 """RFC 1929 has one byte for the length of each."""
@@ -66,21 +67,25 @@ class ProxyUsers:
         return bool(colon) and self.check(name, password)
 
 
-def refuse_open_proxy(listen: Address, users: ProxyUsers | None) -> None:
+def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
     """Refuse a proxy that whoever reaches its address could use.
 
     Raises:
         UsageError: it has no users, and ``listen`` is not a loopback address.
     """
-    if users is None and not _is_loopback(listen.host):
+    if isinstance(listen, UnixPath):  # as private as its folder
+        return
+    if users is None and not is_loopback(listen.host):
         raise UsageError(
             f"a proxy without users is not opened on {listen}",
             "whoever reaches that address could use it",
-            f"--socks 127.0.0.1:{listen.port}",
+            f"--socks 127.0.0.1:{listen.port}, or with users --socks "
+            f"{listen},auth=USER:PASSWORD",
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -13,6 +13,8 @@ for the other. The ends, in the order of ``_Joint``:
     the peer reads no more       the local side is read and discarded until it has heard
                                  all that still comes from the peer
     no byte for ``idle_s``       the peer is told IDLE, RST
+
+A unix socket knows no RST: its end is a close, behind what was written.
 """
 
 from __future__ import annotations

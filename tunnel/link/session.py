@@ -21,8 +21,10 @@ from tunnel.errors import (
 )
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
+from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,
+    DatagramReceived,
     DataReceived,
     LinkClosing,
     MappingAnswered,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.errors import TunnelError
+    from tunnel.link.virtual import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
@@ -122,6 +125,8 @@ class Session:
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
+        self._inbox_room = DatagramRoom()
+        self._deliveries: dict[VirtualConn, Deliver] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -172,6 +177,7 @@ class Session:
         if final or not self.resume_s:
             self.end(reason)
         if self.ended is None:
+            self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
             self._pinging.unpark_all()
@@ -227,8 +233,15 @@ class Session:
         """Virtual TCP connections that are alive."""
         return len(self._streams)
 
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+    def open_now(
+        self,
+        target: Target,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
+    ) -> VirtualStream:
         """Begin to open; the stream can be used at once and breaks if it is refused.
+
+        ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
 
         Raises:
             LocalStreamError: a limit, a drain, the session's end, or a host that
@@ -240,7 +253,7 @@ class Session:
             waiting = sum(other == target for other in self._parked.values())
             if waiting >= MAX_PARKED:
                 raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
-        conn = self.core.open(target, trio.current_time(), visitor)
+        conn = self.core.open(target, trio.current_time(), visitor, exit_name)
         if self.lost_at is not None:
             self._parked[conn] = target
             self._link_changed.unpark_all()  # its deadline may be the next
@@ -249,11 +262,18 @@ class Session:
         self.wake()
         return stream
 
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
+        """See ``Carrier``."""
+        if conn in self._streams:  # else it is over: nothing comes
+            self._deliveries[conn] = deliver
+        return self._inbox_room
+
     async def open(
         self,
         target: Target,
         visitor: Address | None = None,
         deadline_s: float = OPEN_DEADLINE_S,
+        exit_name: str | None = None,
     ) -> VirtualStream:
         """Open, and wait until the far end has really connected.
 
@@ -262,7 +282,7 @@ class Session:
         Raises:
             StreamError: refused; ``code`` says why. ``TIMEOUT`` after ``deadline_s``.
         """
-        stream = self.open_now(target, visitor)
+        stream = self.open_now(target, visitor, exit_name)
         try:
             with trio.fail_after(deadline_s):
                 await stream.wait_open()
@@ -331,12 +351,15 @@ class Session:
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
         self._parked.pop(conn, None)
-        if not self._streams:
-            self._idle.unpark_all()
+        self._deliveries.pop(conn, None)
+        self._idle.unpark_all()
 
     async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive."""
-        while self._streams:
+        """Wait until no virtual TCP connection is alive.
+
+        UDP associations are not waited for: they end only by silence.
+        """
+        while any(conn.datagrams is None for conn in self._streams):
             await self._idle.park()
 
     async def wait_ended(self) -> None:
@@ -363,6 +386,7 @@ class Session:
         for conn, stream in streams.items():
             self.core.close(conn, code)
             stream.closed(code, str(error))
+        self._deliveries.clear()
         if not flush:
             self.core.end()
         self._answer.close()
@@ -383,6 +407,10 @@ class Session:
                 stream = streams.get(event.conn)
                 if stream is not None:
                     stream.deliver(event.payload)
+            elif type(event) is DatagramReceived:
+                deliver = self._deliveries.get(event.conn)
+                if deliver is not None:
+                    deliver(event.address, event.payload)
             else:
                 self._dispatch_rare(event)
 
@@ -409,7 +437,7 @@ class Session:
                 self._pinging.unpark_all()
             case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
                 self._dispatch_stream(event)
-            case DataReceived():  # pragma: no cover - dispatch has taken it
+            case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:

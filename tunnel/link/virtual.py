@@ -8,6 +8,7 @@ channel, which the session fills. The session calls ``deliver``, ``finished``,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,10 +17,9 @@ import trio
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnel.errors import StreamError
     from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
     from tunnel.proto.mux import MuxCore
 
@@ -29,6 +29,7 @@ wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
 
 Piece = bytes | bytearray | memoryview
+Deliver = Callable[["Address", bytes], None]
 
 
 class Carrier(Protocol):
@@ -42,6 +43,10 @@ class Carrier(Protocol):
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream."""
+        ...
+
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
+        """Call ``deliver`` with an association's datagrams; give where they count."""
         ...
 
 
@@ -122,6 +127,16 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._send_error else "open"
         return f"<VirtualStream {state} unread={self._unread} {self._conn!r}>"
+
+    @property
+    def conn(self) -> VirtualConn:
+        """The core's record of it."""
+        return self._conn
+
+    @property
+    def carrier(self) -> Carrier:
+        """Its session."""
+        return self._carrier
 
     @property
     def unread_bytes(self) -> int:

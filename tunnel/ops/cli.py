@@ -6,7 +6,7 @@ import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Env
 
 from tunnel import __version__
@@ -27,13 +27,25 @@ def _usage(error: CycloptsError) -> str:
     return f"error: {error}\n  fix    tunnel --help"
 
 
+class _Environment(Env):
+    """``TUNNEL_SOCKS`` says where `up` listens; in `tcp` the word is a mere switch."""
+
+    def __call__(
+        self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
+    ) -> None:
+        switch = ("tcp",), "--socks"
+        kept = [one for one in arguments if (commands, one.name) != switch]
+        arguments = ArgumentCollection(kept)  # type: ignore[no-untyped-call]  # theirs
+        super().__call__(app, commands, arguments)
+
+
 LogForm = Literal["logfmt", "json", "terminal"]
 
 app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=Env("TUNNEL_", command=False),
+    config=_Environment("TUNNEL_", command=False),
     error_formatter=_usage,
 )
 
@@ -42,6 +54,16 @@ To = Annotated[
     Parameter(help="The line that `tunnel serve` prints, or the name of a saved one."),
 ]
 SaveAs = Annotated[str | None, Parameter(help="Save the server under this name.")]
+Via = Annotated[
+    str | None,
+    Parameter(
+        help="http:// or socks5:// URL of a proxy through which the server is reached."
+    ),
+]
+LeaveAt = Annotated[
+    str | None,
+    Parameter(name="--exit", help="Leave at this client instead of the server."),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
@@ -104,11 +126,21 @@ def serve(
 def up(
     *,
     to: To = None,
+    via: Via = None,
     save_as: SaveAs = None,
     tcp: Annotated[
         list[str] | None,
         Parameter(
-            help="[REMOTE=]TARGET: a public port at the server leads to TARGET here. "
+            help="[REMOTE=]TARGET[,proxy=v1|v2]: a public port at the server leads to "
+            "TARGET here; LOW-HIGH for several. TARGET `socks` is a proxy into the "
+            "network here. Repeatable.",
+            negative=(),
+        ),
+    ] = None,
+    udp: Annotated[
+        list[str] | None,
+        Parameter(
+            help="[REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. "
             "Repeatable.",
             negative=(),
         ),
@@ -140,48 +172,118 @@ def up(
     socks: Annotated[
         list[str] | None,
         Parameter(
-            help="LISTEN: a SOCKS and HTTP proxy here, leaving at the server. "
-            "Repeatable.",
+            help="LISTEN[,auth=USER:PASSWORD…]: a SOCKS and HTTP proxy here, leaving "
+            "at the server. Repeatable.",
             negative=(),
+        ),
+    ] = None,
+    leave_at: LeaveAt = None,
+    be_exit: Annotated[
+        str | None,
+        Parameter(
+            help="NAME[,network=NET…]: other clients may leave here with --exit NAME; "
+            "without networks they reach everything but this machine itself."
         ),
     ] = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Run a center-client with any number of entries."""
-    from tunnel.ops.entries import ReachEntry, SocksEntry, TcpEntry
+    from tunnel.ops.entries import ReachEntry, SocksEntry, UdpEntry
+    from tunnel.ops.inward import ExitEntry, parse_tcp
     from tunnel.ops.run import UpPlan
     from tunnel.ops.shares import PassedEntry, ShareEntry
 
     entries: list[Entry] = [
-        *map(TcpEntry.parse, tcp or []),
+        *map(parse_tcp, tcp or []),
+        *map(UdpEntry.parse, udp or []),
         *map(ShareEntry.parse, http or []),
         *map(PassedEntry.parse, https or []),
-        *map(ReachEntry.parse, reach or []),
-        *map(SocksEntry.parse, socks or []),
+        *(ReachEntry.parse(text, leave_at) for text in reach or []),
+        *(SocksEntry.parse(text, leave_at) for text in socks or []),
+        *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
-    return _up(UpPlan(to, save_as, entries), as_json, log)
+    return _up(UpPlan(to, save_as, entries, via), as_json, log)
 
 
 @app.command
 def tcp(
-    target: Annotated[str, Parameter(help="[HOST:]PORT of the service here.")],
+    target: Annotated[
+        str | None,
+        Parameter(help="[HOST:]PORT, [HOST:]LOW-HIGH or unix:/path of the service."),
+    ] = None,
     /,
     *,
     remote: Annotated[
-        str, Parameter(help="Port or HOST:PORT at the server; 0 for any.")
+        str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
     ] = "0",
+    proxy_protocol: Annotated[
+        Literal["v1", "v2"] | None,
+        Parameter(help="Tell TARGET who its visitor is, in a PROXY header."),
+    ] = None,
+    socks_: Annotated[
+        bool,
+        Parameter(
+            name="--socks",
+            negative=(),
+            help="No TARGET: a proxy into the network here.",
+        ),
+    ] = False,
+    auth: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="USER:PASSWORD who may use --socks. Repeatable."),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(),
+            help="What --socks may reach: 10.0.0.0/8. Repeatable; without it "
+            "everything but this machine itself.",
+        ),
+    ] = None,
     to: To = None,
+    via: Via = None,
     save_as: SaveAs = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Publish one TCP service: visitors of a port at the server reach TARGET."""
-    from tunnel.ops.entries import TcpEntry, parse_remote, parse_target
+    from tunnel.ops.inward import tcp_entry
     from tunnel.ops.run import UpPlan
 
-    entry = TcpEntry(parse_remote(remote), parse_target(target))
-    return _up(UpPlan(to, save_as, [entry]), as_json, log)
+    entry = tcp_entry(
+        target,
+        remote,
+        proxy_protocol,
+        socks=socks_,
+        auth=auth or [],
+        networks=network or [],
+    )
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+
+
+@app.command
+def udp(
+    target: Annotated[
+        str, Parameter(help="[HOST:]PORT or [HOST:]LOW-HIGH of the service.")
+    ],
+    /,
+    *,
+    remote: Annotated[
+        str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
+    ] = "0",
+    to: To = None,
+    via: Via = None,
+    save_as: SaveAs = None,
+    as_json: Json = False,
+    log: Log = None,
+) -> int:
+    """Publish one UDP service: datagrams to a port at the server reach TARGET."""
+    from tunnel.ops.entries import UdpEntry
+    from tunnel.ops.run import UpPlan
+
+    entry = UdpEntry.of(target, remote)
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 
 @app.command
@@ -205,6 +307,7 @@ def share(
         Parameter(name="--list", negative=(), help="List folders without index.html."),
     ] = False,
     to: To = None,
+    via: Via = None,
     save_as: SaveAs = None,
     as_json: Json = False,
     log: Log = None,
@@ -216,16 +319,22 @@ def share(
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
-    return _up(UpPlan(to, save_as, [entry]), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 
 @app.command
 def reach(
-    listen: Annotated[str, Parameter(help="[HOST:]PORT to listen on here.")],
-    target: Annotated[str, Parameter(help="HOST:PORT at the server's side.")],
+    listen: Annotated[
+        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
+    ],
+    target: Annotated[
+        str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
+    ],
     /,
     *,
+    leave_at: LeaveAt = None,
     to: To = None,
+    via: Via = None,
     save_as: SaveAs = None,
     as_json: Json = False,
     log: Log = None,
@@ -234,35 +343,47 @@ def reach(
     from tunnel.ops.entries import ReachEntry, parse_listen, parse_target
     from tunnel.ops.run import UpPlan
 
-    entry = ReachEntry(parse_listen(listen), parse_target(target))
-    return _up(UpPlan(to, save_as, [entry]), as_json, log)
+    entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 
 @app.command
 def socks(
     listen: Annotated[
-        str, Parameter(help="[HOST:]PORT to listen on here.")
+        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
     ] = "127.0.0.1:1080",
     /,
     *,
+    auth: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="USER:PASSWORD who may use it. Repeatable."),
+    ] = None,
+    leave_at: LeaveAt = None,
     to: To = None,
+    via: Via = None,
     save_as: SaveAs = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Run a SOCKS and HTTP proxy here that leaves at the server."""
-    from tunnel.ops.entries import SocksEntry
+    from tunnel.ops.ends import parse_users
+    from tunnel.ops.entries import SocksEntry, parse_listen
     from tunnel.ops.run import UpPlan
 
-    return _up(UpPlan(to, save_as, [SocksEntry.parse(listen)]), as_json, log)
+    entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
+    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 
 @app.command
 def pipe(
-    target: Annotated[str, Parameter(help="HOST:PORT at the server's side.")],
+    target: Annotated[
+        str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
+    ],
     /,
     *,
+    leave_at: LeaveAt = None,
     to: To = None,
+    via: Via = None,
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
@@ -272,7 +393,7 @@ def pipe(
 
     where = parse_target(target)
     show = Show(log=log or "terminal")
-    return _run(lambda: run_pipe(where, to, show), show)
+    return _run(lambda: run_pipe(where, to, show, via=via, exit_name=leave_at), show)
 
 
 @app.command

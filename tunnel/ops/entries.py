@@ -12,23 +12,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.target import probe
 from tunnel.errors import CODES, Code, TunnelError, UsageError
-from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
+from tunnel.front.unix import listen_at
 from tunnel.front.users import refuse_open_proxy
 from tunnel.front.wayout import WayOut
-from tunnel.proto.frames import Address, TcpTarget
+from tunnel.ops.ends import (
+    Ports,
+    parse_ports,
+    parse_proxy_version,
+    parse_users,
+    split_options,
+)
+from tunnel.proto.frames import (
+    UNIX_PREFIX,
+    Address,
+    TcpTarget,
+    UnixPath,
+    parse_end,
+)
 
 if TYPE_CHECKING:
     import trio
 
     from tunnel.center.client import CenterClient
     from tunnel.center.notices import MappingRefused
+    from tunnel.front.users import ProxyUsers
+    from tunnel.proto.frames import End
+    from tunnel.proto.proxy_header import ProxyVersion
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -101,61 +116,147 @@ Entry = Local | Published
 
 @dataclass(frozen=True, slots=True)
 class TcpEntry(Published):
-    """``--tcp [REMOTE=]TARGET``: a public port at the server leads to a target here."""
+    """``--tcp [REMOTE=]TARGET``: a public port at the server leads to a target here.
+
+    Or so many ports in a row, each to the target of its place.
+    """
 
     remote: Address
-    target: Address
+    target: End
+    count: int = 1
+    proxy: ProxyVersion | None = None
+    """Which PROXY header the target hears first."""
 
     @classmethod
     def parse(cls, text: str) -> TcpEntry:
-        """Read the text form.
+        """Read ``[REMOTE=]TARGET[,proxy=v1|v2]``.
 
         Raises:
             UsageError: it is none.
         """
-        remote, equals, target = text.rpartition("=")
-        where = parse_remote(remote) if equals else Address("", 0)
-        return cls(where, parse_target(target))
+        body, options = split_options(text, ("proxy",))
+        remote, equals, target = body.rpartition("=")
+        proxy = parse_proxy_version(options["proxy"])
+        return cls.of(target, remote if equals else "0", proxy)
+
+    @classmethod
+    def of(cls, target: str, remote: str, proxy: ProxyVersion | None) -> TcpEntry:
+        """Read TARGET and REMOTE; port 0 of REMOTE stands for as many as are needed.
+
+        Raises:
+            UsageError: one is none, or they are not of one length.
+        """
+        end, count = _parse_row(target)
+        public = parse_ports(remote, LOOPBACK)
+        host = public.first.host if ":" in remote else ""
+        if public.count != count and public.first.port:
+            raise UsageError(
+                f"{remote} and {target} are not of one length",
+                "the visitor of each port reaches the target of the same place",
+                "for example 6000-6010=127.0.0.1:6000-6010",
+            )
+        return cls(Address(host, public.first.port), end, count, proxy)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
         del nursery
-        return await client.publish_target(self.remote, self.target)
+        return await client.publish_target(
+            self.remote, self.target, count=self.count, proxy=self.proxy
+        )
 
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
-        target = str(self.target)
+        where, target = str(Ports(public, self.count)), self._target
         if await probe(self.target):
-            return Line("tcp", str(public), target, "answering")
+            return Line("tcp", where, target, "answering")
         return Line(
             "tcp",
-            str(public),
+            where,
             target,
             "not answering",
-            warning=f"{target} does not answer; visitors are refused until it does",
+            warning=f"{self.target} does not answer; visitors are refused until it "
+            "does",
         )
+
+    @property
+    def _target(self) -> str:
+        if isinstance(self.target, UnixPath):
+            return str(self.target)
+        return str(Ports(self.target, self.count))
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         """See ``Published``."""
-        code = notice.answer.code
-        reason = notice.answer.reason or CODES[code].meaning
-        where = notice.wanted.port or "a port"
-        return TunnelError(
-            code,
-            f"the server does not give {where} for {self.target}: {reason}",
-            fix=f"choose another: --tcp 0={self.target}" if code is Code.TAKEN else "",
+        return _not_given(notice, self._target, "--tcp")
+
+
+@dataclass(frozen=True, slots=True)
+class UdpEntry(Published):
+    """``--udp [REMOTE=]TARGET``: a public UDP port leads to a UDP service here.
+
+    Or several in a row. Whether anybody is there cannot be asked: UDP has no answer to
+    "hello?".
+    """
+
+    remote: Address
+    target: Address
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> UdpEntry:
+        """Read ``[REMOTE=]TARGET``.
+
+        Raises:
+            UsageError: it is none.
+        """
+        body, _ = split_options(text, ())
+        remote, equals, target = body.rpartition("=")
+        return cls.of(target, remote if equals else "0")
+
+    @classmethod
+    def of(cls, target: str, remote: str) -> UdpEntry:
+        """Read TARGET and REMOTE, as ``TcpEntry`` does.
+
+        Raises:
+            UsageError: one is none, or they are not of one length.
+        """
+        row = TcpEntry.of(target, remote, None)
+        if isinstance(row.target, UnixPath):
+            raise UsageError(
+                f"{target} takes no datagrams", "UDP goes to an address", "--udp 53"
+            )
+        return cls(row.remote, row.target, row.count)
+
+    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
+        """See ``Published``."""
+        del nursery
+        return await client.publish_udp_target(
+            self.remote, self.target, count=self.count
         )
+
+    async def ready(self, public: Address) -> Line:
+        """See ``Published``."""
+        return Line("udp", str(Ports(public, self.count)), self._target)
+
+    @property
+    def _target(self) -> str:
+        return str(Ports(self.target, self.count))
+
+    def refused(self, notice: MappingRefused) -> TunnelError:
+        """See ``Published``."""
+        return _not_given(notice, self._target, "--udp")
 
 
 @dataclass(frozen=True, slots=True)
 class ReachEntry(Local):
     """``--reach LISTEN=TARGET``: a port here leads to a target at the server's side."""
 
-    listen: Address
-    target: Address
+    listen: End
+    target: End
+    exit_name: str | None = None
+    """The client at which to leave instead."""
 
     @classmethod
-    def parse(cls, text: str) -> ReachEntry:
+    def parse(cls, text: str, exit_name: str | None = None) -> ReachEntry:
         """Read the text form.
 
         Raises:
@@ -168,14 +269,15 @@ class ReachEntry(Local):
                 "an entry is LISTEN=TARGET",
                 f"--reach 5432={text}",
             )
-        return cls(parse_listen(listen), parse_target(target))
+        return cls(parse_listen(listen), parse_target(target), exit_name)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
-        listeners = await open_listener(self.listen.host, self.listen.port)
-        open_now = partial(client.open_now, TcpTarget(self.target))
+        listeners, where = await listen_at(self.listen)
+        target = as_target(self.target)
+        open_now = partial(client.open_now, target, exit_name=self.exit_name)
         nursery.start_soon(serve_port, listeners, open_now)
-        return Line("reach", _bound(listeners, self.listen), str(self.target))
+        return Line("reach", str(where), str(self.target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,59 +288,88 @@ class SocksEntry(Local):
         UsageError: the proxy would be open to others.
     """
 
-    listen: Address
+    listen: End
+    exit_name: str | None = None
+    """The client at which to leave instead."""
+    users: ProxyUsers | None = None
 
     def __post_init__(self) -> None:
-        refuse_open_proxy(self.listen, None)
+        refuse_open_proxy(self.listen, self.users)
 
     @classmethod
-    def parse(cls, text: str) -> SocksEntry:
-        """Read the text form.
+    def parse(cls, text: str, exit_name: str | None = None) -> SocksEntry:
+        """Read ``LISTEN[,auth=USER:PASSWORD…]``.
 
         Raises:
             UsageError: it is none.
         """
-        return cls(parse_listen(text))
+        listen, options = split_options(text, ("auth",))
+        return cls(parse_listen(listen), exit_name, parse_users(options["auth"]))
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
-        listeners = await open_listener(self.listen.host, self.listen.port)
-        nursery.start_soon(serve_proxy, listeners, WayOut(client.open))
-        return Line(
-            "socks",
-            _bound(listeners, self.listen),
-            "-",
-            title="SOCKS and HTTP proxy, leaving at the server",
-        )
+        listeners, where = await listen_at(self.listen)
+        serve_users = partial(serve_proxy, users=self.users)
+        nursery.start_soon(serve_users, listeners, self._way_out(client))
+        leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
+        title = f"SOCKS and HTTP proxy, leaving {leaving}"
+        return Line("socks", str(where), "-", title=title)
+
+    def _way_out(self, client: CenterClient) -> WayOut:
+        if self.exit_name is not None:  # a client is an exit for TCP only
+            return WayOut(partial(client.open, exit_name=self.exit_name))
+        return WayOut(client.open, client.bind, client.associate)
 
 
-def _bound(listeners: list[trio.SocketListener], wanted: Address) -> str:
-    port: int = listeners[0].socket.getsockname()[1]
-    return str(Address(wanted.host, port))
+def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
+    code = notice.answer.code
+    reason = notice.answer.reason or CODES[code].meaning
+    where = notice.wanted.port or "a port"
+    return TunnelError(
+        code,
+        f"the server does not give {where} for {target}: {reason}",
+        fix=f"choose another: {flag} 0={target}" if code is Code.TAKEN else "",
+    )
 
 
 # Values ------------------------------------------------------------------------------
 
 
-def parse_listen(text: str) -> Address:
+def parse_listen(text: str) -> End:
     """Read where to listen here; a bare port listens on loopback.
 
     Raises:
-        UsageError: it is no address.
+        UsageError: it is no address and no unix path.
     """
-    return Address.parse(text, LOOPBACK)
+    return parse_end(text, LOOPBACK)
 
 
-def parse_target(text: str) -> Address:
-    """Read what is to be reached; a bare port is one of this machine.
+def parse_target(text: str) -> End:
+    """Read what is to be reached; a bare port is one of the machine where it is.
 
     Raises:
-        UsageError: it is no address, or has port 0.
+        UsageError: it is no address and no unix path, or has port 0.
     """
-    target = Address.parse(text, LOOPBACK)
-    if not target.port:
+    return _with_port(parse_end(text, LOOPBACK), text)
+
+
+def _parse_row(text: str) -> tuple[End, int]:
+    """Read a target, or the first of several in a row and their number."""
+    if text.startswith(UNIX_PREFIX):
+        return UnixPath.parse(text), 1
+    ports = parse_ports(text, LOOPBACK)
+    return _with_port(ports.first, text), ports.count
+
+
+def _with_port(end: End, text: str) -> End:
+    if isinstance(end, Address) and not end.port:
         raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
-    return target
+    return end
+
+
+def as_target(end: End) -> TcpTarget | UnixPath:
+    """Give what a CREATE says of it."""
+    return TcpTarget(end) if isinstance(end, Address) else end
 
 
 def parse_remote(text: str) -> Address:
@@ -250,11 +381,3 @@ def parse_remote(text: str) -> Address:
     if text.isascii() and text.isdigit():
         return Address("", Address.parse(text, LOOPBACK).port)
     return Address.parse(text)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -31,12 +31,12 @@ from tunnel.center.notices import (
 )
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
+from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
 from tunnel.ops import saved
-from tunnel.ops.entries import Local, Published, is_loopback
+from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, size_text
 from tunnel.ops.stdio import standard_stream
-from tunnel.proto.frames import Address, TcpTarget
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tunnel.center.notices import Notice
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
+    from tunnel.proto.frames import Address, End
 
 STATUS_S: Final = 1.0
 """How often a terminal's line of moving numbers is written."""
@@ -197,6 +198,8 @@ class UpPlan:
     to: str | None = None
     save_as: str | None = None
     entries: list[Entry] = field(default_factory=list)
+    via: str | None = None
+    """URL of a proxy on the way to the server."""
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -217,6 +220,7 @@ class _Up:
 
     def __init__(self, plan: UpPlan, join: JoinLine, given: bool, show: Show) -> None:
         self._plan = plan
+        self._via = saved.find_via(plan.via)
         self._join = join
         self._given = given
         self._show = show
@@ -233,7 +237,9 @@ class _Up:
     async def run(self) -> Exit:
         with ExitStack() as stack:
             own_id = stack.enter_context(client_id(saved.state_folder() / "client"))
-            client = CenterClient(self._join, client_id=own_id, tell=self._tell)
+            client = CenterClient(
+                self._join, client_id=own_id, tell=self._tell, via=self._via
+            )
             self._client = client
             ending = _Ending(self._show, lambda: client.connections)
             async with trio.open_nursery() as nursery:
@@ -366,7 +372,14 @@ async def run_up(plan: UpPlan, show: Show) -> Exit:
 # pipe --------------------------------------------------------------------------------
 
 
-async def run_pipe(target: Address, to: str | None, show: Show) -> Exit:
+async def run_pipe(
+    target: End,
+    to: str | None,
+    show: Show,
+    *,
+    via: str | None = None,
+    exit_name: str | None = None,
+) -> Exit:
     """Join stdin and stdout to a target at the server's side.
 
     Raises:
@@ -374,7 +387,7 @@ async def run_pipe(target: Address, to: str | None, show: Show) -> Exit:
     """
     del show
     join, _ = saved.find(to)
-    client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S)
+    client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S, via=saved.find_via(via))
     status = Exit.OK
     async with trio.open_nursery() as nursery:
         relaying = trio.CancelScope()
@@ -394,9 +407,10 @@ async def run_pipe(target: Address, to: str | None, show: Show) -> Exit:
         with relaying:
             await nursery.start(client.run)
             try:
-                stream = await client.open(TcpTarget(target))
+                stream = await client.open(as_target(target), exit_name=exit_name)
             except StreamError as error:
-                error.what = f"cannot reach {target} from the server: {error.what}"
+                where = exit_name or "the server"
+                error.what = f"cannot reach {target} from {where}: {error.what}"
                 raise
             result = await relay(standard_stream(), stream)
             if result.code is not Code.NORMAL:

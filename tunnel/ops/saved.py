@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from platformdirs import user_config_path, user_state_path
 
 from tunnel.access.security import JoinLine, parse_join, read_private, write_private
 from tunnel.errors import UsageError
 from tunnel.proto.codec import is_host_name
+
+if TYPE_CHECKING:
+    from tunnel.link.via import Via
 
 DEFAULT: Final = "default"
 
@@ -82,3 +85,16 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         if close
         else "`tunnel join 'tunnel://…'` saves one",
     )
+
+
+def find_via(url: str | None) -> Via | None:
+    """Give the proxy meant by ``--via``; without it, by ``TUNNEL_VIA_FILE``.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from tunnel.link.via import Via  # `join` must not pay for trio
+
+    if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
+        url = read_private(Path(file)).strip()
+    return Via.parse(url) if url else None

@@ -19,10 +19,11 @@ from tunnel.center.names import NameOptions
 from tunnel.center.share import share_folder, share_guarded
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.folder import Folder
+from tunnel.front.users import is_loopback
 from tunnel.front.web import Guard
-from tunnel.ops.entries import Line, Published, is_loopback, parse_target
+from tunnel.ops.entries import Line, Published, as_target, parse_target
 from tunnel.proto.codec import is_host_name
-from tunnel.proto.frames import Address, MappingEntry, MappingType, TcpTarget
+from tunnel.proto.frames import UNIX_PREFIX, Address, MappingEntry, MappingType
 
 if TYPE_CHECKING:
     import trio
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tunnel.center.client import CenterClient
     from tunnel.center.notices import MappingRefused
     from tunnel.center.publisher import Serve
+    from tunnel.proto.frames import End
 
 _OWN_NAME_LETTERS: Final = 10
 """50 bits: nobody guesses it, and two of them are never the same."""
@@ -41,7 +43,7 @@ class PassedEntry(Published):
     """``--https NAME=TARGET``: TLS for a name at the server, ended by a target here."""
 
     name: str
-    target: Address
+    target: End
 
     @classmethod
     def parse(cls, text: str) -> PassedEntry:
@@ -57,7 +59,7 @@ class PassedEntry(Published):
         """See ``Published``."""
         del nursery
         wanted = MappingEntry(MappingType.HTTPS, "", self.name)
-        return await client.publish(wanted, exit_to(TcpTarget(self.target)))
+        return await client.publish(wanted, exit_to(as_target(self.target)))
 
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
@@ -79,7 +81,7 @@ class ShareEntry(Published):
         guard: who may see it.
     """
 
-    what: Address | Folder
+    what: End | Folder
     name: str = ""
     guard: Guard | None = None
 
@@ -130,11 +132,11 @@ class ShareEntry(Published):
             return share_folder(self.what, self.guard)
         if self.guard is not None:
             return share_guarded(self.what, self.guard, by_name=by_name)
-        return exit_to(TcpTarget(self.what))
+        return exit_to(as_target(self.what))
 
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
-        target = self.what if isinstance(self.what, Address) else None
+        target = None if isinstance(self.what, Folder) else self.what
         return await _line("http", url_of("http", public), self._target, target)
 
     @property
@@ -183,7 +185,7 @@ def url_of(scheme: str, public: Address) -> str:
     return f"{scheme}://{where}/"
 
 
-async def _line(kind: str, url: str, text: str, target: Address | None) -> Line:
+async def _line(kind: str, url: str, text: str, target: End | None) -> Line:
     if target is None:
         return Line(kind, url, text)
     if await probe(target):
@@ -217,12 +219,12 @@ def _name_and_target(text: str, flag: str) -> tuple[str, str]:
     return name, target
 
 
-def _shared(text: str, *, listing: bool = False) -> Address | Folder:
+def _shared(text: str, *, listing: bool = False) -> End | Folder:
     """Read what is shared: whatever is no port is a folder, if there is one."""
     is_folder = (
         "/" in text or text in (".", "..", "~") or (text and Path(text).is_dir())
     )
-    if not is_folder or text.isdigit() or text.startswith("unix:"):
+    if not is_folder or text.isdigit() or text.startswith(UNIX_PREFIX):
         return parse_target(text)
     try:
         return Folder(Path(text).expanduser(), listing=listing)

@@ -22,6 +22,7 @@ from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
     Address,
+    BindTarget,
     CreateType,
     MappingAnswer,
     MappingEntry,
@@ -47,6 +48,8 @@ from tunnel.proto.frames import (
     ProtWindow,
     SockMap,
     TcpTarget,
+    UdpTarget,
+    UnixPath,
 )
 
 if TYPE_CHECKING:
@@ -271,12 +274,24 @@ def _create_payload(frame: ProtCreate) -> bytes:
     target = frame.target
     if isinstance(target, OtherTarget):
         return bytes((target.type,)) + target.body
-    if isinstance(target, TcpTarget):
-        body = bytes((CreateType.TCP,)) + encode_address(target.address)
-    else:
-        body = bytes((CreateType.NAME,)) + encode_text(target.name)
-        body += target.index.to_bytes(2, "big")
-    return body + encode_tlvs(tlvs)
+    return _target_payload(target) + encode_tlvs(tlvs)
+
+
+def _target_payload(
+    target: TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget,
+) -> bytes:
+    match target:
+        case TcpTarget(address):
+            return bytes((CreateType.TCP,)) + encode_address(address)
+        case UnixPath(path):
+            return bytes((CreateType.UNIX,)) + encode_text(path)
+        case BindTarget(expected):
+            return bytes((CreateType.BIND,)) + encode_address(expected)
+        case _:
+            udp = isinstance(target, UdpTarget)
+            kind = CreateType.UDP if udp else CreateType.NAME
+            name = encode_text(target.name)
+            return bytes((kind,)) + name + target.index.to_bytes(2, "big")
 
 
 def _entry_payload(entry: MappingEntry) -> bytes:
@@ -395,6 +410,12 @@ def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
         target = TcpTarget(reader.address())
     elif kind == CreateType.NAME:
         target = NameTarget(reader.text(), reader.number(2))
+    elif kind == CreateType.UDP:
+        target = UdpTarget(reader.text(), reader.number(2))
+    elif kind == CreateType.UNIX:
+        target = UnixPath(reader.text())
+    elif kind == CreateType.BIND:
+        target = BindTarget(reader.address())
     else:
         return ProtCreate(sock_map, OtherTarget(kind, payload[1:]))
     tlvs = reader.tlvs(reader.left())

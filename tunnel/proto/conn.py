@@ -10,6 +10,7 @@ from tunnel.proto.state import StreamState
 from tunnel.proto.window import RecvWindow, SendWindow
 
 if TYPE_CHECKING:
+    from tunnel.proto.datagrams import DatagramQueue
     from tunnel.proto.frames import SockMap
     from tunnel.proto.mux import MuxCore
 
@@ -22,6 +23,7 @@ class VirtualConn:
     """
 
     __slots__ = (
+        "datagrams",
         "granted_at",
         "held_bytes",
         "lane",
@@ -47,6 +49,8 @@ class VirtualConn:
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""
         self.held_bytes = 0
+        self.datagrams: DatagramQueue[bytes] | None = None
+        """What a UDP association has to send; None for a virtual TCP connection."""
         self.granted_at = -math.inf
         """When its window was raised last."""
 

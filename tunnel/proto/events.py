@@ -42,6 +42,15 @@ class DataReceived:
 
 
 @dataclass(slots=True)
+class DatagramReceived:
+    """A datagram of an accepted UDP association; nothing has to be answered."""
+
+    conn: VirtualConn
+    address: Address
+    payload: bytes
+
+
+@dataclass(slots=True)
 class StreamFinished:
     """The peer sends no more bytes; ours may go on."""
 
@@ -104,6 +113,7 @@ Event = (
     StreamOffered
     | StreamOpened
     | DataReceived
+    | DatagramReceived
     | StreamFinished
     | StreamClosed
     | CreditGranted

@@ -47,6 +47,11 @@ class ProtFlag(IntFlag):
     FIN = 0x10
 
 
+CAN_MAP: Final = 0x1
+"""Capability: mappings."""
+CAN_UDP: Final = 0x2
+"""Capability: UDP associations."""
+
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0
 
@@ -88,6 +93,58 @@ class Address:
         )
 
 
+UNIX_PREFIX: Final = "unix:"
+MAX_PATH_BYTES: Final = 107
+"""What Linux has room for in a socket's address, without the NUL behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixPath:
+    """A unix socket on the machine where it is used; absolute, at most 107 bytes."""
+
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> UnixPath:
+        """Read ``unix:/path``.
+
+        Raises:
+            UsageError: no socket can have that path.
+        """
+        path = text.removeprefix(UNIX_PREFIX)
+        if not (text.startswith(UNIX_PREFIX) and cls.is_usable(path)):
+            raise UsageError(
+                f"{text!r} is not the address of a unix socket",
+                f"it is unix:/path: absolute, and at most {MAX_PATH_BYTES} bytes",
+                "for example unix:/run/app.sock",
+            )
+        return cls(path)
+
+    @staticmethod
+    def is_usable(path: str) -> bool:
+        """Say whether a socket can have that path."""
+        size = len(path.encode(errors="replace"))
+        return path.startswith("/") and "\0" not in path and size <= MAX_PATH_BYTES
+
+    def __str__(self) -> str:
+        return UNIX_PREFIX + self.path
+
+
+End = Address | UnixPath
+"""Where a program of one machine listens or is reached."""
+
+
+def parse_end(text: str, host: str = "") -> End:
+    """Read ``unix:/path``, or an address as ``Address.parse`` does.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text.startswith(UNIX_PREFIX):
+        return UnixPath.parse(text)
+    return Address.parse(text, host)
+
+
 class CreateType(IntEnum):
     """First byte of a CREATE: what is to be opened."""
 
@@ -120,6 +177,34 @@ class NameTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpTarget:
+    """A UDP association: no address, for each datagram has its own.
+
+    With a ``name`` it is one of a mapping that the receiver registered, and what the
+    datagrams' addresses say means nothing; ``index`` as in ``NameTarget``.
+    """
+
+    name: str = ""
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"udp {self.name}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class BindTarget:
+    """A port at the exit that takes one connection, from ``expected`` (BIND).
+
+    An unspecified host (``0.0.0.0``, ``::``) expects anybody who may be reached.
+    """
+
+    expected: Address
+
+    def __str__(self) -> str:
+        return f"from {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherTarget:
     """A form of CREATE that this program does not serve: refused with UNSUPPORTED."""
 
@@ -130,7 +215,7 @@ class OtherTarget:
         return f"type {self.type}"
 
 
-Target = TcpTarget | NameTarget | OtherTarget
+Target = TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget | OtherTarget
 
 
 @dataclass(slots=True)
@@ -191,6 +276,7 @@ class MappingType(IntEnum):
     HTTPS = 3
     UDP = 4
     SOCKS = 5
+    EXIT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +284,8 @@ class MappingEntry:
     """One public name: who visits it is carried to ``NameTarget(name)`` at the client.
 
     Host ``""`` means the address that the server's links come in on, port 0 one of the
-    server's choice; ``count`` ports in a row belong to the entry.
+    server's choice; ``count`` ports in a row belong to the entry. Of an EXIT, host is
+    the name under which others may leave at this client (protocol.md#exits).
     """
 
     type: int

@@ -15,7 +15,7 @@ _NAME_LETTERS: Final = frozenset(string.ascii_letters + string.digits + ".-_")
 _MAX_NAME_BYTES: Final = 255
 
 
-def host_of(raw: bytes) -> str | None:
+def decode_host(raw: bytes) -> str | None:
     """Return a name or a literal as text; None for what no resolver should see.
 
     An IPv6 literal stands without brackets.

@@ -23,8 +23,10 @@ from tunnel.errors import (
 )
 from tunnel.proto.codec import FrameDecoder, encode
 from tunnel.proto.conn import VirtualConn
+from tunnel.proto.datagrams import Outbox
 from tunnel.proto.events import (
     CreditGranted,
+    DatagramReceived,
     DataReceived,
     LinkClosing,
     MappingAnswered,
@@ -37,12 +39,14 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.frames import (
+    CAN_UDP,
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
     ProtAccept,
     ProtClose,
     ProtCreate,
     ProtData,
+    ProtDatagram,
     ProtExtension,
     ProtFlag,
     ProtGoAway,
@@ -53,6 +57,7 @@ from tunnel.proto.frames import (
     ProtReceived,
     ProtWindow,
     SockMap,
+    UdpTarget,
 )
 from tunnel.proto.growth import Growth
 from tunnel.proto.lanes import Lanes
@@ -165,6 +170,8 @@ class MuxCore:
         self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES))
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
+        self._datagrams = Outbox()
+        self._linked = True
         self._windows: dict[VirtualConn, None] = {}
         self._notices: list[Event] = []
         self._offered = 0
@@ -221,8 +228,15 @@ class MuxCore:
         self._begin_link(now)
         return self.replay.unconfirmed
 
+    def link_lost(self) -> None:
+        """Throw datagrams away, those to come too, until ``resume``."""
+        self._linked = False
+        self._datagrams.clear()
+
     def _begin_link(self, now: float) -> None:
         """Forget what belonged to the link before."""
+        self._datagrams.clear()
+        self._linked = True
         self._now = now
         self._growth.begin_link()
         idle_s = float(min(self.ours.idle_ping_s, self.theirs.idle_ping_s))
@@ -245,14 +259,21 @@ class MuxCore:
         return self._offered
 
     def open(
-        self, target: Target, now: float, visitor: Address | None = None
+        self,
+        target: Target,
+        now: float,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
     ) -> VirtualConn:
         """Queue a CREATE; DATA may follow at once within the initial window.
 
         Raises:
-            LocalStreamError: ``DRAINING``, ``RESOURCE`` (a limit), or
-                ``ADDRESS_UNSUPPORTED`` (a host that cannot be written).
+            LocalStreamError: ``DRAINING``, ``RESOURCE`` (a limit),
+                ``ADDRESS_UNSUPPORTED`` (a host that cannot be written), or
+                ``UNSUPPORTED`` (a UDP association that the peer does not offer).
         """
+        if isinstance(target, UdpTarget) and not self.theirs.capabilities & CAN_UDP:
+            raise LocalStreamError(Code.UNSUPPORTED, "the peer offers no UDP")
         if self.draining or self.peer_draining:
             raise LocalStreamError(Code.DRAINING, "no new connections while draining")
         if (
@@ -262,8 +283,8 @@ class MuxCore:
         ):
             raise LocalStreamError(Code.RESOURCE, "too many connections at once")
         sock_map = self._free_number()
-        frame = encode(ProtCreate(sock_map, target, visitor))
-        conn = self._new_conn(sock_map)
+        frame = encode(ProtCreate(sock_map, target, visitor, exit=exit_name))
+        conn = self._new_conn(sock_map, target)
         conn.state = StreamState.OPENING
         self._ours_open += 1
         self._unanswered_opens += 1
@@ -301,6 +322,32 @@ class MuxCore:
         self.data_sent += len(piece)
         self._lanes.push(conn.lane, piece)
 
+    def send_datagram(
+        self, conn: VirtualConn, address: Address, payload: bytes
+    ) -> None:
+        """Queue a datagram of a UDP association, or drop one: see ``datagrams``.
+
+        It leaves when the peer has accepted the association, in front of all DATA.
+        Dropped and counted are the oldest that wait too many, what is larger than the
+        peer takes, everything while there is no link or after the end.
+
+        Raises:
+            LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
+        """
+        queue = conn.datagrams
+        assert queue is not None  # noqa: S101 - of a UDP association, says the caller
+        frame = encode(ProtDatagram(conn.sock_map, address, payload))
+        if (
+            conn.state not in (_OPEN, StreamState.OPENING)
+            or not self._linked
+            or len(payload) > self.theirs.max_datagram
+        ):
+            queue.dropped += 1
+            return
+        queue.push(frame, len(frame))
+        if conn.state is _OPEN:
+            self._datagrams.enlist(queue)
+
     def finish(self, conn: VirtualConn) -> None:
         """Queue FIN: no more bytes this way.
 
@@ -321,6 +368,8 @@ class MuxCore:
         self._pool.forget(conn)
         self._growth.forget(conn)
         self._windows.pop(conn, None)
+        if conn.datagrams is not None:
+            self._datagrams.forget(conn.datagrams)
         if step(conn.state, Signal.SEND_CLOSE) is None:
             return
         self._answered(conn)
@@ -390,6 +439,7 @@ class MuxCore:
             self._link_control
             or self._pong
             or self._again
+            or self._may_send_datagrams()
             or (self._receipts is not None and self._receipts.due)
             or (
                 (self._control or self._windows or self._lanes)
@@ -406,12 +456,15 @@ class MuxCore:
     def data_to_send(self, budget: int) -> list[Buffer]:
         """Give the next frames, as pieces to be written in order.
 
-        All control frames, then about ``budget`` bytes of the virtual TCP connections
-        in turn; first of all what a resume repeats, and of the session nothing while
-        the replay is full. What is given is gone from here: it must reach the link or
-        the link is lost.
+        All control frames, then some datagrams, then about ``budget`` bytes of the
+        virtual TCP connections in turn; first of all what a resume repeats, and of the
+        session nothing while the replay is full. What is given is gone from here: it
+        must reach the link or the link is lost.
         """
         out = self._link_frames()
+        in_front = self._may_send_datagrams()
+        if in_front:
+            out += self._datagrams.take()
         if self._again:
             out.append(self._again.popleft())
         elif self.replay is None:
@@ -421,7 +474,17 @@ class MuxCore:
             chunk = b"".join(frames)
             self.replay.record(chunk)
             out.append(chunk)
+        if not in_front and self._may_send_datagrams():
+            # Control stood in their way; it may do so in every turn.
+            out += self._datagrams.take()
         return out
+
+    def _may_send_datagrams(self) -> bool:
+        """A peer that has not read our CREATE|ACK must not see a datagram yet.
+
+        The answer may be among what a resume repeats, or wait in a full replay.
+        """
+        return bool(self._datagrams) and not self._again and not self._control
 
     def _link_frames(self) -> list[Buffer]:
         """Give the frames that belong to this link and are never repeated."""
@@ -511,6 +574,20 @@ class MuxCore:
             self._check_data(conn, length, fin=bool(flag & ProtFlag.FIN))
         elif kind == ProtKind.MAPPING:
             self._check_mapping(ack=bool(flag & ProtFlag.ACK))
+        elif kind == ProtKind.DATAGRAM:
+            self._association(sock_map)
+
+    def _association(self, sock_map: int) -> VirtualConn:
+        """Give the UDP association that a DATAGRAM is for, or refuse the frame."""
+        conn = self._known(sock_map, "DATAGRAM")
+        if conn.datagrams is None or conn.state not in (_OPEN, _CLOSING):
+            raise _broken("DATAGRAM", conn.state)
+        return conn
+
+    def _on_datagram(self, frame: ProtDatagram, events: list[Event]) -> None:
+        conn = self._association(frame.sock_map)
+        if conn.state is _OPEN and len(frame.payload) <= self.ours.max_datagram:
+            events.append(DatagramReceived(conn, frame.address, frame.payload))
 
     def _check_data(self, conn: VirtualConn, length: int, *, fin: bool) -> None:
         if conn.state is not _OPEN:
@@ -544,6 +621,8 @@ class MuxCore:
             self._on_finish(conn, events)
 
     def _on_finish(self, conn: VirtualConn, events: list[Event]) -> None:
+        if conn.datagrams is not None:
+            raise _broken("FIN on a UDP association", conn.state)
         self._recv(conn, Signal.RECV_FINISH)
         if conn.state is not _CLOSING:
             events.append(StreamFinished(conn))
@@ -554,6 +633,8 @@ class MuxCore:
         match frame:
             case ProtWindow():
                 self._on_window(frame, events, now)
+            case ProtDatagram():
+                self._on_datagram(frame, events)
             case ProtClose():
                 self._on_close(frame, events)
             case ProtCreate():
@@ -563,6 +644,8 @@ class MuxCore:
                 self._recv(conn, Signal.RECV_ACCEPT)
                 if conn.state is not _CLOSING:
                     self._answered(conn)
+                    if conn.datagrams is not None:
+                        self._datagrams.enlist(conn.datagrams)
                     events.append(StreamOpened(conn, bound))
             case ProtPing(opaque, ack):
                 self._count_nuisance(now)
@@ -632,10 +715,12 @@ class MuxCore:
         most = self.ours.max_streams + OPENS_TOLERANCE
         if len(self._conns) - self._ours_open >= most + MAX_UNANSWERED_OPENS:
             raise RemoteSessionError(Code.CALM, "the peer answers no CLOSE")
-        conn = self._new_conn(sock_map)
+        conn = self._new_conn(sock_map, frame.target)
         conn.state = StreamState.OFFERED
         if self.draining:
             self.close(conn, Code.DRAINING)
+        elif conn.datagrams is not None and not self.ours.capabilities & CAN_UDP:
+            self.close(conn, Code.UNSUPPORTED)
         elif not self._opens.allow(now) or self._offered >= most:
             self.close(conn, Code.RESOURCE, "too many connections at once")
         else:
@@ -647,6 +732,8 @@ class MuxCore:
         conn = self._known(frame.sock_map, "CLOSE")
         was = conn.state
         self._recv(conn, Signal.RECV_CLOSE)
+        if conn.datagrams is not None:
+            self._datagrams.forget(conn.datagrams)
         if was is not _CLOSING:
             self._answered(conn)
             events.append(StreamClosed(conn, frame.code, frame.reason))
@@ -735,6 +822,7 @@ class MuxCore:
         self._control.clear()
         self._control_bytes = 0
         self._windows.clear()
+        self._datagrams.clear()
         self._again.clear()
 
     def _answered(self, conn: VirtualConn) -> None:
@@ -742,10 +830,15 @@ class MuxCore:
         if self._opening.pop(conn, None) is not None:
             self._unanswered_opens -= 1
 
-    def _new_conn(self, sock_map: SockMap) -> VirtualConn:
-        conn = VirtualConn(
-            self, sock_map, self.theirs.initial_window, self.ours.initial_window
-        )
+    def _new_conn(self, sock_map: SockMap, target: Target) -> VirtualConn:
+        if isinstance(target, UdpTarget):
+            # No credit for ever: DATA on it is more than was granted.
+            conn = VirtualConn(self, sock_map, 0, 0)
+            conn.datagrams = self._datagrams.new_queue()
+        else:
+            conn = VirtualConn(
+                self, sock_map, self.theirs.initial_window, self.ours.initial_window
+            )
         self._conns[sock_map] = conn
         return conn
 

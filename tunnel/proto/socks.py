@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from tunnel.proto.frames import Address
-from tunnel.proto.host import host_of
+from tunnel.proto.host import decode_host
 
 _IPV4: Final = 1
 _NAME: Final = 3
@@ -74,7 +74,7 @@ def decode_address(raw: bytes) -> Address | None:
         return Address(str(IPv4Address(host)), port)
     if kind == _IPV6:
         return Address(str(IPv6Address(host)), port)
-    name = host_of(host[1:])
+    name = decode_host(host[1:])
     return None if name is None else Address(name, port)
 
 

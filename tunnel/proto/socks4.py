@@ -11,7 +11,7 @@ from typing import Final
 
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.proto.frames import Address
-from tunnel.proto.host import host_of
+from tunnel.proto.host import decode_host
 from tunnel.proto.socks import NOWHERE, SocksCommand, SocksRequest, literal
 
 _VERSION: Final = 4
@@ -97,7 +97,7 @@ class Socks4Server:
             end = self._text_end(user_end)
             if end is None:
                 return
-            host = host_of(bytes(buffer[user_end : end - 1]))
+            host = decode_host(bytes(buffer[user_end : end - 1]))
         else:
             end, host = user_end, str(IPv4Address(ip))
         self._decide(buffer[1], host, int.from_bytes(buffer[2:4], "big"))

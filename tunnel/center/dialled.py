@@ -1,0 +1,80 @@
+"""A connection of this machine in the place of a virtual one.
+
+So that what is served here, by a front end, can also leave here.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from tunnel.center.exit import bound_address
+from tunnel.link.relay import CHUNK_BYTES
+from tunnel.link.sockets import quick
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from tunnel.errors import Code
+
+_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Dialled:
+    """A socket with the words of a virtual TCP connection.
+
+    Args:
+        stream: connected; closed with this.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.bound = bound_address(stream)
+        self._stream = stream
+        self._bytes = quick(stream)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """See ``trio.SocketStream``; the same for what follows."""
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Return when the kernel has taken the data."""
+        await self._stream.send_all(data)
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        """Do the same; no checkpoint when the kernel takes it at once."""
+        await self._bytes.send_all(data)
+
+    async def send_eof(self) -> None:
+        """End our direction."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """End both directions."""
+        await self._stream.aclose()
+
+    async def drain_into(
+        self, write: Callable[[bytes | bytearray | memoryview], int]
+    ) -> bytes | bytearray:
+        """Wait for bytes and give them all to the caller: nobody lends a socket."""
+        del write
+        return await self._bytes.receive_some(CHUNK_BYTES)
+
+    def close(self) -> None:
+        """End both directions without a checkpoint."""
+        self._stream.socket.close()
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Do nothing: the kernel tells only who reads or writes."""
+
+    def reset(self, code: Code) -> None:
+        """Close with a RST."""
+        del code
+        with suppress(OSError):
+            self._stream.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
+            )
+        self._stream.socket.close()

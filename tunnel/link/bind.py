@@ -1,0 +1,74 @@
+"""BoundPort: a port at the far end that takes one connection (protocol.md#bind)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunnel.errors import Code, LocalStreamError, StreamError
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from tunnel.link.virtual import VirtualStream
+
+_NOT_SAID = Address("0.0.0.0", 0)  # noqa: S104 - says that it was not said
+
+
+class BoundPort:
+    """Listens at the exit from the moment it is made; who has it closes it.
+
+    Args:
+        stream: opened for a ``BindTarget``, and accepted.
+    """
+
+    def __init__(self, stream: VirtualStream) -> None:
+        self.address = stream.bound or _NOT_SAID
+        """Where the exit listens, as its peer can be told."""
+        self._stream = stream
+        self._taken = False
+
+    async def accept(self) -> tuple[VirtualStream, Address]:
+        """Wait for the peer; give its stream and where it comes from. Once.
+
+        Who has the stream closes it. Cancelled, the port is given up.
+
+        Raises:
+            StreamError: nobody can come any more; ``TIMEOUT`` when nobody has.
+        """
+        try:
+            peer = await self._read_address()
+        except trio.BrokenResourceError as error:
+            if isinstance(error.__cause__, StreamError):
+                raise error.__cause__ from None
+            raise
+        except BaseException:
+            self._stream.reset(Code.RESET)
+            raise
+        self._taken = True
+        return self._stream, peer
+
+    async def aclose(self) -> None:
+        """Listen no more; a stream that was accepted lives on."""
+        if not self._taken:
+            self._stream.reset(Code.RESET)
+        await trio.lowlevel.checkpoint()
+
+    async def _read_address(self) -> Address:
+        """Read the address in front of the peer's bytes, and not a byte more."""
+        form = (await self._read(1))[0]
+        if form not in (1, 4):
+            raise LocalStreamError(Code.GENERAL, f"a peer with address form {form}")
+        packed = await self._read(4 if form == 1 else 16)
+        port = int.from_bytes(await self._read(2), "big")
+        return Address(str(ipaddress.ip_address(packed)), port)
+
+    async def _read(self, size: int) -> bytes:
+        found = b""
+        while len(found) < size:
+            piece = await self._stream.receive_some(size - len(found))
+            if not piece:
+                raise LocalStreamError(Code.GENERAL, "the exit ended without a peer")
+            found += piece
+        return found

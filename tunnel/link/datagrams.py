@@ -1,0 +1,110 @@
+"""DatagramStream: one UDP association for its user.
+
+A virtual TCP connection without credit is under it: that opens and closes it. Its
+datagrams take their own way, which loses rather than waits (protocol.md#datagrams).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.proto.datagrams import DatagramQueue
+
+if TYPE_CHECKING:
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import Address
+
+
+class DatagramStream:
+    """Datagrams to and from the other end of one UDP association.
+
+    To be made in the turn in which its stream was opened, or before it is accepted.
+    Only ``trio.BrokenResourceError`` (from a ``StreamError``) and
+    ``trio.ClosedResourceError`` leave it. Who has it closes it.
+
+    Args:
+        stream: opened for, or offered as, a ``UdpTarget``.
+    """
+
+    def __init__(self, stream: VirtualStream) -> None:
+        self.stream = stream
+        """To accept or refuse it, and to wait for the peer's answer."""
+        self.sent = 0
+        self.received = 0
+        self._carrier = stream.carrier
+        self._conn = stream.conn
+        room = self._carrier.deliver_to(stream.conn, self._deliver)
+        self._inbox: DatagramQueue[tuple[Address, bytes]] = DatagramQueue(room)
+        self._news = trio.lowlevel.ParkingLot()
+        self._end: Code | None = None
+        self._closed = False
+        stream.on_closed(self._ended)
+
+    def __repr__(self) -> str:
+        return (
+            f"<DatagramStream sent={self.sent} received={self.received} "
+            f"dropped={self.dropped} {self._conn!r}>"
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that this end has thrown away, both directions together."""
+        queue = self._conn.datagrams
+        return self._inbox.dropped + (queue.dropped if queue is not None else 0)
+
+    def send(self, address: Address, payload: bytes) -> None:
+        """Send a datagram or drop it; never waits, never says which.
+
+        Raises:
+            LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
+        """
+        self.sent += 1
+        self._carrier.core.send_datagram(self._conn, address, payload)
+        self._carrier.wake()
+
+    async def receive(self) -> tuple[Address, bytes]:
+        """Wait for a datagram; give whom it is from, as the far end sees it.
+
+        Raises:
+            trio.BrokenResourceError: the peer or the session has ended it, and what
+                came before has been given.
+            trio.ClosedResourceError: closed here.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            if self._closed:
+                raise trio.ClosedResourceError
+            if self._end is not None:
+                raise trio.BrokenResourceError from _error(self._end)
+            await self._news.park()
+        self.received += 1
+        return self._inbox.pop()
+
+    def close(self, code: Code = Code.NORMAL, reason: str = "") -> None:
+        """End the association, without waiting; harmless when it is over."""
+        self._closed = True
+        self._inbox.clear()
+        self.stream.on_closed(None)
+        self.stream.reset(code, reason)
+        self._news.unpark_all()
+
+    async def aclose(self) -> None:
+        """End the association; what has not been sent or taken is dropped."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _deliver(self, address: Address, payload: bytes) -> None:
+        self._inbox.push((address, payload), len(payload))
+        self._news.unpark_all()
+
+    def _ended(self, code: Code) -> None:
+        self._end = code
+        self._news.unpark_all()
+
+
+def _error(code: Code) -> LocalStreamError | RemoteStreamError:
+    kind = LocalStreamError if code is Code.LINK_LOST else RemoteStreamError
+    return kind(code, CODES[code].meaning)

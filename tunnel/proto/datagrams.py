@@ -1,0 +1,139 @@
+"""Datagrams that wait, in bounded queues that drop the oldest (protocol.md#datagrams).
+
+For both directions: what an association has to send, and what came for a reader who
+does not take it. A late datagram is worth less than a new one, so what does not fit
+pushes the oldest of its own association out, and is counted.
+
+This module knows no connection, no frame and no time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Generic, TypeVar
+
+ASSOCIATION_BYTES: Final = 262_144
+"""What one association may have waiting, each way: four of the largest datagrams, or a
+fifth of a second at 10 Mbit/s. More would only make all of them late."""
+SESSION_BYTES: Final = 16_777_216
+"""The same for all associations of a session: else 16,384 of them could hold 4 GiB."""
+OBJECT_BYTES: Final = 128
+"""What a datagram costs besides its bytes; without it empty ones would be free."""
+DATAGRAM_TURN_BYTES: Final = 65_536
+"""Datagrams that go in front of one turn of DATA: half as much as that, so that a flood
+of them leaves the virtual TCP connections two thirds of the line."""
+
+_T = TypeVar("_T")
+
+
+class DatagramRoom:
+    """What all queues of a session, in one direction, may hold together."""
+
+    __slots__ = ("free_bytes",)
+
+    def __init__(self, limit_bytes: int = SESSION_BYTES) -> None:
+        self.free_bytes = limit_bytes
+
+
+class DatagramQueue(Generic[_T]):
+    """The datagrams of one association in one direction, oldest first.
+
+    Args:
+        room: shared with the other queues of the session.
+        limit_bytes: what this one may hold.
+    """
+
+    __slots__ = ("_items", "_limit", "_room", "dropped", "held_bytes")
+
+    def __init__(
+        self, room: DatagramRoom, limit_bytes: int = ASSOCIATION_BYTES
+    ) -> None:
+        self._items: deque[tuple[_T, int]] = deque()
+        self._room = room
+        self._limit = limit_bytes
+        self.held_bytes = 0
+        self.dropped = 0
+        """Datagrams that were thrown away, for want of room or of a link."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def push(self, item: _T, size: int) -> None:
+        """Put a datagram of ``size`` bytes in; older ones make room for it."""
+        cost = size + OBJECT_BYTES
+        while self._items and not self._fits(cost):
+            self.pop()
+            self.dropped += 1
+        if not self._fits(cost):
+            self.dropped += 1
+            return
+        self._items.append((item, cost))
+        self.held_bytes += cost
+        self._room.free_bytes -= cost
+
+    def pop(self) -> _T:
+        """Take the oldest out; there must be one."""
+        item, cost = self._items.popleft()
+        self.held_bytes -= cost
+        self._room.free_bytes += cost
+        return item
+
+    def clear(self) -> None:
+        """Throw away what waits, and count it."""
+        while self._items:
+            self.pop()
+            self.dropped += 1
+
+    def _fits(self, cost: int) -> bool:
+        return self.held_bytes + cost <= self._limit and cost <= self._room.free_bytes
+
+
+class Outbox:
+    """Every association of a session that has datagrams to send, in turn.
+
+    What is in the queues are encoded frames.
+    """
+
+    __slots__ = ("_room", "_waiting")
+
+    def __init__(self) -> None:
+        self._room = DatagramRoom()
+        self._waiting: dict[DatagramQueue[bytes], None] = {}
+
+    def __bool__(self) -> bool:
+        """Say whether any datagram waits."""
+        return bool(self._waiting)
+
+    def new_queue(self) -> DatagramQueue[bytes]:
+        """Make the queue of one association."""
+        return DatagramQueue(self._room)
+
+    def enlist(self, queue: DatagramQueue[bytes]) -> None:
+        """Give a queue a place in the round: its association is accepted."""
+        if queue:
+            self._waiting[queue] = None
+
+    def take(self, budget: int = DATAGRAM_TURN_BYTES) -> list[bytes]:
+        """Give about ``budget`` bytes of frames, one of each association in turn."""
+        frames: list[bytes] = []
+        waiting = self._waiting
+        while waiting and budget > 0:
+            queue = next(iter(waiting))
+            del waiting[queue]
+            if queue:
+                frames.append(queue.pop())
+                budget -= len(frames[-1])
+            if queue:
+                waiting[queue] = None
+        return frames
+
+    def forget(self, queue: DatagramQueue[bytes]) -> None:
+        """Throw away what one association has waiting: it has ended."""
+        queue.clear()
+        self._waiting.pop(queue, None)
+
+    def clear(self) -> None:
+        """Throw away everything, and count it: there is no link."""
+        for queue in self._waiting:
+            queue.clear()
+        self._waiting.clear()
