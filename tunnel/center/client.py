@@ -21,7 +21,7 @@ import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import exit_to, serve_exit, udp_exit_to
+from tunnel.center.exit import exit_to, refuse, serve_exit, udp_exit_to
 from tunnel.center.inward import serve_inward
 from tunnel.center.notices import (
     LinkDown,
@@ -69,7 +69,7 @@ from tunnel.proto.handshake import (
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tunnel.access.networks import Networks
     from tunnel.access.security import JoinLine
@@ -525,15 +525,15 @@ class CenterClient:
             MappingEntry(MappingType.TCP, "", where.host, where.port)
         )
 
-    async def _serve_offer(self, stream: VirtualStream) -> None:
+    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         """Serve a visitor. Only names that we registered: nobody may reach around."""
         match stream.create.target if stream.create else None:
             case (NameTarget() | UdpTarget()) as target:
-                await self.publisher.serve(stream, target)
+                return self.publisher.serve(stream, target)
             case TcpTarget() as target if self._exit_networks is not None:
-                await serve_exit(stream, target, self._exit_networks.allow)
+                return serve_exit(stream, target, self._exit_networks.allow)
             case _:
-                stream.reset(Code.NOT_ALLOWED)
+                return refuse(stream, Code.NOT_ALLOWED)
 
     # Opening -------------------------------------------------------------------------
 

@@ -47,29 +47,39 @@ def _no_path(_path: str) -> bool:
     return False
 
 
-async def serve_exit(
+def serve_exit(
     stream: VirtualStream,
     target: Target | None,
     allow: Allow,
     allow_unix: AllowUnix = _no_path,
     *,
     header: bytes = b"",
-) -> None:
+) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it.
 
-    ``header`` is what the target hears before the first byte of its visitor.
+    ``header`` is what the target hears before the first byte of its visitor. No
+    coroutine itself, as the others that only choose: an idle connection waits in each
+    one on the way, and each is 400 bytes.
     """
     match target:
         case TcpTarget(address):
-            await _serve(stream, target, partial(connect, address, allow=allow), header)
+            return _serve(
+                stream, target, partial(connect, address, allow=allow), header
+            )
         case UnixPath(path) if not allow_unix(path):
-            stream.reset(Code.NOT_ALLOWED, f"{target} may not be reached from here")
+            why = f"{target} may not be reached from here"
+            return refuse(stream, Code.NOT_ALLOWED, why)
         case UnixPath():
-            await _serve(stream, target, partial(connect_unix, target), header)
+            return _serve(stream, target, partial(connect_unix, target), header)
         case UdpTarget(""):
-            await serve_association(DatagramStream(stream), allow)
+            return serve_association(DatagramStream(stream), allow)
         case _:
-            stream.reset(Code.UNSUPPORTED)
+            return refuse(stream, Code.UNSUPPORTED)
+
+
+async def refuse(stream: VirtualStream, code: Code, reason: str = "") -> None:
+    """Serve an offer by telling the peer why not."""
+    stream.reset(code, reason)
 
 
 def exit_to(
@@ -90,12 +100,11 @@ def exit_to(
         public: gives where a mapping is open, for that header.
     """
 
-    async def serve(stream: VirtualStream) -> None:
+    def serve(stream: VirtualStream) -> Awaitable[None]:
         create = stream.create
         asked = create.target if create else None
         if create is None or not isinstance(asked, NameTarget) or asked.index >= count:
-            stream.reset(Code.NO_MAPPING)
-            return
+            return refuse(stream, Code.NO_MAPPING)
         header = b""
         if proxy is not None:
             came_to = _in_row(public(asked.name), asked.index)
@@ -104,7 +113,7 @@ def exit_to(
         if isinstance(target, TcpTarget) and asked.index:
             port = target.address.port + asked.index
             here = TcpTarget(Address(target.address.host, port))
-        await serve_exit(stream, here, _anywhere, lambda _path: True, header=header)
+        return serve_exit(stream, here, _anywhere, lambda _path: True, header=header)
 
     return serve
 
@@ -116,13 +125,12 @@ def _in_row(first: Address | None, index: int) -> Address | None:
 def udp_exit_to(target: Address, *, count: int = 1) -> Serve:
     """Serve the visitors of a UDP mapping, as ``exit_to`` does those of others."""
 
-    async def serve(stream: VirtualStream) -> None:
+    def serve(stream: VirtualStream) -> Awaitable[None]:
         asked = stream.create.target if stream.create else None
         if not isinstance(asked, UdpTarget) or asked.index >= count:
-            stream.reset(Code.NO_MAPPING)
-            return
+            return refuse(stream, Code.NO_MAPPING)
         here = Address(target.host, target.port + asked.index)
-        await serve_association(DatagramStream(stream), _anywhere, target=here)
+        return serve_association(DatagramStream(stream), _anywhere, target=here)
 
     return serve
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.center.exit import refuse
 from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
@@ -142,16 +143,15 @@ class Publisher:
         listener.name, listener.public = name, mapping.public
         return listener
 
-    async def serve(
+    def serve(
         self, stream: VirtualStream, target: NameTarget | UdpTarget
-    ) -> None:
+    ) -> Awaitable[None]:
         """Serve a visitor of one of our names."""
         mapping = self._mappings.get(target.name)
         is_udp = isinstance(target, UdpTarget)
         if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
-            stream.reset(Code.NO_MAPPING)
-        else:
-            await mapping.serve(stream)
+            return refuse(stream, Code.NO_MAPPING)
+        return mapping.serve(stream)
 
     def _give_back(self, name: str) -> trio.Event:
         """Begin to give a public name up; the event says when it is."""

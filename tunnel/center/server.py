@@ -57,7 +57,7 @@ from tunnel.proto.proofs import (
 from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from tunnel.access.security import Identity
     from tunnel.access.users import User
@@ -189,23 +189,21 @@ class _Member:
     async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
         return await self._server.mappings.apply(self, mapping)
 
-    async def _serve_offer(self, stream: VirtualStream) -> None:
+    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         create = stream.create
         if create is not None and create.exit is not None:
-            await self._server.serve_onward(self.user, stream, create)
-            return
+            return self._server.serve_onward(self.user, stream, create)
         target = create.target if create else None
         user = self.user
         if isinstance(target, BindTarget):
-            await serve_bind(
+            return serve_bind(
                 stream,
                 target.expected,
                 host=self._server.options.listen.host,
                 allow=user.may_reach,
                 may_listen=user.may_publish,
             )
-        else:
-            await serve_exit(stream, target, user.may_reach, user.may_reach_unix)
+        return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
 
 class CenterServer:
