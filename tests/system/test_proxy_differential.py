@@ -56,7 +56,7 @@ def scripts(echo: int, nobody: int) -> dict[str, tuple[bytes, ...]]:
         "socks4": (b"\4\1" + at + here + b"me\0", b"ping"),
         "socks4a": (b"\4\1" + at + b"\0\0\0\1me\0localhost\0", b"ping"),
         "refused": (HELLO, b"\5\1\0\1" + here + off),
-        "bind": (HELLO, b"\5\2\0\1" + here + at),
+        "unknown command": (HELLO, b"\5\x09\0\1" + here + at),
         "unknown address": (HELLO, b"\5\1\0\2" + here + at),
         "no method": (b"\5\1\2",),
     }
@@ -66,7 +66,7 @@ NOWHERE: Final = bytes(6)
 DIFFERENCES: Final = {
     # (ssh -D, ours)
     "refused": (b"\5\0", b"\5\0\5\5\0\1" + NOWHERE),
-    "bind": (b"\5\0", b"\5\0\5\7\0\1" + NOWHERE),
+    "unknown command": (b"\5\0", b"\5\0\5\7\0\1" + NOWHERE),
     "unknown address": (b"\5\0", b"\5\0\5\x08\0\1" + NOWHERE),
     "no method": (b"", b"\5\xff"),
 }
