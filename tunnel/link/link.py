@@ -187,7 +187,7 @@ class Link:
         """Give the wire what is next; False when there is nothing."""
         core = self.session.core
         self._turn_began = trio.current_time()
-        pieces = core.data_to_send(self._pace.turn_bytes)
+        pieces = core.data_to_send(self._pace.turn_bytes, self._turn_began)
         self.session.dispatch(core.take_notices())
         self._turn_bytes = sum(map(len, pieces))
         self.transport.write(pieces)
