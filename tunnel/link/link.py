@@ -84,7 +84,8 @@ class Link:
 
         A cancelled link is lost: nobody knows what the wire has taken.
         """
-        self.session.push = self._push
+        if not self._abandoned:
+            self.session.push = self._push
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -92,6 +93,9 @@ class Link:
                     nursery.start_soon(self._write_loop)
                     nursery.start_soon(self._clock_loop)
         finally:
+            if self.session.push == self._push:
+                # It may wait for another link, and our buffers are large.
+                self.session.push = _nowhere
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
             self.gone.set()
@@ -235,6 +239,10 @@ class Link:
                 return self._end(error)
             if core.has_output():
                 self.session.wake()
+
+
+def _nowhere() -> None:
+    """Stand in for a link that is over."""
 
 
 def _asleep_s() -> float:
