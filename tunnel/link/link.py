@@ -200,8 +200,10 @@ class Link:
         return bool(pieces)
 
     def _turn_is_out(self) -> None:
-        took_s = trio.current_time() - self._turn_began
-        self._pace.took(self._turn_bytes, took_s)
+        if self._turn_bytes:  # else it was empty, or only TLS had something to say
+            took_s = trio.current_time() - self._turn_began
+            self._pace.took(self._turn_bytes, took_s)
+            self._turn_bytes = 0
 
     def _push(self) -> None:
         """Write one turn from whoever has something to say, while the writer rests.
