@@ -32,3 +32,9 @@ def test_a_turn_is_never_less_than_a_record() -> None:
     pace = Pace()
     pace.took(65_536, 1.0)
     assert pace.turn_bytes == MIN_TURN_BYTES
+
+
+def test_a_few_bytes_that_waited_say_nothing_about_the_line() -> None:
+    pace = Pace()
+    pace.took(100, 0.5)
+    assert pace.turn_bytes == 65_536

@@ -70,7 +70,7 @@ def heard(end: End) -> list[bytes]:
 
 
 def written(end: End) -> list[ProtFrame]:
-    data = b"".join(end.core.data_to_send(1_000_000))
+    data = b"".join(end.core.data_to_send(1_000_000, 0.0))
     return list(FrameDecoder().feed(data))
 
 

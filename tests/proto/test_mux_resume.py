@@ -389,7 +389,7 @@ def test_a_full_replay_holds_back_session_frames_and_nothing_else() -> None:
     core.open(TARGET, pair.now)
     core.consumed(ours, 4 * MIB)
     assert not core.has_output()
-    assert core.data_to_send(1 << 20) == []
+    assert core.data_to_send(1 << 20, pair.now) == []
     core.ping(pair.now)
     pair.server.core.ping(pair.now)
     pair.server.core.send_data(theirs, bytes(10_000))

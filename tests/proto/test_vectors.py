@@ -374,7 +374,7 @@ class End:
         core, pieces = self.core, []
         assert core is not None
         while core.has_output():
-            pieces += core.data_to_send(BUDGET_BYTES)
+            pieces += core.data_to_send(BUDGET_BYTES, self.now)
         return b"".join(pieces)
 
     def receive(self, data: bytes) -> None:

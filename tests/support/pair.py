@@ -94,7 +94,7 @@ class CorePair:
 
     def flush(self, end: End, budget: int = BUDGET_BYTES) -> bytes:
         """Let ``end`` write to the wire what it has, once; give what it wrote."""
-        written = b"".join(end.core.data_to_send(budget))
+        written = b"".join(end.core.data_to_send(budget, self.now))
         end.wire += written
         self.notice(end)
         return written

@@ -84,7 +84,8 @@ class Link:
 
         A cancelled link is lost: nobody knows what the wire has taken.
         """
-        self.session.push = self._push
+        if not self._abandoned:
+            self.session.push = self._push
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -92,6 +93,9 @@ class Link:
                     nursery.start_soon(self._write_loop)
                     nursery.start_soon(self._clock_loop)
         finally:
+            if self.session.push == self._push:
+                # It may wait for another link, and our buffers are large.
+                self.session.push = _nowhere
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
             self.gone.set()
@@ -187,7 +191,7 @@ class Link:
         """Give the wire what is next; False when there is nothing."""
         core = self.session.core
         self._turn_began = trio.current_time()
-        pieces = core.data_to_send(self._pace.turn_bytes)
+        pieces = core.data_to_send(self._pace.turn_bytes, self._turn_began)
         self.session.dispatch(core.take_notices())
         self._turn_bytes = sum(map(len, pieces))
         self.transport.write(pieces)
@@ -196,8 +200,10 @@ class Link:
         return bool(pieces)
 
     def _turn_is_out(self) -> None:
-        took_s = trio.current_time() - self._turn_began
-        self._pace.took(self._turn_bytes, took_s)
+        if self._turn_bytes:  # else it was empty, or only TLS had something to say
+            took_s = trio.current_time() - self._turn_began
+            self._pace.took(self._turn_bytes, took_s)
+            self._turn_bytes = 0
 
     def _push(self) -> None:
         """Write one turn from whoever has something to say, while the writer rests.
@@ -235,6 +241,10 @@ class Link:
                 return self._end(error)
             if core.has_output():
                 self.session.wake()
+
+
+def _nowhere() -> None:
+    """Stand in for a link that is over."""
 
 
 def _asleep_s() -> float:

@@ -34,6 +34,6 @@ class Pace:
         says little about the line.
         """
         most = 2 * self.turn_bytes if size >= self.turn_bytes else self.turn_bytes
-        if seconds >= WAITED_S:
+        if seconds >= WAITED_S and size >= MIN_TURN_BYTES:
             most = min(most, int(size * TURN_S / seconds))
         self.turn_bytes = min(max(most, MIN_TURN_BYTES), MAX_TURN_BYTES)

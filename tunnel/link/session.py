@@ -416,6 +416,8 @@ class Session:
 
     def _dispatch_notices(self) -> None:
         self.dispatch(self.core.take_notices())
+        # There is a CLOSE to send. Not by ``wake``: the core may be in another call.
+        self.writer.unpark_all()
 
     def _dispatch_rare(self, event: Event) -> None:
         match event:

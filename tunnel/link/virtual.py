@@ -79,6 +79,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_eof_sent",
         "_inbox",
         "_into_inbox",
+        "_lent",
         "_on_closed",
         "_progress",
         "_receive_error",
@@ -115,6 +116,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._unread = 0
         self._sink: Callable[[Piece], int] | None = None
         """Takes what comes while somebody waits in ``drain_into``."""
+        self._lent = 0
+        """Bytes that ``drain_into`` gave back: held until the next call."""
         self._answered = create is not None
         self._progress = trio.lowlevel.ParkingLot()
         self._send_error: StreamError | None = None
@@ -166,7 +169,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             return end
         finally:
             self._receiving = False
-        return self._take(piece, max_bytes)
+        data = self._take(piece, max_bytes)
+        self._consumed(len(data))
+        return data
 
     def _begin_receiving(self, max_bytes: int) -> None:
         if max_bytes < 1:
@@ -186,9 +191,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Give what comes to ``write`` at once; return what it did not take.
 
         The rest of the first piece that is not taken whole is for the caller to bring
-        on its way before the next call; empty at the end. While this waits, ``write``
-        is called by the link's reader itself: no task is woken for a piece that the
-        kernel takes as it is. What comes behind a rest waits in the memory channel.
+        on its way before the next call, and counts as held until then; empty at the
+        end. While this waits, ``write`` is called by the link's reader itself: no task
+        is woken for a piece that the kernel takes as it is. What comes behind a rest
+        waits in the memory channel.
 
         Args:
             write: takes what it can without waiting, and says how many bytes; it must
@@ -198,6 +204,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: as ``receive_some`` does.
             trio.ClosedResourceError: closed here.
         """
+        if self._lent:
+            lent, self._lent = self._lent, 0
+            self._consumed(lent)
         while True:
             self._begin_receiving(1)
             self._sink = write
@@ -209,9 +218,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 self._sink = None
                 self._receiving = False
             taken = write(piece)
-            left = self._take(piece, None)
-            if taken < len(left):
-                return left[taken:]
+            data = self._take(piece, None)
+            self._lent = len(data) - taken
+            if taken:
+                self._consumed(taken)
+            if self._lent:
+                return data[taken:]
 
     def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
         if piece is self._tail:
@@ -224,9 +236,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             if isinstance(piece, memoryview):
                 piece = bytes(piece)
         self._unread -= len(piece)
-        if self._core.consumed(self._conn, len(piece)):
-            self._wake()
         return piece
+
+    def _consumed(self, size: int) -> None:
+        if self._core.consumed(self._conn, size):
+            self._wake()
 
     # Sending -----------------------------------------------------------------------
 
@@ -402,8 +416,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         size = len(payload)
         if self._sink is not None and not self._unread:
             taken = self._sink(payload)
-            if taken and self._core.consumed(self._conn, taken):
-                self._wake()
+            if taken:
+                self._consumed(taken)
             if taken == size:
                 return
             payload, size = payload[taken:], size - taken

@@ -237,7 +237,6 @@ class MuxCore:
         """Forget what belonged to the link before."""
         self._datagrams.clear()
         self._linked = True
-        self._now = now
         self._growth.begin_link()
         idle_s = float(min(self.ours.idle_ping_s, self.theirs.idle_ping_s))
         self.liveness = Liveness(now, idle_s, 2 * idle_s)
@@ -453,7 +452,7 @@ class MuxCore:
             return False
         return self.replay is None or not self.replay.unconfirmed
 
-    def data_to_send(self, budget: int) -> list[Buffer]:
+    def data_to_send(self, budget: int, now: float) -> list[Buffer]:
         """Give the next frames, as pieces to be written in order.
 
         All control frames, then some datagrams, then about ``budget`` bytes of the
@@ -468,8 +467,8 @@ class MuxCore:
         if self._again:
             out.append(self._again.popleft())
         elif self.replay is None:
-            out += self._session_frames(budget)
-        elif not self.replay.full() and (frames := self._session_frames(budget)):
+            out += self._session_frames(budget, now)
+        elif not self.replay.full() and (frames := self._session_frames(budget, now)):
             # Joined here and not by the transport: what is kept is what is written.
             chunk = b"".join(frames)
             self.replay.record(chunk)
@@ -500,14 +499,14 @@ class MuxCore:
             self._link_control.clear()
         return out
 
-    def _session_frames(self, budget: int) -> list[Buffer]:
+    def _session_frames(self, budget: int, now: float) -> list[Buffer]:
         out: list[Buffer] = []
         if self._control:
             out += self._control
             self._control.clear()
             self._control_bytes = 0
         if self._windows:
-            self._raise_windows(out)
+            self._raise_windows(out, now)
         if self._lanes:
             served: list[Lane] = []
             self._lanes.take(budget, out, served)
@@ -515,8 +514,8 @@ class MuxCore:
                 self._wake_if_starved(lane.sock_map)
         return out
 
-    def _raise_windows(self, out: list[Buffer]) -> None:
-        now, rtt_s, scarce = self._now, self.liveness.rtt_s, self._pool.is_scarce()
+    def _raise_windows(self, out: list[Buffer], now: float) -> None:
+        rtt_s, scarce = self.liveness.rtt_s, self._pool.is_scarce()
         for conn in self._windows:
             self._growth.before_grant(conn, now, rtt_s, scarce=scarce)
             out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
@@ -539,7 +538,6 @@ class MuxCore:
         Raises:
             RemoteSessionError: the peer broke a rule; its code is the answer to it.
         """
-        self._now = now
         self.liveness.heard(now)
         events: list[Event] = []
         pieces: dict[VirtualConn, list[Buffer]] = {}
@@ -765,7 +763,6 @@ class MuxCore:
         Raises:
             LocalLinkError: ``SILENT``: the link is lost.
         """
-        self._now = now
         self.expire(now)
         self._growth.on_time(now)
         if self._receipts is not None:
