@@ -43,7 +43,7 @@ from tunnel.proto.handshake import (
     ClientHandshake,
     ResumeState,
 )
-from tunnel.proto.mux import OPEN_DEADLINE_S
+from tunnel.proto.opens import OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:

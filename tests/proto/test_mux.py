@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteSessionError
-from tunnel.proto import mux
+from tunnel.proto import mux, opens
 from tunnel.proto.codec import FrameDecoder, data_header, encode
 from tunnel.proto.events import (
     CreditGranted,
@@ -783,7 +783,7 @@ def test_the_opener_keeps_to_the_peers_max_streams() -> None:
 def test_offers_above_max_streams_are_refused_until_a_task_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mux, "OPENS_TOLERANCE", 1)
+    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 1)
     pair = CorePair(server=Terms(max_streams=1))
     inject(pair, pair.server, ProtCreate(ONE, TARGET), ProtCreate(THREE, TARGET))
     first, _ = pair.server.heard_of(StreamOffered)
@@ -823,7 +823,7 @@ def test_faster_opens_are_refused_and_far_faster_ones_end_the_session() -> None:
 
 
 def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mux, "MAX_UNANSWERED_OPENS", 3)
+    monkeypatch.setattr(opens, "MAX_UNANSWERED_OPENS", 3)
     pair = CorePair()
     core = pair.client.core
     ours = [core.open(TARGET, pair.now) for _ in range(3)]
@@ -844,8 +844,8 @@ def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_peer_that_answers_no_close_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mux, "OPENS_TOLERANCE", 0)
-    monkeypatch.setattr(mux, "MAX_UNANSWERED_OPENS", 3)
+    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
+    monkeypatch.setattr(opens, "MAX_UNANSWERED_OPENS", 3)
     pair = CorePair(server=Terms(max_streams=1))
     creates = [ProtCreate(SockMap(2 * place + 1), TARGET) for place in range(5)]
     inject(pair, pair.server, *creates[:4])
@@ -1009,7 +1009,7 @@ def test_an_open_expires_by_itself() -> None:
     pair.settle()
     assert pair.server.hear()[-1] == StreamClosed(theirs, Code.RESET, "")
     assert answered.state is StreamState.OPEN
-    assert pair.client.core._unanswered_opens == 0
+    assert pair.client.core._own_opens.unanswered == 0
     assert pair.client.core.expire(pair.now) is None
 
 

@@ -447,8 +447,8 @@ class MuxMachine(RuleBasedStateMachine):
                     end.core.released(conn)
             assert end.core.conns == 0
             assert end.core.offered == 0
-            assert end.core._ours_open == 0
-            assert end.core._unanswered_opens == 0
+            assert end.core._own_opens.open == 0
+            assert end.core._own_opens.unanswered == 0
             assert end.pool.held_bytes == 0
             assert end.pool.growth.taken == 0
             assert not end.core.has_output()

@@ -234,7 +234,7 @@ async def test_a_thousand_connections_leave_nothing_behind(
         for session in (pair.client, pair.server):
             core = session.core
             assert session.streams == core.conns == core.offered == 0
-            assert core._unanswered_opens == core._ours_open == 0
+            assert core._own_opens.unanswered == core._own_opens.open == 0
             assert not core._pool.held_bytes
             assert not core._pool._holders
 
@@ -269,7 +269,7 @@ async def test_numbers_wrap_after_2_to_the_23_and_skip_what_is_in_use(
     async with session_pair(serve_server=serve) as pair:
         old = await pair.client.open(TARGET)
         assert old._conn.sock_map == 1
-        pair.client.core._cursor = MAX_SOCK_MAP - 4 | 1
+        pair.client.core._own_opens._cursor = MAX_SOCK_MAP - 4 | 1
         numbers = []
         for size in range(1, 8):
             async with await pair.client.open(TARGET) as stream:

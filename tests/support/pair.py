@@ -12,7 +12,8 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
-from tunnel.proto.mux import OPEN_DEADLINE_S, MuxCore
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.opens import OPEN_DEADLINE_S
 from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool
 
 if TYPE_CHECKING:

@@ -63,6 +63,7 @@ from tunnel.proto.growth import Growth
 from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.meter import Meter
+from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
 from tunnel.proto.replay import Replay, receipts_for
 from tunnel.proto.state import Signal, StreamState, step
 from tunnel.proto.window import HeldPool
@@ -88,14 +89,6 @@ CONTROL_QUEUE_BYTES: Final = 4_194_304
 """Control frames that may wait when more arrives: 4,096 CREATEs with long names and
 every live connection's CLOSE fit. More piles up only where a peer asks and does not
 read the answers."""
-MAX_UNANSWERED_OPENS: Final = 4_096
-"""CREATEs of ours without an answer: each holds a task and a visitor."""
-OPEN_DEADLINE_S: Final = 12.0
-"""How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
-needs a while on the way."""
-OPENS_TOLERANCE: Final = 256
-"""CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
-place at CLOSE, the receiver when its task has ended."""
 MAX_UNANSWERED_MAPPINGS: Final = 16
 """MAPPINGs of the peer that wait for our answer; one at a time is sane."""
 MAX_MAPPING_ENTRIES: Final = 100
@@ -165,8 +158,10 @@ class MuxCore:
             ours.initial_window, self._pool.growth
         )
         self._notify = notify
-        self._top = top
-        self._cursor = 1 if client else 2
+        self._own_opens: OwnOpens[VirtualConn] = OwnOpens(
+            client=client, top=top, theirs=theirs, deadline_s=open_deadline_s, now=now
+        )
+        self._peer_opens = PeerOpens(ours, now)
         self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES))
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
@@ -174,17 +169,9 @@ class MuxCore:
         self._linked = True
         self._windows: dict[VirtualConn, None] = {}
         self._notices: list[Event] = []
-        self._offered = 0
-        self._ours_open = 0
-        self._unanswered_opens = 0
         self._mappings_to_answer = 0
         self._mappings_asked = 0
-        self._own_opens = Meter(theirs.opens_per_s, theirs.opens_per_s, now)
-        self._opens = Meter(ours.opens_per_s, ours.opens_per_s, now)
-        self._open_flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
         self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
-        self._open_deadline_s = open_deadline_s
-        self._opening: dict[VirtualConn, float] = {}
         self.replay = Replay(replay_limit) if replay_limit else None
         self._receipts = receipts_for(replay_limit) if replay_limit else None
         self._again: deque[bytes] = deque()
@@ -255,7 +242,7 @@ class MuxCore:
     @property
     def offered(self) -> int:
         """Connections that the peer opened and whose task has not ended."""
-        return self._offered
+        return self._peer_opens.served
 
     def open(
         self,
@@ -275,19 +262,11 @@ class MuxCore:
             raise LocalStreamError(Code.UNSUPPORTED, "the peer offers no UDP")
         if self.draining or self.peer_draining:
             raise LocalStreamError(Code.DRAINING, "no new connections while draining")
-        if (
-            self._ours_open >= self.theirs.max_streams
-            or self._unanswered_opens >= MAX_UNANSWERED_OPENS
-            or not self._own_opens.allow(now)
-        ):
-            raise LocalStreamError(Code.RESOURCE, "too many connections at once")
-        sock_map = self._free_number()
+        sock_map = self._own_opens.next_number(self._conns, now)
         frame = encode(ProtCreate(sock_map, target, visitor, exit=exit_name))
         conn = self._new_conn(sock_map, target)
         conn.state = StreamState.OPENING
-        self._ours_open += 1
-        self._unanswered_opens += 1
-        self._opening[conn] = now + self._open_deadline_s
+        self._own_opens.opened(conn, now)
         self._push_control(frame)
         return conn
 
@@ -371,7 +350,7 @@ class MuxCore:
             self._datagrams.forget(conn.datagrams)
         if step(conn.state, Signal.SEND_CLOSE) is None:
             return
-        self._answered(conn)
+        self._own_opens.answered(conn)
         conn.state = _CLOSING
         frame = encode(ProtClose(conn.sock_map, code, reason))
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
@@ -393,7 +372,7 @@ class MuxCore:
         self._pool.forget(conn)
         if conn.offered:
             conn.offered = False
-            self._offered -= 1
+            self._peer_opens.served -= 1
 
     def ask_mapping(self, op: MappingOp, entries: list[MappingEntry]) -> None:
         """Queue a MAPPING; MappingAnswered follows, in the order of the questions."""
@@ -641,7 +620,7 @@ class MuxCore:
                 conn = self._known(sock_map, "CREATE|ACK")
                 self._recv(conn, Signal.RECV_ACCEPT)
                 if conn.state is not _CLOSING:
-                    self._answered(conn)
+                    self._own_opens.answered(conn)
                     if conn.datagrams is not None:
                         self._datagrams.enlist(conn.datagrams)
                     events.append(StreamOpened(conn, bound))
@@ -704,26 +683,22 @@ class MuxCore:
 
     def _on_create(self, frame: ProtCreate, events: list[Event], now: float) -> None:
         sock_map = frame.sock_map
-        if sock_map % 2 != (0 if self.is_client else 1) or sock_map in self._conns:
+        if self._own_opens.is_ours(sock_map) or sock_map in self._conns:
             raise RemoteSessionError(
                 Code.PROTOCOL, f"CREATE on sock_map {sock_map}, which is not free"
             )
-        if not self._open_flood.allow(now):
-            raise RemoteSessionError(Code.CALM, "the peer opens far too fast")
-        most = self.ours.max_streams + OPENS_TOLERANCE
-        if len(self._conns) - self._ours_open >= most + MAX_UNANSWERED_OPENS:
-            raise RemoteSessionError(Code.CALM, "the peer answers no CLOSE")
+        self._peer_opens.check(len(self._conns) - self._own_opens.open, now)
         conn = self._new_conn(sock_map, frame.target)
         conn.state = StreamState.OFFERED
         if self.draining:
             self.close(conn, Code.DRAINING)
         elif conn.datagrams is not None and not self.ours.capabilities & CAN_UDP:
             self.close(conn, Code.UNSUPPORTED)
-        elif not self._opens.allow(now) or self._offered >= most:
+        elif not self._peer_opens.may_serve(now):
             self.close(conn, Code.RESOURCE, "too many connections at once")
         else:
             conn.offered = True
-            self._offered += 1
+            self._peer_opens.served += 1
             events.append(StreamOffered(conn, frame))
 
     def _on_close(self, frame: ProtClose, events: list[Event]) -> None:
@@ -733,7 +708,7 @@ class MuxCore:
         if conn.datagrams is not None:
             self._datagrams.forget(conn.datagrams)
         if was is not _CLOSING:
-            self._answered(conn)
+            self._own_opens.answered(conn)
             events.append(StreamClosed(conn, frame.code, frame.reason))
             conn.state = StreamState.IDLE
         if was is not _CLOSING or conn.lane.close:
@@ -743,8 +718,8 @@ class MuxCore:
         self._windows.pop(conn, None)
         self._growth.forget(conn)
         del self._conns[conn.sock_map]
-        if self._is_ours(conn.sock_map):
-            self._ours_open -= 1
+        if self._own_opens.is_ours(conn.sock_map):
+            self._own_opens.open -= 1
 
     # Upkeep ------------------------------------------------------------------------
 
@@ -753,8 +728,8 @@ class MuxCore:
         times = [self.liveness.next_wakeup(), self._growth.next_wakeup()]
         if self._receipts is not None and self._receipts.due_at is not None:
             times.append(self._receipts.due_at)
-        if self._opening:
-            times.append(next(iter(self._opening.values())))
+        if (next_open := self._own_opens.next_deadline()) is not None:
+            times.append(next_open)
         return min(times)
 
     def on_time(self, now: float) -> None:
@@ -780,16 +755,13 @@ class MuxCore:
 
     def expire(self, now: float) -> float | None:
         """Give up opens that were not answered in time; give the next one's time."""
-        while self._opening:
-            conn, deadline = next(iter(self._opening.items()))
-            if now < deadline:
-                return deadline
+        for conn in self._own_opens.expired(now):
             self.close(conn, Code.RESET)
             self._notices.append(
                 StreamClosed(conn, Code.TIMEOUT, "no answer to CREATE", local=True)
             )
             self._notify()
-        return None
+        return self._own_opens.next_deadline()
 
     def end(self) -> list[VirtualConn]:
         """Forget everything; give the connections that were alive until now."""
@@ -802,8 +774,7 @@ class MuxCore:
             self._growth.forget(conn)
         self._conns.clear()
         self._drop_output()
-        self._ours_open = self._unanswered_opens = 0
-        self._opening.clear()
+        self._own_opens.clear()
         return conns
 
     def evict(self, conn: VirtualConn) -> None:
@@ -822,11 +793,6 @@ class MuxCore:
         self._datagrams.clear()
         self._again.clear()
 
-    def _answered(self, conn: VirtualConn) -> None:
-        """Count the end of waiting for an answer to our CREATE."""
-        if self._opening.pop(conn, None) is not None:
-            self._unanswered_opens -= 1
-
     def _new_conn(self, sock_map: SockMap, target: Target) -> VirtualConn:
         if isinstance(target, UdpTarget):
             # No credit for ever: DATA on it is more than was granted.
@@ -838,20 +804,6 @@ class MuxCore:
             )
         self._conns[sock_map] = conn
         return conn
-
-    def _is_ours(self, sock_map: int) -> bool:
-        return sock_map % 2 == (1 if self.is_client else 0)
-
-    def _free_number(self) -> SockMap:
-        """Give the next free number; max_streams is far below 2^23, so there is one."""
-        lowest = 1 if self.is_client else 2
-        for _ in range(len(self._conns) + 1):
-            number, self._cursor = self._cursor, self._cursor + 2
-            if self._cursor > self._top:
-                self._cursor = lowest
-            if number not in self._conns:
-                return SockMap(number)
-        raise LocalStreamError(Code.RESOURCE, "every number is in use")
 
     def _known(self, sock_map: int, what: str) -> VirtualConn:
         conn = self._conns.get(sock_map)

@@ -1,0 +1,141 @@
+"""Who may open how many virtual TCP connections, and which number is next.
+
+Each side opens under numbers of its own parity and counts what it may still open; the
+other counts too, and believes only its own count (protocol.md#limits). Knows numbers
+and times, and connections only as things to be told apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from tunnel.errors import Code, LocalStreamError, RemoteSessionError
+from tunnel.proto.frames import SockMap
+from tunnel.proto.meter import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from tunnel.proto.frames import Terms
+
+MAX_UNANSWERED_OPENS: Final = 4_096
+"""CREATEs of ours without an answer: each holds a task and a visitor."""
+OPEN_DEADLINE_S: Final = 12.0
+"""How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
+needs a while on the way."""
+OPENS_TOLERANCE: Final = 256
+"""CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
+place at CLOSE, the receiver when its task has ended."""
+
+_Conn = TypeVar("_Conn")
+
+
+class OwnOpens(Generic[_Conn]):
+    """What this side opens.
+
+    Args:
+        client: whether this is the center-client's end: odd numbers.
+        top: the highest number.
+        theirs: what the peer announced.
+        deadline_s: how long a CREATE may wait for its answer.
+        now: the time.
+    """
+
+    def __init__(
+        self, *, client: bool, top: int, theirs: Terms, deadline_s: float, now: float
+    ) -> None:
+        self.open = 0
+        """Connections of ours whose number is not free."""
+        self._lowest = 1 if client else 2
+        self._cursor = self._lowest
+        self._top = top
+        self._most = theirs.max_streams
+        self._rate = Meter(theirs.opens_per_s, theirs.opens_per_s, now)
+        self._deadline_s = deadline_s
+        self._unanswered: dict[_Conn, float] = {}
+
+    @property
+    def unanswered(self) -> int:
+        """CREATEs that wait for their answer."""
+        return len(self._unanswered)
+
+    def is_ours(self, number: int) -> bool:
+        """Say whether this side gave a number."""
+        return number % 2 == self._lowest % 2
+
+    def next_number(self, taken: Container[int], now: float) -> SockMap:
+        """Give the next free number.
+
+        Raises:
+            LocalStreamError: ``RESOURCE``: too many are open, or too fast.
+        """
+        if (
+            self.open >= self._most
+            or self.unanswered >= MAX_UNANSWERED_OPENS
+            or not self._rate.allow(now)
+        ):
+            raise LocalStreamError(Code.RESOURCE, "too many connections at once")
+        # max_streams is far below 2^23: among so many there is one.
+        for _ in range(2 * self._most + 2):
+            number, self._cursor = self._cursor, self._cursor + 2
+            if self._cursor > self._top:
+                self._cursor = self._lowest
+            if number not in taken:
+                return SockMap(number)
+        raise LocalStreamError(Code.RESOURCE, "every number is in use")
+
+    def opened(self, conn: _Conn, now: float) -> None:
+        """Count a CREATE that was queued."""
+        self.open += 1
+        self._unanswered[conn] = now + self._deadline_s
+
+    def answered(self, conn: _Conn) -> None:
+        """Count the end of waiting for an answer; harmless for any other connection."""
+        self._unanswered.pop(conn, None)
+
+    def next_deadline(self) -> float | None:
+        """Give when the oldest CREATE is given up."""
+        return next(iter(self._unanswered.values()), None)
+
+    def expired(self, now: float) -> Iterator[_Conn]:
+        """Give each CREATE whose time is over; the caller closes it."""
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            conn = next(iter(self._unanswered))
+            del self._unanswered[conn]
+            yield conn
+
+    def clear(self) -> None:
+        """Forget everything: the session is over."""
+        self.open = 0
+        self._unanswered.clear()
+
+
+class PeerOpens:
+    """What the peer opens.
+
+    Args:
+        ours: what this side announced.
+        now: the time.
+    """
+
+    def __init__(self, ours: Terms, now: float) -> None:
+        self.served = 0
+        """Offers whose task has not ended."""
+        self._most = ours.max_streams + OPENS_TOLERANCE
+        self._rate = Meter(ours.opens_per_s, ours.opens_per_s, now)
+        self._flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
+
+    def check(self, numbers: int, now: float) -> None:
+        """Take another CREATE, while the peer holds ``numbers`` already.
+
+        Raises:
+            RemoteSessionError: ``CALM``: far too fast, or it answers no CLOSE.
+        """
+        if not self._flood.allow(now):
+            raise RemoteSessionError(Code.CALM, "the peer opens far too fast")
+        if numbers >= self._most + MAX_UNANSWERED_OPENS:
+            raise RemoteSessionError(Code.CALM, "the peer answers no CLOSE")
+
+    def may_serve(self, now: float) -> bool:
+        """Say whether it may be offered, or is to be refused with ``RESOURCE``."""
+        return self._rate.allow(now) and self.served < self._most
