@@ -4,7 +4,7 @@ Under a ``trio.SocketStream``, which stays the owner: it is closed, finished and
 for options as ever. trio's own ``receive_some`` begins with a system call that mostly
 fails and, when it does not, takes a turn of the scheduler all the same; ``send_all``
 takes a turn even for what the kernel swallows at once. Measured over a whole tunnel,
-those turns cost as much as the copying (``performance`` in protocol.md#choices).
+those turns cost as much as the copying.
 """
 
 from __future__ import annotations
