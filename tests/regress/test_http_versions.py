@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 import trio.testing
 
 from tunnel.front.proxy import handle_app
 from tunnel.front.wayout import WayOut
-from tunnel.proto.frames import Target
+
+if TYPE_CHECKING:
+    from tunnel.proto.frames import Target
 
 
 @pytest.mark.parametrize("line", [b"GET http://a.test/", b"CONNECT a.test:443"])

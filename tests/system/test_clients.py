@@ -15,13 +15,18 @@ import ssl
 import struct
 import sys
 import threading
+import time
 import zipfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final, Self
 
+import dns.message
+import dns.query
+import httpx
 import pytest
+import socks
 import trustme
 from python_socks import ProxyType
 from python_socks.async_.asyncio import Proxy
@@ -34,11 +39,6 @@ if TYPE_CHECKING:
 
     from support.processes import Machine, Program, Server
     from support.world import World
-
-dns_message = pytest.importorskip("dns.message", reason="NOT TESTED: no dnspython here")
-dns_query = pytest.importorskip("dns.query")
-httpx = pytest.importorskip("httpx", reason="NOT TESTED: no httpx here")
-socks = pytest.importorskip("socks", reason="NOT TESTED: no PySocks here")
 
 QUESTIONS: Final = 300
 LATE_S: Final = 1.0
@@ -85,14 +85,123 @@ def test_curl_needs_the_right_password(
         assert ends[2] == (0, world.content.digest(0, 1000))
 
 
+LARGE_BYTES: Final = 200_000_000
+KEPT_BYTES: Final = 32_000_000
+"""What an allocator may keep of what passed, far below what passed."""
+
+
+def give_large(conn: socket.socket) -> object:
+    """Answer with more than anybody should hold."""
+    conn.recv(65_536)
+    conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE_BYTES)
+    for _ in range(LARGE_BYTES // 1_000_000):
+        conn.sendall(bytes(1_000_000))
+    return conn.recv(1)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_large_body_passes_the_http_proxy_and_is_not_kept(
+    world: World, tmp_path: Path, way: str
+) -> None:
+    """Point 57."""
+    programs = (world.server.program, world.client)
+    before = [running.rss_bytes() for running in programs]
+    if way == "up":
+        body = tmp_path / "body"
+        with body.open("wb") as file:
+            file.truncate(LARGE_BYTES)
+        url = f"http://localhost:{world.targets['web'].port}/"
+        command = curl("-x", proxy_of(world), "-T", str(body), url)
+        got = world.machine.run(*command).stdout.decode()
+    else:
+        with Target(give_large) as target:
+            url = f"http://localhost:{target.port}/"
+            got = world.machine.digest_of(*curl("-x", proxy_of(world), url))
+    assert got == hashlib.sha256(bytes(LARGE_BYTES)).hexdigest()
+    for running, had in zip(programs, before, strict=True):
+        assert running.rss_bytes() - had < KEPT_BYTES
+
+
+def test_an_event_passes_the_http_proxy_when_it_is_sent(
+    world: World, figures: Callable[[str], None]
+) -> None:
+    """Point 65: the origin sends one only when the one before has been heard."""
+    heard = threading.Semaphore(1)
+    sent: list[float] = []
+
+    def events(conn: socket.socket) -> object:
+        conn.recv(65_536)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        while heard.acquire(timeout=WAIT_S) and len(sent) < 5:
+            sent.append(time.monotonic())
+            conn.sendall(b"data: x\n\n")
+        return None
+
+    with Target(events) as target:
+        url = f"http://localhost:{target.port}/"
+        running = world.machine.start(*curl("-N", "-x", proxy_of(world), url))
+        delays = []
+        for number in range(1, 6):
+            running.out.wait("data: x", number)
+            delays.append(time.monotonic() - sent[-1])
+            heard.release()
+        assert running.wait() == 0
+    figures(f"events through the HTTP proxy: {1e3 * delays[0]:.1f} ms for the first")
+
+
+# TLS by name --------------------------------------------------------------------------
+
+
+def test_h2_passes_by_name_and_is_not_offered_where_tls_ends_here(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Points 66, 67."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("*.t.test")
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    behind = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    leaf.configure_cert(behind)
+    behind.set_alpn_protocols(["h2"])
+
+    def echo(conn: socket.socket) -> object:
+        with behind.wrap_socket(conn.dup(), server_side=True) as secure:
+            secure.sendall(secure.recv(100))
+            return secure.selected_alpn_protocol()
+
+    visitor = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(visitor)
+    visitor.set_alpn_protocols(["h2", "http/1.1"])
+    server = machine.serve(
+        "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--domain", "t.test",
+        "--certificate", str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"),
+    )  # fmt: skip
+    with Target(echo) as target:
+        port = str(target.port)
+        client = machine.up(
+            server.join, "--https", f"passed={port}", "--http", f"ended={port}"
+        )
+        line = client.out.wait("https ")
+        public = int(line.split()[1].rstrip("/").rpartition(":")[2])
+        found = {}
+        for name in ("passed", "ended"):
+            with (
+                visit(public) as raw,
+                visitor.wrap_socket(raw, server_hostname=f"{name}.t.test") as sock,
+            ):
+                found[name] = sock.selected_alpn_protocol()
+                if name == "passed":
+                    sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                    assert sock.recv(100) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    assert found == {"passed": "h2", "ended": "http/1.1"}
+
+
 # Python -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5", "socks5h"])
 def test_httpx_fetches_uploads_and_hears_an_error(world: World, scheme: str) -> None:
     """Point 72."""
-    if scheme != "http":
-        pytest.importorskip("socksio", reason="NOT TESTED: httpx has no SOCKS here")
     web, nobody = world.targets["web"].port, world.targets["nobody"].port
     proxy = f"{scheme}://{proxy_of(world)}"
     with httpx.Client(proxy=proxy, trust_env=False, timeout=WAIT_S) as client:
@@ -401,10 +510,10 @@ def test_dnspython_asks_through_socks(
         app.set_proxy(socks.SOCKS5, "127.0.0.1", port_of(client, "socks"))
         app.settimeout(WAIT_S)
         for number in range(20):
-            query = dns_message.make_query(f"n{number}.test", "A", use_edns=True)
+            query = dns.message.make_query(f"n{number}.test", "A", use_edns=True)
             where = {"port": names.port, "sock": app, "timeout": WAIT_S}
-            answer = dns_query.udp(query, "127.0.0.1", **where)
+            answer = dns.query.udp(query, "127.0.0.1", **where)
             assert answer.answer[0][0].address == f"10.0.0.{number}"
-        large = dns_message.make_query("large.test", "TXT", use_edns=True, payload=4096)
-        answer = dns_query.udp(large, "127.0.0.1", **where)
+        large = dns.message.make_query("large.test", "TXT", use_edns=True, payload=4096)
+        answer = dns.query.udp(large, "127.0.0.1", **where)
         assert len(answer.answer[0][0].strings) == 12
