@@ -380,6 +380,7 @@ async def test_a_resolver_that_is_silent_is_given_up(
 async def test_a_silent_address_delays_the_next_by_a_quarter_second(
     dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
 ) -> None:
+    """Point 21."""
     resolve_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     made = dials(h10_0_0_1=99.0, h10_0_0_2=99.0, h10_0_0_3=0.1)
     with no_leak():
@@ -392,6 +393,7 @@ async def test_a_silent_address_delays_the_next_by_a_quarter_second(
 async def test_a_failed_address_lets_the_next_begin_at_once(
     dials: Callable[..., Dials], autojump_clock: trio.testing.MockClock
 ) -> None:
+    """Point 21."""
     resolve_to("10.0.0.1", "10.0.0.2")
     made = dials(h10_0_0_1=errno.ECONNREFUSED, h10_0_0_2=0.0)
     async with await connect(Address("db.example", 1)):

@@ -114,6 +114,7 @@ async def heard(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
 
 
 async def test_every_peer_sees_one_port_and_answers_have_their_source() -> None:
+    """Points 29, 35."""
     with service() as (one, first), service() as (two, second):
         async with serving() as ours:
             ours.put(first, b"to one")
@@ -139,6 +140,7 @@ async def test_the_largest_datagram_passes_and_a_larger_one_is_lost() -> None:
 
 
 async def test_ipv6_has_a_socket_of_its_own() -> None:
+    """Point 36."""
     with service("::1") as (sock, where):
         async with serving() as ours:
             ours.put(where, b"six")
@@ -220,6 +222,7 @@ async def test_who_was_not_spoken_to_is_not_heard() -> None:
 
 
 async def test_a_port_where_nobody_listens_ends_nothing() -> None:
+    """Point 37."""
     with service() as (sock, where):
         with service() as (_, gone):
             pass

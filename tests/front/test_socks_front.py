@@ -390,12 +390,13 @@ async def test_a_bind_to_which_nobody_comes_times_out(
     async def bind(expected: Address) -> Bound:
         return bound
 
-    await app.send_all(BIND)
-    await app.send_eof()
     start = trio.current_time()
-    await handle_app(ours, WayOut(pytest.fail, bind))
-    assert trio.current_time() - start == pytest.approx(BIND_S)
-    assert (await read_to_end(app))[12:] == b"\5\6\0\1" + bytes(6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        await app.send_all(BIND)
+        assert (await read_to_end(app))[12:] == b"\5\6\0\1" + bytes(6)
+        assert trio.current_time() - start == pytest.approx(BIND_S)
+        await app.aclose()
     assert bound.closed
 
 

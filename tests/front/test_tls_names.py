@@ -88,6 +88,7 @@ def http_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @pytest.mark.parametrize("split", [1, 100, 1 << 20])
 async def test_the_first_message_is_passed_on_untouched(split: int) -> None:
+    """Point 60."""
     said = hello() + b"and what follows"
     async with street() as it:
         for at in range(0, len(said), split):

@@ -479,6 +479,7 @@ async def forwarded(*lines: str, secure: bool = False) -> dict[str, list[str]]:
 
 
 async def test_the_target_hears_who_the_visitor_is() -> None:
+    """Point 62."""
     headers = await forwarded()
     assert headers["x-forwarded-for"] == ["203.0.113.9"]
     assert headers["x-forwarded-proto"] == ["http"]

@@ -184,6 +184,7 @@ def _row(stack: ExitStack, count: int) -> tuple[int, list[socket.socket]]:
 def test_a_target_hears_who_its_visitor_is(
     machine: Machine, server: Server, version: str
 ) -> None:
+    """Point 63."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         service = str(listener.getsockname()[1])
         command = "tcp", service, "--proxy-protocol", version

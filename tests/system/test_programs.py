@@ -1,14 +1,11 @@
-"""The programs that people use: ssh, scp, git."""
+"""The programs that people use with ``tunnel pipe``: ssh, scp."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import threading
 import time
-from functools import partial
 from hashlib import sha256
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +13,7 @@ from support.processes import Machine, Sshd, program
 from support.targets import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from support.world import World
 
@@ -87,54 +83,3 @@ def test_scp_copies_500_mb_there_and_back(
     scp(machine, sshd, content, 120)
     took_s = time.monotonic() - began
     figures(f"scp 503 MB there and back: {2 * content.size / took_s / 1e6:.0f} MB/s")
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
-
-
-@pytest.fixture
-def repository(machine: Machine) -> Iterator[int]:
-    """Serve a git repository with one file over HTTP; give the port."""
-    git = program("git")
-    work = machine.home / "work"
-    work.mkdir()
-    (work / "file").write_bytes(bytes(range(256)) * 4000)
-    who = ("-c", "user.name=n", "-c", "user.email=e@example.net")
-    for words in (
-        ("init", "-q", "-b", "main"),
-        ("add", "file"),
-        (*who, "commit", "-q", "-m", "first"),
-        ("update-server-info",),
-    ):
-        done = machine.run(git, *words, cwd=work)
-        assert done.returncode == 0, done.stderr
-    handler = partial(_Quiet, directory=str(work))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join(20)
-
-
-def test_git_clones_over_socks5h(
-    world: World, machine: Machine, repository: int
-) -> None:
-    clone = machine.home / "clone"
-    proxy = f"socks5h://127.0.0.1:{world.port('C', 'web')}"
-    url = f"http://localhost:{repository}/.git"
-    command = (
-        program("git"),
-        "-c",
-        f"http.proxy={proxy}",
-        "clone",
-        "-q",
-        url,
-        str(clone),
-    )
-    done = machine.run(*command)
-    assert done.returncode == 0, done.stderr
-    original: Path = machine.home / "work" / "file"
-    assert (clone / "file").read_bytes() == original.read_bytes()

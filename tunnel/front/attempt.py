@@ -28,23 +28,27 @@ async def attempt(
     early: bytearray,
     make: Callable[[], Awaitable[T]],
     drop: Callable[[T], Awaitable[None]],
+    *,
+    ends_with_app: bool = False,
 ) -> T | None:
-    """Wait for ``make`` while watching the app; None when the app has reset.
+    """Wait for ``make`` while watching the app; None when the app has left.
 
     What the app says meanwhile is added to ``early``; its end of file is only a
-    half-close, and is met again by the next read.
+    half-close unless said otherwise, and is met again by the next read.
 
     Args:
         app: not read by anybody else meanwhile.
         early: the caller's.
         make: may raise StreamError.
         drop: is given what was made in the moment of our own cancellation.
+        ends_with_app: its end of file counts as leaving, as its reset always does.
     """
     made: list[T] = []
     refusal: StreamError | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, app, early, nursery.cancel_scope)
+            making = nursery.cancel_scope
+            nursery.start_soon(_watch, app, early, making, ends_with_app)
             try:
                 made.append(await make())
             except StreamError as error:
@@ -77,13 +81,18 @@ async def drop_resource(resource: _Closeable) -> None:
 
 
 async def _watch(
-    app: trio.abc.ReceiveStream, early: bytearray, making: trio.CancelScope
+    app: trio.abc.ReceiveStream,
+    early: bytearray,
+    making: trio.CancelScope,
+    ends_with_app: bool,
 ) -> None:
-    """Keep what the app says too soon; end ``making`` when it resets."""
+    """Keep what the app says too soon; end ``making`` when it leaves."""
     try:
         while len(early) < EARLY_BYTES:
             data = await app.receive_some(READ_BYTES)
             if not data:
+                if ends_with_app:
+                    making.cancel()
                 return
             early += data
     except trio.BrokenResourceError:

@@ -296,6 +296,8 @@ class _Conversation:
             await self._refuse(error.status, str(error))
 
     def _check(self, request: h11.Request, fields: Fields, body: bool) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise TargetError(505, "This is HTTP/1.1.")
         if is_ambiguous(fields, request.http_version):
             raise TargetError(400, "The length of the request is said in two ways.")
         check_host(fields)

@@ -179,7 +179,11 @@ class _Serving:
             await drop_stream(accepted[0])
 
         with trio.move_on_after(BIND_S) as waiting:
-            accepted = await attempt(self._app, self.early, bound.accept, drop)
+            # A peer may take minutes to come: a port must not outlive its app so long,
+            # and an app that ends its side before anybody is there has left.
+            accepted = await attempt(
+                self._app, self.early, bound.accept, drop, ends_with_app=True
+            )
             if accepted is None:
                 return False
             self.virtual, peer = accepted
