@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Env
@@ -475,6 +476,7 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
     """Run a command in trio; whatever it says ends as text and a status."""
     import trio
 
+    _calm_collector()
     try:
         return trio.run(command)
     except BaseException as error:
@@ -485,6 +487,19 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
         if isinstance(fault, KeyboardInterrupt):
             return Exit.INTERRUPTED
         raise
+
+
+COLLECT_AFTER: Final = (20_000, 20, 50)
+"""New objects before a young collection, and of those before the next two. Python's own
+700, 10, 10 walk over every live connection again and again: with 4,000 of them that
+took a third of the requests a second. Hardly anything here is a cycle."""
+
+
+def _calm_collector() -> None:
+    """Have the collector look less often, and never at what stays to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def _first_fault(error: BaseException) -> BaseException:
