@@ -99,7 +99,9 @@ class Link:
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
             self.gone.set()
-        return self._reason or lost("the peer did not answer the goodbye")
+        reason = self._reason or lost("the peer did not answer the goodbye")
+        # Its frames hold this link, which holds it: a cycle for the collector.
+        return reason.with_traceback(None)
 
     def close(self, code: Code, reason: str = "") -> None:
         """End the session in good order: say GO_AWAY, let the peer read it, go.

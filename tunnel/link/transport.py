@@ -41,6 +41,8 @@ _TCP_USER_TIMEOUT: Final = 18
 
 Buffer = bytes | bytearray | memoryview
 
+_NOTHING: Final = memoryview(b"")
+
 
 class Transport(Protocol):
     """Bytes to and from the peer. One task reads, one writes."""
@@ -135,6 +137,8 @@ class PlainTransport:
 
     async def aclose(self) -> None:
         """See ``Transport``."""
+        # An error may hold us in its traceback: the buffers must not wait for that.
+        self._came, self._rest = _NOTHING, b""
         await trio.aclose_forcefully(self._stream)
 
 
@@ -278,6 +282,12 @@ class TlsTransport:
 
     async def aclose(self) -> None:
         """See ``Transport``."""
+        # An error may hold us in its traceback: the buffers must not wait for that.
+        self._came = self._plain = _NOTHING
+        self._rest, self._ended = b"", True
+        self._incoming = self._outgoing = ssl.MemoryBIO()
+        if hasattr(self, "_ssl"):
+            del self._ssl
         await trio.aclose_forcefully(self._stream)
 
 
