@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 
 import pytest
 from support.processes import WAIT_S, Machine, eventually, free_port, program
-from support.targets import Target, visit
+from support.targets import Target, answer_at_end, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -313,9 +313,9 @@ def tinyproxy(machine: Machine) -> int:
 
 @pytest.fixture
 def said(world: World) -> Iterator[dict[str, Script]]:
-    with Target(origin) as web:
-        others = ("nobody", "echo", "answer_at_end")
-        ports = (web.port, *(world.targets[name].port for name in others))
+    with Target(origin) as web, Target(answer_at_end) as answers:
+        others = (world.targets[name].port for name in ("nobody", "echo"))
+        ports = (web.port, *others, answers.port)
         yield scripts(*(f"localhost:{port}" for port in ports))
 
 

@@ -12,7 +12,7 @@ import socks
 from python_socks import ProxyType
 from python_socks.sync import Proxy
 from support.processes import WAIT_S, curl
-from support.targets import ask_socks, read_exactly, read_to_end, visit
+from support.targets import END, ask_socks, read_exactly, read_to_end, visit
 
 if TYPE_CHECKING:
     from support.world import World
@@ -131,6 +131,7 @@ def test_half_close_passes_through_connect(world: World) -> None:
     assert head.startswith(b"HTTP/1.1 200 ")
     assert rest[:64].decode() == hashlib.sha256(b"abc").hexdigest()
     assert len(rest) == 64 + (1 << 20)
+    assert world.targets["answer_at_end"].next_seen() == END
 
 
 def test_an_early_answer_is_heard_by_who_still_sends(world: World) -> None:
