@@ -49,7 +49,7 @@ CONNECTIONS: Final = 100
 WAITING_BYTES: Final = REPLAY_LIMIT_BYTES + CONNECTIONS * STREAM_QUEUE_BYTES
 """What a side keeps for its peer at most while it waits for a link. The kernels of both
 machines keep more, and everybody sends both ways: twice that fills most of it."""
-GROWTH_BYTES: Final = 24 * MIB
+GROWTH_BYTES: Final = 16 * MIB
 """How much higher the peak of a side's memory may be in the second of two long halves.
 What waits for a link comes and goes, and the heap keeps its highest level: a leak would
 add to that with every cut."""

@@ -5,13 +5,10 @@ So that what is served here, by a front end, can also leave here.
 
 from __future__ import annotations
 
-import socket
-import struct
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tunnel.center.exit import bound_address
-from tunnel.link.relay import CHUNK_BYTES
+from tunnel.link.relay import CHUNK_BYTES, reset_now
 from tunnel.link.sockets import quick
 
 if TYPE_CHECKING:
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.errors import Code
-
-_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Dialled:
@@ -73,8 +68,4 @@ class Dialled:
     def reset(self, code: Code) -> None:
         """Close with a RST."""
         del code
-        with suppress(OSError):
-            self._stream.socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
-            )
-        self._stream.socket.close()
+        reset_now(self._stream)

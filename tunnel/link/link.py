@@ -1,7 +1,8 @@
 """Link: one wire that carries a session, with its three tasks.
 
 The reader waits for the wire and for nothing else: not for a stream, not for the
-writer. The writer is the only one who sends. The clock asks whether the peer is there.
+writer. The writer waits for room on the wire; while it rests, whoever says the first
+word of a turn writes it (``_push``). The clock asks whether the peer is there.
 Between two awaits the core belongs to whoever runs: trio runs one task at a time, so
 there is no lock.
 """
@@ -23,6 +24,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.link.pace import Pace
+from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
 from tunnel.log import say
 
@@ -95,7 +97,7 @@ class Link:
         finally:
             if self.session.push == self._push:
                 # It may wait for another link, and our buffers are large.
-                self.session.push = _nowhere
+                self.session.push = nowhere
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
             self.gone.set()
@@ -243,10 +245,6 @@ class Link:
                 return self._end(error)
             if core.has_output():
                 self.session.wake()
-
-
-def _nowhere() -> None:
-    """Stand in for a link that is over."""
 
 
 def _asleep_s() -> float:

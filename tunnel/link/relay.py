@@ -218,9 +218,14 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
     closed. Never raises ``OSError``; does not wait for a socket, so that it also works
     while being cancelled.
     """
-    if not isinstance(local, trio.SocketStream):
+    if isinstance(local, trio.SocketStream):
+        reset_now(local)
+    else:
         await trio.aclose_forcefully(local)
-        return
+
+
+def reset_now(local: trio.SocketStream) -> None:
+    """Do what ``reset_socket`` does for a socket, outside of any task."""
     with suppress(OSError):
         local.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
     local.socket.close()

@@ -119,7 +119,7 @@ class Session:
         self.ended: TunnelError | None = None
         self.writer = trio.lowlevel.ParkingLot()
         """Where the link's writer waits for output."""
-        self.push: Callable[[], None] = _nowhere
+        self.push: Callable[[], None] = nowhere
         """Writes one turn to the link, without a wait."""
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
@@ -502,7 +502,7 @@ class Session:
                 self.wake()
 
 
-def _nowhere() -> None:
+def nowhere() -> None:
     """Stand in for a link: nobody writes."""
 
 

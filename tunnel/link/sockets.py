@@ -50,7 +50,7 @@ class QuickStream(Protocol):
 
 
 def quick(stream: trio.abc.Stream) -> QuickStream:
-    """Give the quick way to a stream's bytes; the stream itself if it is no socket."""
+    """Give the quick way to a stream's bytes; its own methods if it is no socket."""
     if isinstance(stream, trio.SocketStream):
         return _Socket(stream)
     return _Other(stream)

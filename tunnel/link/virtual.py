@@ -1,7 +1,8 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
 It never touches the wire: it gives bytes to the core and takes them from its memory
-channel, which the session fills. The session calls ``deliver``, ``finished``,
+channel, which the session fills, or lends the session a sink for what can go on at
+once. The session calls ``deliver``, ``finished``,
 ``closed``, ``opened`` and ``woken``; everything else is for the stream's user.
 """
 
@@ -376,13 +377,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """End both directions; see the class. Returns after one checkpoint."""
-        if not self._closed:
-            try:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            except trio.Cancelled:
-                self._close(Code.RESET)
-                raise
-            self.close()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            self.reset(Code.RESET)
+            raise
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
@@ -410,7 +410,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._progress.unpark_all()
 
     def deliver(self, payload: bytes) -> None:
-        """Put received bytes into the memory channel; never waits."""
+        """Take received bytes: what no sink takes at once waits in the channel."""
         if self._closed:
             return
         size = len(payload)

@@ -1,4 +1,4 @@
-"""The verbs: flags in, an exit status out. No logic; what they do is in run.py."""
+"""The verbs: flags in, an exit status out. What they do is in run.py."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tunnel.ops.entries import Entry
     from tunnel.ops.run import UpPlan
     from tunnel.ops.show import Show
-
-DEFAULT_PORT = 7443
 
 
 def _usage(error: CycloptsError) -> str:
