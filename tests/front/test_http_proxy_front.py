@@ -15,8 +15,7 @@ from support.far import Far, read, read_head, read_to_end
 from support.logs import lines
 
 from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.front.http_heads import MAX_FIELDS
-from tunnel.front.http_proxy import BETWEEN_S, HEAD_S, MAX_HEAD_BYTES
+from tunnel.front.http_heads import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
 from tunnel.front.users import ProxyUsers
 from tunnel.front.wayout import WayOut
@@ -331,8 +330,8 @@ async def test_max_forwards_is_counted_down_and_answered_at_0() -> None:
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
         (b"SSH-2.0-x\r\n", 400),
         (b"\x06\x01\x00", 400),
-        (b"G" * (MAX_HEAD_BYTES + 9000), 431),
-        (GET[:-2] + b"X: " + b"x" * (MAX_HEAD_BYTES + 9000), 431),
+        (b"G" * (HEAD_BYTES + 9000), 431),
+        (GET[:-2] + b"X: " + b"x" * (HEAD_BYTES + 9000), 431),
         (GET[:-2] + b"X: x\r\n" * MAX_FIELDS + b"\r\n", 431),
     ],
 )

@@ -26,7 +26,6 @@ from urllib.parse import quote, unquote_to_bytes
 import trio
 
 from tunnel.front.http1 import (
-    Headers,
     HttpError,
     Request,
     Visit,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tunnel.front.http_heads import Fields
     from tunnel.front.web import Guard
 
 PIECE_BYTES: Final = 262_144
@@ -257,7 +257,7 @@ async def _send_file(
 ) -> None:
     """Send a file, a range of it, or that it has not changed; closes it."""
     with opened:
-        headers: Headers = [
+        headers: Fields = [
             (b"etag", opened.etag.encode()),
             (b"last-modified", formatdate(opened.changed, usegmt=True).encode()),
             (b"accept-ranges", b"bytes"),
@@ -296,7 +296,7 @@ async def _send_file(
 
 
 async def _send(
-    visit: Visit, request: Request, status: HTTPStatus, headers: Headers,
+    visit: Visit, request: Request, status: HTTPStatus, headers: Fields,
     text: bytes, kind: bytes,
 ) -> None:  # fmt: skip
     headers = [

@@ -19,6 +19,17 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
+from tunnel.front.http_heads import (
+    BETWEEN_S,
+    HEAD_BYTES,
+    HEAD_S,
+    MAX_FIELDS,
+    Fields,
+    has_body,
+    is_ambiguous,
+    tokens,
+    values,
+)
 from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
 
 if TYPE_CHECKING:
@@ -26,17 +37,9 @@ if TYPE_CHECKING:
 
     from tunnel.proto.frames import Address
 
-HEAD_BYTES: Final = 65_536
-HEADERS: Final = 100
-HEAD_S: Final = 10.0
-"""From a request's first byte to its last header: honest ones need one round trip."""
-KEEP_ALIVE_S: Final = 75.0
-"""Longer than most browsers and proxies keep one idle: they should close first."""
 BODY_S: Final = 60.0
 """Between two reads of a body: a slower one holds a connection for nothing."""
 _READ_BYTES: Final = 65_536
-
-Headers = list[tuple[bytes, bytes]]
 
 _SUSPECT: Final = re.compile(
     rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
@@ -87,7 +90,7 @@ class Request:
     """Lower case, without port and last dot; empty if none was named."""
     authority: str
     """The host as the visitor wrote it, with its port."""
-    headers: Headers
+    headers: Fields
     """Names in lower case, in their order."""
     http_1_0: bool
     has_body: bool
@@ -99,21 +102,14 @@ class Request:
         Raises:
             HttpError: 400, it is there more than once.
         """
-        values = [value for key, value in self.headers if key == name]
-        if len(values) > 1:
+        found = values(self.headers, name)
+        if len(found) > 1:
             raise bad_request(f"there is more than one {name.decode()} header")
-        return values[0] if values else b""
+        return found[0] if found else b""
 
     def words(self, name: bytes) -> list[str]:
         """Give the members of a list header, in lower case."""
-        return list_of(self.headers, name)
-
-
-def list_of(headers: Headers, name: bytes) -> list[str]:
-    """Give the members of a list header, in lower case."""
-    values = (value for key, value in headers if key == name)
-    words = b",".join(values).decode("latin-1").lower().split(",")
-    return [word.strip() for word in words if word.strip()]
+        return [word.decode("latin-1") for word in tokens(self.headers, name)]
 
 
 def bad_request(words: str) -> HttpError:
@@ -138,7 +134,7 @@ class Visit:
         secure: bool = False,
         early: bytes = b"",
         head_s: float = HEAD_S,
-        keep_alive_s: float = KEEP_ALIVE_S,
+        keep_alive_s: float = BETWEEN_S,
         body_s: float = BODY_S,
     ) -> None:
         self.stream = stream
@@ -226,24 +222,20 @@ class Visit:
         headers = list(event.headers)
         self._method = event.method.decode("ascii")
         self._accepts_html = any(
-            word.startswith("text/html") for word in list_of(headers, b"accept")
+            word.startswith(b"text/html") for word in tokens(headers, b"accept")
         )
-        if len(headers) > HEADERS:
+        if len(headers) > MAX_FIELDS:
             raise HttpError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"a request may have {HEADERS} headers", close=True,
+                f"a request may have {MAX_FIELDS} headers", close=True,
             )  # fmt: skip
         if event.http_version not in (b"1.0", b"1.1"):
             raise HttpError(
                 HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this is HTTP/1.1", close=True
             )
-        names = [name for name, _ in headers]
-        chunked = b"transfer-encoding" in names
-        http_1_0 = event.http_version == b"1.0"
-        if chunked and (b"content-length" in names or http_1_0):
+        if is_ambiguous(headers, event.http_version):
             raise bad_request("the length of the body is said in two ways")
-        lengths = [value for name, value in headers if name == b"content-length"]
-        hosts = [value for name, value in headers if name == b"host"]
+        hosts = values(headers, b"host")
         target, authority = _split_target(
             self._method,
             event.target.decode("ascii"),
@@ -255,9 +247,9 @@ class Visit:
             host=host_of(authority) if authority else "",
             authority=authority,
             headers=headers,
-            http_1_0=http_1_0,
-            has_body=chunked or any(int(length) for length in lengths),
-            chunked=chunked,
+            http_1_0=event.http_version == b"1.0",
+            has_body=has_body(headers),
+            chunked=bool(values(headers, b"transfer-encoding")),
         )
 
     async def next_of_body(self) -> h11.Data | h11.EndOfMessage:
@@ -314,14 +306,14 @@ class Visit:
 
     # Answering -----------------------------------------------------------------------
 
-    def interim(self, status: int, headers: Headers) -> bytes:
+    def interim(self, status: int, headers: Fields) -> bytes:
         """Give a 1xx response as bytes; none for who does not know them."""
         if self._conn.their_http_version == b"1.0":
             return b""
         event = h11.InformationalResponse(status_code=status, headers=headers)
         return self._conn.send(event) or b""
 
-    def head(self, status: int, headers: Headers, reason: bytes = b"") -> bytes:
+    def head(self, status: int, headers: Fields, reason: bytes = b"") -> bytes:
         """Begin the final response; give its head as bytes.
 
         Without a Content-Length it is chunked, or ends with the connection for an
@@ -337,7 +329,7 @@ class Visit:
         """Give a piece of the body as bytes."""
         return self._conn.send(h11.Data(data=data)) or b""
 
-    def end(self, trailers: Headers) -> bytes:
+    def end(self, trailers: Fields) -> bytes:
         """End the response; give what is to be sent for it.
 
         Raises:
@@ -366,7 +358,7 @@ class Visit:
         if self.answering:
             raise VisitorGoneError
         kind, text = _page(error, html=self._accepts_html)
-        headers: Headers = [
+        headers: Fields = [
             (b"content-type", kind),
             (b"content-length", str(len(text)).encode()),
             (b"cache-control", b"no-store"),

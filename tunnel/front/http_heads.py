@@ -1,4 +1,4 @@
-"""What a proxy may believe of an HTTP head, and what of it goes on.
+"""What the HTTP front ends believe of a head, what of it goes on, and its limits.
 
 Pure functions over the fields that h11 has parsed: heads are never looked at as text,
 and what is sent on is written anew from what these return.
@@ -18,27 +18,34 @@ if TYPE_CHECKING:
 Fields = list[tuple[bytes, bytes]]
 """Names as they were written, and values."""
 
-MAX_FIELDS: Final = 128
+HEAD_BYTES: Final = 65_536
+"""A head may have no more."""
+MAX_FIELDS: Final = 100
 """Browsers send about 20; the size of a head alone would allow 16,000."""
+HEAD_S: Final = 10.0
+"""From the first byte of a head to its last: honest ones need one round trip."""
+BETWEEN_S: Final = 75.0
+"""Between two requests: longer than most browsers and proxies keep one idle, so that
+they close first."""
 HTTP_PORT: Final = 80
 _SCHEMES: Final = (b"http", b"ws")
 
-# RFC 9110 §7.6.1, and what older programs use. TE and Trailer: trailers are not kept.
-_HOP_BY_HOP: Final = frozenset(
+# RFC 9110 §7.6.1, and what older programs use.
+HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
+        b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authentication-info",
         b"proxy-authorization",
         b"proxy-connection",
         b"te",
-        b"trailer",
         b"transfer-encoding",
         b"upgrade",
     )
 )
-_NEVER_BY_CONNECTION: Final = frozenset(
+NEVER_BY_CONNECTION: Final = frozenset(
     # Connection may name what is meant for one hop; it cannot take these away.
     (
         b"authorization",
@@ -148,10 +155,13 @@ def check_host(fields: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Return the end-to-end fields: what is for this hop alone is left out."""
+    """Return the end-to-end fields: what is for this hop alone is left out.
+
+    So is Trailer: who asks for these does not keep trailers.
+    """
     fields = list(fields)
-    named = set(tokens(fields, b"connection")) - _NEVER_BY_CONNECTION
-    gone = _HOP_BY_HOP | named
+    named = set(tokens(fields, b"connection")) - NEVER_BY_CONNECTION
+    gone = HOP_BY_HOP | named | {b"trailer"}
     return [(name, value) for name, value in fields if name.lower() not in gone]
 
 

@@ -33,6 +33,9 @@ from tunnel.front.attempt import (
     last_words,
 )
 from tunnel.front.http_heads import (
+    BETWEEN_S,
+    HEAD_BYTES,
+    HEAD_S,
     MAX_FIELDS,
     AbsoluteTarget,
     Fields,
@@ -63,12 +66,6 @@ if TYPE_CHECKING:
     from tunnel.front.wayout import WayOut
     from tunnel.proto.frames import Address
 
-HEAD_S: Final = 10.0
-"""From the first byte of a head to its last."""
-BETWEEN_S: Final = 75.0
-"""Between two requests of an app, as long as common web servers wait."""
-MAX_HEAD_BYTES: Final = 65_536
-"""h11 looks after each read, so one read more may be held."""
 _CONNECTED: Final = b"Connection established"
 _REALM: Final = (b"Proxy-Authenticate", b'Basic realm="tunnel", charset="UTF-8"')
 _METHODS: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT")
@@ -121,7 +118,8 @@ class _Side:
         role: type[h11.CLIENT | h11.SERVER],
     ) -> None:
         self._source = source
-        self.http = h11.Connection(role, MAX_HEAD_BYTES)
+        # h11 looks after each read, so one read more than this may be held.
+        self.http = h11.Connection(role, HEAD_BYTES)
         self.heard = False
 
     async def read(self, max_bytes: int) -> bool:

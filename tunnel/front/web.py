@@ -33,15 +33,20 @@ import h11
 import trio
 
 from tunnel.errors import CODES, Code, StreamError
+from tunnel.front import http_heads
 from tunnel.front.http1 import (
-    HEAD_BYTES,
-    Headers,
     HttpError,
     Request,
     Visit,
     VisitorGoneError,
-    list_of,
     serve_requests,
+)
+from tunnel.front.http_heads import (
+    HEAD_BYTES,
+    HOP_BY_HOP,
+    NEVER_BY_CONNECTION,
+    Fields,
+    tokens,
 )
 from tunnel.front.listen import LOG, MAX_VISITORS, peer_of, serve
 from tunnel.link.relay import IDLE_S, ResettableStream, relay, reset_socket
@@ -70,30 +75,8 @@ RETRY_AFTER_S: Final = 5
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
 
-_HOP_BY_HOP: Final = frozenset(
-    (
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
 _ABOUT_THE_VISITOR: Final = frozenset((b"forwarded", b"x-real-ip"))
-_NEVER_NAMED: Final = frozenset(
-    # RFC 9110 §7.6.1 lets Connection name fields of this hop. These are for the target,
-    # and whoever names them wants it to decide without them.
-    (b"authorization", b"content-length", b"cookie", b"expect", b"host", b"via")
-)
-_NOT_IN_TRAILERS: Final = _NEVER_NAMED | {
-    b"set-cookie",
-    b"trailer",
-    b"content-encoding",
-}
+_NOT_IN_TRAILERS: Final = NEVER_BY_CONNECTION | {b"trailer"}
 
 
 async def serve_web(
@@ -204,12 +187,12 @@ def _digest(secret: bytes) -> bytes:
 _KEY: Final = secrets.token_bytes(32)
 
 
-# Headers -----------------------------------------------------------------------------
+# Fields -----------------------------------------------------------------------------
 
 
 def request_headers(
     request: Request, visitor: Address | None, *, secure: bool
-) -> Headers:
+) -> Fields:
     """Give the headers for the target: hop-by-hop out, the truth about the visitor in.
 
     Args:
@@ -246,16 +229,11 @@ def wants_websocket(request: Request) -> bool:
 
     Others, h2c above all, would carry requests past this front end (RFC 9110 §7.8).
     """
-    return (
-        request.words(b"upgrade") == ["websocket"]
-        and "upgrade" in request.words(b"connection")
-        and not request.http_1_0
-    )
+    return not request.http_1_0 and http_heads.wants_websocket(request.headers)
 
 
-def _end_to_end(headers: Headers) -> Headers:
-    named = {word.encode("latin-1") for word in list_of(headers, b"connection")}
-    drop = _HOP_BY_HOP | (named - _NEVER_NAMED)
+def _end_to_end(headers: Fields) -> Fields:
+    drop = HOP_BY_HOP | (set(tokens(headers, b"connection")) - NEVER_BY_CONNECTION)
     chunked = any(name == b"transfer-encoding" for name, _ in headers)
     if chunked:
         drop |= {b"content-length"}
@@ -268,7 +246,7 @@ def _about_the_visitor(name: bytes) -> bool:
     return name.startswith(b"x-forwarded-") or name in _ABOUT_THE_VISITOR
 
 
-def _truth(request: Request, visitor: Address, proto: str) -> Headers:
+def _truth(request: Request, visitor: Address, proto: str) -> Fields:
     host = request.authority
     node = f"for={_quoted(str(visitor))}"
     forwarded = f"{node};host={_quoted(host)};proto={proto}" if host else node
@@ -286,7 +264,7 @@ def _quoted(text: str) -> str:
     return f'"{text}"'  # neither a host nor an address has a quote or a backslash
 
 
-def _trailers(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+def _trailers(headers: Sequence[tuple[bytes, bytes]]) -> Fields:
     return [
         (k, v)
         for k, v in _end_to_end(list(headers))
@@ -334,7 +312,7 @@ def _fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError
 
 
 async def _begin(
-    visit: Visit, request: Request, headers: Headers, open_one: Open, idle_s: float
+    visit: Visit, request: Request, headers: Fields, open_one: Open, idle_s: float
 ) -> _Exchange:
     try:
         virtual = await open_one(visit.peer)
@@ -350,7 +328,7 @@ class _Exchange:
         self,
         visit: Visit,
         request: Request,
-        headers: Headers,
+        headers: Fields,
         virtual: ResettableStream,
         idle_s: float,
     ) -> None:
