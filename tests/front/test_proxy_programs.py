@@ -32,9 +32,14 @@ class Direct:
         self._stream = stream
         self.bound = Address(*stream.socket.getsockname()[:2])
         self.send_all = self.put = stream.send_all
-        self.send_eof = stream.send_eof
         self.receive_some = stream.receive_some
         self.aclose = stream.aclose
+
+    def finish(self) -> None:
+        self._stream.socket.shutdown(socket.SHUT_WR)
+
+    def take_from(self, number: int, read: object) -> bool:
+        return False
 
     async def drain_into(self, write: object) -> bytes | bytearray:
         return await self.receive_some()

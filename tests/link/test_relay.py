@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from support.virtuals import ScriptedVirtual
+from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.link import relay as relay_module
@@ -14,6 +14,13 @@ from tunnel.link.relay import RelayResult, Traffic, relay, reset_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+@pytest.fixture(params=["a task reads", "the session reads"])
+def virtual(request: pytest.FixtureRequest, nursery: trio.Nursery) -> ScriptedVirtual:
+    if request.param == "a task reads":
+        return ScriptedVirtual()
+    return ReadingVirtual(nursery)
 
 
 class Run:
@@ -64,8 +71,9 @@ async def read_to_reset(stream: trio.SocketStream) -> bytes:
     pytest.fail("a FIN where a RST is due")
 
 
-async def test_half_closes_pass_and_both_ends_make_a_normal_end() -> None:
-    virtual = ScriptedVirtual()
+async def test_half_closes_pass_and_both_ends_make_a_normal_end(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         await visitor.send_all(b"question")
         await visitor.send_eof()
@@ -78,8 +86,9 @@ async def test_half_closes_pass_and_both_ends_make_a_normal_end() -> None:
     assert virtual.resets == []
 
 
-async def test_a_half_close_from_the_far_side_leaves_the_upload_running() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_half_close_from_the_far_side_leaves_the_upload_running(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         virtual.say.send_nowait(b"")
         assert await read_all(visitor) == b""
@@ -89,8 +98,9 @@ async def test_a_half_close_from_the_far_side_leaves_the_upload_running() -> Non
     assert run.result == RelayResult(4, 0, Code.NORMAL)
 
 
-async def test_a_reset_visitor_resets_the_virtual_connection() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_reset_visitor_resets_the_virtual_connection(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         await visitor.send_all(b"x")
         await virtual.until_sent(1)
@@ -100,8 +110,9 @@ async def test_a_reset_visitor_resets_the_virtual_connection() -> None:
     assert not virtual.eof
 
 
-async def test_a_broken_virtual_connection_is_a_rst_after_its_bytes() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_broken_virtual_connection_is_a_rst_after_its_bytes(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         virtual.say.send_nowait(b"tail" * 50_000)
         virtual.say.send_nowait(Code.LINK_LOST)
@@ -110,8 +121,9 @@ async def test_a_broken_virtual_connection_is_a_rst_after_its_bytes() -> None:
     assert virtual.resets == []
 
 
-async def test_a_refusal_is_a_rst() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_refusal_is_a_rst(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         virtual.say.send_nowait(Code.REFUSED)
         assert await read_to_reset(visitor) == b""
@@ -119,10 +131,9 @@ async def test_a_refusal_is_a_rst() -> None:
     assert run.result.code is Code.REFUSED
 
 
-async def test_a_visitor_that_writes_all_before_it_reads_hears_an_early_answer() -> (
-    None
-):
-    virtual = ScriptedVirtual()
+async def test_a_visitor_that_writes_all_before_it_reads_hears_an_early_answer(
+    virtual: ScriptedVirtual,
+) -> None:
     virtual.refuses = Code.NORMAL
     async with joined(virtual) as (visitor, run):
         await visitor.send_all(b"u" * 20_000_000)
@@ -134,10 +145,10 @@ async def test_a_visitor_that_writes_all_before_it_reads_hears_an_early_answer()
 
 
 async def test_a_visitor_that_never_stops_writing_is_left_after_the_grace(
+    virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(relay_module, "GRACE_S", 0.05)
-    virtual = ScriptedVirtual()
     virtual.refuses = Code.NORMAL
     virtual.say.send_nowait(b"413")
     virtual.say.send_nowait(b"")
@@ -149,10 +160,10 @@ async def test_a_visitor_that_never_stops_writing_is_left_after_the_grace(
 
 
 async def test_a_stalled_visitor_does_not_hold_a_reset_for_ever(
+    virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(relay_module, "GRACE_S", 0.05)
-    virtual = ScriptedVirtual()
     async with joined(virtual) as (visitor, run):
         virtual.say.send_nowait(bytes(30_000_000))
         await trio.testing.wait_all_tasks_blocked()
@@ -162,8 +173,9 @@ async def test_a_stalled_visitor_does_not_hold_a_reset_for_ever(
     assert run.result.code is Code.LINK_LOST
 
 
-async def test_a_write_to_a_dead_socket_resets_and_never_looks_like_an_end() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_write_to_a_dead_socket_resets_and_never_looks_like_an_end(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         await visitor.send_all(b"last words")
         await virtual.until_sent(10)
@@ -177,9 +189,9 @@ async def test_a_write_to_a_dead_socket_resets_and_never_looks_like_an_end() -> 
 
 
 async def test_bytes_that_a_dead_socket_still_holds_are_carried_before_the_reset(
+    virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    virtual = ScriptedVirtual()
     visitor, local = await sockets()
     await visitor.send_all(b"413")
     await reset_socket(visitor)
@@ -192,8 +204,9 @@ async def test_bytes_that_a_dead_socket_still_holds_are_carried_before_the_reset
     assert result.code is Code.RESET
 
 
-async def test_a_socket_that_dies_after_its_own_end_is_a_plain_close() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_socket_that_dies_after_its_own_end_is_a_plain_close(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (visitor, run):
         await visitor.send_all(b"whole answer")
         await visitor.send_eof()
@@ -207,8 +220,9 @@ async def test_a_socket_that_dies_after_its_own_end_is_a_plain_close() -> None:
     assert virtual.resets == []
 
 
-async def test_cancellation_resets_both_sides() -> None:
-    virtual = ScriptedVirtual()
+async def test_cancellation_resets_both_sides(
+    virtual: ScriptedVirtual,
+) -> None:
     visitor, local = await sockets()
     async with visitor:
         async with trio.open_nursery() as nursery:
@@ -234,8 +248,9 @@ async def test_a_fault_comes_out_after_both_sides_were_reset() -> None:
     assert virtual.resets == [Code.RESET]
 
 
-async def test_early_bytes_go_first_and_counters_move_at_once() -> None:
-    virtual = ScriptedVirtual()
+async def test_early_bytes_go_first_and_counters_move_at_once(
+    virtual: ScriptedVirtual,
+) -> None:
     visitor, local = await sockets()
     traffic = Traffic()
 
@@ -254,9 +269,9 @@ async def test_early_bytes_go_first_and_counters_move_at_once() -> None:
 
 
 async def test_an_idle_relay_ends_not_before_its_time(
+    virtual: ScriptedVirtual,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    virtual = ScriptedVirtual()
     visitor, local = trio.testing.memory_stream_pair()
     ends: list[tuple[float, Code]] = []
 
@@ -278,8 +293,9 @@ async def test_an_idle_relay_ends_not_before_its_time(
     assert virtual.resets == [Code.IDLE]
 
 
-async def test_a_stream_that_is_no_socket_ends_with_its_writing_half() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_stream_that_is_no_socket_ends_with_its_writing_half(
+    virtual: ScriptedVirtual,
+) -> None:
     near, _kept = trio.testing.memory_stream_one_way_pair()
     broken, far = trio.testing.memory_stream_one_way_pair()
     await far.aclose()

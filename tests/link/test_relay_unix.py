@@ -6,14 +6,22 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
-from support.virtuals import ScriptedVirtual
+from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.link.relay import RelayResult, relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+
+@pytest.fixture(params=["a task reads", "the session reads"])
+def virtual(request: pytest.FixtureRequest, nursery: trio.Nursery) -> ScriptedVirtual:
+    if request.param == "a task reads":
+        return ScriptedVirtual()
+    return ReadingVirtual(nursery)
 
 
 class Run:
@@ -50,8 +58,9 @@ async def read_all(stream: trio.SocketStream) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 
-async def test_half_closes_pass_both_ways() -> None:
-    virtual = ScriptedVirtual()
+async def test_half_closes_pass_both_ways(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (program, run):
         await program.send_all(b"question")
         await program.send_eof()
@@ -63,8 +72,9 @@ async def test_half_closes_pass_both_ways() -> None:
     assert run.result == RelayResult(8, 6, Code.NORMAL)
 
 
-async def test_a_reset_from_the_far_side_closes_behind_its_bytes() -> None:
-    virtual = ScriptedVirtual()
+async def test_a_reset_from_the_far_side_closes_behind_its_bytes(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (program, run):
         virtual.say.send_nowait(b"last words")
         virtual.say.send_nowait(Code.RESET)
@@ -73,10 +83,9 @@ async def test_a_reset_from_the_far_side_closes_behind_its_bytes() -> None:
     assert run.result.code is Code.RESET
 
 
-async def test_a_program_that_leaves_bytes_unread_resets_the_virtual_connection() -> (
-    None
-):
-    virtual = ScriptedVirtual()
+async def test_a_program_that_leaves_bytes_unread_resets_the_virtual_connection(
+    virtual: ScriptedVirtual,
+) -> None:
     async with joined(virtual) as (program, run):
         virtual.say.send_nowait(b"unread")
         await program.wait_send_all_might_not_block()

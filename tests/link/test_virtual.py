@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,13 @@ import trio
 import trio.testing
 from support.wires import TARGET, Offers, SessionPair, session_pair
 
-from tunnel.errors import Code, StreamError
+from tunnel.errors import Code, LocalLinkError, StreamError
+from tunnel.proto.frames import Terms
+from tunnel.proto.mux import STREAM_QUEUE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tunnel.link.virtual import VirtualStream
 
 
@@ -250,3 +256,139 @@ async def test_nothing_is_left_when_streams_are_closed(
             assert session.core.conns == 0
             assert session.core.offered == 0
             assert not session.core.has_output()
+
+
+class Local:
+    """A socket that a session reads, and the program at its other end."""
+
+    def __init__(self) -> None:
+        self.program, self.near = socket.socketpair()
+        self.near.setblocking(False)
+        self.reads = 0
+        self.over = False
+        self.gone = trio.Event()
+
+    def read(self, most: int) -> bytes | None:
+        assert not self.over
+        self.reads += 1
+        try:
+            data = self.near.recv(most)
+        except BlockingIOError:
+            return None
+        if not data:
+            self.over = True
+            self.gone.set()
+        return data
+
+    def take_part_in(self, stream: VirtualStream) -> None:
+        assert stream.take_from(self.near.fileno(), self.read)
+
+    async def fill(self) -> bytes:
+        """Send until nobody takes anything any more; give what was sent."""
+        self.program.setblocking(False)
+        sent = b""
+        with trio.move_on_after(10) as scope:
+            while True:
+                piece = random.randbytes(65_536)
+                try:
+                    sent += piece[: self.program.send(piece)]
+                    scope.deadline = trio.current_time() + 0.3
+                except BlockingIOError:
+                    await trio.sleep(0.01)
+        return sent
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    local = Local()
+    with local.program, local.near:
+        yield local
+
+
+async def read_to_end(stream: VirtualStream) -> bytes:
+    return b"".join([bytes(piece) async for piece in stream])
+
+
+async def test_a_socket_is_read_by_the_session_to_its_end(local: Local) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        local.take_part_in(left)
+        local.program.sendall(b"one ")
+        assert await right.receive_some() == b"one "
+        local.program.sendall(b"two")
+        assert await right.receive_some() == b"two"
+        local.program.shutdown(socket.SHUT_WR)
+        await trio.testing.wait_all_tasks_blocked()
+        assert local.over
+        left.finish()
+        assert await right.receive_some() == b""
+
+
+async def test_what_a_socket_held_before_goes_out_at_once(local: Local) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        local.program.sendall(b"banner")
+        await trio.testing.wait_all_tasks_blocked()
+        local.take_part_in(left)
+        with trio.fail_after(5):
+            assert await right.receive_some() == b"banner"
+
+
+async def test_a_socket_is_not_read_without_credit_and_costs_nothing_meanwhile(
+    local: Local,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        local.take_part_in(left)
+        with trio.fail_after(20):
+            sent = await local.fill()
+        reads, unsent = local.reads, left.conn.lane.size
+        assert unsent <= STREAM_QUEUE_BYTES
+        assert right.unread_bytes <= Terms().initial_window
+        began_s, used_s = time.perf_counter(), time.process_time()
+        await trio.sleep(0.3)
+        used_s, took_s = time.process_time() - used_s, time.perf_counter() - began_s
+        assert local.reads == reads
+        assert used_s < took_s / 2, "it asks again and again"
+        local.program.shutdown(socket.SHUT_WR)
+        got = b""
+        with trio.fail_after(20):
+            while len(got) < len(sent):
+                got += await right.receive_some()
+            assert got == sent
+            await local.gone.wait()
+
+
+async def test_what_nobody_wants_is_read_all_the_same(local: Local) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        local.take_part_in(left)
+        await right.aclose()
+        with trio.fail_after(20):
+            await trio.to_thread.run_sync(local.program.sendall, bytes(3_000_000))
+            local.program.shutdown(socket.SHUT_WR)
+            await local.gone.wait()
+        assert sessions.client.core.conns == 0
+
+
+@pytest.mark.parametrize("how", ["closed here", "reset by the peer", "session over"])
+async def test_no_socket_is_read_after_its_connection(local: Local, how: str) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        local.take_part_in(left)
+        if how == "closed here":
+            left.close()
+        elif how == "reset by the peer":
+            right.reset(Code.RESET)
+        else:
+            sessions.client.end(LocalLinkError(Code.LINK_LOST, "test"))
+        await trio.testing.wait_all_tasks_blocked()
+        reads = local.reads
+        local.program.sendall(b"too late")
+        await trio.sleep(0.05)
+        assert local.reads == reads

@@ -467,6 +467,20 @@ def test_credit_binds_the_sender_to_the_receivers_first_window() -> None:
     assert pair.server.core.send_room(theirs) == 30
 
 
+def test_a_small_room_is_given_only_when_nothing_is_queued() -> None:
+    pair = CorePair(server=small(100))
+    ours, _theirs = pair.opened()
+    core = pair.client.core
+    assert core.send_room(ours, 101) == 100
+    core.send_data(ours, bytes(60))
+    assert core.send_room(ours, 41) == 0
+    assert core.send_room(ours, 40) == 40
+    core.send_room(ours, 41)
+    pair.flush(pair.client)
+    assert pair.client.heard_of(CreditGranted), "it would wait for ever"
+    assert core.send_room(ours, 41) == 40
+
+
 def test_taking_bytes_grants_as_many_and_arrival_grants_none() -> None:
     pair = CorePair(server=small(1_000))
     ours, theirs = pair.opened()

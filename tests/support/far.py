@@ -32,9 +32,12 @@ class Far:
         self._check()
         await self._near.send_all(data)
 
-    async def send_eof(self) -> None:
+    def finish(self) -> None:
         self._check()
-        await self._near.send_eof()
+        self._near.send_stream.close()
+
+    def take_from(self, number: int, read: object) -> bool:
+        return False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from tunnel.errors import Code, RemoteStreamError
+from tunnel.link.sockets import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ScriptedVirtual:
@@ -39,11 +45,13 @@ class ScriptedVirtual:
         self.sent += data
         self._note()
 
-    async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def finish(self) -> None:
         self._check()
         self.eof = True
         self._note()
+
+    def take_from(self, number: int, read: object) -> bool:
+        return False
 
     def _check(self) -> None:
         if self.refuses is not None:
@@ -70,3 +78,39 @@ class ScriptedVirtual:
     def reset(self, code: Code) -> None:
         self.resets.append(code)
         self.closed = True
+
+
+class ReadingVirtual(ScriptedVirtual):
+    """One that reads sockets itself, as a session does, with a task of the test."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__()
+        self._nursery = nursery
+        self._call: Callable[[Code], None] | None = None
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
+        self._call = call
+
+    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:  # type: ignore[override]
+        self._nursery.start_soon(self._take, number, read)
+        return True
+
+    async def _take(self, number: int, read: Callable[[int], bytes | None]) -> None:
+        refused = False
+        while True:
+            if self.refuses is not None and not refused:
+                refused = True
+                if self._call is not None:
+                    self._call(self.refuses)
+                if self.refuses is not Code.NORMAL:
+                    return
+            data = read(CHUNK_BYTES)
+            if data is not None and not data:
+                return
+            if data and not refused:
+                self.sent += data
+                self._note()
+            try:
+                await trio.lowlevel.wait_readable(number)
+            except trio.ClosedResourceError:
+                return

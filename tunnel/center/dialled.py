@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.center.exit import bound_address
-from tunnel.link.relay import CHUNK_BYTES, reset_now
-from tunnel.link.sockets import quick
+from tunnel.link.relay import reset_now
+from tunnel.link.sockets import CHUNK_BYTES, QuickSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class Dialled:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.bound = bound_address(stream)
         self._stream = stream
-        self._bytes = quick(stream)
+        self._bytes = QuickSocket(stream)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See ``trio.SocketStream``; the same for what follows."""
@@ -43,9 +43,14 @@ class Dialled:
         """Do the same; no checkpoint when the kernel takes it at once."""
         await self._bytes.send_all(data)
 
-    async def send_eof(self) -> None:
+    def finish(self) -> None:
         """End our direction."""
-        await self._stream.send_eof()
+        self._bytes.finish()
+
+    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:
+        """Say no: nobody reads for this one."""
+        del number, read
+        return False
 
     async def aclose(self) -> None:
         """End both directions."""

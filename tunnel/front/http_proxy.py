@@ -52,12 +52,8 @@ from tunnel.front.http_heads import (
     without,
 )
 from tunnel.front.listen import LOG, carry, peer_of
-from tunnel.link.relay import (
-    CHUNK_BYTES,
-    IDLE_S,
-    ResettableStream,
-    reset_socket,
-)
+from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
+from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.log import say
 from tunnel.proto.frames import TcpTarget
 

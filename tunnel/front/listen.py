@@ -152,7 +152,10 @@ async def _accept_from(
 ) -> None:
     failing = False
     while True:
-        await room.acquire()
+        try:
+            room.acquire_nowait()
+        except trio.WouldBlock:
+            await room.acquire()
         try:
             stream = await listener.accept()
         except trio.ClosedResourceError:

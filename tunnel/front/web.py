@@ -426,7 +426,7 @@ class _Exchange:
         while await self._visit.wait_for_more():
             pass
         try:
-            await self._virtual.send_eof()
+            self._virtual.finish()
         except trio.BrokenResourceError:
             return
 

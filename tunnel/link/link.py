@@ -152,8 +152,10 @@ class Link:
             if session.go_away is not None:
                 return self._end(session.go_away)
             # TLS may owe an answer of its own, which only the writer may send.
-            if session.core.has_output() or transport.owes_output() or self._flushing:
+            if transport.owes_output() or self._flushing:
                 session.wake()
+            else:
+                session.flush()
             if session.core.next_wakeup() < self._armed:
                 self._clock.unpark_all()
             data = await transport.receive_some()
@@ -196,12 +198,13 @@ class Link:
         core = self.session.core
         self._turn_began = trio.current_time()
         pieces = core.data_to_send(self._pace.turn_bytes, self._turn_began)
-        self.session.dispatch(core.take_notices())
         self._turn_bytes = sum(map(len, pieces))
         self.transport.write(pieces)
         if not self.transport.owes_output():
             self._turn_is_out()
-        return bool(pieces)
+        # Behind the write: who has room now reads his socket at once.
+        self.session.dispatch(core.take_notices())
+        return bool(pieces) or core.has_output()
 
     def _turn_is_out(self) -> None:
         if self._turn_bytes:  # else it was empty, or only TLS had something to say
@@ -209,10 +212,10 @@ class Link:
             self._pace.took(self._turn_bytes, took_s)
             self._turn_bytes = 0
 
-    def _push(self) -> None:
+    def _push(self) -> bool:
         """Write one turn from whoever has something to say, while the writer rests.
 
-        A wait, and every end, is the writer's affair.
+        A wait, every further turn and every end is the writer's affair: True.
         """
         if (
             self._abandoned
@@ -220,11 +223,12 @@ class Link:
             or self._flushing
             or self.transport.owes_output()
         ):
-            return
+            return True
         try:
             self._write_turn()
         except TunnelError as error:
             self._end(error)
+        return self.transport.owes_output() or self.session.core.has_output()
 
     async def _clock_loop(self) -> None:
         core = self.session.core

@@ -4,8 +4,9 @@ A half-close stays a half-close, a reset stays a reset, and a reply that was sen
 an early close still arrives (protocol.md#close). This module opens nothing, and knows
 no link: all that it is told of one is how a virtual TCP connection broke.
 
-``relay`` starts one ``pump`` for each direction and decides what the end of one means
-for the other. The ends, in the order of ``_Joint``:
+What local sends is read by the session, without a task; what the peer sends is carried
+by the relay's own task, if it waits at all. ``_Joint`` decides what the end of one
+direction means for the other. The ends, in its order:
 
     end of file, either way      passed on; the other direction goes on
     local reset                  the peer is told RESET
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.link.sockets import quick
+from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from tunnel.link.sockets import QuickStream
     from tunnel.proto.frames import Address
 
-CHUNK_BYTES: Final = 131_056
-"""One read of the local side: two of the largest frames, which with their headers fill
-eight TLS records."""
 GRACE_S: Final = 1.0
 """How long a local side that does not read may delay an end that is certain."""
 IDLE_S: Final = 3600.0
@@ -72,6 +70,12 @@ class ResettableStream(Protocol):
         """Return what has come, at least one byte, or nothing at end of file."""
         ...
 
+    def take_from(
+        self, number: int, read: Callable[[int], bytes | None]
+    ) -> bool:  # pragma: no cover
+        """Have a socket's bytes sent as they come; False: the caller has to do it."""
+        ...
+
     async def drain_into(
         self, write: Callable[[bytes | bytearray | memoryview], int]
     ) -> bytes | bytearray:  # pragma: no cover
@@ -90,7 +94,7 @@ class ResettableStream(Protocol):
         """Do the same without a checkpoint when there is room at once."""
         ...
 
-    async def send_eof(self) -> None:  # pragma: no cover
+    def finish(self) -> None:  # pragma: no cover
         """End this direction behind what was sent."""
         ...
 
@@ -149,8 +153,8 @@ async def relay(
     """Carry bytes both ways until both directions have ended or one side broke.
 
     Owns both streams: they are closed when it returns or raises. Cancellation resets
-    both. What a stream raises besides ``trio.BrokenResourceError`` comes out in an
-    exception group, after both were reset.
+    both. What a stream raises besides ``trio.BrokenResourceError`` comes out after both
+    were reset, maybe in an exception group.
 
     Args:
         local: a socket, or any stream; only a socket can be given a RST.
@@ -248,8 +252,10 @@ class _Joint:
 
     __slots__ = (
         "_bytes",
+        "_changed",
         "_decided",
         "_down_over",
+        "_early",
         "_hurry_until",
         "_idle_s",
         "_late",
@@ -277,8 +283,10 @@ class _Joint:
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
-        self._scope = trio.CancelScope()
-        self._push_at = -math.inf
+        self._push_at = trio.current_time() + idle_s / 100
+        self._scope = trio.CancelScope(deadline=self._push_at + idle_s)
+        self._changed = trio.lowlevel.ParkingLot()
+        self._early = b""
         self._hurry_until = math.inf
         self._up_over = False  # local has sent its last byte, and that is settled
         self._down_over = False  # the peer has sent its last byte, and local was told
@@ -291,21 +299,9 @@ class _Joint:
 
     async def run(self, early: bytes) -> None:
         """Return when both directions are over; ``end`` says how."""
-        # One direction in this task and one in a child: two tasks for each virtual TCP
-        # connection, not three, and the one cancel scope serves every kind of end.
-        async with trio.open_nursery() as nursery:
-            self._scope = nursery.cancel_scope
-            self._push_deadline()
+        with self._scope:
             self._virtual.on_closed(self._heard_close)
-            nursery.start_soon(self._downward)
-            await self._up_ended(
-                await pump(
-                    partial(self._bytes.receive_some, CHUNK_BYTES),
-                    self._virtual.put,
-                    self._count_sent,
-                    early,
-                )
-            )
+            await self._both_ways(early)
         self._virtual.on_closed(None)
         if self._virtual_broke:
             until = min(self._hurry_until, _in_grace())
@@ -334,23 +330,71 @@ class _Joint:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()
 
-    async def _up_ended(self, end: PumpEnd) -> None:
-        """Decide what the end of local-to-virtual means."""
-        if end.how is Ended.FINISHED and _is_dead(self._local):
-            self._local_dead = True
-        elif end.how is Ended.FINISHED and not self._local_dead:
-            end = await _pass_end(self._virtual.send_eof)
+    async def _both_ways(self, early: bytes) -> None:
+        """Return when both directions are over, or the scope is cancelled."""
+        # The session reads a socket for us, so a connection is one task. Any other
+        # stream needs a second one.
+        source = self._bytes
+        self._early = early
+        if isinstance(source, QuickSocket) and self._virtual.take_from(
+            source.number(), partial(self._read, source)
+        ):
+            await self._downward()
+            while not self._up_over:
+                await self._changed.park()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._downward)
+            await self._upward(early)
+
+    def _read(self, source: QuickSocket, most: int) -> bytes | None:
+        """Read local for the session; nothing when it is over, however."""
+        if self._early:
+            early, self._early = self._early[:most], self._early[most:]
+            self._count_sent(len(early))
+            return early
+        try:
+            data = source.read_now(most)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._up_ended(broken=True)
+            return b""
+        if data:
+            if not self._unheard:
+                self._count_sent(len(data))
+        elif data is not None:
+            self._up_ended(broken=False)
+        return data
+
+    async def _upward(self, early: bytes) -> None:
+        """Carry local to virtual."""
+        end = await pump(
+            partial(self._bytes.receive_some, CHUNK_BYTES),
+            self._virtual.put,
+            self._count_sent,
+            early,
+        )
         if end.how is Ended.SINK:
+            self._heard_close(end.code)
             if end.code is not Code.NORMAL:
-                self._virtual_failed(end.code)
                 return
-            self._unheard = True
-            self._linger_at_last()
             end = await _discard(self._bytes)
-        if end.how is Ended.SOURCE or self._local_dead:
-            self._stop(_RESET)
-        else:
-            self._up_over = True
+        self._up_ended(broken=end.how is Ended.SOURCE)
+
+    def _up_ended(self, *, broken: bool) -> None:
+        """Decide what the end of local-to-virtual means."""
+        if not broken and _is_dead(self._local):
+            self._local_dead = True
+        if broken or self._local_dead:
+            return self._stop(_RESET)
+        try:
+            self._virtual.finish()
+        except trio.BrokenResourceError as error:
+            code = _code_of(error)
+            self._heard_close(code)
+            if code is not Code.NORMAL:
+                return
+        self._up_over = True
+        self._changed.unpark_all()
 
     async def _downward(self) -> None:
         """Carry virtual to local."""

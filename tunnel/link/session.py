@@ -19,6 +19,7 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.poller import Poller
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
 from tunnel.proto.datagrams import DatagramRoom
@@ -119,8 +120,10 @@ class Session:
         self.ended: TunnelError | None = None
         self.writer = trio.lowlevel.ParkingLot()
         """Where the link's writer waits for output."""
-        self.push: Callable[[], None] = nowhere
-        """Writes one turn to the link, without a wait."""
+        self.push: Callable[[], bool] = nowhere
+        """Writes one turn to the link, without a wait; True if the writer is needed."""
+        self.poller = Poller(self._read_locals)
+        self._gathering = False
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
@@ -156,12 +159,15 @@ class Session:
                 if self._serve_mapping is not None:
                     nursery.start_soon(self._answer_mappings, self._serve_mapping)
                 nursery.start_soon(self._watch_time)
+                nursery.start_soon(self.poller.run)
                 task_status.started()
                 await self._over.wait()
+                self.poller.close()
                 nursery.cancel_scope.deadline = trio.current_time() + END_GRACE_S
         finally:
             self._nursery = None
             self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
+            self.poller.close()
             self._gone.set()
 
     # Its links ---------------------------------------------------------------------
@@ -259,7 +265,7 @@ class Session:
             self._link_changed.unpark_all()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
-        self.wake()
+        self.wake_soon()
         return stream
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
@@ -342,9 +348,27 @@ class Session:
         The first word goes out at once; what else is said in this turn of the scheduler
         goes together, by the writer's task.
         """
-        if self.writer:
+        if self.writer and not self._gathering:
             self.writer.unpark_all()
             self.push()
+
+    def wake_soon(self) -> None:
+        """Do the same in the next turn: what follows at once may go with it."""
+        self.writer.unpark_all()
+
+    def _read_locals(self, numbers: Iterable[int]) -> None:
+        self._gathering = True
+        try:
+            for number in numbers:
+                self.poller.call(number)
+        finally:
+            self._gathering = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Have sent what a whole turn of somebody's had to say."""
+        if self.writer and self.core.has_output() and self.push():
+            self.writer.unpark_all()
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed."""
@@ -400,7 +424,17 @@ class Session:
     # For its link ------------------------------------------------------------------
 
     def dispatch(self, events: Iterable[Event]) -> None:
-        """Hand each event to the stream or the task that it is for; never waits."""
+        """Hand each event to the stream or the task that it is for; never waits.
+
+        What they have to say to it waits for ``flush``, or whatever the caller does.
+        """
+        self._gathering, gathering = True, self._gathering
+        try:
+            self._dispatch(events)
+        finally:
+            self._gathering = gathering
+
+    def _dispatch(self, events: Iterable[Event]) -> None:
         streams = self._streams
         for event in events:
             if type(event) is DataReceived:
@@ -502,8 +536,9 @@ class Session:
                 self.wake()
 
 
-def nowhere() -> None:
+def nowhere() -> bool:
     """Stand in for a link: nobody writes."""
+    return False
 
 
 def printable(text: str) -> str:

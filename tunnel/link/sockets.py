@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 Buffer = bytes | bytearray | memoryview
+
+CHUNK_BYTES: Final = 131_056
+"""One read of a local socket: two of the largest frames, which with their headers fill
+eight TLS records."""
 
 
 class QuickStream(Protocol):
@@ -49,15 +53,18 @@ class QuickStream(Protocol):
         ...
 
 
-def quick(stream: trio.abc.Stream) -> QuickStream:
+def quick(stream: trio.abc.Stream) -> QuickSocket | _Other:
     """Give the quick way to a stream's bytes; its own methods if it is no socket."""
     if isinstance(stream, trio.SocketStream):
-        return _Socket(stream)
+        return QuickSocket(stream)
     return _Other(stream)
 
 
-class _Socket:
-    """See ``QuickStream``. Raises what a ``trio.SocketStream`` would."""
+class QuickSocket:
+    """A ``QuickStream`` that can also be read and written outside of any task.
+
+    Raises what a ``trio.SocketStream`` would.
+    """
 
     __slots__ = ("_more", "_socket")
 
@@ -67,14 +74,15 @@ class _Socket:
         """The last read took all that it asked for: there is likely more."""
 
     async def receive_some(self, max_bytes: int) -> bytes:
+        """See ``QuickStream``; the same for what follows."""
         # Not one helper more: each coroutine on the way is 400 bytes of a stream.
         if self._more:
             await trio.lowlevel.checkpoint()
         while True:
             if not self._more:
-                await trio.lowlevel.wait_readable(self._number())
+                await trio.lowlevel.wait_readable(self.number())
             try:
-                data = os.read(self._number(), max_bytes)
+                data = os.read(self.number(), max_bytes)
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -84,13 +92,14 @@ class _Socket:
                 return data
 
     async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes and put them into ``buffer``."""
         if self._more:
             await trio.lowlevel.checkpoint()
         while True:
             if not self._more:
-                await trio.lowlevel.wait_readable(self._number())
+                await trio.lowlevel.wait_readable(self.number())
             try:
-                size = os.readv(self._number(), (buffer,))
+                size = os.readv(self.number(), (buffer,))
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -100,9 +109,10 @@ class _Socket:
                 return size
 
     async def send_all(self, data: Buffer) -> None:
+        """Return when the kernel has all."""
         while True:
             try:
-                sent = os.write(self._number(), data)
+                sent = os.write(self.number(), data)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -110,21 +120,40 @@ class _Socket:
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
-            await trio.lowlevel.wait_writable(self._number())
+            await trio.lowlevel.wait_writable(self.number())
 
     async def send_eof(self) -> None:
+        """End our direction."""
+        self.finish()
+
+    def finish(self) -> None:
+        """Do as ``send_eof`` does."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise _broken(error) from error
 
+    def read_now(self, max_bytes: int) -> bytes | None:
+        """Give what is there; None if there is nothing yet, empty at end of file.
+
+        Raises:
+            trio.BrokenResourceError: as a stream would.
+        """
+        try:
+            return os.read(self.number(), max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _broken(error) from error
+
     def write_now(self, data: Buffer) -> int:
+        """Give the kernel what it takes."""
         try:
             return os.write(self._socket.fileno(), data)
         except OSError:
             return 0
 
-    def _number(self) -> int:
+    def number(self) -> int:
         """Give the descriptor: asked for each time, for it may have been closed."""
         number = self._socket.fileno()
         if number < 0:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.link.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
+    from tunnel.link.poller import Poller
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
@@ -37,9 +40,14 @@ class Carrier(Protocol):
     """What a stream needs of its session."""
 
     core: MuxCore
+    poller: Poller
 
     def wake(self) -> None:
         """Tell the link that the core has output."""
+        ...
+
+    def wake_soon(self) -> None:
+        """Tell it so, when more may follow at once."""
         ...
 
     def forget(self, conn: VirtualConn) -> None:
@@ -81,8 +89,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_inbox",
         "_into_inbox",
         "_lent",
+        "_number",
         "_on_closed",
         "_progress",
+        "_read",
         "_receive_error",
         "_receiving",
         "_rest",
@@ -92,6 +102,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_tail",
         "_unread",
         "_wake",
+        "_watched",
         "bound",
         "create",
     )
@@ -125,6 +136,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._receive_error: StreamError | None = None
         self._eof_sent = False
         self._closed = False
+        self._read: Callable[[int], bytes | None] | None = None
+        """Reads the socket that is sent from: see ``take_from``."""
+        self._number = -1
+        self._watched = False
+        """The poller looks at it: there is room."""
         self._sending = False
         self._receiving = False
 
@@ -290,6 +306,61 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 await self._progress.park()
                 self._check_alive()
 
+    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:
+        """Have the session send what a socket brings, whenever there is room for it.
+
+        No task waits for a piece, and no byte is read before it has credit. It goes on
+        until ``read`` gives the end, the connection is closed here or broken. When the
+        peer reads no more, what comes is read for nobody: whoever still sends must be
+        able to hear the rest.
+
+        Args:
+            number: the descriptor; it is not closed before this is over.
+            read: gives at most so many bytes, None when there are none yet, nothing at
+                the end of any kind: it is not called again. It must not wait or raise.
+
+        Returns:
+            True: the session does so.
+        """
+        self._number, self._read = number, read
+        self._fill()
+        if self._conn.lane.size:
+            self._carrier.wake_soon()
+        return True
+
+    def _fill(self) -> None:
+        """Read once the room there is; be watched as long as there is any."""
+        core, conn = self._core, self._conn
+        while self._read is not None:
+            room = CHUNK_BYTES
+            if self._send_error is None:
+                # Beside what is queued a small piece is not worth a frame.
+                room = min(room, core.send_room(conn, LARGE_PIECE_BYTES))
+            if not room:
+                return self._watch(wanted=False)
+            data = self._read(room)
+            if data is None:
+                return self._watch(wanted=True)
+            if not data:
+                return self._stop_filling()
+            if self._send_error is None:
+                with suppress(LocalStreamError):  # just closed: the word is on its way
+                    core.send_data(conn, data)
+            if len(data) < room or self._send_error is not None:
+                return self._watch(wanted=True)
+
+    def _watch(self, *, wanted: bool) -> None:
+        if wanted is not self._watched and self._read is not None:
+            self._watched = wanted
+            if wanted:
+                self._carrier.poller.watch(self._number, self._fill)
+            else:
+                self._carrier.poller.forget(self._number)
+
+    def _stop_filling(self) -> None:
+        self._watch(wanted=False)
+        self._read = None
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
         self._check_sendable()
@@ -310,6 +381,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed:
             raise trio.ClosedResourceError
         await trio.lowlevel.checkpoint()
+        self.finish()
+
+    def finish(self) -> None:
+        """Do as ``send_eof`` does, at once and without a checkpoint."""
         if self._eof_sent:
             return
         self._check_alive()
@@ -365,7 +440,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Tell the peer that the target of its CREATE is connected; at most once."""
         if not self._closed and self._send_error is None:
             self._core.accept(self._conn, bound)
-            self._wake()
+            self._carrier.wake_soon()
 
     def reset(self, code: Code, reason: str = "") -> None:
         """Give it up: the peer hears ``code``. Harmless when it is over.
@@ -393,6 +468,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def _close(self, code: Code, reason: str = "") -> None:
         self._closed = True
         self._core.close(self._conn, code, reason)
+        self._stop_filling()
         self._inbox.close()
         self._into_inbox.close()
         self._tail = None
@@ -439,6 +515,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def woken(self) -> None:
         """Take news of credit or room."""
         self._progress.unpark_all()
+        self._fill()
 
     def closed(self, code: Code, reason: str, *, local: bool = False) -> None:
         """Take the end of the connection: nothing follows.
@@ -455,8 +532,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             if local:
                 self._forget_unread()
         self._progress.unpark_all()
+        if code is not Code.NORMAL:
+            self._stop_filling()
         if self._on_closed is not None:
             self._on_closed(code)
+        self._fill()
 
     def _forget_unread(self) -> None:
         self._tail = None

@@ -279,10 +279,14 @@ class MuxCore:
         self._send(conn, Signal.SEND_ACCEPT)
         self._push_control(encode(ProtAccept(conn.sock_map, bound)))
 
-    def send_room(self, conn: VirtualConn) -> int:
-        """Give how many bytes ``send_data`` takes; after 0, CreditGranted follows."""
-        room = min(conn.send.room(), STREAM_QUEUE_BYTES - conn.lane.size)
-        if room > 0:
+    def send_room(self, conn: VirtualConn, least: int = 1) -> int:
+        """Give how many bytes ``send_data`` takes; after 0, CreditGranted follows.
+
+        Less than ``least`` is given only when nothing is queued.
+        """
+        queued = conn.lane.size
+        room = min(conn.send.room(), STREAM_QUEUE_BYTES - queued)
+        if room >= least or (room > 0 and not queued):
             return room
         conn.starved = True
         return 0

@@ -1,0 +1,72 @@
+"""Poller: one task that reads many sockets, each when it has bytes and they have room.
+
+A task for each socket costs a turn of trio's loop and an ``epoll_ctl`` for each piece
+that comes, as much as everything else that is done with a small one; and what several
+sockets bring at once would go to the link in as many writes. Here a turn takes all that
+are readable, and the link is written to once behind them.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+TURN_SOCKETS: Final = 64
+"""Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
+
+
+class Poller:
+    """Calls back when sockets become readable.
+
+    Level-triggered, in an epoll of its own, which trio waits for: a socket here can
+    still be waited for by trio in the other direction.
+
+    Args:
+        turn: is given the readable ones of a turn, and calls ``call`` for each.
+    """
+
+    def __init__(self, turn: Callable[[Iterable[int]], None]) -> None:
+        self._epoll = select.epoll()
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._turn = turn
+        self._scope = trio.CancelScope()
+
+    def watch(self, number: int, call: Callable[[], None]) -> None:
+        """Call ``call`` in each turn in which this descriptor is readable.
+
+        It must neither wait nor raise. ``forget`` comes before the descriptor's close.
+        """
+        if not self._epoll.closed:
+            self._epoll.register(number, select.EPOLLIN)
+            self._calls[number] = call
+
+    def forget(self, number: int) -> None:
+        """Call no more, also in this turn."""
+        if self._calls.pop(number, None) is not None:
+            self._epoll.unregister(number)
+
+    async def run(self) -> None:
+        """Serve until ``close``."""
+        with self._scope:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._turn(number for number, _ in self._epoll.poll(0, TURN_SOCKETS))
+
+    def call(self, number: int) -> None:
+        """Call who watches this descriptor, unless it was forgotten meanwhile."""
+        call = self._calls.get(number)
+        if call is not None:
+            call()
+
+    def close(self) -> None:
+        """Call nobody any more, and give the epoll back; harmless when repeated."""
+        self._scope.cancel()
+        self._calls.clear()
+        if not self._epoll.closed:
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+            self._epoll.close()
