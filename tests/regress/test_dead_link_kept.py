@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
-from support.wires import TARGET, Offers
+from support.wires import Offers
 
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.link import Link
@@ -58,5 +58,6 @@ async def test_a_link_that_was_superseded_before_it_ran_takes_nothing_over() -> 
         nursery.start_soon(link.run)
         await trio.testing.wait_all_tasks_blocked()
         await late.run()
-        session.open_now(TARGET)
+        session.core.ping(0.0)
+        session.wake()
         assert not session.core.has_output()  # written at once

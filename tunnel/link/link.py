@@ -177,13 +177,15 @@ class Link:
         core = session.core
         while not self._abandoned:
             try:
-                wrote = transport.owes_output() or self._write_turn()
+                # What ``_push`` left goes before anything new.
+                if core.has_output() and not transport.owes_output():
+                    self._write_turn()
                 if transport.owes_output():
                     await transport.flush()
                     self._turn_is_out()
             except TunnelError as error:
                 return self._end(error)
-            if wrote:
+            if core.has_output():
                 # The kernel may take many turns without a wait.
                 await trio.lowlevel.checkpoint()
             elif self._flushing and core.flushed():
@@ -193,8 +195,8 @@ class Link:
             else:
                 await session.writer.park()
 
-    def _write_turn(self) -> bool:
-        """Give the wire what is next; False when there is nothing."""
+    def _write_turn(self) -> None:
+        """Give the wire what is next."""
         core = self.session.core
         self._turn_began = trio.current_time()
         pieces = core.data_to_send(self._pace.turn_bytes, self._turn_began)
@@ -204,7 +206,6 @@ class Link:
             self._turn_is_out()
         # Behind the write: who has room now reads his socket at once.
         self.session.dispatch(core.take_notices())
-        return bool(pieces) or core.has_output()
 
     def _turn_is_out(self) -> None:
         if self._turn_bytes:  # else it was empty, or only TLS had something to say

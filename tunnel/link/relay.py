@@ -230,6 +230,8 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
 
 def reset_now(local: trio.SocketStream) -> None:
     """Do what ``reset_socket`` does for a socket, outside of any task."""
+    if local.socket.fileno() < 0:
+        return
     with suppress(OSError):
         local.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
     local.socket.close()
@@ -453,7 +455,7 @@ class _Joint:
 
     def _linger_at_last(self) -> None:
         """Once all is said, give a local side that still sends the time to hear it."""
-        if self._unheard and self._down_over:
+        if self._unheard and self._down_over and not self._up_over:
             self._late = _CLEAN
             self._hurry()
 

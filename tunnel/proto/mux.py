@@ -98,6 +98,8 @@ NUISANCE_PER_S: Final = 100.0
 ten times what a lively peer sends."""
 NUISANCE_BURST: Final = 1_000.0
 
+_ACK: Final = int(ProtFlag.ACK)
+_FIN: Final = int(ProtFlag.FIN)
 _OPEN: Final = StreamState.OPEN
 _CLOSING: Final = StreamState.CLOSING
 _REMOTE_DONE: Final = (
@@ -552,9 +554,9 @@ class MuxCore:
         """Refuse by its header a frame that would be refused when it is complete."""
         if kind == ProtKind.DATA:
             conn = self._known(sock_map, "DATA")
-            self._check_data(conn, length, fin=bool(flag & ProtFlag.FIN))
+            self._check_data(conn, length, fin=bool(flag & _FIN))
         elif kind == ProtKind.MAPPING:
-            self._check_mapping(ack=bool(flag & ProtFlag.ACK))
+            self._check_mapping(ack=bool(flag & _ACK))
         elif kind == ProtKind.DATAGRAM:
             self._association(sock_map)
 
