@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
+SEALED_BYTES: Final = 65_536
+"""Given to TLS, and what it made of it to the kernel, at once: four records, which stay
+in the processor's cache between the three copies."""
 NOTSENT_LOWAT_BYTES: Final = 65_536
 """What the kernel may hold unsent: little, so that the order of sending stays ours;
 64 KiB cost the least processor time per byte."""
@@ -250,15 +253,17 @@ class TlsTransport:
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         """See ``Transport``."""
-        data = b"".join(pieces)
-        if not data:
-            return
+        data = memoryview(b"".join(pieces))
         try:
-            self._ssl.write(data)
+            for start in range(0, len(data), SEALED_BYTES):
+                self._ssl.write(data[start : start + SEALED_BYTES])
+                if not self._rest:
+                    sealed = self._outgoing.read()
+                    self._rest = sealed[self._bytes.write_now(sealed) :]
         except ssl.SSLError as error:
             raise lost(_tls_reason(error)) from error
-        sealed = self._outgoing.read()
-        self._rest = sealed[self._bytes.write_now(sealed) :]
+        if self._rest:
+            self._rest += self._outgoing.read()
 
     def owes_output(self) -> bool:
         """See ``Transport``."""
