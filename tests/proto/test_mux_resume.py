@@ -37,10 +37,16 @@ from tunnel.proto.frames import (
     ProtGoAway,
     ProtPing,
     ProtReceived,
+    ProtWindow,
     TcpTarget,
     Terms,
 )
-from tunnel.proto.replay import REPLAY_LIMIT_BYTES, STATE_AFTER_S
+from tunnel.proto.replay import (
+    REPLAY_LIMIT_BYTES,
+    STATE_AFTER_S,
+    STATE_EVERY_BYTES,
+    STATE_PAUSE_S,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,6 +376,34 @@ def test_received_is_due_a_while_after_the_first_byte_and_wakes_the_clock() -> N
     assert written(pair, pair.server) == [ProtReceived(core.received)]
     pair.wait(STATE_AFTER_S)
     assert not core.has_output()
+
+
+def test_received_goes_with_a_window_and_for_itself_not_too_often() -> None:
+    pair = resumable()
+    ours, theirs = pair.opened()
+    confirmed(pair)
+    client, server = pair.client.core, pair.server.core
+
+    def carry(size: int) -> None:
+        while size:
+            piece = min(size, client.send_room(ours))
+            client.send_data(ours, bytes(piece))
+            size -= piece
+            while client.has_output():
+                pair.flush(pair.client)
+                pair.deliver(pair.client)
+
+    pair.wait(STATE_PAUSE_S)
+    carry(STATE_EVERY_BYTES)
+    assert written(pair, pair.server) == [ProtReceived(server.received)]
+    carry(STATE_EVERY_BYTES + 1)
+    assert not server.has_output()
+    assert server.consumed(theirs, 2 * MIB)
+    said = [type(frame) for frame in frames(pair.flush(pair.server))]
+    assert said == [ProtReceived, ProtWindow]
+    assert server.received == client.replay.position
+    pair.settle()
+    assert client.flushed()
 
 
 # A full replay -----------------------------------------------------------------------

@@ -14,6 +14,8 @@ from tunnel.proto.replay import (
     REPLAY_LIMIT_BYTES,
     STATE_AFTER_S,
     STATE_EVERY_BYTES,
+    STATE_MOST_BYTES,
+    STATE_PAUSE_S,
     Receipts,
     Replay,
     receipts_for,
@@ -180,21 +182,32 @@ def test_a_chunk_that_is_confirmed_frame_by_frame_is_walked_over_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "every"),
-    [(REPLAY_LIMIT_BYTES, STATE_EVERY_BYTES), (80_000, 10_000), (8, 1), (1, 1)],
+    ("limit", "every", "most"),
+    [
+        (REPLAY_LIMIT_BYTES, STATE_EVERY_BYTES, STATE_MOST_BYTES),
+        (80_000, 10_000, 40_000),
+        (8, 1, 4),
+        (1, 1, 1),
+    ],
 )
-def test_a_receipt_is_due_after_an_eighth_of_the_limit_and_at_most_a_mebibyte(
-    limit: int, every: int
+def test_a_receipt_is_due_after_an_eighth_of_the_limit_and_not_too_often(
+    limit: int, every: int, most: int
 ) -> None:
     receipts = receipts_for(limit)
     receipts.took(every - 1, 0.0)
     assert not receipts.due
     receipts.took(every, 0.0)
     assert receipts.due
-    receipts.state(every)
-    receipts.took(2 * every - 1, 0.0)
+    receipts.state(every, 0.0)
+    receipts.took(every + most - 1, 0.9 * STATE_PAUSE_S)
     assert not receipts.due
-    receipts.took(2 * every, 0.0)
+    assert receipts.worth(every + most - 1) is (most > every)
+    receipts.took(every + most, 0.9 * STATE_PAUSE_S)
+    assert receipts.due
+    receipts.state(every + most, 1.0)
+    receipts.took(2 * every + most - 1, 1.0 + 1.1 * STATE_PAUSE_S)
+    assert not receipts.due
+    receipts.took(2 * every + most, 1.0 + 1.1 * STATE_PAUSE_S)
     assert receipts.due
 
 
@@ -224,7 +237,8 @@ def test_what_is_due_already_asks_for_no_time() -> None:
 def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
     steps: list[tuple[int, float, bool]],
 ) -> None:
-    receipts, count, now, stated = Receipts(100), 0, 0.0, 0
+    receipts, count, now, stated = Receipts(100, 250), 0, 0.0, 0
+    stated_at = -1.0
     oldest: float | None = None
     for size, seconds, writes in steps:
         now += seconds
@@ -235,10 +249,11 @@ def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
         receipts.took(count, now)
         if size and oldest is None:
             oldest = now
-        assert receipts.due or count - stated < 100
+        patient = now - stated_at < STATE_PAUSE_S
+        assert receipts.due or count - stated < (250 if patient else 100)
         if receipts.due and writes:
             assert count > stated
-            receipts.state(count)
-            stated, oldest = count, None
+            receipts.state(count, now)
+            stated, stated_at, oldest = count, now, None
             assert not receipts.due
             assert receipts.due_at is None

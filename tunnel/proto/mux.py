@@ -213,7 +213,7 @@ class MuxCore:
         self._decoder.session_bytes = taken
         self._again = deque(self.replay.rest())
         if self._receipts is not None:
-            self._receipts.state(taken)  # AUTH has said it
+            self._receipts.state(taken, now)  # AUTH has said it
         self._begin_link(now)
         return self.replay.unconfirmed
 
@@ -445,7 +445,7 @@ class MuxCore:
         session nothing while the replay is full. What is given is gone from here: it
         must reach the link or the link is lost.
         """
-        out = self._link_frames()
+        out = self._link_frames(now)
         in_front = self._may_send_datagrams()
         if in_front:
             out += self._datagrams.take()
@@ -470,14 +470,17 @@ class MuxCore:
         """
         return bool(self._datagrams) and not self._again and not self._control
 
-    def _link_frames(self) -> list[Buffer]:
+    def _link_frames(self, now: float) -> list[Buffer]:
         """Give the frames that belong to this link and are never repeated."""
         out: list[Buffer] = []
         if self._pong:
             out.append(self._pong)
             self._pong = b""
-        if self._receipts is not None and self._receipts.due:
-            self._receipts.state(self.received)
+        receipts = self._receipts
+        if receipts is not None and (
+            receipts.due or (self._windows and receipts.worth(self.received))
+        ):
+            receipts.state(self.received, now)
             out.append(encode(ProtReceived(self.received)))
         if self._link_control:
             out += self._link_control
