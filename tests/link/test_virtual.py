@@ -158,7 +158,8 @@ class Sink:
         self.room = room
         self.took = b""
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
+    def write(self, *pieces: bytes | bytearray | memoryview) -> int:
+        data = b"".join(pieces)
         taken = min(self.room, len(data))
         self.room -= taken
         self.took += bytes(data[:taken])
@@ -392,3 +393,26 @@ async def test_no_socket_is_read_after_its_connection(local: Local, how: str) ->
         local.program.sendall(b"too late")
         await trio.sleep(0.05)
         assert local.reads == reads
+
+
+async def test_what_waits_is_not_the_links_buffer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        _, right = await open_one(sessions, offers)
+        buffer = bytearray(b"onetwo")
+        for sink_takes in (0, 1):
+            sink = Sink(room=sink_takes)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drained, right, sink, b"onetwo"[sink_takes:])
+                await trio.testing.wait_all_tasks_blocked()
+                view = memoryview(buffer)
+                right.conn.recv.charge(6)
+                right.deliver([view[:3], view[3:]])
+                buffer[:] = b"......"
+            buffer[:] = b"onetwo"
+
+
+async def drained(stream: VirtualStream, sink: Sink, rest: bytes) -> None:
+    assert await stream.drain_into(sink.write) == rest

@@ -111,27 +111,28 @@ def test_data_may_follow_create_before_its_answer() -> None:
     pair.settle()
     offer, arrived, finished = pair.server.hear()
     assert isinstance(offer, StreamOffered)
-    assert arrived == DataReceived(offer.conn, b"early")
+    assert arrived == DataReceived(offer.conn, [b"early"])
     assert finished == StreamFinished(offer.conn)
     pair.server.core.accept(offer.conn)
     assert offer.conn.state is StreamState.REMOTE_FINISHED
 
 
-def test_what_one_read_brought_is_one_copied_piece_for_each_connection() -> None:
+def test_what_one_read_brought_is_one_event_for_each_connection() -> None:
     pair = CorePair()
     ours = [pair.client.core.open(TARGET, pair.now) for _ in range(2)]
     pair.settle()
     first, second = (event.conn for event in pair.server.hear())
     sent = [ProtData(ONE, b"a"), ProtData(THREE, b"b"), ProtData(ONE, b"c", fin=True)]
-    wire = bytearray(b"".join(map(encode, sent)))
-    events = pair.server.core.receive_data(memoryview(wire), pair.now)
-    wire[:] = bytes(len(wire))
+    wire = b"".join(map(encode, sent))
+    events = pair.server.core.receive_data(wire, pair.now)
     assert [conn.sock_map for conn in ours] == [ONE, THREE]
     assert events == [
-        DataReceived(first, b"ac"),
-        DataReceived(second, b"b"),
+        DataReceived(first, [b"a", b"c"]),
+        DataReceived(second, [b"b"]),
         StreamFinished(first),
     ]
+    assert isinstance(events[0], DataReceived)
+    assert events[0].payload == b"ac"
     assert first.held_bytes == 2
 
 
@@ -315,8 +316,8 @@ def test_bytes_go_both_ways() -> None:
     pair.client.core.send_data(ours, b"question")
     pair.server.core.send_data(theirs, b"answer")
     pair.settle()
-    assert pair.server.hear() == [DataReceived(theirs, b"question")]
-    assert pair.client.hear() == [DataReceived(ours, b"answer")]
+    assert pair.server.hear() == [DataReceived(theirs, [b"question"])]
+    assert pair.client.hear() == [DataReceived(ours, [b"answer"])]
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -330,7 +331,7 @@ def test_each_direction_ends_alone_in_either_order(first: int) -> None:
     pair.ends[1 - first].core.finish(conns[1 - first])
     pair.settle()
     assert pair.ends[first].hear() == [
-        DataReceived(conns[first], b"still here"),
+        DataReceived(conns[first], [b"still here"]),
         StreamFinished(conns[first]),
     ]
     assert {conn.state for conn in conns} == {StreamState.FINISHED}
@@ -679,7 +680,7 @@ def test_an_unknown_extension_is_skipped(kind: int, number: int) -> None:
     _, theirs = pair.opened()
     extension = ProtExtension(kind, SockMap(number), 4_000)
     inject(pair, pair.server, extension, ProtData(ONE, b"after"))
-    assert pair.server.hear() == [DataReceived(theirs, b"after")]
+    assert pair.server.hear() == [DataReceived(theirs, [b"after"])]
 
 
 def test_mappings_are_asked_and_answered_in_order() -> None:
@@ -747,7 +748,7 @@ def test_draining_refuses_what_is_new_and_lets_go_on_what_runs() -> None:
         assert caught.value.code is Code.DRAINING
     pair.client.core.send_data(ours, b"goes on")
     pair.settle()
-    assert pair.server.hear() == [DataReceived(theirs, b"goes on")]
+    assert pair.server.hear() == [DataReceived(theirs, [b"goes on"])]
 
 
 def test_go_away_is_the_last_frame_and_drops_what_was_queued() -> None:

@@ -554,7 +554,8 @@ class MuxMachine(RuleBasedStateMachine):
         match event:
             case StreamOpened():
                 assert peer.accepted
-            case DataReceived(_, payload):
+            case DataReceived(_, pieces):
+                payload = b"".join(pieces)
                 assert not half.eof
                 assert payload == stream.sent(1 - side, half.received, len(payload))
                 half.received += len(payload)

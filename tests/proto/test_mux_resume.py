@@ -100,9 +100,9 @@ def test_both_send_again_what_was_lost_and_then_what_is_new() -> None:
     assert pair.resume() == [DATA_HEADER + 8, DATA_HEADER + 6]
     pair.settle()
     assert pair.server.hear() == [
-        DataReceived(theirs, b"question, and more"),
+        DataReceived(theirs, [b"question", b", and more"]),
     ]
-    assert pair.client.hear() == [DataReceived(ours, b"answer")]
+    assert pair.client.hear() == [DataReceived(ours, [b"answer"])]
 
 
 def test_what_arrived_but_was_not_stated_is_not_sent_again() -> None:
@@ -117,8 +117,8 @@ def test_what_arrived_but_was_not_stated_is_not_sent_again() -> None:
     assert pair.resume() == [DATA_HEADER + 4, 0]
     pair.settle()
     assert pair.server.hear() == [
-        DataReceived(theirs, b"arrives"),
-        DataReceived(theirs, b"lost"),
+        DataReceived(theirs, [b"arrives"]),
+        DataReceived(theirs, [b"lost"]),
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_frame_that_was_cut_is_dropped_and_repeated_whole() -> None:
     assert pair.resume() == [size, 0]
     assert pair.server.core.received == before
     pair.settle()
-    assert pair.server.hear() == [DataReceived(theirs, b"all or nothing")]
+    assert pair.server.hear() == [DataReceived(theirs, [b"all or nothing"])]
 
 
 def test_a_repetition_that_is_lost_is_repeated_from_where_it_came_to() -> None:
@@ -272,7 +272,7 @@ def test_a_close_does_not_overtake_what_has_its_place() -> None:
     pair.resume()
     pair.settle()
     assert pair.server.hear() == [
-        DataReceived(theirs, b"has its place"),
+        DataReceived(theirs, [b"has its place"]),
         StreamClosed(theirs, Code.GENERAL, "enough"),
     ]
 
@@ -293,7 +293,7 @@ def test_an_extension_of_the_session_counts_and_one_of_the_link_does_not(
     pair.server.core.resume(pair.client.core.received, pair.now)
     pair.inject(pair.server, extension + raw.data(1, b"behind"))
     assert pair.server.core.received == before + 2 * len(extension) + DATA_HEADER + 6
-    assert pair.server.hear() == [DataReceived(theirs, b"behind")]
+    assert pair.server.hear() == [DataReceived(theirs, [b"behind"])]
 
 
 # Counts ------------------------------------------------------------------------------
@@ -594,7 +594,8 @@ class App:
         match event:
             case StreamOpened(conn):
                 self.by_conn[conn].add("opened")
-            case DataReceived(conn, payload):
+            case DataReceived(conn, pieces):
+                payload = b"".join(pieces)
                 self.by_conn[conn].add("data", payload)
                 self.end.core.consumed(conn, len(payload))
             case StreamFinished(conn):

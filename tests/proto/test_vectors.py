@@ -434,7 +434,8 @@ class End:
                 return f"offered {said.pop('sock_map')} {json.dumps(said)}"
             case ev.StreamOpened(conn, bound):
                 return f"opened {conn.sock_map} {bound or ''}".rstrip()
-            case ev.DataReceived(conn, payload):
+            case ev.DataReceived(conn, pieces):
+                payload = b"".join(pieces)
                 assert self.core is not None
                 self.core.consumed(conn, len(payload))
                 return f"data {conn.sock_map} {json.dumps(payload.decode())}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.errors import Code
+    from tunnel.link.sockets import Sink
 
 
 class Dialled:
@@ -56,9 +57,7 @@ class Dialled:
         """End both directions."""
         await self._stream.aclose()
 
-    async def drain_into(
-        self, write: Callable[[bytes | bytearray | memoryview], int]
-    ) -> bytes | bytearray:
+    async def drain_into(self, write: Sink) -> bytes | bytearray:
         """Wait for bytes and give them all to the caller: nobody lends a socket."""
         del write
         return await self._bytes.receive_some(CHUNK_BYTES)

@@ -40,7 +40,7 @@ from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tunnel.link.sockets import QuickStream
+    from tunnel.link.sockets import QuickStream, Sink
     from tunnel.proto.frames import Address
 
 GRACE_S: Final = 1.0
@@ -76,9 +76,7 @@ class ResettableStream(Protocol):
         """Have a socket's bytes sent as they come; False: the caller has to do it."""
         ...
 
-    async def drain_into(
-        self, write: Callable[[bytes | bytearray | memoryview], int]
-    ) -> bytes | bytearray:  # pragma: no cover
+    async def drain_into(self, write: Sink) -> bytes | bytearray:  # pragma: no cover
         """Give what comes to ``write``; return what it does not take, or the end."""
         ...
 
@@ -416,8 +414,8 @@ class _Joint:
             self._down_over = True
             self._linger_at_last()
 
-    def _write_now(self, data: bytes | bytearray | memoryview) -> int:
-        size = self._bytes.write_now(data)
+    def _write_now(self, *pieces: bytes | bytearray | memoryview) -> int:
+        size = self._bytes.write_now(*pieces)
         if size:
             self._count_received(size)
         return size

@@ -22,6 +22,20 @@ CHUNK_BYTES: Final = 131_056
 eight TLS records."""
 
 
+MAX_PIECES: Final = 64
+"""Written as they are; more would be small ones, and cheaper joined."""
+
+
+class Sink(Protocol):
+    """Takes what it can of the pieces without waiting, and says how many bytes.
+
+    It must not raise.
+    """
+
+    def __call__(self, *pieces: Buffer) -> int:  # noqa: D102
+        ...
+
+
 class QuickStream(Protocol):
     """What the inside of a link or a relay needs of a stream.
 
@@ -45,8 +59,8 @@ class QuickStream(Protocol):
         """End our direction; no checkpoint either."""
         ...
 
-    def write_now(self, data: Buffer) -> int:
-        """Give the kernel what it takes without a wait, and say how much.
+    def write_now(self, *pieces: Buffer) -> int:
+        """Give the kernel what it takes without a wait, and say how many bytes.
 
         0 also when it is broken: ``send_all`` will say so.
         """
@@ -146,10 +160,14 @@ class QuickSocket:
         except OSError as error:
             raise _broken(error) from error
 
-    def write_now(self, data: Buffer) -> int:
+    def write_now(self, *pieces: Buffer) -> int:
         """Give the kernel what it takes."""
         try:
-            return os.write(self._socket.fileno(), data)
+            if len(pieces) == 1:
+                return os.write(self._socket.fileno(), pieces[0])
+            if len(pieces) > MAX_PIECES:
+                return os.write(self._socket.fileno(), b"".join(pieces))
+            return os.writev(self._socket.fileno(), pieces)
         except OSError:
             return 0
 
@@ -182,7 +200,7 @@ class _Other:
         buffer[: len(data)] = data
         return len(data)
 
-    def write_now(self, data: Buffer) -> int:
+    def write_now(self, *pieces: Buffer) -> int:
         return 0
 
 

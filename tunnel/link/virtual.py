@@ -21,6 +21,7 @@ from tunnel.link.sockets import CHUNK_BYTES
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.link.poller import Poller
+    from tunnel.link.sockets import Sink
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
@@ -125,7 +126,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._tail: bytearray | None = None
         self._rest: Piece = b""
         self._unread = 0
-        self._sink: Callable[[Piece], int] | None = None
+        self._sink: Sink | None = None
         """Takes what comes while somebody waits in ``drain_into``."""
         self._lent = 0
         """Bytes that ``drain_into`` gave back: held until the next call."""
@@ -203,7 +204,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError from self._receive_error
         return b""
 
-    async def drain_into(self, write: Callable[[Piece], int]) -> bytes | bytearray:
+    async def drain_into(self, write: Sink) -> bytes | bytearray:
         """Give what comes to ``write`` at once; return what it did not take.
 
         The rest of the first piece that is not taken whole is for the caller to bring
@@ -213,8 +214,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         waits in the memory channel.
 
         Args:
-            write: takes what it can without waiting, and says how many bytes; it must
-                not raise. A failure is met by the caller, with the rest.
+            write: takes what it can of pieces. A failure is met by the caller, with
+                the rest.
 
         Raises:
             trio.BrokenResourceError: as ``receive_some`` does.
@@ -486,18 +487,19 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.bound = bound
         self._progress.unpark_all()
 
-    def deliver(self, payload: bytes) -> None:
-        """Take received bytes: what no sink takes at once waits in the channel."""
+    def deliver(self, pieces: list[bytes | memoryview]) -> None:
+        """Take received bytes: a copy of what no sink takes waits in the channel."""
         if self._closed:
             return
-        size = len(payload)
+        size, taken = sum(map(len, pieces)), 0
         if self._sink is not None and not self._unread:
-            taken = self._sink(payload)
+            taken = self._sink(*pieces)
             if taken:
                 self._consumed(taken)
             if taken == size:
                 return
-            payload, size = payload[taken:], size - taken
+        payload = b"".join(pieces)[taken:]
+        size -= taken
         self._unread += size
         tail = self._tail
         if size >= LARGE_PIECE_BYTES:

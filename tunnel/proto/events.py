@@ -35,10 +35,19 @@ class StreamOpened:
 
 @dataclass(slots=True)
 class DataReceived:
-    """Bytes, in order; to be answered by ``MuxCore.consumed`` when they are taken."""
+    """Bytes, in order; to be answered by ``MuxCore.consumed`` when they are taken.
+
+    The pieces may be views into what ``receive_data`` was given: whoever keeps them
+    (``payload`` does) copies them before that buffer is used again.
+    """
 
     conn: VirtualConn
-    payload: bytes
+    pieces: list[bytes | memoryview]
+
+    @property
+    def payload(self) -> bytes:
+        """All of them, copied into one."""
+        return b"".join(self.pieces)
 
 
 @dataclass(slots=True)

@@ -528,30 +528,21 @@ class MuxCore:
         """
         self.liveness.heard(now)
         events: list[Event] = []
-        pieces: dict[VirtualConn, list[Buffer]] = {}
+        brought: dict[VirtualConn, DataReceived] = {}
         for frame in self._decoder.feed(data):
             # In the order of how often they come on a busy link.
             if type(frame) is ProtData:
-                self._on_data(frame, events, pieces)
+                self._on_data(frame, events, brought)
             else:
                 self._on_control(frame, events, now)
         if self._receipts is not None:
             self._receipts.took(self._decoder.session_bytes, now)
         if self._control_bytes > CONTROL_QUEUE_BYTES:
             raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
-        if pieces:
-            self._join(pieces, events)
+        for conn, event in brought.items():
+            if conn.state is not _CLOSING:  # given up for another, just now
+                self._pool.hold(conn, sum(map(len, event.pieces)))
         return events
-
-    def _join(
-        self, pieces: dict[VirtualConn, list[Buffer]], events: list[Event]
-    ) -> None:
-        """Make one piece of what came for each connection: the only copy on the way."""
-        for event in events:
-            if type(event) is DataReceived:
-                event.payload = payload = b"".join(pieces[event.conn])
-                if event.conn.state is not _CLOSING:  # given up for another, just now
-                    self._pool.hold(event.conn, len(payload))
 
     def _admit(self, kind: int, flag: int, sock_map: int, length: int) -> None:
         """Refuse by its header a frame that would be refused when it is complete."""
@@ -587,8 +578,9 @@ class MuxCore:
         self,
         frame: ProtData,
         events: list[Event],
-        pieces: dict[VirtualConn, list[Buffer]],
+        brought: dict[VirtualConn, DataReceived],
     ) -> None:
+        """Take a frame; what one call brings for a connection is one event."""
         conn = self._known(frame.sock_map, "DATA")
         size = len(frame.payload)
         self._check_data(conn, size, fin=frame.fin)
@@ -598,11 +590,11 @@ class MuxCore:
             return
         if not size:
             pass
-        elif conn in pieces:
-            pieces[conn].append(frame.payload)
+        elif conn in brought:
+            brought[conn].pieces.append(frame.payload)
         else:
-            pieces[conn] = [frame.payload]
-            events.append(DataReceived(conn, b""))
+            brought[conn] = event = DataReceived(conn, [frame.payload])
+            events.append(event)
         if frame.fin:
             self._on_finish(conn, events)
 
