@@ -28,6 +28,8 @@ class StreamState(Enum):
     CLOSING = "we sent CLOSE and wait for the peer's; what still comes is dropped"
     CLOSED_BY_PEER = "the peer sent CLOSE; our CLOSE is due at once"
 
+    __hash__ = object.__hash__  # Enum's own is Python, twice in each step
+
 
 class Signal(Enum):
     """What can happen to it."""
@@ -44,6 +46,8 @@ class Signal(Enum):
     RECV_WINDOW = "recv WINDOW"
     SEND_CLOSE = "send CLOSE"
     RECV_CLOSE = "recv CLOSE"
+
+    __hash__ = object.__hash__
 
 
 _S = StreamState
