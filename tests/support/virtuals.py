@@ -96,18 +96,15 @@ class ReadingVirtual(ScriptedVirtual):
         return True
 
     async def _take(self, number: int, read: Callable[[int], bytes | None]) -> None:
-        refused = False
         while True:
-            if self.refuses is not None and not refused:
-                refused = True
+            if self.refuses is not None:
                 if self._call is not None:
                     self._call(self.refuses)
-                if self.refuses is not Code.NORMAL:
-                    return
+                return
             data = read(CHUNK_BYTES)
             if data is not None and not data:
                 return
-            if data and not refused:
+            if data:
                 self.sent += data
                 self._note()
             try:

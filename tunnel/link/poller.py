@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.errors import Code, LocalLinkError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -28,10 +30,17 @@ class Poller:
 
     Args:
         turn: is given the readable ones of a turn, and calls ``call`` for each.
+
+    Raises:
+        LocalLinkError: ``LINK_LOST``: no descriptor is free.
     """
 
     def __init__(self, turn: Callable[[Iterable[int]], None]) -> None:
-        self._epoll = select.epoll()
+        try:
+            self._epoll = select.epoll()
+        except OSError as error:
+            why = f"no descriptor for a session: {error.strerror}"
+            raise LocalLinkError(Code.LINK_LOST, why) from error
         self._calls: dict[int, Callable[[], None]] = {}
         self._turn = turn
         self._scope = trio.CancelScope()
@@ -53,9 +62,12 @@ class Poller:
     async def run(self) -> None:
         """Serve until ``close``."""
         with self._scope:
-            while True:
+            # ``close`` may come before the first step, and between a wait and its turn.
+            while not self._epoll.closed:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._turn(number for number, _ in self._epoll.poll(0, TURN_SOCKETS))
+                if not self._epoll.closed:
+                    ready = self._epoll.poll(0, TURN_SOCKETS)
+                    self._turn(number for number, _ in ready)
 
     def call(self, number: int) -> None:
         """Call who watches this descriptor, unless it was forgotten meanwhile."""

@@ -251,6 +251,7 @@ class _Joint:
     """The state that the two directions share."""
 
     __slots__ = (
+        "_alone",
         "_bytes",
         "_changed",
         "_decided",
@@ -261,8 +262,10 @@ class _Joint:
         "_late",
         "_local",
         "_local_dead",
+        "_parts",
         "_push_at",
         "_scope",
+        "_sending",
         "_unheard",
         "_up_over",
         "_virtual",
@@ -287,6 +290,9 @@ class _Joint:
         self._scope = trio.CancelScope(deadline=self._push_at + idle_s)
         self._changed = trio.lowlevel.ParkingLot()
         self._early = b""
+        self._sending = 0  # bytes that local is being given
+        self._alone = False  # one task: the session reads local
+        self._parts = False  # a second one is needed: the session reads no more
         self._hurry_until = math.inf
         self._up_over = False  # local has sent its last byte, and that is settled
         self._down_over = False  # the peer has sent its last byte, and local was told
@@ -302,6 +308,11 @@ class _Joint:
         with self._scope:
             self._virtual.on_closed(self._heard_close)
             await self._both_ways(early)
+        if self._scope.cancelled_caught and self._parts and self._decided is None:
+            until = min(self._hurry_until, self._push_at + self._idle_s)
+            self._scope = trio.CancelScope(deadline=until)
+            with self._scope:
+                await self._in_two_tasks(self._early)
         self._virtual.on_closed(None)
         if self._virtual_broke:
             until = min(self._hurry_until, _in_grace())
@@ -339,12 +350,17 @@ class _Joint:
         if isinstance(source, QuickSocket) and self._virtual.take_from(
             source.number(), partial(self._read, source)
         ):
+            self._alone = True
             await self._downward()
             while not self._up_over:
                 await self._changed.park()
-            return
+        else:
+            await self._in_two_tasks(early)
+
+    async def _in_two_tasks(self, early: bytes) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._downward)
+            if not self._down_over:
+                nursery.start_soon(self._downward)
             await self._upward(early)
 
     def _read(self, source: QuickSocket, most: int) -> bytes | None:
@@ -359,8 +375,7 @@ class _Joint:
             self._up_ended(broken=True)
             return b""
         if data:
-            if not self._unheard:
-                self._count_sent(len(data))
+            self._count_sent(len(data))
         elif data is not None:
             self._up_ended(broken=False)
         return data
@@ -397,11 +412,16 @@ class _Joint:
         self._changed.unpark_all()
 
     async def _downward(self) -> None:
-        """Carry virtual to local."""
+        """Carry virtual to local; first what a cancelled turn of this has left."""
+        rest = b""
+        if self._sending and isinstance(self._bytes, QuickSocket):
+            rest = bytes(self._bytes.unsent)
+            self._count_received(self._sending - len(rest))
         end = await pump(
             partial(self._virtual.drain_into, self._write_now),
-            self._bytes.send_all,
+            self._send_down,
             self._count_received,
+            rest,
         )
         if end.how is Ended.FINISHED:
             end = await _pass_end(self._bytes.send_eof)
@@ -413,6 +433,11 @@ class _Joint:
         else:
             self._down_over = True
             self._linger_at_last()
+
+    async def _send_down(self, data: bytes | bytearray) -> None:
+        self._sending = len(data)
+        await self._bytes.send_all(data)
+        self._sending = 0
 
     def _write_now(self, *pieces: bytes | bytearray | memoryview) -> int:
         size = self._bytes.write_now(*pieces)
@@ -442,6 +467,11 @@ class _Joint:
         else:
             self._unheard = True
             self._linger_at_last()
+            if self._alone and not self._up_over:
+                # Who still sends must be able to hear the rest: it is read for nobody,
+                # beside what this task may be waiting for.
+                self._alone, self._parts = False, True
+                self._scope.cancel()
 
     def _virtual_failed(self, code: Code) -> None:
         self._virtual_broke = True

@@ -80,12 +80,14 @@ class QuickSocket:
     Raises what a ``trio.SocketStream`` would.
     """
 
-    __slots__ = ("_more", "_socket")
+    __slots__ = ("_more", "_socket", "unsent")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._more = False
         """The last read took all that it asked for: there is likely more."""
+        self.unsent = memoryview(b"")
+        """What a cancelled ``send_all`` did not give to the kernel."""
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """See ``QuickStream``; the same for what follows."""
@@ -124,16 +126,17 @@ class QuickSocket:
 
     async def send_all(self, data: Buffer) -> None:
         """Return when the kernel has all."""
+        self.unsent = memoryview(data)
         while True:
             try:
-                sent = os.write(self.number(), data)
+                sent = os.write(self.number(), self.unsent)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 raise _broken(error) from error
-            if sent == len(data):
+            self.unsent = self.unsent[sent:]
+            if not self.unsent:
                 return
-            data = memoryview(data)[sent:]
             await trio.lowlevel.wait_writable(self.number())
 
     async def send_eof(self) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.link.sockets import CHUNK_BYTES
+from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
@@ -31,6 +32,8 @@ LARGE_PIECE_BYTES: Final = 16_376
 """Pieces from this size on are passed as they are; smaller ones are joined while they
 wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
+
+_OVER: Final = (StreamState.CLOSING, StreamState.IDLE)
 
 Piece = bytes | bytearray | memoryview
 Deliver = Callable[["Address", bytes], None]
@@ -310,9 +313,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Have the session send what a socket brings, whenever there is room for it.
 
         No task waits for a piece, and no byte is read before it has credit. It goes on
-        until ``read`` gives the end, the connection is closed here or broken. When the
-        peer reads no more, what comes is read for nobody: whoever still sends must be
-        able to hear the rest.
+        until ``read`` gives the end, or the connection is closed, by whomever.
 
         Args:
             number: the descriptor; it is not closed before this is over.
@@ -320,8 +321,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 the end of any kind: it is not called again. It must not wait or raise.
 
         Returns:
-            True: the session does so.
+            False: it is closed already, and nothing was read.
         """
+        if self._closed or self._send_error is not None:
+            return False
         self._number, self._read = number, read
         self._fill()
         if self._conn.lane.size:
@@ -332,23 +335,19 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Read once the room there is; be watched as long as there is any."""
         core, conn = self._core, self._conn
         while self._read is not None:
-            room = CHUNK_BYTES
-            if self._send_error is None:
-                # Beside what is queued a small piece is not worth a frame.
-                room = min(room, core.send_room(conn, LARGE_PIECE_BYTES))
-            if not room:
+            # Closed in the core, it is about to be closed here: by a later event.
+            is_over = conn.state in _OVER
+            # Beside what is queued a small piece is not worth a frame.
+            room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
+            if is_over or not room:
                 return self._watch(wanted=False)
             data = self._read(room)
             if data is None:
                 return self._watch(wanted=True)
             if not data:
                 return self._stop_filling()
-            if self._send_error is None:
-                try:  # noqa: SIM105 - a context manager costs as much as the call
-                    core.send_data(conn, data)
-                except LocalStreamError:
-                    pass  # just closed: the word is on its way
-            if len(data) < room or self._send_error is not None:
+            core.send_data(conn, data)
+            if len(data) < room:
                 return self._watch(wanted=True)
 
     def _watch(self, *, wanted: bool) -> None:
@@ -535,11 +534,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             if local:
                 self._forget_unread()
         self._progress.unpark_all()
-        if code is not Code.NORMAL:
-            self._stop_filling()
+        self._stop_filling()
         if self._on_closed is not None:
             self._on_closed(code)
-        self._fill()
 
     def _forget_unread(self) -> None:
         self._tail = None
