@@ -23,7 +23,7 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
-from tunnel.link.pace import Pace
+from tunnel.link.pace import MIN_TURN_BYTES, Pace
 from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
 from tunnel.log import say
@@ -208,10 +208,11 @@ class Link:
         self.session.dispatch(core.take_notices())
 
     def _turn_is_out(self) -> None:
-        if self._turn_bytes:  # else it was empty, or only TLS had something to say
+        # Less says nothing of the line: a word, or what TLS had to say.
+        if self._turn_bytes >= MIN_TURN_BYTES:
             took_s = trio.current_time() - self._turn_began
             self._pace.took(self._turn_bytes, took_s)
-            self._turn_bytes = 0
+        self._turn_bytes = 0
 
     def _push(self) -> bool:
         """Write one turn from whoever has something to say, while the writer rests.

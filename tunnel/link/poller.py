@@ -16,7 +16,7 @@ import trio
 from tunnel.errors import Code, LocalLinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 TURN_SOCKETS: Final = 64
 """Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
@@ -29,13 +29,14 @@ class Poller:
     still be waited for by trio in the other direction.
 
     Args:
-        turn: is given the readable ones of a turn, and calls ``call`` for each.
+        turn: is given the readable ones of a turn, with what epoll says of them, and
+            calls ``call`` for each.
 
     Raises:
         LocalLinkError: ``LINK_LOST``: no descriptor is free.
     """
 
-    def __init__(self, turn: Callable[[Iterable[int]], None]) -> None:
+    def __init__(self, turn: Callable[[list[tuple[int, int]]], None]) -> None:
         try:
             self._epoll = select.epoll()
         except OSError as error:
@@ -66,8 +67,7 @@ class Poller:
             while not self._epoll.closed:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 if not self._epoll.closed:
-                    ready = self._epoll.poll(0, TURN_SOCKETS)
-                    self._turn(number for number, _ in ready)
+                    self._turn(self._epoll.poll(0, TURN_SOCKETS))
 
     def call(self, number: int) -> None:
         """Call who watches this descriptor, unless it was forgotten meanwhile."""

@@ -356,10 +356,10 @@ class Session:
         """Do the same in the next turn: what follows at once may go with it."""
         self.writer.unpark_all()
 
-    def _read_locals(self, numbers: Iterable[int]) -> None:
+    def _read_locals(self, ready: list[tuple[int, int]]) -> None:
         self._gathering = True
         try:
-            for number in numbers:
+            for number, _events in ready:
                 self.poller.call(number)
         finally:
             self._gathering = False

@@ -94,15 +94,12 @@ class Outbox:
     What is in the queues are encoded frames.
     """
 
-    __slots__ = ("_room", "_waiting")
+    __slots__ = ("_room", "waiting")
 
     def __init__(self) -> None:
         self._room = DatagramRoom()
-        self._waiting: dict[DatagramQueue[bytes], None] = {}
-
-    def __bool__(self) -> bool:
-        """Say whether any datagram waits."""
-        return bool(self._waiting)
+        self.waiting: dict[DatagramQueue[bytes], None] = {}
+        """Who has something to send, in turn; to be looked at only."""
 
     def new_queue(self) -> DatagramQueue[bytes]:
         """Make the queue of one association."""
@@ -111,12 +108,12 @@ class Outbox:
     def enlist(self, queue: DatagramQueue[bytes]) -> None:
         """Give a queue a place in the round: its association is accepted."""
         if queue:
-            self._waiting[queue] = None
+            self.waiting[queue] = None
 
     def take(self, budget: int = DATAGRAM_TURN_BYTES) -> list[bytes]:
         """Give about ``budget`` bytes of frames, one of each association in turn."""
         frames: list[bytes] = []
-        waiting = self._waiting
+        waiting = self.waiting
         while waiting and budget > 0:
             queue = next(iter(waiting))
             del waiting[queue]
@@ -130,10 +127,10 @@ class Outbox:
     def forget(self, queue: DatagramQueue[bytes]) -> None:
         """Throw away what one association has waiting: it has ended."""
         queue.clear()
-        self._waiting.pop(queue, None)
+        self.waiting.pop(queue, None)
 
     def clear(self) -> None:
         """Throw away everything, and count it: there is no link."""
-        for queue in self._waiting:
+        for queue in self.waiting:
             queue.clear()
-        self._waiting.clear()
+        self.waiting.clear()

@@ -56,11 +56,8 @@ class Lanes:
 
     def __init__(self, max_frame: int) -> None:
         self._max_frame = max_frame
-        self._waiting: deque[Lane] = deque()
-
-    def __bool__(self) -> bool:
-        """Say whether any lane waits for its turn."""
-        return bool(self._waiting)
+        self.waiting: deque[Lane] = deque()
+        """Who has something to send, in turn; to be looked at only."""
 
     def push(self, lane: Lane, piece: Buffer) -> None:
         """Queue a piece; it is kept by reference and must not change any more."""
@@ -84,7 +81,7 @@ class Lanes:
         """Give the lane a place in the round if it has none."""
         if not lane.listed:
             lane.listed = True
-            self._waiting.append(lane)
+            self.waiting.append(lane)
 
     def take(self, budget: int, out: list[Buffer], served: list[Lane]) -> None:
         """Append frames of about ``budget`` bytes to ``out``, lanes in turn.
@@ -92,7 +89,7 @@ class Lanes:
         The last frame may pass the budget by less than a frame. Lanes that gave bytes
         are appended to ``served``, once for each turn.
         """
-        waiting = self._waiting
+        waiting = self.waiting
         shared = self._fair_frame(budget)
         while waiting and budget > 0:
             lane = waiting.popleft()
@@ -114,7 +111,7 @@ class Lanes:
         Whole TLS records, and no less than one.
         """
         record = SHARED_FRAME_BYTES + HEADER_BYTES
-        records = budget // max(len(self._waiting), 1) // record
+        records = budget // max(len(self.waiting), 1) // record
         return min(self._max_frame, max(records, 1) * record - HEADER_BYTES)
 
 

@@ -419,16 +419,17 @@ class MuxCore:
 
     def has_output(self) -> bool:
         """Say whether ``data_to_send`` has anything."""
+        # Asked before and behind each turn: no calls on the beaten path.
+        if (self._lanes.waiting or self._control or self._windows) and not (
+            self.replay is not None and self.replay.full()
+        ):
+            return True
         return bool(
             self._link_control
             or self._pong
             or self._again
-            or self._may_send_datagrams()
             or (self._receipts is not None and self._receipts.due)
-            or (
-                (self._control or self._windows or self._lanes)
-                and not (self.replay is not None and self.replay.full())
-            )
+            or self._may_send_datagrams()
         )
 
     def flushed(self) -> bool:
@@ -446,9 +447,10 @@ class MuxCore:
         must reach the link or the link is lost.
         """
         out = self._link_frames(now)
-        in_front = self._may_send_datagrams()
+        datagrams = self._datagrams
+        in_front = bool(datagrams.waiting) and self._may_send_datagrams()
         if in_front:
-            out += self._datagrams.take()
+            out += datagrams.take()
         if self._again:
             out.append(self._again.popleft())
         elif self.replay is None:
@@ -458,9 +460,9 @@ class MuxCore:
             chunk = b"".join(frames)
             self.replay.record(chunk)
             out.append(chunk)
-        if not in_front and self._may_send_datagrams():
+        if datagrams.waiting and not in_front and self._may_send_datagrams():
             # Control stood in their way; it may do so in every turn.
-            out += self._datagrams.take()
+            out += datagrams.take()
         return out
 
     def _may_send_datagrams(self) -> bool:
@@ -468,7 +470,7 @@ class MuxCore:
 
         The answer may be among what a resume repeats, or wait in a full replay.
         """
-        return bool(self._datagrams) and not self._again and not self._control
+        return bool(self._datagrams.waiting) and not self._again and not self._control
 
     def _link_frames(self, now: float) -> list[Buffer]:
         """Give the frames that belong to this link and are never repeated."""
@@ -495,7 +497,7 @@ class MuxCore:
             self._control_bytes = 0
         if self._windows:
             self._raise_windows(out, now)
-        if self._lanes:
+        if self._lanes.waiting:
             served: list[Lane] = []
             self._lanes.take(budget, out, served)
             for lane in served:

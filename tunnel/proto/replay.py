@@ -52,7 +52,7 @@ class Replay:
 
     def full(self) -> bool:
         """Say whether nothing new may be given a place."""
-        return self.unconfirmed >= self.limit_bytes
+        return self.position - self.confirmed >= self.limit_bytes
 
     def record(self, chunk: bytes) -> None:
         """Give the next places to ``chunk``: whole frames, kept by reference.
