@@ -400,7 +400,7 @@ async def test_what_waits_is_not_the_links_buffer(
                 await trio.testing.wait_all_tasks_blocked()
                 view = memoryview(buffer)
                 right.conn.recv.charge(6)
-                right.deliver([view[:3], view[3:]])
+                right.deliver([view[:3], view[3:]], 6)
                 buffer[:] = b"......"
             buffer[:] = b"onetwo"
 

@@ -440,7 +440,7 @@ class Session:
             if type(event) is DataReceived:
                 stream = streams.get(event.conn)
                 if stream is not None:
-                    stream.deliver(event.pieces)
+                    stream.deliver(event.pieces, event.size)
             elif type(event) is DatagramReceived:
                 deliver = self._deliveries.get(event.conn)
                 if deliver is not None:

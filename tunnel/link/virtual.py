@@ -33,7 +33,8 @@ LARGE_PIECE_BYTES: Final = 16_376
 wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
 
-_OVER: Final = (StreamState.CLOSING, StreamState.IDLE)
+_CLOSING: Final = StreamState.CLOSING
+_IDLE: Final = StreamState.IDLE
 
 Piece = bytes | bytearray | memoryview
 Deliver = Callable[["Address", bytes], None]
@@ -336,7 +337,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         core, conn = self._core, self._conn
         while self._read is not None:
             # Closed in the core, it is about to be closed here: by a later event.
-            is_over = conn.state in _OVER
+            is_over = conn.state is _CLOSING or conn.state is _IDLE
             # Beside what is queued a small piece is not worth a frame.
             room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
             if is_over or not room:
@@ -486,11 +487,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.bound = bound
         self._progress.unpark_all()
 
-    def deliver(self, pieces: list[bytes | memoryview]) -> None:
-        """Take received bytes: a copy of what no sink takes waits in the channel."""
+    def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
+        """Take ``size`` bytes: a copy of what no sink takes waits in the channel."""
         if self._closed:
             return
-        size, taken = sum(map(len, pieces)), 0
+        taken = 0
         if self._sink is not None and not self._unread:
             taken = self._sink(*pieces)
             if taken:

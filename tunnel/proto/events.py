@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class DataReceived:
 
     conn: VirtualConn
     pieces: list[bytes | memoryview]
+    size: int = field(default=0, compare=False)
+    """Bytes of all of them."""
 
     @property
     def payload(self) -> bytes:

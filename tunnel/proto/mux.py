@@ -543,7 +543,7 @@ class MuxCore:
             raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
         for conn, event in brought.items():
             if conn.state is not _CLOSING:  # given up for another, just now
-                self._pool.hold(conn, sum(map(len, event.pieces)))
+                self._pool.hold(conn, event.size)
         return events
 
     def _admit(self, kind: int, flag: int, sock_map: int, length: int) -> None:
@@ -592,10 +592,11 @@ class MuxCore:
             return
         if not size:
             pass
-        elif conn in brought:
-            brought[conn].pieces.append(frame.payload)
+        elif (event := brought.get(conn)) is not None:
+            event.pieces.append(frame.payload)
+            event.size += size
         else:
-            brought[conn] = event = DataReceived(conn, [frame.payload])
+            brought[conn] = event = DataReceived(conn, [frame.payload], size)
             events.append(event)
         if frame.fin:
             self._on_finish(conn, events)
