@@ -266,18 +266,16 @@ class Local:
         self.program, self.near = socket.socketpair()
         self.near.setblocking(False)
         self.reads = 0
-        self.over = False
         self.gone = trio.Event()
 
     def read(self, most: int) -> bytes | None:
-        assert not self.over
+        assert not self.gone.is_set()
         self.reads += 1
         try:
             data = self.near.recv(most)
         except BlockingIOError:
             return None
         if not data:
-            self.over = True
             self.gone.set()
         return data
 
@@ -321,7 +319,7 @@ async def test_a_socket_is_read_by_the_session_to_its_end(local: Local) -> None:
         assert await right.receive_some() == b"two"
         local.program.shutdown(socket.SHUT_WR)
         await trio.testing.wait_all_tasks_blocked()
-        assert local.over
+        assert local.gone.is_set()
         left.finish()
         assert await right.receive_some() == b""
 

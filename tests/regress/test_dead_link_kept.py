@@ -9,28 +9,21 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
-from support.wires import Offers
+from support.wires import resumable_session
 
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.link import Link
-from tunnel.link.session import Session
 from tunnel.link.transport import PlainTransport
-from tunnel.proto.frames import Terms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tunnel.link.session import Session
+
 
 @asynccontextmanager
 async def resumable() -> AsyncIterator[tuple[Session, trio.Nursery]]:
-    session = Session(
-        client=True,
-        ours=Terms(),
-        theirs=Terms(),
-        serve_offer=Offers(),
-        resume_s=60,
-        replay_limit=1 << 20,
-    )
+    session = resumable_session()
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run)
         yield session, nursery

@@ -12,24 +12,15 @@ import tracemalloc
 import trio
 import trio.testing
 from support.certs import tls_contexts
-from support.wires import TARGET, Offers, tls_pair
+from support.wires import TARGET, resumable_session, tls_pair
 
 from tunnel.link.link import Link
-from tunnel.link.session import Session
-from tunnel.proto.frames import Terms
 
 LINKS = 10
 
 
 async def test_what_a_lost_link_buffered_is_free_without_the_collector() -> None:
-    session = Session(
-        client=True,
-        ours=Terms(),
-        theirs=Terms(),
-        serve_offer=Offers(),
-        resume_s=60,
-        replay_limit=1 << 20,
-    )
+    session = resumable_session()
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run)
         contexts = tls_contexts()

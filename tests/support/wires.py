@@ -43,6 +43,18 @@ class Offers:
         await self.hold.wait()
 
 
+def resumable_session() -> Session:
+    """Make a session that waits a minute for another link."""
+    return Session(
+        client=True,
+        ours=Terms(),
+        theirs=Terms(),
+        serve_offer=Offers(),
+        resume_s=60,
+        replay_limit=1 << 20,
+    )
+
+
 async def no_names(mapping: ProtMapping) -> list[MappingAnswer]:
     return [MappingAnswer(Code.NO_MAPPING) for _ in mapping.entries]
 

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from support.browser import NO_NAMES_HERE, Browser, find_browser
 from support.processes import WAIT_S, curl, free_port
-from websockets.sync.server import serve as serve_websocket
+from support.websocket import websocket_echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from support.processes import Machine
     from support.world import World
-    from websockets.sync.server import ServerConnection
 
 IMAGES: Final = 100
 PAGE: Final = (
@@ -168,14 +167,7 @@ def test_a_page_over_https_loads_through_a_proxy(
 def test_a_websocket_echoes_through_a_proxy(browser: Browser, world: World) -> None:
     """Point 61: a browser asks a proxy for it with CONNECT."""
 
-    def echo(conn: ServerConnection) -> None:
-        for message in conn:
-            conn.send(message)
-
-    with serve_websocket(echo, "127.0.0.1", 0) as sockets:
-        thread = threading.Thread(target=sockets.serve_forever)
-        thread.start()
-        port = sockets.socket.getsockname()[1]
+    with websocket_echo() as port:
         page = (
             # A page has loaded when its images have; this one comes when all is done.
             "<body><img src=/held.png><script>"
@@ -187,8 +179,6 @@ def test_a_websocket_echoes_through_a_proxy(browser: Browser, world: World) -> N
             proxy = f"http://127.0.0.1:{world.port('C', 'web')}"
             url = f"http://localhost:{site.server_port}/"
             browser.through(proxy, url, NO_NAMES_HERE)
-        sockets.shutdown()
-        thread.join()
     assert site.asked["/done/100000"] == 1
 
 

@@ -11,23 +11,22 @@ import ssl
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import trustme
 from support.processes import curl, eventually, free_port
+from support.websocket import websocket_echo
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
-from websockets.sync.server import serve as serve_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.processes import Machine, Program, Server
-    from websockets.sync.server import ServerConnection
 
 NAMES = ("--http", "127.0.0.1:0", "--domain", "t.test")
 
@@ -80,20 +79,6 @@ def pages() -> Iterator[int]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-@contextmanager
-def websocket_echo() -> Iterator[int]:
-    def echo(conn: ServerConnection) -> None:
-        for message in conn:
-            conn.send(message)
-
-    with serve_websocket(echo, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.socket.getsockname()[1]
-        server.shutdown()
-        thread.join()
 
 
 def share(machine: Machine, server: Server, *args: str) -> tuple[Program, str, int]:

@@ -262,7 +262,6 @@ class _Joint:
         "_late",
         "_local",
         "_local_dead",
-        "_parts",
         "_push_at",
         "_scope",
         "_sending",
@@ -292,7 +291,6 @@ class _Joint:
         self._early = b""
         self._sending = 0  # bytes that local is being given
         self._alone = False  # one task: the session reads local
-        self._parts = False  # a second one is needed: the session reads no more
         self._hurry_until = math.inf
         self._up_over = False  # local has sent its last byte, and that is settled
         self._down_over = False  # the peer has sent its last byte, and local was told
@@ -308,7 +306,12 @@ class _Joint:
         with self._scope:
             self._virtual.on_closed(self._heard_close)
             await self._both_ways(early)
-        if self._scope.cancelled_caught and self._parts and self._decided is None:
+        if (
+            self._scope.cancelled_caught
+            and self._needs_a_reader()
+            and self._decided is None
+        ):
+            self._alone = False
             until = min(self._hurry_until, self._push_at + self._idle_s)
             self._scope = trio.CancelScope(deadline=until)
             with self._scope:
@@ -467,11 +470,16 @@ class _Joint:
         else:
             self._unheard = True
             self._linger_at_last()
-            if self._alone and not self._up_over:
-                # Who still sends must be able to hear the rest: it is read for nobody,
-                # beside what this task may be waiting for.
-                self._alone, self._parts = False, True
+            if self._needs_a_reader():
                 self._scope.cancel()
+
+    def _needs_a_reader(self) -> bool:
+        """Say whether the session read local, and does no more.
+
+        Who still sends must be able to hear the rest: it is read for nobody, by a task
+        beside the one that may be waiting for local to take something.
+        """
+        return self._alone and self._unheard and not self._up_over
 
     def _virtual_failed(self, code: Code) -> None:
         self._virtual_broke = True

@@ -20,8 +20,6 @@ Buffer = bytes | bytearray | memoryview
 CHUNK_BYTES: Final = 131_056
 """One read of a local socket: two of the largest frames, which with their headers fill
 eight TLS records."""
-
-
 MAX_PIECES: Final = 64
 """Written as they are; more would be small ones, and cheaper joined."""
 

@@ -1,9 +1,10 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
 It never touches the wire: it gives bytes to the core and takes them from its memory
-channel, which the session fills, or lends the session a sink for what can go on at
-once. The session calls ``deliver``, ``finished``,
-``closed``, ``opened`` and ``woken``; everything else is for the stream's user.
+channel, which the session fills. For a relay it lends the session a sink for what can
+go on at once, and a socket to be read whenever there is room. The session calls
+``deliver``, ``finished``, ``closed``, ``opened`` and ``woken``; everything else is for
+the stream's user.
 """
 
 from __future__ import annotations

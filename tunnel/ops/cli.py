@@ -509,8 +509,8 @@ def _calm_allocator() -> None:
     """Have memory that was freed kept for the next piece, up to twice as much.
 
     glibc does so for blocks as large as the largest that was freed once, and gives the
-    rest back to the kernel at once: each piece of a transfer began with page faults, a
-    tenth of the kernel's share. Other allocators take no notice.
+    rest back to the kernel at once: each piece of a transfer began with page faults.
+    Other allocators take no notice.
     """
     bytes(RECYCLED_BYTES)
 

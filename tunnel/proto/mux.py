@@ -419,7 +419,7 @@ class MuxCore:
 
     def has_output(self) -> bool:
         """Say whether ``data_to_send`` has anything."""
-        # Asked before and behind each turn: no calls on the beaten path.
+        # Asked before and behind each turn: few calls on the beaten path.
         if (self._lanes.waiting or self._control or self._windows) and not (
             self.replay is not None and self.replay.full()
         ):
@@ -447,10 +447,9 @@ class MuxCore:
         must reach the link or the link is lost.
         """
         out = self._link_frames(now)
-        datagrams = self._datagrams
-        in_front = bool(datagrams.waiting) and self._may_send_datagrams()
+        in_front = self._may_send_datagrams()
         if in_front:
-            out += datagrams.take()
+            out += self._datagrams.take()
         if self._again:
             out.append(self._again.popleft())
         elif self.replay is None:
@@ -460,9 +459,9 @@ class MuxCore:
             chunk = b"".join(frames)
             self.replay.record(chunk)
             out.append(chunk)
-        if datagrams.waiting and not in_front and self._may_send_datagrams():
+        if not in_front and self._may_send_datagrams():
             # Control stood in their way; it may do so in every turn.
-            out += datagrams.take()
+            out += self._datagrams.take()
         return out
 
     def _may_send_datagrams(self) -> bool:

@@ -19,8 +19,8 @@ REPLAY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 STATE_EVERY_BYTES: Final = 1_048_576
 """RECEIVED is due after so many bytes, but not before ``STATE_PAUSE_S``."""
 STATE_PAUSE_S: Final = 0.004
-"""A RECEIVED for itself wakes both ends: a thousand a second cost 5 % of a gigabyte a
-second."""
+"""A RECEIVED for itself wakes both ends: a thousand a second cost 5 % of the processor
+time of a gigabyte a second."""
 STATE_MOST_BYTES: Final = 4 * STATE_EVERY_BYTES
 """After so many bytes RECEIVED waits for nothing."""
 STATE_AFTER_S: Final = 0.1
@@ -140,7 +140,7 @@ class Receipts:
 
     def worth(self, count: int) -> bool:
         """Say whether stating ``count`` is worth a frame where others go anyway."""
-        return self.due or count - self.stated >= self.every_bytes
+        return count - self.stated >= self.every_bytes
 
     def on_time(self, now: float) -> None:
         """Make it due when its time has come."""
