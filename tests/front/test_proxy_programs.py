@@ -38,10 +38,10 @@ class Direct:
     def finish(self) -> None:
         self._stream.socket.shutdown(socket.SHUT_WR)
 
-    def take_from(self, number: int, read: object) -> bool:
-        return False
+    def carry(self, local: object, idle_s: float) -> None:
+        return None
 
-    async def drain_into(self, write: object) -> bytes | bytearray:
+    async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()
 
     def close(self) -> None:

@@ -151,12 +151,26 @@ async def test_small_pieces_are_joined_while_they_wait(
         assert await right.receive_some() == b"ab" * 1000
 
 
-class Sink:
-    """Takes at most ``room`` bytes, and says how many."""
+class Slow:
+    """A socket that has said all, and takes only ``room`` bytes."""
 
     def __init__(self, room: int) -> None:
         self.room = room
         self.took = b""
+        self.heard = trio.Event()
+        self.is_idle = False
+
+    def number(self) -> int:
+        raise NotImplementedError
+
+    def read(self, most: int) -> bytes:
+        return b""
+
+    def news(self) -> None:
+        self.heard.set()
+
+    def idle(self) -> None:
+        self.is_idle = True
 
     def write(self, *pieces: bytes | bytearray | memoryview) -> int:
         data = b"".join(pieces)
@@ -166,13 +180,13 @@ class Sink:
         return taken
 
 
-async def test_what_a_sink_does_not_take_comes_in_order_behind_it(
+async def test_what_a_socket_does_not_take_comes_in_order_behind_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
-        sink = Sink(room=25_000)
+        slow = Slow(room=25_000)
         blob = random.Random(3).randbytes(300_000)
         rest = b""
 
@@ -186,15 +200,21 @@ async def test_what_a_sink_does_not_take_comes_in_order_behind_it(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            while piece := await right.drain_into(sink.write):
-                rest += piece
-                await trio.sleep(1.5)
-        assert sink.took == blob[:25_000]
+            take = right.carry(slow, 100)
+            assert take is not None
+            while (piece := take()) != b"":
+                if piece is None:
+                    await slow.heard.wait()
+                    slow.heard = trio.Event()
+                else:
+                    rest += piece
+                    await trio.sleep(1.5)
+        assert slow.took == blob[:25_000]
         assert rest == blob[25_000:]
         assert right.unread_bytes == 0
 
 
-async def test_a_sink_is_given_nothing_while_a_rest_waits(
+async def test_a_socket_is_given_nothing_while_a_rest_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     offers = Offers()
@@ -202,12 +222,52 @@ async def test_a_sink_is_given_nothing_while_a_rest_waits(
         left, right = await open_one(sessions, offers)
         await left.send_all(b"first")
         assert await right.receive_some(1) == b"f"
-        sink = Sink(room=2)
-        assert await right.drain_into(sink.write) == b"st"
+        slow = Slow(room=100)
+        take = right.carry(slow, 100)
+        assert take is not None
+        assert take() == b"irst"
         await left.send_all(b"second")
         await trio.sleep(1)
-        assert sink.took == b"ir"
+        assert slow.took == b""
         assert right.unread_bytes == 6
+        assert take() == b"second"
+        assert take() is None
+        await left.send_all(b"third")
+        await trio.sleep(1)
+        assert slow.took == b"third"
+
+
+async def test_a_piece_is_held_until_the_next_is_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        held = sessions.server.core._pool
+        await left.send_all(b"piece")
+        assert await right.receive_piece() == b"piece"
+        assert held.held_bytes == 5
+        await left.send_eof()
+        assert await right.receive_piece() == b""
+        assert held.held_bytes == 0
+
+
+async def test_a_carried_socket_hears_when_nothing_passed_for_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        slow = Slow(room=100)
+        assert right.carry(slow, 360) is not None
+        for _ in range(5):
+            await trio.sleep(350)
+            await left.send_all(b"x")
+        assert not slow.is_idle
+        await trio.sleep(350)
+        assert not slow.is_idle
+        await trio.sleep(90)
+        assert slow.is_idle
 
 
 async def test_a_stalled_reader_holds_its_window_and_stops_nobody(
@@ -266,6 +326,7 @@ class Local:
         self.program, self.near = socket.socketpair()
         self.near.setblocking(False)
         self.reads = 0
+        self.heard = 0
         self.gone = trio.Event()
 
     def read(self, most: int) -> bytes | None:
@@ -279,8 +340,20 @@ class Local:
             self.gone.set()
         return data
 
+    def number(self) -> int:
+        return self.near.fileno()
+
+    def write(self, *pieces: bytes | bytearray | memoryview) -> int:
+        raise NotImplementedError
+
+    def news(self) -> None:
+        self.heard += 1
+
+    def idle(self) -> None:
+        raise NotImplementedError
+
     def take_part_in(self, stream: VirtualStream) -> None:
-        assert stream.take_from(self.near.fileno(), self.read)
+        assert stream.carry(self, 3600) is not None
 
     async def fill(self) -> bytes:
         """Send until nobody takes anything any more; give what was sent."""
@@ -391,17 +464,13 @@ async def test_what_waits_is_not_the_links_buffer(
     async with session_pair(serve_server=offers) as sessions:
         _, right = await open_one(sessions, offers)
         buffer = bytearray(b"onetwo")
-        for sink_takes in (0, 1):
-            sink = Sink(room=sink_takes)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(drained, right, sink, b"onetwo"[sink_takes:])
-                await trio.testing.wait_all_tasks_blocked()
-                view = memoryview(buffer)
-                right.conn.recv.charge(6)
-                right.deliver([view[:3], view[3:]], 6)
-                buffer[:] = b"......"
+        for room in (0, 1):
+            take = right.carry(Slow(room), 100)
+            assert take is not None
+            view = memoryview(buffer)
+            right.conn.recv.charge(6)
+            right.deliver([view[:3], view[3:]], 6)
+            buffer[:] = b"......"
+            assert take() == b"onetwo"[room:]
+            assert take() is None
             buffer[:] = b"onetwo"
-
-
-async def drained(stream: VirtualStream, sink: Sink, rest: bytes) -> None:
-    assert await stream.drain_into(sink.write) == rest

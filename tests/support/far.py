@@ -36,8 +36,8 @@ class Far:
         self._check()
         self._near.send_stream.close()
 
-    def take_from(self, number: int, read: object) -> bool:
-        return False
+    def carry(self, local: object, idle_s: float) -> None:
+        return None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:
@@ -55,7 +55,7 @@ class Far:
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
 
-    async def drain_into(self, write: object) -> bytes | bytearray:
+    async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()
 
     def close(self) -> None:

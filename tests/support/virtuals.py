@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,7 +12,9 @@ from tunnel.errors import Code, RemoteStreamError
 from tunnel.link.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tunnel.link.virtual import Local
+
+Take = Callable[[], bytes | bytearray | None]
 
 
 class ScriptedVirtual:
@@ -50,8 +54,8 @@ class ScriptedVirtual:
         self.eof = True
         self._note()
 
-    def take_from(self, number: int, read: object) -> bool:
-        return False
+    def carry(self, local: Local, idle_s: float) -> Take | None:
+        return None
 
     def _check(self) -> None:
         if self.refuses is not None:
@@ -66,7 +70,7 @@ class ScriptedVirtual:
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
 
-    async def drain_into(self, write: object) -> bytes | bytearray:
+    async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()
 
     def close(self) -> None:
@@ -81,27 +85,57 @@ class ScriptedVirtual:
 
 
 class ReadingVirtual(ScriptedVirtual):
-    """One that reads sockets itself, as a session does, with a task of the test."""
+    """One that carries sockets itself, as a session does, with tasks of the test."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         super().__init__()
         self._nursery = nursery
         self._call: Callable[[Code], None] | None = None
+        self._waiting: deque[bytes | Code] = deque()
+        self._carries = False
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
         self._call = call
 
-    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:  # type: ignore[override]
-        self._nursery.start_soon(self._take, number, read)
-        return True
+    def carry(self, local: Local, idle_s: float) -> Take | None:
+        self._carries = True
+        self._nursery.start_soon(self._read, local)
+        self._nursery.start_soon(self._write, local)
+        return self._take
 
-    async def _take(self, number: int, read: Callable[[int], bytes | None]) -> None:
+    def _take(self) -> bytes | None:
+        if not self._waiting:
+            return None
+        if isinstance(self._waiting[0], Code):
+            error = RemoteStreamError(self._waiting[0], "scripted")
+            raise trio.BrokenResourceError from error
+        return self._waiting.popleft()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self._carries:
+            return await super().receive_some()
+        while (piece := self._take()) is None:
+            await self.activity.wait()
+        return piece
+
+    async def _write(self, local: Local) -> None:
+        async for item in self._heard:
+            piece = item
+            if item and isinstance(piece, bytes) and not self._waiting:
+                piece = piece[local.write(piece) :]
+            if piece or not item:
+                self._waiting.append(piece)
+                self._note()
+                local.news()
+
+    async def _read(self, local: Local) -> None:
+        number = local.number()
         while True:
             if self.refuses is not None:
                 if self._call is not None:
                     self._call(self.refuses)
                 return
-            data = read(CHUNK_BYTES)
+            data = local.read(CHUNK_BYTES)
             if data is not None and not data:
                 return
             if data:

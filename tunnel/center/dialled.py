@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.errors import Code
-    from tunnel.link.sockets import Sink
+    from tunnel.link.virtual import Local
 
 
 class Dialled:
@@ -48,18 +48,16 @@ class Dialled:
         """End our direction."""
         self._bytes.finish()
 
-    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:
-        """Say no: nobody reads for this one."""
-        del number, read
-        return False
+    def carry(self, local: Local, idle_s: float) -> None:
+        """Say no: nobody carries for this one."""
+        del local, idle_s
 
     async def aclose(self) -> None:
         """End both directions."""
         await self._stream.aclose()
 
-    async def drain_into(self, write: Sink) -> bytes | bytearray:
-        """Wait for bytes and give them all to the caller: nobody lends a socket."""
-        del write
+    async def receive_piece(self) -> bytes | bytearray:
+        """Wait for bytes."""
         return await self._bytes.receive_some(CHUNK_BYTES)
 
     def close(self) -> None:

@@ -249,6 +249,7 @@ class Link:
                 core.on_time(trio.current_time())
             except TunnelError as error:
                 return self._end(error)
+            self.session.look_for_rest(trio.current_time())
             if core.has_output():
                 self.session.wake()
 

@@ -4,9 +4,10 @@ A half-close stays a half-close, a reset stays a reset, and a reply that was sen
 an early close still arrives (protocol.md#close). This module opens nothing, and knows
 no link: all that it is told of one is how a virtual TCP connection broke.
 
-What local sends is read by the session, without a task; what the peer sends is carried
-by the relay's own task, if it waits at all. ``_Joint`` decides what the end of one
-direction means for the other. The ends, in its order:
+A socket is carried by the session (``VirtualStream.carry``): the relay's own task waits
+for the end, and for what the socket does not take at once. Any other stream takes two
+tasks. ``_Joint`` decides what the end of one direction means for the other. The ends,
+in its order:
 
     end of file, either way      passed on; the other direction goes on
     local reset                  the peer is told RESET
@@ -26,7 +27,7 @@ import socket
 import struct
 import sys
 import termios
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -38,9 +39,10 @@ from tunnel.errors import Code, StreamError
 from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
-    from tunnel.link.sockets import QuickStream, Sink
+    from tunnel.link.sockets import Buffer, QuickStream
+    from tunnel.link.virtual import Local
     from tunnel.proto.frames import Address
 
 GRACE_S: Final = 1.0
@@ -70,14 +72,14 @@ class ResettableStream(Protocol):
         """Return what has come, at least one byte, or nothing at end of file."""
         ...
 
-    def take_from(
-        self, number: int, read: Callable[[int], bytes | None]
-    ) -> bool:  # pragma: no cover
-        """Have a socket's bytes sent as they come; False: the caller has to do it."""
+    def carry(
+        self, local: Local, idle_s: float
+    ) -> Callable[[], bytes | bytearray | None] | None:  # pragma: no cover
+        """Carry a socket without a task; None: the caller has to do it."""
         ...
 
-    async def drain_into(self, write: Sink) -> bytes | bytearray:  # pragma: no cover
-        """Give what comes to ``write``; return what it does not take, or the end."""
+    async def receive_piece(self) -> bytes | bytearray:  # pragma: no cover
+        """Wait for bytes and lend them until the next call; nothing at the end."""
         ...
 
     async def send_all(
@@ -265,6 +267,9 @@ class _Joint:
         "_push_at",
         "_scope",
         "_sending",
+        "_socket",
+        "_stopped",
+        "_timed_out",
         "_unheard",
         "_up_over",
         "_virtual",
@@ -282,39 +287,42 @@ class _Joint:
     ) -> None:
         self._local = local
         self._bytes = quick(local)
+        self._socket = self._bytes if isinstance(self._bytes, QuickSocket) else None
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
-        self._push_at = trio.current_time() + idle_s / 100
-        self._scope = trio.CancelScope(deadline=self._push_at + idle_s)
+        self._push_at = math.inf  # a task of ours watches the time from here on
+        self._scope: trio.CancelScope | None = None  # around waits for a stream
         self._changed = trio.lowlevel.ParkingLot()
         self._early = b""
         self._sending = 0  # bytes that local is being given
-        self._alone = False  # one task: the session reads local
+        self._alone = False  # one task: the session carries local
         self._hurry_until = math.inf
         self._up_over = False  # local has sent its last byte, and that is settled
         self._down_over = False  # the peer has sent its last byte, and local was told
         self._unheard = False  # the peer reads no more
-        self._local_dead = False  # a write found the socket dead
+        self._local_dead = False  # a write found the socket dead: no other follows
         self._virtual_broke = False
         self._decided: _End | None = None  # the first who knows decides
-        self._late = _IDLE  # what it means when the deadline passes
+        self._late = _IDLE  # what it means when the time is over
+        self._timed_out = False
+        self._stopped = False
         self.end = _RESET  # unless ``run`` returns: a cancellation, or a fault
 
     async def run(self, early: bytes) -> None:
         """Return when both directions are over; ``end`` says how."""
-        with self._scope:
-            self._virtual.on_closed(self._heard_close)
-            await self._both_ways(early)
-        if (
-            self._scope.cancelled_caught
-            and self._needs_a_reader()
-            and self._decided is None
-        ):
-            self._alone = False
-            until = min(self._hurry_until, self._push_at + self._idle_s)
-            self._scope = trio.CancelScope(deadline=until)
-            with self._scope:
+        self._early = early
+        self._virtual.on_closed(self._heard_close)
+        if self._socket is not None:
+            take = self._virtual.carry(self, self._idle_s)
+            if take is not None:
+                self._alone = True
+                await self._carried(self._socket, take)
+                self._alone = False
+        if not self._is_over():
+            if self._hurry_until == math.inf:
+                self._push_at = trio.current_time() + self._idle_s / 100
+            with self._waiting(self._push_at + self._idle_s):
                 await self._in_two_tasks(self._early)
         self._virtual.on_closed(None)
         if self._virtual_broke:
@@ -325,7 +333,7 @@ class _Joint:
                 # would meet the RST first. Whoever only reads hears the RST at once.
                 with trio.move_on_at(until):
                     await _discard(self._bytes, pause_s=_POLL_S)
-        undecided = self._late if self._scope.cancelled_caught else _CLEAN
+        undecided = self._late if self._timed_out else _CLEAN
         self.end = self._decided or undecided
 
     async def close(self) -> None:
@@ -344,21 +352,50 @@ class _Joint:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()
 
-    async def _both_ways(self, early: bytes) -> None:
-        """Return when both directions are over, or the scope is cancelled."""
-        # The session reads a socket for us, so a connection is one task. Any other
-        # stream needs a second one.
-        source = self._bytes
-        self._early = early
-        if isinstance(source, QuickSocket) and self._virtual.take_from(
-            source.number(), partial(self._read, source)
-        ):
-            self._alone = True
-            await self._downward()
-            while not self._up_over:
-                await self._changed.park()
-        else:
-            await self._in_two_tasks(early)
+    def _is_over(self) -> bool:
+        return self._stopped or (self._up_over and self._down_over)
+
+    @contextmanager
+    def _waiting(self, until: float = math.inf) -> Iterator[None]:
+        """Wait inside this: it ends when the relay must, however that is known."""
+        until = min(until, self._hurry_until)
+        try:
+            with trio.CancelScope(deadline=until) as scope:
+                self._scope = scope
+                yield
+        finally:
+            self._scope = None
+        if scope.cancelled_caught and not self._stopped and not self._needs_a_reader():
+            self._timed_out = self._stopped = True
+
+    async def _carried(
+        self, local: QuickSocket, take: Callable[[], bytes | bytearray | None]
+    ) -> None:
+        """Bring local what it does not take at once, and wait for the end.
+
+        Returns too when the peer reads no more, but local still sends.
+        """
+        while not self._is_over() and not self._needs_a_reader():
+            try:
+                piece = None if self._down_over or self._local_dead else take()
+            except trio.BrokenResourceError as error:
+                self._virtual_failed(_code_of(error))
+                return self._interrupt()
+            try:
+                if piece:
+                    with self._waiting():
+                        await self._send_down(piece)
+                        self._count_received(len(piece))
+                elif piece is not None:
+                    local.finish()
+                    self._down_ended()
+                elif self._hurry_until < math.inf:
+                    with self._waiting():
+                        await self._changed.park()
+                else:
+                    await self._changed.park()
+            except trio.BrokenResourceError:
+                self._local_write_failed()
 
     async def _in_two_tasks(self, early: bytes) -> None:
         async with trio.open_nursery() as nursery:
@@ -366,14 +403,22 @@ class _Joint:
                 nursery.start_soon(self._downward)
             await self._upward(early)
 
-    def _read(self, source: QuickSocket, most: int) -> bytes | None:
-        """Read local for the session; nothing when it is over, however."""
+    # For the session: see ``Local`` ---------------------------------------------------
+
+    def number(self) -> int:
+        """Give the socket's descriptor."""
+        assert self._socket is not None  # noqa: S101 - nothing else is carried
+        return self._socket.number()
+
+    def read(self, most: int) -> bytes | None:
+        """Read local; nothing when it is over, however."""
         if self._early:
             early, self._early = self._early[:most], self._early[most:]
             self._count_sent(len(early))
             return early
+        assert self._socket is not None  # noqa: S101
         try:
-            data = source.read_now(most)
+            data = self._socket.read_now(most)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._up_ended(broken=True)
             return b""
@@ -382,6 +427,23 @@ class _Joint:
         elif data is not None:
             self._up_ended(broken=False)
         return data
+
+    def write(self, *pieces: Buffer) -> int:
+        """Write to local what goes at once; what does not meets the error, if any."""
+        size = self._bytes.write_now(*pieces)
+        if size:
+            self._count_received(size)
+        return size
+
+    def news(self) -> None:
+        """Have our task look."""
+        self._changed.unpark_all()
+
+    def idle(self) -> None:
+        """End it."""
+        self._stop(_IDLE)
+
+    # One direction each ---------------------------------------------------------------
 
     async def _upward(self, early: bytes) -> None:
         """Carry local to virtual."""
@@ -421,32 +483,26 @@ class _Joint:
             rest = bytes(self._bytes.unsent)
             self._count_received(self._sending - len(rest))
         end = await pump(
-            partial(self._virtual.drain_into, self._write_now),
-            self._send_down,
-            self._count_received,
-            rest,
+            self._virtual.receive_piece, self._send_down, self._count_received, rest
         )
         if end.how is Ended.FINISHED:
             end = await _pass_end(self._bytes.send_eof)
         if end.how is Ended.SOURCE:
             self._virtual_failed(end.code)
-            self._scope.cancel()
+            self._interrupt()
         elif end.how is Ended.SINK:
             self._local_write_failed()
         else:
-            self._down_over = True
-            self._linger_at_last()
+            self._down_ended()
+
+    def _down_ended(self) -> None:
+        self._down_over = True
+        self._linger_at_last()
 
     async def _send_down(self, data: bytes | bytearray) -> None:
         self._sending = len(data)
         await self._bytes.send_all(data)
         self._sending = 0
-
-    def _write_now(self, *pieces: bytes | bytearray | memoryview) -> int:
-        size = self._bytes.write_now(*pieces)
-        if size:
-            self._count_received(size)
-        return size
 
     def _local_write_failed(self) -> None:
         if self._up_over:
@@ -471,7 +527,7 @@ class _Joint:
             self._unheard = True
             self._linger_at_last()
             if self._needs_a_reader():
-                self._scope.cancel()
+                self._look()
 
     def _needs_a_reader(self) -> bool:
         """Say whether the session read local, and does no more.
@@ -485,7 +541,7 @@ class _Joint:
         self._virtual_broke = True
         self._decide(_End(code or Code.RESET, Code.NORMAL))
         if self._down_over:
-            self._scope.cancel()
+            self._interrupt()
         else:  # what arrived before is being written, if local reads at all
             self._hurry()
 
@@ -497,7 +553,17 @@ class _Joint:
 
     def _stop(self, end: _End) -> None:
         self._decide(end)
-        self._scope.cancel()
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        self._stopped = True
+        self._look()
+
+    def _look(self) -> None:
+        """Have our task, or tasks, see that something changed that ends a wait."""
+        if self._scope is not None:
+            self._scope.cancel()
+        self._changed.unpark_all()
 
     def _decide(self, end: _End) -> None:
         self._decided = self._decided or end
@@ -505,26 +571,28 @@ class _Joint:
     def _hurry(self) -> None:
         self._push_at = math.inf
         self._hurry_until = min(self._hurry_until, _in_grace())
-        self._scope.deadline = self._hurry_until
+        if self._scope is not None:
+            self._scope.deadline = self._hurry_until
+        self._changed.unpark_all()
 
     def _count_sent(self, size: int) -> None:
         self.traffic.sent += size
-        if trio.current_time() >= self._push_at:
-            self._push_deadline()
+        if self._scope is not None and trio.current_time() >= self._push_at:
+            self._push_deadline(self._scope)
 
     def _count_received(self, size: int) -> None:
         self.traffic.received += size
-        if trio.current_time() >= self._push_at:
-            self._push_deadline()
+        if self._scope is not None and trio.current_time() >= self._push_at:
+            self._push_deadline(self._scope)
 
-    def _push_deadline(self) -> None:
+    def _push_deadline(self, scope: trio.CancelScope) -> None:
         # Moving a deadline costs two operations on trio's heap and leaves a dead entry
         # in it. One move per hundredth of the limit keeps that off the path of a chunk;
         # the same hundredth is added, so that the limit is never cut short.
         now = trio.current_time()
         step = self._idle_s / 100
         self._push_at = now + step
-        self._scope.deadline = now + self._idle_s + step
+        scope.deadline = now + self._idle_s + step
 
 
 def _in_grace() -> float:

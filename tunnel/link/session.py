@@ -20,7 +20,7 @@ from tunnel.errors import (
     SessionError,
 )
 from tunnel.link.poller import Poller
-from tunnel.link.virtual import VirtualStream
+from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import say
 from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
@@ -124,6 +124,7 @@ class Session:
         """Writes one turn to the link, without a wait; True if the writer is needed."""
         self.poller = Poller(self._read_locals)
         self._gathering = False
+        self._looked_at = trio.current_time()
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
@@ -447,6 +448,13 @@ class Session:
                     deliver(event.address, event.payload)
             else:
                 self._dispatch_rare(event)
+
+    def look_for_rest(self, now: float) -> None:
+        """Tell streams, now and then, that time has passed: called while linked."""
+        if now - self._looked_at >= REST_STEP_S:
+            self._looked_at = now
+            for stream in tuple(self._streams.values()):
+                stream.rested(REST_STEP_S)
 
     def _dispatch_notices(self) -> None:
         self.dispatch(self.core.take_notices())

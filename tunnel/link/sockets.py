@@ -24,16 +24,6 @@ MAX_PIECES: Final = 64
 """Written as they are; more would be small ones, and cheaper joined."""
 
 
-class Sink(Protocol):
-    """Takes what it can of the pieces without waiting, and says how many bytes.
-
-    It must not raise.
-    """
-
-    def __call__(self, *pieces: Buffer) -> int:  # noqa: D102
-        ...
-
-
 class QuickStream(Protocol):
     """What the inside of a link or a relay needs of a stream.
 

@@ -1,10 +1,10 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
 It never touches the wire: it gives bytes to the core and takes them from its memory
-channel, which the session fills. For a relay it lends the session a sink for what can
-go on at once, and a socket to be read whenever there is room. The session calls
-``deliver``, ``finished``, ``closed``, ``opened`` and ``woken``; everything else is for
-the stream's user.
+channel, which the session fills. For a relay it has the session ``carry`` a socket:
+read whenever there is room, and written to as long as it takes what comes. The session
+calls ``deliver``, ``finished``, ``closed``, ``opened``, ``woken`` and ``rested``;
+everything else is for the stream's user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from tunnel.proto.state import StreamState
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.link.poller import Poller
-    from tunnel.link.sockets import Sink
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
@@ -33,12 +32,41 @@ LARGE_PIECE_BYTES: Final = 16_376
 """Pieces from this size on are passed as they are; smaller ones are joined while they
 wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
+REST_STEP_S: Final = 36.0
+"""How often to look which connections rest: a hundredth of an hour."""
 
 _CLOSING: Final = StreamState.CLOSING
 _IDLE: Final = StreamState.IDLE
 
 Piece = bytes | bytearray | memoryview
 Deliver = Callable[["Address", bytes], None]
+
+
+class Local(Protocol):
+    """A socket whose two directions the session carries; it must not wait or raise."""
+
+    def number(self) -> int:
+        """Give the descriptor; it is not closed before ``read`` gave the end."""
+        ...
+
+    def read(self, most: int) -> bytes | None:
+        """Give what has come, None for nothing yet, nothing at the end of any kind.
+
+        After the end it is not called again.
+        """
+        ...
+
+    def write(self, *pieces: Piece) -> int:
+        """Take what goes at once, and say how many bytes; 0 also when it is broken."""
+        ...
+
+    def news(self) -> None:
+        """Hear that bytes, the end or an error wait to be taken."""
+        ...
+
+    def idle(self) -> None:
+        """Hear that nothing has passed either way for as long as was asked."""
+        ...
 
 
 class Carrier(Protocol):
@@ -91,19 +119,22 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_conn",
         "_core",
         "_eof_sent",
+        "_filling",
+        "_finished",
         "_inbox",
         "_into_inbox",
         "_lent",
-        "_number",
+        "_local",
+        "_moved_bytes",
         "_on_closed",
+        "_patience_s",
         "_progress",
-        "_read",
         "_receive_error",
         "_receiving",
         "_rest",
+        "_rested_s",
         "_send_error",
         "_sending",
-        "_sink",
         "_tail",
         "_unread",
         "_wake",
@@ -125,25 +156,29 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._conn = conn
         self._carrier = carrier
         self._wake = carrier.wake
-        # No bound on items: credit bounds what the channel holds, in bytes, and the
-        # link's reader must never wait for a stream (protocol.md#credit).
-        self._into_inbox, self._inbox = trio.open_memory_channel[Piece](math.inf)
+        self._into_inbox: trio.MemorySendChannel[Piece] | None = None
+        self._inbox: trio.MemoryReceiveChannel[Piece] | None = None
+        """None until something has to wait in it: see ``_open_inbox``."""
+        self._finished = False
+        """Nothing comes any more: the peer's direction, or all of it, has ended."""
         self._tail: bytearray | None = None
         self._rest: Piece = b""
         self._unread = 0
-        self._sink: Sink | None = None
-        """Takes what comes while somebody waits in ``drain_into``."""
         self._lent = 0
-        """Bytes that ``drain_into`` gave back: held until the next call."""
+        """Bytes that were lent by ``take_piece``: held until the next call."""
         self._answered = create is not None
         self._progress = trio.lowlevel.ParkingLot()
         self._send_error: StreamError | None = None
         self._receive_error: StreamError | None = None
         self._eof_sent = False
         self._closed = False
-        self._read: Callable[[int], bytes | None] | None = None
-        """Reads the socket that is sent from: see ``take_from``."""
-        self._number = -1
+        self._local: Local | None = None
+        """The socket that the session carries."""
+        self._filling = False
+        """It is read."""
+        self._patience_s = 0.0
+        self._rested_s = 0.0
+        self._moved_bytes = 0
         self._watched = False
         """The poller looks at it: there is room."""
         self._sending = False
@@ -184,7 +219,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
                 piece = self._rest
             else:
-                piece = await self._inbox.receive()
+                piece = await self._open_inbox().receive()
         except trio.EndOfChannel:
             end = self._end_of_channel()
             await trio.lowlevel.checkpoint()
@@ -194,6 +229,19 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         data = self._take(piece, max_bytes)
         self._consumed(len(data))
         return data
+
+    def _open_inbox(self) -> trio.MemoryReceiveChannel[Piece]:
+        """Give the memory channel, made when first something has to wait in it.
+
+        Most of what a relay carries never does, and a channel is 1 KB.
+        """
+        if self._inbox is None:
+            # No bound on items: credit bounds what the channel holds, in bytes, and the
+            # link's reader must never wait for a stream (protocol.md#credit).
+            self._into_inbox, self._inbox = trio.open_memory_channel[Piece](math.inf)
+            if self._finished:
+                self._into_inbox.close()
+        return self._inbox
 
     def _begin_receiving(self, max_bytes: int) -> None:
         if max_bytes < 1:
@@ -209,43 +257,40 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError from self._receive_error
         return b""
 
-    async def drain_into(self, write: Sink) -> bytes | bytearray:
-        """Give what comes to ``write`` at once; return what it did not take.
+    async def receive_piece(self) -> bytes | bytearray:
+        """Wait for bytes and lend them; empty at the end.
 
-        The rest of the first piece that is not taken whole is for the caller to bring
-        on its way before the next call, and counts as held until then; empty at the
-        end. While this waits, ``write`` is called by the link's reader itself: no task
-        is woken for a piece that the kernel takes as it is. What comes behind a rest
-        waits in the memory channel.
-
-        Args:
-            write: takes what it can of pieces. A failure is met by the caller, with
-                the rest.
+        They count as held until the next call, which says that they are on their way.
 
         Raises:
             trio.BrokenResourceError: as ``receive_some`` does.
             trio.ClosedResourceError: closed here.
         """
-        if self._lent:
-            lent, self._lent = self._lent, 0
-            self._consumed(lent)
-        while True:
+        while (piece := self.take_piece()) is None:
             self._begin_receiving(1)
-            self._sink = write
             try:
-                piece = self._rest or await self._inbox.receive()
+                self._rest = await self._open_inbox().receive()
             except trio.EndOfChannel:
                 return self._end_of_channel()
             finally:
-                self._sink = None
                 self._receiving = False
-            taken = write(piece)
+        return piece
+
+    def take_piece(self) -> bytes | bytearray | None:
+        """Do the same without a wait: None when nothing has come."""
+        if self._lent:
+            lent, self._lent = self._lent, 0
+            self._consumed(lent)
+        if self._closed:
+            raise trio.ClosedResourceError
+        piece = self._rest
+        if not piece and self._unread and self._inbox is not None:
+            piece = self._inbox.receive_nowait()
+        if piece:
             data = self._take(piece, None)
-            self._lent = len(data) - taken
-            if taken:
-                self._consumed(taken)
-            if self._lent:
-                return data[taken:]
+            self._lent = len(data)
+            return data
+        return self._end_of_channel() if self._finished else None
 
     def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
         if piece is self._tail:
@@ -311,39 +356,46 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 await self._progress.park()
                 self._check_alive()
 
-    def take_from(self, number: int, read: Callable[[int], bytes | None]) -> bool:
-        """Have the session send what a socket brings, whenever there is room for it.
+    def carry(
+        self, local: Local, idle_s: float
+    ) -> Callable[[], bytes | bytearray | None] | None:
+        """Have the session carry a socket: no task waits for a piece.
 
-        No task waits for a piece, and no byte is read before it has credit. It goes on
-        until ``read`` gives the end, or the connection is closed, by whomever.
+        It is read whenever there is room, so no byte is taken before it has credit, and
+        written to as long as it takes all that comes. What it does not take waits, and
+        everything behind it: local hears ``news``, and takes piece by piece with what
+        this returns (``take_piece``) until that gives None.
+
+        It goes on until ``local.read`` gives the end, and the connection is closed, by
+        whomever.
 
         Args:
-            number: the descriptor; it is not closed before this is over.
-            read: gives at most so many bytes, None when there are none yet, nothing at
-                the end of any kind: it is not called again. It must not wait or raise.
+            local: the socket.
+            idle_s: it hears ``idle`` when nothing has passed for so long, while there
+                is a link; counted in steps of ``REST_STEP_S``.
 
         Returns:
-            False: it is closed already, and nothing was read.
+            None: it is closed already, and nothing was read.
         """
         if self._closed or self._send_error is not None:
-            return False
-        self._number, self._read = number, read
+            return None
+        self._local, self._filling, self._patience_s = local, True, idle_s
         self._fill()
         if self._conn.lane.size:
             self._carrier.wake_soon()
-        return True
+        return self.take_piece
 
     def _fill(self) -> None:
         """Read once the room there is; be watched as long as there is any."""
-        core, conn = self._core, self._conn
-        while self._read is not None:
+        core, conn, local = self._core, self._conn, self._local
+        while self._filling and local is not None:
             # Closed in the core, it is about to be closed here: by a later event.
             is_over = conn.state is _CLOSING or conn.state is _IDLE
             # Beside what is queued a small piece is not worth a frame.
             room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
             if is_over or not room:
                 return self._watch(wanted=False)
-            data = self._read(room)
+            data = local.read(room)
             if data is None:
                 return self._watch(wanted=True)
             if not data:
@@ -353,16 +405,16 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 return self._watch(wanted=True)
 
     def _watch(self, *, wanted: bool) -> None:
-        if wanted is not self._watched and self._read is not None:
+        if wanted is not self._watched and self._local is not None and self._filling:
             self._watched = wanted
             if wanted:
-                self._carrier.poller.watch(self._number, self._fill)
+                self._carrier.poller.watch(self._local.number(), self._fill)
             else:
-                self._carrier.poller.forget(self._number)
+                self._carrier.poller.forget(self._local.number())
 
     def _stop_filling(self) -> None:
         self._watch(wanted=False)
-        self._read = None
+        self._filling = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
@@ -472,8 +524,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._closed = True
         self._core.close(self._conn, code, reason)
         self._stop_filling()
-        self._inbox.close()
-        self._into_inbox.close()
+        self._local = None
+        if self._inbox is not None and self._into_inbox is not None:
+            self._inbox.close()
+            self._into_inbox.close()
         self._tail = None
         self._rest = b""
         self._progress.unpark_all()
@@ -492,15 +546,21 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Take ``size`` bytes: a copy of what no sink takes waits in the channel."""
         if self._closed:
             return
-        taken = 0
-        if self._sink is not None and not self._unread:
-            taken = self._sink(*pieces)
+        local, taken = self._local, 0
+        if local is not None and not self._unread and not self._lent:
+            taken = local.write(*pieces)
             if taken:
                 self._consumed(taken)
             if taken == size:
                 return
-        payload = b"".join(pieces)[taken:]
-        size -= taken
+        self._queue_unread(b"".join(pieces)[taken:], size - taken)
+        if local is not None:
+            local.news()
+
+    def _queue_unread(self, payload: bytes, size: int) -> None:
+        if self._into_inbox is None:
+            self._open_inbox()
+            assert self._into_inbox is not None  # noqa: S101
         self._unread += size
         tail = self._tail
         if size >= LARGE_PIECE_BYTES:
@@ -514,12 +574,26 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def finished(self) -> None:
         """Take the end of the peer's direction."""
-        self._into_inbox.close()
+        self._finished = True
+        if self._into_inbox is not None:
+            self._into_inbox.close()
+        if self._local is not None:
+            self._local.news()
 
     def woken(self) -> None:
         """Take news of credit or room."""
         self._progress.unpark_all()
         self._fill()
+
+    def rested(self, step_s: float) -> None:
+        """Take that another ``step_s`` of the link's time have passed."""
+        moved_bytes = self._conn.send.taken + self._conn.recv.received
+        if moved_bytes != self._moved_bytes:
+            self._moved_bytes, self._rested_s = moved_bytes, 0.0
+            return
+        self._rested_s += step_s
+        if self._local is not None and self._rested_s >= self._patience_s:
+            self._local.idle()
 
     def closed(self, code: Code, reason: str, *, local: bool = False) -> None:
         """Take the end of the connection: nothing follows.
@@ -532,11 +606,15 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if code is not Code.NORMAL:
             self._receive_error = error
         if not self._closed:
-            self._into_inbox.close()
+            self._finished = True
+            if self._into_inbox is not None:
+                self._into_inbox.close()
             if local:
                 self._forget_unread()
         self._progress.unpark_all()
         self._stop_filling()
+        if self._local is not None:
+            self._local.news()
         if self._on_closed is not None:
             self._on_closed(code)
 
@@ -545,7 +623,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._rest = b""
         self._unread = 0
         try:
-            while True:
+            while self._inbox is not None:
                 self._inbox.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             pass
