@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,7 +94,13 @@ class Dials:
         self.streams: list[trio.SocketStream] = []
         self.start = trio.current_time()
 
-    async def __call__(self, endpoint: target._Endpoint) -> trio.SocketStream:
+    async def __call__(
+        self, endpoint: target._Endpoint, until: float = math.inf
+    ) -> trio.SocketStream:
+        with trio.fail_at(until):
+            return await self._dial(endpoint)
+
+    async def _dial(self, endpoint: target._Endpoint) -> trio.SocketStream:
         self.begun.append((endpoint.host, trio.current_time() - self.start))
         outcome = self.outcomes["h" + endpoint.host.replace(":", ".")]
         if isinstance(outcome, int):
@@ -199,59 +206,71 @@ async def test_an_ipv4_address_in_ipv6_clothes_is_checked_and_dialled_as_ipv4() 
     assert asked == ["127.0.0.1"]
 
 
-async def test_a_socket_joined_with_itself_is_a_refused_target() -> None:
+async def test_a_socket_joined_with_itself_is_a_refused_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with refusing() as port:
         pass
 
-    class OnThatPort(trio.abc.SocketFactory):
-        def socket(self, *how: int) -> trio.socket.SocketType:
-            sock = socket.socket(*how)
-            sock.bind(("127.0.0.1", port))
-            return trio.socket.from_stdlib_socket(sock)
+    def on_that_port(family: int) -> socket.socket:
+        sock = socket.socket(family)
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", port))
+        return sock
 
-    trio.socket.set_custom_socket_factory(OnThatPort())
+    monkeypatch.setattr(target, "_new_socket", on_that_port)
     with no_leak(), failing_with(Code.REFUSED) as caught:
         await connect(Address("127.0.0.1", port))
     assert "reached only itself" in caught.value.what
 
 
-async def test_a_process_without_descriptors_says_so() -> None:
-    class Empty(trio.abc.SocketFactory):
-        def socket(self, *how: int) -> trio.socket.SocketType:
-            raise OSError(errno.EMFILE, "Too many open files")
+async def test_a_process_without_descriptors_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(family: int) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
 
-    trio.socket.set_custom_socket_factory(Empty())
+    monkeypatch.setattr(target, "_new_socket", none_left)
     with failing_with(Code.RESOURCE):
         await connect(Address("127.0.0.1", 1))
 
 
-class Unanswered(trio.abc.SocketFactory):
-    """Real sockets whose dial never ends, as towards a host that is switched off."""
+@contextmanager
+def unanswered(*addresses: str) -> Iterator[int]:
+    """Give a port where a dial never ends, as towards a host that is switched off.
 
-    def socket(self, *how: int) -> trio.socket.SocketType:
-        sock = trio.socket.from_stdlib_socket(socket.socket(*how))
-
-        async def never(_address: object) -> None:
-            await trio.sleep_forever()
-
-        sock.connect = never  # type: ignore[assignment, method-assign]
-        return sock
+    Its backlog is full, so the kernel drops what comes.
+    """
+    with ExitStack() as stack:
+        port = 0
+        for address in addresses:
+            listener = stack.enter_context(socket.socket())
+            listener.bind((address, port))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            for _ in range(3):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex((address, port))
+        yield port
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3"]])
 async def test_a_cancelled_dial_leaks_nothing(addresses: list[str]) -> None:
     resolve_to(*addresses)
-    trio.socket.set_custom_socket_factory(Unanswered())
-    with no_leak(), trio.move_on_after(0.01) as scope:
-        await connect(Address("db.example", 1))
+    with unanswered(*addresses) as port, no_leak(), trio.move_on_after(0.05) as scope:
+        await connect(Address("db.example", port))
     assert scope.cancelled_caught
 
 
 async def test_a_dial_that_takes_too_long_is_a_timeout_and_leaks_nothing() -> None:
-    trio.socket.set_custom_socket_factory(Unanswered())
-    with no_leak(), failing_with(Code.TIMEOUT) as caught:
-        await connect(Address("127.0.0.1", 1), deadline_s=0.01)
-    assert caught.value.what == "cannot reach 127.0.0.1:1: no answer in 0.01 s"
+    with (
+        unanswered("127.0.0.1") as port,
+        no_leak(),
+        failing_with(Code.TIMEOUT) as caught,
+    ):
+        await connect(Address("127.0.0.1", port), deadline_s=0.05)
+    assert caught.value.what == f"cannot reach 127.0.0.1:{port}: no answer in 0.05 s"
 
 
 async def test_a_probe_tells_an_answering_port_from_a_closed_one() -> None:
@@ -331,11 +350,11 @@ async def test_families_take_turns_duplicates_go_and_the_number_is_bounded(
     dials: Callable[..., Dials],
 ) -> None:
     resolve_to("::1", "::2", "10.0.0.1", "::2", "10.0.0.1", "::3", "::ffff:10.0.0.9")
-    order = await target._resolve(Address("db.example", 1))
+    order = await target._resolve(Address("db.example", 1), math.inf)
     hosts = ["::1", "10.0.0.1", "::2", "10.0.0.9", "::3"]
     assert [endpoint.host for endpoint in order] == hosts
     resolve_to(*(f"10.0.0.{n}" for n in range(100)))
-    many = await target._resolve(Address("db.example", 1))
+    many = await target._resolve(Address("db.example", 1), math.inf)
     assert len(many) == target.MAX_ADDRESSES
 
 
@@ -363,13 +382,19 @@ async def test_a_name_that_has_no_address_cannot_be_sent_to() -> None:
 
 
 async def test_a_resolver_that_is_silent_is_given_up(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def silent(_address: Address) -> list[target._Endpoint]:
-        await trio.sleep_forever()
-        return []
+    class Silent(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *_asked: object) -> list[Entry]:  # type: ignore[override]
+            await trio.sleep_forever()
+            return []
 
-    monkeypatch.setattr(target, "_resolve", silent)
+        async def getnameinfo(self, *_asked: object) -> tuple[str, str]:
+            raise NotImplementedError
+
+    trio.socket.set_custom_hostname_resolver(Silent())
+    with failing_with(Code.TIMEOUT):
+        await connect(Address("dns.example", 53), deadline_s=3)
     with failing_with(Code.TIMEOUT):
         await resolve(Address("dns.example", 53), deadline_s=3)
 

@@ -270,7 +270,7 @@ async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
     tried: list[int] = []
     real = listen.open_listener
 
-    async def counting(host: str, port: int) -> list[trio.SocketListener]:
+    async def counting(host: str, port: int) -> list[listen.PortListener]:
         tried.append(port)
         return await real(host, port)
 

@@ -20,6 +20,7 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tunnel.front.listen import PortListener
     from tunnel.link.virtual import VirtualStream
 
     Allow = Callable[[str, int], bool]
@@ -95,7 +96,7 @@ async def _expected_host(expected: Address, allow: Allow) -> Address | None:
 
 
 async def _expected_one(
-    listener: trio.SocketListener, only: Address | None, allow: Allow
+    listener: PortListener, only: Address | None, allow: Allow
 ) -> tuple[trio.SocketStream, Address]:
     while True:
         local = await listener.accept()

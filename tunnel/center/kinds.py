@@ -24,6 +24,7 @@ from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTar
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
+    from tunnel.front.listen import PortListener
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -151,7 +152,7 @@ class TcpPorts:
 
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
-        rows: list[list[trio.SocketListener]] = []
+        rows: list[list[PortListener]] = []
         try:
             for key in keys:
                 rows.append(await open_listener(key.host, key.port))  # noqa: PERF401
@@ -161,7 +162,7 @@ class TcpPorts:
         return _TcpPorts(Address(keys[0].host, keys[0].port), rows)
 
 
-def _close_all(rows: list[list[trio.SocketListener]]) -> None:
+def _close_all(rows: list[list[PortListener]]) -> None:
     for listeners in rows:
         for listener in listeners:
             listener.socket.close()
@@ -170,7 +171,7 @@ def _close_all(rows: list[list[trio.SocketListener]]) -> None:
 class _TcpPorts:
     """See ``Opening``. The visitor of each port is told from those of the others."""
 
-    def __init__(self, public: Address, rows: list[list[trio.SocketListener]]) -> None:
+    def __init__(self, public: Address, rows: list[list[PortListener]]) -> None:
         self.public = public
         self._rows = rows
 

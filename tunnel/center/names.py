@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.kinds import Kind
     from tunnel.center.mappings import MappingTable, Member
+    from tunnel.front.listen import PortListener
     from tunnel.link.relay import ResettableStream
 
 _LOOK_S: Final = 0.05
@@ -53,8 +54,8 @@ class NamePorts:
 
     def __init__(self, options: NameOptions) -> None:
         self._options = options
-        self._http: list[trio.SocketListener] = []
-        self._https: list[trio.SocketListener] = []
+        self._http: list[PortListener] = []
+        self._https: list[PortListener] = []
         self._context: ssl.SSLContext | None = None
 
     @property
@@ -117,13 +118,13 @@ class NamePorts:
 
 
 async def _serve_http(
-    listeners: list[trio.SocketListener], route: Callable[[str], Open | Absent]
+    listeners: list[PortListener], route: Callable[[str], Open | Absent]
 ) -> None:
     await serve_web(listeners, route, max_visitors=MAX_VISITORS)
 
 
 async def _serve_https(
-    listeners: list[trio.SocketListener],
+    listeners: list[PortListener],
     route_passed: Callable[[str], Open | Absent],
     route_web: Callable[[str], Open | Absent],
     context: ssl.SSLContext | None,
@@ -133,7 +134,7 @@ async def _serve_https(
     )
 
 
-def _bound(wanted: Address | None, opened: list[trio.SocketListener]) -> Address | None:
+def _bound(wanted: Address | None, opened: list[PortListener]) -> Address | None:
     if wanted is None or not opened:
         return None
     port: int = opened[0].socket.getsockname()[1]

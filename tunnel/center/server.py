@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.security import Identity
     from tunnel.access.users import User
+    from tunnel.front.listen import PortListener
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
@@ -242,7 +243,7 @@ class CenterServer:
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._gate = Gate(random.random)
         self._sessions: dict[bytes, _Member] = {}
-        self._listeners: list[trio.SocketListener] = []
+        self._listeners: list[PortListener] = []
         self._stopped = trio.Event()
         self._draining = False
         self._nursery: trio.Nursery

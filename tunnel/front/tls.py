@@ -55,7 +55,7 @@ def termination_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 async def serve_tls_names(
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     route_passed: RoutePassed,
     route_web: Route,
     context: ssl.SSLContext | None,

@@ -80,7 +80,7 @@ _NOT_IN_TRAILERS: Final = NEVER_BY_CONNECTION | {b"trailer"}
 
 
 async def serve_web(
-    listeners: Sequence[trio.SocketListener],
+    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     route: Route,
     *,
     max_visitors: int = MAX_VISITORS,

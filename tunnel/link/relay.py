@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
+from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, close_now, quick
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -347,7 +347,7 @@ class _Joint:
             if self.end.code is not Code.NORMAL:
                 await reset_socket(self._local)
             elif isinstance(self._local, trio.SocketStream):
-                self._local.socket.close()  # has nothing to wait for
+                close_now(self._local)
             else:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()

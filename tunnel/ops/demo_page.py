@@ -22,6 +22,7 @@ from tunnel.front.listen import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from tunnel.front.listen import PortListener
     from tunnel.proto.frames import Address
 
 CHUNK_BYTES: Final = 65_536
@@ -84,7 +85,7 @@ def demo_sha256(size: int) -> str:
     return digest.hexdigest()
 
 
-async def serve_page(listeners: Sequence[trio.SocketListener]) -> None:
+async def serve_page(listeners: Sequence[PortListener]) -> None:
     """Serve visitors until cancelled, which resets them; closes the listeners."""
     host, port = listeners[0].socket.getsockname()[:2]
     serve_one = partial(serve_visitor, page=f"{host}:{port}")
