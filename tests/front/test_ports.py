@@ -167,7 +167,7 @@ class FailingListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
 async def test_accepting_outlives_every_error_and_says_a_bad_time_once(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def handle(stream: trio.abc.HalfCloseableStream) -> None:
+    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
         raise AssertionError
 
     listener = FailingListener([errno.EMFILE, errno.ECONNABORTED, errno.EMFILE])

@@ -10,7 +10,7 @@ import trio
 
 from tunnel.access.target import connect_unix
 from tunnel.errors import AddressError, Exit
-from tunnel.front.listen import peer_of, serve
+from tunnel.front.listen import serve
 from tunnel.front.unix import listen_at, open_unix_listener
 from tunnel.proto.frames import Address, UnixPath
 
@@ -78,8 +78,8 @@ async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_front_end_serves_programs_of_this_machine(where: UnixPath) -> None:
-    async def handle(stream: trio.abc.HalfCloseableStream) -> None:
-        assert peer_of(stream) == Address("local", 0)
+    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        assert peer == Address("local", 0)
         async with stream:
             await stream.send_all(b"hello")
 

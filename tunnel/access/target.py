@@ -338,9 +338,7 @@ async def _dial(endpoint: _Endpoint, until: float = math.inf) -> trio.SocketStre
 
 
 def _new_socket(family: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock
+    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 class _Race:

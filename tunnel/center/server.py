@@ -30,7 +30,7 @@ from tunnel.errors import (
     StreamError,
     TunnelError,
 )
-from tunnel.front.listen import open_listener, peer_of, serve
+from tunnel.front.listen import open_listener, serve
 from tunnel.link.link import Link
 from tunnel.link.relay import reset_socket
 from tunnel.link.session import Session
@@ -334,11 +334,11 @@ class CenterServer:
 
     # One wire ----------------------------------------------------------------------
 
-    async def _serve_wire(self, stream: trio.abc.HalfCloseableStream) -> None:
+    async def _serve_wire(
+        self, stream: trio.abc.HalfCloseableStream, peer: Address
+    ) -> None:
         """Take a wire from its first byte to its last; owns the stream."""
-        peer = peer_of(stream)
-        if peer is None or not isinstance(stream, trio.SocketStream):
-            await reset_socket(stream)
+        if not isinstance(stream, trio.SocketStream):  # pragma: no cover - all are
             return
         now = trio.current_time()
         if not (

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,7 +21,7 @@ from tunnel.log import say
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from tunnel.link.relay import ResettableStream
 
@@ -168,9 +169,13 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     return Address(str(mapped or ip), name[1])
 
 
+Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[None]]
+"""Serve one who came in, to the end; owns the stream."""
+
+
 async def serve(
     listeners: Sequence[trio.abc.Listener[trio.abc.HalfCloseableStream]],
-    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    handle: Handle,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
@@ -181,7 +186,8 @@ async def serve(
 
     Args:
         listeners: of one front end.
-        handle: called in a task of its own.
+        handle: called in a task of its own with the stream and who is at its other end;
+            not for who has gone between accept and here.
         max_visitors: above it nobody is accepted until one has left; the kernel's
             backlog holds those who wait.
     """
@@ -197,7 +203,7 @@ async def serve(
 
 async def _accept_from(
     listener: trio.abc.Listener[trio.abc.HalfCloseableStream],
-    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    handle: Handle,
     room: trio.Semaphore,
     nursery: trio.Nursery,
 ) -> None:
@@ -227,12 +233,13 @@ async def _accept_from(
 
 async def _supervise(
     stream: trio.abc.HalfCloseableStream,
-    handle: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+    handle: Handle,
     room: trio.Semaphore,
 ) -> None:
     peer = peer_of(stream)
     try:
-        await handle(stream)
+        if peer is not None:
+            await handle(stream, peer)
     except* Exception as errors:
         say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
     finally:

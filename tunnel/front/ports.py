@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
-from tunnel.front.listen import LOG, MAX_VISITORS, carry, peer_of, serve
+from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
 from tunnel.log import say
 from tunnel.proto.frames import Address
@@ -41,6 +41,7 @@ async def serve_port(
 
 async def handle_visitor(
     visitor: trio.abc.HalfCloseableStream,
+    peer: Address,
     open_now: OpenNow,
     *,
     idle_s: float = IDLE_S,
@@ -50,10 +51,6 @@ async def handle_visitor(
     Does not wait for the far side's answer: what the visitor says first travels with
     the CREATE. Whoever is refused gets a RST, as from a port where nobody listens.
     """
-    peer = peer_of(visitor)
-    if peer is None:  # gone between accept and here
-        await reset_socket(visitor)
-        return
     try:
         virtual = open_now(peer)
     except StreamError as error:

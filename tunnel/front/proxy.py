@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tunnel.front.users import ProxyUsers
     from tunnel.front.wayout import WayOut
+    from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)
 
@@ -53,7 +54,7 @@ async def serve_proxy(
     # Of its own for each proxy: passing two of them is not a loop.
     pseudonym = f"tunnel-{secrets.token_hex(4)}".encode()
 
-    async def handle(app: trio.abc.HalfCloseableStream) -> None:
+    async def handle(app: trio.abc.HalfCloseableStream, _peer: Address) -> None:
         await handle_app(
             app,
             way_out,

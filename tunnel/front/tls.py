@@ -21,7 +21,7 @@ import trio
 
 from tunnel.errors import StreamError
 from tunnel.front.http1 import HttpError, Visit, host_of
-from tunnel.front.listen import LOG, MAX_VISITORS, carry, peer_of, serve
+from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.front.web import Absent, Open, handle_visitor
 from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
 from tunnel.log import say
@@ -74,14 +74,10 @@ async def serve_tls_names(
         idle_s: without a byte either way.
     """
 
-    async def handle(stream: trio.abc.HalfCloseableStream) -> None:
-        peer = peer_of(stream)
-        if peer is None:
-            await reset_socket(stream)
-        else:
-            await handle_tls_visitor(
-                stream, peer, route_passed, route_web, context, idle_s=idle_s
-            )
+    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        await handle_tls_visitor(
+            stream, peer, route_passed, route_web, context, idle_s=idle_s
+        )
 
     await serve(listeners, handle, max_visitors=max_visitors)
 

@@ -48,8 +48,8 @@ from tunnel.front.http_heads import (
     Fields,
     tokens,
 )
-from tunnel.front.listen import LOG, MAX_VISITORS, peer_of, serve
-from tunnel.link.relay import IDLE_S, ResettableStream, relay, reset_socket
+from tunnel.front.listen import LOG, MAX_VISITORS, serve
+from tunnel.link.relay import IDLE_S, ResettableStream, relay
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -88,12 +88,8 @@ async def serve_web(
 ) -> None:
     """Serve an HTTP port until cancelled; closes the listeners."""
 
-    async def handle(stream: trio.abc.HalfCloseableStream) -> None:
-        peer = peer_of(stream)
-        if peer is None:  # gone between accept and here
-            await reset_socket(stream)
-        else:
-            await handle_visitor(Visit(stream, peer), route, idle_s=idle_s)
+    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        await handle_visitor(Visit(stream, peer), route, idle_s=idle_s)
 
     await serve(listeners, handle, max_visitors=max_visitors)
 

@@ -383,11 +383,14 @@ class _Joint:
                 return self._interrupt()
             try:
                 if piece:
-                    with self._waiting():
-                        await self._send_down(piece)
-                        self._count_received(len(piece))
+                    rest = piece[self.write(piece) :]
+                    if rest:
+                        with self._waiting():
+                            await self._send_down(rest)
+                            self._count_received(len(rest))
                 elif piece is not None:
-                    local.finish()
+                    if not self._up_over:  # else both are, and the close says it
+                        local.finish()
                     self._down_ended()
                 elif self._hurry_until < math.inf:
                     with self._waiting():

@@ -558,19 +558,24 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             local.news()
 
     def _queue_unread(self, payload: bytes, size: int) -> None:
-        if self._into_inbox is None:
-            self._open_inbox()
-            assert self._into_inbox is not None  # noqa: S101
         self._unread += size
         tail = self._tail
         if size >= LARGE_PIECE_BYTES:
             self._tail = None
-            self._into_inbox.send_nowait(payload)
+            self._queue_piece(payload)
         elif tail is not None and len(tail) + size <= JOINED_BYTES:
             tail += payload
         else:
             self._tail = tail = bytearray(payload)
-            self._into_inbox.send_nowait(tail)
+            self._queue_piece(tail)
+
+    def _queue_piece(self, piece: Piece) -> None:
+        if self._into_inbox is None and not self._rest:
+            self._rest = piece
+            return
+        self._open_inbox()
+        assert self._into_inbox is not None  # noqa: S101 - made with the other end
+        self._into_inbox.send_nowait(piece)
 
     def finished(self) -> None:
         """Take the end of the peer's direction."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import random
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -88,7 +87,10 @@ def demo_sha256(size: int) -> str:
 async def serve_page(listeners: Sequence[PortListener]) -> None:
     """Serve visitors until cancelled, which resets them; closes the listeners."""
     host, port = listeners[0].socket.getsockname()[:2]
-    serve_one = partial(serve_visitor, page=f"{host}:{port}")
+
+    async def serve_one(stream: trio.abc.HalfCloseableStream, _peer: Address) -> None:
+        await serve_visitor(stream, page=f"{host}:{port}")
+
     await serve(listeners, serve_one, max_visitors=MAX_VISITORS)
 
 
