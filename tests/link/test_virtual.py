@@ -152,19 +152,20 @@ async def test_small_pieces_are_joined_while_they_wait(
 
 
 class Slow:
-    """A socket that has said all, and takes only ``room`` bytes."""
+    """A socket that says nothing, and takes only ``room`` bytes."""
 
     def __init__(self, room: int) -> None:
+        self.near, self.program = socket.socketpair()
         self.room = room
         self.took = b""
         self.heard = trio.Event()
         self.is_idle = False
 
     def number(self) -> int:
-        raise NotImplementedError
+        return self.near.fileno()
 
-    def read(self, most: int) -> bytes:
-        return b""
+    def read(self, most: int) -> None:
+        return None
 
     def news(self) -> None:
         self.heard.set()
@@ -180,13 +181,20 @@ class Slow:
         return taken
 
 
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    slow = Slow(room=100)
+    with slow.near, slow.program:
+        yield slow
+
+
 async def test_what_a_socket_does_not_take_comes_in_order_behind_it(
-    autojump_clock: trio.testing.MockClock,
+    slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
-        slow = Slow(room=25_000)
+        slow.room = 25_000
         blob = random.Random(3).randbytes(300_000)
         rest = b""
 
@@ -215,14 +223,13 @@ async def test_what_a_socket_does_not_take_comes_in_order_behind_it(
 
 
 async def test_a_socket_is_given_nothing_while_a_rest_waits(
-    autojump_clock: trio.testing.MockClock,
+    slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
         await left.send_all(b"first")
         assert await right.receive_some(1) == b"f"
-        slow = Slow(room=100)
         take = right.carry(slow, 100)
         assert take is not None
         assert take() == b"irst"
@@ -253,12 +260,11 @@ async def test_a_piece_is_held_until_the_next_is_asked_for(
 
 
 async def test_a_carried_socket_hears_when_nothing_passed_for_long(
-    autojump_clock: trio.testing.MockClock,
+    slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
-        slow = Slow(room=100)
         assert right.carry(slow, 360) is not None
         for _ in range(5):
             await trio.sleep(350)
@@ -458,15 +464,16 @@ async def test_no_socket_is_read_after_its_connection(local: Local, how: str) ->
 
 
 async def test_what_waits_is_not_the_links_buffer(
-    autojump_clock: trio.testing.MockClock,
+    slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         _, right = await open_one(sessions, offers)
         buffer = bytearray(b"onetwo")
+        take = right.carry(slow, 100)
+        assert take is not None
         for room in (0, 1):
-            take = right.carry(Slow(room), 100)
-            assert take is not None
+            slow.room = room
             view = memoryview(buffer)
             right.conn.recv.charge(6)
             right.deliver([view[:3], view[3:]], 6)

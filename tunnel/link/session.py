@@ -463,6 +463,9 @@ class Session:
 
     def _dispatch_rare(self, event: Event) -> None:
         match event:
+            # In the order of how often they come.
+            case StreamFinished() | StreamClosed() | StreamOpened() | CreditGranted():
+                self._dispatch_stream(event)
             case StreamOffered():
                 self._on_offer(event)
             case MappingAsked(mapping):
@@ -479,8 +482,6 @@ class Session:
                 say(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():
                 self._pinging.unpark_all()
-            case StreamOpened() | StreamFinished() | StreamClosed() | CreditGranted():
-                self._dispatch_stream(event)
             case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
                 pass
 

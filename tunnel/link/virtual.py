@@ -380,9 +380,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed or self._send_error is not None:
             return None
         self._local, self._filling, self._patience_s = local, True, idle_s
-        self._fill()
-        if self._conn.lane.size:
-            self._carrier.wake_soon()
+        if self.create is None:
+            self._fill()  # a visitor mostly speaks first
+            if self._conn.lane.size:
+                self._carrier.wake_soon()
+        else:
+            self._watch(wanted=True)  # a target mostly has to be asked
         return self.take_piece
 
     def _fill(self) -> None:
