@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -186,3 +186,34 @@ async def test_a_visitor_is_named_until_its_socket_is_closed() -> None:
     await one.aclose()
     await other.aclose()
     assert listen.peer_of(other) is None
+
+
+async def test_who_waits_is_let_in_at_once_but_not_without_end() -> None:
+    (listener,) = await listen.open_listener("127.0.0.1", 0)
+    with ExitStack() as stack:
+        for _ in range(listen.ACCEPTS_A_TURN + 1):
+            visitor = socket.create_connection(listener.socket.getsockname())
+            stack.enter_context(visitor)
+        async with listener:
+            for _ in range(listen.ACCEPTS_A_TURN):
+                with trio.testing.assert_no_checkpoints():
+                    stream = await listener.accept()
+                await trio.aclose_forcefully(stream)
+            with trio.testing.assert_checkpoints():
+                stream = await listener.accept()
+            await trio.aclose_forcefully(stream)
+
+
+async def test_a_port_that_is_closed_ends_its_wait() -> None:
+    (listener,) = await listen.open_listener("127.0.0.1", 0)
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        listener.socket.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()

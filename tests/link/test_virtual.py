@@ -276,6 +276,28 @@ async def test_a_carried_socket_hears_when_nothing_passed_for_long(
         assert slow.is_idle
 
 
+async def test_time_without_a_link_is_not_counted_as_rest(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    sessions = SessionPair(Terms(), Offers(), Offers(), resume_s=7200)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sessions.client.run)
+        await nursery.start(sessions.server.run)
+        async with trio.open_nursery() as first:
+            first.start_soon(sessions.run_links)
+            stream = await sessions.client.open(TARGET)
+            assert stream.carry(slow, 360) is not None
+            first.cancel_scope.cancel()
+        await trio.sleep(1000)
+        sessions.resume()
+        nursery.start_soon(sessions.run_links)
+        await trio.sleep(300)
+        assert not slow.is_idle
+        await trio.sleep(150)
+        assert slow.is_idle
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_stalled_reader_holds_its_window_and_stops_nobody(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -230,9 +230,16 @@ class SessionPair:
         serve_client: ServeOffer,
         serve_server: ServeOffer,
         transports: tuple[Transport, Transport] | None = None,
+        *,
+        resume_s: float = 0,
     ) -> None:
         self.client = Session(
-            client=True, ours=terms, theirs=terms, serve_offer=serve_client
+            client=True,
+            ours=terms,
+            theirs=terms,
+            serve_offer=serve_client,
+            resume_s=resume_s,
+            replay_limit=1 << 20,
         )
         self.server = Session(
             client=False,
@@ -240,7 +247,13 @@ class SessionPair:
             theirs=terms,
             serve_offer=serve_server,
             serve_mapping=no_names,
+            resume_s=resume_s,
+            replay_limit=1 << 20,
         )
+        self._wire(transports)
+        self.reasons: dict[str, TunnelError] = {}
+
+    def _wire(self, transports: tuple[Transport, Transport] | None = None) -> None:
         self.client_stream, self.server_stream = trio.testing.memory_stream_pair()
         if transports is None:
             transports = (
@@ -249,12 +262,24 @@ class SessionPair:
             )
         self.client_link = Link(self.client, transports[0])
         self.server_link = Link(self.server, transports[1])
-        self.reasons: dict[str, TunnelError] = {}
 
     async def carry(self, name: str, link: Link) -> None:
         reason = await link.run()
         self.reasons[name] = reason
         link.session.end(reason)
+
+    async def run_links(self) -> None:
+        """Carry the sessions, which survive it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.client_link.run)
+            nursery.start_soon(self.server_link.run)
+
+    def resume(self) -> None:
+        """Give both another link."""
+        received = [session.core.received for session in (self.client, self.server)]
+        self.client.resume(received[1])
+        self.server.resume(received[0])
+        self._wire()
 
     def cut(self) -> None:
         """Break the wire both ways without a word."""
