@@ -15,7 +15,6 @@ import math
 import os
 import re
 import socket
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -269,8 +268,7 @@ async def _resolve(address: Address, until: float) -> list[_Endpoint]:
     An IP literal asks nobody, and waits for nothing. The resolver's first choice stays
     first (RFC 6724).
     """
-    with suppress(OSError):
-        socket.inet_pton(socket.AF_INET, address.host)
+    if _is_ipv4(address.host):
         return [_Endpoint(socket.AF_INET, (address.host, address.port))]
     try:
         with trio.fail_at(until):
@@ -288,6 +286,14 @@ async def _resolve(address: Address, until: float) -> list[_Endpoint]:
     if not in_turn:
         raise socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
     return in_turn
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
 
 
 def _undressed(endpoint: _Endpoint) -> _Endpoint:

@@ -41,6 +41,7 @@ from tunnel.errors import (
     TunnelError,
     ViaError,
 )
+from tunnel.link.bell import Bell
 from tunnel.link.bind import BoundPort
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.link import Link
@@ -136,7 +137,7 @@ class CenterClient:
         self._exit_networks: Networks | None = None
         self._session: Session | None = None
         self._link: Link | None = None
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed = Bell()
         self._stopping = trio.Event()
         self._over = trio.Event()
         self._was_up = False
@@ -427,7 +428,7 @@ class CenterClient:
         if not self._was_up:
             self._was_up = True
             task_status.started()
-        self._changed.unpark_all()
+        self._changed.ring()
 
     async def wait_over(self) -> None:
         """Wait until ``run`` has ended."""
@@ -573,7 +574,7 @@ class CenterClient:
         until = trio.current_time() + deadline_s
         with trio.move_on_at(until):
             while not self._has_session() and not self._stopping.is_set():
-                await self._changed.park()
+                await self._changed.wait()
         if self._session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         return await self._session.open(

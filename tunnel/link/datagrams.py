@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.link.bell import Bell
 from tunnel.proto.datagrams import DatagramQueue
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class DatagramStream:
         self._conn = stream.conn
         room = self._carrier.deliver_to(stream.conn, self._deliver)
         self._inbox: DatagramQueue[tuple[Address, bytes]] = DatagramQueue(room)
-        self._news = trio.lowlevel.ParkingLot()
+        self._news = Bell()
         self._end: Code | None = None
         self._closed = False
         stream.on_closed(self._ended)
@@ -79,7 +80,7 @@ class DatagramStream:
                 raise trio.ClosedResourceError
             if self._end is not None:
                 raise trio.BrokenResourceError from _error(self._end)
-            await self._news.park()
+            await self._news.wait()
         self.received += 1
         return self._inbox.pop()
 
@@ -89,7 +90,7 @@ class DatagramStream:
         self._inbox.clear()
         self.stream.on_closed(None)
         self.stream.reset(code, reason)
-        self._news.unpark_all()
+        self._news.ring()
 
     async def aclose(self) -> None:
         """End the association; what has not been sent or taken is dropped."""
@@ -98,11 +99,11 @@ class DatagramStream:
 
     def _deliver(self, address: Address, payload: bytes) -> None:
         self._inbox.push((address, payload), len(payload))
-        self._news.unpark_all()
+        self._news.ring()
 
     def _ended(self, code: Code) -> None:
         self._end = code
-        self._news.unpark_all()
+        self._news.ring()
 
 
 def _error(code: Code) -> LocalStreamError | RemoteStreamError:

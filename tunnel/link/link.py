@@ -23,6 +23,7 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
+from tunnel.link.bell import Bell
 from tunnel.link.pace import MIN_TURN_BYTES, Pace
 from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
@@ -68,7 +69,7 @@ class Link:
         self._closing = False
         self._flushing = False
         self._abandoned = False
-        self._clock = trio.lowlevel.ParkingLot()
+        self._clock = Bell()
         self._armed = math.inf
         self._pace = Pace()
         self._turn_bytes = 0
@@ -157,7 +158,7 @@ class Link:
             else:
                 session.flush()
             if session.core.next_wakeup() < self._armed:
-                self._clock.unpark_all()
+                self._clock.ring()
             data = await transport.receive_some()
             if not data:
                 return self._end(lost("the peer is gone"))
@@ -193,7 +194,7 @@ class Link:
             elif self._closing:
                 return await transport.send_eof()
             else:
-                await session.writer.park()
+                await session.writer.wait()
 
     def _write_turn(self) -> None:
         """Give the wire what is next."""
@@ -238,7 +239,7 @@ class Link:
         while True:
             self._armed = min(core.next_wakeup(), trio.current_time() + SLEEP_CHECK_S)
             with trio.move_on_at(self._armed):
-                await self._clock.park()
+                await self._clock.wait()
             if self._closing or self._abandoned:
                 # Nothing is said after the goodbye.
                 return

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
+from tunnel.link.bell import Bell
 from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, close_now, quick
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ class _Joint:
         self._idle_s = idle_s
         self._push_at = math.inf  # a task of ours watches the time from here on
         self._scope: trio.CancelScope | None = None  # around waits for a stream
-        self._changed = trio.lowlevel.ParkingLot()
+        self._changed = Bell()
         self._early = b""
         self._sending = 0  # bytes that local is being given
         self._alone = False  # one task: the session carries local
@@ -394,9 +395,9 @@ class _Joint:
                     self._down_ended()
                 elif self._hurry_until < math.inf:
                     with self._waiting():
-                        await self._changed.park()
+                        await self._changed.wait()
                 else:
-                    await self._changed.park()
+                    await self._changed.wait()
             except trio.BrokenResourceError:
                 self._local_write_failed()
 
@@ -440,7 +441,7 @@ class _Joint:
 
     def news(self) -> None:
         """Have our task look."""
-        self._changed.unpark_all()
+        self._changed.ring()
 
     def idle(self) -> None:
         """End it."""
@@ -477,7 +478,7 @@ class _Joint:
             if code is not Code.NORMAL:
                 return
         self._up_over = True
-        self._changed.unpark_all()
+        self._changed.ring()
 
     async def _downward(self) -> None:
         """Carry virtual to local; first what a cancelled turn of this has left."""
@@ -566,7 +567,7 @@ class _Joint:
         """Have our task, or tasks, see that something changed that ends a wait."""
         if self._scope is not None:
             self._scope.cancel()
-        self._changed.unpark_all()
+        self._changed.ring()
 
     def _decide(self, end: _End) -> None:
         self._decided = self._decided or end
@@ -576,7 +577,7 @@ class _Joint:
         self._hurry_until = min(self._hurry_until, _in_grace())
         if self._scope is not None:
             self._scope.deadline = self._hurry_until
-        self._changed.unpark_all()
+        self._changed.ring()
 
     def _count_sent(self, size: int) -> None:
         self.traffic.sent += size

@@ -19,6 +19,7 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.bell import Bell
 from tunnel.link.poller import Poller
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import say
@@ -116,9 +117,9 @@ class Session:
         self.resumes = 0
         self.repeated_bytes = 0
         self._parked: dict[VirtualConn, Target] = {}
-        self._link_changed = trio.lowlevel.ParkingLot()
+        self._link_changed = Bell()
         self.ended: TunnelError | None = None
-        self.writer = trio.lowlevel.ParkingLot()
+        self.writer = Bell()
         """Where the link's writer waits for output."""
         self.push: Callable[[], bool] = nowhere
         """Writes one turn to the link, without a wait; True if the writer is needed."""
@@ -141,8 +142,8 @@ class Session:
         )
         self._asking = trio.Lock()
         self._unwanted_answers = 0
-        self._pinging = trio.lowlevel.ParkingLot()
-        self._idle = trio.lowlevel.ParkingLot()
+        self._pinging = Bell()
+        self._idle = Bell()
         self._nursery: trio.Nursery | None = None
         self._over = trio.Event()
         self._gone = trio.Event()
@@ -187,8 +188,8 @@ class Session:
             self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
-            self._pinging.unpark_all()
-            self._link_changed.unpark_all()
+            self._pinging.ring()
+            self._link_changed.ring()
 
     def resume(self, count: int) -> int:
         """Go on over another link, which has not begun to read or write.
@@ -207,14 +208,14 @@ class Session:
         self.resumes += 1
         self.repeated_bytes += repeated
         self._parked.clear()
-        self._link_changed.unpark_all()
+        self._link_changed.ring()
         return repeated
 
     async def _watch_time(self) -> None:
         """Without a link there is no clock task: keep its limits while it waits."""
         while self.ended is None:
             if self.lost_at is None:
-                await self._link_changed.park()
+                await self._link_changed.wait()
                 continue
             now, until = trio.current_time(), self.lost_at + self.resume_s
             next_open = self.core.expire(now)
@@ -226,7 +227,7 @@ class Session:
                 )
                 return
             with trio.move_on_at(min(until, next_open or until)):
-                await self._link_changed.park()
+                await self._link_changed.wait()
 
     @property
     def kept_bytes(self) -> int:
@@ -263,7 +264,7 @@ class Session:
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
         if self.lost_at is not None:
             self._parked[conn] = target
-            self._link_changed.unpark_all()  # its deadline may be the next
+            self._link_changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
         self.wake_soon()
@@ -338,7 +339,7 @@ class Session:
         self.core.ping(began)
         self.wake()
         with trio.move_on_after(timeout_s):
-            await self._pinging.park()
+            await self._pinging.wait()
             if self.ended is None and self.lost_at is None:
                 return trio.current_time() - began
         return None
@@ -350,12 +351,12 @@ class Session:
         goes together, by the writer's task.
         """
         if self.writer and not self._gathering:
-            self.writer.unpark_all()
+            self.writer.ring()
             self.push()
 
     def wake_soon(self) -> None:
         """Do the same in the next turn: what follows at once may go with it."""
-        self.writer.unpark_all()
+        self.writer.ring()
 
     def _read_locals(self, ready: list[tuple[int, int]]) -> None:
         self._gathering = True
@@ -369,7 +370,7 @@ class Session:
     def flush(self) -> None:
         """Have sent what a whole turn of somebody's had to say."""
         if self.writer and self.core.has_output() and self.push():
-            self.writer.unpark_all()
+            self.writer.ring()
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed."""
@@ -377,7 +378,7 @@ class Session:
         self._unread.pop(conn, None)
         self._parked.pop(conn, None)
         self._deliveries.pop(conn, None)
-        self._idle.unpark_all()
+        self._idle.ring()
 
     async def wait_idle(self) -> None:
         """Wait until no virtual TCP connection is alive.
@@ -385,7 +386,7 @@ class Session:
         UDP associations are not waited for: they end only by silence.
         """
         while any(conn.datagrams is None for conn in self._streams):
-            await self._idle.park()
+            await self._idle.wait()
 
     async def wait_ended(self) -> None:
         """Wait until the session has ended."""
@@ -416,9 +417,9 @@ class Session:
             self.core.end()
         self._answer.close()
         self._ask.close()
-        self._pinging.unpark_all()
-        self._idle.unpark_all()
-        self._link_changed.unpark_all()
+        self._pinging.ring()
+        self._idle.ring()
+        self._link_changed.ring()
         self._over.set()
         self.wake()
 
@@ -459,7 +460,7 @@ class Session:
     def _dispatch_notices(self) -> None:
         self.dispatch(self.core.take_notices())
         # There is a CLOSE to send. Not by ``wake``: the core may be in another call.
-        self.writer.unpark_all()
+        self.writer.ring()
 
     def _dispatch_rare(self, event: Event) -> None:
         match event:
@@ -481,7 +482,7 @@ class Session:
             case PeerDraining():
                 say(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():
-                self._pinging.unpark_all()
+                self._pinging.ring()
             case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
                 pass
 

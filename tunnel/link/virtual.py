@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.link.bell import Bell
 from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
@@ -167,7 +168,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._lent = 0
         """Bytes that were lent by ``take_piece``: held until the next call."""
         self._answered = create is not None
-        self._progress = trio.lowlevel.ParkingLot()
+        self._progress = Bell()
         self._send_error: StreamError | None = None
         self._receive_error: StreamError | None = None
         self._eof_sent = False
@@ -353,7 +354,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 rest = rest[room:]
                 self._wake()
             else:
-                await self._progress.park()
+                await self._progress.wait()
                 self._check_alive()
 
     def carry(
@@ -427,7 +428,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             self._check_alive()
             while not self._core.send_room(self._conn):
-                await self._progress.park()
+                await self._progress.wait()
                 self._check_alive()
         finally:
             self._sending = False
@@ -478,12 +479,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError
             if self._send_error is not None:
                 raise self._send_error
-            await self._progress.park()
+            await self._progress.wait()
 
     async def wait_closed(self) -> None:
         """Wait until this side has closed or reset it."""
         while not self._closed:
-            await self._progress.park()
+            await self._progress.wait()
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
         """Have ``call`` called when the peer closes it or the link is lost.
@@ -533,7 +534,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             self._into_inbox.close()
         self._tail = None
         self._rest = b""
-        self._progress.unpark_all()
+        self._progress.ring()
         self._carrier.forget(self._conn)
         self._wake()
 
@@ -543,7 +544,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Take the peer's acceptance."""
         self._answered = True
         self.bound = bound
-        self._progress.unpark_all()
+        self._progress.ring()
 
     def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
         """Take ``size`` bytes: a copy of what no sink takes waits in the channel."""
@@ -590,7 +591,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def woken(self) -> None:
         """Take news of credit or room."""
-        self._progress.unpark_all()
+        self._progress.ring()
         self._fill()
 
     def rested(self, step_s: float) -> None:
@@ -619,7 +620,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 self._into_inbox.close()
             if local:
                 self._forget_unread()
-        self._progress.unpark_all()
+        self._progress.ring()
         self._stop_filling()
         if self._local is not None:
             self._local.news()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
@@ -156,7 +156,8 @@ class _Reader:
     def address(self) -> Address:
         form = self.number(1)
         if form == 1:
-            host = str(IPv4Address(self.take(4)))
+            a, b, c, d = self.take(4)
+            host = f"{a}.{b}.{c}.{d}"  # the library's way costs six times as much
         elif form == 4:
             host = str(IPv6Address(self.take(16)))
         elif form == 3:
