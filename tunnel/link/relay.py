@@ -131,8 +131,7 @@ class Traffic:
     """Virtual to local."""
 
 
-@dataclass(frozen=True, slots=True)
-class RelayResult:
+class RelayResult(NamedTuple):
     """What a relay moved, and why it ended."""
 
     sent_bytes: int

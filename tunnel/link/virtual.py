@@ -547,7 +547,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._progress.ring()
 
     def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
-        """Take ``size`` bytes: a copy of what no sink takes waits in the channel."""
+        """Take ``size`` bytes: a copy of what no socket takes waits to be taken."""
         if self._closed:
             return
         local, taken = self._local, 0

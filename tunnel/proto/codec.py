@@ -101,6 +101,7 @@ _HEADER: Final = struct.Struct(">II")
 _pack_header: Final = _HEADER.pack
 _unpack_header: Final = _HEADER.unpack_from
 _KIND_DATA: Final = int(ProtKind.DATA)
+_KIND_CLOSE: Final = int(ProtKind.CLOSE)
 _ACK: Final = int(ProtFlag.ACK)
 _FIN: Final = int(ProtFlag.FIN)
 
@@ -262,6 +263,14 @@ def _code_for(frame: str, number: int, otherwise: Code) -> Code:
 # Encoding --------------------------------------------------------------------------
 
 
+def close_frame(sock_map: int, code: Code = Code.NORMAL, reason: str = "") -> bytes:
+    """Write a CLOSE, of which every connection needs one or two."""
+    if not code and not reason:
+        return _pack_header(_KIND_CLOSE, sock_map)
+    payload = code.to_bytes(2, "big") + encode_text(reason)
+    return _frame(ProtKind.CLOSE, 0, sock_map, payload)
+
+
 def _create_payload(frame: ProtCreate) -> bytes:
     tlvs: dict[int, bytes] = {}
     if frame.visitor is not None:
@@ -360,10 +369,7 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
         case ProtWindow(sock_map, limit):
             return _frame(ProtKind.WINDOW, 0, sock_map, limit.to_bytes(8, "big"))
         case ProtClose(sock_map, code, reason):
-            payload = b""
-            if code or reason:
-                payload = code.to_bytes(2, "big") + encode_text(reason)
-            return _frame(ProtKind.CLOSE, 0, sock_map, payload)
+            return close_frame(sock_map, code, reason)
         case ProtCreate(sock_map):
             return _frame(ProtKind.CREATE, 0, sock_map, _create_payload(frame))
         case ProtAccept(sock_map, bound):

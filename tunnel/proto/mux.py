@@ -21,7 +21,7 @@ from tunnel.errors import (
     LocalStreamError,
     RemoteSessionError,
 )
-from tunnel.proto.codec import FrameDecoder, encode
+from tunnel.proto.codec import FrameDecoder, close_frame, encode
 from tunnel.proto.conn import VirtualConn
 from tunnel.proto.datagrams import Outbox
 from tunnel.proto.events import (
@@ -358,7 +358,7 @@ class MuxCore:
             return
         self._own_opens.answered(conn)
         conn.state = _CLOSING
-        frame = encode(ProtClose(conn.sock_map, code, reason))
+        frame = close_frame(conn.sock_map, code, reason)
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
             self._lanes.close(conn.lane, frame)
         else:
@@ -717,7 +717,7 @@ class MuxCore:
         if was is not _CLOSING or conn.lane.close:
             # The answer goes at once, without what is queued.
             conn.lane.purge()
-            self._push_control(encode(ProtClose(conn.sock_map)))
+            self._push_control(close_frame(conn.sock_map))
         self._windows.pop(conn, None)
         self._growth.forget(conn)
         del self._conns[conn.sock_map]
