@@ -38,7 +38,7 @@ class Direct:
     def finish(self) -> None:
         self._stream.socket.shutdown(socket.SHUT_WR)
 
-    def carry(self, local: object, idle_s: float) -> None:
+    def carry(self, local: object, idle_s: float, *, ready: bool = False) -> None:
         return None
 
     async def receive_piece(self) -> bytes | bytearray:

@@ -36,7 +36,7 @@ class Far:
         self._check()
         self._near.send_stream.close()
 
-    def carry(self, local: object, idle_s: float) -> None:
+    def carry(self, local: object, idle_s: float, *, ready: bool = False) -> None:
         return None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:

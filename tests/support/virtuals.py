@@ -54,7 +54,7 @@ class ScriptedVirtual:
         self.eof = True
         self._note()
 
-    def carry(self, local: Local, idle_s: float) -> Take | None:
+    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> Take | None:
         return None
 
     def _check(self) -> None:
@@ -97,7 +97,7 @@ class ReadingVirtual(ScriptedVirtual):
     def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
         self._call = call
 
-    def carry(self, local: Local, idle_s: float) -> Take | None:
+    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> Take | None:
         self._carries = True
         self._nursery.start_soon(self._read, local)
         self._nursery.start_soon(self._write, local)

@@ -48,9 +48,9 @@ class Dialled:
         """End our direction."""
         self._bytes.finish()
 
-    def carry(self, local: Local, idle_s: float) -> None:
+    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
         """Say no: nobody carries for this one."""
-        del local, idle_s
+        del local, idle_s, ready
 
     async def aclose(self) -> None:
         """End both directions."""

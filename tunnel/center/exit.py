@@ -151,7 +151,9 @@ async def _serve(
     attempt.
     """
     local: trio.SocketStream | None = None
-    with while_wanted(stream):
+    with while_wanted(stream) as wanted:
+        if wanted.cancel_called:
+            return  # gone before this task began: nobody is bothered
         try:
             local = await dial()
         except StreamError as error:

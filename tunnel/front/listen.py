@@ -41,6 +41,7 @@ _GONE: Final = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETDOWN,
         errno.ENETUNREACH,
+        errno.ENONET,
         errno.ENOPROTOOPT,
         errno.EOPNOTSUPP,
         errno.EPERM,
@@ -74,21 +75,25 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
 
         Raises:
             trio.ClosedResourceError: closed, maybe meanwhile.
-            OSError: of the new connection, or no descriptor is free.
+            OSError: no descriptor is free, or the like; not what only says that the
+                visitor has gone.
         """
-        if self._in_a_row >= ACCEPTS_A_TURN:
-            self._in_a_row = 0
-            await trio.lowlevel.checkpoint()
         while True:
+            if self._in_a_row >= ACCEPTS_A_TURN:
+                self._in_a_row = 0
+                await trio.lowlevel.checkpoint()
             if self._plain.fileno() < 0:
                 raise trio.ClosedResourceError
+            self._in_a_row += 1
             try:
                 visitor, _address = self._plain.accept()
             except BlockingIOError:
                 self._in_a_row = 0
                 await trio.lowlevel.wait_readable(self._plain)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
             else:
-                self._in_a_row += 1
                 return trio.SocketStream(trio.socket.from_stdlib_socket(visitor))
 
     async def aclose(self) -> None:

@@ -27,7 +27,7 @@ import socket
 import struct
 import sys
 import termios
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -74,7 +74,7 @@ class ResettableStream(Protocol):
         ...
 
     def carry(
-        self, local: Local, idle_s: float
+        self, local: Local, idle_s: float, *, ready: bool = False
     ) -> Callable[[], bytes | bytearray | None] | None:  # pragma: no cover
         """Carry a socket without a task; None: the caller has to do it."""
         ...
@@ -160,8 +160,8 @@ async def relay(
         local: a socket, or any stream; only a socket can be given a RST.
         virtual: may still wait for the peer's answer; a refusal is a reset.
         early: bytes that were read from ``local`` before.
-        idle_s: without a byte either way for this long (and at most 1 % more) the
-            relay ends with IDLE.
+        idle_s: without a byte either way for this long, and at most 1 % or
+            ``REST_MORE_S`` more, the relay ends with IDLE.
         traffic: counters to be kept up to date meanwhile.
     """
     joint = _Joint(local, virtual, traffic or Traffic(), idle_s)
@@ -314,15 +314,13 @@ class _Joint:
         self._early = early
         self._virtual.on_closed(self._heard_close)
         if self._socket is not None:
-            take = self._virtual.carry(self, self._idle_s)
+            take = self._virtual.carry(self, self._idle_s, ready=bool(early))
             if take is not None:
                 self._alone = True
                 await self._carried(self._socket, take)
                 self._alone = False
         if not self._is_over():
-            if self._hurry_until == math.inf:
-                self._push_at = trio.current_time() + self._idle_s / 100
-            with self._waiting(self._push_at + self._idle_s):
+            with self._waiting_idly():
                 await self._in_two_tasks(self._early)
         self._virtual.on_closed(None)
         if self._virtual_broke:
@@ -368,6 +366,12 @@ class _Joint:
         if scope.cancelled_caught and not self._stopped and not self._needs_a_reader():
             self._timed_out = self._stopped = True
 
+    def _waiting_idly(self) -> AbstractContextManager[None]:
+        """Wait for as long as something passes; what does puts the end off."""
+        if self._hurry_until == math.inf:
+            self._push_at = trio.current_time() + self._idle_s / 100
+        return self._waiting(self._push_at + self._idle_s)
+
     async def _carried(
         self, local: QuickSocket, take: Callable[[], bytes | bytearray | None]
     ) -> None:
@@ -381,11 +385,14 @@ class _Joint:
             except trio.BrokenResourceError as error:
                 self._virtual_failed(_code_of(error))
                 return self._interrupt()
+            if self._is_over():  # to take may tell others, and they us
+                return
             try:
                 if piece:
                     rest = piece[self.write(piece) :]
                     if rest:
-                        with self._waiting():
+                        # The session watches the time no more if the peer has closed.
+                        with self._waiting_idly():
                             await self._send_down(rest)
                             self._count_received(len(rest))
                 elif piece is not None:

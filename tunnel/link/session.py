@@ -204,6 +204,7 @@ class Session:
             RemoteSessionError: the count cannot be.
         """
         repeated = self.core.resume(count, trio.current_time())
+        self._looked_at = trio.current_time()
         self.lost_at = None
         self.resumes += 1
         self.repeated_bytes += repeated
@@ -452,10 +453,11 @@ class Session:
 
     def look_for_rest(self, now: float) -> None:
         """Tell streams, now and then, that time has passed: called while linked."""
-        if now - self._looked_at >= REST_STEP_S:
+        step_s = now - self._looked_at
+        if step_s >= REST_STEP_S:
             self._looked_at = now
             for stream in tuple(self._streams.values()):
-                stream.rested(REST_STEP_S)
+                stream.rested(step_s)
 
     def _dispatch_notices(self) -> None:
         self.dispatch(self.core.take_notices())

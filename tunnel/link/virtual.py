@@ -34,7 +34,10 @@ LARGE_PIECE_BYTES: Final = 16_376
 wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
 REST_STEP_S: Final = 36.0
-"""How often to look which connections rest: a hundredth of an hour."""
+"""How often to look which connections rest, at the most: a hundredth of an hour."""
+REST_MORE_S: Final = 45.0
+"""How much longer than asked a connection may rest: a step, and a turn of the link's
+clock."""
 
 _CLOSING: Final = StreamState.CLOSING
 _IDLE: Final = StreamState.IDLE
@@ -218,9 +221,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         try:
             if self._rest:
                 await trio.lowlevel.checkpoint()
-                piece = self._rest
-            else:
-                piece = await self._open_inbox().receive()
+                if self._closed:
+                    raise trio.ClosedResourceError
+            piece = self._rest or await self._next_in_inbox()
         except trio.EndOfChannel:
             end = self._end_of_channel()
             await trio.lowlevel.checkpoint()
@@ -243,6 +246,13 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             if self._finished:
                 self._into_inbox.close()
         return self._inbox
+
+    async def _next_in_inbox(self) -> Piece:
+        piece = await self._open_inbox().receive()
+        if not self._unread:
+            # Given up for memory since trio handed the piece over: it is nobody's.
+            raise trio.EndOfChannel
+        return piece
 
     def _begin_receiving(self, max_bytes: int) -> None:
         if max_bytes < 1:
@@ -270,7 +280,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         while (piece := self.take_piece()) is None:
             self._begin_receiving(1)
             try:
-                self._rest = await self._open_inbox().receive()
+                self._rest = await self._next_in_inbox()
             except trio.EndOfChannel:
                 return self._end_of_channel()
             finally:
@@ -358,7 +368,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 self._check_alive()
 
     def carry(
-        self, local: Local, idle_s: float
+        self, local: Local, idle_s: float, *, ready: bool = False
     ) -> Callable[[], bytes | bytearray | None] | None:
         """Have the session carry a socket: no task waits for a piece.
 
@@ -373,7 +383,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         Args:
             local: the socket.
             idle_s: it hears ``idle`` when nothing has passed for so long, while there
-                is a link; counted in steps of ``REST_STEP_S``.
+                is a link, or up to ``REST_MORE_S`` later.
+            ready: it has something to be read already.
 
         Returns:
             None: it is closed already, and nothing was read.
@@ -381,7 +392,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed or self._send_error is not None:
             return None
         self._local, self._filling, self._patience_s = local, True, idle_s
-        if self.create is None:
+        self._rested_s, self._moved_bytes = 0.0, -1
+        if ready or self.create is None:
             self._fill()  # a visitor mostly speaks first
             if self._conn.lane.size:
                 self._carrier.wake_soon()
@@ -528,7 +540,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._closed = True
         self._core.close(self._conn, code, reason)
         self._stop_filling()
-        self._local = None
+        local, self._local = self._local, None
         if self._inbox is not None and self._into_inbox is not None:
             self._inbox.close()
             self._into_inbox.close()
@@ -537,6 +549,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._progress.ring()
         self._carrier.forget(self._conn)
         self._wake()
+        if local is not None:
+            local.news()
 
     # For the session ---------------------------------------------------------------
 
@@ -596,7 +610,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def rested(self, step_s: float) -> None:
         """Take that another ``step_s`` of the link's time have passed."""
-        moved_bytes = self._conn.send.taken + self._conn.recv.received
+        conn = self._conn
+        moved_bytes = conn.send.taken + conn.recv.received + conn.recv.consumed
         if moved_bytes != self._moved_bytes:
             self._moved_bytes, self._rested_s = moved_bytes, 0.0
             return
