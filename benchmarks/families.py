@@ -72,13 +72,15 @@ class Run:
         if "size" in wanted:
             self._standing(
                 "size",
-                *(
-                    Load(f"rr on {n:,}", partial(loads.requests_on, n), once=True)
-                    for n in size.conns
-                ),
+                # Transfers first: behind 10,000 connections that close at once it is
+                # their end that a transfer waits for.
                 *(
                     Load(f"get {n:,} B", partial(loads.transfer_of, n), once=True)
                     for n in size.transfers
+                ),
+                *(
+                    Load(f"rr on {n:,}", partial(loads.requests_on, n), once=True)
+                    for n in size.conns
                 ),
             )
         if "fair" in wanted:
