@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from support.wires import TARGET, Offers, SessionPair, session_pair
+from support.wires import TARGET, Offers, SessionPair, open_one, session_pair
 
 from tunnel.errors import Code, LocalLinkError, StreamError
 from tunnel.proto.frames import Terms
@@ -66,13 +66,6 @@ async def test_it_keeps_them_when_clogged(
 
     async with AsyncExitStack() as stack:
         await trio.testing.check_half_closeable_stream(Opener(stack).pair, clogged)
-
-
-async def open_one(
-    sessions: SessionPair, offers: Offers
-) -> tuple[VirtualStream, VirtualStream]:
-    left = await sessions.client.open(TARGET)
-    return left, await offers.taken.receive()
 
 
 def code_of(error: BaseException) -> Code:

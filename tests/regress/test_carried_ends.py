@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
-from support.wires import TARGET, Offers, SessionPair, session_pair
+from support.wires import Offers, open_one, session_pair
 
 from tunnel.errors import Code
 from tunnel.link.relay import RelayResult, relay
 from tunnel.link.virtual import REST_MORE_S
-
-if TYPE_CHECKING:
-    from tunnel.link.virtual import VirtualStream
 
 
 def pair() -> tuple[socket.socket, trio.SocketStream]:
@@ -23,13 +19,6 @@ def pair() -> tuple[socket.socket, trio.SocketStream]:
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     program.setblocking(False)
     return program, trio.SocketStream(trio.socket.from_stdlib_socket(near))
-
-
-async def open_one(
-    sessions: SessionPair, offers: Offers
-) -> tuple[VirtualStream, VirtualStream]:
-    left = await sessions.client.open(TARGET)
-    return left, await offers.taken.receive()
 
 
 async def test_a_program_that_has_finished_and_reads_nothing_is_given_up(

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from support.virtuals import ScriptedVirtual
-from support.wires import TARGET, Offers, SessionPair, session_pair
+from support.wires import Offers, SessionPair, open_one, session_pair
 
 from tunnel.link.relay import relay
 
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.events import Event
-
-
-async def open_one(
-    sessions: SessionPair, offers: Offers
-) -> tuple[VirtualStream, VirtualStream]:
-    left = await sessions.client.open(TARGET)
-    return left, await offers.taken.receive()
 
 
 def evict(sessions: SessionPair, stream: VirtualStream) -> None:

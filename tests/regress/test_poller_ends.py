@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -12,7 +11,7 @@ import trio.testing
 from support.wires import (
     TARGET,
     Offers,
-    SessionPair,
+    open_one,
     raw_peer,
     session_pair,
     small_window,
@@ -24,20 +23,10 @@ from tunnel.link.session import Session
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
 
-if TYPE_CHECKING:
-    from tunnel.link.virtual import VirtualStream
-
 
 def pair() -> tuple[socket.socket, trio.SocketStream]:
     program, near = socket.socketpair()
     return program, trio.SocketStream(trio.socket.from_stdlib_socket(near))
-
-
-async def open_one(
-    sessions: SessionPair, offers: Offers
-) -> tuple[VirtualStream, VirtualStream]:
-    left = await sessions.client.open(TARGET)
-    return left, await offers.taken.receive()
 
 
 @pytest.mark.parametrize("code", [Code.RESET, Code.NORMAL])

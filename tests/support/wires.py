@@ -310,5 +310,13 @@ async def session_pair(
         nursery.cancel_scope.cancel()
 
 
+async def open_one(
+    sessions: SessionPair, offers: Offers
+) -> tuple[VirtualStream, VirtualStream]:
+    """Open a stream that the server's ``offers`` accepts; give both ends."""
+    left = await sessions.client.open(TARGET)
+    return left, await offers.taken.receive()
+
+
 def small_window(size: int) -> Terms:
     return replace(Terms(), initial_window=size)
