@@ -150,18 +150,17 @@ async def test_an_address_of_elsewhere_is_said_to_be_that(host: str) -> None:
         await listen.open_listener(host, 0)
 
 
-class FailingListener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
+class Failing:
+    """The socket of a listener that meets these errors, and is closed then."""
+
     def __init__(self, errors: list[int]) -> None:
         self._errors = errors
 
-    async def accept(self) -> trio.abc.HalfCloseableStream:
-        await trio.lowlevel.checkpoint()
-        if self._errors:
-            raise OSError(self._errors.pop(0), "scripted")
-        raise trio.ClosedResourceError
+    def fileno(self) -> int:
+        return 0 if self._errors else -1
 
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def accept(self) -> tuple[socket.socket, object]:
+        raise OSError(self._errors.pop(0), "scripted")
 
 
 async def test_accepting_outlives_every_error_and_says_a_bad_time_once(
@@ -170,7 +169,9 @@ async def test_accepting_outlives_every_error_and_says_a_bad_time_once(
     async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
         raise AssertionError
 
-    listener = FailingListener([errno.EMFILE, errno.ECONNABORTED, errno.EMFILE])
+    (listener,) = await listen.open_listener("127.0.0.1", 0)
+    failing = Failing([errno.EMFILE, errno.ECONNABORTED, errno.EMFILE])
+    listener._plain = failing  # type: ignore[assignment]
     start = trio.current_time()
     await listen.serve([listener], handle, max_visitors=1)
     assert trio.current_time() - start == pytest.approx(2 * listen.ACCEPT_PAUSE_S)

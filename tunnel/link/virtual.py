@@ -237,7 +237,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def _open_inbox(self) -> trio.MemoryReceiveChannel[Piece]:
         """Give the memory channel, made when first something has to wait in it.
 
-        Most of what a relay carries never does, and a channel is 1 KB.
+        Most of what a relay carries never does, and a channel is 1.8 KB.
         """
         if self._inbox is None:
             # No bound on items: credit bounds what the channel holds, in bytes, and the
