@@ -91,16 +91,16 @@ class Dials:
     def __init__(self, **outcomes: float | trio.Event) -> None:
         self.outcomes = {k.replace("_", "."): v for k, v in outcomes.items()}
         self.begun: list[tuple[str, float]] = []
-        self.streams: list[trio.SocketStream] = []
+        self.sockets: list[socket.socket] = []
         self.start = trio.current_time()
 
     async def __call__(
         self, endpoint: target._Endpoint, until: float = math.inf
-    ) -> trio.SocketStream:
+    ) -> socket.socket:
         with trio.fail_at(until):
             return await self._dial(endpoint)
 
-    async def _dial(self, endpoint: target._Endpoint) -> trio.SocketStream:
+    async def _dial(self, endpoint: target._Endpoint) -> socket.socket:
         self.begun.append((endpoint.host, trio.current_time() - self.start))
         outcome = self.outcomes["h" + endpoint.host.replace(":", ".")]
         if isinstance(outcome, int):
@@ -110,13 +110,13 @@ class Dials:
             await outcome.wait()
         else:
             await trio.sleep(outcome)
-        stream = trio.SocketStream(trio.socket.socket())
-        self.streams.append(stream)
-        return stream
+        sock = socket.socket()
+        self.sockets.append(sock)
+        return sock
 
     @property
-    def open_streams(self) -> list[trio.SocketStream]:
-        return [s for s in self.streams if s.socket.fileno() != -1]
+    def open_sockets(self) -> list[socket.socket]:
+        return [s for s in self.sockets if s.fileno() != -1]
 
 
 @pytest.fixture
@@ -141,12 +141,9 @@ def failing_with(code: Code) -> Iterator[pytest.ExceptionInfo[LocalStreamError]]
 
 async def test_a_literal_address_is_dialled_without_asking_a_resolver() -> None:
     names = resolve_to(error=AssertionError("asked"))
-    with listening() as port:
-        async with await connect(Address("127.0.0.1", port)) as stream:
-            peer = stream.socket.getpeername()
-            no_delay = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert peer == ("127.0.0.1", port)
-    assert no_delay
+    with listening() as port, await connect(Address("127.0.0.1", port)) as sock:
+        assert sock.getpeername() == ("127.0.0.1", port)
+        assert not sock.getblocking()
     assert not names.asked
 
 
@@ -161,8 +158,9 @@ async def test_a_closed_port_is_refused_and_leaks_nothing() -> None:
 async def test_a_name_is_tried_address_by_address_until_one_answers() -> None:
     resolve_to("127.0.0.2", "127.0.0.3")
     with listening("127.0.0.3") as port, no_leak():
-        async with await connect(Address("db.example", port)) as stream:
-            assert stream.socket.getpeername() == ("127.0.0.3", port)
+        sock = await connect(Address("db.example", port))
+        assert sock.getpeername() == ("127.0.0.3", port)
+        sock.close()
 
 
 async def test_a_name_of_which_all_addresses_refuse_is_refused() -> None:
@@ -181,8 +179,8 @@ async def test_only_the_addresses_that_are_allowed_are_dialled() -> None:
 
     with listening("127.0.0.2") as port, listening("127.0.0.3", port):
         address = Address("db.example", port)
-        async with await connect(address, allow=allow) as stream:
-            assert stream.socket.getpeername() == ("127.0.0.3", port)
+        with await connect(address, allow=allow) as sock:
+            assert sock.getpeername() == ("127.0.0.3", port)
     assert asked == [("127.0.0.2", port), ("127.0.0.3", port)]
 
 
@@ -201,8 +199,8 @@ async def test_an_ipv4_address_in_ipv6_clothes_is_checked_and_dialled_as_ipv4() 
 
     with listening() as port:
         address = Address("::ffff:127.0.0.1", port)
-        async with await connect(address, allow=allow) as stream:
-            assert stream.socket.family == V4
+        with await connect(address, allow=allow) as sock:
+            assert sock.family == V4
     assert asked == ["127.0.0.1"]
 
 
@@ -408,9 +406,8 @@ async def test_a_silent_address_delays_the_next_by_a_quarter_second(
     """Point 21."""
     resolve_to("10.0.0.1", "10.0.0.2", "10.0.0.3")
     made = dials(h10_0_0_1=99.0, h10_0_0_2=99.0, h10_0_0_3=0.1)
-    with no_leak():
-        async with await connect(Address("db.example", 1)):
-            assert trio.current_time() - made.start == pytest.approx(0.6)
+    with no_leak(), await connect(Address("db.example", 1)):
+        assert trio.current_time() - made.start == pytest.approx(0.6)
     assert [host for host, _ in made.begun] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert [at for _, at in made.begun] == pytest.approx([0, 0.25, 0.5])
 
@@ -421,7 +418,7 @@ async def test_a_failed_address_lets_the_next_begin_at_once(
     """Point 21."""
     resolve_to("10.0.0.1", "10.0.0.2")
     made = dials(h10_0_0_1=errno.ECONNREFUSED, h10_0_0_2=0.0)
-    async with await connect(Address("db.example", 1)):
+    with await connect(Address("db.example", 1)):
         assert trio.current_time() == made.start
 
 
@@ -430,8 +427,8 @@ async def test_the_first_address_may_still_win_after_the_second_began(
 ) -> None:
     resolve_to("10.0.0.1", "10.0.0.2")
     made = dials(h10_0_0_1=0.3, h10_0_0_2=0.2)
-    async with await connect(Address("db.example", 1)) as stream:
-        assert made.streams == [stream]
+    with await connect(Address("db.example", 1)) as sock:
+        assert made.sockets == [sock]
     assert len(made.begun) == 2
 
 
@@ -444,9 +441,9 @@ async def test_two_answers_at_the_same_moment_leave_one_open(
     answer = trio.Event()
     made = dials(h10_0_0_1=answer, h10_0_0_2=answer)
     nursery.start_soon(set_later, answer)
-    async with await connect(Address("db.example", 1)) as stream:
-        assert len(made.streams) == 2
-        assert made.open_streams == [stream]
+    with await connect(Address("db.example", 1)) as sock:
+        assert len(made.sockets) == 2
+        assert made.open_sockets == [sock]
 
 
 async def test_a_cancellation_at_the_moment_of_the_answer_leaves_nothing_open(
@@ -461,8 +458,8 @@ async def test_a_cancellation_at_the_moment_of_the_answer_leaves_nothing_open(
         nursery.start_soon(set_later, answer, scope)
         await connect(Address("db.example", 1))
     assert scope.cancelled_caught
-    assert made.streams
-    assert not made.open_streams
+    assert made.sockets
+    assert not made.open_sockets
 
 
 async def set_later(event: trio.Event, scope: trio.CancelScope | None = None) -> None:

@@ -33,10 +33,10 @@ async def test_a_unix_socket_is_connected(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        async with await connect_unix(UnixPath(path)) as stream:
+        with await connect_unix(UnixPath(path)) as sock:
             there, _ = listener.accept()
             with there:
-                await stream.send_all(b"hello")
+                sock.send(b"hello")
                 assert there.recv(5) == b"hello"
         assert await probe(UnixPath(path))
 
@@ -65,15 +65,15 @@ async def test_a_full_backlog_is_waited_for_and_not_taken_for_a_connection(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(0)
-        async with await connect_unix(UnixPath(path)):
+        with await connect_unix(UnixPath(path)):
             error = await failure(UnixPath(path), deadline_s=0.1)
             assert error.code is Code.TIMEOUT
             with trio.fail_after(10):
                 async with trio.open_nursery() as nursery:
 
                     async def second() -> None:
-                        async with await connect_unix(UnixPath(path)) as stream:
-                            await stream.send_all(b"second")
+                        with await connect_unix(UnixPath(path)) as sock:
+                            sock.send(b"second")
 
                     nursery.start_soon(second)
                     await trio.testing.wait_all_tasks_blocked()

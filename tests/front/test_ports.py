@@ -15,11 +15,13 @@ from support.logs import text
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front import listen
 from tunnel.front.ports import serve_port
-from tunnel.link.relay import ResettableStream, reset_socket
+from tunnel.link.sockets import LocalSocket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from tunnel.link.relay import ResettableStream
 
 
 @asynccontextmanager
@@ -39,11 +41,9 @@ async def port(
     assert listeners[0].socket.fileno() == -1
 
 
-def visit(where: tuple[str, int]) -> trio.SocketStream:
+def visit(where: tuple[str, int]) -> LocalSocket:
     """Connect in the kernel alone: whoever is refused at once has come in before."""
-    return trio.SocketStream(
-        trio.socket.from_stdlib_socket(socket.create_connection(where))
-    )
+    return LocalSocket(socket.create_connection(where))
 
 
 async def test_a_visitor_is_carried_both_ways_and_named() -> None:
@@ -107,13 +107,13 @@ async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
         return fars[-1]
 
     async with port(open_now, max_visitors=1) as where:
-        first = await trio.open_tcp_stream(*where)
+        first = visit(where)
         await opened.acquire()
         async with await trio.open_tcp_stream(*where) as second:
             await second.send_all(b"x")
             await trio.testing.wait_all_tasks_blocked()
             assert len(fars) == 1
-            await reset_socket(first)
+            first.reset()
             await opened.acquire()
             assert await fars[1].far.receive_some() == b"x"
     assert fars[0].resets == [Code.RESET]
@@ -179,7 +179,7 @@ async def test_accepting_outlives_every_error_and_says_a_bad_time_once(
 
 
 async def test_a_visitor_is_named_until_its_socket_is_closed() -> None:
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    (listener,) = await listen.open_listener("127.0.0.1", 0)
     async with listener:
         one = await trio.open_tcp_stream(*listener.socket.getsockname())
         other = await listener.accept()

@@ -11,6 +11,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 from tunnel.errors import Code
 from tunnel.link import relay as relay_module
 from tunnel.link.relay import RelayResult, Traffic, relay, reset_socket
+from tunnel.link.sockets import LocalSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,17 +28,18 @@ class Run:
     result: RelayResult | None = None
 
 
-async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+async def sockets() -> tuple[LocalSocket, LocalSocket]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         ours = await trio.open_tcp_stream(*listener.socket.getsockname())
-        return ours, await listener.accept()
+        theirs = await listener.accept()
+        return LocalSocket.of(ours.socket), LocalSocket.of(theirs.socket)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[trio.SocketStream, Run]]:
+) -> AsyncIterator[tuple[LocalSocket, Run]]:
     """A relay between a real socket, whose other end is yielded, and ``virtual``."""
     visitor, local = await sockets()
     run = Run()
@@ -61,7 +63,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-async def read_to_reset(stream: trio.SocketStream) -> bytes:
+async def read_to_reset(stream: LocalSocket) -> bytes:
     data = b""
     try:
         while piece := await stream.receive_some():
@@ -196,7 +198,7 @@ async def test_bytes_that_a_dead_socket_still_holds_are_carried_before_the_reset
     await visitor.send_all(b"413")
     await reset_socket(visitor)
     with pytest.raises(OSError, match="reset"):  # the error is reported once, to us
-        await local.socket.send(b"x")
+        local.socket.send(b"x")
     virtual.say.send_nowait(b"upload")
     with trio.fail_after(5):
         result = await relay(local, virtual)

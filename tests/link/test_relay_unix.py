@@ -12,6 +12,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.link.relay import RelayResult, relay
+from tunnel.link.sockets import LocalSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,17 +29,15 @@ class Run:
     result: RelayResult | None = None
 
 
-def pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+def pair() -> tuple[LocalSocket, LocalSocket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
-    return tuple(  # type: ignore[return-value]
-        trio.SocketStream(trio.socket.from_stdlib_socket(one)) for one in (ours, theirs)
-    )
+    return LocalSocket(ours), LocalSocket(theirs)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[trio.SocketStream, Run]]:
+) -> AsyncIterator[tuple[LocalSocket, Run]]:
     program, local = pair()
     run = Run()
 
@@ -54,7 +53,7 @@ async def joined(
     assert virtual.closed
 
 
-async def read_all(stream: trio.SocketStream) -> bytes:
+async def read_all(stream: LocalSocket) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 

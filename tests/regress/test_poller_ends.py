@@ -20,13 +20,14 @@ from support.wires import (
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.relay import RelayResult, relay
 from tunnel.link.session import Session
+from tunnel.link.sockets import LocalSocket
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
 
 
-def pair() -> tuple[socket.socket, trio.SocketStream]:
+def pair() -> tuple[socket.socket, LocalSocket]:
     program, near = socket.socketpair()
-    return program, trio.SocketStream(trio.socket.from_stdlib_socket(near))
+    return program, LocalSocket(near)
 
 
 @pytest.mark.parametrize("code", [Code.RESET, Code.NORMAL])

@@ -110,8 +110,10 @@ async def connect(
     *,
     allow: Callable[[str, int], bool] = _anywhere,
     deadline_s: float = 10,
-) -> trio.SocketStream:
-    """Open a TCP connection to ``address``; the caller closes it.
+) -> socket.socket:
+    """Open a TCP connection to ``address``; the caller closes the socket.
+
+    The socket does not block.
 
     A name's addresses are tried staggered, IPv6 and IPv4 in turn; the first that
     answers wins and the other attempts are closed. Cancellation closes all of them.
@@ -175,9 +177,7 @@ def _no_answer(deadline_s: float) -> OSError:
     return TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
 
 
-async def connect_unix(
-    target: UnixPath, *, deadline_s: float = 10
-) -> trio.SocketStream:
+async def connect_unix(target: UnixPath, *, deadline_s: float = 10) -> socket.socket:
     """Connect to a unix socket of this machine; the caller closes it.
 
     Raises:
@@ -195,7 +195,7 @@ async def connect_unix(
             await trio.lowlevel.checkpoint()
             while not _connected_at_once(sock, target.path):  # noqa: ASYNC110  # see there
                 await trio.sleep(_BACKLOG_POLL_S)
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return sock
     except (OSError, trio.TooSlowError) as error:
         sock.close()
         raise _unix_failure(target, error) from error
@@ -227,7 +227,7 @@ def _unix_failure(
     return LocalStreamError(code, f"cannot reach {target}: {reason}", cause)
 
 
-async def connect_end(target: End, *, deadline_s: float = 10) -> trio.SocketStream:
+async def connect_end(target: End, *, deadline_s: float = 10) -> socket.socket:
     """Connect whatever the target is; as ``connect`` or ``connect_unix``."""
     if isinstance(target, UnixPath):
         return await connect_unix(target, deadline_s=deadline_s)
@@ -237,10 +237,10 @@ async def connect_end(target: End, *, deadline_s: float = 10) -> trio.SocketStre
 async def probe(target: End, timeout_s: float = 2) -> bool:
     """Is something answering there? Dials once and hangs up; never raises for a no."""
     try:
-        stream = await connect_end(target, deadline_s=timeout_s)
+        sock = await connect_end(target, deadline_s=timeout_s)
     except LocalStreamError:
         return False
-    await stream.aclose()
+    sock.close()
     return True
 
 
@@ -315,7 +315,7 @@ def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
     return [endpoint for endpoint in turns if endpoint is not None]
 
 
-async def _dial(endpoint: _Endpoint, until: float = math.inf) -> trio.SocketStream:
+async def _dial(endpoint: _Endpoint, until: float = math.inf) -> socket.socket:
     """One attempt. Raises OSError; whatever is raised, the descriptor is closed.
 
     No checkpoint when the answer comes at once: then no turn of the scheduler and no
@@ -337,7 +337,7 @@ async def _dial(endpoint: _Endpoint, until: float = math.inf) -> trio.SocketStre
             # Dialling a free local port may pick this very port as the source, and TCP
             # then joins the socket with itself: an echo where nobody listens.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return sock
     except BaseException:
         sock.close()
         raise
@@ -352,10 +352,10 @@ class _Race:
 
     def __init__(self, failures: list[OSError]) -> None:
         self._failures = failures
-        self._winner: trio.SocketStream | None = None
+        self._winner: socket.socket | None = None
         self._failed = trio.Event()
 
-    async def run(self, endpoints: list[_Endpoint]) -> trio.SocketStream:
+    async def run(self, endpoints: list[_Endpoint]) -> socket.socket:
         """Raise the last failure if all failed; the others are in ``failures``."""
         try:
             async with trio.open_nursery() as nursery:
@@ -366,7 +366,7 @@ class _Race:
                         await self._failed.wait()
         except BaseException:
             if self._winner is not None:
-                self._winner.socket.close()
+                self._winner.close()
             raise
         if self._winner is None:
             raise self._failures.pop()
@@ -374,15 +374,15 @@ class _Race:
 
     async def _attempt(self, endpoint: _Endpoint, race: trio.CancelScope) -> None:
         try:
-            stream = await _dial(endpoint)
+            sock = await _dial(endpoint)
         except OSError as error:
             self._failures.append(error)
             self._failed.set()
             return
         if self._winner is not None:  # two answered in the same turn of the loop
-            stream.socket.close()
+            sock.close()
             return
-        self._winner = stream
+        self._winner = sock
         race.cancel()
 
 

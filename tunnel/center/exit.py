@@ -19,6 +19,7 @@ from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.relay import relay
+from tunnel.link.sockets import LocalSocket
 from tunnel.log import say
 from tunnel.proto.frames import (
     Address,
@@ -30,6 +31,8 @@ from tunnel.proto.frames import (
 from tunnel.proto.proxy_header import encode_proxy_header
 
 if TYPE_CHECKING:
+    import socket
+
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
@@ -142,7 +145,7 @@ def _anywhere(_ip: str, _port: int) -> bool:
 async def _serve(
     stream: VirtualStream,
     target: Target,
-    dial: Callable[[], Awaitable[trio.SocketStream]],
+    dial: Callable[[], Awaitable[socket.socket]],
     header: bytes,
 ) -> None:
     """Connect, tell the opener what came of it, and relay to the end.
@@ -150,12 +153,12 @@ async def _serve(
     Nothing is accepted before the real connect. An opener who gives up ends the
     attempt.
     """
-    local: trio.SocketStream | None = None
+    local: LocalSocket | None = None
     with while_wanted(stream) as wanted:
         if wanted.cancel_called:
             return  # gone before this task began: nobody is bothered
         try:
-            local = await dial()
+            local = LocalSocket.dialled(await dial())
         except StreamError as error:
             say(logger, logging.INFO, "exit.refused", target=str(target),
                 code=error.code.name, reason=error.what)  # fmt: skip
@@ -184,7 +187,7 @@ def while_wanted(stream: VirtualStream) -> trio.CancelScope:
     return scope
 
 
-async def _say_first(local: trio.SocketStream, header: bytes) -> bool:
+async def _say_first(local: LocalSocket, header: bytes) -> bool:
     """Send what comes before the visitor's bytes; say whether the target took it."""
     try:
         await local.send_all(header)
@@ -197,7 +200,7 @@ async def _say_first(local: trio.SocketStream, header: bytes) -> bool:
     return True
 
 
-def bound_address(local: trio.SocketStream) -> Address | None:
+def bound_address(local: LocalSocket) -> Address | None:
     """Give our own end of a TCP connection, None if it is gone or there is none."""
     try:
         name = local.socket.getsockname()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.wayout import Datagrams
+    from tunnel.link.sockets import LocalSocket
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 """More than UDP can carry: nothing is ever cut short."""
@@ -30,7 +31,7 @@ _CONTROL_BYTES: Final = 4096
 
 
 async def associate(
-    app: trio.SocketStream,
+    app: LocalSocket,
     datagrams: Datagrams,
     port: int,
     reply: Callable[[Address], bytes],
@@ -59,14 +60,14 @@ async def associate(
             relay = _Relay(udp, datagrams, Address(peer.host, port))
             name = udp.getsockname()
             # A dead machine sends no FIN: without this its association stays for ever.
-            app.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            app.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await app.send_all(reply(Address(_plain(name[0]), name[1])))
             await relay.run(app)
     finally:
         await drop_resource(datagrams)
 
 
-def _relay_socket(app: trio.SocketStream) -> trio.socket.SocketType:
+def _relay_socket(app: LocalSocket) -> trio.socket.SocketType:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
     host = _plain(host)
@@ -100,7 +101,7 @@ class _Relay:
         self._app = app
         self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
 
-    async def run(self, control: trio.SocketStream) -> None:
+    async def run(self, control: LocalSocket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upward)
             nursery.start_soon(self._downward, nursery.cancel_scope)

@@ -17,6 +17,7 @@ import trio
 
 from tunnel.errors import AddressError
 from tunnel.link.relay import IDLE_S, relay, reset_socket
+from tunnel.link.sockets import LocalSocket, tune_local
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -50,7 +51,7 @@ _GONE: Final = frozenset(
 )
 
 
-class PortListener(trio.abc.Listener[trio.SocketStream]):
+class PortListener(trio.abc.Listener[LocalSocket]):
     """A TCP port that is listened on.
 
     What waits is accepted at once: trio's own listener takes a turn of the scheduler
@@ -64,11 +65,12 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         family, kind = listener.socket.family, listener.socket.type
         number = listener.socket.detach()
         self._plain = socket.socket(family, kind, fileno=number)
+        tune_local(self._plain)  # Linux: who is accepted inherits the options
         self.socket = trio.socket.from_stdlib_socket(self._plain)
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
-    async def accept(self) -> trio.SocketStream:
+    async def accept(self) -> LocalSocket:
         """Give the next visitor; who calls this owns the stream.
 
         No checkpoint while some wait, but for every ``ACCEPTS_A_TURN`` of them.
@@ -94,7 +96,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
                 if error.errno not in _GONE:
                     raise
             else:
-                return trio.SocketStream(trio.socket.from_stdlib_socket(visitor))
+                return LocalSocket(visitor)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -158,7 +160,7 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
     something about this machine, not about the visitor.
     """
-    if not isinstance(stream, trio.SocketStream):
+    if not isinstance(stream, LocalSocket):
         return Address("local", 0)
     try:
         name: tuple[str, int] | tuple[str, int, int, int] | str

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
     import trio
 
+    from tunnel.link.sockets import LocalSocket
+
 OpenNow = Callable[[Address], ResettableStream]
 """Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be
 sent before the far side has answered, and its refusal breaks the stream."""
 
 
 async def serve_port(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    listeners: Sequence[trio.abc.Listener[LocalSocket]],
     open_now: OpenNow,
     *,
     max_visitors: int = MAX_VISITORS,

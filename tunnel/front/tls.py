@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.front.web import Route
+    from tunnel.link.sockets import LocalSocket
     from tunnel.proto.frames import Address
 
 RoutePassed = Callable[[str], Open | Absent]
@@ -55,7 +56,7 @@ def termination_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 async def serve_tls_names(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    listeners: Sequence[trio.abc.Listener[LocalSocket]],
     route_passed: RoutePassed,
     route_web: Route,
     context: ssl.SSLContext | None,

@@ -56,6 +56,8 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.link.sockets import LocalSocket
+
 
 class Absent(Enum):
     """Why a host name leads nowhere at the moment."""
@@ -80,7 +82,7 @@ _NOT_IN_TRAILERS: Final = NEVER_BY_CONNECTION | {b"trailer"}
 
 
 async def serve_web(
-    listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+    listeners: Sequence[trio.abc.Listener[LocalSocket]],
     route: Route,
     *,
     max_visitors: int = MAX_VISITORS,

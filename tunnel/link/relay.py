@@ -24,7 +24,6 @@ from __future__ import annotations
 import fcntl
 import math
 import socket
-import struct
 import sys
 import termios
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -37,7 +36,7 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.bell import Bell
-from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, close_now, quick
+from tunnel.link.sockets import CHUNK_BYTES, LocalSocket, quick
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -52,7 +51,6 @@ IDLE_S: Final = 3600.0
 """Without a byte either way for this long, both sides have likely forgotten it."""
 _POLL_S: Final = 0.01
 _TCP_CLOSE: Final = 7
-_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class ResettableStream(Protocol):
@@ -222,19 +220,10 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
     closed. Never raises ``OSError``; does not wait for a socket, so that it also works
     while being cancelled.
     """
-    if isinstance(local, trio.SocketStream):
-        reset_now(local)
+    if isinstance(local, LocalSocket):
+        local.reset()
     else:
         await trio.aclose_forcefully(local)
-
-
-def reset_now(local: trio.SocketStream) -> None:
-    """Do what ``reset_socket`` does for a socket, outside of any task."""
-    if local.socket.fileno() < 0:
-        return
-    with suppress(OSError):
-        local.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-    local.socket.close()
 
 
 class _End(NamedTuple):
@@ -287,7 +276,7 @@ class _Joint:
     ) -> None:
         self._local = local
         self._bytes = quick(local)
-        self._socket = self._bytes if isinstance(self._bytes, QuickSocket) else None
+        self._socket = self._bytes if isinstance(self._bytes, LocalSocket) else None
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
@@ -344,8 +333,8 @@ class _Joint:
         finally:
             if self.end.code is not Code.NORMAL:
                 await reset_socket(self._local)
-            elif isinstance(self._local, trio.SocketStream):
-                close_now(self._local)
+            elif self._socket is not None:
+                self._socket.close()
             else:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._local.aclose()
@@ -373,7 +362,7 @@ class _Joint:
         return self._waiting(self._push_at + self._idle_s)
 
     async def _carried(
-        self, local: QuickSocket, take: Callable[[], bytes | bytearray | None]
+        self, local: LocalSocket, take: Callable[[], bytes | bytearray | None]
     ) -> None:
         """Bring local what it does not take at once, and wait for the end.
 
@@ -489,8 +478,8 @@ class _Joint:
     async def _downward(self) -> None:
         """Carry virtual to local; first what a cancelled turn of this has left."""
         rest = b""
-        if self._sending and isinstance(self._bytes, QuickSocket):
-            rest = bytes(self._bytes.unsent)
+        if self._sending and self._socket is not None:
+            rest = bytes(self._socket.unsent)
             self._count_received(self._sending - len(rest))
         end = await pump(
             self._virtual.receive_piece, self._send_down, self._count_received, rest
@@ -511,7 +500,7 @@ class _Joint:
 
     async def _send_down(self, data: bytes | bytearray) -> None:
         self._sending = len(data)
-        await self._bytes.send_all(data)
+        await self._bytes.put(data)
         self._sending = 0
 
     def _local_write_failed(self) -> None:
@@ -519,13 +508,13 @@ class _Joint:
             # The peer has all that local sent, with its true end: a plain close says
             # "I read no more" and lets the far side hear it in peace.
             self._stop(_End(Code.RESET, Code.NORMAL))
-        elif isinstance(self._local, trio.SocketStream):
+        elif self._socket is not None:
             # What the kernel received before the RST can still be read, and is often
             # the reason for it ("413"). But the error was reported to our write: the
             # read will end as if by a FIN, and must not be believed.
             self._local_dead = True
             with suppress(OSError):  # should it live after all: the read still ends
-                self._local.socket.shutdown(socket.SHUT_RD)
+                self._socket.socket.shutdown(socket.SHUT_RD)
         else:
             self._stop(_RESET)
 
@@ -648,7 +637,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
     its word cannot be waited for. After our own FIN nothing is written, and the state
     CLOSE is the regular end of both.
     """
-    if not isinstance(local, trio.SocketStream) or local.socket.did_shutdown_SHUT_WR:
+    if not isinstance(local, LocalSocket) or local.finished:
         return False
     try:
         state = local.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -659,10 +648,10 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
 def _queued_bytes(local: trio.abc.AsyncResource, which: int) -> int:
     """Give how many bytes the kernel holds, unsent or unread; 0 if not a socket."""
-    if not isinstance(local, trio.SocketStream):
+    if not isinstance(local, LocalSocket):
         return 0
     try:
-        answer = fcntl.ioctl(local.socket.fileno(), which, bytes(4))
+        answer = fcntl.ioctl(local.number(), which, bytes(4))
     except OSError:
         return 0
     return int.from_bytes(answer, sys.byteorder)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code, LocalLinkError, TlsError
-from tunnel.link.sockets import quick
+from tunnel.link.sockets import LocalSocket, quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -308,12 +308,12 @@ async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
 
 async def _send_all(stream: QuickStream, data: Buffer) -> None:
     try:
-        await stream.send_all(data)
+        await stream.put(data)
     except trio.BrokenResourceError as error:
         raise lost(_reason(error)) from error
 
 
-def tune_link(stream: trio.SocketStream) -> None:
+def tune_link(link: LocalSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
     for option, value in (
         (_TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
@@ -321,12 +321,12 @@ def tune_link(stream: trio.SocketStream) -> None:
     ):
         # A kernel or a socket family without the option works without it.
         with suppress(OSError):
-            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+            link.socket.setsockopt(socket.IPPROTO_TCP, option, value)
     with suppress(OSError):
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-async def dial(host: str, port: int) -> trio.SocketStream:
+async def dial(host: str, port: int) -> LocalSocket:
     """Connect to a center-server; at most 10 s.
 
     Raises:
@@ -351,8 +351,9 @@ async def dial(host: str, port: int) -> trio.SocketStream:
             ) from error
         why = os.strerror(number) if number else str(error)
         raise _not_reached(where, why.lower(), "") from error
-    tune_link(stream)
-    return stream
+    link = LocalSocket.of(stream.socket)
+    tune_link(link)
+    return link
 
 
 def _not_reached(where: str, why: str, cause: str, fix: str = "") -> LocalLinkError:

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import trio
 
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
+from tunnel.link.sockets import LocalSocket
 from tunnel.link.transport import DIAL_S, dial, tune_link
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _unreadable(cause: str) -> UsageError:
     )
 
 
-async def dial_via(via: Via, host: str, port: int) -> trio.SocketStream:
+async def dial_via(via: Via, host: str, port: int) -> LocalSocket:
     """Connect to a center-server through a proxy; at most 10 s.
 
     Raises:
@@ -103,7 +104,7 @@ async def dial_via(via: Via, host: str, port: int) -> trio.SocketStream:
 # HTTP --------------------------------------------------------------------------------
 
 
-async def _through_http(via: Via, where: str) -> trio.SocketStream:
+async def _through_http(via: Via, where: str) -> LocalSocket:
     stream = await _dial_proxy(via)
     try:
         await _ask_http(stream, via, where)
@@ -116,7 +117,7 @@ async def _through_http(via: Via, where: str) -> trio.SocketStream:
     return stream
 
 
-async def _dial_proxy(via: Via) -> trio.SocketStream:
+async def _dial_proxy(via: Via) -> LocalSocket:
     try:
         return await dial(via.host, via.port)
     except LocalLinkError as error:
@@ -124,7 +125,7 @@ async def _dial_proxy(via: Via) -> trio.SocketStream:
         raise _proxy_not_reached(via, why) from error
 
 
-async def _ask_http(stream: trio.SocketStream, via: Via, where: str) -> None:
+async def _ask_http(stream: LocalSocket, via: Via, where: str) -> None:
     import h11
 
     talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
@@ -150,7 +151,7 @@ async def _ask_http(stream: trio.SocketStream, via: Via, where: str) -> None:
     raise _refused(via, where, said)
 
 
-async def _http_answer(stream: trio.SocketStream, talk: h11.Connection) -> h11.Response:
+async def _http_answer(stream: LocalSocket, talk: h11.Connection) -> h11.Response:
     import h11
 
     while True:
@@ -166,9 +167,7 @@ async def _http_answer(stream: trio.SocketStream, talk: h11.Connection) -> h11.R
 # SOCKS -------------------------------------------------------------------------------
 
 
-async def _through_socks(
-    via: Via, host: str, port: int, where: str
-) -> trio.SocketStream:
+async def _through_socks(via: Via, host: str, port: int, where: str) -> LocalSocket:
     from python_socks import (
         ProxyConnectionError,
         ProxyError,
@@ -180,7 +179,7 @@ async def _through_socks(
     kind = ProxyType.SOCKS5 if via.scheme.startswith("socks5") else ProxyType.SOCKS4
     proxy = Proxy(kind, via.host, via.port, via.user, via.password, rdns=True)
     try:
-        return trio.SocketStream(await proxy.connect(host, port, timeout=DIAL_S))
+        return LocalSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
     except ProxyTimeoutError as error:
         raise trio.TooSlowError from error
     except ProxyConnectionError as error:

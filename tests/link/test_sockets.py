@@ -1,0 +1,127 @@
+"""LocalSocket: a trio stream, with a way in and out beside its tasks."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import weakref
+
+import pytest
+import trio
+import trio.testing
+
+from tunnel.front.listen import open_listener
+from tunnel.link.sockets import UNSENT_BYTES, LocalSocket
+
+TCP = socket.IPPROTO_TCP
+SMALL_BYTES = 4096
+
+
+def pair() -> tuple[LocalSocket, LocalSocket]:
+    one, other = socket.socketpair()
+    for sock in (one, other):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
+    return LocalSocket(one), LocalSocket(other)
+
+
+async def make() -> tuple[LocalSocket, LocalSocket]:
+    await trio.lowlevel.checkpoint()
+    return pair()
+
+
+async def make_clogged() -> tuple[LocalSocket, LocalSocket]:
+    one, other = await make()
+    for stream in (one, other):
+        while stream.write_now(bytes(SMALL_BYTES)):
+            pass
+    return one, other
+
+
+async def test_it_is_a_stream_as_trio_wants_it() -> None:
+    await trio.testing.check_half_closeable_stream(make, make_clogged)
+
+
+async def test_who_is_accepted_has_the_options_of_who_was_dialled() -> None:
+    (listener,) = await open_listener("127.0.0.1", 0)
+    async with listener:
+        sock = socket.create_connection(listener.socket.getsockname())
+        async with LocalSocket.dialled(sock) as dialled, await listener.accept() as it:
+            for stream in (dialled, it):
+                assert stream.socket.getsockopt(TCP, socket.TCP_NODELAY)
+                assert stream.socket.getsockopt(TCP, 25) == UNSENT_BYTES
+                assert not stream.socket.getblocking()
+
+
+async def test_a_socket_of_trios_is_taken_over_with_its_family() -> None:
+    (listener,) = await open_listener("::1", 0)
+    async with listener:
+        theirs = await trio.open_tcp_stream(*listener.socket.getsockname()[:2])
+        async with LocalSocket.of(theirs.socket) as ours:
+            assert theirs.socket.fileno() == -1
+            assert ours.socket.family == socket.AF_INET6
+            assert ours.socket.getpeername()[:2] == listener.socket.getsockname()[:2]
+
+
+async def test_a_close_wakes_who_waits() -> None:
+    one, other = pair()
+    async with other, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await one.receive_some()
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        one.close()
+        assert await other.receive_some() == b""
+
+
+async def test_nothing_goes_to_a_descriptor_that_another_has_by_now() -> None:
+    one, other = pair()
+    number = one.number()
+    one.close()
+    new, far = pair()
+    assert number in (new.number(), far.number())
+    async with other, new, far:
+        assert one.write_now(b"x") == 0
+        for forbidden in (one.number, lambda: one.read_now(1), one.finish):
+            with pytest.raises(trio.ClosedResourceError):
+                forbidden()
+        one.close()
+        one.reset()
+
+
+async def test_a_reset_is_heard_as_one() -> None:
+    (listener,) = await open_listener("127.0.0.1", 0)
+    async with listener:
+        with socket.create_connection(listener.socket.getsockname()) as program:
+            (await listener.accept()).reset()
+            with pytest.raises(ConnectionResetError):
+                program.recv(1)
+
+
+async def test_what_was_sent_is_not_kept() -> None:
+    class Kept(bytearray):
+        pass
+
+    one, other = pair()
+    async with one, other:
+        data = Kept(b"x" * 100)
+        gone = weakref.ref(data)
+        await one.put(data)
+        del data
+        gc.collect()
+        assert gone() is None
+
+
+async def test_a_cancelled_put_says_what_is_left() -> None:
+    one, other = pair()
+    data = bytes(range(256)) * 4096
+    came = b""
+    async with one, other:
+        with trio.move_on_after(0.05):
+            await one.put(data)
+        rest = bytes(one.unsent)
+        while len(came) < len(data) - len(rest):
+            came += await other.receive_some()
+    assert came + rest == data
