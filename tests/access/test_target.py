@@ -95,9 +95,12 @@ class Dials:
         self.start = trio.current_time()
 
     async def __call__(
-        self, endpoint: target._Endpoint, until: float = math.inf
+        self,
+        endpoint: target._Endpoint,
+        until: float = math.inf,
+        within: target.Within = trio.fail_at,
     ) -> socket.socket:
-        with trio.fail_at(until):
+        with within(until):
             return await self._dial(endpoint)
 
     async def _dial(self, endpoint: target._Endpoint) -> socket.socket:

@@ -15,6 +15,8 @@ import math
 import os
 import re
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -25,7 +27,7 @@ from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from tunnel.proto.frames import Address, End
 
@@ -37,6 +39,12 @@ MAX_ADDRESSES: Final = 16
 
 _BACKLOG_POLL_S: Final = 0.02
 """The kernel has no event for room in the backlog of a unix socket."""
+
+Within = Callable[[float], AbstractContextManager[object]]
+"""Wait inside what this gives, until that time: it raises ``trio.TooSlowError``.
+
+Entered only when there is something to wait for: a cancel scope costs as much as all
+else that is done in Python to dial a numeric address."""
 
 _HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 
@@ -110,6 +118,7 @@ async def connect(
     *,
     allow: Callable[[str, int], bool] = _anywhere,
     deadline_s: float = 10,
+    within: Within = trio.fail_at,
 ) -> socket.socket:
     """Open a TCP connection to ``address``; the caller closes the socket.
 
@@ -122,6 +131,7 @@ async def connect(
         address: an IP address or a name, which is resolved here.
         allow: asked with every numeric address and the port before it is dialled.
         deadline_s: for everything together, the resolution included.
+        within: may end a wait sooner, for who has lost interest.
 
     Raises:
         LocalStreamError: the code says why. Of several failures it is the first of:
@@ -132,13 +142,13 @@ async def connect(
     failures: list[OSError] = []
     until = trio.current_time() + deadline_s
     try:
-        endpoints = await _resolve(address, until)
+        endpoints = await _resolve(address, until, within)
         endpoints = [e for e in endpoints if allow(e.host, address.port)]
         if not endpoints:
             raise _not_allowed(address)
         if len(endpoints) == 1:
-            return await _dial(endpoints[0], until)
-        with trio.fail_at(until):
+            return await _dial(endpoints[0], until, within)
+        with within(until):
             return await _Race(failures).run(endpoints)
     except OSError as error:
         failures.append(error)
@@ -177,7 +187,9 @@ def _no_answer(deadline_s: float) -> OSError:
     return TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
 
 
-async def connect_unix(target: UnixPath, *, deadline_s: float = 10) -> socket.socket:
+async def connect_unix(
+    target: UnixPath, *, deadline_s: float = 10, within: Within = trio.fail_at
+) -> socket.socket:
     """Connect to a unix socket of this machine; the caller closes it.
 
     Raises:
@@ -191,7 +203,7 @@ async def connect_unix(target: UnixPath, *, deadline_s: float = 10) -> socket.so
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
-        with trio.fail_after(deadline_s):
+        with within(trio.current_time() + deadline_s):
             await trio.lowlevel.checkpoint()
             while not _connected_at_once(sock, target.path):  # noqa: ASYNC110  # see there
                 await trio.sleep(_BACKLOG_POLL_S)
@@ -262,7 +274,9 @@ def _unusable(address: Address, cause: str) -> LocalStreamError:
     return LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, cause)
 
 
-async def _resolve(address: Address, until: float) -> list[_Endpoint]:
+async def _resolve(
+    address: Address, until: float, within: Within = trio.fail_at
+) -> list[_Endpoint]:
     """The numeric addresses of a host, IPv6 and IPv4 in turn, each once.
 
     An IP literal asks nobody, and waits for nothing. The resolver's first choice stays
@@ -271,7 +285,7 @@ async def _resolve(address: Address, until: float) -> list[_Endpoint]:
     if _is_ipv4(address.host):
         return [_Endpoint(socket.AF_INET, (address.host, address.port))]
     try:
-        with trio.fail_at(until):
+        with within(until):
             found = await trio.socket.getaddrinfo(
                 address.host, address.port, type=socket.SOCK_STREAM
             )
@@ -315,7 +329,9 @@ def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
     return [endpoint for endpoint in turns if endpoint is not None]
 
 
-async def _dial(endpoint: _Endpoint, until: float = math.inf) -> socket.socket:
+async def _dial(
+    endpoint: _Endpoint, until: float = math.inf, within: Within = trio.fail_at
+) -> socket.socket:
     """One attempt. Raises OSError; whatever is raised, the descriptor is closed.
 
     No checkpoint when the answer comes at once: then no turn of the scheduler and no
@@ -328,7 +344,7 @@ async def _dial(endpoint: _Endpoint, until: float = math.inf) -> socket.socket:
             # Over loopback it has succeeded or failed by now, and this says how.
             error = sock.connect_ex(endpoint.sockaddr)
         if error == errno.EALREADY:
-            with trio.fail_at(until):
+            with within(until):
                 await trio.lowlevel.wait_writable(sock)
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:

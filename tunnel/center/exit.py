@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,7 +32,9 @@ from tunnel.proto.proxy_header import encode_proxy_header
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
+    from tunnel.access.target import Within
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
@@ -67,13 +69,21 @@ def serve_exit(
     match target:
         case TcpTarget(address):
             return _serve(
-                stream, target, partial(connect, address, allow=allow), header
+                stream,
+                target,
+                lambda within: connect(address, allow=allow, within=within),
+                header,
             )
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
             return refuse(stream, Code.NOT_ALLOWED, why)
         case UnixPath():
-            return _serve(stream, target, partial(connect_unix, target), header)
+            return _serve(
+                stream,
+                target,
+                lambda within: connect_unix(target, within=within),
+                header,
+            )
         case UdpTarget(""):
             return serve_association(DatagramStream(stream), allow)
         case _:
@@ -145,7 +155,7 @@ def _anywhere(_ip: str, _port: int) -> bool:
 async def _serve(
     stream: VirtualStream,
     target: Target,
-    dial: Callable[[], Awaitable[socket.socket]],
+    dial: Callable[[Within], Awaitable[socket.socket]],
     header: bytes,
 ) -> None:
     """Connect, tell the opener what came of it, and relay to the end.
@@ -153,20 +163,16 @@ async def _serve(
     Nothing is accepted before the real connect. An opener who gives up ends the
     attempt.
     """
-    local: LocalSocket | None = None
-    with while_wanted(stream) as wanted:
-        if wanted.cancel_called:
-            return  # gone before this task began: nobody is bothered
-        try:
-            local = LocalSocket.dialled(await dial())
-        except StreamError as error:
+    opener = Opener(stream)
+    if opener.gone:
+        return  # before this task began: nobody is bothered
+    try:
+        local = LocalSocket.dialled(await dial(opener.waits))
+    except StreamError as error:
+        if not opener.gone:
             say(logger, logging.INFO, "exit.refused", target=str(target),
                 code=error.code.name, reason=error.what)  # fmt: skip
-            stream.reset(error.code, error.what)
-            return
-    stream.on_closed(None)
-    if local is None:
-        stream.reset(Code.RESET)
+        stream.reset(error.code, error.what)
         return
     stream.accept(bound_address(local))
     if header and not await _say_first(local, header):
@@ -175,16 +181,36 @@ async def _serve(
     await relay(local, stream)
 
 
-def while_wanted(stream: VirtualStream) -> trio.CancelScope:
-    """Give a scope that ends when the opener gives up; end ``on_closed`` after it."""
-    scope = trio.CancelScope()
+class Opener:
+    """Who asked for a target, until the relay hears the stream instead."""
 
-    def gave_up(code: Code) -> None:
+    __slots__ = ("_scope", "gone")
+
+    def __init__(self, stream: VirtualStream) -> None:
+        self.gone = False
+        """It has given up."""
+        self._scope: trio.CancelScope | None = None
+        stream.on_closed(self._closed)
+
+    @contextmanager
+    def waits(self, until: float) -> Iterator[None]:
+        """Wait inside this: for as long as it wants to, and until that time.
+
+        Raises:
+            trio.TooSlowError: no longer.
+        """
+        with trio.CancelScope(deadline=until) as self._scope:
+            if self.gone:
+                self._scope.cancel()
+            yield
+        if self._scope.cancelled_caught:
+            raise trio.TooSlowError
+
+    def _closed(self, code: Code) -> None:
         if code is not Code.NORMAL:
-            scope.cancel()
-
-    stream.on_closed(gave_up)
-    return scope
+            self.gone = True
+            if self._scope is not None:
+                self._scope.cancel()
 
 
 async def _say_first(local: LocalSocket, header: bytes) -> bool:

@@ -6,11 +6,12 @@ The exit's answer is the answer, and it alone decides what it dials
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.center.exit import while_wanted
+from tunnel.center.exit import Opener
 from tunnel.errors import Code, StreamError
 from tunnel.link.relay import GRACE_S, relay
 
@@ -25,20 +26,19 @@ async def serve_onward(stream: VirtualStream, onward: VirtualStream) -> None:
     """
     is_open = False
     try:
-        with while_wanted(stream):
-            try:
-                await onward.wait_open()
-            except StreamError as error:
-                stream.reset(error.code, error.what)
-                return
-            is_open = True
+        with Opener(stream).waits(math.inf):
+            await onward.wait_open()
+        is_open = True
+    except StreamError as error:
+        stream.reset(error.code, error.what)
+        return
+    except trio.TooSlowError:
+        return
     finally:
         if not is_open:
             onward.reset(Code.RESET)
             stream.reset(Code.RESET)
     stream.on_closed(None)
-    if not is_open:
-        return
     stream.accept(onward.bound)
     with trio.CancelScope() as scope:
 
