@@ -152,7 +152,7 @@ class Slow:
         self.room = room
         self.took = b""
         self.heard = trio.Event()
-        self.is_idle = False
+        self.is_idle = self.is_ended = False
 
     def number(self) -> int:
         return self.near.fileno()
@@ -161,6 +161,10 @@ class Slow:
         return None
 
     def news(self) -> None:
+        self.heard.set()
+
+    def ended(self) -> None:
+        self.is_ended = True
         self.heard.set()
 
     def idle(self) -> None:
@@ -235,6 +239,29 @@ async def test_a_socket_is_given_nothing_while_a_rest_waits(
         await left.send_all(b"third")
         await trio.sleep(1)
         assert slow.took == b"third"
+
+
+@pytest.mark.parametrize("held", ["all is written", "a piece waits", "one is lent"])
+async def test_an_end_overtakes_nothing_that_was_sent_before_it(
+    slow: Slow, held: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        left, right = await open_one(sessions, offers)
+        slow.room = 5 if held == "all is written" else 4
+        take = right.carry(slow, 100)
+        assert take is not None
+        await left.send_all(b"first")
+        await trio.sleep(1)
+        if held == "one is lent":
+            assert take() == b"t"
+        await left.send_eof()
+        await trio.sleep(1)
+        assert slow.is_ended == (held == "all is written")
+        if held == "a piece waits":
+            assert take() == b"t"
+        if not slow.is_ended:
+            assert take() == b""
 
 
 async def test_a_piece_is_held_until_the_next_is_asked_for(
@@ -369,6 +396,9 @@ class Local:
 
     def news(self) -> None:
         self.heard += 1
+
+    def ended(self) -> None:
+        raise NotImplementedError
 
     def idle(self) -> None:
         raise NotImplementedError

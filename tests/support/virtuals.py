@@ -123,7 +123,9 @@ class ReadingVirtual(ScriptedVirtual):
             piece = item
             if item and isinstance(piece, bytes) and not self._waiting:
                 piece = piece[local.write(piece) :]
-            if piece or not item:
+            if not item and not self._waiting:
+                local.ended()
+            elif piece or not item:
                 self._waiting.append(piece)
                 self._note()
                 local.news()

@@ -306,7 +306,7 @@ class _Joint:
             take = self._virtual.carry(self, self._idle_s, ready=bool(early))
             if take is not None:
                 self._alone = True
-                await self._carried(self._socket, take)
+                await self._carried(take)
                 self._alone = False
         if not self._is_over():
             with self._waiting_idly():
@@ -361,9 +361,7 @@ class _Joint:
             self._push_at = trio.current_time() + self._idle_s / 100
         return self._waiting(self._push_at + self._idle_s)
 
-    async def _carried(
-        self, local: LocalSocket, take: Callable[[], bytes | bytearray | None]
-    ) -> None:
+    async def _carried(self, take: Callable[[], bytes | bytearray | None]) -> None:
         """Bring local what it does not take at once, and wait for the end.
 
         Returns too when the peer reads no more, but local still sends.
@@ -385,9 +383,7 @@ class _Joint:
                             await self._send_down(rest)
                             self._count_received(len(rest))
                 elif piece is not None:
-                    if not self._up_over:  # else both are, and the close says it
-                        local.finish()
-                    self._down_ended()
+                    self.ended()
                 elif self._hurry_until < math.inf:
                     with self._waiting():
                         await self._changed.wait()
@@ -438,6 +434,18 @@ class _Joint:
         """Have our task look."""
         self._changed.ring()
 
+    def ended(self) -> None:
+        """Pass the end on; our task hears of it only when that was the last."""
+        if self._down_over or self._local_dead or self._socket is None:
+            return
+        try:
+            if not self._up_over:  # else both are, and the close says it
+                self._socket.finish()
+        except trio.BrokenResourceError:
+            self._local_write_failed()
+        else:
+            self._down_ended()
+
     def idle(self) -> None:
         """End it."""
         self._stop(_IDLE)
@@ -473,7 +481,8 @@ class _Joint:
             if code is not Code.NORMAL:
                 return
         self._up_over = True
-        self._changed.ring()
+        if self._down_over:
+            self._changed.ring()
 
     async def _downward(self) -> None:
         """Carry virtual to local; first what a cancelled turn of this has left."""
@@ -496,6 +505,8 @@ class _Joint:
 
     def _down_ended(self) -> None:
         self._down_over = True
+        if self._up_over:
+            self._changed.ring()
         self._linger_at_last()
 
     async def _send_down(self, data: bytes | bytearray) -> None:

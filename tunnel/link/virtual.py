@@ -68,6 +68,10 @@ class Local(Protocol):
         """Hear that bytes, the end or an error wait to be taken."""
         ...
 
+    def ended(self) -> None:
+        """Hear that the peer sends no more, and that nothing of it waits."""
+        ...
+
     def idle(self) -> None:
         """Hear that nothing has passed either way for as long as was asked."""
         ...
@@ -601,7 +605,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._into_inbox is not None:
             self._into_inbox.close()
         if self._local is not None:
-            self._local.news()
+            if self._unread or self._lent:
+                self._local.news()
+            else:
+                self._local.ended()
 
     def woken(self) -> None:
         """Take news of credit or room."""
