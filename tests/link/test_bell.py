@@ -19,10 +19,10 @@ async def test_a_ring_wakes_all_who_wait_and_nobody_later() -> None:
         nursery.start_soon(wait, "one")
         nursery.start_soon(wait, "two")
         await trio.testing.wait_all_tasks_blocked()
-        assert bell
+        assert bell.waiting
         assert woken == []
         bell.ring()
-        assert not bell
+        assert not bell.waiting
         nursery.start_soon(wait, "late")
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(woken) == ["one", "two"]
@@ -35,7 +35,7 @@ async def test_who_is_cancelled_is_not_woken() -> None:
     with trio.move_on_after(0) as scope:
         await bell.wait()
     assert scope.cancelled_caught
-    assert not bell
+    assert not bell.waiting
     bell.ring()
 
 

@@ -18,29 +18,26 @@ if TYPE_CHECKING:
 class Bell:
     """Any number of tasks wait; one ring wakes all that are there, and nobody later."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._tasks: list[Task] = []
-
-    def __bool__(self) -> bool:
-        """Say whether somebody waits."""
-        return bool(self._tasks)
+        self.waiting: list[Task] = []
+        """Who waits; to be looked at only."""
 
     async def wait(self) -> None:
         """Wait for the next ring; a checkpoint."""
         task = trio.lowlevel.current_task()
-        self._tasks.append(task)
+        self.waiting.append(task)
 
         def abort(_raise_cancel: RaiseCancelT) -> Abort:
-            self._tasks.remove(task)
+            self.waiting.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def ring(self) -> None:
         """Wake who waits; costs next to nothing when nobody does."""
-        if self._tasks:
-            tasks, self._tasks = self._tasks, []
+        if self.waiting:
+            tasks, self.waiting = self.waiting, []
             for task in tasks:
                 trio.lowlevel.reschedule(task)

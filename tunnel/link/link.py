@@ -157,7 +157,8 @@ class Link:
                 session.wake()
             else:
                 session.flush()
-            if session.core.next_wakeup() < self._armed:
+            core = session.core
+            if core.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
             data = await transport.receive_some()
             if not data:
@@ -206,7 +207,8 @@ class Link:
         if not self.transport.owes_output():
             self._turn_is_out()
         # Behind the write: who has room now reads his socket at once.
-        self.session.dispatch(core.take_notices())
+        if notices := core.take_notices():
+            self.session.dispatch(notices)
 
     def _turn_is_out(self) -> None:
         # Less says nothing of the line: a word, or what TLS had to say.

@@ -351,7 +351,7 @@ class Session:
         The first word goes out at once; what else is said in this turn of the scheduler
         goes together, by the writer's task.
         """
-        if self.writer and not self._gathering:
+        if self.writer.waiting and not self._gathering:
             self.writer.ring()
             self.push()
 
@@ -370,7 +370,7 @@ class Session:
 
     def flush(self) -> None:
         """Have sent what a whole turn of somebody's had to say."""
-        if self.writer and self.core.has_output() and self.push():
+        if self.writer.waiting and self.core.has_output() and self.push():
             self.writer.ring()
 
     def forget(self, conn: VirtualConn) -> None:

@@ -164,6 +164,8 @@ class TlsTransport:
         self._rest = b""
         self._ended = False
         """The peer said so, or TLS broke: what comes behind that is nobody's."""
+        self._unopened = True
+        """There may be records that came, or the end, and were not given out."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(
@@ -213,14 +215,12 @@ class TlsTransport:
 
     async def receive_some(self) -> Buffer:
         """See ``Transport``."""
-        while True:
+        size = self._open_records() if self._unopened else 0
+        while not size:
+            if size is None or not await self._receive_raw():
+                return b""
             size = self._open_records()
-            if size is None:
-                return b""
-            if size:
-                return self._plain[:size]
-            if not await self._receive_raw():
-                return b""
+        return self._plain[:size]
 
     def _open_records(self) -> int | None:
         """Open all records that are whole; give their size, None after the end."""
@@ -240,6 +240,7 @@ class TlsTransport:
             pass
         except ssl.SSLError:
             self._ended = True
+        self._unopened = size == READ_BYTES or self._ended
         return None if self._ended and not size else size
 
     async def _receive_raw(self) -> int:
@@ -289,7 +290,7 @@ class TlsTransport:
         """See ``Transport``."""
         # An error may hold us in its traceback: the buffers must not wait for that.
         self._came = self._plain = _NOTHING
-        self._rest, self._ended = b"", True
+        self._rest, self._ended, self._unopened = b"", True, True
         self._incoming = self._outgoing = ssl.MemoryBIO()
         if hasattr(self, "_ssl"):
             del self._ssl

@@ -90,11 +90,12 @@ class Lanes:
         are appended to ``served``, once for each turn.
         """
         waiting = self.waiting
-        shared = self._fair_frame(budget)
+        alone = self._max_frame
+        shared = self._fair_frame(budget) if len(waiting) > 1 else alone
         while waiting and budget > 0:
             lane = waiting.popleft()
             if lane.size or lane.finishing:
-                frame = shared if waiting else self._max_frame
+                frame = shared if waiting else alone
                 budget -= _take_frame(lane, frame, out)
                 served.append(lane)
             if lane.size:

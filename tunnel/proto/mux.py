@@ -178,6 +178,8 @@ class MuxCore:
         self._receipts = receipts_for(replay_limit) if replay_limit else None
         self._again: deque[bytes] = deque()
         self._decoder = FrameDecoder(ours.max_frame, self._admit)
+        self.sooner = False
+        """``next_wakeup`` may be sooner than it was when it was asked for last."""
         self._begin_link(now)
 
     # Links -------------------------------------------------------------------------
@@ -269,6 +271,7 @@ class MuxCore:
         conn = self._new_conn(sock_map, target)
         conn.state = StreamState.OPENING
         self._own_opens.opened(conn, now)
+        self.sooner = True
         self._push_control(frame)
         return conn
 
@@ -429,7 +432,7 @@ class MuxCore:
             or self._pong
             or self._again
             or (self._receipts is not None and self._receipts.due)
-            or self._may_send_datagrams()
+            or (self._datagrams.waiting and self._may_send_datagrams())
         )
 
     def flushed(self) -> bool:
@@ -447,9 +450,10 @@ class MuxCore:
         must reach the link or the link is lost.
         """
         out = self._link_frames(now)
-        in_front = self._may_send_datagrams()
+        datagrams = self._datagrams
+        in_front = bool(datagrams.waiting) and self._may_send_datagrams()
         if in_front:
-            out += self._datagrams.take()
+            out += datagrams.take()
         if self._again:
             out.append(self._again.popleft())
         elif self.replay is None:
@@ -459,9 +463,9 @@ class MuxCore:
             chunk = b"".join(frames)
             self.replay.record(chunk)
             out.append(chunk)
-        if not in_front and self._may_send_datagrams():
+        if datagrams.waiting and not in_front and self._may_send_datagrams():
             # Control stood in their way; it may do so in every turn.
-            out += self._datagrams.take()
+            out += datagrams.take()
         return out
 
     def _may_send_datagrams(self) -> bool:
@@ -469,7 +473,7 @@ class MuxCore:
 
         The answer may be among what a resume repeats, or wait in a full replay.
         """
-        return bool(self._datagrams.waiting) and not self._again and not self._control
+        return not self._again and not self._control
 
     def _link_frames(self, now: float) -> list[Buffer]:
         """Give the frames that belong to this link and are never repeated."""
@@ -509,6 +513,7 @@ class MuxCore:
             self._growth.before_grant(conn, now, rtt_s, scarce=scarce)
             out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
         self._windows.clear()
+        self.sooner = True
         if self._growth.probe_due(now):
             self.ping(now)
 
@@ -536,8 +541,10 @@ class MuxCore:
                 self._on_data(frame, events, brought)
             else:
                 self._on_control(frame, events, now)
-        if self._receipts is not None:
-            self._receipts.took(self._decoder.session_bytes, now)
+        if self._receipts is not None and self._receipts.took(
+            self._decoder.session_bytes, now
+        ):
+            self.sooner = True
         if self._control_bytes > CONTROL_QUEUE_BYTES:
             raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
         for conn, event in brought.items():
@@ -728,6 +735,7 @@ class MuxCore:
 
     def next_wakeup(self) -> float:
         """Give the time at which ``on_time`` must be called."""
+        self.sooner = False
         times = [self.liveness.next_wakeup(), self._growth.next_wakeup()]
         if self._receipts is not None and self._receipts.due_at is not None:
             times.append(self._receipts.due_at)

@@ -128,8 +128,8 @@ class Receipts:
     due_at: float | None = None
     due: bool = False
 
-    def took(self, count: int, now: float) -> None:
-        """Count session bytes up to ``count``."""
+    def took(self, count: int, now: float) -> bool:
+        """Count session bytes up to ``count``; True when ``due_at`` was set."""
         size = count - self.stated
         if size >= self.most_bytes or (
             size >= self.every_bytes and now - self.stated_at >= STATE_PAUSE_S
@@ -137,6 +137,8 @@ class Receipts:
             self.due = True
         elif self.due_at is None and not self.due and count > self.stated:
             self.due_at = now + STATE_AFTER_S
+            return True
+        return False
 
     def worth(self, count: int) -> bool:
         """Say whether stating ``count`` is worth a frame where others go anyway."""
