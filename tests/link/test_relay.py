@@ -98,6 +98,8 @@ async def test_a_half_close_from_the_far_side_leaves_the_upload_running(
         await virtual.until_sent(4)
         await visitor.send_eof()
     assert run.result == RelayResult(4, 0, Code.NORMAL)
+    assert virtual.resets == []
+    assert not virtual.eof  # the close stands for it
 
 
 async def test_a_reset_visitor_resets_the_virtual_connection(

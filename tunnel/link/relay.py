@@ -473,13 +473,14 @@ class _Joint:
             self._local_dead = True
         if broken or self._local_dead:
             return self._stop(_RESET)
-        try:
-            self._virtual.finish()
-        except trio.BrokenResourceError as error:
-            code = _code_of(error)
-            self._heard_close(code)
-            if code is not Code.NORMAL:
-                return
+        if not self._down_over:  # else both are, and the close says it
+            try:
+                self._virtual.finish()
+            except trio.BrokenResourceError as error:
+                code = _code_of(error)
+                self._heard_close(code)
+                if code is not Code.NORMAL:
+                    return
         self._up_over = True
         if self._down_over:
             self._changed.ring()
