@@ -18,6 +18,7 @@ import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.link.bell import Bell
+from tunnel.link.poller import ENDED
 from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
@@ -50,7 +51,7 @@ class Local(Protocol):
     """A socket whose two directions the session carries; it must not wait or raise."""
 
     def number(self) -> int:
-        """Give the descriptor; it is not closed before ``read`` gave the end."""
+        """Give the descriptor; it is not closed before this side is, or ``news``."""
         ...
 
     def read(self, most: int) -> bytes | None:
@@ -134,6 +135,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_lent",
         "_local",
         "_moved_bytes",
+        "_number",
         "_on_closed",
         "_patience_s",
         "_progress",
@@ -146,7 +148,6 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_tail",
         "_unread",
         "_wake",
-        "_watched",
         "bound",
         "create",
     )
@@ -187,8 +188,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
-        self._watched = False
-        """The poller looks at it: there is room."""
+        self._number = -1
+        """Its descriptor, once the poller looks at it."""
         self._sending = False
         self._receiving = False
 
@@ -398,15 +399,20 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._local, self._filling, self._patience_s = local, True, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1
         if ready or self.create is None:
-            self._fill()  # a visitor mostly speaks first
+            self._fill(0)  # a visitor mostly speaks first; a target has to be asked
             if self._conn.lane.size:
                 self._carrier.wake_soon()
-        else:
-            self._watch(wanted=True)  # a target mostly has to be asked
+        if self._filling:
+            self._number = local.number()
+            self._carrier.poller.watch(self._number, self._fill)
         return self.take_piece
 
-    def _fill(self) -> None:
-        """Read once the room there is; be watched as long as there is any."""
+    def _fill(self, events: int = ENDED) -> None:
+        """Read what is there, as long as there is room; ``woken`` says of new room.
+
+        ``events`` is what epoll said: without ``ENDED`` nothing can be behind a read
+        of less than was asked for.
+        """
         core, conn, local = self._core, self._conn, self._local
         while self._filling and local is not None:
             # Closed in the core, it is about to be closed here: by a later event.
@@ -414,27 +420,24 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             # Beside what is queued a small piece is not worth a frame.
             room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
             if is_over or not room:
-                return self._watch(wanted=False)
+                return
             data = local.read(room)
             if data is None:
-                return self._watch(wanted=True)
+                return
             if not data:
-                return self._stop_filling()
+                self._filling = False
+                if self._number >= 0:
+                    self._carrier.poller.drop(self._number)
+                return
             core.send_data(conn, data)
-            if len(data) < room:
-                return self._watch(wanted=True)
-
-    def _watch(self, *, wanted: bool) -> None:
-        if wanted is not self._watched and self._local is not None and self._filling:
-            self._watched = wanted
-            if wanted:
-                self._carrier.poller.watch(self._local.number(), self._fill)
-            else:
-                self._carrier.poller.forget(self._local.number())
+            if len(data) < room and not events & ENDED:
+                return
 
     def _stop_filling(self) -> None:
-        self._watch(wanted=False)
-        self._filling = False
+        if self._filling:
+            self._filling = False
+            if self._number >= 0:
+                self._carrier.poller.forget(self._number)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
