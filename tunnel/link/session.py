@@ -71,6 +71,8 @@ MAX_PARKED: Final = 64
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
 
+_OF_STREAMS: Final = (StreamFinished, StreamClosed, StreamOpened, CreditGranted)
+
 logger = logging.getLogger("tunnel.session")
 
 
@@ -448,6 +450,8 @@ class Session:
                 deliver = self._deliveries.get(event.conn)
                 if deliver is not None:
                     deliver(event.address, event.payload)
+            elif isinstance(event, _OF_STREAMS):
+                self._dispatch_stream(event)
             else:
                 self._dispatch_rare(event)
 
@@ -466,9 +470,6 @@ class Session:
 
     def _dispatch_rare(self, event: Event) -> None:
         match event:
-            # In the order of how often they come.
-            case StreamFinished() | StreamClosed() | StreamOpened() | CreditGranted():
-                self._dispatch_stream(event)
             case StreamOffered():
                 self._on_offer(event)
             case MappingAsked(mapping):
@@ -485,7 +486,7 @@ class Session:
                 say(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():
                 self._pinging.ring()
-            case DataReceived() | DatagramReceived():  # pragma: no cover - taken above
+            case _:  # pragma: no cover - taken above
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:
@@ -515,6 +516,7 @@ class Session:
         if stream is None:
             return
         match event:
+            # In the order of how often they come.
             case CreditGranted():
                 stream.woken()
             case StreamFinished():

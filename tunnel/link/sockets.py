@@ -310,7 +310,8 @@ class _Other:
 
 def tune_local(sock: socket.socket | trio.socket.SocketType) -> None:
     """Set the options of a local TCP connection, or of all that a listener accepts."""
-    # A kernel or a socket family without an option works without it.
-    with suppress(OSError):
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    except OSError:
+        pass  # a kernel or a socket family without an option works without it
