@@ -52,11 +52,11 @@ class Poller:
         self._scope = trio.CancelScope()
 
     def watch(self, number: int, call: Callable[[int], None]) -> None:
-        """Call ``call`` with what epoll says: now if something is there, and whenever.
+        """Call ``call`` with what epoll says when something comes, or is there already.
 
-        More may be said with any call, but for ``ENDED``, which is not said too late:
-        not after a call without it that read less than it asked for. It must neither
-        wait nor raise. ``drop`` or ``forget`` comes before the descriptor's close.
+        Without ``ENDED`` the end had not come: a call that reads less than it asks for
+        has read all, and what comes later calls again. ``call`` must neither wait nor
+        raise. ``drop`` or ``forget`` comes before the descriptor's close.
         """
         if not self._epoll.closed:
             self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP | _EDGE)

@@ -51,7 +51,7 @@ class Local(Protocol):
     """A socket whose two directions the session carries; it must not wait or raise."""
 
     def number(self) -> int:
-        """Give the descriptor; it is not closed before this side is, or ``news``."""
+        """Give the descriptor: open until ``read`` gave the end, or this stream ended."""
         ...
 
     def read(self, most: int) -> bytes | None:
