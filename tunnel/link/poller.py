@@ -20,22 +20,17 @@ if TYPE_CHECKING:
 
 TURN_SOCKETS: Final = 64
 """Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
-ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""Nothing comes any more behind what is there, says epoll."""
-_EDGE: Final = select.EPOLLET
 
 
 class Poller:
-    """Calls back when something comes on sockets.
+    """Calls back when sockets become readable.
 
-    Edge-triggered: who was called reads all, or comes back on its own. A socket is
-    told to the kernel once for its life, and its close takes it out again. In an epoll
-    of its own, which trio waits for: a socket here can still be waited for by trio, in
-    either direction.
+    Level-triggered, in an epoll of its own, which trio waits for: a socket here can
+    still be waited for by trio in the other direction.
 
     Args:
-        turn: is given those of a turn, with what epoll says of them, and calls ``call``
-            for each.
+        turn: is given the readable ones of a turn, with what epoll says of them, and
+            calls ``call`` for each.
 
     Raises:
         LocalLinkError: ``LINK_LOST``: no descriptor is free.
@@ -47,27 +42,21 @@ class Poller:
         except OSError as error:
             why = f"no descriptor for a session: {error.strerror}"
             raise LocalLinkError(Code.LINK_LOST, why) from error
-        self._calls: dict[int, Callable[[int], None]] = {}
+        self._calls: dict[int, Callable[[], None]] = {}
         self._turn = turn
         self._scope = trio.CancelScope()
 
-    def watch(self, number: int, call: Callable[[int], None]) -> None:
-        """Call ``call`` with what epoll says when something comes, or is there already.
+    def watch(self, number: int, call: Callable[[], None]) -> None:
+        """Call ``call`` in each turn in which this descriptor is readable.
 
-        Without ``ENDED`` the end had not come: a call that reads less than it asks for
-        has read all, and what comes later calls again. ``call`` must neither wait nor
-        raise. ``drop`` or ``forget`` comes before the descriptor's close.
+        It must neither wait nor raise. ``forget`` comes before the descriptor's close.
         """
         if not self._epoll.closed:
-            self._epoll.register(number, select.EPOLLIN | select.EPOLLRDHUP | _EDGE)
+            self._epoll.register(number, select.EPOLLIN)
             self._calls[number] = call
 
-    def drop(self, number: int) -> None:
-        """Call no more, also in this turn: it has ended, or is about to be closed."""
-        self._calls.pop(number, None)
-
     def forget(self, number: int) -> None:
-        """Do the same for one that lives on, and may go on to receive."""
+        """Call no more, also in this turn."""
         if self._calls.pop(number, None) is not None:
             self._epoll.unregister(number)
 
@@ -80,11 +69,11 @@ class Poller:
                 if not self._epoll.closed:
                     self._turn(self._epoll.poll(0, TURN_SOCKETS))
 
-    def call(self, number: int, events: int) -> None:
+    def call(self, number: int) -> None:
         """Call who watches this descriptor, unless it was forgotten meanwhile."""
         call = self._calls.get(number)
         if call is not None:
-            call(events)
+            call()
 
     def close(self) -> None:
         """Call nobody any more, and give the epoll back; harmless when repeated."""

@@ -364,8 +364,8 @@ class Session:
     def _read_locals(self, ready: list[tuple[int, int]]) -> None:
         self._gathering = True
         try:
-            for number, events in ready:
-                self.poller.call(number, events)
+            for number, _events in ready:
+                self.poller.call(number)
         finally:
             self._gathering = False
         self.flush()

@@ -18,7 +18,6 @@ import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.link.bell import Bell
-from tunnel.link.poller import ENDED
 from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
@@ -51,7 +50,7 @@ class Local(Protocol):
     """A socket whose two directions the session carries; it must not wait or raise."""
 
     def number(self) -> int:
-        """Give the descriptor: open until ``read`` gave the end, or this stream ended."""
+        """Give the descriptor; it is not closed before ``read`` gave the end."""
         ...
 
     def read(self, most: int) -> bytes | None:
@@ -135,7 +134,6 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_lent",
         "_local",
         "_moved_bytes",
-        "_number",
         "_on_closed",
         "_patience_s",
         "_progress",
@@ -148,6 +146,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_tail",
         "_unread",
         "_wake",
+        "_watched",
         "bound",
         "create",
     )
@@ -188,8 +187,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
-        self._number = -1
-        """Its descriptor, once the poller looks at it."""
+        self._watched = False
+        """The poller looks at it: there is room."""
         self._sending = False
         self._receiving = False
 
@@ -399,20 +398,15 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._local, self._filling, self._patience_s = local, True, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1
         if ready or self.create is None:
-            self._fill(0)  # a visitor mostly speaks first; a target has to be asked
+            self._fill()  # a visitor mostly speaks first
             if self._conn.lane.size:
                 self._carrier.wake_soon()
-        if self._filling:
-            self._number = local.number()
-            self._carrier.poller.watch(self._number, self._fill)
+        else:
+            self._watch(wanted=True)  # a target mostly has to be asked
         return self.take_piece
 
-    def _fill(self, events: int = ENDED) -> None:
-        """Read what is there, as long as there is room; ``woken`` says of new room.
-
-        ``events`` is what epoll said: without ``ENDED`` nothing can be behind a read
-        of less than was asked for.
-        """
+    def _fill(self) -> None:
+        """Read once the room there is; be watched as long as there is any."""
         core, conn, local = self._core, self._conn, self._local
         while self._filling and local is not None:
             # Closed in the core, it is about to be closed here: by a later event.
@@ -420,24 +414,27 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             # Beside what is queued a small piece is not worth a frame.
             room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
             if is_over or not room:
-                return
+                return self._watch(wanted=False)
             data = local.read(room)
             if data is None:
-                return
+                return self._watch(wanted=True)
             if not data:
-                self._filling = False
-                if self._number >= 0:
-                    self._carrier.poller.drop(self._number)
-                return
+                return self._stop_filling()
             core.send_data(conn, data)
-            if len(data) < room and not events & ENDED:
-                return
+            if len(data) < room:
+                return self._watch(wanted=True)
+
+    def _watch(self, *, wanted: bool) -> None:
+        if wanted is not self._watched and self._local is not None and self._filling:
+            self._watched = wanted
+            if wanted:
+                self._carrier.poller.watch(self._local.number(), self._fill)
+            else:
+                self._carrier.poller.forget(self._local.number())
 
     def _stop_filling(self) -> None:
-        if self._filling:
-            self._filling = False
-            if self._number >= 0:
-                self._carrier.poller.forget(self._number)
+        self._watch(wanted=False)
+        self._filling = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
