@@ -37,10 +37,15 @@ class Liveness:
     rtt_s: float | None = None
     hurried: bool = False
 
-    def heard(self, now: float) -> None:
-        """Count any byte from the peer."""
+    def heard(self, now: float) -> bool:
+        """Count any byte from the peer; True when it ends the wait for an answer.
+
+        ``next_wakeup`` may be sooner then: silence is borne for less time.
+        """
+        asking = self._asking()
         self.heard_at = now
         self.hurried = False
+        return asking
 
     def asked(self, now: float) -> None:
         """Count a PING that was queued."""

@@ -532,7 +532,8 @@ class MuxCore:
         Raises:
             RemoteSessionError: the peer broke a rule; its code is the answer to it.
         """
-        self.liveness.heard(now)
+        if self.liveness.heard(now):
+            self.sooner = True
         events: list[Event] = []
         brought: dict[VirtualConn, DataReceived] = {}
         for frame in self._decoder.feed(data):
