@@ -114,6 +114,23 @@ async def test_what_was_sent_is_not_kept() -> None:
         assert gone() is None
 
 
+async def test_two_who_send_do_not_mix_or_lose() -> None:
+    one, other = pair()
+    got = b""
+    async with other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.send_all, b"a" * 100_000)
+            await trio.testing.wait_all_tasks_blocked()
+            got += other.read_now(1 << 20) or b""  # room, before the first has woken
+            with pytest.raises(trio.BusyResourceError):
+                await one.put(b"b")
+            while len(got) < 100_000:
+                got += await other.receive_some()
+        one.close()
+        assert await other.receive_some() == b""
+    assert got == b"a" * 100_000
+
+
 async def test_a_cancelled_put_says_what_is_left() -> None:
     one, other = pair()
     data = bytes(range(256)) * 4096

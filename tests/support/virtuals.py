@@ -93,6 +93,7 @@ class ReadingVirtual(ScriptedVirtual):
         self._call: Callable[[Code], None] | None = None
         self._waiting: deque[bytes | Code] = deque()
         self._carries = False
+        self._lent = False
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
         self._call = call
@@ -104,11 +105,13 @@ class ReadingVirtual(ScriptedVirtual):
         return self._take
 
     def _take(self) -> bytes | None:
+        self._lent = False
         if not self._waiting:
             return None
         if isinstance(self._waiting[0], Code):
             error = RemoteStreamError(self._waiting[0], "scripted")
             raise trio.BrokenResourceError from error
+        self._lent = True
         return self._waiting.popleft()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -121,9 +124,10 @@ class ReadingVirtual(ScriptedVirtual):
     async def _write(self, local: Local) -> None:
         async for item in self._heard:
             piece = item
-            if item and isinstance(piece, bytes) and not self._waiting:
+            waits = self._waiting or self._lent
+            if item and isinstance(piece, bytes) and not waits:
                 piece = piece[local.write(piece) :]
-            if not item and not self._waiting:
+            if not item and not waits:
                 local.ended()
             elif piece or not item:
                 self._waiting.append(piece)

@@ -43,8 +43,8 @@ _BACKLOG_POLL_S: Final = 0.02
 Within = Callable[[float], AbstractContextManager[object]]
 """Wait inside what this gives, until that time: it raises ``trio.TooSlowError``.
 
-Entered only when there is something to wait for: a cancel scope costs as much as all
-else that is done in Python to dial a numeric address."""
+To dial a numeric address it is entered only if the answer does not come at once: a
+cancel scope costs as much as all else that is done for it in Python."""
 
 _HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 

@@ -9,7 +9,8 @@ for the end, and for what the socket does not take at once. Any other stream tak
 tasks. ``_Joint`` decides what the end of one direction means for the other. The ends,
 in its order:
 
-    end of file, either way      passed on; the other direction goes on
+    end of file, either way      passed on; the other direction goes on; the last of
+                                 both ends is told by the close
     local reset                  the peer is told RESET
     virtual reset or lost        what arrived is written out, then RST
     the peer reads no more       the local side is read and discarded until it has heard
@@ -288,7 +289,7 @@ class _Joint:
         self._alone = False  # one task: the session carries local
         self._hurry_until = math.inf
         self._up_over = False  # local has sent its last byte, and that is settled
-        self._down_over = False  # the peer has sent its last byte, and local was told
+        self._down_over = False  # the peer has sent its last byte, and that is settled
         self._unheard = False  # the peer reads no more
         self._local_dead = False  # a write found the socket dead: no other follows
         self._virtual_broke = False

@@ -173,6 +173,7 @@ class LocalSocket(trio.abc.HalfCloseableStream):
         """Do the same; see ``QuickStream``."""
         if self.finished:
             raise trio.ClosedResourceError("this direction has ended")
+        self._check_free(self._writes)
         self.unsent = memoryview(data)
         while True:
             try:
