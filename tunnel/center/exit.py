@@ -174,7 +174,9 @@ async def _serve(
                 code=error.code.name, reason=error.what)  # fmt: skip
         stream.reset(error.code, error.what)
         return
-    stream.accept(bound_address(local))
+    asked = stream.create.target if stream.create else None
+    # Who came to a public name has no use for our end towards what is behind it.
+    stream.accept(None if isinstance(asked, NameTarget) else bound_address(local))
     if header and not await _say_first(local, header):
         stream.reset(Code.RESET)
         return
