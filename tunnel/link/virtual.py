@@ -50,7 +50,7 @@ class Local(Protocol):
     """A socket whose two directions the session carries; it must not wait or raise."""
 
     def number(self) -> int:
-        """Give the descriptor: open until ``read`` gave the end, or the stream ended."""
+        """Give the descriptor: open until ``read`` gave the end, or the stream did."""
         ...
 
     def read(self, most: int) -> bytes | None:
