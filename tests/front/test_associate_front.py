@@ -15,7 +15,7 @@ import tunnel.front.associate
 from tunnel.front.listen import open_listener
 from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.front.wayout import WayOut
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address
 from tunnel.proto.socks_udp import encode_datagram
 
@@ -223,7 +223,7 @@ async def test_it_ends_with_a_reset_of_the_tcp_connection() -> None:
     """Point 32."""
     async with control() as it:
         await it.begin()
-        LocalSocket.of(it.control.socket).reset()
+        QuickSocket.of(it.control.socket).reset()
         await it.far.closed.wait()
 
 

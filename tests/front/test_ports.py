@@ -15,7 +15,7 @@ from support.logs import text
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front import listen
 from tunnel.front.ports import serve_port
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ async def port(
     assert listeners[0].socket.fileno() == -1
 
 
-def visit(where: tuple[str, int]) -> LocalSocket:
+def visit(where: tuple[str, int]) -> QuickSocket:
     """Connect in the kernel alone: whoever is refused at once has come in before."""
-    return LocalSocket(socket.create_connection(where))
+    return QuickSocket(socket.create_connection(where))
 
 
 async def test_a_visitor_is_carried_both_ways_and_named() -> None:

@@ -19,7 +19,7 @@ from tunnel.front.socks import BIND_S
 from tunnel.front.users import ProxyUsers, refuse_open_proxy
 from tunnel.front.wayout import OpenTarget, WayOut
 from tunnel.link.relay import GRACE_S
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ async def test_an_app_that_resets_takes_its_attempt_with_it() -> None:
             await app.send_all(REQUEST)
             await started.wait()
             await read(app, 2)
-            LocalSocket.of(app.socket).reset()
+            QuickSocket.of(app.socket).reset()
             await cancelled.wait()
     assert ours.socket.fileno() == -1
 

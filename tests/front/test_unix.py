@@ -12,7 +12,7 @@ from tunnel.access.target import connect_unix
 from tunnel.errors import AddressError, Exit
 from tunnel.front.listen import serve
 from tunnel.front.unix import listen_at, open_unix_listener
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address, UnixPath
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ async def test_a_front_end_serves_programs_of_this_machine(where: UnixPath) -> N
     assert bound == where
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, listeners, handle)
-        async with LocalSocket(await connect_unix(where)) as stream:
+        async with QuickSocket(await connect_unix(where)) as stream:
             assert await stream.receive_some() == b"hello"
         nursery.cancel_scope.cancel()
     assert not os.path.exists(where.path)

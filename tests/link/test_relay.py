@@ -11,7 +11,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 from tunnel.errors import Code
 from tunnel.link import relay as relay_module
 from tunnel.link.relay import RelayResult, Traffic, relay, reset_socket
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,18 +28,18 @@ class Run:
     result: RelayResult | None = None
 
 
-async def sockets() -> tuple[LocalSocket, LocalSocket]:
+async def sockets() -> tuple[QuickSocket, QuickSocket]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         ours = await trio.open_tcp_stream(*listener.socket.getsockname())
         theirs = await listener.accept()
-        return LocalSocket.of(ours.socket), LocalSocket.of(theirs.socket)
+        return QuickSocket.of(ours.socket), QuickSocket.of(theirs.socket)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[LocalSocket, Run]]:
+) -> AsyncIterator[tuple[QuickSocket, Run]]:
     """A relay between a real socket, whose other end is yielded, and ``virtual``."""
     visitor, local = await sockets()
     run = Run()
@@ -63,7 +63,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-async def read_to_reset(stream: LocalSocket) -> bytes:
+async def read_to_reset(stream: QuickSocket) -> bytes:
     data = b""
     try:
         while piece := await stream.receive_some():

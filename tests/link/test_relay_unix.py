@@ -12,7 +12,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.link.relay import RelayResult, relay
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,15 +29,15 @@ class Run:
     result: RelayResult | None = None
 
 
-def pair() -> tuple[LocalSocket, LocalSocket]:
+def pair() -> tuple[QuickSocket, QuickSocket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
-    return LocalSocket(ours), LocalSocket(theirs)
+    return QuickSocket(ours), QuickSocket(theirs)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[LocalSocket, Run]]:
+) -> AsyncIterator[tuple[QuickSocket, Run]]:
     program, local = pair()
     run = Run()
 
@@ -53,7 +53,7 @@ async def joined(
     assert virtual.closed
 
 
-async def read_all(stream: LocalSocket) -> bytes:
+async def read_all(stream: QuickSocket) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 

@@ -1,4 +1,4 @@
-"""LocalSocket: a trio stream, with a way in and out beside its tasks."""
+"""QuickSocket: a trio stream, with a way in and out beside its tasks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import trio
 import trio.testing
 
 from tunnel.front.listen import open_listener
-from tunnel.link.sockets import UNSENT_BYTES, LocalSocket
+from tunnel.link.sockets import UNSENT_BYTES, QuickSocket
 
 TCP = socket.IPPROTO_TCP
 SMALL_BYTES = 4096
 
 
-def pair() -> tuple[LocalSocket, LocalSocket]:
+def pair() -> tuple[QuickSocket, QuickSocket]:
     one, other = socket.socketpair()
     for sock in (one, other):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
-    return LocalSocket(one), LocalSocket(other)
+    return QuickSocket(one), QuickSocket(other)
 
 
-async def make() -> tuple[LocalSocket, LocalSocket]:
+async def make() -> tuple[QuickSocket, QuickSocket]:
     await trio.lowlevel.checkpoint()
     return pair()
 
 
-async def make_clogged() -> tuple[LocalSocket, LocalSocket]:
+async def make_clogged() -> tuple[QuickSocket, QuickSocket]:
     one, other = await make()
     for stream in (one, other):
         while stream.write_now(bytes(SMALL_BYTES)):
@@ -45,10 +45,13 @@ async def test_who_is_accepted_has_the_options_of_who_was_dialled() -> None:
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:
         sock = socket.create_connection(listener.socket.getsockname())
-        async with LocalSocket.dialled(sock) as dialled, await listener.accept() as it:
+        async with QuickSocket.dialled(sock) as dialled, await listener.accept() as it:
             for stream in (dialled, it):
                 assert stream.socket.getsockopt(TCP, socket.TCP_NODELAY)
-                assert stream.socket.getsockopt(TCP, 25) == UNSENT_BYTES
+                assert (
+                    stream.socket.getsockopt(TCP, socket.TCP_NOTSENT_LOWAT)
+                    == UNSENT_BYTES
+                )
                 assert not stream.socket.getblocking()
 
 
@@ -56,7 +59,7 @@ async def test_a_socket_of_trios_is_taken_over_with_its_family() -> None:
     (listener,) = await open_listener("::1", 0)
     async with listener:
         theirs = await trio.open_tcp_stream(*listener.socket.getsockname()[:2])
-        async with LocalSocket.of(theirs.socket) as ours:
+        async with QuickSocket.of(theirs.socket) as ours:
             assert theirs.socket.fileno() == -1
             assert ours.socket.family == socket.AF_INET6
             assert ours.socket.getpeername()[:2] == listener.socket.getsockname()[:2]

@@ -11,15 +11,15 @@ from support.wires import Offers, open_one, session_pair
 
 from tunnel.errors import Code
 from tunnel.link.relay import RelayResult, relay
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.link.virtual import REST_MORE_S
 
 
-def pair() -> tuple[socket.socket, LocalSocket]:
+def pair() -> tuple[socket.socket, QuickSocket]:
     program, near = socket.socketpair()
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     program.setblocking(False)
-    return program, LocalSocket(near)
+    return program, QuickSocket(near)
 
 
 async def test_a_program_that_has_finished_and_reads_nothing_is_given_up(

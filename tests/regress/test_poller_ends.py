@@ -20,14 +20,14 @@ from support.wires import (
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.relay import RelayResult, relay
 from tunnel.link.session import Session
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
 
 
-def pair() -> tuple[socket.socket, LocalSocket]:
+def pair() -> tuple[socket.socket, QuickSocket]:
     program, near = socket.socketpair()
-    return program, LocalSocket(near)
+    return program, QuickSocket(near)
 
 
 @pytest.mark.parametrize("code", [Code.RESET, Code.NORMAL])

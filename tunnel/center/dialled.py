@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.center.exit import bound_address
-from tunnel.link.sockets import CHUNK_BYTES, LocalSocket
+from tunnel.link.sockets import CHUNK_BYTES, QuickSocket
 
 if TYPE_CHECKING:
     import socket
@@ -26,11 +26,11 @@ class Dialled:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._local = LocalSocket.dialled(sock)
+        self._local = QuickSocket.dialled(sock)
         self.bound = bound_address(self._local)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See ``LocalSocket``; the same for what follows."""
+        """See ``QuickSocket``; the same for what follows."""
         return await self._local.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

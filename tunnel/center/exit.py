@@ -19,7 +19,7 @@ from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.relay import relay
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.log import say
 from tunnel.proto.frames import (
     Address,
@@ -167,7 +167,7 @@ async def _serve(
     if opener.gone:
         return  # before this task began: nobody is bothered
     try:
-        local = LocalSocket.dialled(await dial(opener.waits))
+        local = QuickSocket.dialled(await dial(opener.waits))
     except StreamError as error:
         if not opener.gone:
             say(logger, logging.INFO, "exit.refused", target=str(target),
@@ -215,7 +215,7 @@ class Opener:
                 self._scope.cancel()
 
 
-async def _say_first(local: LocalSocket, header: bytes) -> bool:
+async def _say_first(local: QuickSocket, header: bytes) -> bool:
     """Send what comes before the visitor's bytes; say whether the target took it."""
     try:
         await local.send_all(header)
@@ -228,7 +228,7 @@ async def _say_first(local: LocalSocket, header: bytes) -> bool:
     return True
 
 
-def bound_address(local: LocalSocket) -> Address | None:
+def bound_address(local: QuickSocket) -> Address | None:
     """Give our own end of a TCP connection, None if it is gone or there is none."""
     try:
         name = local.socket.getsockname()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.listen import PortListener
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
     from tunnel.link.virtual import VirtualStream
 
     Allow = Callable[[str, int], bool]
@@ -98,7 +98,7 @@ async def _expected_host(expected: Address, allow: Allow) -> Address | None:
 
 async def _expected_one(
     listener: PortListener, only: Address | None, allow: Allow
-) -> tuple[LocalSocket, Address]:
+) -> tuple[QuickSocket, Address]:
     while True:
         local = await listener.accept()
         peer = peer_of(local)

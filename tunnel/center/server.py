@@ -34,7 +34,7 @@ from tunnel.front.listen import open_listener, serve
 from tunnel.link.link import Link
 from tunnel.link.relay import reset_socket
 from tunnel.link.session import Session
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
@@ -339,7 +339,7 @@ class CenterServer:
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> None:
         """Take a wire from its first byte to its last; owns the stream."""
-        if not isinstance(stream, LocalSocket):  # pragma: no cover - all are
+        if not isinstance(stream, QuickSocket):  # pragma: no cover - all are
             return
         now = trio.current_time()
         if not (
@@ -371,13 +371,13 @@ class CenterServer:
                 self._gate.leave(peer.host)
             await trio.aclose_forcefully(stream)
 
-    def _transport(self, stream: LocalSocket, peer: str) -> Transport:
+    def _transport(self, stream: QuickSocket, peer: str) -> Transport:
         if self._tls is None:
             return PlainTransport(stream, peer)
         return TlsTransport(stream, self._tls, server_side=True, peer=peer)
 
     async def _begin(
-        self, stream: LocalSocket, transport: Transport
+        self, stream: QuickSocket, transport: Transport
     ) -> ServerHandshake:
         with trio.fail_after(FIRST_BYTE_S):
             await trio.lowlevel.wait_readable(stream.socket)

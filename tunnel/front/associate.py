@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.wayout import Datagrams
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 """More than UDP can carry: nothing is ever cut short."""
@@ -31,7 +31,7 @@ _CONTROL_BYTES: Final = 4096
 
 
 async def associate(
-    app: LocalSocket,
+    app: QuickSocket,
     datagrams: Datagrams,
     port: int,
     reply: Callable[[Address], bytes],
@@ -67,7 +67,7 @@ async def associate(
         await drop_resource(datagrams)
 
 
-def _relay_socket(app: LocalSocket) -> trio.socket.SocketType:
+def _relay_socket(app: QuickSocket) -> trio.socket.SocketType:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
     host = _plain(host)
@@ -101,7 +101,7 @@ class _Relay:
         self._app = app
         self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
 
-    async def run(self, control: LocalSocket) -> None:
+    async def run(self, control: QuickSocket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upward)
             nursery.start_soon(self._downward, nursery.cancel_scope)

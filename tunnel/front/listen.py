@@ -17,7 +17,7 @@ import trio
 
 from tunnel.errors import AddressError
 from tunnel.link.relay import IDLE_S, relay, reset_socket
-from tunnel.link.sockets import LocalSocket, tune_local
+from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -51,7 +51,7 @@ _GONE: Final = frozenset(
 )
 
 
-class PortListener(trio.abc.Listener[LocalSocket]):
+class PortListener(trio.abc.Listener[QuickSocket]):
     """A TCP port that is listened on.
 
     What waits is accepted at once: trio's own listener takes a turn of the scheduler
@@ -70,7 +70,7 @@ class PortListener(trio.abc.Listener[LocalSocket]):
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
-    async def accept(self) -> LocalSocket:
+    async def accept(self) -> QuickSocket:
         """Give the next visitor; who calls this owns the stream.
 
         No checkpoint while some wait, but for every ``ACCEPTS_A_TURN`` of them.
@@ -96,7 +96,7 @@ class PortListener(trio.abc.Listener[LocalSocket]):
                 if error.errno not in _GONE:
                     raise
             else:
-                return LocalSocket(visitor)
+                return QuickSocket(visitor)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -160,7 +160,7 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
     something about this machine, not about the visitor.
     """
-    if not isinstance(stream, LocalSocket):
+    if not isinstance(stream, QuickSocket):
         return Address("local", 0)
     try:
         name: tuple[str, int] | tuple[str, int, int, int] | str

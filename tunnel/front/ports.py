@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
 
 OpenNow = Callable[[Address], ResettableStream]
 """Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be
@@ -30,7 +30,7 @@ sent before the far side has answered, and its refusal breaks the stream."""
 
 
 async def serve_port(
-    listeners: Sequence[trio.abc.Listener[LocalSocket]],
+    listeners: Sequence[trio.abc.Listener[QuickSocket]],
     open_now: OpenNow,
     *,
     max_visitors: int = MAX_VISITORS,

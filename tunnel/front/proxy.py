@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
     from tunnel.front.users import ProxyUsers
     from tunnel.front.wayout import WayOut
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
     from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)
 
 
 async def serve_proxy(
-    listeners: Sequence[trio.abc.Listener[LocalSocket]],
+    listeners: Sequence[trio.abc.Listener[QuickSocket]],
     way_out: WayOut,
     *,
     users: ProxyUsers | None = None,

@@ -23,7 +23,7 @@ from tunnel.front.attempt import (
 )
 from tunnel.front.listen import LOG, carry, peer_of
 from tunnel.link.relay import IDLE_S
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.log import say
 from tunnel.proto.frames import TcpTarget
 from tunnel.proto.socks import SocksCommand
@@ -196,7 +196,7 @@ class _Serving:
     async def _associate(self, source: Address) -> bool:
         make = self._way_out.associate
         app = self._app
-        if make is None or not isinstance(app, LocalSocket):
+        if make is None or not isinstance(app, QuickSocket):
             raise LocalStreamError(Code.UNSUPPORTED, "no datagrams here")
         datagrams = await attempt(app, bytearray(), make, drop_resource)
         if datagrams is None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.front.web import Route
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
     from tunnel.proto.frames import Address
 
 RoutePassed = Callable[[str], Open | Absent]
@@ -56,7 +56,7 @@ def termination_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 async def serve_tls_names(
-    listeners: Sequence[trio.abc.Listener[LocalSocket]],
+    listeners: Sequence[trio.abc.Listener[QuickSocket]],
     route_passed: RoutePassed,
     route_web: Route,
     context: ssl.SSLContext | None,

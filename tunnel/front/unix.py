@@ -17,7 +17,7 @@ import trio
 
 from tunnel.errors import AddressError
 from tunnel.front.listen import BACKLOG, open_listener
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address, UnixPath
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MODE: Final = 0o600
 """Only this user: whoever gets through to the socket gets what is behind it."""
 
 
-class UnixListener(trio.abc.Listener[LocalSocket]):
+class UnixListener(trio.abc.Listener[QuickSocket]):
     """A unix socket that is listened on; closing it removes its file."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
@@ -37,9 +37,9 @@ class UnixListener(trio.abc.Listener[LocalSocket]):
         self._path = path
         self._inode = _inode(path)
 
-    async def accept(self) -> LocalSocket:
+    async def accept(self) -> QuickSocket:
         """Wait for a program; who calls this owns the stream."""
-        return LocalSocket.of((await self._listener.accept()).socket)
+        return QuickSocket.of((await self._listener.accept()).socket)
 
     async def aclose(self) -> None:
         """Stop listening, and remove the file if it is still ours."""
@@ -52,7 +52,7 @@ class UnixListener(trio.abc.Listener[LocalSocket]):
 
 async def listen_at(
     where: End, backlog: int = BACKLOG
-) -> tuple[Sequence[trio.abc.Listener[LocalSocket]], End]:
+) -> tuple[Sequence[trio.abc.Listener[QuickSocket]], End]:
     """Listen on an address or a unix path; give the listeners, and where they are.
 
     The caller closes them; ``serve`` does.

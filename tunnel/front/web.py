@@ -56,7 +56,7 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.link.sockets import LocalSocket
+    from tunnel.link.sockets import QuickSocket
 
 
 class Absent(Enum):
@@ -82,7 +82,7 @@ _NOT_IN_TRAILERS: Final = NEVER_BY_CONNECTION | {b"trailer"}
 
 
 async def serve_web(
-    listeners: Sequence[trio.abc.Listener[LocalSocket]],
+    listeners: Sequence[trio.abc.Listener[QuickSocket]],
     route: Route,
     *,
     max_visitors: int = MAX_VISITORS,

@@ -37,7 +37,7 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.bell import Bell
-from tunnel.link.sockets import CHUNK_BYTES, LocalSocket, quick
+from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -64,7 +64,7 @@ class ResettableStream(Protocol):
     """
 
     bound: Address | None
-    """The far side's own end of the connection, once it is open."""
+    """The far side's own end of the connection, once it is open and if it was told."""
 
     async def receive_some(
         self, max_bytes: int | None = None
@@ -221,7 +221,7 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
     closed. Never raises ``OSError``; does not wait for a socket, so that it also works
     while being cancelled.
     """
-    if isinstance(local, LocalSocket):
+    if isinstance(local, QuickSocket):
         local.reset()
     else:
         await trio.aclose_forcefully(local)
@@ -277,7 +277,7 @@ class _Joint:
     ) -> None:
         self._local = local
         self._bytes = quick(local)
-        self._socket = self._bytes if isinstance(self._bytes, LocalSocket) else None
+        self._socket = self._bytes if isinstance(self._bytes, QuickSocket) else None
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
@@ -650,7 +650,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
     its word cannot be waited for. After our own FIN nothing is written, and the state
     CLOSE is the regular end of both.
     """
-    if not isinstance(local, LocalSocket) or local.finished:
+    if not isinstance(local, QuickSocket) or local.finished:
         return False
     try:
         state = local.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
@@ -661,7 +661,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
 def _queued_bytes(local: trio.abc.AsyncResource, which: int) -> int:
     """Give how many bytes the kernel holds, unsent or unread; 0 if not a socket."""
-    if not isinstance(local, LocalSocket):
+    if not isinstance(local, QuickSocket):
         return 0
     try:
         answer = fcntl.ioctl(local.number(), which, bytes(4))

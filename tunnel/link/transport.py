@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code, LocalLinkError, TlsError
-from tunnel.link.sockets import LocalSocket, quick
+from tunnel.link.sockets import QuickSocket, quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,6 @@ LOST_AFTER_MS: Final = 30_000
 """The kernel gives up unacknowledged bytes when the liveness rule would."""
 DIAL_S: Final = 10.0
 
-_TCP_NOTSENT_LOWAT: Final = 25
 _TCP_USER_TIMEOUT: Final = 18
 
 Buffer = bytes | bytearray | memoryview
@@ -314,10 +313,10 @@ async def _send_all(stream: QuickStream, data: Buffer) -> None:
         raise lost(_reason(error)) from error
 
 
-def tune_link(link: LocalSocket) -> None:
+def tune_link(link: QuickSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
     for option, value in (
-        (_TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
+        (socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
         (_TCP_USER_TIMEOUT, LOST_AFTER_MS),
     ):
         # A kernel or a socket family without the option works without it.
@@ -327,7 +326,7 @@ def tune_link(link: LocalSocket) -> None:
         link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-async def dial(host: str, port: int) -> LocalSocket:
+async def dial(host: str, port: int) -> QuickSocket:
     """Connect to a center-server; at most 10 s.
 
     Raises:
@@ -352,7 +351,7 @@ async def dial(host: str, port: int) -> LocalSocket:
             ) from error
         why = os.strerror(number) if number else str(error)
         raise _not_reached(where, why.lower(), "") from error
-    link = LocalSocket.of(stream.socket)
+    link = QuickSocket.of(stream.socket)
     tune_link(link)
     return link
 

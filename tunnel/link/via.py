@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import trio
 
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.link.transport import DIAL_S, dial, tune_link
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _unreadable(cause: str) -> UsageError:
     )
 
 
-async def dial_via(via: Via, host: str, port: int) -> LocalSocket:
+async def dial_via(via: Via, host: str, port: int) -> QuickSocket:
     """Connect to a center-server through a proxy; at most 10 s.
 
     Raises:
@@ -104,7 +104,7 @@ async def dial_via(via: Via, host: str, port: int) -> LocalSocket:
 # HTTP --------------------------------------------------------------------------------
 
 
-async def _through_http(via: Via, where: str) -> LocalSocket:
+async def _through_http(via: Via, where: str) -> QuickSocket:
     stream = await _dial_proxy(via)
     try:
         await _ask_http(stream, via, where)
@@ -117,7 +117,7 @@ async def _through_http(via: Via, where: str) -> LocalSocket:
     return stream
 
 
-async def _dial_proxy(via: Via) -> LocalSocket:
+async def _dial_proxy(via: Via) -> QuickSocket:
     try:
         return await dial(via.host, via.port)
     except LocalLinkError as error:
@@ -125,7 +125,7 @@ async def _dial_proxy(via: Via) -> LocalSocket:
         raise _proxy_not_reached(via, why) from error
 
 
-async def _ask_http(stream: LocalSocket, via: Via, where: str) -> None:
+async def _ask_http(stream: QuickSocket, via: Via, where: str) -> None:
     import h11
 
     talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
@@ -151,7 +151,7 @@ async def _ask_http(stream: LocalSocket, via: Via, where: str) -> None:
     raise _refused(via, where, said)
 
 
-async def _http_answer(stream: LocalSocket, talk: h11.Connection) -> h11.Response:
+async def _http_answer(stream: QuickSocket, talk: h11.Connection) -> h11.Response:
     import h11
 
     while True:
@@ -167,7 +167,7 @@ async def _http_answer(stream: LocalSocket, talk: h11.Connection) -> h11.Respons
 # SOCKS -------------------------------------------------------------------------------
 
 
-async def _through_socks(via: Via, host: str, port: int, where: str) -> LocalSocket:
+async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSocket:
     from python_socks import (
         ProxyConnectionError,
         ProxyError,
@@ -179,7 +179,7 @@ async def _through_socks(via: Via, host: str, port: int, where: str) -> LocalSoc
     kind = ProxyType.SOCKS5 if via.scheme.startswith("socks5") else ProxyType.SOCKS4
     proxy = Proxy(kind, via.host, via.port, via.user, via.password, rdns=True)
     try:
-        return LocalSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
+        return QuickSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
     except ProxyTimeoutError as error:
         raise trio.TooSlowError from error
     except ProxyConnectionError as error:

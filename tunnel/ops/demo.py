@@ -30,7 +30,7 @@ from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.access.target import connect
 from tunnel.errors import Exit, TunnelError
 from tunnel.front.listen import open_listener
-from tunnel.link.sockets import LocalSocket
+from tunnel.link.sockets import QuickSocket
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.ops.demo_page import (
     CheckFailedError,
@@ -330,7 +330,7 @@ async def check_way(way: str, first: Address, through: Address | None) -> Seen:
         TunnelError: not reached, not in time, or not the same bytes.
     """
     with _within(CHECK_S, f"the check {way}"):
-        stream = LocalSocket.dialled(await connect(first))
+        stream = QuickSocket.dialled(await connect(first))
         try:
             if through is not None:
                 await socks5_connect(stream, through)
