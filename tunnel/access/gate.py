@@ -11,8 +11,9 @@ own. Times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
+
+from tunnel.access.visitors import THIS_MACHINE, address_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +53,6 @@ addresses would make the gate forget its users, at the time when that matters.""
 
 _MAX_EACH: Final = MAX_REMEMBERED // 2
 
-_THIS_MACHINE: Final = "this machine"
-
 
 class Gate:
     """Counts unauthenticated links and remembers successes and failures by address.
@@ -87,9 +86,9 @@ class Gate:
         Raises:
             ValueError: ``address`` is neither an IP address nor of a unix socket.
         """
-        key = _key(address)
+        key = address_key(address)
         held = self._unproven.get(key, 0)
-        if held >= MAX_PER_ADDRESS and key != _THIS_MACHINE:
+        if held >= MAX_PER_ADDRESS and key != THIS_MACHINE:
             return False
         if not self._has_place(known=self._is_known(key, now)):
             return False
@@ -103,7 +102,7 @@ class Gate:
         Raises:
             KeyError: no link of ``address`` is inside.
         """
-        key = _key(address)
+        key = address_key(address)
         held = self._unproven.pop(key)
         if held > 1:
             self._unproven[key] = held - 1
@@ -115,13 +114,13 @@ class Gate:
         Its failures stay counted, or who owns one account could guess at others for
         ever by using the own one in between.
         """
-        key = _key(address)
-        if key != _THIS_MACHINE:
+        key = address_key(address)
+        if key != THIS_MACHINE:
             _remember(self._authenticated_at, key, now)
 
     def failed(self, address: str, now: float) -> None:
         """A link from ``address`` did not prove who it is."""
-        key = _key(address)
+        key = address_key(address)
         forgiven_at = max(self._forgiven_at.get(key, now), now) + FAILURE_REFILL_S
         # Links that were already begun may fail beyond the burst; they add no wait.
         latest = now + FAILURE_BURST * FAILURE_REFILL_S
@@ -133,7 +132,7 @@ class Gate:
         False after ``FAILURE_BURST`` failures, until the next is forgiven. Changes
         nothing: only ``failed`` counts.
         """
-        wait_s = self._forgiven_at.get(_key(address), now) - now
+        wait_s = self._forgiven_at.get(address_key(address), now) - now
         return wait_s <= (FAILURE_BURST - 1) * FAILURE_REFILL_S
 
     def _has_place(self, *, known: bool) -> bool:
@@ -149,18 +148,6 @@ class Gate:
     def _is_known(self, key: str, now: float) -> bool:
         at = self._authenticated_at.get(key)
         return at is not None and now - at < KNOWN_S
-
-
-def _key(address: str) -> str:
-    """What stands for ``address`` wherever it is counted."""
-    if address in ("", "-") or address[0] in "/@\0":
-        return _THIS_MACHINE
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return _THIS_MACHINE if ip.is_loopback else f"{int(ip) >> 64:x}::/64"
-        ip = ip.ipv4_mapped
-    return _THIS_MACHINE if ip.is_loopback else str(ip)
 
 
 def _remember(table: dict[str, float], key: str, at: float) -> None:
