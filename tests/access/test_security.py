@@ -510,6 +510,15 @@ def test_without_a_pin_an_unknown_authority_is_refused(
         shake_hands(client, security.server_tls_context(identity))
 
 
+def test_a_key_exchange_that_costs_the_server_much_is_refused(
+    identity: security.Identity,
+) -> None:
+    client = security.client_tls_context(identity.pin)
+    client.set_ecdh_curve("secp521r1")
+    with pytest.raises(ssl.SSLError, match=r"NO_SUITABLE|NO_SHARED|HANDSHAKE_FAILURE"):
+        shake_hands(client, security.server_tls_context(identity))
+
+
 def test_older_tls_is_refused(identity: security.Identity) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname = False

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+import trustme
 from support.certs import HOST, tls_contexts
 from support.far import Far
 
 from tunnel.errors import Code
 from tunnel.front import tls
+from tunnel.front.client_hello import P256, X25519
 from tunnel.front.tls import handle_tls_visitor
 from tunnel.front.web import Absent, Open
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 
 VISITOR = Address("203.0.113.9", 4711)
@@ -63,7 +66,9 @@ class Street:
 
 @asynccontextmanager
 async def street(
-    context: ssl.SSLContext | None = None, passed: dict[str, Absent] | None = None
+    context: ssl.SSLContext | None = None,
+    passed: dict[str, Absent] | None = None,
+    ending: tls.Termination | None = None,
 ) -> AsyncIterator[Street]:
     visitor, ours = trio.testing.memory_stream_pair()
     made = Street(visitor)
@@ -76,7 +81,7 @@ async def street(
                 VISITOR,
                 made.route_passed,
                 made.route_web,
-                context,
+                {X25519: context, P256: context} if context else ending,
             )
             yield made
             nursery.cancel_scope.cancel()
@@ -156,8 +161,8 @@ async def test_what_is_not_tls_is_closed_and_reaches_nobody(said: bytes) -> None
 
 
 async def test_a_first_message_without_end_is_not_kept() -> None:
-    # One handshake message of 64 KiB, in records as TLS allows them.
-    record = b"\x16\x03\x01\x10\x00" + b"\x01\x00\xff\xff" + bytes(4092)
+    # One handshake message of 16 KiB, in records as TLS allows them.
+    record = b"\x16\x03\x01\x10\x00" + b"\x01\x00\x3f\xff" + bytes(4092)
     more = b"\x16\x03\x01\x10\x00" + bytes(4096)
     async with street() as it:
         await it.visitor.send_all(record)
@@ -212,6 +217,90 @@ async def test_a_visitor_hears_the_end_of_tls_and_not_of_its_wire_only() -> None
         while piece := await visitor.receive_some():  # would raise without it
             answer += piece
         assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("curve", ["X25519", "prime256v1"])
+async def test_a_visitor_with_one_curve_gets_in_with_a_cheap_suite_and_resumes(
+    curve: str, tmp_path: Path
+) -> None:
+    client, ending = own_certificate(tmp_path)
+    client.set_ecdh_curve(curve)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        client.maximum_version = version
+        session = None
+        for _ in range(2):
+            tls_client, cipher = await get(client, ending, session)
+            assert "CBC" not in cipher
+            assert cipher.startswith(("ECDHE", "TLS_"))
+            assert tls_client.session_reused == (session is not None)
+            session = tls_client.session
+
+
+@pytest.mark.parametrize("curve", ["secp384r1", "secp521r1"])
+async def test_a_visitor_who_asks_for_much_work_hears_an_alert(
+    curve: str, tmp_path: Path
+) -> None:
+    client, ending = own_certificate(tmp_path)
+    client.set_ecdh_curve(curve)
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        await get(client, ending, None)
+
+
+@pytest.mark.parametrize("suite", ["ECDHE+AES256+SHA384:!AESGCM", "DHE"])
+async def test_suites_with_faults_or_without_curves_are_not_offered(
+    suite: str, tmp_path: Path
+) -> None:
+    client, ending = own_certificate(tmp_path)
+    client.set_ciphers(suite)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        await get(client, ending, None)
+
+
+def own_certificate(folder: Path) -> tuple[ssl.SSLContext, tls.Termination]:
+    authority = trustme.CA()
+    # With TLS 1.2 a key on a curve would need that curve among the visitor's groups.
+    leaf = authority.issue_cert(HOST, key_type=trustme.KeyType.RSA)
+    leaf.private_key_pem.write_to_path(folder / "key")
+    leaf.cert_chain_pems[0].write_to_path(folder / "certificate")
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, tls.termination(folder / "certificate", folder / "key")
+
+
+async def get(
+    client: ssl.SSLContext, ending: tls.Termination, session: ssl.SSLSession | None
+) -> tuple[ssl.SSLObject, str]:
+    """Ask for a page that nobody has; give what became of the TLS."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    made = client.wrap_bio(incoming, outgoing, server_hostname=HOST, session=session)
+    async with street(None, {HOST: Absent.UNKNOWN}, ending) as it:
+
+        async def step(call: Callable[[], object]) -> None:
+            while True:
+                try:
+                    call()
+                except ssl.SSLWantReadError:
+                    if outgoing.pending:
+                        await it.visitor.send_all(outgoing.read())
+                    incoming.write(await it.visitor.receive_some())
+                else:
+                    if outgoing.pending:
+                        await it.visitor.send_all(outgoing.read())
+                    return
+
+        refusal: ssl.SSLError | None = None
+        try:
+            await step(made.do_handshake)
+            made.write(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+            await step(lambda: made.read(1000))  # tickets come before the answer
+        except ssl.SSLError as error:
+            refusal = error
+    if refusal is not None:  # not through the nursery, which would make a group of it
+        raise refusal
+    cipher = made.cipher()
+    assert cipher is not None
+    return made, cipher[0]
 
 
 async def test_a_websocket_runs_inside_tls_and_ends_on_both_sides() -> None:

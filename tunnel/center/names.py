@@ -15,18 +15,18 @@ import trio
 from tunnel.center.kinds import MAX_VISITORS, HostNames
 from tunnel.errors import Code, LocalStreamError, UsageError
 from tunnel.front.listen import open_listener
-from tunnel.front.tls import serve_tls_names, termination_context
+from tunnel.front.tls import serve_tls_names, termination
 from tunnel.front.web import Absent, Open, serve_web
 from tunnel.proto.frames import Address, MappingType, NameTarget
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from pathlib import Path
 
     from tunnel.center.kinds import Kind
     from tunnel.center.mappings import MappingTable, Member
     from tunnel.front.listen import PortListener
+    from tunnel.front.tls import Termination
     from tunnel.link.relay import ResettableStream
 
 _LOOK_S: Final = 0.05
@@ -56,7 +56,7 @@ class NamePorts:
         self._options = options
         self._http: list[PortListener] = []
         self._https: list[PortListener] = []
-        self._context: ssl.SSLContext | None = None
+        self._ending: Termination | None = None
 
     @property
     def http(self) -> Address | None:
@@ -76,7 +76,7 @@ class NamePorts:
             UsageError: the certificate cannot be used.
         """
         options = self._options
-        self._context = _context_of(options)
+        self._ending = _termination_of(options)
         kinds: dict[int, Kind] = {}
         try:
             if options.http is not None:
@@ -113,7 +113,7 @@ class NamePorts:
                 nursery.start_soon(_serve_http, self._http, route_web)
             if self._https:
                 nursery.start_soon(
-                    _serve_https, self._https, route_passed, route_web, self._context
+                    _serve_https, self._https, route_passed, route_web, self._ending
                 )
 
 
@@ -127,10 +127,10 @@ async def _serve_https(
     listeners: list[PortListener],
     route_passed: Callable[[str], Open | Absent],
     route_web: Callable[[str], Open | Absent],
-    context: ssl.SSLContext | None,
+    ending: Termination | None,
 ) -> None:
     await serve_tls_names(
-        listeners, route_passed, route_web, context, max_visitors=MAX_VISITORS
+        listeners, route_passed, route_web, ending, max_visitors=MAX_VISITORS
     )
 
 
@@ -141,12 +141,12 @@ def _bound(wanted: Address | None, opened: list[PortListener]) -> Address | None
     return Address(wanted.host, port)
 
 
-def _context_of(options: NameOptions) -> ssl.SSLContext | None:
+def _termination_of(options: NameOptions) -> Termination | None:
     if options.certificate is None:
         return None
     certificate, key = options.certificate
     try:
-        return termination_context(certificate, key)
+        return termination(certificate, key)
     except OSError as error:
         raise UsageError(
             f"the certificate {certificate} with the key {key} cannot be used",

@@ -1,25 +1,36 @@
 """TLS by name: one public HTTPS port, and the name in each first message decides.
 
-The name is taken by OpenSSL itself (a server-side ``SSLObject`` whose callback hears
-it): there is no parser of ours. Where the name is passed through, the visitor's bytes
-go on untouched, and this side has no key; else TLS ends here, on the same object.
+The first message is read before OpenSSL sees a byte of it. Where its name is passed
+through, the visitor's bytes go on untouched, and this side has no key; where it leads
+nowhere, an alert is all that it gets; else TLS ends here, with a context that was made
+once and that costs little whatever a stranger offers.
 
-    read the name    _Greeting       at most 16 KiB and 10 s
-    pass through     carry           raw bytes, from the first one on
-    end it here      TlsVisitor      a trio stream, for the HTTP front end
+    read the name    client_hello     at most 16 KiB and 10 s
+    pass through     carry            raw bytes, from the first one on
+    end it here      TlsVisitor       a trio stream, for the HTTP front end
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.errors import StreamError
+from tunnel.front.client_hello import (
+    HANDSHAKE_FAILURE,
+    INTERNAL_ERROR,
+    P256,
+    UNRECOGNIZED_NAME,
+    X25519,
+    HelloError,
+    alert_record,
+    read_client_hello,
+)
 from tunnel.front.http1 import HttpError, Visit, host_of
 from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.front.web import Absent, Open, handle_visitor
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tunnel.front.client_hello import ClientHello
     from tunnel.front.web import Route
     from tunnel.link.sockets import QuickSocket
     from tunnel.proto.frames import Address
@@ -37,29 +49,46 @@ if TYPE_CHECKING:
 RoutePassed = Callable[[str], Open | Absent]
 """Give who gets the visitors of a name with their TLS as it is; must not wait."""
 
-HELLO_BYTES: Final = 16_384
-"""A first message has some 600 bytes, with keys against quantum computers 2 KiB."""
 HELLO_S: Final = 10.0
+"""For the first message, and the handshake behind it where TLS ends here."""
 _READ_BYTES: Final = 16_384
 
+_CURVES: Final[Mapping[int, str]] = {X25519: "X25519", P256: "prime256v1"}
+"""Key exchanges that cost some 0.1 ms, and that every visitor of today can do one of.
+A finite field of 8,192 bits, which a stranger may ask for as well, costs a thousand
+times that."""
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; those of 1.3 are all of this kind."""
 
-def termination_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Give a context that ends TLS with a certificate; HTTP/1.1 is all it offers.
+Termination = Mapping[int, ssl.SSLContext]
+"""What ends TLS with one certificate: a context for each key exchange, made once. Each
+has the keys of its session tickets, so a visitor that comes back resumes."""
+
+
+def termination(certificate: Path, key: Path) -> Termination:
+    """Return what ends TLS with a certificate; HTTP/1.1 is all that it offers.
 
     Raises:
         OSError: a file cannot be read (``ssl.SSLError`` is one: they do not fit).
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    contexts = {}
+    for group, curve in _CURVES.items():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.load_cert_chain(certificate, key)
+        context.set_ciphers(_CIPHERS)
+        context.set_ecdh_curve(curve)  # one: CPython 3.11 takes no list
+        context.set_alpn_protocols(["http/1.1"])
+        contexts[group] = context
+    return contexts
 
 
 async def serve_tls_names(
     listeners: Sequence[trio.abc.Listener[QuickSocket]],
     route_passed: RoutePassed,
     route_web: Route,
-    context: ssl.SSLContext | None,
+    ending: Termination | None,
     *,
     max_visitors: int = MAX_VISITORS,
     idle_s: float = IDLE_S,
@@ -70,14 +99,14 @@ async def serve_tls_names(
         listeners: of the port.
         route_passed: asked first.
         route_web: asked for each request of who is not passed through.
-        context: ends TLS for those; None refuses them.
+        ending: ends TLS for those; None refuses them.
         max_visitors: at once.
         idle_s: without a byte either way.
     """
 
     async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
         await handle_tls_visitor(
-            stream, peer, route_passed, route_web, context, idle_s=idle_s
+            stream, peer, route_passed, route_web, ending, idle_s=idle_s
         )
 
     await serve(listeners, handle, max_visitors=max_visitors)
@@ -88,110 +117,99 @@ async def handle_tls_visitor(
     peer: Address,
     route_passed: RoutePassed,
     route_web: Route,
-    context: ssl.SSLContext | None,
+    ending: Termination | None,
     *,
     idle_s: float = IDLE_S,
 ) -> None:
     """Serve one visitor to its end; owns the stream."""
-    greeting = _Greeting(stream, route_passed, context)
+    heard = bytearray()
     try:
         with trio.fail_after(HELLO_S):
-            visitor = await greeting.run()
+            hello = await _hear(stream, heard)
+            found: Open | Absent | TlsVisitor = _find(hello, route_passed)
+            if isinstance(found, Absent):
+                context = _context(hello, found, ending)
+                found = await _shaken_hands(stream, context, bytes(heard))
+    except HelloError as error:
+        await _refuse(stream, peer, str(error), alert_record(error.alert))
     except (ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        reason = greeting.reason or type(error).__name__
-        say(LOG, logging.INFO, "visitor.refused", peer=str(peer), reason=reason)
-        await _last_words(stream, greeting.outgoing.read())
-        return
-    if visitor is not None:
-        visit = Visit(visitor, peer, secure=True)
-        await handle_visitor(visit, route_web, idle_s=idle_s)
-        return
-    assert greeting.passed is not None  # noqa: S101 - one of both has come
+        await _refuse(stream, peer, type(error).__name__)
+    else:
+        if isinstance(found, TlsVisitor):
+            visit = Visit(found, peer, secure=True)
+            await handle_visitor(visit, route_web, idle_s=idle_s)
+        else:
+            await _pass_on(stream, peer, found, bytes(heard), idle_s)
+
+
+async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> ClientHello:
+    """Wait for a whole first message; what came is in ``heard``."""
+    while True:
+        data = await stream.receive_some(_READ_BYTES)
+        if not data:
+            raise trio.BrokenResourceError
+        heard += data
+        hello = read_client_hello(heard)
+        if hello is not None:
+            return hello
+
+
+def _find(hello: ClientHello, route_passed: RoutePassed) -> Open | Absent:
+    if hello.name:
+        with suppress(HttpError):  # no host name: nobody has it
+            return route_passed(host_of(hello.name))
+    return Absent.UNKNOWN
+
+
+def _context(
+    hello: ClientHello, absent: Absent, ending: Termination | None
+) -> ssl.SSLContext:
+    """Return what ends this visitor's TLS here.
+
+    Raises:
+        HelloError: nothing does.
+    """
+    if absent is Absent.AWAY:
+        raise HelloError(INTERNAL_ERROR, absent.value)
+    if ending is None:
+        raise HelloError(UNRECOGNIZED_NAME, absent.value)
+    # A part that was sent already saves the visitor a round trip.
+    for group in (*hello.shares, *(hello.groups or (P256,))):
+        if group in ending:
+            return ending[group]
+    raise HelloError(HANDSHAKE_FAILURE, "neither X25519 nor P-256 is offered")
+
+
+async def _shaken_hands(
+    stream: trio.abc.HalfCloseableStream, context: ssl.SSLContext, heard: bytes
+) -> TlsVisitor:
+    visitor = TlsVisitor(stream, context, heard)
+    await visitor.handshake()
+    return visitor
+
+
+async def _pass_on(
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    open_one: Open,
+    heard: bytes,
+    idle_s: float,
+) -> None:
     try:
-        virtual = await greeting.passed(peer)
+        virtual = await open_one(peer)
     except StreamError as error:
         say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    await carry(stream, virtual, peer, early=bytes(greeting.heard), idle_s=idle_s)
+    await carry(stream, virtual, peer, early=heard, idle_s=idle_s)
 
 
-class _Greeting:
-    """The first messages of one visitor, until it is known who serves it."""
-
-    def __init__(
-        self,
-        stream: trio.abc.HalfCloseableStream,
-        route_passed: RoutePassed,
-        context: ssl.SSLContext | None,
-    ) -> None:
-        self.heard = bytearray()
-        self.passed: Open | None = None
-        self.reason = ""
-        self.outgoing = ssl.MemoryBIO()
-        self._incoming = ssl.MemoryBIO()
-        self._stream = stream
-        self._route_passed = route_passed
-        self._context = context
-        self._named = False
-        # Never handshakes itself: the callback gives a real one, or stops it.
-        listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        listening.set_alpn_protocols(["http/1.1"])
-        listening.sni_callback = self._hear_name
-        self._tls = listening.wrap_bio(self._incoming, self.outgoing, server_side=True)
-
-    async def run(self) -> TlsVisitor | None:
-        """Give the visitor's stream inside its TLS; None if it is passed through.
-
-        Raises:
-            ssl.SSLError: neither; ``outgoing`` has the alert.
-        """
-        while not self._named:
-            data = await self._stream.receive_some(_READ_BYTES)
-            if not data:
-                raise trio.BrokenResourceError
-            self.heard += data
-            self._incoming.write(data)
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError:
-                if self.passed is None:
-                    raise
-            if not self._named and len(self.heard) > HELLO_BYTES:
-                self.reason = "a first message without end"
-                raise ssl.SSLError(self.reason)
-        if self.passed is not None:
-            return None
-        visitor = TlsVisitor(self._stream, self._tls, self._incoming, self.outgoing)
-        await visitor.handshake()
-        return visitor
-
-    def _hear_name(
-        self, tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext
-    ) -> int | None:
-        """Decide on the name; an alert also ends what is passed through."""
-        self._named = True
-        found: Open | Absent = Absent.UNKNOWN
-        if name:
-            with suppress(HttpError):  # no host name: nobody has it
-                found = self._route_passed(host_of(name))
-        if not isinstance(found, Absent):
-            self.passed = found
-        elif found is Absent.UNKNOWN and self._context is not None:
-            tls.context = self._context
-            return None
-        else:
-            self.reason = found.value
-        if found is Absent.AWAY:
-            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
-        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-
-
-async def _last_words(stream: trio.abc.HalfCloseableStream, alert: bytes) -> None:
-    """Say the alert and close; bytes that are unread would destroy it."""
+async def _refuse(
+    stream: trio.abc.HalfCloseableStream, peer: Address, reason: str, alert: bytes = b""
+) -> None:
+    """Log it, say the alert and close; bytes that are unread would destroy it."""
+    say(LOG, logging.INFO, "visitor.refused", peer=str(peer), reason=reason)
     with (
         trio.move_on_after(GRACE_S),
         suppress(trio.BrokenResourceError, trio.ClosedResourceError),
@@ -210,24 +228,29 @@ class TlsVisitor(trio.abc.HalfCloseableStream):
     Unlike ``trio.SSLStream`` it can end its own direction (a close_notify, as TLS 1.3
     knows it). An end without close_notify counts as one: HTTP says itself where a
     message ends. Closing closes the stream below.
+
+    Args:
+        stream: the visitor's.
+        context: ends its TLS.
+        heard: what was read of it before.
     """
 
     def __init__(
         self,
         stream: trio.abc.HalfCloseableStream,
-        tls: ssl.SSLObject,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
+        context: ssl.SSLContext,
+        heard: bytes = b"",
     ) -> None:
         self._stream = stream
-        self._tls = tls
-        self._incoming = incoming
-        self._outgoing = outgoing
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._incoming.write(heard)
         self._flushing = trio.Lock()
         self._said_end = False
 
     async def handshake(self) -> None:
-        """Shake hands.
+        """Shake hands; a failure is told to the visitor.
 
         Raises:
             ssl.SSLError: the visitor does not want to, or cannot.
@@ -240,6 +263,9 @@ class TlsVisitor(trio.abc.HalfCloseableStream):
                 await self._flush()
                 if not await self._read():
                     raise trio.BrokenResourceError from None
+            except ssl.SSLError:
+                await self._flush()
+                raise
             else:
                 await self._flush()
                 return

@@ -61,6 +61,7 @@ class Link:
     ) -> None:
         self.session = session
         self.transport = transport
+        transport.enlarge()
         self.gone = trio.Event()
         """Set when ``run`` is over."""
         self._early = early

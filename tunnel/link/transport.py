@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
+UNPROVEN_READ_BYTES: Final = 8_192
+"""The same before the peer has proved who it is: all that it may say until then."""
+TLS_START_BYTES: Final = 16_384
+"""What a client may say in a TLS handshake: 600 bytes to 2 KiB are usual, and OpenSSL
+would keep eight times this. Certificates of a server may be larger."""
 SEALED_BYTES: Final = 65_536
 """Given to TLS, and what it made of it to the kernel, at once: four records, which stay
 in the processor's cache between the three copies."""
@@ -51,6 +56,10 @@ class Transport(Protocol):
 
     encrypted: bool
     peer: str
+
+    def enlarge(self) -> None:
+        """Take ``READ_BYTES`` at a time from now on: the peer has proved who it is."""
+        ...
 
     async def receive_some(self) -> Buffer:
         """Give what came, empty at the end; valid until the next call.
@@ -104,9 +113,13 @@ class PlainTransport:
     def __init__(self, stream: trio.abc.Stream, peer: str = "-") -> None:
         self._stream = stream
         self._bytes = quick(stream)
-        self._came = memoryview(bytearray(READ_BYTES))
+        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
         self._rest = b""
         self.peer = peer
+
+    def enlarge(self) -> None:
+        """See ``Transport``."""
+        self._came = memoryview(bytearray(READ_BYTES))
 
     async def receive_some(self) -> Buffer:
         """See ``Transport``."""
@@ -173,10 +186,15 @@ class TlsTransport:
             server_side=server_side,
             server_hostname=host_name,
         )
+        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
+        self._plain = memoryview(bytearray(UNPROVEN_READ_BYTES))
+        self.peer = peer
+
+    def enlarge(self) -> None:
+        """See ``Transport``."""
         # Buffers for the life of the link: new ones this size cost page faults.
         self._came = memoryview(bytearray(READ_BYTES))
         self._plain = memoryview(bytearray(READ_BYTES))
-        self.peer = peer
 
     async def handshake(self) -> None:
         """Agree on keys and check that the peer speaks this protocol.
@@ -185,12 +203,19 @@ class TlsTransport:
             TlsError: it does not, or its certificate is not accepted.
             LocalLinkError: the connection broke.
         """
+        came = 0
         while True:
             try:
                 self._ssl.do_handshake()
             except ssl.SSLWantReadError:
                 await self.flush()
-                if not await self._receive_raw():
+                if came > TLS_START_BYTES and self._ssl.server_side:
+                    raise TlsError(
+                        Code.LINK_LOST, f"TLS: a handshake of more than {came} bytes"
+                    ) from None
+                size = await self._receive_raw()
+                came += size
+                if not size:
                     # Not a TlsError: a full server does this too, and may be retried.
                     raise LocalLinkError(
                         Code.LINK_LOST,
@@ -227,10 +252,11 @@ class TlsTransport:
             return None
         size = 0
         incoming, read, plain = self._incoming, self._ssl.read, self._plain
+        most = len(plain)
         try:
             # Asked in vain, it would raise, and that costs more than to look first.
-            while size < READ_BYTES and (incoming.pending or self._ssl.pending()):
-                got = read(READ_BYTES - size, plain[size:])
+            while size < most and (incoming.pending or self._ssl.pending()):
+                got = read(most - size, plain[size:])
                 if not got:
                     self._ended = True
                     break
@@ -239,7 +265,7 @@ class TlsTransport:
             pass
         except ssl.SSLError:
             self._ended = True
-        self._unopened = size == READ_BYTES or self._ended
+        self._unopened = size == most or self._ended
         return None if self._ended and not size else size
 
     async def _receive_raw(self) -> int:
