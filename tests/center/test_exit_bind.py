@@ -11,7 +11,7 @@ import trio.testing
 from support.center import LOOPBACK, center, user
 
 from tunnel.access.security import make_token
-from tunnel.center import exit_bind, server
+from tunnel.center import client_session, exit_bind
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.proto.frames import Address
 
@@ -103,7 +103,7 @@ async def test_waiting_ends_with_timeout(monkeypatch: pytest.MonkeyPatch) -> Non
     async def impatient(*args: object, **more: object) -> None:
         await real(*args, **more, wait_s=0.05)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(server, "serve_bind", impatient)
+    monkeypatch.setattr(client_session, "serve_bind", impatient)
     async with bench() as (_, client):
         port = await client.bind(ANYBODY)
         with pytest.raises(RemoteStreamError) as caught:

@@ -1,7 +1,7 @@
 """CenterServer: accepts links, owns the public ports, is the exit of what comes in.
 
 One task per wire, from its first byte to its last; a client that has proved itself
-becomes a ``_Member`` for as long as its session lives.
+becomes a ``ClientSession`` for as long as its session lives.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import trio
 
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context
-from tunnel.center.exit import serve_exit
-from tunnel.center.exit_bind import serve_bind
+from tunnel.center.client_session import ClientSession
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import MappingTable
 from tunnel.center.names import NameOptions, NamePorts
@@ -26,14 +25,12 @@ from tunnel.errors import (
     Code,
     LinkError,
     LocalLinkError,
-    LocalSessionError,
     StreamError,
     TunnelError,
 )
 from tunnel.front.listen import open_listener, serve
 from tunnel.link.link import Link
 from tunnel.link.relay import reset_socket
-from tunnel.link.session import Session
 from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
@@ -42,7 +39,6 @@ from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
     Address,
-    BindTarget,
     MappingType,
     TcpTarget,
     Terms,
@@ -58,7 +54,7 @@ from tunnel.proto.proofs import (
 from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from tunnel.access.security import Identity
     from tunnel.access.users import User
@@ -66,11 +62,8 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
-    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtMapping, Target
-    from tunnel.proto.handshake import (
-        AuthClaim,
-        HandshakeResult,
-    )
+    from tunnel.proto.frames import ProtCreate
+    from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier
 
 FIRST_BYTE_S: Final = 5.0
@@ -86,8 +79,6 @@ MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
 MAX_WIRES: Final = 4_096
 """Links and strangers at once; each is a descriptor and a task."""
 DRAIN_S: Final = 30.0
-VISITOR_WAITS_S: Final = 3.0
-"""How long a visitor of a host name waits for a link that was just lost."""
 
 logger = logging.getLogger("tunnel.server")
 
@@ -105,107 +96,6 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-
-
-class _Member:
-    """A client that has proved itself, while its session lives."""
-
-    nursery: trio.Nursery
-
-    def __init__(
-        self,
-        server: CenterServer,
-        user: User,
-        claim: AuthClaim,
-        result: HandshakeResult,
-        *,
-        encrypted: bool,
-    ) -> None:
-        self.user = user
-        self.client_id = claim.client_id
-        self.session_id = result.session_id
-        self.secret = result.resume_secret
-        self.link_no = claim.link_no
-        self.encrypted = encrypted
-        self.link: Link | None = None
-        self._server = server
-        self.session = Session(
-            client=False,
-            ours=server.terms,
-            theirs=claim.peer_terms,
-            serve_offer=self._serve_offer,
-            serve_mapping=self._serve_mapping,
-            pool=server.pool,
-            resume_s=result.resume_s,
-            replay_limit=result.replay_limit,
-        )
-
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Host the session and its public ports until it has ended."""
-        async with trio.open_nursery() as self.nursery:
-            await self.nursery.start(self.session.run)
-            task_status.started()
-            await self.session.wait_ended()
-            self._server.forget(self)
-
-    @property
-    def gone(self) -> bool:
-        """See ``Member``."""
-        return self.session.ended is not None
-
-    @property
-    def away(self) -> bool:
-        """See ``Member``."""
-        lost_at = self.session.lost_at
-        return self.waiting and (
-            lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
-        )
-
-    @property
-    def waiting(self) -> bool:
-        """See ``Member``."""
-        return self.link is None
-
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
-        """See ``Session.open_now``."""
-        return self.session.open_now(target, visitor)
-
-    async def answers(self, timeout_s: float) -> bool:
-        """See ``Member``."""
-        return await self.session.ping(timeout_s) is not None
-
-    def lose_link(self, code: Code, reason: str) -> None:
-        """See ``Member``."""
-        if self.link is not None:
-            self.link.abandon(LocalLinkError(code, reason))
-
-    def dismiss(self, code: Code, reason: str) -> None:
-        """End its session, and tell the client if there is a link."""
-        if self.link is not None:
-            self.link.close(code, reason)
-        else:
-            self.session.end(LocalSessionError(code, reason))
-
-    async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
-        return await self._server.mappings.apply(self, mapping)
-
-    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        create = stream.create
-        if create is not None and create.exit is not None:
-            return self._server.serve_onward(self.user, stream, create)
-        target = create.target if create else None
-        user = self.user
-        if isinstance(target, BindTarget):
-            return serve_bind(
-                stream,
-                target.expected,
-                host=self._server.options.listen.host,
-                allow=user.may_reach,
-                may_listen=user.may_publish,
-            )
-        return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
 
 class CenterServer:
@@ -243,7 +133,7 @@ class CenterServer:
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._gate = Gate(random.random)
-        self._sessions: dict[bytes, _Member] = {}
+        self._sessions: dict[bytes, ClientSession] = {}
         self._listeners: list[PortListener] = []
         self._stopped = trio.Event()
         self._draining = False
@@ -255,7 +145,7 @@ class CenterServer:
         return sum(member.session.streams for member in self._sessions.values())
 
     @property
-    def members(self) -> tuple[_Member, ...]:
+    def members(self) -> tuple[ClientSession, ...]:
         """The clients whose sessions live."""
         return tuple(self._sessions.values())
 
@@ -440,7 +330,9 @@ class CenterServer:
         if member is not None and link is not None and link.transport is transport:
             await self._carry(member, link)
 
-    def _claimed_session(self, claim: AuthClaim, *, encrypted: bool) -> _Member | None:
+    def _claimed_session(
+        self, claim: AuthClaim, *, encrypted: bool
+    ) -> ClientSession | None:
         """Find the session that the client wants to go on with, if it is its own."""
         member = self._sessions.get(claim.session_id)
         if (
@@ -462,7 +354,7 @@ class CenterServer:
 
     def _resume(
         self,
-        member: _Member,
+        member: ClientSession,
         transport: Transport,
         handshake: ServerHandshake,
         claim: AuthClaim,
@@ -485,7 +377,7 @@ class CenterServer:
 
     async def _new_member(
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
-    ) -> _Member | None:
+    ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         user = self._users[claim.name]
         others = [m for m in self._sessions.values() if m.user.name == user.name]
@@ -500,7 +392,7 @@ class CenterServer:
             return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         assert handshake.result is not None  # noqa: S101 - accept has set it
-        member = _Member(
+        member = ClientSession(
             self, user, claim, handshake.result, encrypted=transport.encrypted
         )
         # Before the first wait: two links of one client must see each other.
@@ -511,7 +403,7 @@ class CenterServer:
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return member
 
-    async def _carry(self, member: _Member, link: Link) -> None:
+    async def _carry(self, member: ClientSession, link: Link) -> None:
         """Carry the member's session over ``link`` to the link's end."""
         try:
             reason = await link.run()
@@ -528,7 +420,7 @@ class CenterServer:
             user=member.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not member.gone)  # fmt: skip
 
-    def _bound_waiting(self, newcomer: _Member) -> None:
+    def _bound_waiting(self, newcomer: ClientSession) -> None:
         """Keep few sessions that wait for a link, and few bytes for them."""
         waiting = [m for m in self._sessions.values() if m.session.lost_at is not None]
         waiting.sort(key=lambda member: member.session.lost_at or 0.0)
@@ -542,7 +434,7 @@ class CenterServer:
             kept -= member.session.kept_bytes
             member.dismiss(Code.RESOURCE, "too much is kept for sessions that wait")
 
-    def forget(self, member: _Member) -> None:
+    def forget(self, member: ClientSession) -> None:
         """Close what belongs to a session that has ended or is about to."""
         self._sessions.pop(member.session_id, None)
         self.mappings.drop(member)

@@ -1,0 +1,131 @@
+"""ClientSession: a client that has proved itself, for as long as its session lives.
+
+Knows which link carries it at the moment; who may have a session, and which one goes
+on, is the server's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.center.exit import serve_exit
+from tunnel.center.exit_bind import serve_bind
+from tunnel.errors import Code, LocalLinkError, LocalSessionError
+from tunnel.link.session import Session
+from tunnel.proto.frames import BindTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from tunnel.access.users import User
+    from tunnel.center.server import CenterServer
+    from tunnel.link.link import Link
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import Address, MappingAnswer, ProtMapping, Target
+    from tunnel.proto.handshake import AuthClaim, HandshakeResult
+
+VISITOR_WAITS_S: Final = 3.0
+"""How long a visitor of a host name waits for a link that was just lost."""
+
+
+class ClientSession:
+    """A client that has proved itself, while its session lives."""
+
+    nursery: trio.Nursery
+
+    def __init__(
+        self,
+        server: CenterServer,
+        user: User,
+        claim: AuthClaim,
+        result: HandshakeResult,
+        *,
+        encrypted: bool,
+    ) -> None:
+        self.user = user
+        self.client_id = claim.client_id
+        self.session_id = result.session_id
+        self.secret = result.resume_secret
+        self.link_no = claim.link_no
+        self.encrypted = encrypted
+        self.link: Link | None = None
+        self._server = server
+        self.session = Session(
+            client=False,
+            ours=server.terms,
+            theirs=claim.peer_terms,
+            serve_offer=self._serve_offer,
+            serve_mapping=self._serve_mapping,
+            pool=server.pool,
+            resume_s=result.resume_s,
+            replay_limit=result.replay_limit,
+        )
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Host the session and its public ports until it has ended."""
+        async with trio.open_nursery() as self.nursery:
+            await self.nursery.start(self.session.run)
+            task_status.started()
+            await self.session.wait_ended()
+            self._server.forget(self)
+
+    @property
+    def gone(self) -> bool:
+        """See ``Member``."""
+        return self.session.ended is not None
+
+    @property
+    def away(self) -> bool:
+        """See ``Member``."""
+        lost_at = self.session.lost_at
+        return self.waiting and (
+            lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """See ``Member``."""
+        return self.link is None
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        """See ``Session.open_now``."""
+        return self.session.open_now(target, visitor)
+
+    async def answers(self, timeout_s: float) -> bool:
+        """See ``Member``."""
+        return await self.session.ping(timeout_s) is not None
+
+    def lose_link(self, code: Code, reason: str) -> None:
+        """See ``Member``."""
+        if self.link is not None:
+            self.link.abandon(LocalLinkError(code, reason))
+
+    def dismiss(self, code: Code, reason: str) -> None:
+        """End its session, and tell the client if there is a link."""
+        if self.link is not None:
+            self.link.close(code, reason)
+        else:
+            self.session.end(LocalSessionError(code, reason))
+
+    async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
+        return await self._server.mappings.apply(self, mapping)
+
+    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
+        create = stream.create
+        if create is not None and create.exit is not None:
+            return self._server.serve_onward(self.user, stream, create)
+        target = create.target if create else None
+        user = self.user
+        if isinstance(target, BindTarget):
+            return serve_bind(
+                stream,
+                target.expected,
+                host=self._server.options.listen.host,
+                allow=user.may_reach,
+                may_listen=user.may_publish,
+            )
+        return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
