@@ -11,7 +11,7 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import exit_bind, exit_udp, kinds, mappings, server
+from tunnel.center import exit_bind, exit_udp, kinds, mappings, server, sessions
 from tunnel.front import udp
 from tunnel.link import link, pace, relay, session, transport
 from tunnel.proto import (
@@ -97,7 +97,9 @@ SERVER_LIMITS: Final = {
     "failures of one address at once": gate.FAILURE_BURST,
     "one more failure after": gate.FAILURE_REFILL_S,
     "answer to a wrong proof after": server.FAILURE_DELAY_S,
-    "sessions of one user": server.MAX_SESSIONS_PER_USER,
+    "sessions of one user": sessions.MAX_SESSIONS,
+    "sessions of one user without a link": sessions.MAX_WAITING_SESSIONS,
+    "kept for sessions without a link": sessions.MAX_KEPT_BYTES,
     "ports of an entry": kinds.MAX_RANGE,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,

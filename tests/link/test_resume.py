@@ -17,13 +17,14 @@ import pytest
 import trio
 import trio.testing
 from support.center import WAIT_S, Center, Notices, center, echo, target, user
+from support.logs import text
 from support.lossy import Lossy
 from support.processes import free_port
 from support.traffic import Traffic
 
 from tunnel.access.security import make_token
 from tunnel.center import backoff
-from tunnel.center import server as server_module
+from tunnel.center import sessions as sessions_module
 from tunnel.center.notices import (
     LinkDown,
     LinkResumed,
@@ -32,6 +33,7 @@ from tunnel.center.notices import (
     MappingRefused,
     SessionLost,
 )
+from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
 from tunnel.link.link import Link
 from tunnel.link.session import MAX_PARKED, Session
@@ -96,7 +98,7 @@ class Net:
     async def all_wait(self) -> None:
         """Wait until no session has a link, as the server sees it."""
         members = self.center.server._sessions
-        await self.center.until(lambda: all(m.waiting for m in members.values()))
+        await self.center.until(lambda: all(m.waiting for m in members))
 
 
 @asynccontextmanager
@@ -249,7 +251,7 @@ async def test_a_client_with_another_address_need_not_wait_for_the_old_link() ->
         await notices.next(LinkResumed)
         with trio.fail_after(2):
             assert await stream.receive_some(100) == b"said without a link"
-        (member,) = net.center.server._sessions.values()
+        (member,) = net.center.server._sessions
         assert member.link is not None
         assert member.link.transport.peer.startswith("127.0.0.2:")
 
@@ -441,7 +443,7 @@ async def test_a_replayed_link_start_is_refused() -> None:
         # Its HELLO and a GO_AWAY; no AUTH.
         assert said[-2:] != b""
         assert b"unknown name or wrong proof" in said
-        members = {m.session_id: m for m in net.center.server._sessions.values()}
+        members = {m.session_id: m for m in net.center.server._sessions}
         assert members[result.session_id].link is not None
         await undisturbed(net, notices, stream)
         for each in (transport, wire, replayed):
@@ -473,7 +475,7 @@ async def test_64_visitors_wait_for_a_link_and_the_65th_is_refused() -> None:
         await client.publish_target(Address("", 0), where)
         public = (await notices.next(MappingReady)).public
         await net.lose_link(notices)
-        (member,) = net.center.server._sessions.values()
+        (member,) = net.center.server._sessions
         waiting = [
             await trio.open_tcp_stream(public.host, public.port)
             for _ in range(MAX_PARKED)
@@ -502,7 +504,7 @@ async def test_what_is_kept_for_another_link_is_bounded() -> None:
         client, notices = await net.client()
         # Together they may send more than is kept.
         streams = [await client.open(str(where)) for _ in range(80)]
-        (member,) = net.center.server._sessions.values()
+        (member,) = net.center.server._sessions
         net.relay.cut("hole")
         gone.set()
         full = DEFAULT_REPLAY_LIMIT
@@ -515,10 +517,13 @@ async def test_what_is_kept_for_another_link_is_bounded() -> None:
             stream.reset(Code.RESET)
 
 
-async def test_8_sessions_of_a_user_wait_and_the_longest_waiting_goes_first() -> None:
+async def test_so_many_sessions_of_a_user_wait_and_the_longest_waiting_goes_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with network() as net:
+        net.center.server._sessions = Sessions(most_waiting=8)
         results = []
-        for number in range(9):
+        for number in range(1, 10):
             own = bytes([number]) * 16
             wire, result = await log_in(net.center, client_id=own)
             results.append((own, result))
@@ -532,6 +537,8 @@ async def test_8_sessions_of_a_user_wait_and_the_longest_waiting_goes_first() ->
             )
             resumed.append(again.resumed)
             wires.append(wire)  # back among those who wait, it would drive out another
+        assert text(caplog).count("session.lost") == 1
+        assert "session.lost user=default client=01010101 " in text(caplog)
         for wire in wires:
             await wire.aclose()
         assert resumed == [False] + [True] * 8
@@ -544,14 +551,14 @@ async def test_much_kept_for_waiting_sessions_ends_the_longest_waiting(
         first, first_notices = await net.client(b"1" * 16)
         second, second_notices = await net.client(b"2" * 16)
         streams = [await client.open(str(where)) for client in (first, second)]
-        members = list(net.center.server._sessions.values())
+        members = list(net.center.server._sessions)
         net.relay.accepts = False
         net.relay.cut("hole")
         kept = 200_000
         await net.center.until(
             lambda: all(member.session.kept_bytes > kept for member in members)
         )
-        monkeypatch.setattr(server_module, "MAX_KEPT_BYTES", 300_000)
+        monkeypatch.setattr(sessions_module, "MAX_KEPT_BYTES", 300_000)
         for member in members:
             member.lose_link(Code.LINK_LOST, "for the test")
             await net.center.until(lambda: member.waiting)  # noqa: B023 - waited for here

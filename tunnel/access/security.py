@@ -366,6 +366,11 @@ def _kept_id(lock: int) -> bytes:
     return client
 
 
+def short_id(client_id: bytes) -> str:
+    """Write a client id for logs: enough to tell a user's clients apart."""
+    return client_id[:4].hex()
+
+
 def _exists(path: Path) -> bool:
     """Like ``Path.exists``, but a folder that may not be searched is no "no"."""
     try:

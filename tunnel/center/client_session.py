@@ -6,14 +6,17 @@ on, is the server's business.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.security import short_id
 from tunnel.center.exit import serve_exit
 from tunnel.center.exit_bind import serve_bind
 from tunnel.errors import Code, LocalLinkError, LocalSessionError
 from tunnel.link.session import Session
+from tunnel.log import say
 from tunnel.proto.frames import BindTarget
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 VISITOR_WAITS_S: Final = 3.0
 """How long a visitor of a host name waits for a link that was just lost."""
+_NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
+"""So end sessions whose client went without a word; only connections are a loss."""
+
+logger = logging.getLogger("tunnel.server")
 
 
 class ClientSession:
@@ -72,6 +79,17 @@ class ClientSession:
             task_status.started()
             await self.session.wait_ended()
             self._server.forget(self)
+            self._say_end()
+
+    def _say_end(self) -> None:
+        error, lost = self.session.ended, self.session.lost_streams
+        if error is None:  # pragma: no cover - it has ended
+            return
+        quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
+        say(logger, logging.INFO if quiet else logging.WARNING,
+            "session.ended" if quiet else "session.lost",
+            user=self.user.name, client=short_id(self.client_id),
+            code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
 
     @property
     def gone(self) -> bool:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.gate import Gate
-from tunnel.access.security import server_tls_context
+from tunnel.access.security import server_tls_context, short_id
 from tunnel.center.client_session import ClientSession
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import MappingTable
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.onward import serve_onward
+from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.errors import (
     Code,
     LinkError,
@@ -71,13 +72,10 @@ HANDSHAKE_S: Final = 10.0
 """Whoever needs longer is not a slow client but none."""
 FAILURE_DELAY_S: Final = 1.0
 """How long a wrong proof waits for its answer; it holds no place meanwhile."""
-MAX_SESSIONS_PER_USER: Final = 64
-MAX_WAITING_PER_USER: Final = 8
-"""Sessions without a link: each keeps ports, connections and bytes."""
-MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
-"""Unconfirmed bytes that the process keeps for sessions without a link."""
 MAX_WIRES: Final = 4_096
 """Links and strangers at once; each is a descriptor and a task."""
+RETRY_AFTER_S: Final = 5
+"""After how long a client for which there is no session may ask again."""
 DRAIN_S: Final = 30.0
 
 logger = logging.getLogger("tunnel.server")
@@ -96,6 +94,10 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
+    max_sessions: int = MAX_SESSIONS
+    """Of one user at once."""
+    max_waiting_sessions: int = MAX_WAITING_SESSIONS
+    """Of one user, without a link."""
 
 
 class CenterServer:
@@ -133,7 +135,9 @@ class CenterServer:
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._gate = Gate(random.random)
-        self._sessions: dict[bytes, ClientSession] = {}
+        self._sessions = Sessions(
+            self.options.max_sessions, self.options.max_waiting_sessions
+        )
         self._listeners: list[PortListener] = []
         self._stopped = trio.Event()
         self._draining = False
@@ -142,12 +146,12 @@ class CenterServer:
     @property
     def connections(self) -> int:
         """Virtual TCP connections of all clients."""
-        return sum(member.session.streams for member in self._sessions.values())
+        return sum(member.session.streams for member in self._sessions)
 
     @property
     def members(self) -> tuple[ClientSession, ...]:
         """The clients whose sessions live."""
-        return tuple(self._sessions.values())
+        return tuple(self._sessions)
 
     async def run(
         self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -205,11 +209,11 @@ class CenterServer:
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
         self._draining = True
-        for member in self._sessions.values():
+        for member in self._sessions:
             member.session.core.drain()
             member.session.wake()
         with trio.move_on_after(deadline_s):
-            for member in list(self._sessions.values()):
+            for member in self._sessions:
                 await member.session.wait_idle()
         await self.stop()
 
@@ -334,7 +338,7 @@ class CenterServer:
         self, claim: AuthClaim, *, encrypted: bool
     ) -> ClientSession | None:
         """Find the session that the client wants to go on with, if it is its own."""
-        member = self._sessions.get(claim.session_id)
+        member = self._sessions.find(claim.session_id)
         if (
             member is None
             or member.gone
@@ -343,6 +347,9 @@ class CenterServer:
             or not claim.proves(member.secret)
         ):
             # Unknown, expired or foreign: nobody learns which.
+            if claim.session_id:
+                say(logger, logging.WARNING, "session.unknown", user=claim.name,
+                    client=short_id(claim.client_id))  # fmt: skip
             return None
         if claim.link_no > member.link_no and (
             not member.session.core.can_resume(claim.count)
@@ -370,6 +377,7 @@ class CenterServer:
         member.link_no = claim.link_no
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
+        self._sessions.has_link(member)
         member.link = Link(session, transport, _leftover(handshake))
         say(logger, logging.INFO, "link.resumed", peer=transport.peer,
             user=member.user.name, after_s=round(after_s, 3),
@@ -380,15 +388,13 @@ class CenterServer:
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         user = self._users[claim.name]
-        others = [m for m in self._sessions.values() if m.user.name == user.name]
-        for other in others:
-            # The same client again was restarted, whatever its older link thinks.
-            if other.client_id == claim.client_id:
-                self.forget(other)
-                other.dismiss(Code.TAKEN_OVER, "the same client came back")
-        if self._draining or len(others) >= MAX_SESSIONS_PER_USER:
-            code = Code.DRAINING if self._draining else Code.CALM
-            handshake.refuse(code, "not now", retry_after_s=5)
+        refusal = self._refusal(claim)
+        if refusal is not None:
+            code, reason = refusal
+            handshake.refuse(code, reason, retry_after_s=RETRY_AFTER_S)
+            say(logger, logging.WARNING, "session.refused", peer=transport.peer,
+                user=user.name, client=short_id(claim.client_id), code=code.name,
+                reason=reason)  # fmt: skip
             return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         assert handshake.result is not None  # noqa: S101 - accept has set it
@@ -396,12 +402,26 @@ class CenterServer:
             self, user, claim, handshake.result, encrypted=transport.encrypted
         )
         # Before the first wait: two links of one client must see each other.
-        self._sessions[member.session_id] = member
+        self._sessions.add(member)
         member.link = Link(member.session, transport, _leftover(handshake))
         await self._nursery.start(member.run)
         say(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return member
+
+    def _refusal(self, claim: AuthClaim) -> tuple[Code, str] | None:
+        """Say why a client gets no session; None, when there is room for it."""
+        if self._draining:
+            return Code.DRAINING, "the server is about to stop"
+        older = self._sessions.of_client(claim.name, claim.client_id)
+        if older is not None:
+            # The same client again was restarted, whatever its older link thinks.
+            self.forget(older)
+            older.dismiss(Code.TAKEN_OVER, "the same client came back")
+        if not self._sessions.make_room(claim.name):
+            most = self.options.max_sessions
+            return Code.CALM, f"{claim.name} has {most} sessions, and no more are taken"
+        return None
 
     async def _carry(self, member: ClientSession, link: Link) -> None:
         """Carry the member's session over ``link`` to the link's end."""
@@ -415,28 +435,15 @@ class CenterServer:
         member.link = None
         streams = member.session.streams
         member.session.link_lost(reason)
-        self._bound_waiting(member)
+        if not member.gone:
+            self._sessions.waits(member)
         say(logger, logging.INFO, "link.down", peer=link.transport.peer,
             user=member.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not member.gone)  # fmt: skip
 
-    def _bound_waiting(self, newcomer: ClientSession) -> None:
-        """Keep few sessions that wait for a link, and few bytes for them."""
-        waiting = [m for m in self._sessions.values() if m.session.lost_at is not None]
-        waiting.sort(key=lambda member: member.session.lost_at or 0.0)
-        of_user = [m for m in waiting if m.user.name == newcomer.user.name]
-        if len(of_user) > MAX_WAITING_PER_USER:
-            of_user[0].dismiss(Code.RESOURCE, "too many sessions wait for a link")
-        kept = sum(member.session.kept_bytes for member in waiting)
-        for member in waiting:
-            if kept <= MAX_KEPT_BYTES:
-                break
-            kept -= member.session.kept_bytes
-            member.dismiss(Code.RESOURCE, "too much is kept for sessions that wait")
-
     def forget(self, member: ClientSession) -> None:
         """Close what belongs to a session that has ended or is about to."""
-        self._sessions.pop(member.session_id, None)
+        self._sessions.remove(member)
         self.mappings.drop(member)
 
 

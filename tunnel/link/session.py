@@ -121,6 +121,8 @@ class Session:
         self._parked: dict[VirtualConn, Target] = {}
         self._link_changed = Bell()
         self.ended: TunnelError | None = None
+        self.lost_streams = 0
+        """Virtual TCP connections that its end has reset."""
         self.writer = Bell()
         """Where the link's writer waits for output."""
         self.push: Callable[[], bool] = nowhere
@@ -412,6 +414,7 @@ class Session:
         if code is Code.NORMAL:
             code = Code.LINK_LOST
         streams, self._streams = self._streams, {}
+        self.lost_streams = len(streams)
         for conn, stream in streams.items():
             self.core.close(conn, code)
             stream.closed(code, str(error))

@@ -88,6 +88,16 @@ def serve(
     resume: Annotated[
         str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
     ] = "120s",
+    max_sessions: Annotated[
+        int, Parameter(help="Clients of one user at once; above it, one is refused.")
+    ] = 1_024,
+    max_waiting_sessions: Annotated[
+        int,
+        Parameter(
+            help="Of those, without a link; above it one without connections, or the "
+            "longest waiting, is given up."
+        ),
+    ] = 1_024,
     http: Annotated[
         str | None, Parameter(help="[HOST:]PORT for web services by name.")
     ] = None,
@@ -116,6 +126,8 @@ def serve(
         plain,
         _seconds(resume),
         name_options(http, https, domain, certificate),
+        max_sessions=_count("--max-sessions", max_sessions, least=1),
+        max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -446,6 +458,12 @@ def _port_range(text: str) -> range:
     raise UsageError(
         f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
     )
+
+
+def _count(flag: str, number: int, least: int = 0) -> int:
+    if number < least:
+        raise UsageError(f"{flag} {number} is too few", f"it is {least} or more")
+    return number
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}

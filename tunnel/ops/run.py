@@ -30,6 +30,7 @@ from tunnel.center.notices import (
     SessionLost,
 )
 from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
@@ -105,6 +106,8 @@ class ServePlan:
     plain: bool
     resume_s: int
     names: NameOptions = field(default_factory=NameOptions)
+    max_sessions: int = MAX_SESSIONS
+    max_waiting_sessions: int = MAX_WAITING_SESSIONS
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -121,7 +124,15 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     server = CenterServer(
         {OWNER: owner},
         identity,
-        ServerOptions(plan.listen, plan.ports, plan.plain, plan.resume_s, plan.names),
+        ServerOptions(
+            plan.listen,
+            plan.ports,
+            plan.plain,
+            plan.resume_s,
+            plan.names,
+            max_sessions=plan.max_sessions,
+            max_waiting_sessions=plan.max_waiting_sessions,
+        ),
     )
     ending = _Ending(show, lambda: server.connections)
     async with trio.open_nursery() as nursery:

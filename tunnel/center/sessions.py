@@ -1,0 +1,138 @@
+"""Which sessions a center-server has: whose, how many, and how many without a link.
+
+Decides who must go when there are too many; what that means is the session's business.
+Work is by name or by what waits: thousands of clients lose their links at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import Code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnel.center.client_session import ClientSession
+
+MAX_SESSIONS: Final = 1_024
+"""Of one user: the devices of a fleet that share one token."""
+MAX_WAITING_SESSIONS: Final = 1_024
+"""Of one user, without a link: after an outage all of the fleet."""
+MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
+"""Unconfirmed bytes that the process keeps for sessions without a link."""
+NO_CLIENT_ID: Final = bytes(16)
+"""What a client says that has none: it is nobody's successor and nobody's copy."""
+
+
+class Sessions:
+    """All sessions of a center-server.
+
+    Args:
+        most: of one user.
+        most_waiting: of one user, without a link.
+    """
+
+    def __init__(
+        self, most: int = MAX_SESSIONS, most_waiting: int = MAX_WAITING_SESSIONS
+    ) -> None:
+        self._most = most
+        self._most_waiting = most_waiting
+        self._by_id: dict[bytes, ClientSession] = {}
+        self._by_client: dict[tuple[str, bytes], ClientSession] = {}
+        self._count: Counter[str] = Counter()
+        # The longest waiting first, each with the bytes that are kept for it: nothing
+        # is added to those without a link.
+        self._waiting: dict[ClientSession, int] = {}
+        self._waiting_count: Counter[str] = Counter()
+        self._kept_bytes = 0
+
+    def __iter__(self) -> Iterator[ClientSession]:
+        return iter(tuple(self._by_id.values()))
+
+    def find(self, session_id: bytes) -> ClientSession | None:
+        """Give the session with this id."""
+        return self._by_id.get(session_id)
+
+    def of_client(self, user: str, client_id: bytes) -> ClientSession | None:
+        """Give the session that this client of the user has."""
+        return self._by_client.get((user, client_id))
+
+    def add(self, session: ClientSession) -> None:
+        """Take a session in; its client has no other."""
+        name = session.user.name
+        self._by_id[session.session_id] = session
+        self._count[name] += 1
+        if session.client_id != NO_CLIENT_ID:
+            self._by_client[name, session.client_id] = session
+
+    def remove(self, session: ClientSession) -> None:
+        """Forget a session; harmless when it is forgotten."""
+        if self._by_id.pop(session.session_id, None) is None:
+            return
+        name = session.user.name
+        _count_down(self._count, name)
+        self._by_client.pop((name, session.client_id), None)
+        self.has_link(session)
+
+    def has_link(self, session: ClientSession) -> None:
+        """Take note that a session waits no longer."""
+        kept = self._waiting.pop(session, None)
+        if kept is not None:
+            self._kept_bytes -= kept
+            _count_down(self._waiting_count, session.user.name)
+
+    def waits(self, session: ClientSession) -> None:
+        """Take note that a session has lost its link; who is too many must go."""
+        self.has_link(session)
+        name = session.user.name
+        self._waiting[session] = session.session.kept_bytes
+        self._kept_bytes += session.session.kept_bytes
+        self._waiting_count[name] += 1
+        if self._waiting_count[name] > self._most_waiting:
+            self._dismiss(
+                self._first_to_go(name),
+                f"{name} has more than {self._most_waiting} sessions without a link",
+            )
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self._keep_less()
+
+    def make_room(self, user: str) -> bool:
+        """Say whether the user may have one session more.
+
+        One that has neither a link nor a connection ends for it.
+        """
+        if self._count[user] < self._most:
+            return True
+        session = self._first_to_go(user)
+        if session is None or session.session.streams:
+            return False
+        self._dismiss(session, f"{user} has {self._most} sessions, and another began")
+        return True
+
+    def _first_to_go(self, user: str) -> ClientSession | None:
+        """Give what waits without a live connection, else what waits longest."""
+        of_user = [one for one in self._waiting if one.user.name == user]
+        idle = (one for one in of_user if not one.session.streams)
+        return next(idle, of_user[0] if of_user else None)
+
+    def _keep_less(self) -> None:
+        """End sessions until what is kept is within its bound."""
+        kept = [one for one, size in self._waiting.items() if size]
+        for session in sorted(kept, key=lambda one: bool(one.session.streams)):
+            if self._kept_bytes <= MAX_KEPT_BYTES:
+                break
+            self._dismiss(session, "too much is kept for sessions without a link")
+
+    def _dismiss(self, session: ClientSession | None, reason: str) -> None:
+        if session is not None:
+            self.remove(session)
+            session.dismiss(Code.RESOURCE, reason)
+
+
+def _count_down(counts: Counter[str], name: str) -> None:
+    """Names come from a list of users, but nothing should be kept for who left."""
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
