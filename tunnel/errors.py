@@ -31,6 +31,7 @@ class Code(IntEnum):
     SILENT = 0x0A
     REVOKED = 0x0B
     STALE = 0x0C
+    DUPLICATE = 0x0D
     GENERAL = 0x10
     NOT_ALLOWED = 0x11
     NET_UNREACHABLE = 0x12
@@ -147,6 +148,10 @@ CODES: Final[Mapping[Code, CodeInfo]] = {
     Code.STALE: _row(
         "link_no is not higher than one already seen", "G", "link", False, 1, 502, _OUT
     ),
+    Code.DUPLICATE: _row(
+        "another client that answers has this client id; come with another", "G",
+        "session", False, 1, 502, Exit.ADDRESS_TAKEN, _WARN,
+    ),
     Code.GENERAL: _row("any other failure at the exit", "CM", "stream", False, 1, 502),
     Code.NOT_ALLOWED: _row(
         "the rules of the exit or of the server forbid it", "CM", "stream", True, 2,
@@ -200,6 +205,9 @@ class TunnelError(Exception):
         cause: why, when that is known.
         fix: something that can be typed or pasted, when there is such a thing.
     """
+
+    retry_after_s = 0
+    """For how long the peer's GO_AWAY asked to stay away."""
 
     def __init__(self, code: Code, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(what)

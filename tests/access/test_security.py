@@ -294,12 +294,12 @@ def test_two_holders_have_different_ids_and_a_successor_gets_the_first(
 ) -> None:
     with security.client_id(tmp_path) as one:
         with security.client_id(tmp_path) as two:
-            assert len(one) == len(two) == 16
-            assert one != two
+            assert len(one.value) == len(two.value) == 16
+            assert one.value != two.value
         with security.client_id(tmp_path) as again:
-            assert again == two
+            assert again.value == two.value
     with security.client_id(tmp_path) as first:
-        assert first == one
+        assert first.value == one.value
     assert sorted(os.listdir(tmp_path / "clients")) == ["1.id", "2.id"]
     assert mode_of(tmp_path / "clients" / "1.id") == 0o600
 
@@ -308,7 +308,7 @@ HOLD_AN_ID = """
 import pathlib, sys
 from tunnel.access.security import client_id
 with client_id(pathlib.Path(sys.argv[1])) as client:
-    print(client.hex(), flush=True)
+    print(client.value.hex(), flush=True)
     sys.stdin.read()
 """
 
@@ -324,10 +324,10 @@ def test_the_successor_of_a_killed_process_gets_its_id(tmp_path: Path) -> None:
         assert process.stdout is not None
         held = process.stdout.readline().strip()
         with security.client_id(tmp_path) as mine:
-            assert mine.hex() != held
+            assert mine.value.hex() != held
         process.kill()
     with security.client_id(tmp_path) as mine:
-        assert mine.hex() == held
+        assert mine.value.hex() == held
 
 
 @pytest.mark.parametrize("torn", [b"", b"short", bytes(17)])
@@ -335,17 +335,17 @@ def test_a_torn_id_file_gets_a_new_id_that_stays(tmp_path: Path, torn: bytes) ->
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "1.id").write_bytes(torn)
     with security.client_id(tmp_path) as one:
-        assert len(one) == 16
+        assert len(one.value) == 16
     with security.client_id(tmp_path) as two:
-        assert two == one
+        assert two.value == one.value
 
 
 def test_an_id_is_random_where_nothing_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("")
     with security.client_id(path) as one, security.client_id(path) as two:
-        assert len(one) == len(two) == 16
-        assert one != two
+        assert len(one.value) == len(two.value) == 16
+        assert one.value != two.value
 
 
 def test_a_file_system_without_locks_leaves_no_descriptor_open(
@@ -357,7 +357,7 @@ def test_a_file_system_without_locks_leaves_no_descriptor_open(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     before = os.listdir("/proc/self/fd")
     with security.client_id(tmp_path) as client:
-        assert len(client) == 16
+        assert len(client.value) == 16
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -365,7 +365,24 @@ def test_an_os_error_of_the_body_passes_and_frees_the_id(tmp_path: Path) -> None
     with pytest.raises(OSError, match="body"), security.client_id(tmp_path) as one:
         raise OSError("body")
     with security.client_id(tmp_path) as two:
-        assert two == one
+        assert two.value == one.value
+
+
+def test_a_renewed_id_is_another_one_that_stays(tmp_path: Path) -> None:
+    with security.client_id(tmp_path) as mine:
+        old = mine.value
+        new = mine.renew()
+        assert new == mine.value != old
+        assert len(new) == 16
+    with security.client_id(tmp_path) as again:
+        assert again.value == new
+
+
+def test_an_id_can_be_renewed_where_nothing_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    with security.client_id(path) as mine:
+        assert mine.value != mine.renew()
 
 
 # --- identity

@@ -316,7 +316,7 @@ def test_a_refusal_after_the_proof_reaches_the_client() -> None:
     error = failure(ours, theirs.data_to_send())
     assert error.code == Code.STALE
     assert error.cause == "link 1 came after link 2?"
-    assert ours.retry_after_s == 3
+    assert error.retry_after_s == 3
 
 
 # Strangers -------------------------------------------------------------------------
@@ -700,11 +700,10 @@ def test_a_refused_login_says_what_to_do() -> None:
 
 
 def test_a_server_that_is_overrun_says_how_long_to_wait() -> None:
-    ours = client()
-    error = failure(ours, by_hand.go_away(Code.CALM, 45))
+    error = failure(client(), by_hand.go_away(Code.CALM, 45))
     assert error.code == Code.CALM
     assert "45 s" in error.what
-    assert ours.retry_after_s == 45
+    assert error.retry_after_s == 45
 
 
 def test_what_the_server_says_stays_in_one_line() -> None:

@@ -314,22 +314,43 @@ def write_join(state_dir: Path, join: JoinLine) -> None:
     write_private(state_dir / "join", join.render() + "\n")
 
 
+class ClientId:
+    """What names this client to its server, and where it is kept.
+
+    Args:
+        value: 16 bytes.
+        lock: the descriptor of its file; None where nothing can be written.
+    """
+
+    def __init__(self, value: bytes, lock: int | None = None) -> None:
+        self.value = value
+        self._lock = lock
+
+    def renew(self) -> bytes:
+        """Take another id, for this one is somebody else's too; kept if that works."""
+        self.value = secrets.token_bytes(CLIENT_ID_BYTES)
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                _keep_id(self._lock, self.value)
+        return self.value
+
+
 @contextlib.contextmanager
-def client_id(state_dir: Path) -> Iterator[bytes]:
-    """16 bytes that name this client to its server while the context is open.
+def client_id(state_dir: Path) -> Iterator[ClientId]:
+    """What names this client to its server while the context is open.
 
     STATE/clients/N.id are made once and kept; a process holds the lock of the first
     that is free. So two processes never share an id, and the successor of a killed one
-    gets the same id again, and with it the same public ports (protocol.md#sessions).
+    gets the same id again, and with it the same public ports (protocol.md#whose-port).
     Where nothing can be written the id is random and forgotten.
     """
     lock: int | None = None
     try:
-        lock, client = _take_id(state_dir / "clients")
+        lock, value = _take_id(state_dir / "clients")
     except OSError:
-        client = secrets.token_bytes(CLIENT_ID_BYTES)
+        value = secrets.token_bytes(CLIENT_ID_BYTES)
     try:
-        yield client
+        yield ClientId(value, lock)
     finally:
         if lock is not None:
             os.close(lock)
@@ -360,10 +381,14 @@ def _kept_id(lock: int) -> bytes:
     if len(kept) == CLIENT_ID_BYTES:
         return kept
     client = secrets.token_bytes(CLIENT_ID_BYTES)
+    _keep_id(lock, client)
+    return client
+
+
+def _keep_id(lock: int, client: bytes) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, client, 0)
     os.fsync(lock)
-    return client
 
 
 def short_id(client_id: bytes) -> str:

@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 FIRST_S: Final = 0.2
 """A link that was lost is usually to be had again at once."""
 MOST_S: Final = 20.0
-"""Nobody should wait longer for a server that is back."""
+"""While nothing waits: a server that is back is found within this."""
+WAITING_MOST_S: Final = 3.0
+"""While connections wait: no pause, no dial and no step of a link start is longer."""
+_JITTER: Final = 0.5
+"""To both sides, so that clients which lost their links together spread out."""
 
 
 class Backoff:
-    """Doubles from 0.2 s to 20 s, each with ±50 % jitter, so that clients spread out.
+    """Doubles from 0.2 s to its longest, each with ±50 % jitter.
 
     Args:
         random: gives numbers from 0 to 1.
@@ -24,10 +28,19 @@ class Backoff:
         self._random = random
         self._next_s = FIRST_S
 
-    def next_s(self) -> float:
-        """Give the next wait; the one after will be twice as long."""
-        wait_s, self._next_s = self._next_s, min(2 * self._next_s, MOST_S)
-        return min(wait_s * (0.5 + self._random()), MOST_S)
+    def next_s(self, *, waiting: bool = False, took_s: float = 0.0) -> float:
+        """Give the next wait; the one after will be twice as long.
+
+        Args:
+            waiting: connections wait for the link.
+            took_s: what the failed attempt took; the wait is that much shorter, so
+                that attempts begin at a pace, but never shorter than the first.
+        """
+        most_s = (WAITING_MOST_S if waiting else MOST_S) / (1 + _JITTER)
+        wait_s = min(self._next_s, most_s)
+        self._next_s = min(2 * self._next_s, MOST_S)
+        factor = 1 - _JITTER + 2 * _JITTER * self._random()
+        return max(wait_s * factor - took_s, min(wait_s, FIRST_S) * factor)
 
     def reset(self) -> None:
         """An attempt reached the server's proof: begin again with the shortest."""

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import client_tls_context, parse_join, pin_of
+from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
+from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
 from tunnel.center.exit import exit_to, refuse, serve_exit, udp_exit_to
 from tunnel.center.inward import serve_inward
 from tunnel.center.notices import (
+    ClientIdChanged,
     LinkDown,
     LinkResumed,
     LinkUp,
@@ -36,6 +38,7 @@ from tunnel.errors import (
     LocalLinkError,
     LocalSessionError,
     LocalStreamError,
+    RemoteLinkError,
     RemoteSessionError,
     TlsError,
     TunnelError,
@@ -47,7 +50,7 @@ from tunnel.link.datagrams import DatagramStream
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, TlsTransport, dial
+from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
 from tunnel.link.via import Via, dial_via
 from tunnel.log import say
 from tunnel.proto.frames import (
@@ -85,6 +88,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
+ASKED_MOST_S: Final = 60.0
+"""For how long a server may send us away: before its proof it may be anybody."""
 GOODBYE_S: Final = 2.0
 """How long leaving ``connect`` may take when its block failed."""
 DRAIN_S: Final = 30.0
@@ -96,6 +101,10 @@ logger = logging.getLogger("tunnel.client")
 
 def _ignore(notice: Notice) -> None:
     """Stand in for a user who does not listen."""
+
+
+def _random_id() -> bytes:
+    return secrets.token_bytes(16)
 
 
 class CenterClient:
@@ -111,6 +120,8 @@ class CenterClient:
         resume_s: how long connections wait for another link; the server may want
             less; 0 resets them with their link.
         via: a proxy on the way to the server.
+        new_id: gives another client id when a client that answers has ours; by default
+            a random one.
     """
 
     def __init__(
@@ -122,14 +133,16 @@ class CenterClient:
         give_up_s: float | None = None,
         resume_s: int = DEFAULT_RESUME_S,
         via: Via | None = None,
+        new_id: Callable[[], bytes] = _random_id,
     ) -> None:
         self._join = join
         self._via = via
         self._terms = replace(
             Terms(),
             capabilities=CAN_MAP | CAN_UDP,
-            client_id=client_id or secrets.token_bytes(16),
+            client_id=client_id or _random_id(),
         )
+        self._new_id = new_id
         self._tell = tell
         self._give_up_s = give_up_s
         self._resume_s = resume_s
@@ -141,11 +154,14 @@ class CenterClient:
         self._stopping = trio.Event()
         self._over = trio.Event()
         self._was_up = False
-        self._lost_connections = 0
+        self._told_refusal = ""
+        self._renewed = False
         self._link_no = 0
         self._session_id = self._secret = b""
         self._traffic = (0, 0)
         self._attempts = trio.CancelScope()
+        self._step = trio.CancelScope()
+        """What stands between now and a link: a pause, a dial."""
 
     @property
     def client_id(self) -> bytes:
@@ -197,19 +213,22 @@ class CenterClient:
         self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
     ) -> TunnelError | None:
         """Make links and carry them, until stopped or until a failure is final."""
-        backoff = Backoff(random.random)
+        pauses = Backoff(random.random)
         give_up_at = math.inf
         if self._give_up_s is not None:
             give_up_at = trio.current_time() + self._give_up_s
         while not self._stopping.is_set():
             was_up = False
+            began = trio.current_time()
             try:
-                link = await self._make_link(nursery, backoff, task_status)
+                link = await self._make_link(nursery, pauses, task_status)
             except LinkError as error:
                 reason: TunnelError = error
+                took_s = trio.current_time() - began
             else:
                 was_up = True
                 reason = await self._carry(link)
+                took_s = 0.0
             if self._was_up:
                 give_up_at = math.inf
             if self._stopping.is_set():
@@ -217,13 +236,52 @@ class CenterClient:
             left_s = give_up_at - trio.current_time()
             if left_s <= 0 or self._is_final(reason):
                 return reason
-            wait_s = min(backoff.next_s(), left_s)
-            say(logger, logging.INFO, "link.lost" if was_up else "link.not_made",
-                reason=str(reason), retry_s=round(wait_s, 1),
-                waiting=self.connections)  # fmt: skip
-            self._tell(LinkDown(reason, wait_s, was_up, self.connections))
-            await trio.sleep(wait_s)
+            if self._takes_another_id(reason):
+                continue
+            wait_s = self._pause_s(pauses, reason, took_s)
+            self._say_down(reason, min(wait_s, left_s), was_up=was_up)
+            with trio.move_on_after(min(wait_s, left_s)) as scope:
+                if not reason.retry_after_s:  # that is for the server to say
+                    self._step = scope
+                await trio.sleep_forever()
         return None
+
+    def _pause_s(self, pauses: Backoff, reason: TunnelError, took_s: float) -> float:
+        """Give the pause before the next attempt; the server may ask for more."""
+        waiting = self.connections > 0
+        asked_s = min(reason.retry_after_s, ASKED_MOST_S)
+        if waiting and self._join.plain:
+            asked_s = 0  # anybody on the way could have said it
+        return asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
+
+    def _say_down(self, reason: TunnelError, wait_s: float, *, was_up: bool) -> None:
+        # A refusal is told once; that it goes on is no news.
+        refused = isinstance(reason, RemoteLinkError) and str(reason)
+        news = bool(refused) and refused != self._told_refusal
+        self._told_refusal = refused or self._told_refusal
+        say(logger, logging.WARNING if news else logging.INFO,
+            "link.lost" if was_up else "link.not_made",
+            reason=str(reason), cause=reason.cause or None,
+            client=short_id(self.client_id) if news else None,
+            retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip
+        self._tell(LinkDown(reason, wait_s, was_up, self.connections))
+
+    def _takes_another_id(self, reason: TunnelError) -> bool:
+        """Take an id of our own when somebody else lives under ours; at once, once."""
+        if reason.code is not Code.DUPLICATE:
+            return False
+        old = self.client_id
+        self._terms = replace(self._terms, client_id=self._new_id())
+        say(logger, logging.WARNING, "client.id_taken", client=short_id(old),
+            now=short_id(self.client_id), reason=str(reason))  # fmt: skip
+        self._tell(ClientIdChanged(self.client_id))
+        first, self._renewed = not self._renewed, True
+        return first
+
+    def _hurry(self) -> None:
+        """Have a pause or a dial not last long: a connection begins to wait for it."""
+        soon = trio.current_time() + backoff.WAITING_MOST_S
+        self._step.deadline = min(self._step.deadline, soon)
 
     def _is_final(self, reason: TunnelError) -> bool:
         """A captive portal must not end what has worked before."""
@@ -236,7 +294,7 @@ class CenterClient:
     async def _make_link(
         self,
         nursery: trio.Nursery,
-        backoff: Backoff,
+        pauses: Backoff,
         task_status: trio.TaskStatus[None],
     ) -> Link:
         """Dial, prove, and find the session that the new link carries.
@@ -248,12 +306,17 @@ class CenterClient:
         if old is not None and old.ended is not None:
             self._forget_session(old, old.ended)
             old = None
-        transport = await self._reach()
+        waiting = self.connections > 0
+        transport = await self._reach(backoff.WAITING_MOST_S if waiting else DIAL_S)
+        step_s = backoff.WAITING_MOST_S if waiting else HANDSHAKE_S
         try:
             with trio.fail_after(HANDSHAKE_S):
-                binding = await self._secure(transport)
-                result = await prove(transport, self._handshake(binding, old))
-            backoff.reset()
+                with trio.fail_after(step_s):
+                    binding = await self._secure(transport)
+                with trio.fail_after(step_s):
+                    result = await prove(transport, self._handshake(binding, old))
+            pauses.reset()
+            self._told_refusal, self._renewed = "", False
             if result.resumed and old is not None:
                 self._resume(old, result, transport)
                 session = old
@@ -277,7 +340,7 @@ class CenterClient:
         except trio.TooSlowError:
             await transport.aclose()
             raise LocalLinkError(
-                Code.SILENT, f"no answer from {transport.peer} within 10 s"
+                Code.SILENT, f"no answer from {transport.peer} within {step_s:.0f} s"
             ) from None
         except BaseException:
             await transport.aclose()
@@ -341,14 +404,16 @@ class CenterClient:
 
     def _forget_session(self, session: Session, reason: TunnelError) -> None:
         """Reset what was left of a session that cannot go on."""
-        connections = session.streams or self._lost_connections
         session.end(reason)
         self._traffic = self.traffic
         self._session = None
         self.publisher.detach()
+        if self._stopping.is_set():  # as its user wished
+            return
         say(logger, logging.WARNING, "session.lost", reason=str(reason),
-            connections=connections)  # fmt: skip
-        self._tell(SessionLost(reason, connections))
+            client=short_id(self.client_id),
+            connections=session.lost_streams)  # fmt: skip
+        self._tell(SessionLost(reason, session.lost_streams))
 
     async def _carry(self, link: Link) -> TunnelError:
         """Carry the session until the link ends; give the reason."""
@@ -360,19 +425,22 @@ class CenterClient:
             reason = await link.run()
         finally:
             self._link = None
-        self._lost_connections = session.streams
         session.link_lost(reason)
         if session.ended is not None:
             self._forget_session(session, reason)
         return reason
 
-    async def _reach(self) -> Transport:
+    async def _reach(self, limit_s: float) -> Transport:
         join = self._join
         where = str(Address(join.host, join.port))
-        if self._via is None:
-            stream = await dial(join.host, join.port)
-        else:
-            stream = await dial_via(self._via, join.host, join.port)
+        with trio.move_on_after(limit_s) as self._step:
+            if self._via is None:
+                stream = await dial(join.host, join.port)
+            else:
+                stream = await dial_via(self._via, join.host, join.port)
+        if self._step.cancelled_caught:
+            why = "no answer in time, and connections wait"
+            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
         if join.plain:
             return PlainTransport(stream, where)
         return TlsTransport(
@@ -549,6 +617,8 @@ class CenterClient:
         Raises:
             LocalStreamError: ``LINK_LOST`` while there is no link.
         """
+        if self._link is None:
+            self._hurry()
         if self._session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         return self._session.open_now(target, visitor, exit_name)
@@ -572,6 +642,8 @@ class CenterClient:
         if isinstance(target, str):
             target = TcpTarget(Address.parse(target))
         until = trio.current_time() + deadline_s
+        if self._link is None:
+            self._hurry()
         with trio.move_on_at(until):
             while not self._has_session() and not self._stopping.is_set():
                 await self._changed.wait()

@@ -50,6 +50,13 @@ class LinkDown:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientIdChanged:
+    """Another client that answers has our client id, so we have taken another."""
+
+    client_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MappingReady:
     """A public address is open."""
 
@@ -66,4 +73,12 @@ class MappingRefused:
     answer: MappingAnswer
 
 
-Notice = LinkUp | LinkResumed | SessionLost | LinkDown | MappingReady | MappingRefused
+Notice = (
+    LinkUp
+    | LinkResumed
+    | SessionLost
+    | LinkDown
+    | ClientIdChanged
+    | MappingReady
+    | MappingRefused
+)

@@ -18,7 +18,7 @@ from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.center.client_session import ClientSession
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
-from tunnel.center.mappings import MappingTable
+from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.onward import serve_onward
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
@@ -388,10 +388,11 @@ class CenterServer:
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         user = self._users[claim.name]
-        refusal = self._refusal(claim)
+        refusal = await self._refusal(claim)
         if refusal is not None:
             code, reason = refusal
-            handshake.refuse(code, reason, retry_after_s=RETRY_AFTER_S)
+            after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
+            handshake.refuse(code, reason, retry_after_s=after_s)
             say(logger, logging.WARNING, "session.refused", peer=transport.peer,
                 user=user.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
@@ -409,19 +410,33 @@ class CenterServer:
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return member
 
-    def _refusal(self, claim: AuthClaim) -> tuple[Code, str] | None:
+    async def _refusal(self, claim: AuthClaim) -> tuple[Code, str] | None:
         """Say why a client gets no session; None, when there is room for it."""
         if self._draining:
             return Code.DRAINING, "the server is about to stop"
-        older = self._sessions.of_client(claim.name, claim.client_id)
-        if older is not None:
-            # The same client again was restarted, whatever its older link thinks.
-            self.forget(older)
-            older.dismiss(Code.TAKEN_OVER, "the same client came back")
+        if not await self._succeeds(claim):
+            return Code.DUPLICATE, "another client that answers has this client id"
         if not self._sessions.make_room(claim.name):
             most = self.options.max_sessions
             return Code.CALM, f"{claim.name} has {most} sessions, and no more are taken"
         return None
+
+    async def _succeeds(self, claim: AuthClaim) -> bool:
+        """End the older session of a client that was restarted; False if it is there.
+
+        A state folder that was copied makes two clients of one, which would take over
+        from one another for ever.
+        """
+        while older := self._sessions.of_client(claim.name, claim.client_id):
+            link = older.link
+            if link is not None:
+                if await older.answers(SILENT_OWNER_S):
+                    return False
+                if older.link not in (None, link):
+                    continue  # it has found another meanwhile
+            self.forget(older)
+            older.dismiss(Code.TAKEN_OVER, "the same client came back")
+        return True
 
     async def _carry(self, member: ClientSession, link: Link) -> None:
         """Carry the member's session over ``link`` to the link's end."""

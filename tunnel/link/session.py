@@ -485,6 +485,7 @@ class Session:
                 self.go_away = RemoteSessionError(
                     away.code, f"the peer ended the link: {why}"
                 )
+                self.go_away.retry_after_s = away.retry_after_s
             case PeerDraining():
                 say(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():

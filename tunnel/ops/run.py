@@ -22,6 +22,7 @@ from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.notices import (
+    ClientIdChanged,
     LinkDown,
     LinkResumed,
     LinkUp,
@@ -249,7 +250,11 @@ class _Up:
         with ExitStack() as stack:
             own_id = stack.enter_context(client_id(saved.state_folder() / "client"))
             client = CenterClient(
-                self._join, client_id=own_id, tell=self._tell, via=self._via
+                self._join,
+                client_id=own_id.value,
+                new_id=own_id.renew,
+                tell=self._tell,
+                via=self._via,
             )
             self._client = client
             ending = _Ending(self._show, lambda: client.connections)
@@ -293,6 +298,12 @@ class _Up:
             case SessionLost(reason, count):
                 self._show.talk(
                     "session lost", f"{reason}; reset: {connections(count)}"
+                )
+            case ClientIdChanged():
+                self._show.talk(
+                    "warning",
+                    "another machine has our client id (a copied state folder?); "
+                    "this one has one of its own from now on",
                 )
             case MappingReady(name, public):
                 if self._nursery is not None:

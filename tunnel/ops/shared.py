@@ -131,7 +131,8 @@ class Shared:
         with client_id(saved.state_folder() / "client") as own_id:
             client = CenterClient(
                 self._join,
-                client_id=own_id,
+                client_id=own_id.value,
+                new_id=own_id.renew,
                 tell=put.send_nowait,
                 give_up_s=self._timeout_s,
             )

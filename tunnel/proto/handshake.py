@@ -338,8 +338,6 @@ class ClientHandshake(_Side):
         self._auth = ProtAuth(name, link_no, tlvs=self._own.tlvs())
         self._peer_terms: Terms | None = None
         self._transcript = b""
-        self.retry_after_s = 0
-        """For how long the server's GO_AWAY asks to stay away."""
         hello = ProtHello(
             ack=False,
             min_version=PROTOCOL_VERSION,
@@ -431,7 +429,11 @@ class ClientHandshake(_Side):
         return self._resume.secret
 
     def _refused(self, away: ProtGoAway) -> RemoteLinkError:
-        self.retry_after_s = away.retry_after_s
+        error = self._why(away)
+        error.retry_after_s = away.retry_after_s
+        return error
+
+    def _why(self, away: ProtGoAway) -> RemoteLinkError:
         name, reason = self._auth.name, _printable(away.reason)
         match away.code:
             case Code.AUTH:
@@ -453,7 +455,13 @@ class ClientHandshake(_Side):
                 return RemoteLinkError(
                     Code.CALM,
                     f"the server asks to wait {away.retry_after_s} s",
-                    "too many links or failed logins came from this address",
+                    reason or "too many links or failed logins came from this address",
+                )
+            case Code.DUPLICATE:
+                return RemoteLinkError(
+                    Code.DUPLICATE,
+                    "another client that answers has this client id",
+                    "its state folder was copied from another machine, or to one",
                 )
             case code:
                 return RemoteLinkError(
