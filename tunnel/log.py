@@ -17,6 +17,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+from tunnel.words import escaped
+
 Value = str | int | float | bool | None
 
 # In a program that set up no logging, Python would write our warnings to its stderr.
@@ -150,11 +152,11 @@ class TerminalFormatter(_Structured):
         """One line, without its end, and those of the traceback."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         level = self._paint(record.levelname.lower(), _colour_of(record.levelno))
-        line = f"{self._paint(at, _DIM)} {level} {_printable(self._event(record))}"
+        line = f"{self._paint(at, _DIM)} {level} {escaped(self._event(record))}"
         if pairs := _pairs(self._fields(record)):
             line += f" {pairs}"
         traced = self._traceback_of(record).splitlines()
-        return "\n  ".join([line, *map(_printable, traced)])
+        return "\n  ".join([line, *map(escaped, traced)])
 
     def _paint(self, text: str, colour: str) -> str:
         return f"{colour}{text}{_RESET}" if self._colour else text
@@ -205,7 +207,3 @@ def _quoted(value: Value) -> str:
     if _BARE.fullmatch(text) and text.isprintable():
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else json.dumps(text)[1:-1]

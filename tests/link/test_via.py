@@ -267,3 +267,11 @@ async def test_a_socks_proxy_that_hangs_up_is_said() -> None:
 
     async with proxy(talk) as port:
         await failure(f"socks5://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("status", [b"407", b"503"])
+async def test_words_of_a_proxy_stay_in_their_line(status: bytes) -> None:
+    answer = b"HTTP/1.1 " + status + b" no\x9b2J\xad way\r\ncontent-length: 0\r\n\r\n"
+    async with proxy(answering(answer)) as port:
+        error = await failure(f"http://127.0.0.1:{port}")
+    assert "no?2J? way" in error.what

@@ -51,6 +51,7 @@ from tunnel.proto.frames import (
     SockMap,
     TcpTarget,
     UdpTarget,
+    UnixPath,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ u16s = st.integers(0, 0xFFFF)
 u32s = st.integers(0, 0xFFFF_FFFF)
 offsets = st.integers(0, MAX_OFFSET)
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=63)
+said = names.filter(str.isprintable)
 host_names = st.text("abcXYZ019.-_", min_size=1, max_size=255).filter(
     lambda name: not name.replace(".", "").isdecimal()
 )
@@ -83,8 +85,8 @@ creates = st.builds(
     st.builds(TcpTarget, addresses) | st.builds(NameTarget, names, u16s),
     st.none() | addresses,
     st.none() | u32s,
-    st.none() | names.filter(lambda name: len(name.encode()) < 99),
-    st.none() | names.filter(lambda name: len(name.encode()) < 99),
+    st.none() | said.filter(lambda name: len(name.encode()) < 99),
+    st.none() | said.filter(lambda name: len(name.encode()) < 99),
 ).filter(lambda frame: len(encode(frame)) <= HEADER_BYTES + 1024)
 
 entries = st.builds(
@@ -110,11 +112,11 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
         st.builds(OtherTarget, st.integers(5, 255), st.binary(max_size=60)),
     ),
     st.builds(ProtAccept, sock_maps, st.none() | addresses),
-    st.builds(ProtClose, sock_maps, codes("C"), names),
+    st.builds(ProtClose, sock_maps, codes("C"), said),
     st.builds(ProtMapping, st.sampled_from(MappingOp), st.lists(entries, max_size=5)),
     st.builds(
         ProtMappingAnswer,
-        st.lists(st.builds(MappingAnswer, codes("M"), names, u16s, names), max_size=5),
+        st.lists(st.builds(MappingAnswer, codes("M"), said, u16s, said), max_size=5),
     ),
     st.builds(
         ProtHello, st.booleans(), st.integers(0, 255), st.integers(0, 255), proofs, tlvs
@@ -124,7 +126,7 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
     st.builds(ProtAuthAnswer, ids, offsets, st.booleans(), tlvs, proofs),
     st.builds(ProtPing, st.binary(min_size=8, max_size=8), st.booleans()),
     st.builds(ProtWindow, sock_maps, offsets),
-    st.builds(ProtGoAway, codes("G"), u16s, names),
+    st.builds(ProtGoAway, codes("G"), u16s, said),
     st.builds(ProtDatagram, sock_maps, addresses, st.binary(max_size=100)),
     st.builds(ProtReceived, offsets),
     st.builds(
@@ -298,6 +300,41 @@ def test_a_code_of_a_later_version_is_read_as_the_most_general(
 def test_a_mapping_answer_with_a_later_code_is_a_general_failure() -> None:
     frame = only(by_hand.mapping_answers(by_hand.mapping_answer(0x7777)))
     assert frame == ProtMappingAnswer([MappingAnswer(Code.GENERAL)])
+
+
+# Words of a peer -------------------------------------------------------------------
+
+EVIL = "a\r\nerror\x1b[2J\x85\u2028\u202e\x00\x7f"
+CLEAN = "a??error?[2J??????"[: len(EVIL)]
+
+
+def test_words_of_a_peer_are_decoded_without_what_moves_a_cursor() -> None:
+    assert only(by_hand.close(1, 16, EVIL)) == ProtClose(SockMap(1), Code(16), CLEAN)
+    assert only(by_hand.go_away(0, 0, EVIL)) == ProtGoAway(Code(0), 0, CLEAN)
+    answers = by_hand.mapping_answers(by_hand.mapping_answer(0, EVIL, 1, EVIL))
+    assert only(answers) == ProtMappingAnswer([MappingAnswer(Code(0), CLEAN, 1, CLEAN)])
+
+
+@pytest.mark.parametrize("field", [3, 4])
+def test_a_name_that_nobody_can_have_is_cleaned_too(field: int) -> None:
+    tlv = by_hand.tlv(field, EVIL.encode())
+    frame = only(by_hand.create_name(2, "web", 0, tlv))
+    assert isinstance(frame, ProtCreate)
+    assert (frame.host_name, frame.exit)[field - 3] == CLEAN
+
+
+def test_what_identifies_something_stays_as_it_was_sent() -> None:
+    path = f"/{EVIL}"
+    create = by_hand.frame(by_hand.CREATE, b"\3" + by_hand.text(path), 0, 1)
+    assert only(create) == ProtCreate(SockMap(1), UnixPath(path))
+    assert only(by_hand.create_name(2, EVIL)) == ProtCreate(
+        SockMap(2), NameTarget(EVIL, 0)
+    )
+    frame = only(by_hand.mapping(1, by_hand.mapping_entry(1, EVIL)))
+    assert isinstance(frame, ProtMapping)
+    assert frame.entries[0].name == EVIL
+    auth = ProtAuth(EVIL, 1, proof=bytes(32))
+    assert only(encode(auth)) == auth
 
 
 # What is refused -------------------------------------------------------------------

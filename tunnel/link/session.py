@@ -481,7 +481,7 @@ class Session:
             case MappingAnswered(answers):
                 self._on_answers(answers)
             case LinkClosing(away):
-                why = printable(away.reason) or CODES[away.code].meaning
+                why = away.reason or CODES[away.code].meaning
                 self.go_away = RemoteSessionError(
                     away.code, f"the peer ended the link: {why}"
                 )
@@ -532,7 +532,7 @@ class Session:
                 if stream.unread_bytes and not local:
                     # Closed by the peer, but it holds memory until it is read.
                     self._unread[conn] = stream
-                stream.closed(code, printable(reason), local=local)
+                stream.closed(code, reason, local=local)
 
     async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
         """Supervise one served stream: its failure is its own."""
@@ -557,8 +557,3 @@ class Session:
 def nowhere() -> bool:
     """Stand in for a link: nobody writes."""
     return False
-
-
-def printable(text: str) -> str:
-    """Take out what could forge a line or move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -22,6 +22,7 @@ import trio
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.sockets import QuickSocket
 from tunnel.link.transport import DIAL_S, dial, tune_link
+from tunnel.words import printable
 
 if TYPE_CHECKING:
     import h11
@@ -145,7 +146,7 @@ async def _ask_http(stream: QuickSocket, via: Via, where: str) -> None:
         if talk.trailing_data[0]:  # the server behind it never speaks first
             raise _no_proxy(via, where, "it sent bytes of its own")
         return
-    said = f"{answer.status_code} {answer.reason.decode('latin-1')}".strip()
+    said = printable(f"{answer.status_code} {answer.reason.decode('latin-1')}".strip())
     if answer.status_code == 407:
         raise _not_our_user(via, said)
     raise _refused(via, where, said)
@@ -188,8 +189,8 @@ async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSoc
         raise _proxy_not_reached(via, why) from error
     except ProxyError as error:
         if "uthentication" in str(error) or "No acceptable" in str(error):
-            raise _not_our_user(via, str(error)) from error
-        raise _refused(via, where, str(error)) from error
+            raise _not_our_user(via, printable(str(error))) from error
+        raise _refused(via, where, printable(str(error))) from error
     except OSError as error:
         raise _no_proxy(via, where, "it broke the connection") from error
 

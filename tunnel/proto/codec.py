@@ -51,6 +51,7 @@ from tunnel.proto.frames import (
     UdpTarget,
     UnixPath,
 )
+from tunnel.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
@@ -158,11 +159,13 @@ class _Reader:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
 
+    def name(self) -> str:
+        """Read text that identifies something, as it was sent."""
+        return _text(self.take(self.byte()), self._what)
+
     def text(self) -> str:
-        try:
-            return self.take(self.byte()).decode()
-        except UnicodeDecodeError:
-            raise _broken(f"a {self._what} with text that is not UTF-8") from None
+        """Read words for people, without what could move a terminal's cursor."""
+        return printable(self.name())
 
     def address(self) -> Address:
         form = self.byte()
@@ -173,7 +176,7 @@ class _Reader:
         if form == 4:
             host = str(IPv6Address(self.take(16)))
         elif form == 3:
-            host = self.text()
+            host = self.name()
             if not is_host_name(host):
                 raise _broken(f"a {self._what} with an impossible host name")
         else:
@@ -198,6 +201,13 @@ class _Reader:
     def end(self) -> None:
         if self.left():
             raise _broken(f"a {self._what} with {self.left()} bytes too many")
+
+
+def _text(raw: bytes, what: str) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise _broken(f"a {what} with text that is not UTF-8") from None
 
 
 def is_host_name(text: str) -> bool:
@@ -446,20 +456,16 @@ def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
 _CREATE_TLVS: Final = range(1, 5)
 _TARGETS: Final[Mapping[int, Callable[[_Reader], Target]]] = {
     CreateType.TCP: lambda reader: TcpTarget(reader.address()),
-    CreateType.NAME: lambda reader: NameTarget(reader.text(), reader.number(2)),
-    CreateType.UDP: lambda reader: UdpTarget(reader.text(), reader.number(2)),
-    CreateType.UNIX: lambda reader: UnixPath(reader.text()),
+    CreateType.NAME: lambda reader: NameTarget(reader.name(), reader.number(2)),
+    CreateType.UDP: lambda reader: UdpTarget(reader.name(), reader.number(2)),
+    CreateType.UNIX: lambda reader: UnixPath(reader.name()),
     CreateType.BIND: lambda reader: BindTarget(reader.address()),
 }
 
 
 def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
-    if kind not in tlvs:
-        return None
-    try:
-        return tlvs[kind].decode()
-    except UnicodeDecodeError:
-        raise _broken("a field with text that is not UTF-8") from None
+    # No host and no exit has a name with a "?", so nothing is mistaken for another.
+    return printable(_text(tlvs[kind], "field")) if kind in tlvs else None
 
 
 def _decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
@@ -488,7 +494,7 @@ def _decode_mapping(payload: bytes) -> ProtMapping:
         raise _broken(f"a MAPPING with operation {op}")
     entries = []
     for _ in range(reader.number(2)):
-        kind, name, host = reader.byte(), reader.text(), reader.text()
+        kind, name, host = reader.byte(), reader.name(), reader.name()
         port, count = reader.number(2), reader.number(2)
         check_tlvs(reader.tlvs(reader.number(2)), ())
         if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
@@ -519,7 +525,7 @@ def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
 
 def _decode_auth(payload: bytes) -> ProtAuth:
     reader = _Reader(payload, "AUTH")
-    auth = ProtAuth(reader.text(), reader.number(4))
+    auth = ProtAuth(reader.name(), reader.number(4))
     resume = reader.byte()
     if resume > 1:
         raise _broken(f"an AUTH with resume {resume}")

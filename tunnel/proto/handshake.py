@@ -53,6 +53,7 @@ from tunnel.proto.proofs import (
     server_proof,
     transcript,
 )
+from tunnel.words import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -127,11 +128,7 @@ def _agent(raw: bytes) -> str:
         raise _broken("an agent that is not UTF-8") from None
     if len(raw) > _MAX_AGENT_BYTES:
         raise _broken(f"an agent of {len(raw)} bytes")
-    return _printable(text)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return printable(text)
 
 
 def read_terms(tlvs: Mapping[int, bytes]) -> Terms:
@@ -434,7 +431,7 @@ class ClientHandshake(_Side):
         return error
 
     def _why(self, away: ProtGoAway) -> RemoteLinkError:
-        name, reason = self._auth.name, _printable(away.reason)
+        name, reason = self._auth.name, away.reason
         match away.code:
             case Code.AUTH:
                 return RemoteLinkError(

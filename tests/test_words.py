@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.words import escaped, printable
+
+
+@given(st.text())
+def test_no_word_of_a_peer_can_move_a_cursor(text: str) -> None:
+    assert printable(text).isprintable()
+    assert len(printable(text)) == len(text)
+    assert all(a in (b, "?") for a, b in zip(printable(text), text, strict=True))
+
+
+def test_marks_that_turn_the_direction_of_text_are_taken_out() -> None:
+    for mark in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069":
+        assert printable(f"a{mark}b") == "a?b"
+
+
+@given(st.text())
+def test_any_text_is_shown_on_one_line_and_nothing_of_it_is_lost(text: str) -> None:
+    shown = escaped(text)
+    assert shown.isprintable()
+    assert shown == text or json.loads(f'"{shown}"') == text

@@ -1,0 +1,26 @@
+"""Text of others, made fit for a line of a log and for a terminal.
+
+    printable    words that a peer said, where they are decoded: what cannot be
+                 printed becomes ``?``
+    escaped      any text where it is shown: what cannot be printed is written as in
+                 JSON, so that nothing is lost
+
+What cannot be printed is what ``str.isprintable`` says: control characters, line ends,
+marks that turn the direction of text, halves of surrogate pairs.
+"""
+
+from __future__ import annotations
+
+from json.encoder import encode_basestring_ascii
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with a ``?`` for each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` on one printable line, in ASCII if any of it is unprintable."""
+    return text if text.isprintable() else encode_basestring_ascii(text)[1:-1]
