@@ -17,6 +17,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+from tunnel.redaction import redact
 from tunnel.words import escaped
 
 Value = str | int | float | bool | None
@@ -24,7 +25,7 @@ Value = str | int | float | bool | None
 # In a program that set up no logging, Python would write our warnings to its stderr.
 logging.getLogger("tunnel").addHandler(logging.NullHandler())
 
-_FIELDS: Final = "tunnel_fields"
+FIELDS: Final = "tunnel_fields"
 """One attribute of the record for all fields: by themselves they would clash with those
 that logging itself sets (``name``, ``args``, ``message``)."""
 
@@ -66,7 +67,7 @@ def say(
     """
     if logger.isEnabledFor(level):
         logger.log(
-            level, event, exc_info=exc_info, extra={_FIELDS: fields}, stacklevel=2
+            level, event, exc_info=exc_info, extra={FIELDS: fields}, stacklevel=2
         )
 
 
@@ -83,23 +84,23 @@ class _Structured(logging.Formatter):
 
     def _event(self, record: logging.LogRecord) -> str:
         # say() gives no arguments; getMessage() leaves such a message alone.
-        return record.getMessage()
+        return redact(record.getMessage())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Value]:
-        given = getattr(record, _FIELDS, None)
+        given = getattr(record, FIELDS, None)
         if isinstance(given, dict):
             fields = {_key(str(key)): _plain(value) for key, value in given.items()}
         else:
             fields = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
-            fields["error"] = _describe(record.exc_info[1])
+            fields["error"] = redact(_describe(record.exc_info[1]))
         return fields
 
     def _traceback_of(self, record: logging.LogRecord) -> str:
         """The traceback when there is one and it is wanted, else nothing."""
         if not (self._traceback and record.exc_info and record.exc_info[1]):
             return ""
-        return self.formatException(record.exc_info)
+        return redact(self.formatException(record.exc_info))
 
     def _row(self, record: logging.LogRecord) -> dict[str, Value]:
         """Everything that a machine reads, in the order of the line."""
@@ -191,7 +192,7 @@ def _plain(value: object) -> Value:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return str(value)
+    return redact(str(value))
 
 
 def _pairs(fields: dict[str, Value]) -> str:

@@ -243,7 +243,7 @@ def _insist_private(path: Path, status: os.stat_result) -> None:
 def write_private(path: Path, text: str) -> None:
     """Write a file with mode 0600, whole or not at all; an old one is replaced.
 
-    Missing folders are made, the last with mode 0700; existing ones stay as they are.
+    Missing folders are made with mode 0700; existing ones stay as they are.
 
     Raises:
         StateError: it cannot be written; what was there before is still there.
@@ -256,14 +256,38 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _make_private_dir(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder and those above it, each with mode 0700 whatever the umask is."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return
+    except FileNotFoundError:
+        if folder.parent == folder:
+            raise
+        _make_private_dir(folder.parent)
+        _make_private_dir(folder)
+        return
+    folder.chmod(0o700)
+
+
+def _open_private(path: Path, flags: int) -> int:
+    """Open a file; one that is made has mode 0600 whatever the umask is."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, 0o600), "wb") as file:
+        with open(_open_private(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -299,11 +323,21 @@ def owner_token(state_dir: Path) -> Secret:
     Raises:
         StateError: the file is there but damaged, not ours, or open to others.
     """
+    join = kept_join(state_dir)
+    return make_token() if join is None else join.token
+
+
+def kept_join(state_dir: Path) -> JoinLine | None:
+    """The line in STATE/join, None where there is no such file.
+
+    Raises:
+        StateError: the file is there but damaged, not ours, or open to others.
+    """
     path = state_dir / "join"
     if not _exists(path):
-        return make_token()
+        return None
     try:
-        return parse_join(read_private(path)).token
+        return parse_join(read_private(path))
     except UsageError as error:
         fix = f"rm {shlex.quote(str(path))}, and a new token is made"
         raise StateError(f"cannot use {path}", error.cause, fix) from None
@@ -364,7 +398,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
     while True:
         number += 1
         path = folder / f"{number}.id"
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_private(path, os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock, _kept_id(lock)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
+import threading
+import traceback
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
@@ -13,17 +16,16 @@ from cyclopts.config import Env
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.proto.frames import Address
+from tunnel.redaction import keep_secret, redact
+from tunnel.words import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import TracebackType
 
     from tunnel.ops.entries import Entry
     from tunnel.ops.run import UpPlan
     from tunnel.ops.show import Show
-
-
-def _usage(error: CycloptsError) -> str:
-    return f"error: {error}\n  fix    tunnel --help"
 
 
 class _Environment(Env):
@@ -45,7 +47,8 @@ app = App(
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
     config=_Environment("TUNNEL_", command=False),
-    error_formatter=_usage,
+    print_error=False,
+    exit_on_error=False,
 )
 
 To = Annotated[
@@ -109,15 +112,20 @@ def serve(
         tuple[Path, Path] | None,
         Parameter(help="CERT KEY: end TLS here for names published with --http."),
     ] = None,
+    print_join: Annotated[
+        bool, Parameter(negative=(), help="Print the join line that is kept, and end.")
+    ] = False,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.ops.run import ServePlan, run_serve
-    from tunnel.ops.saved import state_folder
+    from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.shares import name_options
     from tunnel.ops.show import Show
 
+    if print_join:
+        return show_join(state or state_folder(), Show(as_json=as_json, log=log))
     plan = ServePlan(
         Address.parse(listen, "0.0.0.0"),  # noqa: S104 - a public server
         _port_range(ports),
@@ -495,7 +503,7 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
     _calm_collector()
     _calm_allocator()
     try:
-        return trio.run(command)
+        return trio.run(_with_log, command, show)
     except BaseException as error:
         fault = _first_fault(error)
         if isinstance(fault, TunnelError):
@@ -504,6 +512,19 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
         if isinstance(fault, KeyboardInterrupt):
             return Exit.INTERRUPTED
         raise
+    finally:
+        show.close()
+
+
+async def _with_log(command: Callable[[], Awaitable[int]], show: Show) -> int:
+    """Run a command beside the log, which has something to say in quiet times too."""
+    import trio
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(show.keep_log)
+        status = await command()
+        nursery.cancel_scope.cancel()
+    return status
 
 
 COLLECT_AFTER: Final = (20_000, 20, 50)
@@ -541,11 +562,35 @@ def _first_fault(error: BaseException) -> BaseException:
     return error
 
 
+def _mask_tracebacks() -> None:
+    """Have Python's own reports of faults show no secret either."""
+
+    def report(
+        kind: type[BaseException], error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        lines = redact("".join(traceback.format_exception(kind, error, at))).split("\n")
+        if sys.stderr is not None:
+            sys.stderr.write("\n".join(map(escaped, lines)))
+
+    sys.excepthook = report
+    threading.excepthook = lambda args: report(
+        args.exc_type, args.exc_value, args.exc_traceback
+    )
+    sys.unraisablehook = lambda args: report(
+        args.exc_type, args.exc_value, args.exc_traceback
+    )
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    keep_secret(sys.argv[1:], os.environ)
+    _mask_tracebacks()
     try:
-        status = app(exit_on_error=False, result_action="return_value")
-    except CycloptsError:
+        status = app(result_action="return_value")
+    except CycloptsError as error:
+        from tunnel.ops.show import Show
+
+        Show().error(UsageError(str(error), fix="tunnel --help"))
         status = Exit.USAGE
     except TunnelError as error:
         from tunnel.ops.show import Show

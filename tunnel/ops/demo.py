@@ -74,6 +74,7 @@ async def run_demo(once: bool) -> int:
     Returns:
         0, or 9 when a check failed, which was said on stderr then.
     """
+    os.umask(0o077)  # its files are for nobody else, whatever the user's umask is
     out, talk = _console(sys.stdout), _console(sys.stderr)
     demo = _Demo(out, talk)
     failure: TunnelError | None = None

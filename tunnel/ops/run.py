@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -37,7 +38,7 @@ from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
-from tunnel.ops.show import connections, size_text
+from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.proofs import verifier_of
 
@@ -169,11 +170,14 @@ def _show_server(
             show.talk("", f"{where}  {kind} by name")
     if join.plain and not is_loopback(address.host):
         show.talk("warning", "everybody on the way can read and change what passes")
-    if show.terminal:
+    if is_journal(sys.stdout):  # others may read it, and it is kept
+        show.talk("", "tunnel serve --print-join prints the join line")
+        show.line("listening", f"listening {address}", address=str(address))
+    elif show.terminal:
         show.talk("", "On the other machine:")
-        show.line("join", f"    tunnel tcp 8000 --to '{line}'")
+        show.secret_line("join", f"    tunnel tcp 8000 --to '{line}'")
     else:
-        show.line("join", line, join=line, address=str(address))
+        show.secret_line("join", line, join=line, address=str(address))
 
 
 def _reachable_host(host: str) -> str:

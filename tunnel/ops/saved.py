@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Final
 
 from platformdirs import user_config_path, user_state_path
 
-from tunnel.access.security import JoinLine, parse_join, read_private, write_private
-from tunnel.errors import UsageError
+from tunnel.access.security import (
+    JoinLine,
+    kept_join,
+    parse_join,
+    read_private,
+    write_private,
+)
+from tunnel.errors import Exit, StateError, UsageError
 from tunnel.proto.codec import is_host_name
 
 if TYPE_CHECKING:
     from tunnel.link.via import Via
+    from tunnel.ops.show import Show
 
 DEFAULT: Final = "default"
 
@@ -85,6 +92,23 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         if close
         else "`tunnel join 'tunnel://…'` saves one",
     )
+
+
+def show_join(state: Path, show: Show) -> Exit:
+    """Print the join line that a server keeps in its state folder.
+
+    Raises:
+        StateError: there is none yet, or it cannot be used.
+    """
+    line = kept_join(state)
+    if line is None:
+        raise StateError(
+            f"there is no join line in {state}",
+            "`tunnel serve` makes it when it starts for the first time",
+            "tunnel serve",
+        )
+    show.secret_line("join", line.render(), join=line.render())
+    return Exit.OK
 
 
 def find_via(url: str | None) -> Via | None:

@@ -6,11 +6,18 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+
+import trio
 
 from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter
+from tunnel.ops.bounded_log import WINDOW_S, BoundedHandler
+from tunnel.redaction import redact
+from tunnel.words import escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunnel.errors import TunnelError
 
 LABEL_WIDTH: Final = 18
@@ -30,34 +37,55 @@ class Show:
         self._talkative = sys.stderr.isatty() and not as_json
         self._status = ""
         kind = log or ("terminal" if self._talkative else "logfmt")
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_formatter(kind, colour=self._talkative))
+        self._log = BoundedHandler(sys.stderr)
+        self._log.setFormatter(_formatter(kind, colour=self._talkative))
         root = logging.getLogger("tunnel")
-        root.handlers[:] = [handler]
+        root.handlers[:] = [self._log]
         root.propagate = False
         # On a terminal the lines below say it better than the log.
         quiet = kind == "terminal"
         root.setLevel(logging.WARNING if quiet else logging.INFO)
 
+    async def keep_log(self) -> NoReturn:
+        """Say what the log left out, also while nothing else is logged."""
+        while True:
+            await trio.sleep(WINDOW_S)
+            self._log.say_counts()
+
+    def close(self) -> None:
+        """Say what the log left out so far, at the end of the program."""
+        self._log.say_counts(everything=True)
+
     def line(self, event: str, text: str, **fields: str | float) -> None:
         """Put one line of data on stdout; ``text`` unless JSON is asked for."""
+        safe = {
+            key: redact(value) if isinstance(value, str) else value
+            for key, value in fields.items()
+        }
+        self._data(event, redact(text), safe)
+
+    def secret_line(self, event: str, text: str, **fields: str | float) -> None:
+        """Put a line on stdout whose very purpose is to tell a secret."""
+        self._data(event, text, fields)
+
+    def _data(self, event: str, text: str, fields: Mapping[str, str | float]) -> None:
         self._clear_status()
         if self.as_json:
             text = json.dumps({"event": event, **fields}, ensure_ascii=False)
-        _write(sys.stdout, text + "\n")
+        _write(sys.stdout, escaped(text) + "\n")
 
     def talk(self, label: str, text: str) -> None:
         """Say something to a person, if there is one."""
         if self._talkative:
             self._clear_status()
-            _write(sys.stderr, f"  {label:<{LABEL_WIDTH}} {text}\n")
+            _write(sys.stderr, _shown(f"  {label:<{LABEL_WIDTH}} {text}") + "\n")
 
     def status(self, text: str) -> None:
         """Replace the last line of a terminal; empty text takes it away."""
         if self._talkative and text != self._status:
             self._clear_status()
             self._status = text
-            _write(sys.stderr, text)
+            _write(sys.stderr, _shown(text))
 
     def _clear_status(self) -> None:
         if self._status:
@@ -72,7 +100,21 @@ class Show:
             parts.append(f"  cause  {error.cause}")
         if error.fix:
             parts.append(f"  fix    {error.fix}")
-        _write(sys.stderr, "\n".join(parts) + "\n")
+        _write(sys.stderr, "\n".join(map(_shown, parts)) + "\n")
+
+
+def is_journal(file: TextIO) -> bool:
+    """Say whether a file is systemd's journal (JOURNAL_STREAM, systemd.exec(5))."""
+    try:
+        status = os.fstat(file.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _shown(text: str) -> str:
+    """Make one line of a terminal: no secret in it, nothing that moves the cursor."""
+    return escaped(redact(text))
 
 
 def _write(file: TextIO, text: str) -> None:

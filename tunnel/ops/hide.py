@@ -1,0 +1,77 @@
+"""Keep the secrets of a command line out of ``ps``.
+
+Everybody on a machine can read the argument list of everybody's programs. When ours
+holds a secret, the program executes itself again with the secret masked; the real words
+travel in a file in memory whose descriptor is inherited. It is the same process, with
+the same standard files. Imports nothing heavy, for it all happens twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Final
+
+VARIABLE: Final = "_TUNNEL_ARGUMENTS"
+"""Tells the second life the number of the descriptor; removed at once."""
+_COMM: Final = "/proc/self/comm"
+"""The short name that ``ps`` and ``killall`` know; an exec would make it ``python``."""
+
+
+def hide_secrets() -> None:
+    """Execute the program again if its argument list shows a secret.
+
+    In the second life puts the real words into ``sys.argv``. Where any of this does not
+    work the program goes on as it was started.
+    """
+    number = os.environ.pop(VARIABLE, None)
+    if number is not None:
+        _take_back(number)
+    elif any(":" in word for word in sys.argv[1:]):
+        _execute_masked()
+
+
+def _execute_masked() -> None:
+    from tunnel.redaction import masked
+
+    words = sys.argv[1:]
+    shown = masked(words)
+    # The words that the interpreter got end with ours, or somebody else runs us.
+    ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words
+    if shown == words or not ours or not sys.executable:
+        return
+    try:
+        number = os.memfd_create("arguments", 0)
+    except (AttributeError, OSError):
+        return
+    try:
+        os.write(number, json.dumps([_comm(), words]).encode())
+        before = sys.orig_argv[1 : len(sys.orig_argv) - len(words)]
+        told = os.environ | {VARIABLE: str(number)}
+        os.execve(sys.executable, [sys.executable, *before, *shown], told)  # noqa: S606
+    except OSError:
+        os.close(number)
+
+
+def _take_back(number: str) -> None:
+    from tunnel.redaction import masked
+
+    try:
+        with open(int(number), "rb") as file:
+            file.seek(0)
+            comm, words = json.loads(file.read())
+        if masked(words) == sys.argv[1:]:
+            sys.argv[1:] = words
+            with open(_COMM, "w") as name:
+                name.write(comm)
+    except (OSError, TypeError, ValueError):
+        return
+
+
+def _comm() -> str:
+    try:
+        with open(_COMM) as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,119 @@
+"""Passwords and tokens, kept out of every text that a person or a log gets.
+
+    redact(text)      the text with ``***`` for each secret that it shows
+    masked(words)     a command line with its secrets masked
+    keep_secret(...)  what stood in a command line or a variable is known from then on
+
+A secret is known by its shape (``NAME:SECRET@HOST``, ``auth=USER:SECRET``), by its
+place (behind ``--auth``), or because it was told to ``keep_secret``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+HIDDEN: Final = "***"
+
+_NO_PORT: Final = r"(?!\d{1,5}(?:-\d{1,5})?(?:[\s/#,'\"\])}.;]|$))"
+_SHAPES: Final = (
+    # NAME:SECRET@, with or without a scheme; up to the last @ of the word.
+    (re.compile(r"((?:[\w+.-]*:?//)?[^\s:@/'\"]*:)(?!//)[^\s]*(?=@)"), rf"\1{HIDDEN}"),
+    # tunnel://NAME:SECRET that was cut off before its @.
+    (
+        re.compile(rf"(tunnel(?:\+plain)?://[^\s:@/]*:){_NO_PORT}(?!\*)[^\s@'\"]+"),
+        rf"\1{HIDDEN}",
+    ),
+    # auth=USER:SECRET in an entry.
+    (re.compile(r"(?i)(auth=[^\s:,]*:)[^\s,]+"), rf"\1{HIDDEN}"),
+)
+
+_TOKEN_LIKE: Final = re.compile(
+    # A pin is no secret: it stands behind # or SHA256:.
+    r"(?<![\w#-])(?<!SHA256:)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{20,}",
+    re.ASCII,
+)
+"""A long word of base64url: perhaps a token that lost what was around it. Only in
+command lines and variables: elsewhere it is a host or a file."""
+
+_PAIR: Final = re.compile(rf"(?s)^([^:/@]*:){_NO_PORT}(?!//|/|\*\*\*).+$")
+"""USER:SECRET where a host and a port would be HOST:NUMBER."""
+
+_AUTH_FLAG: Final = re.compile(r"--?-?(?:a[uht]{2,3}s?h?|pass\w*|user\w*|socks-auth)$")
+"""``--auth``, and what a hurried person writes for it."""
+
+_NO_PAIR: Final = re.compile(r"unix:|\[|.*=|:|[\da-fA-F:.]+(?:%\w+)?$")
+"""A path, an entry, or an IPv6 address."""
+
+_known: dict[str, str] = {}
+_known_pattern: list[re.Pattern[str]] = []
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with ``***`` for each secret in it that can be told."""
+    if _known_pattern:
+        text = _known_pattern[0].sub(lambda found: _known[found[0]], text)
+    if "@" in text or ":" in text:
+        for shape, instead in _SHAPES:
+            text = shape.sub(instead, text)
+    return text
+
+
+def masked(words: Iterable[str]) -> list[str]:
+    """Return the words of a command line, each with its secrets masked."""
+    shown = []
+    before = ""
+    for word in words:
+        shown.append(_masked_word(word, before))
+        before = word
+    return shown
+
+
+def _masked_word(word: str, before: str) -> str:
+    flag, equals, value = word.partition("=")
+    if equals and _AUTH_FLAG.fullmatch(flag):
+        return f"{flag}={_masked_pair(value)}"
+    if _AUTH_FLAG.fullmatch(before) and not word.startswith("--"):
+        return _masked_pair(word)
+    if before.endswith(":") and not before.startswith("-"):
+        return HIDDEN if not word.startswith("-") else word  # a pair that was split
+    return redact(word)
+
+
+def _masked_pair(pair: str) -> str:
+    user, colon, secret = pair.partition(":")
+    return f"{user}:{HIDDEN}" if colon and secret else redact(pair)
+
+
+def keep_secret(words: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Remember what is secret in a command line and in the ``TUNNEL_…`` variables.
+
+    From then on ``redact`` knows it, however little the text around it tells.
+    """
+    words = list(words)
+    for word, shown in zip(words, masked(words), strict=True):
+        _learn(word, shown)
+    for name, value in environ.items():
+        if name.startswith("TUNNEL_"):
+            pair = "AUTH" in name or "PASS" in name
+            for word in (value, *value.split()):
+                _learn(word, _masked_pair(word) if pair else redact(word))
+    if _known:
+        longest = sorted(_known, key=len, reverse=True)
+        pattern = r"(?<!\w)(?:" + "|".join(map(re.escape, longest)) + r")(?!\w)"
+        _known_pattern[:] = [re.compile(pattern)]
+
+
+def _learn(word: str, shown: str) -> None:
+    if shown == word and _PAIR.match(word) and not _NO_PAIR.match(word):
+        shown = word.partition(":")[0] + f":{HIDDEN}"
+    if shown != word:
+        # As it was given, and as a message may quote it.
+        for form in (word, repr(word)[1:-1], json.dumps(word)[1:-1]):
+            _known[form] = shown
+    for token in _TOKEN_LIKE.findall(word):
+        _known[token] = HIDDEN
