@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Importing hypothesis also makes trio's scheduler deterministic under pytest-trio.
 
@@ -17,6 +17,10 @@ _COMMON = settings(
 )
 settings.register_profile("fast", _COMMON, max_examples=50, stateful_step_count=40)
 settings.register_profile("deep", _COMMON, max_examples=2_000, stateful_step_count=100)
+settings.register_profile(
+    "hasty", settings.get_profile("fast"), database=None, phases=[Phase.generate]
+)
+"""To see that a test fails, not why: no shrinking, nothing kept (see mutants.py)."""
 
 
 @pytest.hookimpl(tryfirst=True)
