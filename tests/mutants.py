@@ -2,6 +2,7 @@
 
     python -m tests.mutants --count 200 --seed 1 tunnel/proto tunnel/link tunnel/access
     python -m tests.mutants --drop-calls give_back,forget,release tunnel/proto
+    python -m tests.mutants tunnel/proto/growth.py:115
 
 Each mutant is one change of one place, written into a copy of the tree in a temporary
 folder; the tree itself is only read. The tests run in the copy, in stages, until one
@@ -306,6 +307,15 @@ def mutants_of(path: Path) -> list[Mutant]:
     return finder.found
 
 
+def mutants_at(place: str) -> list[Mutant]:
+    """Give every mutant of a folder, a module, or one line of a module."""
+    name, _, line = place.partition(":")
+    path = Path(name).resolve()
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    mutants = [m for file in files for m in mutants_of(file.relative_to(ROOT))]
+    return [mutant for mutant in mutants if line in ("", str(mutant.line))]
+
+
 def dropped_calls(mutants: Iterable[Mutant], names: set[str]) -> Iterator[Mutant]:
     """Give those that leave out a call of one of ``names``."""
     for mutant in mutants:
@@ -420,11 +430,7 @@ def _bound_memory() -> None:
 
 def chosen(options: argparse.Namespace) -> list[Mutant]:
     """Give the mutants that the command line asks for."""
-    modules: list[Path] = []
-    for path in options.paths:
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        modules += [file.resolve().relative_to(ROOT) for file in files]
-    mutants = [mutant for module in modules for mutant in mutants_of(module)]
+    mutants = [mutant for place in options.places for mutant in mutants_at(place)]
     if options.drop_calls:
         return list(dropped_calls(mutants, set(options.drop_calls.split(","))))
     if options.kinds:
@@ -440,7 +446,7 @@ def chosen(options: argparse.Namespace) -> list[Mutant]:
 def main() -> int:
     """Run from the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="Put small faults into the code.")
-    parser.add_argument("paths", nargs="+", type=Path, help="modules or folders")
+    parser.add_argument("places", nargs="+", help="a folder, a module or module:line")
     parser.add_argument("--count", type=int, default=0, help="so many; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", default="", help="of these kinds only: call,negate")

@@ -18,6 +18,7 @@ from tunnel.proto.datagrams import (
     SESSION_BYTES,
     DatagramQueue,
     DatagramRoom,
+    Outbox,
 )
 from tunnel.proto.events import DatagramReceived, StreamClosed, StreamOffered
 from tunnel.proto.frames import (
@@ -298,6 +299,15 @@ def test_nothing_is_kept_for_another_link() -> None:
     assert dropped(ours) == 2
 
 
+def test_a_core_without_a_link_has_no_datagrams_to_send() -> None:
+    pair = udp_pair(replay_limit=1_000_000)
+    ours, _ = associated(pair)
+    pair.client.core.send_datagram(ours, TO, b"queued")
+    assert pair.client.core.has_output()
+    pair.client.core.link_lost()
+    assert not pair.client.core.has_output()
+
+
 def test_datagrams_have_no_place_in_the_session() -> None:
     pair = udp_pair(replay_limit=1_000_000)
     ours, _ = associated(pair)
@@ -367,6 +377,49 @@ def test_a_full_session_loses_the_newcomer_of_an_empty_association() -> None:
     second.push("third", 1)
     assert second.pop() == "third"
     assert first.dropped == 1
+
+
+def test_nobody_who_has_ended_or_has_nothing_left_keeps_a_turn() -> None:
+    outbox = Outbox()
+    ended, sent, lost = (outbox.new_queue() for _ in range(3))
+    for queue in (ended, sent, lost):
+        queue.push(b"datagram", 8)
+        outbox.enlist(queue)
+    outbox.forget(ended)
+    assert list(outbox.waiting) == [sent, lost]
+    assert outbox.take(budget=1) == [b"datagram"]
+    assert list(outbox.waiting) == [lost]
+    outbox.clear()
+    assert not outbox.waiting
+    assert (ended.dropped, sent.dropped, lost.dropped) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("how", ["sent", "closed", "closed by the peer", "cut"])
+def test_the_room_of_a_session_is_not_used_up_by_using_it(how: str) -> None:
+    pair = udp_pair(replay_limit=1_000_000)
+    at_once = SESSION_BYTES // ASSOCIATION_BYTES
+    for _ in range(3):
+        conns = [associated(pair) for _ in range(at_once)]
+        for ours, theirs in conns:
+            for _ in range(4):
+                pair.client.core.send_datagram(ours, TO, bytes(60_000))
+            assert dropped(ours) == 0
+            if how == "closed":
+                pair.client.core.close(ours)
+            elif how == "closed by the peer":
+                pair.server.core.close(theirs)
+        if how == "cut":
+            for end in pair.ends:
+                end.core.link_lost()
+            pair.cut()
+            pair.resume()
+        pair.settle()
+        for ours, theirs in conns:
+            pair.client.core.close(ours)
+            pair.settle()
+            pair.server.core.released(theirs)
+        pair.settle()
+        assert pair.client.core.conns == pair.server.core.conns == 0
 
 
 def test_a_session_holds_no_more_than_its_bound() -> None:

@@ -138,6 +138,32 @@ def test_what_is_paid_is_what_windows_have_grown_by(
         assert process.taken == sum(conn.recv.size - FIRST for conn in conns)
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1), st.booleans())),
+    st.integers(0, 20 * FIRST),
+)
+def test_what_a_session_may_grow_by_is_not_used_up_by_growing(
+    acts: list[tuple[int, float, bool]], process_bytes: int
+) -> None:
+    process, now = Budget(process_bytes), 0.0
+    own, conns = growth(process), [Conn() for _ in range(5)]
+    for which, later, ends in acts:
+        now += later
+        own.on_time(now)
+        if ends:
+            own.forget(conns[which])
+        else:
+            grant(own, conns[which], now)
+    for conn in conns:
+        own.forget(conn)
+    assert process.taken == 0
+    assert own.next_wakeup() == math.inf
+    process.limit = PROCESS_GROWTH_BYTES
+    conns = [Conn() for _ in range(SESSION_GROWTH_BYTES // MAX_WINDOW_BYTES)]
+    for conn in conns:
+        assert grow_fully(own, conn) == MAX_WINDOW_BYTES
+
+
 # In the core -------------------------------------------------------------------------
 
 

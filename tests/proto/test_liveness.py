@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.proto.liveness import Due, Liveness
+from tunnel.proto.liveness import HURRY_S, Due, Liveness
 from tunnel.proto.meter import Meter
 
 
@@ -43,6 +43,40 @@ def test_any_byte_after_the_question_proves_life() -> None:
     link.heard(29.0)
     assert link.due(38.9) is Due.NOTHING
     assert link.due(39.0) is Due.PING
+
+
+def test_a_link_of_a_machine_that_slept_is_lost_in_a_hurry() -> None:
+    link = Liveness(0.0)
+    link.suspect(1.0)
+    assert link.next_wakeup() == 1.0 + HURRY_S
+    assert link.due(1.0 + HURRY_S - 0.1) is Due.NOTHING
+    assert link.due(1.0 + HURRY_S) is Due.LOST
+
+
+def test_a_byte_ends_the_hurry() -> None:
+    link = Liveness(0.0)
+    link.suspect(1.0)
+    assert link.heard(2.0)
+    assert not link.heard(3.0)
+    link.asked(13.0)
+    assert link.due(13.0 + HURRY_S) is Due.NOTHING
+
+
+def test_the_question_of_a_machine_that_slept_measures_the_round_trip_too() -> None:
+    link = Liveness(0.0)
+    link.suspect(1.0)
+    link.answered(1.5)
+    assert link.rtt_s == 0.5
+
+
+def test_the_answer_to_several_questions_counts_from_the_first() -> None:
+    link = Liveness(0.0)
+    link.asked(1.0)
+    link.asked(2.0)
+    link.answered(2.5)
+    assert link.rtt_s == 1.5
+    link.answered(9.0)
+    assert link.rtt_s == 1.5
 
 
 def test_an_answer_gives_the_smallest_round_trip() -> None:
