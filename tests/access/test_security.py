@@ -195,6 +195,27 @@ def test_writing_a_private_file_again_replaces_it_and_its_mode(tmp_path: Path) -
     assert mode_of(path) == 0o600
 
 
+def test_a_private_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "secret", []
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        size = None if is_folder else os.fstat(descriptor).st_size
+        seen.append((size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    security.write_private(path, "12345")
+    assert seen == [(5, False), (None, True)]
+
+
+def test_a_private_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    security.write_private(tmp_path / "secret", "12345")
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +380,15 @@ def test_a_file_system_without_locks_leaves_no_descriptor_open(
     with security.client_id(tmp_path) as client:
         assert len(client.value) == 16
         assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_an_id_costs_one_descriptor_however_many_are_taken(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.ExitStack() as held:
+        for number in range(1, 5):
+            held.enter_context(security.client_id(tmp_path))
+            assert len(os.listdir("/proc/self/fd")) == before + number
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_os_error_of_the_body_passes_and_frees_the_id(tmp_path: Path) -> None:

@@ -97,3 +97,18 @@ def test_an_end_is_an_address_or_a_unix_path() -> None:
     for wrong in ("unix:", "unix:x", "unix:/" + "x" * 107, "nothing"):
         with pytest.raises(UsageError):
             parse_end(wrong)
+
+
+async def test_a_connect_that_is_cancelled_has_closed_its_socket(
+    tmp_path: Path,
+) -> None:
+    before = open_descriptors()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await connect_unix(UnixPath(str(tmp_path / "s")))
+        except trio.Cancelled:
+            # Not when the collector comes: what is being raised still holds it.
+            assert open_descriptors() == before
+            raise
+    assert scope.cancelled_caught

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from support.wires import SessionPair, session_pair
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
-from tunnel.proto.datagrams import ASSOCIATION_BYTES
+from tunnel.proto.datagrams import ASSOCIATION_BYTES, SESSION_BYTES
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, Terms, UdpTarget
 
 if TYPE_CHECKING:
@@ -145,3 +147,38 @@ async def test_an_association_that_is_over_when_it_is_made_says_so(
         theirs.close(Code.IDLE)
         await trio.testing.wait_all_tasks_blocked()
         assert await end_of(DatagramStream(stream)) is Code.IDLE
+
+
+async def test_what_nobody_took_is_no_room_lost_to_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    served = Associations()
+    async with session_pair(terms=UDP, serve_server=served) as pair:
+        for _ in range(2):
+            ours = associate(pair)
+            theirs = await served.taken.receive()
+            for _ in range(4):
+                ours.send(TO, bytes(60_000))
+            await trio.testing.wait_all_tasks_blocked()
+            await theirs.receive()
+            await theirs.aclose()
+            assert theirs.dropped == 3
+            await ours.aclose()
+        room = pair.server.deliver_to(theirs.stream.conn, lambda _to, _data: None)
+        assert room.free_bytes == SESSION_BYTES
+
+
+async def test_an_association_that_was_closed_is_freed_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with session_pair(terms=UDP, serve_server=Associations()) as pair:
+        ours = associate(pair)
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+        kept = weakref.ref(ours)
+        gc.disable()
+        try:
+            del ours
+            assert kept() is None
+        finally:
+            gc.enable()

@@ -122,6 +122,31 @@ async def test_a_peer_whose_reader_is_slow_but_speaks_is_not_lost(
         assert peer.reason is None
 
 
+# Ends --------------------------------------------------------------------------------
+
+
+async def test_a_link_says_when_it_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_peer() as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        assert not peer.link.gone.is_set()
+        await peer.wire.aclose()
+        await peer.link.gone.wait()
+        with pytest.raises(trio.ClosedResourceError):
+            await peer.stream.receive_some()
+
+
+async def test_a_link_whose_session_has_ended_before_still_says_goodbye(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_peer() as peer:
+        peer.session.end(LocalSessionError(Code.GENERAL, "over"))
+        assert await peer.heard() == b""
+        peer.link.close(Code.GENERAL, "over")
+        assert (await peer.heard())[3] == frames.GO_AWAY
+
+
 # Garbage -----------------------------------------------------------------------------
 
 GARBAGE = {

@@ -299,6 +299,17 @@ def test_nothing_is_kept_for_another_link() -> None:
     assert dropped(ours) == 2
 
 
+def test_what_waited_for_another_link_is_not_sent_on_this_one() -> None:
+    pair = udp_pair(replay_limit=1_000_000)
+    ours, _ = associated(pair)
+    pair.client.core.send_datagram(ours, TO, b"too late")
+    pair.cut()
+    pair.resume()
+    pair.settle()
+    assert heard(pair.server) == []
+    assert dropped(ours) == 1
+
+
 def test_a_core_without_a_link_has_no_datagrams_to_send() -> None:
     pair = udp_pair(replay_limit=1_000_000)
     ours, _ = associated(pair)

@@ -53,6 +53,17 @@ def test_small_pieces_share_a_frame() -> None:
     assert not lanes.waiting
 
 
+def test_fin_and_close_have_a_turn_of_their_own_when_nothing_else_waits() -> None:
+    lanes, finished, closed = Lanes(MAX_FRAME_BYTES), Lane(1), Lane(3)
+    lanes.finish(finished)
+    lanes.close(closed, close_frame(3))
+    assert list(lanes.waiting) == [finished, closed]
+    assert take(lanes) == [data(1, b"", fin=True), ProtClose(SockMap(3))]
+    assert finished.idle()
+    assert closed.idle()
+    assert not lanes.waiting
+
+
 def test_fin_rides_on_the_last_bytes() -> None:
     lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
     lanes.push(lane, NOISE[:70_000])

@@ -49,6 +49,7 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
+from tunnel.proto.liveness import HURRY_S
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.state import StreamState
 from tunnel.proto.window import HeldPool
@@ -967,6 +968,185 @@ def test_the_pool_is_empty_whatever_way_a_reader_ends(how: str) -> None:
             pair.server.core.released(theirs)
     assert pair.server.pool.held_bytes == 0
     assert not pair.server.core.has_output()
+
+
+# What is used is not used up ----------------------------------------------------------
+
+FREQUENT = Terms(
+    initial_window=4_096, max_streams=3, opens_per_s=100_000, idle_ping_s=3_600
+)
+"""Few places, so that one that is not given back is missed; no PING in between."""
+
+
+def say(pair: CorePair, end: End, conn: VirtualConn, other: VirtualConn) -> None:
+    """Let ``end`` send until the other's window has grown; all of it is read."""
+    listener = pair.other(end)
+    before = listener.pool.growth.taken
+    while listener.pool.growth.taken == before:
+        size = end.core.send_room(conn)
+        end.core.send_data(conn, bytes(size))
+        pair.settle()
+        assert other.held_bytes == size
+        listener.core.consumed(other, size)
+        pair.settle()
+
+
+def end_one(pair: CorePair, opener: End, how: str) -> None:
+    """Open one virtual TCP connection from ``opener`` and end it."""
+    accepter = pair.other(opener)
+    if how in ("refused", "withdrawn", "expired"):
+        ours, theirs = pair.offered(opener)
+        opener.core.send_data(ours, bytes(4_096))
+        pair.settle()
+        if how == "refused":
+            accepter.core.close(theirs, Code.REFUSED)
+        elif how == "withdrawn":
+            opener.core.close(ours, Code.RESET)
+        else:
+            pair.wait(2.0)
+        pair.settle()
+        accepter.core.close(theirs)
+        accepter.core.released(theirs)
+        return
+    ours, theirs = pair.opened(opener)
+    say(pair, opener, ours, theirs)
+    say(pair, accepter, theirs, ours)
+    opener.core.send_data(ours, bytes(opener.core.send_room(ours)))
+    match how:
+        case "finished":
+            opener.core.finish(ours)
+            accepter.core.finish(theirs)
+        case "closed with the last bytes unread":
+            pair.settle()
+            opener.core.close(ours)
+        case "closed by the accepter":
+            accepter.core.close(theirs)
+        case "closed by both at once":
+            opener.core.close(ours)
+            accepter.core.close(theirs, Code.GENERAL)
+        case "closed when a grant was due":
+            pair.settle()
+            assert accepter.core.consumed(theirs, theirs.held_bytes)
+            accepter.core.close(theirs)
+        case "closed by the peer when a grant was due":
+            pair.settle()
+            opener.core.close(ours)
+            pair.flush(opener)
+            assert accepter.core.consumed(theirs, theirs.held_bytes)
+            pair.deliver(opener)
+        case "given up for memory":
+            pair.settle()
+            accepter.core.evict(theirs)
+        case _:
+            raise AssertionError(how)
+    pair.settle()
+    accepter.core.released(theirs)
+    pair.settle()
+    opener.core.close(ours)
+    accepter.core.close(theirs)
+    pair.settle()
+
+
+def assert_as_new(pair: CorePair) -> None:
+    for end in pair.ends:
+        assert end.core.conns == 0
+        assert end.core.offered == 0
+        assert end.pool.held_bytes == 0
+        assert end.pool.growth.taken == 0
+        assert not end.core.has_output()
+        # Nothing else has a time: no open, no grown window, nothing to confirm.
+        assert end.core.next_wakeup() == end.core.liveness.next_wakeup()
+    assert pair.client.core.data_sent == pair.server.core.data_received
+    assert pair.server.core.data_sent == pair.client.core.data_received
+
+
+WAYS_TO_END = (
+    "refused",
+    "withdrawn",
+    "expired",
+    "finished",
+    "closed with the last bytes unread",
+    "closed by the accepter",
+    "closed by both at once",
+    "closed when a grant was due",
+    "closed by the peer when a grant was due",
+    "given up for memory",
+)
+
+
+@pytest.mark.parametrize("how", WAYS_TO_END)
+@pytest.mark.parametrize("replay_limit", [0, 1 << 20])
+def test_however_a_connection_ends_it_leaves_nothing_behind(
+    how: str, replay_limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
+    pair = CorePair(
+        FREQUENT, FREQUENT, replay_limit=replay_limit, top=41, open_deadline_s=1.0
+    )
+    for _ in range(FREQUENT.max_streams + 1):
+        for opener in pair.ends:
+            end_one(pair, opener, how)
+            pair.wait(0.2)  # what was received is stated
+            pair.settle()
+            assert_as_new(pair)
+    for opener in pair.ends:  # and all places are there again
+        for _ in range(FREQUENT.max_streams):
+            pair.opened(opener)
+
+
+def test_a_session_that_ends_with_everything_alive_leaves_nothing_behind() -> None:
+    pair = CorePair(FREQUENT, FREQUENT, replay_limit=1 << 20, open_deadline_s=1.0)
+    offered, _ = pair.offered()
+    for opener in pair.ends:
+        ours, theirs = pair.opened(opener)
+        say(pair, opener, ours, theirs)
+        say(pair, pair.other(opener), theirs, ours)
+        opener.core.send_data(ours, bytes(4_096))
+    pair.settle()
+    for end in pair.ends:
+        end.core.ask_mapping(MappingOp.ADD, [ENTRY])
+        end.core.open(TARGET, pair.now)
+    pair.cut()
+    for end in pair.ends:
+        assert end.pool.held_bytes > 0
+        assert end.pool.growth.taken > 0
+        lived = end.core.end()
+        assert offered in lived or end is pair.server
+        assert end.core.conns == 0
+        assert end.pool.held_bytes == 0
+        assert end.pool.growth.taken == 0
+        assert end.core.expire(pair.now) is None
+        assert not end.core.has_output()
+        for conn in lived:
+            assert conn.lane.idle()
+            end.core.close(conn)
+            end.core.released(conn)
+        assert end.core.offered == 0
+        assert not end.core.has_output()
+
+
+def test_questions_for_names_are_not_used_up_by_asking() -> None:
+    pair = CorePair()
+    for _ in range(2 * mux.MAX_UNANSWERED_MAPPINGS):
+        pair.client.core.ask_mapping(MappingOp.ADD, [ENTRY])
+        pair.settle()
+        pair.server.core.answer_mapping([MappingAnswer(Code.NORMAL)])
+        pair.settle()
+    assert len(pair.server.heard_of(MappingAsked)) == 2 * mux.MAX_UNANSWERED_MAPPINGS
+    assert len(pair.client.heard_of(MappingAnswered)) == 2 * mux.MAX_UNANSWERED_MAPPINGS
+    late = ProtMappingAnswer([MappingAnswer(Code.NORMAL)])
+    assert refused_with(pair, pair.client, late) is Code.PROTOCOL
+
+
+def test_a_link_is_given_up_sooner_by_a_machine_that_slept() -> None:
+    pair = CorePair()
+    core = pair.client.core
+    core.ping(pair.now, slept=True)
+    assert frames(pair.flush(pair.client)) == [ProtPing(bytes(8))]
+    assert core.next_wakeup() == pair.now + HURRY_S
+    with pytest.raises(LocalLinkError) as caught:
+        core.on_time(pair.now + HURRY_S)
+    assert caught.value.code is Code.SILENT
 
 
 # Time, links and the end -------------------------------------------------------------
