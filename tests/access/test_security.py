@@ -10,6 +10,7 @@ import stat
 import string
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -382,6 +383,17 @@ def test_a_file_system_without_locks_leaves_no_descriptor_open(
         assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
+def test_a_new_id_is_on_the_disk_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda lock: kept.append(os.pread(lock, 99, 0)))
+    with security.client_id(tmp_path) as client:
+        assert kept == [client]
+    with security.client_id(tmp_path) as client:
+        assert kept == [client]
+
+
 def test_an_id_costs_one_descriptor_however_many_are_taken(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with contextlib.ExitStack() as held:
@@ -450,6 +462,15 @@ def test_an_identity_made_by_a_racing_process_is_the_one_that_is_used(
     loaded, created = security.load_or_make_identity(tmp_path)
     assert not created
     assert loaded.pin == identity.pin
+
+
+def test_a_new_certificate_is_valid_where_clocks_are_late(
+    identity: security.Identity,
+) -> None:
+    pem = identity.pem_path.read_bytes()
+    certificate = x509.load_pem_x509_certificate(pem)
+    late = datetime.now(UTC) - timedelta(hours=23)
+    assert certificate.not_valid_before_utc < late
 
 
 def test_the_certificate_is_p256_for_a_hundred_years(

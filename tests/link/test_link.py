@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from support.wires import (
     Offers,
     SessionPair,
     fused_wires,
+    open_one,
     raw_peer,
+    resumable_session,
     session_pair,
     small_window,
     tls_pair,
@@ -27,10 +30,14 @@ from tunnel.errors import (
     RemoteSessionError,
     StreamError,
 )
+from tunnel.link.link import Link
+from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
+from tunnel.proto.frames import Terms
+from tunnel.proto.replay import STATE_AFTER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
@@ -145,6 +152,84 @@ async def test_a_link_whose_session_has_ended_before_still_says_goodbye(
         assert await peer.heard() == b""
         peer.link.close(Code.GENERAL, "over")
         assert (await peer.heard())[3] == frames.GO_AWAY
+
+
+@contextlib.asynccontextmanager
+async def resumable() -> AsyncIterator[tuple[SessionPair, Offers]]:
+    offers = Offers()
+    pair = SessionPair(Terms(), Offers(), offers, resume_s=60)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pair.client.run)
+        await nursery.start(pair.server.run)
+        nursery.start_soon(pair.run_links)
+        yield pair, offers
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_normal_end_waits_for_what_the_peer_confirms_and_no_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with resumable() as (pair, offers):
+        stream, _ = await open_one(pair, offers)
+        await stream.send_all(bytes(1_000))
+        await stream.aclose()
+        began = trio.current_time()
+        pair.client_link.close(Code.NORMAL)
+        await pair.client_link.gone.wait()
+        assert pair.client.kept_bytes == 0
+        assert trio.current_time() - began <= 2 * STATE_AFTER_S
+
+
+async def test_what_came_is_confirmed_in_time_however_far_the_clock_was_set(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with resumable() as (pair, offers):
+        stream, _ = await open_one(pair, offers)
+        await trio.sleep(1)
+        assert pair.client.kept_bytes == 0
+        await stream.send_all(b"word")
+        assert pair.client.kept_bytes > 0
+        await trio.sleep(1.5 * STATE_AFTER_S)
+        assert pair.client.kept_bytes == 0
+
+
+class SlowLine(PlainTransport):
+    """Carries nothing anywhere, so many bytes a second, and notes each turn."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        super().__init__(trio.testing.memory_stream_pair()[0])
+        self.turns: list[int] = []
+        self._bytes_per_s = bytes_per_s
+        self._waiting = 0
+
+    def write(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+        self._waiting += sum(map(len, pieces))
+        if pieces:
+            self.turns.append(self._waiting)
+
+    def owes_output(self) -> bool:
+        return bool(self._waiting)
+
+    async def flush(self) -> None:
+        await trio.sleep(self._waiting / self._bytes_per_s)
+        self._waiting = 0
+
+
+async def test_turns_become_small_on_a_slow_line(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    line = SlowLine(1_000_000)
+    session = resumable_session()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(session.run)
+        nursery.start_soon(Link(session, line).run)
+        for stream in [session.open_now(TARGET) for _ in range(2)]:
+            nursery.start_soon(stream.send_all, bytes(65_536))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert sum(line.turns) > 2 * 65_536
+    assert max(line.turns) > 2 * MIN_TURN_BYTES
+    assert line.turns[-1] <= MIN_TURN_BYTES
 
 
 # Garbage -----------------------------------------------------------------------------

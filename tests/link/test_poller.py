@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
@@ -70,3 +71,21 @@ async def test_who_was_forgotten_is_called_no_more() -> None:
             poller.close()
     assert not calls
     assert not turns
+
+
+async def test_a_closed_poller_calls_nobody_and_watches_nobody() -> None:
+    calls: list[None] = []
+    before = len(os.listdir("/proc/self/fd"))
+    poller = Poller(lambda _ready: None)
+    one, other = socket.socketpair()
+    with one, other:
+        poller.watch(one.fileno(), lambda: calls.append(None))
+        poller.close()
+        poller.close()
+        poller.call(one.fileno())
+        poller.watch(other.fileno(), lambda: calls.append(None))
+        poller.call(other.fileno())
+        with trio.fail_after(1):
+            await poller.run()
+    assert not calls
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pair import CorePair
@@ -19,6 +21,9 @@ from tunnel.proto.growth import (
     Growth,
 )
 from tunnel.proto.window import RecvWindow
+
+if TYPE_CHECKING:
+    from tunnel.proto.conn import VirtualConn
 
 FIRST = 65_536
 RTT_S = 0.1
@@ -167,8 +172,13 @@ def test_what_a_session_may_grow_by_is_not_used_up_by_growing(
 # In the core -------------------------------------------------------------------------
 
 
-def carry_bulk(pair: CorePair, rtt_s: float, seconds: float) -> int:
-    """Send as fast as credit allows for a while; give the bytes that arrived."""
+def carry_bulk(
+    pair: CorePair, rtt_s: float, seconds: float
+) -> tuple[int, tuple[VirtualConn, VirtualConn]]:
+    """Send as fast as credit allows for a while.
+
+    Give the bytes that arrived, and both ends of what carried them.
+    """
     ours, theirs = pair.opened()
     until, arrived = pair.now + seconds, 0
     while pair.now < until:
@@ -184,12 +194,12 @@ def carry_bulk(pair: CorePair, rtt_s: float, seconds: float) -> int:
             pair.flush(pair.server)
         pair.now += rtt_s / 2
         pair.deliver(pair.server)
-    return arrived
+    return arrived, (ours, theirs)
 
 
 def test_a_long_line_is_filled_within_seconds() -> None:
     pair = CorePair(Terms(), Terms())
-    arrived = carry_bulk(pair, rtt_s=0.1, seconds=2.0)
+    arrived, _ = carry_bulk(pair, rtt_s=0.1, seconds=2.0)
     pair.settle()
     # 20 round trips of the first window would be 5 MB.
     assert arrived > 100_000_000
@@ -213,6 +223,44 @@ def test_a_grant_asks_for_the_round_trip_once_in_a_while() -> None:
         pair.settle()
         pair.now += 1.1
     assert asked == [True, False, True]
+
+
+def test_another_link_is_asked_for_its_round_trip_at_the_next_grant() -> None:
+    pair = CorePair(replay_limit=1 << 20)
+    ours, theirs = pair.opened()
+
+    def asks_at_a_grant() -> bool:
+        pair.client.core.send_data(ours, bytes(pair.client.core.send_room(ours)))
+        while pair.client.core.has_output():
+            pair.flush(pair.client)
+        pair.deliver(pair.client)
+        assert pair.server.core.consumed(theirs, theirs.held_bytes)
+        said = b""
+        while pair.server.core.has_output():
+            said += pair.flush(pair.server)
+        pair.settle()
+        return any(type(frame) is ProtPing for frame in FrameDecoder().feed(said))
+
+    assert asks_at_a_grant()
+    assert not asks_at_a_grant()
+    pair.cut()
+    pair.resume()
+    assert asks_at_a_grant()
+
+
+@pytest.mark.parametrize("closer", ["the reader", "the writer"])
+def test_a_close_pays_back_at_once_whatever_the_peer_says(closer: str) -> None:
+    pair = CorePair()
+    ours, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
+    pair.settle()
+    assert pair.server.pool.growth.taken > 0
+    if closer == "the reader":
+        pair.server.core.close(theirs)
+    else:
+        pair.client.core.close(ours)
+        pair.flush(pair.client)
+        pair.deliver(pair.client)
+    assert pair.server.pool.growth.taken == 0
 
 
 def test_a_connection_that_ends_pays_back_what_its_window_had_grown() -> None:
