@@ -65,6 +65,8 @@ MEMORY_BYTES: Final = 4 * 1024**3
 SLACK: Final = 3.0
 """How many times longer than without a mutant a run may take, on a busy machine."""
 LEAST_S: Final = 30.0
+ONE_TEST_S: Final = 40
+"""What a test may take: three times the longest of these layers."""
 
 COMPARED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
     ast.Lt: ast.LtE,
@@ -402,7 +404,8 @@ class Copy:
 
     def _passes(self, tests: Sequence[str], limit_s: float) -> bool:
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
-        arguments = ("-x", "-q", "--hypothesis-seed=1", "-p", "no:cacheprovider")
+        arguments = ["-x", "-q", "--hypothesis-seed=1", "-p", "no:cacheprovider"]
+        arguments.append(f"--timeout={ONE_TEST_S}")
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments, *tests],
             cwd=self.folder,

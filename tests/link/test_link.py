@@ -30,7 +30,7 @@ from tunnel.errors import (
     RemoteSessionError,
     StreamError,
 )
-from tunnel.link.link import Link
+from tunnel.link.link import FLUSH_S, Link
 from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
 from tunnel.proto.frames import Terms
@@ -191,6 +191,55 @@ async def test_what_came_is_confirmed_in_time_however_far_the_clock_was_set(
         assert pair.client.kept_bytes > 0
         await trio.sleep(1.5 * STATE_AFTER_S)
         assert pair.client.kept_bytes == 0
+
+
+async def test_a_peer_that_takes_nothing_does_not_put_the_end_off(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_peer(lockstep=True) as peer:
+        stream = peer.session.open_now(TARGET)
+        await stream.send_all(bytes(100_000))
+        await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        peer.link.close(Code.NORMAL)
+        await peer.link.gone.wait()
+        assert trio.current_time() == FLUSH_S
+
+
+class FastLine(PlainTransport):
+    """Takes everything at once, and notes who else had a turn before each write."""
+
+    def __init__(self) -> None:
+        super().__init__(trio.testing.memory_stream_pair()[0])
+        self.ticks = 0
+        self.written_at: list[int] = []
+
+    def write(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+        self.written_at.append(self.ticks)
+
+    async def tick(self) -> None:
+        while True:
+            self.ticks += 1
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_line_that_takes_everything_leaves_a_turn_to_the_others() -> None:
+    line = FastLine()
+    session = resumable_session()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(session.run)
+        for stream in [session.open_now(TARGET) for _ in range(8)]:
+            nursery.start_soon(stream.send_all, bytes(65_536))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(line.tick)
+        nursery.start_soon(Link(session, line).run)
+        while len(line.written_at) < 5:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    # Who runs first in a round is chance: two writes may fall between two ticks.
+    assert all(
+        a < b for a, b in zip(line.written_at, line.written_at[2:], strict=False)
+    )
 
 
 class SlowLine(PlainTransport):

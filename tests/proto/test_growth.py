@@ -248,6 +248,18 @@ def test_another_link_is_asked_for_its_round_trip_at_the_next_grant() -> None:
     assert asks_at_a_grant()
 
 
+def test_a_grown_window_has_a_time_that_may_come_before_all_others() -> None:
+    patient = Terms(idle_ping_s=3_600)
+    pair = CorePair(patient, patient)
+    carry_bulk(pair, rtt_s=0.1, seconds=1.0)
+    core = pair.server.core
+    assert core.sooner
+    assert core.next_wakeup() <= pair.now + IDLE_S
+    assert not core.sooner
+    pair.wait(IDLE_S)
+    assert pair.server.pool.growth.taken == 0
+
+
 @pytest.mark.parametrize("closer", ["the reader", "the writer"])
 def test_a_close_pays_back_at_once_whatever_the_peer_says(closer: str) -> None:
     pair = CorePair()
