@@ -60,7 +60,7 @@ WIDER: Final = ("tests/regress", "tests/center", "tests/front")
 LOG_CALLS: Final = frozenset(
     {"say", "debug", "info", "warning", "error", "exception", "log"}
 )
-MEMORY_BYTES: Final = 4 * 1024**3
+MEMORY_BYTES: Final = 2 * 1024**3
 """Address space of one test run: a loop without its end must not take the machine."""
 SLACK: Final = 3.0
 """How many times longer than without a mutant a run may take, on a busy machine."""

@@ -228,8 +228,8 @@ async def test_a_line_that_takes_everything_leaves_a_turn_to_the_others() -> Non
     session = resumable_session()
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run)
-        for stream in [session.open_now(TARGET) for _ in range(8)]:
-            nursery.start_soon(stream.send_all, bytes(65_536))
+        for stream in [session.open_now(TARGET) for _ in range(12)]:
+            nursery.start_soon(stream.send_all, bytes(200_000))
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(line.tick)
         nursery.start_soon(Link(session, line).run)
