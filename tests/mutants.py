@@ -65,6 +65,8 @@ MEMORY_BYTES: Final = 2 * 1024**3
 SLACK: Final = 3.0
 """How many times longer than without a mutant a run may take, on a busy machine."""
 LEAST_S: Final = 30.0
+LONGEST_S: Final = 1_800.0
+STAGES: Final = (1, 2, 3)
 ONE_TEST_S: Final = 40
 """What a test may take: three times the longest of these layers."""
 
@@ -341,7 +343,7 @@ class Copy:
     def __init__(self, folder: Path, stages: int) -> None:
         self.folder = folder
         self._stages = stages
-        self._took_s: dict[tuple[str, ...], float] = {}
+        self._took_s: dict[str, float] = {}
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -355,13 +357,12 @@ class Copy:
 
     def survives(self, mutant: Mutant) -> bool:
         """Say whether no test notices ``mutant``."""
-        for tests in self._stages_of(mutant.path):
-            self._check_green(tests)
+        stages = self._stages_of(mutant.path)
+        limit_s = LEAST_S + SLACK * self._green_s(mutant.path)
         source = (ROOT / mutant.path).read_bytes()
         self._write(mutant.path, mutant.applied(source))
         try:
-            for tests in self._stages_of(mutant.path):
-                limit_s = LEAST_S + SLACK * self._took_s[tests]
+            for tests in stages:
                 if not self._passes(tests, limit_s):
                     return False
         finally:
@@ -387,14 +388,16 @@ class Copy:
         ]
         return [stage for stage in (*stages, WIDER)[: self._stages] if stage]
 
-    def _check_green(self, tests: tuple[str, ...]) -> None:
-        """Run once without a mutant what is about to judge one, and time it."""
-        if tests in self._took_s:
-            return
-        begun = time.monotonic()
-        if not self._passes(tests, 1_800.0):
-            raise RedError(f"red without any mutant: {' '.join(tests)}")
-        self._took_s[tests] = time.monotonic() - begun
+    def _green_s(self, path: Path) -> float:
+        """Run once without a mutant whatever may judge one of ``path``, and time it."""
+        layer = path.parent.name
+        if layer not in self._took_s:
+            begun = time.monotonic()
+            tests = (f"tests/{layer}", *(WIDER if self._stages == len(STAGES) else ()))
+            if not self._passes(tests, LONGEST_S):
+                raise RedError(f"red without any mutant: {' '.join(tests)}")
+            self._took_s[layer] = time.monotonic() - begun
+        return self._took_s[layer]
 
     def _write(self, path: Path, source: bytes) -> None:
         # Two versions within a second would share their compiled form.
@@ -454,7 +457,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kinds", default="", help="of these kinds only: call,negate")
     parser.add_argument("--drop-calls", default="", help="all calls of these names")
-    parser.add_argument("--stages", type=int, default=3, choices=(1, 2, 3))
+    parser.add_argument("--stages", type=int, default=len(STAGES), choices=STAGES)
     parser.add_argument("--verbose", action="store_true", help="say what was killed")
     parser.add_argument("--list", action="store_true", help="print them, run nothing")
     options = parser.parse_args()

@@ -54,6 +54,8 @@ async def joined(
                 yield visitor, run
     assert local.socket.fileno() == -1
     assert virtual.closed
+    if isinstance(virtual, ReadingVirtual):
+        assert virtual._call is None, "it would hold the relay, which holds it"
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
@@ -317,3 +319,11 @@ async def test_reset_socket_works_on_a_closed_socket() -> None:
     await local.aclose()
     await reset_socket(local)
     assert local.socket.fileno() == -1
+
+
+async def test_a_stream_that_is_no_socket_is_closed_by_a_reset() -> None:
+    far, local = trio.testing.memory_stream_pair()
+    await reset_socket(local)
+    assert await far.receive_some() == b""
+    with pytest.raises(trio.ClosedResourceError):
+        await local.send_all(b"x")

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 from support import frames
-from support.wires import TARGET, Offers, raw_peer, session_pair
+from support.wires import (
+    TARGET,
+    Offers,
+    open_one,
+    raw_peer,
+    resumable_session,
+    session_pair,
+)
 
 from tunnel.errors import (
     Code,
@@ -30,6 +40,8 @@ from tunnel.proto.frames import (
 from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.conn import VirtualConn
 
@@ -456,6 +468,95 @@ async def test_ping_measures_the_round_trip_and_knows_silence(
         assert rtts == [0.25]
         assert await peer.session.ping(2) is None
         assert trio.current_time() == 2.25
+
+
+@pytest.mark.parametrize("how", ["the wire", "the session"])
+async def test_whoever_waits_hears_of_the_end_at_once(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    heard: list[str] = []
+
+    async with raw_peer() as peer:
+        session = peer.session
+        session.open_now(TARGET)
+
+        async def wait(what: str, wait: Callable[[], Awaitable[object]]) -> None:
+            await wait()
+            heard.append(what)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, "ping", partial(session.ping, 1_000))
+            nursery.start_soon(wait, "idle", session.wait_idle)
+            nursery.start_soon(wait, "ended", session.wait_ended)
+            nursery.start_soon(wait, "gone", session.wait_gone)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not heard
+            if how == "the wire":
+                await peer.wire.aclose()
+            else:
+                session.end(LocalSessionError(Code.GENERAL, "over"))
+        assert sorted(heard) == ["ended", "gone", "idle", "ping"]
+        assert trio.current_time() == 0
+
+
+async def test_a_ping_of_a_link_that_is_lost_does_not_wait_for_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    session = resumable_session()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(session.run)
+
+        async def ask() -> None:
+            assert await session.ping(1_000) is None
+
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            session.link_lost(LocalLinkError(Code.SILENT, "nobody there"))
+        assert trio.current_time() == 0
+        nursery.cancel_scope.cancel()
+
+
+class Mark:
+    """Something to be held by who is watched for being freed."""
+
+    def __call__(self, code: Code) -> None:
+        pass
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "closed by the peer", "ended"])
+async def test_a_session_keeps_nothing_of_a_stream_that_is_over(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as pair:
+        left, right = await open_one(pair, offers)
+        mark = Mark()
+        kept = weakref.ref(mark)  # a stream has none, but it holds this
+        left.on_closed(mark)
+        await right.send_all(b"unread")
+        await trio.testing.wait_all_tasks_blocked()
+        match how:
+            case "closed":
+                left.close()
+            case "reset":
+                left.reset(Code.GENERAL)
+            case "closed by the peer":
+                right.close()
+                await trio.testing.wait_all_tasks_blocked()
+                assert await left.receive_some() == b"unread"
+                left.close()
+            case _:
+                pair.client.end(LocalSessionError(Code.GENERAL, "over"))
+                left.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert pair.client.streams == 0
+        gc.disable()
+        try:
+            del left, mark
+            assert kept() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_normal_end_sends_first_what_closed_streams_have_left(
