@@ -631,6 +631,7 @@ def test_an_address_has_the_forms_of_rfc_1928() -> None:
 
 def test_a_long_text_is_cut_between_characters() -> None:
     assert encode_text("ü" * 200) == b"\xfe" + "ü".encode() * 127
+    assert encode_text("x" * 300) == b"\xff" + b"x" * 255
 
 
 def test_a_text_that_utf_8_cannot_say_is_sent_with_question_marks() -> None:

@@ -791,3 +791,29 @@ def test_names_and_tokens_have_their_sizes() -> None:
     ours = client(name="ü" * 127)
     users = {"ü" * 127: verifier_of("ü" * 127, TOKEN)}
     finish(ours, meet(ours, server(lookup=users.get)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "size", "least", "most"),
+    [
+        (1, "max_frame", 4, MIN_FRAME_BYTES, MAX_FRAME_BYTES),
+        (2, "initial_window", 4, 16_384, (1 << 31) - 1),
+        (3, "max_streams", 4, 0, (1 << 32) - 1),
+        (4, "max_datagram", 2, 0, 65_535),
+        (5, "idle_ping_s", 2, 1, 65_535),
+        (6, "capabilities", 4, 0, (1 << 32) - 1),
+        (10, "opens_per_s", 4, 1, (1 << 32) - 1),
+    ],
+)
+def test_a_field_of_terms_may_have_each_end_of_its_range_and_no_more(
+    kind: int, name: str, size: int, least: int, most: int
+) -> None:
+    for value in (least, most):
+        terms = read_terms({kind: value.to_bytes(size, "big")})
+        assert getattr(terms, name) == value
+    if least:
+        with pytest.raises(RemoteLinkError):
+            read_terms({kind: (least - 1).to_bytes(size, "big")})
+    for other in (size - 1, size + 1):
+        with pytest.raises(RemoteLinkError):
+            read_terms({kind: least.to_bytes(other, "big")})
