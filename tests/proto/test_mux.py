@@ -1125,6 +1125,23 @@ def test_a_session_that_ends_with_everything_alive_leaves_nothing_behind() -> No
         assert not end.core.has_output()
 
 
+@pytest.mark.parametrize("how", ["end", "go_away"])
+def test_a_session_that_ends_does_not_repeat_what_was_lost(how: str) -> None:
+    pair = CorePair(replay_limit=1 << 20)
+    ours, _ = pair.opened()
+    pair.client.core.send_data(ours, bytes(5_000))
+    pair.flush(pair.client)
+    pair.cut()
+    assert pair.resume()[0] > 5_000
+    if how == "end":
+        pair.client.core.end()
+        assert not pair.client.core.has_output()
+    else:
+        pair.client.core.go_away(Code.INTERNAL, "over")
+        assert frames(pair.flush(pair.client)) == [ProtGoAway(Code.INTERNAL, 0, "over")]
+        assert not pair.client.core.has_output()
+
+
 def test_questions_for_names_are_not_used_up_by_asking() -> None:
     pair = CorePair()
     for _ in range(2 * mux.MAX_UNANSWERED_MAPPINGS):
