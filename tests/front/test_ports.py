@@ -108,7 +108,9 @@ async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
 
     async with port(open_now, max_visitors=1) as where:
         first = visit(where)
+        await first.send_all(b"a")
         await opened.acquire()
+        assert await fars[0].far.receive_some() == b"a"
         async with await trio.open_tcp_stream(*where) as second:
             await second.send_all(b"x")
             await trio.testing.wait_all_tasks_blocked()
@@ -117,6 +119,31 @@ async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
             await opened.acquire()
             assert await fars[1].far.receive_some() == b"x"
     assert fars[0].resets == [Code.RESET]
+
+
+async def test_above_the_limit_a_silent_visitor_is_reset_for_a_newcomer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fars: list[Far] = []
+
+    def open_now(visitor: Address) -> Far:
+        fars.append(Far())
+        return fars[-1]
+
+    async with port(open_now, max_visitors=2) as where:
+        speaker, silent = visit(where), visit(where)
+        await speaker.send_all(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        async with visit(where) as newcomer:
+            await newcomer.send_all(b"x")
+            with pytest.raises(trio.BrokenResourceError):
+                await silent.receive_some()
+            await trio.testing.wait_all_tasks_blocked()
+            assert await fars[2].far.receive_some() == b"x"
+            assert [far.resets for far in fars] == [[], [Code.RESET], []]
+        speaker.reset()
+        silent.close()
+    assert text(caplog).count("silent.reset") == 1
 
 
 async def test_the_end_of_a_visitor_is_logged_with_its_bytes(

@@ -203,6 +203,8 @@ class Machine:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.descriptors: tuple[int, int] | None = None
+        """Soft and hard limit of the ``tunnel`` commands that start from now on."""
         self._programs: list[Program] = []
         kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME")
         self.env = {k: os.environ[k] for k in kept if k in os.environ} | {
@@ -236,7 +238,12 @@ class Machine:
         env: dict[str, str] | None = None,
     ) -> Program:
         """Start a ``tunnel`` command."""
-        return self.start(sys.executable, "-m", "tunnel", *args, stdin=stdin, env=env)
+        command = (sys.executable, "-m", "tunnel", *args)
+        if self.descriptors is not None:
+            limit = 'ulimit -Sn "$1" && ulimit -Hn "$2" && shift 2 && exec "$@"'
+            soft, hard = map(str, self.descriptors)
+            command = ("sh", "-c", limit, "sh", soft, hard, *command)
+        return self.start(*command, stdin=stdin, env=env)
 
     def serve(self, *args: str, listen: str = "127.0.0.1:0") -> Server:
         """Start ``tunnel serve`` and wait until it listens."""

@@ -46,6 +46,9 @@ Within = Callable[[float], AbstractContextManager[object]]
 To dial a numeric address it is entered only if the answer does not come at once: a
 cancel scope costs as much as all else that is done for it in Python."""
 
+Opened = Callable[[socket.socket], None]
+"""Look at a socket before it dials; an ``OSError`` stops it."""
+
 _HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 
 _BY_ERRNO: Final = {
@@ -113,12 +116,17 @@ def _anywhere(_host: str, _port: int) -> bool:
     return True
 
 
+def _as_it_is(_sock: socket.socket) -> None:
+    pass
+
+
 async def connect(
     address: Address,
     *,
     allow: Callable[[str, int], bool] = _anywhere,
     deadline_s: float = 10,
     within: Within = trio.fail_at,
+    opened: Opened = _as_it_is,
 ) -> socket.socket:
     """Open a TCP connection to ``address``; the caller closes the socket.
 
@@ -132,6 +140,7 @@ async def connect(
         allow: asked with every numeric address and the port before it is dialled.
         deadline_s: for everything together, the resolution included.
         within: may end a wait sooner, for who has lost interest.
+        opened: asked about every socket before it dials.
 
     Raises:
         LocalStreamError: the code says why. Of several failures it is the first of:
@@ -147,9 +156,9 @@ async def connect(
         if not endpoints:
             raise _not_allowed(address)
         if len(endpoints) == 1:
-            return await _dial(endpoints[0], until, within)
+            return await _dial(endpoints[0], until, within, opened)
         with within(until):
-            return await _Race(failures).run(endpoints)
+            return await _Race(failures, opened).run(endpoints)
     except OSError as error:
         failures.append(error)
     except trio.TooSlowError:
@@ -188,7 +197,11 @@ def _no_answer(deadline_s: float) -> OSError:
 
 
 async def connect_unix(
-    target: UnixPath, *, deadline_s: float = 10, within: Within = trio.fail_at
+    target: UnixPath,
+    *,
+    deadline_s: float = 10,
+    within: Within = trio.fail_at,
+    opened: Opened = _as_it_is,
 ) -> socket.socket:
     """Connect to a unix socket of this machine; the caller closes it.
 
@@ -203,6 +216,7 @@ async def connect_unix(
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)
     try:
+        opened(sock)
         with within(trio.current_time() + deadline_s):
             await trio.lowlevel.checkpoint()
             while not _connected_at_once(sock, target.path):  # noqa: ASYNC110  # see there
@@ -239,11 +253,13 @@ def _unix_failure(
     return LocalStreamError(code, f"cannot reach {target}: {reason}", cause)
 
 
-async def connect_end(target: End, *, deadline_s: float = 10) -> socket.socket:
+async def connect_end(
+    target: End, *, deadline_s: float = 10, opened: Opened = _as_it_is
+) -> socket.socket:
     """Connect whatever the target is; as ``connect`` or ``connect_unix``."""
     if isinstance(target, UnixPath):
-        return await connect_unix(target, deadline_s=deadline_s)
-    return await connect(target, deadline_s=deadline_s)
+        return await connect_unix(target, deadline_s=deadline_s, opened=opened)
+    return await connect(target, deadline_s=deadline_s, opened=opened)
 
 
 async def probe(target: End, timeout_s: float = 2) -> bool:
@@ -330,7 +346,10 @@ def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
 
 
 async def _dial(
-    endpoint: _Endpoint, until: float = math.inf, within: Within = trio.fail_at
+    endpoint: _Endpoint,
+    until: float = math.inf,
+    within: Within = trio.fail_at,
+    opened: Opened = _as_it_is,
 ) -> socket.socket:
     """One attempt. Raises OSError; whatever is raised, the descriptor is closed.
 
@@ -339,6 +358,7 @@ async def _dial(
     """
     sock = _new_socket(endpoint.family)
     try:
+        opened(sock)
         error = sock.connect_ex(endpoint.sockaddr)
         if error == errno.EINPROGRESS:
             # Over loopback it has succeeded or failed by now, and this says how.
@@ -366,8 +386,9 @@ def _new_socket(family: int) -> socket.socket:
 class _Race:
     """Staggered attempts of which the first to succeed ends the others."""
 
-    def __init__(self, failures: list[OSError]) -> None:
+    def __init__(self, failures: list[OSError], opened: Opened = _as_it_is) -> None:
         self._failures = failures
+        self._opened = opened
         self._winner: socket.socket | None = None
         self._failed = trio.Event()
 
@@ -390,7 +411,7 @@ class _Race:
 
     async def _attempt(self, endpoint: _Endpoint, race: trio.CancelScope) -> None:
         try:
-            sock = await _dial(endpoint)
+            sock = await _dial(endpoint, opened=self._opened)
         except OSError as error:
             self._failures.append(error)
             self._failed.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.center.exit import bound_address
+from tunnel.link.descriptors import TARGETS
 from tunnel.link.sockets import CHUNK_BYTES, QuickSocket
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Dialled:
     def __init__(self, sock: socket.socket) -> None:
         self._local = QuickSocket.dialled(sock)
         self.bound = bound_address(self._local)
+        TARGETS.dialled(self._local)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """See ``QuickSocket``; the same for what follows."""
@@ -51,6 +53,7 @@ class Dialled:
 
     async def aclose(self) -> None:
         """End both directions."""
+        TARGETS.left(self._local)
         await self._local.aclose()
 
     async def receive_piece(self) -> bytes | bytearray:
@@ -59,6 +62,7 @@ class Dialled:
 
     def close(self) -> None:
         """End both directions without a checkpoint."""
+        TARGETS.left(self._local)
         self._local.close()
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
@@ -67,4 +71,5 @@ class Dialled:
     def reset(self, code: Code) -> None:
         """Close with a RST."""
         del code
+        TARGETS.left(self._local)
         self._local.reset()

@@ -18,8 +18,9 @@ from tunnel.access.target import connect, connect_unix
 from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
+from tunnel.link.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.link.relay import relay
-from tunnel.link.sockets import QuickSocket
+from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
 from tunnel.proto.frames import (
     Address,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tunnel.access.target import Within
+    from tunnel.access.target import Opened, Within
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
@@ -59,10 +60,12 @@ def serve_exit(
     allow_unix: AllowUnix = _no_path,
     *,
     header: bytes = b"",
+    arrivals: Arrivals = TARGETS,
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it.
 
-    ``header`` is what the target hears before the first byte of its visitor. No
+    ``header`` is what the target hears before the first byte of its visitor, and
+    ``arrivals`` has all that were dialled for the same entry. No
     coroutine itself, as the others that only choose: an idle connection waits in each
     one on the way, and each is 400 bytes.
     """
@@ -71,8 +74,11 @@ def serve_exit(
             return _serve(
                 stream,
                 target,
-                lambda within: connect(address, allow=allow, within=within),
+                lambda within, opened: connect(
+                    address, allow=allow, within=within, opened=opened
+                ),
                 header,
+                arrivals,
             )
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
@@ -81,8 +87,11 @@ def serve_exit(
             return _serve(
                 stream,
                 target,
-                lambda within: connect_unix(target, within=within),
+                lambda within, opened: connect_unix(
+                    target, within=within, opened=opened
+                ),
                 header,
+                arrivals,
             )
         case UdpTarget(""):
             return serve_association(DatagramStream(stream), allow)
@@ -113,6 +122,8 @@ def exit_to(
         public: gives where a mapping is open, for that header.
     """
 
+    arrivals = Arrivals()
+
     def serve(stream: VirtualStream) -> Awaitable[None]:
         create = stream.create
         asked = create.target if create else None
@@ -126,7 +137,9 @@ def exit_to(
         if isinstance(target, TcpTarget) and asked.index:
             port = target.address.port + asked.index
             here = TcpTarget(Address(target.address.host, port))
-        return serve_exit(stream, here, _anywhere, lambda _path: True, header=header)
+        return serve_exit(
+            stream, here, _anywhere, _any_path, header=header, arrivals=arrivals
+        )
 
     return serve
 
@@ -152,11 +165,16 @@ def _anywhere(_ip: str, _port: int) -> bool:
     return True
 
 
+def _any_path(_path: str) -> bool:
+    return True
+
+
 async def _serve(
     stream: VirtualStream,
     target: Target,
-    dial: Callable[[Within], Awaitable[socket.socket]],
+    dial: Callable[[Within, Opened], Awaitable[socket.socket]],
     header: bytes,
+    arrivals: Arrivals,
 ) -> None:
     """Connect, tell the opener what came of it, and relay to the end.
 
@@ -166,21 +184,64 @@ async def _serve(
     opener = Opener(stream)
     if opener.gone:
         return  # before this task began: nobody is bothered
+    dialling = _Dialling(arrivals, len(header))
     try:
-        local = QuickSocket.dialled(await dial(opener.waits))
+        if DESCRIPTORS.leaving:
+            await arrivals.wait_for_leavers()
+        local = dialling.succeeded(await dial(opener.waits, dialling.opened))
     except StreamError as error:
+        dialling.failed()
         if not opener.gone:
             say(logger, logging.INFO, "exit.refused", target=str(target),
                 code=error.code.name, reason=error.what)  # fmt: skip
         stream.reset(error.code, error.what)
+        if error.code is Code.RESOURCE:  # the limit may be another by now
+            DESCRIPTORS.look()
         return
-    asked = stream.create.target if stream.create else None
-    # Who came to a public name has no use for our end towards what is behind it.
-    stream.accept(None if isinstance(asked, NameTarget) else bound_address(local))
-    if header and not await _say_first(local, header):
-        stream.reset(Code.RESET)
-        return
-    await relay(local, stream)
+    except BaseException:
+        dialling.failed()
+        raise
+    try:
+        asked = stream.create.target if stream.create else None
+        # Who came to a public name has no use for our end towards what is behind it.
+        stream.accept(None if isinstance(asked, NameTarget) else bound_address(local))
+        if not header or await _say_first(local, header):
+            await relay(local, stream)
+        else:
+            stream.reset(Code.RESET)
+    finally:
+        arrivals.left(local)
+
+
+class _Dialling:
+    """The sockets that try to reach a target: each may have to give way meanwhile."""
+
+    __slots__ = ("_arrivals", "_said_bytes", "_sockets")
+
+    def __init__(self, arrivals: Arrivals, said_bytes: int) -> None:
+        self._arrivals = arrivals
+        self._said_bytes = said_bytes
+        self._sockets: list[QuickSocket] = []
+
+    def opened(self, sock: socket.socket) -> None:
+        DESCRIPTORS.admit(sock)
+        local = QuickSocket(sock)
+        self._sockets.append(local)
+        self._arrivals.dialled(local, self._said_bytes)
+
+    def succeeded(self, sock: socket.socket) -> QuickSocket:
+        """Give the one that is connected; it stays among the arrivals."""
+        tune_local(sock)
+        for local in self._sockets:
+            if local.socket is sock:
+                self._sockets.remove(local)
+                self.failed()
+                return local
+        raise LookupError  # pragma: no cover - each was opened here
+
+    def failed(self) -> None:
+        for local in self._sockets:
+            self._arrivals.left(local)
 
 
 class Opener:

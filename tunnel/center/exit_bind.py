@@ -12,6 +12,7 @@ import trio
 from tunnel.access.target import resolve
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.front.listen import open_listener, peer_of
+from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.link.relay import relay, reset_socket
 from tunnel.log import say
 from tunnel.proto.codec import encode_address
@@ -64,6 +65,10 @@ async def serve_bind(
         return _refuse(stream, expected, Code.RESOURCE, str(error))
     for other in others:
         other.socket.close()
+    number = listener.socket.fileno()
+    if number >= DESCRIPTORS.edge and not DESCRIPTORS.make_room(number, expected):
+        listener.socket.close()
+        return _refuse(stream, expected, Code.RESOURCE, "no descriptor is free")
     peer = local = None
     with (
         listener.socket,

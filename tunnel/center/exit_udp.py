@@ -17,6 +17,7 @@ import trio
 
 from tunnel.access.target import resolve
 from tunnel.errors import Code, LocalStreamError, StreamError
+from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.log import say
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 from tunnel.proto.frames import Address
@@ -35,8 +36,15 @@ NAME_S: Final = 30.0
 be; this is shorter than most zones' own time."""
 MAX_PEERS: Final = 1_024
 """IP addresses whose answers pass: those that were sent to last."""
+SHARE: Final = 1 / 2
+"""Of the process's descriptors, for associations: most have one socket, some two."""
+MAX_ASSOCIATIONS: Final = 16_384
+"""Of the process, however many descriptors there are: what a session carries."""
 MAX_DATAGRAM_BYTES: Final = 65_535
 NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
+
+FLOWS: Final = Flows("udp.given_up")
+"""Those of this process, the one that was idle longest first."""
 
 logger = logging.getLogger("tunnel.exit")
 
@@ -58,6 +66,7 @@ async def serve_association(
         idle_s: how long it may be silent.
     """
     exit_ = _Exit(datagrams, allow, idle_s)
+    FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
     try:
         if target is not None:
             exit_.target = await resolve(target, allow=allow)
@@ -65,11 +74,16 @@ async def serve_association(
     except StreamError as error:
         say(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
             code=error.code.name, reason=error.what)  # fmt: skip
+        FLOWS.drop(exit_)
         datagrams.close(error.code, error.what)
         return
+    except BaseException:
+        FLOWS.drop(exit_)
+        raise
     try:
         await exit_.run()
     finally:
+        FLOWS.drop(exit_)
         exit_.close()
         datagrams.close(Code.RESET)
 
@@ -118,6 +132,11 @@ class _Exit:
         for sock in self._sockets.values():
             sock.close()
 
+    def give_way(self) -> None:
+        """End at once, for others: see ``Flow``."""
+        self._scope.cancel()
+        self.close()
+
     async def run(self) -> None:
         """Carry datagrams both ways until silence, or until the peer ends it."""
         with self._scope:
@@ -129,11 +148,12 @@ class _Exit:
                     await self._outward()
                 except trio.BrokenResourceError:
                     self._nursery.cancel_scope.cancel()
-        if self._scope.cancelled_caught:
+        if self._scope.cancelled_caught:  # after silence, or for others
             self._datagrams.close(Code.IDLE)
 
     def _touch(self) -> None:
         self._scope.deadline = trio.current_time() + self._idle_s
+        FLOWS.touch(self)
 
     # Out -----------------------------------------------------------------------------
 
@@ -236,6 +256,8 @@ class _Exit:
         """Make the socket of a family, on a port that the kernel chooses now."""
         raw = socket.socket(family, socket.SOCK_DGRAM)
         try:
+            if raw.fileno() >= DESCRIPTORS.edge and not FLOWS.give_up_one(but=self):
+                DESCRIPTORS.admit(raw, "datagrams")
             if family == socket.AF_INET6:
                 raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             raw.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104

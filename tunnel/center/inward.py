@@ -13,6 +13,7 @@ from tunnel.center.dialled import Dialled
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.proxy import handle_app
 from tunnel.front.wayout import WayOut
+from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ async def serve_inward(
     async def open_target(target: Target) -> ResettableStream:
         if not isinstance(target, TcpTarget):
             raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
-        return Dialled(await connect(target.address, allow=networks.allow))
+        return Dialled(
+            await connect(
+                target.address, allow=networks.allow, opened=DESCRIPTORS.admit
+            )
+        )
 
     stream.accept()
     await handle_app(stream, WayOut(open_target), users=users)

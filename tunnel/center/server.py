@@ -16,6 +16,7 @@ import trio
 
 from tunnel.access.gate import Gate
 from tunnel.access.security import server_tls_context, short_id
+from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
@@ -98,6 +99,8 @@ class ServerOptions:
     """Of one user at once."""
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
     """Of one user, without a link."""
+    max_per_address: int | None = None
+    """Visitors of one address at once; None for a quarter of the descriptors."""
 
 
 class CenterServer:
@@ -162,6 +165,7 @@ class CenterServer:
             AddressError: an address cannot be listened on.
             UsageError: the certificate for host names cannot be used.
         """
+        VISITORS.set(Visitors(self.options.max_per_address))
         listen = self.options.listen
         self._listeners = await open_listener(listen.host, listen.port)
         try:
@@ -184,7 +188,9 @@ class CenterServer:
             task_status.started(address)
             say(logger, logging.INFO, "server.listening", address=str(address),
                 tls=self._tls is not None)  # fmt: skip
-            await serve(self._listeners, self._serve_wire, max_visitors=MAX_WIRES)
+            await serve(
+                self._listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
+            )
 
     async def serve_onward(
         self, user: User, stream: VirtualStream, create: ProtCreate

@@ -14,6 +14,7 @@ from tunnel.front.folder import Folder
 from tunnel.front.folder import handle_visitor as handle_folder_visitor
 from tunnel.front.http1 import Visit
 from tunnel.front.web import Guard, handle_guarded
+from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
 
     async def open_one(visitor: Address) -> Dialled:
         del visitor
-        return Dialled(await connect_end(target))
+        return Dialled(await connect_end(target, opened=DESCRIPTORS.admit))
 
     async def serve(stream: VirtualStream) -> None:
         stream.accept()

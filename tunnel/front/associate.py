@@ -16,6 +16,7 @@ import trio
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
 from tunnel.front.listen import peer_of
+from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.proto.frames import Address
 from tunnel.proto.socks_udp import decode_datagram, encode_datagram
 
@@ -78,6 +79,7 @@ def _relay_socket(app: QuickSocket) -> trio.socket.SocketType:
     except OSError as error:
         raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
     try:
+        DESCRIPTORS.admit(raw, "datagrams of an app")
         raw.bind((host, 0) if is_v4 else (host, 0, *scope))
     except OSError as error:
         raw.close()

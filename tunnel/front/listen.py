@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.visitors import VISITORS
 from tunnel.errors import AddressError
+from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import IDLE_S, relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
@@ -30,6 +32,12 @@ LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
 MAX_VISITORS: Final = 4096
 """At once and per front end: a quarter of the virtual TCP connections of a session."""
+ENTRY_SHARE: Final = 1 / 2
+"""Of the process's descriptors, for the visitors of one front end."""
+ADDRESS_SHARE: Final = 1 / 4
+"""Of the process's descriptors, for the visitors of one address: the default."""
+MAX_PER_ADDRESS: Final = 4_096
+"""At most, however many descriptors there are: a quarter of what a session carries."""
 ACCEPTS_A_TURN: Final = 16
 """Taken from the kernel between two turns of the scheduler."""
 ACCEPT_PAUSE_S: Final = 0.1
@@ -185,71 +193,139 @@ async def serve(
     handle: Handle,
     *,
     max_visitors: int = MAX_VISITORS,
+    links: bool = False,
 ) -> None:
     """Accept until cancelled, or until the listeners were closed and all have left.
 
     Closes the listeners. ``handle`` owns its stream; what it raises is logged and ends
     that visitor only. Cancellation resets everybody who is in.
 
+    Whoever has said nothing may be reset at any time, to make room: its stream then
+    breaks for ``handle``. An address that has its share is refused.
+
     Args:
         listeners: of one front end.
         handle: called in a task of its own with the stream and who is at its other end;
             not for who has gone between accept and here.
-        max_visitors: above it nobody is accepted until one has left; the kernel's
-            backlog holds those who wait.
+        max_visitors: at once, if that is not more than the share of descriptors that
+            one front end can have. Then the silent go first; if nobody is, nobody is
+            accepted until one has left: those who wait are held by the kernel's
+            backlog.
+        links: these are links and no visitors. What is kept back is for them: they have
+            no share, are never reset and never refused here.
     """
-    room = trio.Semaphore(max_visitors)
     try:
         async with trio.open_nursery() as nursery:
+            entrance = _Entrance(handle, max_visitors, nursery, links=links)
             for listener in listeners:
-                nursery.start_soon(_accept_from, listener, handle, room, nursery)
+                nursery.start_soon(entrance.accept_from, listener)
     finally:
         for listener in listeners:
             await trio.aclose_forcefully(listener)
 
 
-async def _accept_from(
-    listener: trio.abc.Listener[trio.abc.HalfCloseableStream],
-    handle: Handle,
-    room: trio.Semaphore,
-    nursery: trio.Nursery,
-) -> None:
-    failing = False
-    while True:
-        try:
-            room.acquire_nowait()
-        except trio.WouldBlock:
-            await room.acquire()
-        try:
-            stream = await listener.accept()
-        except trio.ClosedResourceError:
-            room.release()
-            return
-        except OSError as error:
-            room.release()
-            if not failing:  # one line for each bad time, not ten a second
-                say(LOG, logging.WARNING, "accept.failed", reason=str(error.strerror))
-            failing = True
-            await trio.sleep(ACCEPT_PAUSE_S)
-            continue
+class _Entrance:
+    """One front end: who is in, and who of them is silent."""
+
+    def __init__(
+        self, handle: Handle, most: int, nursery: trio.Nursery, *, links: bool
+    ) -> None:
+        if not links:
+            most = DESCRIPTORS.share(ENTRY_SHARE, most)
+        self._handle = handle
+        self._nursery = nursery
+        self._links = links
+        self._most = most
+        self._room = trio.Semaphore(most)
+        self._arrivals = Arrivals()
+        self._visitors = VISITORS.get()
+        self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
+            ADDRESS_SHARE, MAX_PER_ADDRESS
+        )
+        self._full = Told("silent.reset")
+        self._crowd = Told("visitor.refused")
+
+    async def accept_from(
+        self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
+    ) -> None:
         failing = False
-        nursery.start_soon(_supervise, stream, handle, room)
+        while True:
+            try:
+                self._room.acquire_nowait()
+            except trio.WouldBlock:
+                await self._wait_for_a_place()
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                self._room.release()
+                return
+            except OSError as error:
+                self._room.release()
+                if not failing:  # one line for each bad time, not ten a second
+                    reason = str(error.strerror)
+                    say(LOG, logging.WARNING, "accept.failed", reason=reason)
+                failing = True
+                DESCRIPTORS.look()
+                DESCRIPTORS.make_room(DESCRIPTORS.limit, "who waits to be accepted")
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            failing = False
+            if isinstance(stream, QuickSocket):
+                if stream.number() >= DESCRIPTORS.edge and (
+                    await self._is_one_too_many(stream)
+                ):
+                    continue
+                if not self._links:
+                    self._arrivals.came_in(stream)
+            self._nursery.start_soon(self._supervise, stream)
 
+    async def _wait_for_a_place(self) -> None:
+        if self._arrivals.give_up_one():
+            self._full.tell("the entry is full", self._most)
+        await self._room.acquire()
 
-async def _supervise(
-    stream: trio.abc.HalfCloseableStream,
-    handle: Handle,
-    room: trio.Semaphore,
-) -> None:
-    peer = peer_of(stream)
-    try:
-        if peer is not None:
-            await handle(stream, peer)
-    except* Exception as errors:
-        say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
-    finally:
-        await reset_socket(stream)  # closed by now, unless something went wrong
-        room.release()
+    async def _is_one_too_many(self, stream: QuickSocket) -> bool:
+        """Make room for who has one of the last descriptors; without it, refuse it.
+
+        Nobody else is refused: the others wait in the kernel until there is room.
+        """
+        number = stream.number()
+        if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
+            await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
+            return False
+        stream.reset()
+        self._room.release()
+        while DESCRIPTORS.few():  # noqa: ASYNC110  # the kernel has no such event
+            await trio.sleep(ACCEPT_PAUSE_S)
+        return True
+
+    async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
+        peer = peer_of(stream)
+        counted = False
+        try:
+            if peer is not None:
+                counted = self._enter(peer)
+                if counted:
+                    await self._handle(stream, peer)
+        except* Exception as errors:
+            say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
+        finally:
+            await reset_socket(stream)  # closed by now, unless something went wrong
+            if not self._links:
+                self._left(stream)
+                if counted and peer is not None:
+                    self._visitors.leave(peer.host)
+            self._room.release()
+
+    def _left(self, stream: trio.abc.HalfCloseableStream) -> None:
+        if isinstance(stream, QuickSocket):
+            self._arrivals.left(stream)
+
+    def _enter(self, peer: Address) -> bool:
+        if self._links or self._visitors.enter(peer.host, self._most_of_one):
+            return True
+        self._crowd.tell("too many of one address", self._most_of_one, peer)
+        return False
 
 
 async def carry(

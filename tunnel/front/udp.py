@@ -17,6 +17,7 @@ import trio
 
 from tunnel.errors import StreamError
 from tunnel.front.listen import LOG, address_error
+from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 MAX_ASSOCIATIONS: Final = 4_096
 """Visitors of one port at once: each is a task here, a number on the link and a socket
 at the exit. The addresses of UDP visitors are easily forged, so it is a hard bound."""
+ALL_ASSOCIATIONS: Final = 16_384
+"""Visitors of all ports of the process at once, what a session carries, and not more
+than ``SHARE`` of the descriptors: who is the exit for them has a socket for each."""
+SHARE: Final = 1 / 2
 IDLE_S: Final = 60.0
 """Without a datagram either way."""
 MAX_DATAGRAM_BYTES: Final = 65_535
@@ -107,14 +112,31 @@ async def serve_udp_port(
 _Source = tuple[str, int]
 
 
+FLOWS: Final = Flows("udp.given_up")
+"""Visitors of all ports, the one that was silent longest first."""
+
+
 class _Association:
     """One visitor, and the task that carries what comes back to it."""
 
-    __slots__ = ("datagrams", "scope")
+    __slots__ = ("_among", "_source", "datagrams", "scope")
 
-    def __init__(self, datagrams: Datagrams) -> None:
+    def __init__(
+        self,
+        datagrams: Datagrams,
+        source: _Source,
+        among: dict[_Source, _Association],
+    ) -> None:
         self.datagrams = datagrams
         self.scope = trio.CancelScope()
+        self._source = source
+        self._among = among
+
+    def give_way(self) -> None:
+        """See ``Flow``."""
+        if self._among.get(self._source) is self:
+            del self._among[self._source]
+        self.scope.cancel()
 
 
 class _Port:
@@ -149,6 +171,7 @@ class _Port:
     def _touch(self, source: _Source, association: _Association) -> None:
         self._associations.pop(source, None)
         self._associations[source] = association
+        FLOWS.touch(association)
         association.scope.deadline = trio.current_time() + self._idle_s
 
     def _admit(
@@ -165,9 +188,11 @@ class _Port:
             return None
         self._refusing = False
         while len(self._associations) >= self._most:
-            oldest = next(iter(self._associations))
-            self._associations.pop(oldest).scope.cancel()
-        association = _Association(datagrams)
+            oldest = self._associations[next(iter(self._associations))]
+            FLOWS.drop(oldest)
+            oldest.give_way()
+        association = _Association(datagrams, source, self._associations)
+        FLOWS.add(association, DESCRIPTORS.share(SHARE, ALL_ASSOCIATIONS))
         self.nursery.start_soon(self._answer, sock, source, association)
         return association
 
@@ -188,6 +213,7 @@ class _Port:
         except trio.BrokenResourceError:
             pass  # refused or ended there: the next datagram opens anew
         finally:
+            FLOWS.drop(association)
             if self._associations.get(source) is association:
                 del self._associations[source]
             with trio.CancelScope(shield=True):

@@ -648,10 +648,12 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
     The kernel reports it once. The write that took it may not have come back yet, so
     its word cannot be waited for. After our own FIN nothing is written, and the state
-    CLOSE is the regular end of both.
+    CLOSE is the regular end of both. Whoever was given up is as good as dead.
     """
-    if not isinstance(local, QuickSocket) or local.finished:
+    if not isinstance(local, QuickSocket):
         return False
+    if local.given_up or local.finished:
+        return local.given_up
     try:
         state = local.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     except OSError:  # not TCP

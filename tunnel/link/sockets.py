@@ -82,6 +82,7 @@ class QuickSocket(trio.abc.HalfCloseableStream):
         "_reads",
         "_writes",
         "finished",
+        "given_up",
         "socket",
         "unsent",
     )
@@ -98,6 +99,8 @@ class QuickSocket(trio.abc.HalfCloseableStream):
         """A task waits for the kernel: a close has to tell it."""
         self.finished = False
         """Our direction has ended."""
+        self.given_up = False
+        """Its end of file is ours, and means a reset."""
         self.unsent = _NOTHING
         """What a cancelled ``put`` did not give to the kernel."""
 
@@ -138,6 +141,8 @@ class QuickSocket(trio.abc.HalfCloseableStream):
             except OSError as error:
                 raise self._broken(error) from error
             else:
+                if not data and self.given_up:
+                    raise trio.BrokenResourceError("given up for others")
                 self._more = len(data) == most
                 return data
 
@@ -270,6 +275,16 @@ class QuickSocket(trio.abc.HalfCloseableStream):
                     socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
                 )
             self.close()
+
+    def give_up(self) -> None:
+        """Break it for whoever reads it; the peer gets a RST when that one closes it.
+
+        For callers that do not own it, and so may not close it.
+        """
+        self.given_up = True
+        with suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+            self.socket.shutdown(socket.SHUT_RD)
 
     def _check_free(self, busy: bool) -> None:
         if self._number < 0:

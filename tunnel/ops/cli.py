@@ -115,6 +115,13 @@ def serve(
     print_join: Annotated[
         bool, Parameter(negative=(), help="Print the join line that is kept, and end.")
     ] = False,
+    max_per_address: Annotated[
+        int | None,
+        Parameter(
+            help="Visitors of one address at once; without it a quarter of the "
+            "process's descriptors, at most 4096. This machine has no limit."
+        ),
+    ] = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -136,6 +143,9 @@ def serve(
         name_options(http, https, domain, certificate),
         max_sessions=_count("--max-sessions", max_sessions, least=1),
         max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
+        max_per_address=None
+        if max_per_address is None
+        else _count("--max-per-address", max_per_address, least=1),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -500,6 +510,9 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
     """Run a command in trio; whatever it says ends as text and a status."""
     import trio
 
+    from tunnel.link.descriptors import raise_limit
+
+    raise_limit()
     _calm_collector()
     _calm_allocator()
     try:

@@ -110,6 +110,7 @@ class ServePlan:
     names: NameOptions = field(default_factory=NameOptions)
     max_sessions: int = MAX_SESSIONS
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
+    max_per_address: int | None = None
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -134,6 +135,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
             plan.names,
             max_sessions=plan.max_sessions,
             max_waiting_sessions=plan.max_waiting_sessions,
+            max_per_address=plan.max_per_address,
         ),
     )
     ending = _Ending(show, lambda: server.connections)
