@@ -99,7 +99,9 @@ class Dials:
         endpoint: target._Endpoint,
         until: float = math.inf,
         within: target.Within = trio.fail_at,
+        opened: target.Opened = lambda _sock: None,
     ) -> socket.socket:
+        del opened
         with within(until):
             return await self._dial(endpoint)
 
