@@ -7,14 +7,14 @@ becomes a ``ClientSession`` for as long as its session lives.
 from __future__ import annotations
 
 import logging
-import random
 import secrets
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import Gate
+from tunnel.access.gate import Gate, Place
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
@@ -32,7 +32,6 @@ from tunnel.errors import (
 )
 from tunnel.front.listen import open_listener, serve
 from tunnel.link.link import Link
-from tunnel.link.relay import reset_socket
 from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
@@ -72,7 +71,7 @@ FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
 """Whoever needs longer is not a slow client but none."""
 FAILURE_DELAY_S: Final = 1.0
-"""How long a wrong proof waits for its answer; it holds no place meanwhile."""
+"""How long a wrong proof waits for its answer; a newcomer may have its place."""
 MAX_WIRES: Final = 4_096
 """Links and strangers at once; each is a descriptor and a task."""
 RETRY_AFTER_S: Final = 5
@@ -137,7 +136,7 @@ class CenterServer:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
-        self._gate = Gate(random.random)
+        self._gate = Gate()
         self._sessions = Sessions(
             self.options.max_sessions, self.options.max_waiting_sessions
         )
@@ -241,35 +240,38 @@ class CenterServer:
         """Take a wire from its first byte to its last; owns the stream."""
         if not isinstance(stream, QuickSocket):  # pragma: no cover - all are
             return
-        now = trio.current_time()
-        if not (
-            self._gate.may_try(peer.host, now) and self._gate.enter(peer.host, now)
-        ):
-            say(logger, logging.INFO, "link.turned_away", peer=str(peer))
-            await reset_socket(stream)
-            return
-        inside = True
+        tune_link(stream)
+        transport = self._transport(stream, str(peer))
         try:
-            tune_link(stream)
-            transport = self._transport(stream, str(peer))
-            handshake: ServerHandshake | None = None
+            proved = await self._prove(stream, transport, peer)
+            if proved is not None:
+                self._gate.succeeded(peer.host, trio.current_time())
+                try:
+                    await self._serve_member(transport, *proved)
+                finally:
+                    self._gate.ended(peer.host, trio.current_time())
+        finally:
+            await transport.aclose()
+
+    async def _prove(
+        self, stream: QuickSocket, transport: Transport, peer: Address
+    ) -> tuple[ServerHandshake, AuthClaim] | None:
+        """Hear who it is; None, after the answer, if it does not prove that."""
+        handshake: ServerHandshake | None = None
+        with trio.CancelScope() as scope:
+            place = self._gate.enter(peer.host, trio.current_time(), scope.cancel)
             try:
                 with trio.fail_after(HANDSHAKE_S):
-                    handshake = await self._begin(stream, transport)
-                    claim = await hear(transport, handshake)
+                    handshake = await self._begin(stream, transport, place)
+                    return handshake, await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
-                self._gate.leave(peer.host)
-                inside = False
                 await self._refuse(transport, handshake, peer, error)
-                return
-            self._gate.leave(peer.host)
-            inside = False
-            self._gate.succeeded(peer.host, trio.current_time())
-            await self._serve_member(transport, handshake, claim)
-        finally:
-            if inside:
-                self._gate.leave(peer.host)
-            await trio.aclose_forcefully(stream)
+            finally:
+                place.leave()
+        if scope.cancelled_caught:
+            say(logger, logging.INFO, "link.turned_away", peer=str(peer),
+                reason="a newcomer needs its place")  # fmt: skip
+        return None
 
     def _transport(self, stream: QuickSocket, peer: str) -> Transport:
         if self._tls is None:
@@ -277,10 +279,11 @@ class CenterServer:
         return TlsTransport(stream, self._tls, server_side=True, peer=peer)
 
     async def _begin(
-        self, stream: QuickSocket, transport: Transport
+        self, stream: QuickSocket, transport: Transport, place: Place
     ) -> ServerHandshake:
         with trio.fail_after(FIRST_BYTE_S):
             await trio.lowlevel.wait_readable(stream.socket)
+        place.heard = True
         binding = PLAIN_BINDING
         if isinstance(transport, TlsTransport):
             await transport.handshake()
@@ -313,8 +316,12 @@ class CenterServer:
             code, reason = "SILENT", "it took too long"
         say(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
             reason=reason)  # fmt: skip
-        if isinstance(error, LinkError) and error.code is Code.AUTH:
-            self._gate.failed(peer.host, trio.current_time())
+        if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
+            away_s = self._gate.failed(
+                peer.host, handshake.claimed_name, trio.current_time()
+            )
+            if away_s:
+                handshake.refuse(Code.CALM, "too many failed logins", ceil(away_s))
             await trio.sleep(FAILURE_DELAY_S)
         if handshake is not None:
             with trio.move_on_after(FAILURE_DELAY_S):

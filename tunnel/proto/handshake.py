@@ -266,7 +266,8 @@ class _Side(ABC):
         raise failure
 
     def refuse(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
-        """Queue a GO_AWAY; no more may be said on this link. The caller closes."""
+        """Say GO_AWAY and nothing else on this link. The caller closes."""
+        self._out.clear()
         self._out += encode(ProtGoAway(code, retry_after_s, reason))
 
     @abstractmethod
@@ -542,6 +543,8 @@ class ServerHandshake(_Side):
         self._transcript = b""
         self._server_key = b""
         self._client_proof = b""
+        self.claimed_name = ""
+        """Who the client says that it is, proved or not."""
         self.claim: AuthClaim | None = None
         """Set when the client has proved itself and waits for an answer."""
 
@@ -584,6 +587,7 @@ class ServerHandshake(_Side):
     def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> AuthClaim:
         if not isinstance(frame, ProtAuth):
             raise _broken("a server's AUTH")
+        self.claimed_name = frame.name
         known = self._lookup(frame.name)
         verifier = self._dummy if known is None else known
         proved = is_client_proof(
