@@ -389,9 +389,9 @@ def test_a_new_id_is_on_the_disk_before_it_is_used(
     kept: list[bytes] = []
     monkeypatch.setattr(os, "fsync", lambda lock: kept.append(os.pread(lock, 99, 0)))
     with security.client_id(tmp_path) as client:
-        assert kept == [client]
+        assert kept == [client.value]
     with security.client_id(tmp_path) as client:
-        assert kept == [client]
+        assert kept == [client.value]
 
 
 def test_an_id_costs_one_descriptor_however_many_are_taken(tmp_path: Path) -> None:
