@@ -12,7 +12,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -24,9 +23,6 @@ from hypothesis import strategies as st
 from tunnel.access import security
 from tunnel.access.security import JoinLine, Secret, parse_join
 from tunnel.errors import Exit, StateError, TlsError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TOKEN = "dG9rZW4tdGhhdC1ub2JvZHktc2hvdWxkLXNlZS4uLi4"
 PIN = "UElOUElOUElOUElOUElOUElOUElOUElOUElOUElOUEk"
@@ -304,8 +300,10 @@ def test_a_state_folder_that_is_a_file_is_a_state_error(tmp_path: Path) -> None:
         security.load_or_make_identity(path / "below")
     nowhere = tmp_path / "nowhere"
     nowhere.symlink_to(tmp_path / "absent")
-    with pytest.raises(StateError, match="cannot use"):
+    with pytest.raises(StateError, match="cannot write"):
         security.load_or_make_identity(nowhere)
+    with pytest.raises(StateError, match="cannot use"), security.sole_server(nowhere):
+        pass
 
 
 # --- client ids
@@ -450,18 +448,30 @@ def test_an_identity_made_by_a_racing_process_is_the_one_that_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, identity: security.Identity
 ) -> None:
     pem = identity.pem_path.read_text()
-    real = security._locked
+    make = security._make_identity
 
-    @contextlib.contextmanager
-    def somebody_was_first(state: Path) -> Iterator[None]:
-        with real(state):
-            security.write_private(state / "identity.pem", pem)
-            yield
+    def somebody_was_first() -> str:
+        security.write_private(tmp_path / "identity.pem", pem)
+        return make()
 
-    monkeypatch.setattr(security, "_locked", somebody_was_first)
+    monkeypatch.setattr(security, "_make_identity", somebody_was_first)
     loaded, created = security.load_or_make_identity(tmp_path)
     assert not created
     assert loaded.pin == identity.pin
+    assert os.listdir(tmp_path) == ["identity.pem"]
+
+
+def test_an_identity_is_made_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(_source: Path, _target: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    made, created = security.load_or_make_identity(tmp_path)
+    assert created
+    assert security.load_or_make_identity(tmp_path) == (made, False)
+    assert os.listdir(tmp_path) == ["identity.pem"]
 
 
 def test_a_new_certificate_is_valid_where_clocks_are_late(
@@ -525,6 +535,68 @@ def test_a_certificate_that_cannot_be_read_is_a_tls_error() -> None:
     with pytest.raises(TlsError) as caught:
         security.pin_of(b"no certificate")
     assert caught.value.exit_status is Exit.TLS
+
+
+# --- one server for each folder
+
+
+SERVE = """
+import pathlib, sys
+from tunnel.access.security import load_or_make_identity, sole_server
+with sole_server(pathlib.Path(sys.argv[1])):
+    load_or_make_identity(pathlib.Path(sys.argv[1]))
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_server_until_that_is_killed(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(state)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
+        with pytest.raises(StateError) as caught, security.sole_server(state):
+            pass
+        assert str(state) in caught.value.what
+        assert f"process {process.pid} " in caught.value.cause
+        assert "--state" in caught.value.fix
+        process.kill()
+    with security.sole_server(state):
+        pass
+    with security.sole_server(state):
+        pass
+
+
+def test_without_locks_nobody_is_kept_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_descriptor: int, _how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with security.sole_server(tmp_path), security.sole_server(tmp_path):
+        pass
+
+
+def test_an_error_of_the_body_passes_and_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="body"), security.sole_server(tmp_path):
+        raise OSError("body")
+    with security.sole_server(tmp_path):
+        pass
+
+
+def test_a_join_line_that_stands_there_is_not_written_again(tmp_path: Path) -> None:
+    join = JoinLine("default", security.make_token(), "h", 1, PIN, plain=False)
+    security.write_join(tmp_path, join)
+    before = (tmp_path / "join").stat().st_ino
+    security.write_join(tmp_path, join)
+    assert (tmp_path / "join").stat().st_ino == before
 
 
 # --- TLS

@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 from tunnel.errors import Code, StateError, TlsError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ALPN: Final = "prot/1"
@@ -344,8 +344,55 @@ def kept_join(state_dir: Path) -> JoinLine | None:
 
 
 def write_join(state_dir: Path, join: JoinLine) -> None:
-    """Save the owner's join line as STATE/join, mode 0600; raises StateError."""
-    write_private(state_dir / "join", join.render() + "\n")
+    """Save the owner's join line as STATE/join, mode 0600; raises StateError.
+
+    A line that stands there already is not written again: the folder may be read-only.
+    """
+    path, text = state_dir / "join", join.render() + "\n"
+    if not (_exists(path) and read_private(path) == text):
+        write_private(path, text)
+
+
+@contextlib.contextmanager
+def sole_server(state_dir: Path) -> Iterator[None]:
+    """Keep other servers off the state folder while the context is open.
+
+    The kernel's lock of the folder itself: it needs no right to write, and ends with
+    the process however that ends. Where there are no locks, nobody is kept off.
+
+    Raises:
+        StateError: another process has it, or the folder cannot be made.
+    """
+    try:
+        if not _exists(state_dir):
+            _make_private_dir(state_dir)
+        folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(state_dir, "use", error) from error
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateError(
+                    f"another server uses {state_dir}",
+                    f"{_holder_of(folder)} has its lock; two would share one key and "
+                    "one token",
+                    "stop that one, or give this one a folder of its own: --state DIR",
+                ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
+def _holder_of(descriptor: int) -> str:
+    """Say which process holds the lock of a file, if the kernel tells."""
+    inode = os.fstat(descriptor).st_ino
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for words in map(str.split, locks):
+            if "FLOCK" in words and f":{inode} " in f"{' '.join(words)} ":
+                return f"process {words[words.index('WRITE') + 1]}"
+    return "another process"
 
 
 class ClientId:
@@ -469,26 +516,24 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
             cannot be written.
     """
     path = state_dir / "identity.pem"
-    if _exists(path):
-        return _load_identity(path), False
-    with _locked(state_dir):
-        created = not _exists(path)
-        if created:
-            write_private(path, _make_identity())
-        return _load_identity(path), created
+    created = not _exists(path) and _create_private(path, _make_identity)
+    return _load_identity(path), created
 
 
-@contextlib.contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
-    """Alone among the processes that want to make something in the state folder."""
-    with contextlib.ExitStack() as stack:
-        try:
-            _make_private_dir(state_dir)
-            folder = stack.enter_context(_opened_dir(state_dir))
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        except OSError as error:
-            raise _unusable(state_dir, "use", error) from error
-        yield
+def _create_private(path: Path, make: Callable[[], str]) -> bool:
+    """Write a file that is not there, whole; False when somebody else was first."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    write_private(temporary, make())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here: a server is alone in its folder, so nobody was first.
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _load_identity(path: Path) -> Identity:

@@ -17,6 +17,7 @@ from tunnel.access.security import (
     client_id,
     load_or_make_identity,
     owner_token,
+    sole_server,
     write_join,
 )
 from tunnel.access.users import OWNER, User
@@ -114,7 +115,16 @@ class ServePlan:
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
-    """Run a center-server until a signal ends it."""
+    """Run a center-server until a signal ends it.
+
+    Raises:
+        StateError: another server has the state folder, or it cannot be used.
+    """
+    with sole_server(plan.state):
+        return await _serve(plan, show)
+
+
+async def _serve(plan: ServePlan, show: Show) -> Exit:
     identity = None
     if not plan.plain:
         identity, created = load_or_make_identity(plan.state)
