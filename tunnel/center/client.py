@@ -13,7 +13,7 @@ import random
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -73,6 +73,7 @@ from tunnel.proto.handshake import (
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tunnel.access.networks import Networks
@@ -445,11 +446,16 @@ class CenterClient:
             return PlainTransport(stream, where)
         return TlsTransport(
             stream,
-            client_tls_context(join.pin),
+            self._tls,
             server_side=False,
             host_name=join.host,
             peer=where,
         )
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """One for all links: the authorities of a system take 10 ms to load."""
+        return client_tls_context(self._join.pin)
 
     async def _secure(self, transport: Transport) -> bytes:
         """Make the wire secure, and check the server's key before a byte is said."""
