@@ -35,6 +35,7 @@ from tunnel.center.notices import (
 )
 from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
+from tunnel.link import session as session_module
 from tunnel.link.link import Link
 from tunnel.link.session import MAX_PARKED, Session
 from tunnel.link.start import prove
@@ -469,7 +470,10 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
 # While there is no link -------------------------------------------------------------
 
 
-async def test_64_visitors_wait_for_a_link_and_the_65th_is_refused() -> None:
+async def test_only_so_many_visitors_wait_for_a_link(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_PARKED", 20)
     async with network() as net, target(echo) as where:
         client, notices = await net.client()
         await client.publish_target(Address("", 0), where)
@@ -477,10 +481,9 @@ async def test_64_visitors_wait_for_a_link_and_the_65th_is_refused() -> None:
         await net.lose_link(notices)
         (member,) = net.center.server._sessions
         waiting = [
-            await trio.open_tcp_stream(public.host, public.port)
-            for _ in range(MAX_PARKED)
+            await trio.open_tcp_stream(public.host, public.port) for _ in range(20)
         ]
-        await net.center.until(lambda: member.session.streams == MAX_PARKED)
+        await net.center.until(lambda: member.session.streams == 20)
         for stream in waiting:
             await stream.send_all(b"patient")
         refused = await trio.open_tcp_stream(public.host, public.port)

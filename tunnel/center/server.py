@@ -72,8 +72,8 @@ HANDSHAKE_S: Final = 10.0
 """Whoever needs longer is not a slow client but none."""
 FAILURE_DELAY_S: Final = 1.0
 """How long a wrong proof waits for its answer; a newcomer may have its place."""
-MAX_WIRES: Final = 4_096
-"""Links and strangers at once; each is a descriptor and a task."""
+MAX_WIRES: Final = 16_384
+"""Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
 RETRY_AFTER_S: Final = 5
 """After how long a client for which there is no session may ask again."""
 DRAIN_S: Final = 30.0

@@ -7,6 +7,7 @@ peer opens; whoever opens from this side owns the streams.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -66,8 +67,9 @@ OPEN_DEADLINE_S: Final = 10.0
 """How long an opener waits for the real connect at the far end."""
 ANSWER_DEADLINE_S: Final = 10.0
 """How long a client waits for the answer to its MAPPING."""
-MAX_PARKED: Final = 64
-"""New visitors of one target that wait for a link; each at most its open deadline."""
+MAX_PARKED: Final = 1_024
+"""New visitors of one target that wait for a link; each at most its open deadline. A
+site with 300 a second gets through the 3 s after which a client tries again."""
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
 
@@ -119,6 +121,7 @@ class Session:
         self.resumes = 0
         self.repeated_bytes = 0
         self._parked: dict[VirtualConn, Target] = {}
+        self._parked_at: Counter[Target] = Counter()
         self._link_changed = Bell()
         self.ended: TunnelError | None = None
         self.lost_streams = 0
@@ -213,6 +216,7 @@ class Session:
         self.resumes += 1
         self.repeated_bytes += repeated
         self._parked.clear()
+        self._parked_at.clear()
         self._link_changed.ring()
         return repeated
 
@@ -262,13 +266,12 @@ class Session:
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
-        if self.lost_at is not None:
-            waiting = sum(other == target for other in self._parked.values())
-            if waiting >= MAX_PARKED:
-                raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
+        if self.lost_at is not None and self._parked_at[target] >= MAX_PARKED:
+            raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
         if self.lost_at is not None:
             self._parked[conn] = target
+            self._parked_at[target] += 1
             self._link_changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
@@ -381,7 +384,11 @@ class Session:
         """Dispatch nothing more to this connection's stream: it is closed."""
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
-        self._parked.pop(conn, None)
+        if conn in self._parked:
+            target = self._parked.pop(conn)
+            self._parked_at[target] -= 1
+            if not self._parked_at[target]:
+                del self._parked_at[target]
         self._deliveries.pop(conn, None)
         self._idle.ring()
 
