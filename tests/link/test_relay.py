@@ -165,6 +165,22 @@ async def test_a_visitor_that_never_stops_writing_is_left_after_the_grace(
     assert run.result == RelayResult(0, 3, Code.NORMAL)
 
 
+async def test_what_a_stalled_visitor_takes_is_counted_once_however_it_is_carried(
+    virtual: ScriptedVirtual,
+) -> None:
+    size = 8_000_000
+    virtual.say.send_nowait(bytes(size))
+    virtual.say.send_nowait(b"")
+    async with joined(virtual) as (visitor, run):
+        await trio.testing.wait_all_tasks_blocked()
+        virtual.refuses = Code.NORMAL  # the peer reads no more: another task carries
+        await visitor.send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(await read_all(visitor)) == size
+    assert run.result is not None
+    assert run.result.received_bytes == size
+
+
 async def test_a_stalled_visitor_does_not_hold_a_reset_for_ever(
     virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,

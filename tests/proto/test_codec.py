@@ -629,6 +629,14 @@ def test_an_address_has_the_forms_of_rfc_1928() -> None:
     assert encode_address(Address("a.test", 2)) == by_hand.host("a.test", 2)
 
 
+def test_what_is_not_said_is_the_first_port_and_no_port_on_the_wire() -> None:
+    udp, name = UdpTarget("dns"), NameTarget("web")
+    assert encode(ProtCreate(SockMap(1), udp)) == by_hand.create_udp(1, "dns", 0)
+    assert encode(ProtCreate(SockMap(1), name)) == by_hand.create_name(1, "web", 0)
+    refused = by_hand.mapping_answers(by_hand.mapping_answer(Code.TAKEN, "", 0, ""))
+    assert encode(ProtMappingAnswer([MappingAnswer(Code.TAKEN)])) == refused
+
+
 def test_a_long_text_is_cut_between_characters() -> None:
     assert encode_text("ü" * 200) == b"\xfe" + "ü".encode() * 127
     assert encode_text("x" * 300) == b"\xff" + b"x" * 255

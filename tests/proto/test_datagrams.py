@@ -428,6 +428,9 @@ def test_the_room_of_a_session_is_not_used_up_by_using_it(how: str) -> None:
                 pair.client.core.close(ours)
             elif how == "closed by the peer":
                 pair.server.core.close(theirs)
+                pair.flush(pair.server)
+                pair.deliver(pair.server)
+                assert dropped(ours) == 4
         if how == "cut":
             for end in pair.ends:
                 end.core.link_lost()

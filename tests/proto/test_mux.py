@@ -1105,7 +1105,8 @@ def test_a_session_that_ends_with_everything_alive_leaves_nothing_behind() -> No
     pair.settle()
     for end in pair.ends:
         end.core.ask_mapping(MappingOp.ADD, [ENTRY])
-        end.core.open(TARGET, pair.now)
+        early = end.core.open(TARGET, pair.now)
+        end.core.send_data(early, bytes(100))
     pair.cut()
     for end in pair.ends:
         assert end.pool.held_bytes > 0
