@@ -6,10 +6,10 @@
 
 Each mutant is one change of one place, written into a copy of the tree in a temporary
 folder; the tree itself is only read. The tests run in the copy, in stages, until one
-fails: those that import the module by its name, all others of its layer, then
-tests/regress, tests/center and tests/front. A mutant that no test notices survives and
-is printed with its line before and after. Exit status: 0 when all were killed, 1 when
-some survive, 2 when the tests fail without any mutant.
+fails: those that import the module by its name, all others of its layer, then the
+house's, tests/regress, tests/center and tests/front. A mutant that no test notices
+survives and is printed with its line before and after. Exit status: 0 when all were
+killed, 1 when some survive, 2 when the tests fail without any mutant.
 
 What is changed:
 
@@ -55,8 +55,13 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 COPIED: Final = ("tunnel", "tests", "pyproject.toml", "README.md", "protocol.md")
-WIDER: Final = ("tests/regress", "tests/center", "tests/front")
-"""Who uses the layers below; asked about what the layer's own tests do not notice."""
+WIDER: Final = (
+    "tests/test_house.py",
+    "tests/regress",
+    "tests/center",
+    "tests/front",
+)
+"""The text, and who uses the layers; asked when the layer's own tests see nothing."""
 LOG_CALLS: Final = frozenset(
     {"say", "debug", "info", "warning", "error", "exception", "log"}
 )

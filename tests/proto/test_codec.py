@@ -30,6 +30,7 @@ from tunnel.proto.frames import (
     MappingAnswer,
     MappingEntry,
     MappingOp,
+    MappingType,
     NameTarget,
     OtherTarget,
     ProtAccept,
@@ -627,6 +628,16 @@ def test_an_address_has_the_forms_of_rfc_1928() -> None:
     assert encode_address(Address("127.0.0.1", 80)) == ADDRESS
     assert encode_address(Address("::1", 1)) == b"\x04" + bytes(15) + b"\1\0\1"
     assert encode_address(Address("a.test", 2)) == by_hand.host("a.test", 2)
+
+
+def test_kinds_of_names_have_their_numbers_on_the_wire() -> None:
+    kinds = ("TCP", "HTTP", "HTTPS", "UDP", "SOCKS", "EXIT")
+    assert [kind.name for kind in MappingType] == list(kinds)
+    for number, kind in enumerate(kinds, 1):
+        entry = MappingEntry(MappingType[kind], "name", port=80)
+        by_number = by_hand.mapping_entry(number, "name", port=80)
+        asked = encode(ProtMapping(MappingOp.ADD, [entry]))
+        assert asked == by_hand.mapping(1, by_number)
 
 
 def test_what_is_not_said_is_the_first_port_and_no_port_on_the_wire() -> None:
