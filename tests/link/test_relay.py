@@ -165,6 +165,23 @@ async def test_a_visitor_that_never_stops_writing_is_left_after_the_grace(
     assert run.result == RelayResult(0, 3, Code.NORMAL)
 
 
+async def test_a_peer_that_reads_no_more_may_go_on_to_send_for_as_long_as_it_likes(
+    virtual: ScriptedVirtual,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_module, "GRACE_S", 0.02)
+    async with joined(virtual) as (visitor, run):
+        virtual.refuses = Code.NORMAL
+        await visitor.send_all(b"unwanted")
+        for _ in range(3):
+            await trio.sleep(2 * 0.02)  # it is the time itself that must not matter
+            virtual.say.send_nowait(b"more")
+            assert await visitor.receive_some() == b"more"
+        virtual.say.send_nowait(b"")
+        assert await visitor.receive_some() == b""
+    assert run.result == RelayResult(0, 12, Code.NORMAL)
+
+
 async def test_what_a_stalled_visitor_takes_is_counted_once_however_it_is_carried(
     virtual: ScriptedVirtual,
 ) -> None:
