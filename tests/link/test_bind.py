@@ -37,7 +37,7 @@ class Exit:
 
 
 @pytest.fixture
-async def exit_(autojump_clock: trio.testing.MockClock) -> AsyncIterator[Exit]:
+async def exit_() -> AsyncIterator[Exit]:
     offers = Offers()
     async with session_pair(serve_server=offers) as pair:
         yield Exit(*await open_one(pair, offers))
@@ -62,7 +62,9 @@ async def test_a_peer_is_given_with_its_address_and_not_a_byte_less(
     assert await exit_.far.receive_some() == b"back"
 
 
-async def test_an_address_may_come_byte_by_byte(exit_: Exit) -> None:
+async def test_an_address_may_come_byte_by_byte(
+    exit_: Exit, autojump_clock: trio.testing.MockClock
+) -> None:
     async def trickle() -> None:
         for byte in bytes.fromhex("01 c0000207 1267"):
             await trio.sleep(1)
@@ -87,7 +89,9 @@ async def test_a_port_that_is_closed_ends_at_the_exit(exit_: Exit) -> None:
     assert await exit_.ended_with() is Code.RESET
 
 
-async def test_a_port_whose_user_is_cancelled_ends_at_the_exit(exit_: Exit) -> None:
+async def test_a_port_whose_user_is_cancelled_ends_at_the_exit(
+    exit_: Exit, autojump_clock: trio.testing.MockClock
+) -> None:
     with trio.move_on_after(1):
         await exit_.port.accept()
     assert await exit_.ended_with() is Code.RESET
