@@ -164,9 +164,21 @@ def test_what_a_session_may_grow_by_is_not_used_up_by_growing(
     assert process.taken == 0
     assert own.next_wakeup() == math.inf
     process.limit = PROCESS_GROWTH_BYTES
-    conns = [Conn() for _ in range(SESSION_GROWTH_BYTES // MAX_WINDOW_BYTES)]
-    for conn in conns:
-        assert grow_fully(own, conn) == MAX_WINDOW_BYTES
+    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+    assert grown == SESSION_GROWTH_BYTES  # to the last byte
+
+
+def test_a_growth_that_the_process_refuses_costs_the_session_nothing() -> None:
+    process = Budget(0)
+    own = growth(process)
+    for _ in range(3):
+        assert grow_fully(own, Conn()) == FIRST
+    process.limit = PROCESS_GROWTH_BYTES
+    conn = Conn()
+    grow_fully(own, conn)
+    own.forget(conn)
+    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+    assert grown == SESSION_GROWTH_BYTES
 
 
 # In the core -------------------------------------------------------------------------
