@@ -131,8 +131,10 @@ async def test_above_the_limit_a_silent_visitor_is_reset_for_a_newcomer(
         return fars[-1]
 
     async with port(open_now, max_visitors=2) as where:
-        speaker, silent = visit(where), visit(where)
+        speaker = visit(where)
         await speaker.send_all(b"a")
+        await trio.testing.wait_all_tasks_blocked()
+        silent = visit(where)
         await trio.testing.wait_all_tasks_blocked()
         async with visit(where) as newcomer:
             await newcomer.send_all(b"x")

@@ -1,7 +1,8 @@
 """Who a visitor is, wherever one is counted, slowed, logged or let in.
 
 One rule for all of them: IPv4 by itself, IPv6 by its /64 (what one customer gets),
-IPv4-mapped IPv6 as the IPv4 address that it is. Decides nothing else and keeps nothing.
+IPv4-mapped IPv6 as the IPv4 address that it is. What a connection says about its
+visitor is believed only if it comes from a proxy that the user named.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import ipaddress
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnel.access.networks import Network
+    from tunnel.proto.frames import Address
 
 THIS_MACHINE: Final = "this machine"
 """Loopback and unix sockets: many may stand behind it, visitors of a proxy too."""
@@ -19,24 +26,57 @@ MAX_REMEMBERED: Final = 1_024
 
 
 class Visitors:
-    """How many visitors there are of each address, and how many there may be.
+    """Whom to believe about who a visitor is, and how many each address may have.
 
     Args:
-        max_per_address: at once; None leaves it to the front ends.
+        trusted: proxies in front of us, by network.
+        max_per_address: visitors at once; None leaves it to the front ends.
     """
 
-    def __init__(self, max_per_address: int | None = None) -> None:
+    def __init__(
+        self, trusted: Sequence[Network] = (), max_per_address: int | None = None
+    ) -> None:
+        self.trusted = tuple(trusted)
         self.max_per_address = max_per_address
         self._inside: dict[str, int] = {}
+
+    def trusts(self, host: str) -> bool:
+        """Say whether an address is that of a trusted proxy."""
+        if not self.trusted:
+            return False
+        try:
+            ip = ipaddress.ip_address(host)
+        except ValueError:
+            return False  # a unix socket
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+            ip = ip.ipv4_mapped
+        return any(ip in network for network in self.trusted)
+
+    def visitor(self, peer: Address, hops: Sequence[Address]) -> int:
+        """Find who a visitor is in what the proxies on the way say of themselves.
+
+        Args:
+            peer: who is connected.
+            hops: that peer and those before it name, the last one at the end.
+
+        Returns:
+            Where in ``hops`` the visitor stands: the last that is not a trusted proxy
+            itself, for nobody vouches for what that one says. ``len(hops)``: it is the
+            peer.
+        """
+        at = len(hops)
+        while at and self.trusts((peer if at == len(hops) else hops[at]).host):
+            at -= 1
+        return at
 
     def enter(self, host: str, most: int) -> bool:
         """Count a visitor of an address; False if it has ``most`` already.
 
-        This machine may have any number: it stands for others. After True the caller
-        owes one ``leave``.
+        This machine and trusted proxies may have any number: they stand for others.
+        After True the caller owes one ``leave``.
         """
         key = address_key(host)
-        if key is THIS_MACHINE:
+        if key is THIS_MACHINE or self.trusts(host):
             return True
         inside = self._inside.get(key, 0)
         if inside >= most:
@@ -47,7 +87,7 @@ class Visitors:
     def leave(self, host: str) -> None:
         """Count it no more."""
         key = address_key(host)
-        if key is not THIS_MACHINE:
+        if key is not THIS_MACHINE and not self.trusts(host):
             left = self._inside.pop(key) - 1
             if left:
                 self._inside[key] = left

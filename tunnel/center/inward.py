@@ -45,4 +45,5 @@ async def serve_inward(
         )
 
     stream.accept()
-    await handle_app(stream, WayOut(open_target), users=users)
+    visitor = stream.create.visitor if stream.create else None
+    await handle_app(stream, WayOut(open_target), peer=visitor, users=users)

@@ -57,6 +57,7 @@ from tunnel.proto.window import HeldPool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tunnel.access.networks import Network
     from tunnel.access.security import Identity
     from tunnel.access.users import User
     from tunnel.front.listen import PortListener
@@ -100,6 +101,8 @@ class ServerOptions:
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whom to believe about who a visitor, or a client, is."""
 
 
 class CenterServer:
@@ -164,7 +167,8 @@ class CenterServer:
             AddressError: an address cannot be listened on.
             UsageError: the certificate for host names cannot be used.
         """
-        VISITORS.set(Visitors(self.options.max_per_address))
+        options = self.options
+        VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
         listen = self.options.listen
         self._listeners = await open_listener(listen.host, listen.port)
         try:

@@ -33,6 +33,7 @@ from tunnel.front.http1 import (
     serve_requests,
 )
 from tunnel.front.listen import LOG
+from tunnel.front.users import Login
 from tunnel.log import say
 
 if TYPE_CHECKING:
@@ -164,9 +165,11 @@ async def handle_visitor(
         guard: asked before anything else.
     """
 
+    login = Login(visit.peer, "share")
+
     async def answer(request: Request) -> bool:
         if guard is not None:
-            guard.check(request)
+            guard.check(request, login)
         started = time.monotonic()
         await _answer(visit, folder, request)
         say(LOG, logging.DEBUG, "file.served", peer=str(visit.peer),

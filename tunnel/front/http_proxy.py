@@ -17,6 +17,7 @@ carries the request and one the answer, so that an answer may come before its ti
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -52,6 +53,7 @@ from tunnel.front.http_heads import (
     without,
 )
 from tunnel.front.listen import LOG, carry, peer_of
+from tunnel.front.users import Login
 from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
 from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.log import say
@@ -74,6 +76,7 @@ async def handle_http(
     first: bytes,
     way_out: WayOut,
     *,
+    peer: Address | None = None,
     users: ProxyUsers | None = None,
     head_s: float = HEAD_S,
     idle_s: float = IDLE_S,
@@ -85,13 +88,15 @@ async def handle_http(
         app: from which ``first`` was read.
         first: bytes of the first request, at least one.
         way_out: only ``open`` is used.
+        peer: who the app is, where its stream cannot tell.
         users: without them everybody is welcome.
         head_s: for each head, from its first byte.
         idle_s: an exchange or a relay without a byte for so long is ended.
         pseudonym: of this proxy in Via; a request that carries it has been here.
     """
-    peer = peer_of(app)
-    talk = _Conversation(app, way_out, users, head_s, idle_s, pseudonym)
+    peer = peer or peer_of(app)
+    login = Login(peer, "proxy")
+    talk = _Conversation(app, way_out, users, login, head_s, idle_s, pseudonym)
     try:
         await talk.run(first)
     except trio.BrokenResourceError:
@@ -103,6 +108,14 @@ async def handle_http(
         await carry(app, talk.virtual, peer, early=early, idle_s=idle_s)
     elif talk.reason:
         say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=talk.reason)
+
+
+class _SlowedError(Exception):
+    """A password that must not be looked at yet."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("Too many wrong passwords came from this address.")
+        self.wait_s = wait_s
 
 
 class _Side:
@@ -174,6 +187,7 @@ class _Conversation:
         app: trio.abc.HalfCloseableStream,
         way_out: WayOut,
         users: ProxyUsers | None,
+        login: Login,
         head_s: float,
         idle_s: float,
         pseudonym: bytes,
@@ -182,6 +196,7 @@ class _Conversation:
         self._app = _App(app)
         self._way_out = way_out
         self._users = users
+        self._login = login
         self._head_s = head_s
         self._idle_s = idle_s
         self._pseudonym = pseudonym
@@ -286,6 +301,10 @@ class _Conversation:
             else:
                 target = absolute_target(request.target, request.method)
                 await self._forward(request, target, body)
+        except _SlowedError as error:
+            self.reason = Code.AUTH.name
+            later = b"Retry-After", str(math.ceil(error.wait_s)).encode()
+            await self._refuse(429, str(error), later)
         except TargetError as error:
             await self._refuse(error.status, str(error))
 
@@ -311,7 +330,11 @@ class _Conversation:
         if self._users is None:
             return True
         said = values(fields, b"proxy-authorization")
+        if said and (wait_s := self._login.wait_s()):
+            raise _SlowedError(wait_s)
         may = len(said) == 1 and self._users.check_basic(said[0])
+        if said:
+            self._login.said(right=may)
         # To be logged, unless a better password follows on this connection.
         self.reason = Code.AUTH.name if said and not may else ""
         return may

@@ -17,11 +17,13 @@ import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.errors import AddressError
+from tunnel.front.vouched import vouched_peer
 from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import IDLE_S, relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
 from tunnel.proto.frames import Address
+from tunnel.proto.proxy_header import MAX_HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,16 +203,16 @@ async def serve(
     that visitor only. Cancellation resets everybody who is in.
 
     Whoever has said nothing may be reset at any time, to make room: its stream then
-    breaks for ``handle``. An address that has its share is refused.
+    breaks for ``handle``. An address that has its share is refused. Who comes through a
+    trusted proxy (``access.visitors``) is the one that its PROXY header names.
 
     Args:
         listeners: of one front end.
         handle: called in a task of its own with the stream and who is at its other end;
             not for who has gone between accept and here.
         max_visitors: at once, if that is not more than the share of descriptors that
-            one front end can have. Then the silent go first; if nobody is, nobody is
-            accepted until one has left: those who wait are held by the kernel's
-            backlog.
+            one front end can have. Then the silent go first; if nobody is, newcomers
+            wait until one has left, all but the first in the kernel's backlog.
         links: these are links and no visitors. What is kept back is for them: they have
             no share, are never reset and never refused here.
     """
@@ -244,6 +246,7 @@ class _Entrance:
         )
         self._full = Told("silent.reset")
         self._crowd = Told("visitor.refused")
+        self._broken = Told("visitor.refused")
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
@@ -251,16 +254,10 @@ class _Entrance:
         failing = False
         while True:
             try:
-                self._room.acquire_nowait()
-            except trio.WouldBlock:
-                await self._wait_for_a_place()
-            try:
                 stream = await listener.accept()
             except trio.ClosedResourceError:
-                self._room.release()
                 return
             except OSError as error:
-                self._room.release()
                 if not failing:  # one line for each bad time, not ten a second
                     reason = str(error.strerror)
                     say(LOG, logging.WARNING, "accept.failed", reason=reason)
@@ -270,19 +267,28 @@ class _Entrance:
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             failing = False
-            if isinstance(stream, QuickSocket):
-                if stream.number() >= DESCRIPTORS.edge and (
-                    await self._is_one_too_many(stream)
-                ):
-                    continue
-                if not self._links:
-                    self._arrivals.came_in(stream)
+            if isinstance(stream, QuickSocket) and (
+                stream.number() >= DESCRIPTORS.edge
+                and await self._is_one_too_many(stream)
+            ):
+                continue
+            try:
+                self._room.acquire_nowait()
+            except trio.WouldBlock:
+                await self._wait_for_a_place(stream)
+            if isinstance(stream, QuickSocket) and not self._links:
+                self._arrivals.came_in(stream)
             self._nursery.start_soon(self._supervise, stream)
 
-    async def _wait_for_a_place(self) -> None:
+    async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """Have a newcomer wait; those behind it do so in the kernel."""
         if self._arrivals.give_up_one():
             self._full.tell("the entry is full", self._most)
-        await self._room.acquire()
+        try:
+            await self._room.acquire()
+        except BaseException:
+            await reset_socket(stream)
+            raise
 
     async def _is_one_too_many(self, stream: QuickSocket) -> bool:
         """Make room for who has one of the last descriptors; without it, refuse it.
@@ -294,7 +300,6 @@ class _Entrance:
             await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
             return False
         stream.reset()
-        self._room.release()
         while DESCRIPTORS.few():  # noqa: ASYNC110  # the kernel has no such event
             await trio.sleep(ACCEPT_PAUSE_S)
         return True
@@ -304,8 +309,10 @@ class _Entrance:
         counted = False
         try:
             if peer is not None:
-                counted = self._enter(peer)
-                if counted:
+                if self._visitors.trusted and isinstance(stream, QuickSocket):
+                    peer = await self._vouched(stream, peer)
+                counted = peer is not None and self._enter(peer)
+                if counted and peer is not None:
                     await self._handle(stream, peer)
         except* Exception as errors:
             say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
@@ -316,6 +323,16 @@ class _Entrance:
                 if counted and peer is not None:
                     self._visitors.leave(peer.host)
             self._room.release()
+
+    async def _vouched(self, stream: QuickSocket, peer: Address) -> Address | None:
+        """Give who a trusted proxy says is there; None if that cannot be read."""
+        if not self._visitors.trusts(peer.host):
+            return peer
+        try:
+            return await vouched_peer(stream, peer)
+        except ValueError as error:
+            self._broken.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
+            return None
 
     def _left(self, stream: trio.abc.HalfCloseableStream) -> None:
         if isinstance(stream, QuickSocket):

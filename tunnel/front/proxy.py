@@ -55,10 +55,11 @@ async def serve_proxy(
     # Of its own for each proxy: passing two of them is not a loop.
     pseudonym = f"tunnel-{secrets.token_hex(4)}".encode()
 
-    async def handle(app: trio.abc.HalfCloseableStream, _peer: Address) -> None:
+    async def handle(app: trio.abc.HalfCloseableStream, peer: Address) -> None:
         await handle_app(
             app,
             way_out,
+            peer=peer,
             users=users,
             handshake_s=handshake_s,
             idle_s=idle_s,
@@ -72,13 +73,17 @@ async def handle_app(
     app: trio.abc.HalfCloseableStream,
     way_out: WayOut,
     *,
+    peer: Address | None = None,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
     idle_s: float = IDLE_S,
     pseudonym: bytes = b"tunnel",
 ) -> None:
-    """Serve one app to its end, whatever it speaks; owns the stream."""
-    peer = peer_of(app)
+    """Serve one app to its end, whatever it speaks; owns the stream.
+
+    ``peer`` is who it is, where the stream's own end cannot tell.
+    """
+    peer = peer or peer_of(app)
     first = b""
     reason = "no request in time"
     try:
@@ -95,13 +100,20 @@ async def handle_app(
         say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
     elif first[0] in _SOCKS:
         await handle_socks(
-            app, first, way_out, users=users, handshake_s=handshake_s, idle_s=idle_s
+            app,
+            first,
+            way_out,
+            peer=peer,
+            users=users,
+            handshake_s=handshake_s,
+            idle_s=idle_s,
         )
     else:
         await handle_http(
             app,
             first,
             way_out,
+            peer=peer,
             users=users,
             head_s=handshake_s,
             idle_s=idle_s,

@@ -22,6 +22,7 @@ from tunnel.front.attempt import (
     last_words,
 )
 from tunnel.front.listen import LOG, carry, peer_of
+from tunnel.front.users import Login
 from tunnel.link.relay import IDLE_S
 from tunnel.link.sockets import QuickSocket
 from tunnel.log import say
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S: Final = 10.0
 """An honest app needs milliseconds; a silent one holds a descriptor."""
+SLOWED_S: Final = 1.0
+"""Before a refusal of words that were not looked at: SOCKS cannot say "later"."""
 BIND_S: Final = 180.0
 """For the peer of a BIND to come: a person may have to do something there."""
 
@@ -49,6 +52,7 @@ async def handle_socks(
     first: bytes,
     way_out: WayOut,
     *,
+    peer: Address | None = None,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
     idle_s: float = IDLE_S,
@@ -61,12 +65,14 @@ async def handle_socks(
         app: from which ``first`` was read.
         first: at least one byte; the first is the version.
         way_out: what can be opened.
+        peer: who the app is, where its stream cannot tell.
         users: without them everybody is welcome; with them only SOCKS5 is.
         handshake_s: for all that is said before the request is there.
         idle_s: a relay without a byte for so long is ended.
     """
-    peer = peer_of(app)
-    serving = _Serving(app, way_out, _dialogue(first, users))
+    peer = peer or peer_of(app)
+    login = Login(peer, "proxy")
+    serving = _Serving(app, way_out, _dialogue(first, users, login), login)
     ready = False
     try:
         reason = await serving.ask(first, handshake_s)
@@ -91,21 +97,32 @@ async def handle_socks(
         say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 
 
-def _dialogue(first: bytes, users: ProxyUsers | None) -> Dialogue:
+def _dialogue(first: bytes, users: ProxyUsers | None, login: Login) -> Dialogue:
     if first[0] == 4:
         return Socks4Server(closed=users is not None)
-    return Socks5Server(users.check if users is not None else None)
+    if users is None:
+        return Socks5Server(None)
+
+    def check(name: bytes, password: bytes) -> bool:
+        return not login.wait_s() and login.said(right=users.check(name, password))
+
+    return Socks5Server(check)
 
 
 class _Serving:
     """One app's request, and what came of it."""
 
     def __init__(
-        self, app: trio.abc.HalfCloseableStream, way_out: WayOut, dialogue: Dialogue
+        self,
+        app: trio.abc.HalfCloseableStream,
+        way_out: WayOut,
+        dialogue: Dialogue,
+        login: Login,
     ) -> None:
         self._app = app
         self._way_out = way_out
         self.dialogue = dialogue
+        self._login = login
         self.early = bytearray()
         self.virtual: ResettableStream | None = None
 
@@ -117,6 +134,8 @@ class _Serving:
                 dialogue.receive(data)
                 output = dialogue.take_output()
                 if dialogue.refused is not None:
+                    if self._login.wait_s():
+                        await trio.sleep(SLOWED_S)
                     await last_words(self._app, output)
                     return dialogue.refused.name
                 if output:

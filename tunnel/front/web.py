@@ -21,6 +21,7 @@ import base64
 import binascii
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,7 @@ import trio
 
 from tunnel.errors import CODES, Code, StreamError
 from tunnel.front import http_heads
+from tunnel.front.forwarded import Origin, origin_of
 from tunnel.front.http1 import (
     HttpError,
     Request,
@@ -49,6 +51,7 @@ from tunnel.front.http_heads import (
     tokens,
 )
 from tunnel.front.listen import LOG, MAX_VISITORS, serve
+from tunnel.front.users import Login
 from tunnel.link.relay import IDLE_S, ResettableStream, relay
 from tunnel.log import say
 from tunnel.proto.frames import Address
@@ -104,12 +107,14 @@ async def handle_visitor(visit: Visit, route: Route, *, idle_s: float = IDLE_S) 
         if isinstance(open_one, Absent):
             raise _absent(open_one)
         started = time.monotonic()
-        headers = request_headers(request, visit.peer, secure=visit.secure)
-        exchange = await _begin(visit, request, headers, open_one, idle_s)
+        origin = origin_of(request, visit.peer, secure=visit.secure)
+        headers = request_headers(request, origin)
+        visitor = origin.visitor
+        exchange = await _begin(visit, request, headers, open_one, idle_s, visitor)
         try:
             return await exchange.run()
         finally:
-            say(LOG, logging.DEBUG, "request.served", peer=str(visit.peer),
+            say(LOG, logging.DEBUG, "request.served", peer=str(visitor),
                 host=request.host, status=exchange.status,
                 seconds=round(time.monotonic() - started, 3))  # fmt: skip
 
@@ -138,12 +143,16 @@ async def handle_guarded(
         idle_s: without a byte either way.
     """
 
+    login = Login(visit.peer, "share")
+
     async def answer(request: Request) -> bool:
-        guard.check(request)
-        visitor = None if believe_headers else visit.peer
-        headers = request_headers(request, visitor, secure=visit.secure)
+        guard.check(request, login)
+        origin = None
+        if not believe_headers:
+            origin = origin_of(request, visit.peer, secure=visit.secure)
+        headers = request_headers(request, origin)
         headers = [(k, v) for k, v in headers if k != b"authorization"]
-        exchange = await _begin(visit, request, headers, open_one, idle_s)
+        exchange = await _begin(visit, request, headers, open_one, idle_s, visit.peer)
         return await exchange.run()
 
     await serve_requests(visit, answer)
@@ -156,12 +165,32 @@ class Guard:
     user: str
     password: str
 
-    def check(self, request: Request) -> None:
+    def check(self, request: Request, login: Login) -> None:
         """Return if the request brings both.
 
+        Args:
+            request: what came.
+            login: of its visitor.
+
         Raises:
-            HttpError: 401.
+            HttpError: 401; 429 if they were wrong too often from that address.
         """
+        if request.value(b"authorization"):
+            if wait_s := login.wait_s():
+                raise HttpError(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    "too many wrong passwords came from this address",
+                    headers=[("Retry-After", str(math.ceil(wait_s)))],
+                )
+            if login.said(right=self._is_right(request)):
+                return
+        raise HttpError(
+            HTTPStatus.UNAUTHORIZED,
+            "a user and a password are needed",
+            headers=[("WWW-Authenticate", 'Basic realm="tunnel", charset="UTF-8"')],
+        )
+
+    def _is_right(self, request: Request) -> bool:
         scheme, _, word = request.value(b"authorization").partition(b" ")
         try:
             given = base64.b64decode(word.strip(), validate=True)
@@ -170,12 +199,7 @@ class Guard:
         wanted = f"{self.user}:{self.password}".encode()
         # Both of one length, so that not even the length shows in the time.
         same = hmac.compare_digest(_digest(given), _digest(wanted))
-        if not (same and scheme.lower() == b"basic"):
-            raise HttpError(
-                HTTPStatus.UNAUTHORIZED,
-                "a user and a password are needed",
-                headers=[("WWW-Authenticate", 'Basic realm="tunnel", charset="UTF-8"')],
-            )
+        return same and scheme.lower() == b"basic"
 
 
 def _digest(secret: bytes) -> bytes:
@@ -188,32 +212,29 @@ _KEY: Final = secrets.token_bytes(32)
 # Fields -----------------------------------------------------------------------------
 
 
-def request_headers(
-    request: Request, visitor: Address | None, *, secure: bool
-) -> Fields:
+def request_headers(request: Request, origin: Origin | None) -> Fields:
     """Give the headers for the target: hop-by-hop out, the truth about the visitor in.
 
     Args:
         request: what came.
-        visitor: None leaves what the headers say about the visitor: for who is behind
-            a server that has written it.
-        secure: the visitor came over TLS.
+        origin: None leaves what the headers say about the visitor: for who is behind a
+            server that has written it.
 
     Raises:
         HttpError: 508, the request was here before.
     """
-    if visitor and any(PSEUDONYM in word for word in request.words(b"via")):
+    if origin and any(PSEUDONYM in word for word in request.words(b"via")):
         raise HttpError(HTTPStatus.LOOP_DETECTED, "this name leads to itself")
     headers = [
         (name, value)
         for name, value in _end_to_end(request.headers)
-        if name != b"host" and not (visitor and _about_the_visitor(name))
+        if name != b"host" and not (origin and _about_the_visitor(name))
     ]
     headers.insert(0, (b"host", request.authority.encode("latin-1")))
     if request.chunked:
         headers.append((b"transfer-encoding", b"chunked"))
-    if visitor is not None:
-        headers += _truth(request, visitor, "https" if secure else "http")
+    if origin is not None:
+        headers += _truth(origin)
         headers.append((b"via", f"1.1 {PSEUDONYM}".encode()))
     if wants_websocket(request):
         headers += [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
@@ -244,9 +265,11 @@ def _about_the_visitor(name: bytes) -> bool:
     return name.startswith(b"x-forwarded-") or name in _ABOUT_THE_VISITOR
 
 
-def _truth(request: Request, visitor: Address, proto: str) -> Fields:
-    host = request.authority
-    node = f"for={_quoted(str(visitor))}"
+def _truth(origin: Origin) -> Fields:
+    visitor, proto, host = origin
+    # Without a port if a proxy in front said none; IPv6 has its brackets all the same.
+    where = str(visitor) if visitor.port else str(visitor).removesuffix(":0")
+    node = f"for={_quoted(where)}"
     forwarded = f"{node};host={_quoted(host)};proto={proto}" if host else node
     truth = [
         (b"x-forwarded-for", visitor.host),
@@ -310,10 +333,15 @@ def _fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError
 
 
 async def _begin(
-    visit: Visit, request: Request, headers: Fields, open_one: Open, idle_s: float
+    visit: Visit,
+    request: Request,
+    headers: Fields,
+    open_one: Open,
+    idle_s: float,
+    visitor: Address,
 ) -> _Exchange:
     try:
-        virtual = await open_one(visit.peer)
+        virtual = await open_one(visitor)
     except StreamError as error:
         raise _refusal(error.code) from None
     return _Exchange(visit, request, headers, virtual, idle_s)

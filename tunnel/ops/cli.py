@@ -122,10 +122,19 @@ def serve(
             "process's descriptors, at most 4096. This machine has no limit."
         ),
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Address or network of a proxy in front of this server that is "
+            "believed about who its visitors are. Repeatable.",
+            negative=(),
+        ),
+    ] = None,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
+    from tunnel.access.networks import Networks
     from tunnel.ops.run import ServePlan, run_serve
     from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.shares import name_options
@@ -146,6 +155,7 @@ def serve(
         max_per_address=None
         if max_per_address is None
         else _count("--max-per-address", max_per_address, least=1),
+        trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)

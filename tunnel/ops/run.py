@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tunnel.access.networks import Network
     from tunnel.center.notices import Notice
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
@@ -112,6 +113,7 @@ class ServePlan:
     max_sessions: int = MAX_SESSIONS
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
     max_per_address: int | None = None
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -146,6 +148,7 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
             max_sessions=plan.max_sessions,
             max_waiting_sessions=plan.max_waiting_sessions,
             max_per_address=plan.max_per_address,
+            trusted_proxies=plan.trusted_proxies,
         ),
     )
     ending = _Ending(show, lambda: server.connections)

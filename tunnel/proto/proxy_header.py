@@ -1,18 +1,18 @@
 """The PROXY protocol, versions 1 and 2: tells a target who its visitor really is.
 
-The header stands before the first byte of a connection. It is only written: nobody
-who comes to a public port is believed about who they are.
+The header stands before the first byte of a connection. It is written for targets, and
+read only from proxies that the user trusts: nobody else is believed about who they are.
 Text: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 """
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+from tunnel.proto.frames import Address
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_2_PROXY: Final = 0x21
@@ -70,3 +70,87 @@ def _ip(address: Address) -> IPv4Address | IPv6Address | None:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     return ip
+
+
+MAX_HEADER_BYTES: Final = 4_096
+"""Of version 2, whose length field could say 65,551: more than any balancer adds."""
+_MAX_LINE_BYTES: Final = 107
+_LINE: Final = b"PROXY "
+_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
+_SHORTEST: Final = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216, 0: 0}
+
+
+class ProxyHeader(NamedTuple):
+    """What stands at the start of a connection."""
+
+    size: int
+    """Bytes of the header; 0 when there is none."""
+    visitor: Address | None = None
+    """Whose connection it is; None leaves it to the addresses of the socket."""
+
+
+def read_proxy_header(data: bytes) -> ProxyHeader | None:
+    """Read the header, of either version, that ``data`` may begin with.
+
+    Returns:
+        None while it could still be the beginning of one.
+
+    Raises:
+        ValueError: it begins like one and is none; the text says what is wrong.
+    """
+    for start, read in ((_LINE, _read_line), (_SIGNATURE, _read_binary)):
+        if data[: len(start)] == start[: len(data)]:
+            return read(data) if len(data) >= len(start) else None
+    return ProxyHeader(0)
+
+
+def _read_line(data: bytes) -> ProxyHeader | None:
+    end = data.find(b"\r\n", 0, _MAX_LINE_BYTES)
+    if end < 0:
+        if len(data) >= _MAX_LINE_BYTES:
+            raise ValueError(f"no end of the line in {_MAX_LINE_BYTES} bytes")
+        return None
+    words = data[len(_LINE) : end].decode("ascii").split(" ")
+    if words[0] == "UNKNOWN":
+        return ProxyHeader(end + 2)
+    if len(words) != 5 or words[0] not in ("TCP4", "TCP6"):
+        raise ValueError("neither TCP4, TCP6 nor UNKNOWN with its addresses")
+    kind = IPv4Address if words[0] == "TCP4" else IPv6Address
+    source, _destination = kind(words[1]), kind(words[2])
+    port, _ = (_port(word) for word in words[3:])
+    return ProxyHeader(end + 2, _visitor(source, port))
+
+
+def _port(word: str) -> int:
+    if not (_PORT.fullmatch(word) and int(word) < 65_536):
+        raise ValueError("not a port")
+    return int(word)
+
+
+def _read_binary(data: bytes) -> ProxyHeader | None:
+    if len(data) < 16:
+        return None
+    version, command = data[12] >> 4, data[12] & 15
+    family, length = data[13], int.from_bytes(data[14:16], "big")
+    if version != 2 or command > 1:
+        raise ValueError("an unknown version or command")
+    size = 16 + length
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"more than {MAX_HEADER_BYTES} bytes")
+    if command and (family not in _SHORTEST or length < _SHORTEST[family]):
+        raise ValueError("an unknown family, or too short for its addresses")
+    if len(data) < size:
+        return None
+    if not command or family not in _TCP.values():  # its own, a unix socket, UDP
+        return ProxyHeader(size)
+    width = 4 if family == _TCP[4] else 16
+    source = ip_address(data[16 : 16 + width])
+    port = int.from_bytes(data[16 + 2 * width : 18 + 2 * width], "big")
+    return ProxyHeader(size, _visitor(source, port))
+
+
+def _visitor(ip: IPv4Address | IPv6Address, port: int) -> Address:
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    if isinstance(ip, IPv6Address) and ip.scope_id:
+        raise ValueError("an address with a scope")
+    return Address(str(mapped or ip), port)
