@@ -15,6 +15,7 @@ from support.logs import text
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front import listen
 from tunnel.front.ports import serve_port
+from tunnel.link.descriptors import Told
 from tunnel.link.sockets import QuickSocket
 from tunnel.proto.frames import Address
 
@@ -122,8 +123,9 @@ async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
 
 
 async def test_above_the_limit_a_silent_visitor_is_reset_for_a_newcomer(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listen, "_FULL", Told("silent.reset"))
     fars: list[Far] = []
 
     def open_now(visitor: Address) -> Far:

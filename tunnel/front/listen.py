@@ -226,6 +226,11 @@ async def serve(
             await trio.aclose_forcefully(listener)
 
 
+_FULL: Final = Told("silent.reset")
+_CROWD: Final = Told("visitor.refused")
+_BROKEN: Final = Told("visitor.refused")
+
+
 class _Entrance:
     """One front end: who is in, and who of them is silent."""
 
@@ -244,9 +249,6 @@ class _Entrance:
         self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
             ADDRESS_SHARE, MAX_PER_ADDRESS
         )
-        self._full = Told("silent.reset")
-        self._crowd = Told("visitor.refused")
-        self._broken = Told("visitor.refused")
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
@@ -283,7 +285,7 @@ class _Entrance:
     async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Have a newcomer wait; those behind it do so in the kernel."""
         if self._arrivals.give_up_one():
-            self._full.tell("the entry is full", self._most)
+            _FULL.tell("the entry is full", self._most)
         try:
             await self._room.acquire()
         except BaseException:
@@ -297,7 +299,11 @@ class _Entrance:
         """
         number = stream.number()
         if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
-            await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
+            try:
+                await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
+            except BaseException:
+                stream.reset()
+                raise
             return False
         stream.reset()
         while DESCRIPTORS.few():  # noqa: ASYNC110  # the kernel has no such event
@@ -331,7 +337,7 @@ class _Entrance:
         try:
             return await vouched_peer(stream, peer)
         except ValueError as error:
-            self._broken.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
+            _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
             return None
 
     def _left(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -341,7 +347,7 @@ class _Entrance:
     def _enter(self, peer: Address) -> bool:
         if self._links or self._visitors.enter(peer.host, self._most_of_one):
             return True
-        self._crowd.tell("too many of one address", self._most_of_one, peer)
+        _CROWD.tell("too many of one address", self._most_of_one, peer)
         return False
 
 

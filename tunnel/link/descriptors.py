@@ -66,7 +66,7 @@ class Arrivals:
     __slots__ = ("_said", "_turn")
 
     def __init__(self) -> None:
-        self._turn = trio.Lock()
+        self._turn: trio.Lock | None = None  # most never need it, and it is large
         self._said: dict[QuickSocket, int] = {}
 
     def __len__(self) -> int:
@@ -103,6 +103,7 @@ class Arrivals:
         this they would be refused, and if all looked again in each turn, those of other
         entries would wait for them.
         """
+        self._turn = self._turn or trio.Lock()
         async with self._turn:
             for _ in range(LEAVERS_TURNS):
                 if not DESCRIPTORS.many_leave:
