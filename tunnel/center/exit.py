@@ -224,7 +224,8 @@ class _Dialling:
         self._sockets: list[QuickSocket] = []
 
     def opened(self, sock: socket.socket) -> None:
-        DESCRIPTORS.admit(sock)
+        if sock.fileno() >= DESCRIPTORS.edge:
+            DESCRIPTORS.admit(sock)
         local = QuickSocket(sock)
         self._sockets.append(local)
         self._arrivals.dialled(local, self._said_bytes)
@@ -232,6 +233,8 @@ class _Dialling:
     def succeeded(self, sock: socket.socket) -> QuickSocket:
         """Give the one that is connected; it stays among the arrivals."""
         tune_local(sock)
+        if len(self._sockets) == 1:  # as it mostly is
+            return self._sockets.pop()
         for local in self._sockets:
             if local.socket is sock:
                 self._sockets.remove(local)

@@ -325,7 +325,8 @@ class _Entrance:
         finally:
             await reset_socket(stream)  # closed by now, unless something went wrong
             if not self._links:
-                self._left(stream)
+                if isinstance(stream, QuickSocket):
+                    self._arrivals.left(stream)
                 if counted and peer is not None:
                     self._visitors.leave(peer.host)
             self._room.release()
@@ -339,10 +340,6 @@ class _Entrance:
         except ValueError as error:
             _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
             return None
-
-    def _left(self, stream: trio.abc.HalfCloseableStream) -> None:
-        if isinstance(stream, QuickSocket):
-            self._arrivals.left(stream)
 
     def _enter(self, peer: Address) -> bool:
         if self._links or self._visitors.enter(peer.host, self._most_of_one):

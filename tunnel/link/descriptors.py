@@ -74,7 +74,9 @@ class Arrivals:
 
     def came_in(self, visitor: QuickSocket) -> None:
         """Add a visitor: silent for as long as nothing has come from there."""
-        self.dialled(visitor, -1)
+        if not self._said:
+            DESCRIPTORS.crowds.add(self)
+        self._said[visitor] = -1
 
     def dialled(self, target: QuickSocket, said_bytes: int = 0) -> None:
         """Add one that was dialled: silent for as long as nobody speaks to it.
