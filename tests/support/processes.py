@@ -203,6 +203,8 @@ class Machine:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.command: tuple[str, ...] = (sys.executable, "-m", "tunnel")
+        """What starts a ``tunnel``."""
         self.descriptors: tuple[int, int] | None = None
         """Soft and hard limit of the ``tunnel`` commands that start from now on."""
         self._programs: list[Program] = []
@@ -238,7 +240,7 @@ class Machine:
         env: dict[str, str] | None = None,
     ) -> Program:
         """Start a ``tunnel`` command."""
-        command = (sys.executable, "-m", "tunnel", *args)
+        command = (*self.command, *args)
         if self.descriptors is not None:
             limit = 'ulimit -Sn "$1" && ulimit -Hn "$2" && shift 2 && exec "$@"'
             soft, hard = map(str, self.descriptors)
