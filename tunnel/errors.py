@@ -9,7 +9,7 @@ the reason, ``Remote...`` that the peer is: a peer's bytes can raise nothing but
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -215,6 +215,16 @@ class TunnelError(Exception):
         self.what = what
         self.cause = cause
         self.fix = fix
+
+    def again(self) -> Self:
+        """Return the same error to be raised, where this one is kept.
+
+        Raised itself, it would hold in its traceback the frames, and so the objects,
+        that hold it: a cycle, which only the collector frees.
+        """
+        error = type(self).__new__(type(self), *self.args)
+        error.__dict__.update(self.__dict__)
+        return error
 
     @property
     def exit_status(self) -> Exit:

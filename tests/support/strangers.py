@@ -231,7 +231,7 @@ class Ports:
         self._tls("nobody.example", b"GET / HTTP/1.1\r\n\r\n")
 
     def tls_without_name(self) -> None:
-        self._tls(None)
+        self._tls(None, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
 
     def tls_passed_through(self) -> None:
         self._tls("pass.localhost")  # what answers there speaks no TLS

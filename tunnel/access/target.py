@@ -160,7 +160,8 @@ async def connect(
         with within(until):
             return await _Race(failures, opened).run(endpoints)
     except OSError as error:
-        failures.append(error)
+        # Its traceback holds this frame, which holds it: a cycle for the collector.
+        failures.append(error.with_traceback(None))
     except trio.TooSlowError:
         failures.append(_no_answer(deadline_s))
     _give_up(address, failures)
@@ -413,7 +414,7 @@ class _Race:
         try:
             sock = await _dial(endpoint, opened=self._opened)
         except OSError as error:
-            self._failures.append(error)
+            self._failures.append(error.with_traceback(None))
             self._failed.set()
             return
         if self._winner is not None:  # two answered in the same turn of the loop

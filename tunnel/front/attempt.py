@@ -44,7 +44,7 @@ async def attempt(
         ends_with_app: its end of file counts as leaving, as its reset always does.
     """
     made: list[T] = []
-    refusal: StreamError | None = None
+    refusals: list[StreamError] = []
     try:
         async with trio.open_nursery() as nursery:
             making = nursery.cancel_scope
@@ -52,14 +52,15 @@ async def attempt(
             try:
                 made.append(await make())
             except StreamError as error:
-                refusal = error  # not through the nursery: it would make a group of it
+                # Not through the nursery: it would make a group of it.
+                refusals.append(error)
             nursery.cancel_scope.cancel()
     except BaseException:
         for one in made:
             await drop(one)
         raise
-    if refusal is not None:
-        raise refusal
+    if refusals:
+        raise refusals.pop()  # kept here it would hold this frame, a cycle
     return made[0] if made else None
 
 

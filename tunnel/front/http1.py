@@ -29,6 +29,7 @@ from tunnel.front.http_heads import (
     is_ambiguous,
     tokens,
     values,
+    without_frames,
 )
 from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
 
@@ -301,6 +302,7 @@ class Visit:
         try:
             return self._conn.next_event()
         except h11.RemoteProtocolError as error:
+            without_frames(error)
             status = HTTPStatus(error.error_status_hint)
             raise HttpError(status, str(error), close=True) from None
 

@@ -88,6 +88,15 @@ class AbsoluteTarget:
     """With the query; what the origin's request line says."""
 
 
+def without_frames(error: Exception) -> Exception:
+    """Return an error of h11 or of ours without its traceback.
+
+    h11's own code keeps an error in a frame that the error's traceback holds, and so
+    does who keeps one to say it later: a cycle, which only the collector frees.
+    """
+    return error.with_traceback(None)
+
+
 def absolute_target(target: bytes, method: bytes) -> AbsoluteTarget:
     """Take apart ``http://HOST[:PORT]/PATH`` (RFC 9112 §3.2.2).
 

@@ -51,6 +51,7 @@ from tunnel.front.http_heads import (
     values,
     wants_websocket,
     without,
+    without_frames,
 )
 from tunnel.front.listen import LOG, carry, peer_of
 from tunnel.front.users import Login
@@ -250,9 +251,11 @@ class _Conversation:
             try:
                 request = await self._read_head()
             except h11.RemoteProtocolError as error:
+                without_frames(error)
                 refusal = TargetError(error.error_status_hint, f"Not HTTP: {error}.")
             except TargetError as error:
                 refusal = error
+                without_frames(error)
             except trio.BrokenResourceError:
                 self.reason = "" if self._has_served else "the app left"
             nursery.cancel_scope.cancel()
@@ -594,6 +597,7 @@ class _Exchange:
                 if not await self._app.read(READ_BYTES):
                     return
         except h11.RemoteProtocolError as error:
+            without_frames(error)
             self.bad_request = f"Not HTTP: {error}."
             self._scope.cancel()
         except trio.BrokenResourceError:
@@ -628,7 +632,8 @@ class _Exchange:
         while not (self.is_done or self.switched):
             try:
                 event = await self._upstream.next_event()
-            except h11.RemoteProtocolError:
+            except h11.RemoteProtocolError as error:
+                without_frames(error)
                 self.failure = Code.PROTOCOL, _NOT_HTTP
                 return
             except trio.BrokenResourceError as broken:
@@ -639,7 +644,8 @@ class _Exchange:
             self._progress()
             try:
                 await self._pass_back(event)
-            except h11.LocalProtocolError:
+            except h11.LocalProtocolError as error:
+                without_frames(error)
                 self.failure = Code.PROTOCOL, _NOT_HTTP
                 return
             except trio.BrokenResourceError:

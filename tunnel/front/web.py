@@ -49,6 +49,7 @@ from tunnel.front.http_heads import (
     NEVER_BY_CONNECTION,
     Fields,
     tokens,
+    without_frames,
 )
 from tunnel.front.listen import LOG, MAX_VISITORS, serve
 from tunnel.front.users import Login
@@ -389,7 +390,7 @@ class _Exchange:
             if not (self._failure or self._ended):
                 self._fail(_refusal(Code.IDLE))
             if self._failure is not None:
-                raise self._failure
+                raise self._take_failure(self._failure)
             done = True
         finally:
             if not done:
@@ -407,6 +408,13 @@ class _Exchange:
     @property
     def _ended(self) -> bool:
         return self._switched or self._complete
+
+    def _take_failure(
+        self, failure: HttpError | VisitorGoneError
+    ) -> HttpError | VisitorGoneError:
+        """Keep it no more: raised, it would hold us, a cycle."""
+        self._failure = None
+        return failure
 
     def _push(self) -> None:
         self._scope.deadline = trio.current_time() + self._idle_s
@@ -478,7 +486,8 @@ class _Exchange:
                     return
         except VisitorGoneError as failure:
             self._fail(failure)
-        except h11.ProtocolError:
+        except h11.ProtocolError as error:
+            without_frames(error)
             self._fail(_fault("answered something that is not HTTP"))
         except trio.BrokenResourceError as error:
             cause = error.__cause__

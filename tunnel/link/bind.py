@@ -41,7 +41,7 @@ class BoundPort:
             peer = await self._read_address()
         except trio.BrokenResourceError as error:
             if isinstance(error.__cause__, StreamError):
-                raise error.__cause__ from None
+                raise error.__cause__.again() from None
             raise
         except BaseException:
             self._stream.reset(Code.RESET)

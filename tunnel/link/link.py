@@ -100,6 +100,7 @@ class Link:
             if self.session.push == self._push:
                 # It may wait for another link, and our buffers are large.
                 self.session.push = nowhere
+                self.session.let_go()
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
             self.gone.set()

@@ -22,6 +22,10 @@ TURN_SOCKETS: Final = 64
 """Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
 
 
+def _nothing(ready: list[tuple[int, int]]) -> None:
+    """Stand in for a turn when nobody is called any more."""
+
+
 class Poller:
     """Calls back when sockets become readable.
 
@@ -79,6 +83,7 @@ class Poller:
         """Call nobody any more, and give the epoll back; harmless when repeated."""
         self._scope.cancel()
         self._calls.clear()
+        self._turn = _nothing  # it knows us, and we it: a cycle for the collector
         if not self._epoll.closed:
             trio.lowlevel.notify_closing(self._epoll.fileno())
             self._epoll.close()

@@ -178,6 +178,17 @@ class Session:
             self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
             self.poller.close()
             self._gone.set()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Forget who is told and who serves, once nobody needs it any more.
+
+        They know this session, which knows them: cycles, which only the collector would
+        free, and each session that ended would hold its memory until then.
+        """
+        if self._gone.is_set() and self.push is nowhere:
+            self.core.let_go()
+            self._serve_offer, self._serve_mapping = _refuse, None
 
     # Its links ---------------------------------------------------------------------
 
@@ -322,16 +333,15 @@ class Session:
         """
         async with self._asking:
             if self.ended is not None:
-                raise self.ended
+                raise self.ended.again()
             self.core.ask_mapping(op, entries)
             self.wake()
             try:
                 with trio.fail_after(ANSWER_DEADLINE_S):
                     return await self._answers.receive()
             except trio.EndOfChannel:
-                raise self.ended or LocalLinkError(
-                    Code.LINK_LOST, "the link is gone"
-                ) from None
+                lost = LocalLinkError(Code.LINK_LOST, "the link is gone")
+                raise (self.ended or lost).again() from None
             except trio.TooSlowError:
                 self._unwanted_answers += 1
                 raise LocalLinkError(Code.SILENT, "no answer to MAPPING") from None
@@ -559,6 +569,11 @@ class Session:
             if self.ended is None:
                 self.core.answer_mapping(answers)
                 self.wake()
+
+
+async def _refuse(stream: VirtualStream) -> None:
+    """Serve what comes after the end."""
+    stream.reset(Code.LINK_LOST)
 
 
 def nowhere() -> bool:

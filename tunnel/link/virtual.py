@@ -494,7 +494,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             if self._closed:
                 raise trio.ClosedResourceError
             if self._send_error is not None:
-                raise self._send_error
+                raise self._send_error.again()
             await self._progress.wait()
 
     async def wait_closed(self) -> None:

@@ -691,6 +691,10 @@ class FrameDecoder:
         """Bytes of the incomplete frame."""
         return len(self._held)
 
+    def let_go(self) -> None:
+        """Ask nobody any more; nothing is fed after this."""
+        self._admit = _admit_all
+
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[ProtFrame]:
         """Yield the frames that ``data`` completes, in order.
 

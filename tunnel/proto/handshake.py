@@ -248,22 +248,21 @@ class _Side(ABC):
                 is still to be written; every later call raises the same.
         """
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         self._held += data
         try:
             self._advance()
         except RemoteLinkError as error:
-            failure = error
+            self._failure = error.again()
         except RemoteSessionError as error:
             # Nobody is proved yet, so what is wrong here is no fault of a session.
-            failure = RemoteLinkError(error.code, error.what)
+            self._failure = RemoteLinkError(error.code, error.what)
         else:
             return
-        self._failure = failure
         self._held.clear()
-        if failure.code in self._told:
-            self.refuse(failure.code, self._told[failure.code])
-        raise failure
+        if self._failure.code in self._told:
+            self.refuse(self._failure.code, self._told[self._failure.code])
+        raise self._failure.again()
 
     def refuse(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
         """Say GO_AWAY and nothing else on this link. The caller closes."""

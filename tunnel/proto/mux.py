@@ -789,6 +789,14 @@ class MuxCore:
         self._own_opens.clear()
         return conns
 
+    def let_go(self) -> None:
+        """Tell nobody any more, and receive nothing: after ``end``.
+
+        What is told and what decides know this object, which knows them.
+        """
+        self._notify = _nothing
+        self._decoder.let_go()
+
     def evict(self, conn: VirtualConn) -> None:
         """Reset the longest-stalled reader's connection: memory is short."""
         self.close(conn, Code.RESOURCE, "its reader stalled and memory is short")

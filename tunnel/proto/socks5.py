@@ -68,7 +68,8 @@ class Socks5Server:
         self._check_user = check_user
         self._input = bytearray()
         self._output = bytearray()
-        self._reading: Callable[[], bool] = self._read_greeting
+        # Functions, not methods of this object: those would hold it, a cycle.
+        self._reading: Callable[[Socks5Server], bool] = Socks5Server._read_greeting
         self.request: SocksRequest | None = None
         self.refused: Code | None = None
         self.leftover = b""
@@ -87,7 +88,7 @@ class Socks5Server:
         if self.refused is not None:
             return
         self._input += data
-        while not self.over and self._reading():
+        while not self.over and self._reading(self):
             pass
         if self.request is not None:
             self.leftover += bytes(self._input)
@@ -129,7 +130,9 @@ class Socks5Server:
             self._output += bytes((_VERSION, _NO_METHOD))
             self.refused = Code.NOT_ALLOWED
         has_login = self._check_user is not None
-        self._reading = self._read_login if has_login else self._read_request
+        self._reading = (
+            Socks5Server._read_login if has_login else Socks5Server._read_request
+        )
         del buffer[:end]
         return True
 
@@ -148,7 +151,7 @@ class Socks5Server:
         else:
             self._output += bytes((_LOGIN_VERSION, _LOGIN_FAILED))
             self.refused = Code.AUTH
-        self._reading = self._read_request
+        self._reading = Socks5Server._read_request
         del buffer[:end]
         return True
 
