@@ -112,6 +112,8 @@ class CorePair:
     def inject(self, end: End, data: bytes) -> None:
         """Let ``end`` receive bytes that need not come from the other core."""
         end.heard += end.core.receive_data(data, self.now)
+        while end.core.has_input():
+            end.heard += end.core.receive_more(self.now)
         self.notice(end)
 
     def cross(self) -> None:

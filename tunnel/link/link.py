@@ -100,6 +100,7 @@ class Link:
             if self.session.push == self._push:
                 # It may wait for another link, and our buffers are large.
                 self.session.push = nowhere
+                self.session.core.drop_input()
                 self.session.let_go()
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()
@@ -147,10 +148,11 @@ class Link:
     async def _read_loop(self) -> None:
         session, transport = self.session, self.transport
         data: bytes | bytearray | memoryview = self._early
+        core = session.core
         while True:
             if self._abandoned:
                 return
-            if data and not self._closing:
+            if not self._closing and (data or core.has_input()):
                 self._take(data)
             if session.go_away is not None:
                 return self._end(session.go_away)
@@ -159,17 +161,26 @@ class Link:
                 session.wake()
             else:
                 session.flush()
-            core = session.core
             if core.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
+            if core.has_input() and not self._closing:
+                # The others' turn. What came is ours, also when the wire ends
+                # meanwhile: a GO_AWAY may be the last of it.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                data = b""
+                continue
             data = await transport.receive_some()
             if not data:
                 return self._end(lost("the peer is gone"))
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
-        session = self.session
+        """Do a turn's work: of what the wire has brought, or of what is left of it."""
+        session, now = self.session, trio.current_time()
+        core = session.core
         try:
-            session.dispatch(session.core.receive_data(data, trio.current_time()))
+            session.dispatch(
+                core.receive_data(data, now) if data else core.receive_more(now)
+            )
         except RemoteSessionError as error:
             say(logger, logging.WARNING, "link.broken", peer=self.transport.peer,
                 code=error.code.name, reason=str(error))  # fmt: skip

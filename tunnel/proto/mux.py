@@ -67,9 +67,10 @@ from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
 from tunnel.proto.replay import Replay, receipts_for
 from tunnel.proto.state import Signal, StreamState, step
 from tunnel.proto.window import HeldPool
+from tunnel.proto.work import TURN_WORK, work_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
@@ -178,6 +179,8 @@ class MuxCore:
         self._receipts = receipts_for(replay_limit) if replay_limit else None
         self._again: deque[bytes] = deque()
         self._decoder = FrameDecoder(ours.max_frame, self._admit)
+        self._input: Iterator[ProtFrame] | None = None
+        """What came and was more than a turn's work."""
         self.sooner = False
         """``next_wakeup`` may be sooner than it was when it was asked for last."""
         self._begin_link(now)
@@ -210,6 +213,7 @@ class MuxCore:
             raise RemoteSessionError(
                 Code.PROTOCOL, f"the peer cannot have received {count} bytes"
             )
+        self._input = None
         taken = self._decoder.session_bytes
         self._decoder = FrameDecoder(self.ours.max_frame, self._admit)
         self._decoder.session_bytes = taken
@@ -222,6 +226,7 @@ class MuxCore:
     def link_lost(self) -> None:
         """Throw datagrams away, those to come too, until ``resume``."""
         self._linked = False
+        self._input = None
         self._datagrams.clear()
 
     def _begin_link(self, now: float) -> None:
@@ -529,19 +534,44 @@ class MuxCore:
     ) -> list[Event]:
         """Take bytes from the link, split in any way; give what they mean, in order.
 
+        A turn's work of them, that is: while ``has_input`` says so, ``receive_more``
+        gives the rest, and ``data`` must not change.
+
         Raises:
             RemoteSessionError: the peer broke a rule; its code is the answer to it.
         """
         if self.liveness.heard(now):
             self.sooner = True
+        return self._take_frames(self._decoder.feed(data), now)
+
+    def has_input(self) -> bool:
+        """Say whether what ``receive_data`` was given has not all been taken."""
+        return self._input is not None
+
+    def drop_input(self) -> None:
+        """Take nothing more of what came: its link is over."""
+        self._input = None
+
+    def receive_more(self, now: float) -> list[Event]:
+        """Take the next turn's work of what came; see ``receive_data``."""
+        frames, self._input = self._input, None
+        return self._take_frames(frames or iter(()), now)
+
+    def _take_frames(self, frames: Iterator[ProtFrame], now: float) -> list[Event]:
         events: list[Event] = []
         brought: dict[VirtualConn, DataReceived] = {}
-        for frame in self._decoder.feed(data):
+        work = 0
+        for frame in frames:
             # In the order of how often they come on a busy link.
             if type(frame) is ProtData:
                 self._on_data(frame, events, brought)
+                work += 1
             else:
                 self._on_control(frame, events, now)
+                work += work_of(frame)
+            if work >= TURN_WORK:
+                self._input = frames
+                break
         if self._receipts is not None and self._receipts.took(
             self._decoder.session_bytes, now
         ):
@@ -787,6 +817,7 @@ class MuxCore:
         self._conns.clear()
         self._drop_output()
         self._own_opens.clear()
+        self._input = None
         return conns
 
     def let_go(self) -> None:
