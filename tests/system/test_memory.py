@@ -6,11 +6,15 @@ grows under load by as much as comes between two of its rounds.
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import trustme
+from support import lossy
+from support.cutting import Relay
 from support.processes import Machine, eventually
 from support.strangers import Links, Ports
 from support.targets import Target, echo, shared_out, web
@@ -43,8 +47,9 @@ class Place:
             "--http", "127.0.0.1:0", "--https", "127.0.0.1:0",
             "--certificate", str(folder / "chain.pem"), str(folder / "key.pem"),
         )  # fmt: skip
+        self.line = Relay(machine, server)
         client = machine.up(
-            server.join, "--tcp", f"0={told}", "--tcp", f"0={nobody}",
+            self.line.join, "--tcp", f"0={told}", "--tcp", f"0={nobody}",
             "--http", f"web={pages}", "--https", f"pass={told}",
             "--socks", "127.0.0.1:0",
         )  # fmt: skip
@@ -82,6 +87,16 @@ class Place:
 
     def descriptors(self) -> dict[str, int]:
         return {name: one.descriptors() for name, one in self.programs.items()}
+
+    def settled(self) -> dict[str, int]:
+        """Wait until those who are still there have ended; give the memory then."""
+        most = {"server": 64, "client": 64, "share": 32}
+
+        def gone() -> bool:
+            return all(most[name] >= now for name, now in self.descriptors().items())
+
+        eventually(gone, "few descriptors", 90)
+        return self.rss_bytes()
 
     def after(self, kinds: list[Callable[[], None]], count: int) -> None:
         """Have so many of each kind come and go, mixed, and wait till all has gone."""
@@ -155,3 +170,39 @@ def test_ten_thousand_of_a_kind_leave_no_memory_behind(
     growth = grown(place, [kind], 500, 9_500)
     figures(f"{kind.__name__}: {growth}")
     assert all(size < 8_000_000 for size in growth.values()), growth
+
+
+SOAK_S: Final = float(os.environ.get("TUNNEL_SOAK_S", 1800))
+CUT_EVERY_S: Final = 20.0
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(SOAK_S + 300)
+def test_half_an_hour_of_everything_ends_as_the_second_minute_did(
+    place: Place, figures: Callable[[str], None]
+) -> None:
+    kinds = [kind for kind in KINDS if kind not in SLOW]
+    began = time.monotonic()
+    before: dict[str, int] = {}
+    cuts = rounds = 0
+    failed: list[str] = []
+
+    def borne(kind: Callable[[], None]) -> None:
+        try:
+            kind()
+        except (OSError, AssertionError) as error:  # its link was being cut
+            failed.append(f"{type(error).__name__} {error}")
+
+    while (now_s := time.monotonic() - began) < SOAK_S:
+        some = [bound(place, kind) for kind in kinds]
+        shared_out(some * 4, borne, AT_ONCE)
+        rounds += 1
+        if now_s >= CUT_EVERY_S * (cuts + 1):
+            place.line.do(lossy.CUTS[cuts % 3])
+            cuts += 1
+        if not before and now_s > min(120, SOAK_S / 4):
+            before = place.settled()
+    after = place.settled()
+    growth = {name: after[name] - before[name] for name in after}
+    figures(f"{rounds * 4} of each kind, {cuts} cuts, {len(failed)} failed: {growth}")
+    assert all(size < 3_000_000 for size in growth.values()), growth
