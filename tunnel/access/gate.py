@@ -75,9 +75,13 @@ class Gate:
     address: many clients may stand behind it (a reverse proxy's too), and because it
     may stand for anybody it never becomes known, or a flood through a proxy would be
     spared like a user.
+
+    Args:
+        most: places.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_UNPROVEN) -> None:
+        self._most = most
         self._places: dict[Place, None] = {}
         self._living: Counter[str] = Counter()
         # Both are in the order of the last entry, so that the first is the oldest.
@@ -103,7 +107,7 @@ class Gate:
             ValueError: ``address`` is neither.
         """
         key = address_key(address)
-        if len(self._places) >= MAX_UNPROVEN:
+        if len(self._places) >= self._most:
             self._make_room()
         place = Place(self, key, known=self._is_known(key, now), evict=evict)
         self._places[place] = None

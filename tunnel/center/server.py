@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import Gate, Place
+from tunnel.access.gate import MAX_UNPROVEN, Gate, Place
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
@@ -31,6 +31,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.front.listen import open_listener, serve
+from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.link.link import Link
 from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
@@ -73,6 +74,9 @@ HANDSHAKE_S: Final = 10.0
 """Whoever needs longer is not a slow client but none."""
 FAILURE_DELAY_S: Final = 1.0
 """How long a wrong proof waits for its answer; a newcomer may have its place."""
+UNPROVEN_SHARE: Final = 1 / 16
+"""Of the process's descriptors, for links that are not proved: with 1,024 they are 64,
+and what is kept back for links is more."""
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
 RETRY_AFTER_S: Final = 5
@@ -139,7 +143,7 @@ class CenterServer:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
-        self._gate = Gate()
+        self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self._sessions = Sessions(
             self.options.max_sessions, self.options.max_waiting_sessions
         )
