@@ -12,8 +12,8 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
 from tunnel.center import exit_bind, exit_udp, kinds, mappings, server, sessions
-from tunnel.front import udp
-from tunnel.link import link, pace, relay, session, transport
+from tunnel.front import listen, udp
+from tunnel.link import descriptors, link, pace, relay, session, transport
 from tunnel.proto import (
     codec,
     datagrams,
@@ -97,6 +97,8 @@ SERVER_LIMITS: Final = {
     "sessions of one user": sessions.MAX_SESSIONS,
     "sessions of one user without a link": sessions.MAX_WAITING_SESSIONS,
     "kept for sessions without a link": sessions.MAX_KEPT_BYTES,
+    "descriptors kept back for links": descriptors.RESERVE,
+    "visitors of one address": listen.MAX_PER_ADDRESS,
     "ports of an entry": kinds.MAX_RANGE,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,

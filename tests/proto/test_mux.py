@@ -857,6 +857,30 @@ def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         core.open(TARGET, pair.now)
 
 
+def test_unanswered_opens_of_one_busy_target_leave_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opens, "MAX_UNANSWERED_OF_ONE", 3)
+    pair = CorePair()
+    core, busy, other = pair.client.core, NameTarget("busy"), NameTarget("other")
+    ours = [core.open(busy, pair.now) for _ in range(3)]
+    with pytest.raises(LocalStreamError):
+        core.open(busy, pair.now)
+    core.open(other, pair.now)
+    pair.settle()
+    accepted, refused, *_ = pair.server.heard_of(StreamOffered)
+    pair.server.core.accept(accepted.conn)
+    pair.server.core.close(refused.conn, Code.REFUSED)
+    core.close(ours[2], Code.TIMEOUT)
+    pair.settle()
+    for _ in range(3):
+        core.open(busy, pair.now)
+    with pytest.raises(LocalStreamError):
+        core.open(busy, pair.now)
+    core.expire(pair.now + opens.OPEN_DEADLINE_S)
+    core.open(busy, pair.now)
+
+
 def test_a_peer_that_answers_no_close_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -271,11 +271,11 @@ class MuxCore:
             raise LocalStreamError(Code.UNSUPPORTED, "the peer offers no UDP")
         if self.draining or self.peer_draining:
             raise LocalStreamError(Code.DRAINING, "no new connections while draining")
-        sock_map = self._own_opens.next_number(self._conns, now)
+        sock_map = self._own_opens.next_number(self._conns, target, now)
         frame = encode(ProtCreate(sock_map, target, visitor, exit=exit_name))
         conn = self._new_conn(sock_map, target)
         conn.state = StreamState.OPENING
-        self._own_opens.opened(conn, now)
+        self._own_opens.opened(conn, target, now)
         self.sooner = True
         self._push_control(frame)
         return conn

@@ -16,10 +16,12 @@ from tunnel.proto.meter import Meter
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from tunnel.proto.frames import Terms
+    from tunnel.proto.frames import Target, Terms
 
 MAX_UNANSWERED_OPENS: Final = 4_096
 """CREATEs of ours without an answer: each holds a task and a visitor."""
+MAX_UNANSWERED_OF_ONE: Final = MAX_UNANSWERED_OPENS // 4
+"""The same towards one target: a busy port must not stop the others."""
 OPEN_DEADLINE_S: Final = 12.0
 """How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
 needs a while on the way."""
@@ -52,7 +54,8 @@ class OwnOpens(Generic[_Conn]):
         self._most = theirs.max_streams
         self._rate = Meter(theirs.opens_per_s, theirs.opens_per_s, now)
         self._deadline_s = deadline_s
-        self._unanswered: dict[_Conn, float] = {}
+        self._unanswered: dict[_Conn, tuple[float, Target]] = {}
+        self._towards: dict[Target, int] = {}
 
     @property
     def unanswered(self) -> int:
@@ -63,8 +66,8 @@ class OwnOpens(Generic[_Conn]):
         """Say whether this side gave a number."""
         return number % 2 == self._lowest % 2
 
-    def next_number(self, taken: Container[int], now: float) -> SockMap:
-        """Give the next free number.
+    def next_number(self, taken: Container[int], target: Target, now: float) -> SockMap:
+        """Give the next free number, for a CREATE of ``target``.
 
         Raises:
             LocalStreamError: ``RESOURCE``: too many are open, or too fast.
@@ -72,6 +75,7 @@ class OwnOpens(Generic[_Conn]):
         if (
             self.open >= self._most
             or self.unanswered >= MAX_UNANSWERED_OPENS
+            or self._towards.get(target, 0) >= MAX_UNANSWERED_OF_ONE
             or not self._rate.allow(now)
         ):
             raise LocalStreamError(Code.RESOURCE, "too many connections at once")
@@ -84,30 +88,38 @@ class OwnOpens(Generic[_Conn]):
                 return SockMap(number)
         raise LocalStreamError(Code.RESOURCE, "every number is in use")
 
-    def opened(self, conn: _Conn, now: float) -> None:
+    def opened(self, conn: _Conn, target: Target, now: float) -> None:
         """Count a CREATE that was queued."""
         self.open += 1
-        self._unanswered[conn] = now + self._deadline_s
+        self._unanswered[conn] = now + self._deadline_s, target
+        self._towards[target] = self._towards.get(target, 0) + 1
 
     def answered(self, conn: _Conn) -> None:
         """Count the end of waiting for an answer; harmless for any other connection."""
-        self._unanswered.pop(conn, None)
+        found = self._unanswered.pop(conn, None)
+        if found is not None:
+            left = self._towards.pop(found[1]) - 1
+            if left:
+                self._towards[found[1]] = left
 
     def next_deadline(self) -> float | None:
         """Give when the oldest CREATE is given up."""
-        return next(iter(self._unanswered.values()), None)
+        for deadline, _target in self._unanswered.values():
+            return deadline
+        return None
 
     def expired(self, now: float) -> Iterator[_Conn]:
         """Give each CREATE whose time is over; the caller closes it."""
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             conn = next(iter(self._unanswered))
-            del self._unanswered[conn]
+            self.answered(conn)
             yield conn
 
     def clear(self) -> None:
         """Forget everything: the session is over."""
         self.open = 0
         self._unanswered.clear()
+        self._towards.clear()
 
 
 class PeerOpens:
