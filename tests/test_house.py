@@ -17,6 +17,7 @@ from tunnel.link import descriptors, link, pace, relay, session, transport
 from tunnel.proto import (
     codec,
     datagrams,
+    frames,
     growth,
     handshake,
     lanes,
@@ -24,6 +25,7 @@ from tunnel.proto import (
     opens,
     replay,
     window,
+    work,
 )
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
@@ -48,9 +50,15 @@ LIMITS: Final = {
     "unanswered opens": opens.MAX_UNANSWERED_OPENS,
     "opens_per_s": TERMS.opens_per_s,
     "unanswered MAPPINGs": mux.MAX_UNANSWERED_MAPPINGS,
+    "entries of one MAPPING": frames.MAX_MAPPING_ENTRIES,
+    "fields of one list": codec.MAX_FIELDS,
     "frames without effect": mux.NUISANCE_PER_S,
     "frames without effect at once": mux.NUISANCE_BURST,
     "waiting control bytes": mux.CONTROL_QUEUE_BYTES,
+    "control in one turn": mux.CONTROL_TURN_BYTES,
+    "grants in one turn": mux.WINDOWS_A_TURN,
+    "a frame costs of a turn, besides its bytes": lanes.FRAME_COST_BYTES,
+    "work of one turn for what came": work.TURN_WORK,
     "idle_ping_s": TERMS.idle_ping_s,
     "resume_s if not said": handshake.DEFAULT_RESUME_S,
     "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
@@ -100,6 +108,8 @@ SERVER_LIMITS: Final = {
     "descriptors kept back for links": descriptors.RESERVE,
     "visitors of one address": listen.MAX_PER_ADDRESS,
     "ports of an entry": kinds.MAX_RANGE,
+    "entries of one client": mappings.MAX_CLIENT_NAMES,
+    "entries of all clients": mappings.MAX_NAMES,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,
 }

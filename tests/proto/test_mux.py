@@ -30,6 +30,7 @@ from tunnel.proto.frames import (
     MappingEntry,
     MappingOp,
     MappingType,
+    NameTarget,
     ProtAccept,
     ProtAuth,
     ProtClose,

@@ -6,14 +6,16 @@ key is whose it never knows: that is mappings.py's one rule for all of them.
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
-from tunnel.errors import Code, TunnelError
+from tunnel.errors import AddressError, Code, TunnelError
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
@@ -22,7 +24,7 @@ from tunnel.link.virtual import VirtualStream
 from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container
 
     from tunnel.front.listen import PortListener
     from tunnel.proto.frames import MappingEntry
@@ -94,6 +96,8 @@ class Kind(Protocol):
     ) -> Iterator[tuple[Key, ...]]:
         """Give what would do, best first; ``taken`` matters where there is a choice.
 
+        It is asked anew behind each candidate, for it may have grown.
+
         Raises:
             TunnelError: it can never be given; ``code`` says why.
         """
@@ -103,7 +107,8 @@ class Kind(Protocol):
         """Open one candidate.
 
         Raises:
-            AddressError: nothing is open then.
+            KeyInUse: of one of the keys, the first that was tried.
+            AddressError: no other candidate will do either. Nothing is open then.
         """
         ...
 
@@ -142,10 +147,16 @@ class TcpPorts:
         if entry.port:
             yield self._row(host, entry.port, count)
             return
-        for first in self._ports[: len(self._ports) - count + 1]:
-            row = self._row(host, first, count)
-            if not any(key in taken for key in row):
-                yield row
+        # Each port is looked at once, and rows are made only of free ones.
+        free = 0
+        for port in self._ports:
+            free = 0 if Key(self._type, host, port) in taken else free + 1
+            if free < count:
+                continue
+            row = self._row(host, port - count + 1, count)
+            yield row
+            # By now another program may be known to have one of them.
+            free = next((at for at in range(count) if row[-1 - at] in taken), free)
 
     def _row(self, host: str, first: int, count: int) -> tuple[Key, ...]:
         return tuple(Key(self._type, host, first + at) for at in range(count))
@@ -155,11 +166,32 @@ class TcpPorts:
         rows: list[list[PortListener]] = []
         try:
             for key in keys:
-                rows.append(await open_listener(key.host, key.port))  # noqa: PERF401
+                with _named(key):
+                    rows.append(await open_listener(key.host, key.port))
         except BaseException:
             _close_all(rows)
             raise
         return _TcpPorts(Address(keys[0].host, keys[0].port), rows)
+
+
+class KeyInUse(AddressError):
+    """Another program has the port of ``key``; another key may do."""
+
+    def __init__(self, key: Key, error: AddressError) -> None:
+        super().__init__(error.what, error.cause, error.fix)
+        self.key = key
+
+
+@contextmanager
+def _named(key: Key) -> Iterator[None]:
+    """Say of which key it is that a port is in use."""
+    try:
+        yield
+    except AddressError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            raise KeyInUse(key, error) from cause
+        raise
 
 
 def _close_all(rows: list[list[PortListener]]) -> None:
@@ -202,7 +234,8 @@ class UdpPorts(TcpPorts):
         opening = _UdpPorts(Address(keys[0].host, keys[0].port), rows)
         try:
             for key in keys:
-                rows.append(await open_udp_port(key.host, key.port))  # noqa: PERF401
+                with _named(key):
+                    rows.append(await open_udp_port(key.host, key.port))
         except BaseException:
             opening.close()
             raise

@@ -6,20 +6,19 @@ same; how it is opened and served is its kind's business. Carries no byte.
 
 from __future__ import annotations
 
-import errno
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tunnel.center.kinds import Key
-from tunnel.errors import AddressError, Code, TunnelError
+import trio
+
+from tunnel.center.kinds import Key, KeyInUse
+from tunnel.errors import Code, TunnelError
 from tunnel.log import say
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import trio
+    from collections.abc import Container, Mapping
 
     from tunnel.access.users import User
     from tunnel.center.kinds import Kind, Opening
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 
 KNOWN_NAMES: Final = 10_000
 """Host names whose clients have left that a server remembers, to say so."""
+MAX_NAMES: Final = 16_384
+"""Entries of all clients: each is a task and 5 KB, and most are descriptors besides."""
+MAX_CLIENT_NAMES: Final = 4_096
+"""Entries of one client."""
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
@@ -99,10 +102,13 @@ class MappingTable:
     def __init__(self, kinds: Mapping[int, Kind]) -> None:
         self._kinds = dict(kinds)
         self._claims: dict[Key, _Claim] = {}
+        self._named: dict[Member, dict[str, _Claim]] = {}
+        """The same, by owner and name."""
+        self._count = 0
         self._left: dict[Key, None] = {}
 
     def __len__(self) -> int:
-        return len(self._all())
+        return self._count
 
     def offer(self, kinds: Mapping[int, Kind]) -> None:
         """Offer more kinds from now on."""
@@ -114,14 +120,18 @@ class MappingTable:
             return [self._remove(member, entry) for entry in mapping.entries]
         if mapping.op is MappingOp.REPLACE:
             self.drop(member)
-        return [await self._add(member, entry) for entry in mapping.entries]
+        answers = []
+        for entry in mapping.entries:
+            # A refusal may have looked at a thousand ports without a wait.
+            await trio.lowlevel.checkpoint()
+            answers.append(await self._add(member, entry))
+        return answers
 
     def drop(self, member: Member) -> None:
         """Close all names of a client. Visitors who are in are not touched."""
-        for claim in self._all():
-            if claim.owner is member:
-                self._close(claim)
-                self._remember(claim)
+        for claim in tuple(self._named.get(member, {}).values()):
+            self._close(claim)
+            self._remember(claim)
 
     def find(self, kind: MappingType, host: str) -> tuple[Member, str] | None:
         """Give who has a host name, or ``*.`` for its first label, and the mapping."""
@@ -146,19 +156,32 @@ class MappingTable:
         claim = self._claims.get(key)
         return claim.owner if claim else None
 
-    def _all(self) -> set[_Claim]:
-        return set(self._claims.values())
-
     def _remove(self, member: Member, entry: MappingEntry) -> MappingAnswer:
-        for claim in self._claims.values():
-            if claim.owner is member and claim.entry.name == entry.name:
-                self._close(claim)
-                return MappingAnswer(Code.NORMAL)
-        return MappingAnswer(Code.NO_MAPPING, reason=f"{entry.name} is not registered")
+        claim = self._claim_named(member, entry.name)
+        if claim is None:
+            why = f"{entry.name} is not registered"
+            return MappingAnswer(Code.NO_MAPPING, reason=why)
+        self._close(claim)
+        return MappingAnswer(Code.NORMAL)
+
+    def _claim_named(self, member: Member, name: str) -> _Claim | None:
+        return self._named.get(member, {}).get(name)
+
+    def _open(self, claim: _Claim) -> None:
+        self._claims.update(dict.fromkeys(claim.keys, claim))
+        self._named.setdefault(claim.owner, {})[claim.entry.name] = claim
+        self._count += 1
+        for key in claim.keys:
+            self._left.pop(key, None)
 
     def _close(self, claim: _Claim) -> None:
         for key in claim.keys:
             del self._claims[key]
+        names = self._named[claim.owner]
+        del names[claim.entry.name]
+        if not names:
+            del self._named[claim.owner]
+        self._count -= 1
         claim.opening.close()
 
     async def _add(self, member: Member, entry: MappingEntry) -> MappingAnswer:
@@ -174,10 +197,13 @@ class MappingTable:
             return MappingAnswer(
                 Code.NOT_ALLOWED, reason=f"{member.user.name} may not publish {what}"
             )
+        if self._is_full(member, entry):
+            return MappingAnswer(Code.RESOURCE, reason="too many names")
         answer = MappingAnswer(Code.TAKEN, reason=kind.none_left)
+        taken = _Taken(self._claims)
         try:
-            for keys in kind.candidates(entry, self._claims):
-                answer = await self._claim(member, entry, kind, keys)
+            for keys in kind.candidates(entry, taken):
+                answer = await self._claim(member, entry, kind, keys, taken)
                 if answer.code is not Code.TAKEN:
                     break
         except TunnelError as error:
@@ -185,8 +211,19 @@ class MappingTable:
             answer = MappingAnswer(code, reason=error.what)
         return answer
 
+    def _is_full(self, member: Member, entry: MappingEntry) -> bool:
+        names = self._named.get(member, {})
+        return entry.name not in names and (
+            len(names) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
+        )
+
     async def _claim(
-        self, member: Member, entry: MappingEntry, kind: Kind, keys: tuple[Key, ...]
+        self,
+        member: Member,
+        entry: MappingEntry,
+        kind: Kind,
+        keys: tuple[Key, ...],
+        taken: _Taken,
     ) -> MappingAnswer:
         had = self._claims.get(keys[0])
         if had and had.is_same(member, entry, keys):
@@ -198,17 +235,16 @@ class MappingTable:
                 )
         try:
             opening = await kind.open(keys)
-        except AddressError as error:
-            if not _is_in_use(error):
-                raise  # no other port will do either
+        except KeyInUse as error:
+            taken.by_others.add(error.key)
             return MappingAnswer(Code.TAKEN, reason=error.what)
         if member.gone:  # it left while we waited: nobody would give the name back
             opening.close()
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
+        if (older := self._claim_named(member, entry.name)) is not None:
+            self._close(older)  # by that name the client has something else now
         claim = _Claim(member, entry, keys, opening)
-        self._claims.update(dict.fromkeys(keys, claim))
-        for key in keys:
-            self._left.pop(key, None)
+        self._open(claim)
         member.nursery.start_soon(self._serve, claim)
         return claim.answer
 
@@ -245,6 +281,17 @@ class MappingTable:
         say(logger, logging.INFO, "mapping.closed", public=public)
 
 
+class _Taken:
+    """Keys that are no choice: claimed, or found to be another program's."""
+
+    def __init__(self, claims: Container[Key]) -> None:
+        self._claims = claims
+        self.by_others: set[Key] = set()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._claims or key in self.by_others
+
+
 def _keys_of(kind: MappingType, host: str) -> tuple[Key, Key]:
     return Key(kind, host), Key(kind, f"*.{host.partition('.')[2]}")
 
@@ -265,8 +312,3 @@ def _may(user: User, entry: MappingEntry, host: str) -> bool:
         return user.may_be_exit(host)
     ports = range(entry.port, entry.port + (entry.count if entry.port else 1))
     return all(user.may_publish(host, port) for port in ports)
-
-
-def _is_in_use(error: AddressError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE

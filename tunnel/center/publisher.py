@@ -19,8 +19,14 @@ from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
-from tunnel.proto.frames import Address, MappingEntry, MappingOp, MappingType, UdpTarget
-from tunnel.proto.mux import MAX_MAPPING_ENTRIES
+from tunnel.proto.frames import (
+    MAX_MAPPING_ENTRIES,
+    Address,
+    MappingEntry,
+    MappingOp,
+    MappingType,
+    UdpTarget,
+)
 
 if TYPE_CHECKING:
     from tunnel.center.notices import Notice

@@ -20,6 +20,7 @@ from tunnel.proto.frames import (
     FIRST_SESSION_EXTENSION,
     HEADER_BYTES,
     MAX_FRAME_BYTES,
+    MAX_MAPPING_ENTRIES,
     MAX_SOCK_MAP,
     Address,
     BindTarget,
@@ -109,6 +110,9 @@ _KIND_WINDOW: Final = int(ProtKind.WINDOW)
 _ACK: Final = int(ProtFlag.ACK)
 _FIN: Final = int(ProtFlag.FIN)
 
+MAX_FIELDS: Final = 32
+"""In one list; three times what any has. An empty one is three bytes, but is not taken
+apart for nothing."""
 MAX_OFFSET: Final = 1 << 62
 """No offset or count may pass this: far beyond any transfer, far from overflow."""
 
@@ -193,6 +197,8 @@ class _Reader:
             kind = self.byte()
             if kind in found:
                 raise _broken(f"a {self._what} with field {kind} twice")
+            if len(found) == MAX_FIELDS:
+                raise RemoteSessionError(Code.CALM, f"a {self._what} of many fields")
             found[kind] = self.take(self.number(2))
         if self._at != stop:
             raise _broken(f"a {self._what} whose fields overlap its end")
@@ -487,13 +493,21 @@ def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
     return ProtClose(sock_map, code, reason)
 
 
+def _entries(reader: _Reader) -> int:
+    """Read how many follow, before one of them is taken apart."""
+    count = reader.number(2)
+    if count > MAX_MAPPING_ENTRIES:
+        raise RemoteSessionError(Code.CALM, f"{count} names at once are too many")
+    return count
+
+
 def _decode_mapping(payload: bytes) -> ProtMapping:
     reader = _Reader(payload, "MAPPING")
     op = reader.byte()
     if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
         raise _broken(f"a MAPPING with operation {op}")
     entries = []
-    for _ in range(reader.number(2)):
+    for _ in range(_entries(reader)):
         kind, name, host = reader.byte(), reader.name(), reader.name()
         port, count = reader.number(2), reader.number(2)
         check_tlvs(reader.tlvs(reader.number(2)), ())
@@ -507,7 +521,7 @@ def _decode_mapping(payload: bytes) -> ProtMapping:
 def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
     reader = _Reader(payload, "MAPPING|ACK")
     answers = []
-    for _ in range(reader.number(2)):
+    for _ in range(_entries(reader)):
         code = _code_for("M", reader.number(2), Code.GENERAL)
         host, port = reader.text(), reader.number(2)
         answers.append(MappingAnswer(code, host, port, reader.text()))

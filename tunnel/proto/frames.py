@@ -18,6 +18,8 @@ HEADER_BYTES: Final = 8
 MAX_SOCK_MAP: Final = (1 << 24) - 1
 MAX_FRAME_BYTES: Final = 65_528
 """Default and largest DATA payload: with its header it fills four TLS records."""
+MAX_MAPPING_ENTRIES: Final = 100
+"""Entries of one MAPPING: their answers, with reasons, must fit one frame."""
 MIN_FRAME_BYTES: Final = 16_376
 """The smallest max_frame that may be announced: one TLS record with the header."""
 

@@ -15,6 +15,10 @@ from tunnel.proto.frames import HEADER_BYTES
 SHARED_FRAME_BYTES: Final = 16_376
 """Smallest payload of a turn while others wait: with its header one TLS record."""
 
+FRAME_COST_BYTES: Final = 128
+"""What a frame costs of a turn besides its bytes: else a turn could hold as many as
+there are connections, 16,384 of a byte."""
+
 Buffer = bytes | memoryview
 
 
@@ -96,7 +100,7 @@ class Lanes:
             lane = waiting.popleft()
             if lane.size or lane.finishing:
                 frame = shared if waiting else alone
-                budget -= _take_frame(lane, frame, out)
+                budget -= _take_frame(lane, frame, out) + FRAME_COST_BYTES
                 served.append(lane)
             if lane.size:
                 waiting.append(lane)

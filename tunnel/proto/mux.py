@@ -13,6 +13,7 @@ Map: commands for the session's user · output · input, one method a kind · up
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import (
@@ -90,10 +91,13 @@ CONTROL_QUEUE_BYTES: Final = 4_194_304
 """Control frames that may wait when more arrives: 4,096 CREATEs with long names and
 every live connection's CLOSE fit. More piles up only where a peer asks and does not
 read the answers."""
+CONTROL_TURN_BYTES: Final = 16_384
+"""Control frames of one turn: two thousand of the smallest, a third of a millisecond
+to write, and as long to find the border of a frame in what is unconfirmed."""
+WINDOWS_A_TURN: Final = 128
+"""Grants of one turn: twice what 64 busy readers ask for."""
 MAX_UNANSWERED_MAPPINGS: Final = 16
 """MAPPINGs of the peer that wait for our answer; one at a time is sane."""
-MAX_MAPPING_ENTRIES: Final = 100
-"""Entries of one MAPPING: their answers, with reasons, must fit one frame."""
 NUISANCE_PER_S: Final = 100.0
 """Frames that do nothing (PING, a grant that grants nothing, an unknown extension):
 ten times what a lively peer sends."""
@@ -500,9 +504,9 @@ class MuxCore:
     def _session_frames(self, budget: int, now: float) -> list[Buffer]:
         out: list[Buffer] = []
         if self._control:
-            out += self._control
-            self._control.clear()
-            self._control_bytes = 0
+            self._take_control(out)
+            if self._control:
+                return out  # nothing overtakes it
         if self._windows:
             self._raise_windows(out, now)
         if self._lanes.waiting:
@@ -512,12 +516,27 @@ class MuxCore:
                 self._wake_if_starved(lane.sock_map)
         return out
 
+    def _take_control(self, out: list[Buffer]) -> None:
+        control = self._control
+        if self._control_bytes <= CONTROL_TURN_BYTES:
+            out += control
+            control.clear()
+            self._control_bytes = 0
+            return
+        size = 0
+        while size < CONTROL_TURN_BYTES:
+            frame = control.popleft()
+            size += len(frame)
+            out.append(frame)
+        self._control_bytes -= size
+
     def _raise_windows(self, out: list[Buffer], now: float) -> None:
         rtt_s, scarce = self.liveness.rtt_s, self._pool.is_scarce()
-        for conn in self._windows:
+        windows = self._windows
+        for conn in tuple(islice(windows, WINDOWS_A_TURN)):
+            del windows[conn]
             self._growth.before_grant(conn, now, rtt_s, scarce=scarce)
             out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
-        self._windows.clear()
         self.sooner = True
         if self._growth.probe_due(now):
             self.ping(now)
@@ -600,9 +619,13 @@ class MuxCore:
             raise _broken("DATAGRAM", conn.state)
         return conn
 
-    def _on_datagram(self, frame: ProtDatagram, events: list[Event]) -> None:
+    def _on_datagram(
+        self, frame: ProtDatagram, events: list[Event], now: float
+    ) -> None:
         conn = self._association(frame.sock_map)
-        if conn.state is _OPEN and len(frame.payload) <= self.ours.max_datagram:
+        if len(frame.payload) > self.ours.max_datagram:
+            self._count_nuisance(now)
+        elif conn.state is _OPEN:
             events.append(DatagramReceived(conn, frame.address, frame.payload))
 
     def _check_data(self, conn: VirtualConn, length: int, *, fin: bool) -> None:
@@ -652,7 +675,7 @@ class MuxCore:
             case ProtWindow():
                 self._on_window(frame, events, now)
             case ProtDatagram():
-                self._on_datagram(frame, events)
+                self._on_datagram(frame, events, now)
             case ProtClose():
                 self._on_close(frame, events)
             case ProtCreate():
@@ -673,10 +696,8 @@ class MuxCore:
                 else:
                     # State, not a queue: the newest answer answers all before it.
                     self._pong = encode(ProtPing(opaque, ack=True))
-            case ProtMapping(_, entries):
+            case ProtMapping():
                 self._check_mapping(ack=False)
-                if len(entries) > MAX_MAPPING_ENTRIES:
-                    raise RemoteSessionError(Code.CALM, "too many names at once")
                 self._mappings_to_answer += 1
                 events.append(MappingAsked(frame))
             case ProtMappingAnswer(answers):
@@ -684,11 +705,13 @@ class MuxCore:
                 self._mappings_asked -= 1
                 events.append(MappingAnswered(answers))
             case ProtGoAway(code):
-                if code is Code.DRAINING:
+                if code is not Code.DRAINING:
+                    events.append(LinkClosing(frame))
+                elif self.peer_draining:
+                    self._count_nuisance(now)
+                else:
                     self.peer_draining = True
                     events.append(PeerDraining())
-                else:
-                    events.append(LinkClosing(frame))
             case ProtReceived(count):
                 self._on_received(count, now)
             case ProtExtension():
@@ -711,7 +734,7 @@ class MuxCore:
     def _on_window(self, frame: ProtWindow, events: list[Event], now: float) -> None:
         conn = self._known(frame.sock_map, "WINDOW")
         self._recv(conn, Signal.RECV_WINDOW)
-        if not conn.send.raise_to(frame.limit):
+        if conn.datagrams is not None or not conn.send.raise_to(frame.limit):
             self._count_nuisance(now)
         elif (
             conn.starved

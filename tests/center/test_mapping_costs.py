@@ -1,0 +1,191 @@
+"""What a client asks of the table costs what it names, not what others have."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from support.center import LOOPBACK, user
+
+from tunnel.access.security import make_token
+from tunnel.center import kinds, mappings
+from tunnel.center.kinds import Exits, Key, TcpPorts
+from tunnel.center.mappings import MappingTable
+from tunnel.errors import Code, LocalStreamError
+from tunnel.front import listen
+from tunnel.proto.frames import (
+    Address,
+    MappingAnswer,
+    MappingEntry,
+    MappingOp,
+    MappingType,
+    ProtMapping,
+    Target,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tunnel.link.virtual import VirtualStream
+
+
+class Client:
+    """A client that is connected and refuses every visitor."""
+
+    gone = waiting = away = False
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.user = user(make_token())
+        self.nursery = nursery
+
+    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
+        raise LocalStreamError(Code.REFUSED, "nobody serves here")
+
+    async def answers(self, timeout_s: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        return True
+
+    def lose_link(self, code: Code, reason: str) -> None:
+        raise AssertionError("it answers")
+
+
+class Counting(set[Key]):
+    """Keys that are taken, and how often somebody asked."""
+
+    asked = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.asked += 1
+        return super().__contains__(key)
+
+
+@pytest.fixture
+async def nursery() -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as made:
+        yield made
+        made.cancel_scope.cancel()
+
+
+async def ask(
+    table: MappingTable, client: Client, op: MappingOp, *entries: MappingEntry
+) -> list[MappingAnswer]:
+    return await table.apply(client, ProtMapping(op, list(entries)))
+
+
+def leave(name: str) -> MappingEntry:
+    return MappingEntry(MappingType.EXIT, name, name)
+
+
+@pytest.mark.parametrize("count", [1, 2, 500, 999])
+def test_each_port_of_a_range_is_looked_at_once_for_a_row(count: int) -> None:
+    ports = range(20_000, 21_000)
+    taken = Counting(Key(MappingType.TCP, LOOPBACK, port) for port in ports[::count])
+    entry = MappingEntry(MappingType.TCP, "row", "", 0, count)
+    assert not list(TcpPorts(LOOPBACK, ports).candidates(entry, taken))
+    assert taken.asked <= 2 * len(ports)
+
+
+async def test_a_row_is_not_tried_again_over_a_port_of_another_program(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    real = listen.open_listener
+
+    async def counting(host: str, port: int) -> list[listen.PortListener]:
+        tried.append(port)
+        return await real(host, port)
+
+    monkeypatch.setattr(kinds, "open_listener", counting)
+    with socket.create_server((LOOPBACK, 0)) as other:
+        middle: int = other.getsockname()[1]
+        ports = range(middle - 40, middle + 41)
+        table = MappingTable({MappingType.TCP: TcpPorts(LOOPBACK, ports)})
+        row = MappingEntry(MappingType.TCP, "row", "", 0, 41)
+        (answer,) = await ask(table, Client(nursery), MappingOp.ADD, row)
+    assert answer.code is Code.TAKEN
+    assert len(tried) <= len(ports)
+    assert tried.count(middle) == 1
+
+
+async def test_a_name_is_withdrawn_without_a_look_at_the_others(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = MappingTable({MappingType.EXIT: Exits()})
+    client, crowd = Client(nursery), Client(nursery)
+    for at in range(500):
+        await ask(table, crowd, MappingOp.ADD, leave(f"x{at}"))
+    await ask(table, client, MappingOp.ADD, leave("mine"))
+
+    class Unwalked(dict[Key, object]):
+        def values(self) -> None:  # type: ignore[override]
+            raise AssertionError("walked")
+
+        __iter__ = items = values  # type: ignore[assignment]
+
+    monkeypatch.setattr(table, "_claims", Unwalked(table._claims))
+    answers = await ask(
+        table, client, MappingOp.REMOVE, leave("mine"), leave("x1"), leave("mine")
+    )
+    assert [answer.code for answer in answers] == [
+        Code.NORMAL,
+        Code.NO_MAPPING,
+        Code.NO_MAPPING,
+    ]
+    assert len(table) == 500
+    await ask(table, client, MappingOp.ADD, leave("a"), leave("b"))
+    await ask(table, client, MappingOp.REPLACE, leave("b"))
+    assert len(table) == 501
+    table.drop(crowd)
+    assert len(table) == 1
+    table.drop(client)
+    assert not table._named
+    assert len(table) == 0
+
+
+async def test_a_name_that_is_asked_for_elsewhere_leaves_where_it_was(
+    nursery: trio.Nursery,
+) -> None:
+    table, client = MappingTable({MappingType.EXIT: Exits()}), Client(nursery)
+    for host in ("here", "there"):
+        entry = MappingEntry(MappingType.EXIT, "one", host)
+        (answer,) = await ask(table, client, MappingOp.ADD, entry)
+        assert answer.code is Code.NORMAL
+    assert len(table) == 1
+    assert table.owner(kinds.exit_key("here")) is None
+    assert table.owner(kinds.exit_key("there")) is client
+
+
+async def test_neither_a_client_nor_all_of_them_have_names_without_end(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mappings, "MAX_CLIENT_NAMES", 3)
+    monkeypatch.setattr(mappings, "MAX_NAMES", 5)
+    table = MappingTable({MappingType.EXIT: Exits()})
+    first, second = Client(nursery), Client(nursery)
+    names = [leave(str(at)) for at in range(4)]
+    codes = [a.code for a in await ask(table, first, MappingOp.ADD, *names)]
+    assert codes == [Code.NORMAL] * 3 + [Code.RESOURCE]
+    others = [leave(f"o{at}") for at in range(3)]
+    codes = [a.code for a in await ask(table, second, MappingOp.ADD, *others)]
+    assert codes == [Code.NORMAL] * 2 + [Code.RESOURCE]
+    (answer,) = await ask(table, first, MappingOp.ADD, names[0])  # it has that
+    assert answer.code is Code.NORMAL
+
+
+async def test_others_run_between_the_entries_of_one_question(
+    nursery: trio.Nursery,
+) -> None:
+    table, client = MappingTable({}), Client(nursery)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(count)
+    await ask(table, client, MappingOp.ADD, *(leave(str(at)) for at in range(100)))
+    assert turns >= 99
