@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from support.targets import Target, read_exactly, read_to_end, visit
+from support.processes import eventually
+from support.targets import RESET, Target, echo, read_exactly, read_to_end, visit
 
 if TYPE_CHECKING:
     import socket
@@ -158,3 +160,34 @@ def test_a_proxy_into_a_network_knows_its_guessers(machine: Machine) -> None:
     asked = f"GET http://x.test/ HTTP/1.1\r\nHost: x.test\r\n{said}\r\n".encode()
     assert b" 429 " in heard(port, header(ANNA) + asked)
     assert "local:0" not in client.errors()
+
+
+def test_an_address_takes_its_share_of_visitors_and_no_more(machine: Machine) -> None:
+    with Target(echo) as target, ExitStack() as stack:
+        server = machine.serve(*TRUST, "--max-per-address", "3")
+        client = machine.up(server.join, "--tcp", f"0={target.port}")
+        port = ports(client.out.all())["tcp"]
+
+        def visitor(address: str) -> socket.socket:
+            conn = stack.enter_context(visit(port))
+            conn.sendall(f"PROXY TCP4 {address} 192.0.2.1 40000 80\r\nhello".encode())
+            return conn
+
+        def served(address: str) -> socket.socket:
+            conn = visitor(address)
+            assert read_exactly(conn, 5) == b"hello"
+            return conn
+
+        inside = [served(ANNA) for _ in range(3)]
+        assert read_to_end(visitor(ANNA)) == (b"", RESET)
+        served(BERTA)
+        server.program.err.wait("too many of one address")
+        inside.pop().close()
+        eventually(lambda: is_served(visitor(ANNA)), "room for another visitor")
+
+
+def is_served(conn: socket.socket) -> bool:
+    try:
+        return conn.recv(5) == b"hello"
+    except ConnectionResetError:
+        return False
