@@ -65,3 +65,21 @@ async def test_a_link_that_is_given_up_takes_nothing_more_and_frees_its_buffer()
         await peer.link.gone.wait()
         assert core.received == at
         assert not core.has_input()
+
+
+async def test_what_was_to_be_sent_at_the_end_is_given_back_when_the_wire_breaks() -> (
+    None
+):
+    offers = Offers()
+    async with raw_peer(client=False, serve=offers, lockstep=True) as peer:
+        with trio.fail_after(5):
+            await peer.wire.send_all(frames.create_tcp(1, HERE))
+        stream = await offers.taken.receive()
+        await stream.send_all(bytes(100_000))
+        stream.close()
+        peer.link.close(Code.NORMAL)
+        pools = peer.session.core._pools
+        assert pools.unsent.taken_bytes + pools.control.taken_bytes > 0
+        await peer.wire.aclose()
+        await peer.link.gone.wait()
+        assert pools.unsent.taken_bytes == pools.control.taken_bytes == 0

@@ -52,6 +52,7 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.liveness import HURRY_S
 from tunnel.proto.mux import MuxCore
+from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 from tunnel.proto.window import HeldPool
 
@@ -946,7 +947,7 @@ def test_a_pool_is_shared_and_tells_the_session_that_lost_a_reader() -> None:
             ours=Terms(),
             theirs=Terms(),
             now=0.0,
-            pool=pool,
+            pools=Pools(pool),
             notify=lambda place=place: told.append(place),  # type: ignore[misc]
         )
         for place in range(2)

@@ -14,6 +14,7 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.opens import OPEN_DEADLINE_S
+from tunnel.proto.pools import Pools
 from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class End:
 
     core: MuxCore
     pool: HeldPool[VirtualConn]
+    pools: Pools
     wire: bytearray = field(default_factory=bytearray)
     heard: list[Event] = field(default_factory=list)
 
@@ -71,17 +73,18 @@ class CorePair:
 
         def end(who: int) -> End:
             pool: HeldPool[VirtualConn] = HeldPool(pool_bytes)
+            pools = Pools(pool)
             core = MuxCore(
                 client=who == 0,
                 ours=terms[who],
                 theirs=terms[1 - who],
                 now=self.now,
-                pool=pool,
+                pools=pools,
                 top=top,
                 replay_limit=replay_limit,
                 open_deadline_s=open_deadline_s,
             )
-            return End(core, pool)
+            return End(core, pool, pools)
 
         self.client, self.server = self.ends = end(0), end(1)
 

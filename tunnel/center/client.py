@@ -70,6 +70,7 @@ from tunnel.proto.handshake import (
     ClientHandshake,
     ResumeState,
 )
+from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class CenterClient:
         )
         self._new_id = new_id
         self._tell = tell
+        self._pools = Pools()
         self._give_up_s = give_up_s
         self._resume_s = resume_s
         self.publisher = Publisher(join.host, tell)
@@ -372,6 +374,7 @@ class CenterClient:
             ours=self._terms,
             theirs=result.peer_terms,
             serve_offer=self._serve_offer,
+            pools=self._pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )

@@ -65,7 +65,7 @@ class ClientSession:
             theirs=claim.peer_terms,
             serve_offer=self._serve_offer,
             serve_mapping=self._serve_mapping,
-            pool=server.pool,
+            pools=server.pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )

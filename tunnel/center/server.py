@@ -49,11 +49,11 @@ from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
 )
+from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import (
     PLAIN_BINDING,
     verifier_of,
 )
-from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from tunnel.front.listen import PortListener
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import ProtCreate
     from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier
@@ -126,7 +125,7 @@ class CenterServer:
     ) -> None:
         self.options = options or ServerOptions()
         self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
-        self.pool: HeldPool[VirtualConn] = HeldPool()
+        self.pools = Pools()
         where = self.options.listen.host, self.options.ports
         self.mappings = MappingTable(
             {

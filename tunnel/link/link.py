@@ -101,6 +101,9 @@ class Link:
                 # It may wait for another link, and our buffers are large.
                 self.session.push = nowhere
                 self.session.core.drop_input()
+                if self.session.ended is not None:
+                    # What was to be sent at the end of it is not sent any more.
+                    self.session.core.end()
                 self.session.let_go()
             with trio.CancelScope(shield=True):
                 await self.transport.aclose()

@@ -40,6 +40,7 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, MuxCore
+from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
         Target,
         Terms,
     )
-    from tunnel.proto.window import HeldPool
 
     ServeOffer = Callable[[VirtualStream], Awaitable[None]]
     ServeMapping = Callable[[ProtMapping], Awaitable[list[MappingAnswer]]]
@@ -87,7 +87,7 @@ class Session:
         serve_offer: called in a task of its own for each virtual TCP connection that
             the peer opens; it accepts or resets the stream and serves it to its end.
         serve_mapping: answers a MAPPING, entry by entry; called one at a time.
-        pool: what all sessions of the process hold for readers.
+        pools: what all sessions of the process hold.
         resume_s: how long it waits for another link; 0 ends it with its link.
         replay_limit: unconfirmed bytes that it keeps for another link.
 
@@ -102,16 +102,17 @@ class Session:
         theirs: Terms,
         serve_offer: ServeOffer,
         serve_mapping: ServeMapping | None = None,
-        pool: HeldPool[VirtualConn] | None = None,
+        pools: Pools | None = None,
         resume_s: float = 0.0,
         replay_limit: int = 0,
     ) -> None:
+        pools = pools or Pools()
         self.core = MuxCore(
             client=client,
             ours=ours,
             theirs=theirs,
             now=trio.current_time(),
-            pool=pool,
+            pools=pools,
             notify=self._dispatch_notices,
             replay_limit=replay_limit if resume_s else 0,
         )
@@ -137,7 +138,7 @@ class Session:
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
-        self._inbox_room = DatagramRoom()
+        self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Generic, TypeVar
 
+from tunnel.proto.pools import DATAGRAM_LIMIT_BYTES, Room
+
 ASSOCIATION_BYTES: Final = 262_144
 """What one association may have waiting, each way: four of the largest datagrams, or a
 fifth of a second at 10 Mbit/s. More would only make all of them late."""
@@ -27,12 +29,31 @@ _T = TypeVar("_T")
 
 
 class DatagramRoom:
-    """What all queues of a session, in one direction, may hold together."""
+    """What all queues of a session, in one direction, may hold together.
 
-    __slots__ = ("free_bytes",)
+    Args:
+        limit_bytes: those of the session.
+        process: those of all sessions.
+    """
 
-    def __init__(self, limit_bytes: int = SESSION_BYTES) -> None:
-        self.free_bytes = limit_bytes
+    __slots__ = ("_limit", "_process", "held_bytes")
+
+    def __init__(
+        self, limit_bytes: int = SESSION_BYTES, process: Room | None = None
+    ) -> None:
+        self.held_bytes = 0
+        self._limit = limit_bytes
+        self._process = process or Room(DATAGRAM_LIMIT_BYTES)
+
+    def fits(self, cost: int) -> bool:
+        """Say whether there is room for so many bytes more."""
+        held = self.held_bytes + cost
+        return held <= self._limit and self._process.allows(held)
+
+    def take(self, cost: int) -> None:
+        """Count bytes that are held from now on, or given back if it is negative."""
+        self.held_bytes += cost
+        self._process.free_bytes -= cost
 
 
 class DatagramQueue(Generic[_T]):
@@ -69,13 +90,13 @@ class DatagramQueue(Generic[_T]):
             return
         self._items.append((item, cost))
         self.held_bytes += cost
-        self._room.free_bytes -= cost
+        self._room.take(cost)
 
     def pop(self) -> _T:
         """Take the oldest out; there must be one."""
         item, cost = self._items.popleft()
         self.held_bytes -= cost
-        self._room.free_bytes += cost
+        self._room.take(-cost)
         return item
 
     def clear(self) -> None:
@@ -85,7 +106,7 @@ class DatagramQueue(Generic[_T]):
             self.dropped += 1
 
     def _fits(self, cost: int) -> bool:
-        return self.held_bytes + cost <= self._limit and cost <= self._room.free_bytes
+        return self.held_bytes + cost <= self._limit and self._room.fits(cost)
 
 
 class Outbox:
@@ -96,8 +117,8 @@ class Outbox:
 
     __slots__ = ("_room", "waiting")
 
-    def __init__(self) -> None:
-        self._room = DatagramRoom()
+    def __init__(self, process: Room | None = None) -> None:
+        self._room = DatagramRoom(process=process)
         self.waiting: dict[DatagramQueue[bytes], None] = {}
         """Who has something to send, in turn; to be looked at only."""
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
+from tunnel.proto.pools import UNSENT_LIMIT_BYTES, Room
 
 SHARED_FRAME_BYTES: Final = 16_376
 """Smallest payload of a turn while others wait: with its header one TLS record."""
@@ -56,10 +57,14 @@ class Lanes:
 
     Args:
         max_frame: the largest DATA payload that the peer takes.
+        room: what is unsent in the whole process.
     """
 
-    def __init__(self, max_frame: int) -> None:
+    def __init__(self, max_frame: int, room: Room | None = None) -> None:
         self._max_frame = max_frame
+        self.room = room or Room(UNSENT_LIMIT_BYTES)
+        self.size = 0
+        """Bytes of all lanes."""
         self.waiting: deque[Lane] = deque()
         """Who has something to send, in turn; to be looked at only."""
 
@@ -68,7 +73,10 @@ class Lanes:
         if lane.pieces is None:
             lane.pieces = deque()
         lane.pieces.append(piece)
-        lane.size += len(piece)
+        size = len(piece)
+        lane.size += size
+        self.size += size
+        self.room.free_bytes -= size
         self.enlist(lane)
 
     def finish(self, lane: Lane) -> None:
@@ -93,14 +101,16 @@ class Lanes:
         The last frame may pass the budget by less than a frame. Lanes that gave bytes
         are appended to ``served``, once for each turn.
         """
-        waiting = self.waiting
+        waiting, sent = self.waiting, 0
         alone = self._max_frame
         shared = self._fair_frame(budget) if len(waiting) > 1 else alone
         while waiting and budget > 0:
             lane = waiting.popleft()
             if lane.size or lane.finishing:
                 frame = shared if waiting else alone
-                budget -= _take_frame(lane, frame, out) + FRAME_COST_BYTES
+                size = _take_frame(lane, frame, out)
+                budget -= size + FRAME_COST_BYTES
+                sent += size - HEADER_BYTES
                 served.append(lane)
             if lane.size:
                 waiting.append(lane)
@@ -109,6 +119,21 @@ class Lanes:
                 out.append(lane.close)
                 lane.close = b""
             lane.listed = False
+        self.size -= sent
+        self.room.free_bytes += sent
+
+    def purge(self, lane: Lane) -> None:
+        """Drop everything of a lane that has not been handed out."""
+        self.size -= lane.size
+        self.room.free_bytes += lane.size
+        lane.purge()
+
+    def clear(self) -> None:
+        """Drop everything of every lane."""
+        for lane in self.waiting:
+            self.purge(lane)
+            lane.listed = False
+        self.waiting.clear()
 
     def _fair_frame(self, budget: int) -> int:
         """Give the payload of a frame, so that everybody has one in this turn.

@@ -65,9 +65,9 @@ from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.meter import Meter
 from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
+from tunnel.proto.pools import LEAST_BYTES, SHARE, Pools
 from tunnel.proto.replay import Replay, receipts_for
 from tunnel.proto.state import Signal, StreamState, step
-from tunnel.proto.window import HeldPool
 from tunnel.proto.work import TURN_WORK, work_of
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ read the answers."""
 CONTROL_TURN_BYTES: Final = 16_384
 """Control frames of one turn: two thousand of the smallest, a third of a millisecond
 to write, and as long to find the border of a frame in what is unconfirmed."""
+PAUSED_A_TURN: Final = 16
+"""Who may read again in one turn: they bring 2 MiB, eight times what it took away."""
 WINDOWS_A_TURN: Final = 128
 """Grants of one turn: twice what 64 busy readers ask for."""
 MAX_UNANSWERED_MAPPINGS: Final = 16
@@ -129,7 +131,7 @@ class MuxCore:
         theirs: what the peer announced; binds this side.
         now: the time, in seconds on any clock that does not jump; the same clock in
             every later call.
-        pool: shared by all sessions of a process; bounds what they hold for readers.
+        pools: shared by all sessions of a process; bounds what they hold.
         notify: called when ``take_notices`` has something that no call returned, for
             example because another session's bytes made this one give up a reader.
         top: the highest number; smaller in tests, to see numbers wrap.
@@ -145,7 +147,7 @@ class MuxCore:
         ours: Terms,
         theirs: Terms,
         now: float,
-        pool: HeldPool[VirtualConn] | None = None,
+        pools: Pools | None = None,
         notify: Callable[[], None] = _nothing,
         top: int = MAX_SOCK_MAP,
         replay_limit: int = 0,
@@ -160,7 +162,8 @@ class MuxCore:
         """Payload bytes of DATA that were queued, all connections together."""
         self.data_received = 0
         self._conns: dict[int, VirtualConn] = {}
-        self._pool: HeldPool[VirtualConn] = HeldPool() if pool is None else pool
+        self._pools = pools = pools or Pools()
+        self._pool = pools.held
         self._growth: Growth[VirtualConn] = Growth(
             ours.initial_window, self._pool.growth
         )
@@ -169,17 +172,19 @@ class MuxCore:
             client=client, top=top, theirs=theirs, deadline_s=open_deadline_s, now=now
         )
         self._peer_opens = PeerOpens(ours, now)
-        self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES))
+        self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES), pools.unsent)
+        self._paused: dict[VirtualConn, None] = {}
+        """Who gets no room while the session has more unsent than its share."""
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
-        self._datagrams = Outbox()
+        self._datagrams = Outbox(pools.datagrams_out)
         self._linked = True
         self._windows: dict[VirtualConn, None] = {}
         self._notices: list[Event] = []
         self._mappings_to_answer = 0
         self._mappings_asked = 0
         self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
-        self.replay = Replay(replay_limit) if replay_limit else None
+        self.replay = Replay(replay_limit, pools.kept) if replay_limit else None
         self._receipts = receipts_for(replay_limit) if replay_limit else None
         self._again: deque[bytes] = deque()
         self._decoder = FrameDecoder(ours.max_frame, self._admit)
@@ -301,7 +306,12 @@ class MuxCore:
         queued = conn.lane.size
         room = min(conn.send.room(), STREAM_QUEUE_BYTES - queued)
         if room >= least or (room > 0 and not queued):
-            return room
+            lanes = self._lanes
+            if lanes.size <= LEAST_BYTES or (
+                SHARE * lanes.size <= lanes.room.free_bytes
+            ):
+                return room
+            self._paused[conn] = None
         conn.starved = True
         return 0
 
@@ -364,6 +374,7 @@ class MuxCore:
         self._pool.forget(conn)
         self._growth.forget(conn)
         self._windows.pop(conn, None)
+        self._paused.pop(conn, None)
         if conn.datagrams is not None:
             self._datagrams.forget(conn.datagrams)
         if step(conn.state, Signal.SEND_CLOSE) is None:
@@ -374,7 +385,7 @@ class MuxCore:
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
             self._lanes.close(conn.lane, frame)
         else:
-            conn.lane.purge()
+            self._lanes.purge(conn.lane)
             self._push_control(frame)
 
     def consumed(self, conn: VirtualConn, size: int) -> bool:
@@ -514,6 +525,8 @@ class MuxCore:
             self._lanes.take(budget, out, served)
             for lane in served:
                 self._wake_if_starved(lane.sock_map)
+        if self._paused:
+            self._wake_paused()
         return out
 
     def _take_control(self, out: list[Buffer]) -> None:
@@ -521,14 +534,14 @@ class MuxCore:
         if self._control_bytes <= CONTROL_TURN_BYTES:
             out += control
             control.clear()
-            self._control_bytes = 0
+            self._count_control(-self._control_bytes)
             return
         size = 0
         while size < CONTROL_TURN_BYTES:
             frame = control.popleft()
             size += len(frame)
             out.append(frame)
-        self._control_bytes -= size
+        self._count_control(-size)
 
     def _raise_windows(self, out: list[Buffer], now: float) -> None:
         rtt_s, scarce = self.liveness.rtt_s, self._pool.is_scarce()
@@ -595,7 +608,7 @@ class MuxCore:
             self._decoder.session_bytes, now
         ):
             self.sooner = True
-        if self._control_bytes > CONTROL_QUEUE_BYTES:
+        if self._control_bytes and not self._may_owe():
             raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
         for conn, event in brought.items():
             if conn.state is not _CLOSING:  # given up for another, just now
@@ -777,9 +790,10 @@ class MuxCore:
             conn.state = StreamState.IDLE
         if was is not _CLOSING or conn.lane.close:
             # The answer goes at once, without what is queued.
-            conn.lane.purge()
+            self._lanes.purge(conn.lane)
             self._push_control(close_frame(conn.sock_map))
         self._windows.pop(conn, None)
+        self._paused.pop(conn, None)
         self._growth.forget(conn)
         del self._conns[conn.sock_map]
         if self._own_opens.is_ours(conn.sock_map):
@@ -833,12 +847,16 @@ class MuxCore:
         conns = list(self._conns.values())
         for conn in conns:
             conn.state = StreamState.IDLE
-            conn.lane.purge()
+            self._lanes.purge(conn.lane)
             # The pool outlives us; not every one of these has a user to release it.
             self._pool.forget(conn)
             self._growth.forget(conn)
+            if conn.datagrams is not None:
+                self._datagrams.forget(conn.datagrams)
         self._conns.clear()
         self._drop_output()
+        if self.replay is not None:
+            self.replay.clear()
         self._own_opens.clear()
         self._input = None
         return conns
@@ -860,9 +878,10 @@ class MuxCore:
         self._notify()
 
     def _drop_output(self) -> None:
-        self._lanes = Lanes(min(self.theirs.max_frame, MAX_FRAME_BYTES))
+        self._lanes.clear()
+        self._paused.clear()
         self._control.clear()
-        self._control_bytes = 0
+        self._count_control(-self._control_bytes)
         self._windows.clear()
         self._datagrams.clear()
         self._again.clear()
@@ -914,7 +933,29 @@ class MuxCore:
 
     def _push_control(self, frame: bytes) -> None:
         self._control.append(frame)
-        self._control_bytes += len(frame)
+        self._count_control(len(frame))
+
+    def _count_control(self, size: int) -> None:
+        self._control_bytes += size
+        self._pools.control.free_bytes -= size
+
+    def _may_owe(self) -> bool:
+        """Say whether so much control may wait for a peer that does not read it."""
+        owed = self._control_bytes
+        return owed <= CONTROL_QUEUE_BYTES and self._pools.control.allows(owed)
+
+    def _wake_paused(self) -> None:
+        """Let some of those that were refused room ask again: there may be some.
+
+        All, when so little is unsent that no other turn may follow.
+        """
+        lanes = self._lanes
+        count = len(self._paused) if lanes.size <= LEAST_BYTES else PAUSED_A_TURN
+        if not lanes.room.allows(lanes.size):
+            return
+        for conn in tuple(islice(self._paused, count)):
+            del self._paused[conn]
+            self._wake_if_starved(conn.sock_map)
 
     def _wake_if_starved(self, sock_map: int) -> None:
         conn = self._conns.get(sock_map)

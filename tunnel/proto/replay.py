@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tunnel.proto.frames import HEADER_BYTES
+from tunnel.proto.pools import KEPT_LIMIT_BYTES, LEAST_BYTES, Room
 
 REPLAY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Unconfirmed bytes that one session keeps: 100 Mbit/s for more than a second."""
@@ -33,10 +34,14 @@ class Replay:
 
     Args:
         limit_bytes: when so many are unconfirmed, nothing new gets a place.
+        room: what the whole process keeps.
     """
 
-    def __init__(self, limit_bytes: int = REPLAY_LIMIT_BYTES) -> None:
+    def __init__(
+        self, limit_bytes: int = REPLAY_LIMIT_BYTES, room: Room | None = None
+    ) -> None:
         self.limit_bytes = limit_bytes
+        self._room = room or Room(KEPT_LIMIT_BYTES)
         self.position = 0
         """The place of the next byte."""
         self.confirmed = 0
@@ -52,7 +57,10 @@ class Replay:
 
     def full(self) -> bool:
         """Say whether nothing new may be given a place."""
-        return self.position - self.confirmed >= self.limit_bytes
+        kept = self.position - self.confirmed
+        if kept <= LEAST_BYTES:
+            return kept >= self.limit_bytes
+        return kept >= self.limit_bytes or not self._room.allows(kept)
 
     def record(self, chunk: bytes) -> None:
         """Give the next places to ``chunk``: whole frames, kept by reference.
@@ -61,6 +69,7 @@ class Replay:
         their bytes.
         """
         self.position += len(chunk)
+        self._room.free_bytes -= len(chunk)
         if self._chunks and len(self._chunks[-1]) + len(chunk) <= _JOINED_BYTES:
             last = self._chunks[-1]
             if isinstance(last, bytearray):
@@ -90,11 +99,18 @@ class Replay:
         """Forget what the peer has; False, and no effect, when that cannot be."""
         if not self.allows(count):
             return False
+        self._room.free_bytes += count - self.confirmed
         self.confirmed = count
         chunks = self._chunks
         while chunks and self._start + len(chunks[0]) <= count:
             self._start += len(chunks.popleft())
         return True
+
+    def clear(self) -> None:
+        """Forget everything: there will be no other link."""
+        self._room.free_bytes += self.unconfirmed
+        self.confirmed = self._start = self.position
+        self._chunks.clear()
 
     def rest(self) -> list[bytes]:
         """Give everything that is not confirmed, to be sent again, by reference."""
