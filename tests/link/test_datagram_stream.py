@@ -14,7 +14,7 @@ from support.wires import SessionPair, session_pair
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
-from tunnel.proto.datagrams import ASSOCIATION_BYTES, SESSION_BYTES
+from tunnel.proto.datagrams import ASSOCIATION_BYTES
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, Terms, UdpTarget
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ async def test_what_nobody_took_is_no_room_lost_to_the_others(
             assert theirs.dropped == 3
             await ours.aclose()
         room = pair.server.deliver_to(theirs.stream.conn, lambda _to, _data: None)
-        assert room.free_bytes == SESSION_BYTES
+        assert room.held_bytes == 0
 
 
 async def test_an_association_that_was_closed_is_freed_at_once(
