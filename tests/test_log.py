@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tunnel.access.security import Secret
 from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, say
+from tunnel.redaction import redact
 
 PAIR = re.compile(r'([\w.-]+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)(?: |$)')
 FORMATTERS = [LogfmtFormatter(), JsonFormatter(), TerminalFormatter(colour=False)]
@@ -178,7 +179,8 @@ def test_any_text_stays_on_one_printable_line(
 def test_logfmt_can_be_read_back(event: str, fields: dict[str, str]) -> None:
     got = parsed(LogfmtFormatter().format(record_of(event, **fields)))
     del got["ts"]
-    assert got == {"level": "info", "event": event, **fields}
+    shown = {key: redact(value) for key, value in fields.items()}
+    assert got == {"level": "info", "event": redact(event), **shown}
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)

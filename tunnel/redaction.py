@@ -44,6 +44,9 @@ _AUTH_FLAG: Final = re.compile(r"--?-?(?:a[uht]{2,3}s?h?|pass\w*|user\w*|socks-a
 _NO_PAIR: Final = re.compile(r"unix:|\[|.*=|:|[\da-fA-F:.]+(?:%\w+)?$")
 """A path, an entry, or an IPv6 address."""
 
+_NO_SECRETS: Final = frozenset(("", "PASSWORD", "SECRET", "TOKEN"))
+"""What stands in the place of a secret where a form is shown."""
+
 _known: dict[str, str] = {}
 _known_pattern: list[re.Pattern[str]] = []
 
@@ -69,7 +72,9 @@ def _without_secret(found: re.Match[str]) -> str:
     colon = word.find(":", 0, max(at, 0))
     if word.startswith("://", colon):
         colon = word.find(":", colon + 3, at)
-    return word if colon < 0 else f"{word[: colon + 1]}{HIDDEN}{word[at:]}"
+    if colon < 0 or word[colon + 1 : at] in _NO_SECRETS:
+        return word
+    return f"{word[: colon + 1]}{HIDDEN}{word[at:]}"
 
 
 def masked(words: Iterable[str]) -> list[str]:
