@@ -156,8 +156,8 @@ def grown(
 
 
 def test_a_little_of_everything_leaves_no_memory_behind(place: Place) -> None:
-    """27 KB for each of one kind would show."""
-    growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 40, 120)
+    """45 KB for each of one kind would show."""
+    growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 24, 72)
     assert all(size < 3_200_000 for size in growth.values()), growth
 
 
