@@ -34,7 +34,7 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.pools import DATAGRAM_LIMIT_BYTES
+from tunnel.proto.room import DATAGRAM_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn

@@ -13,8 +13,9 @@ from tunnel.proto.events import CreditGranted, DataReceived
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
 from tunnel.proto.lanes import Lane, Lanes
 from tunnel.proto.mux import STREAM_QUEUE_BYTES, MuxCore
-from tunnel.proto.pools import LEAST_BYTES, SHARE, Pools, Room
+from tunnel.proto.pools import Pools
 from tunnel.proto.replay import Replay
+from tunnel.proto.room import LEAST_BYTES, SHARE, Room
 
 LIMIT = 4_000_000
 UDP = frames.Terms(capabilities=CAN_MAP | CAN_UDP)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Generic, TypeVar
 
-from tunnel.proto.pools import DATAGRAM_LIMIT_BYTES, Room
+from tunnel.proto.room import DATAGRAM_LIMIT_BYTES, Room
 
 ASSOCIATION_BYTES: Final = 262_144
 """What one association may have waiting, each way: four of the largest datagrams, or a

@@ -11,7 +11,7 @@ from typing import Final
 
 from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.pools import UNSENT_LIMIT_BYTES, Room
+from tunnel.proto.room import UNSENT_LIMIT_BYTES, Room
 
 SHARED_FRAME_BYTES: Final = 16_376
 """Smallest payload of a turn while others wait: with its header one TLS record."""

@@ -65,8 +65,9 @@ from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.meter import Meter
 from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
-from tunnel.proto.pools import LEAST_BYTES, SHARE, Pools
+from tunnel.proto.pools import Pools
 from tunnel.proto.replay import Replay, receipts_for
+from tunnel.proto.room import LEAST_BYTES, SHARE
 from tunnel.proto.state import Signal, StreamState, step
 from tunnel.proto.work import TURN_WORK, work_of
 

@@ -1,56 +1,24 @@
 """What all sessions of a process hold together (protocol.md#credit, "Bounds").
 
 Each has its bounds; those of thousands of sessions add up to more than a machine has.
-So beside them stands one bound of the process for each kind of bytes, and a session may
-have a quarter of what is still free under it. One that stalls alone gets a fifth of the
-whole; the more stall, the less each gets, and for who moves there is always room.
+So beside them stands one bound of the process for each kind of bytes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from tunnel.proto.room import (
+    CONTROL_LIMIT_BYTES,
+    DATAGRAM_LIMIT_BYTES,
+    KEPT_LIMIT_BYTES,
+    UNSENT_LIMIT_BYTES,
+    Room,
+)
 from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
-
-UNSENT_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""What was read from local sockets and waits for links: a stalled client's visitors get
-13 MB, which a gigabit carries in a tenth of a second."""
-KEPT_LIMIT_BYTES: Final = 256 * 1024 * 1024
-"""What links have and have not confirmed: all of what 12 sessions may keep."""
-CONTROL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""Control frames that wait: all of what 12 sessions may have."""
-DATAGRAM_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""Datagrams that wait, each way: they only get late."""
-SHARE: Final = 4
-"""A session may have a quarter of what is free."""
-LEAST_BYTES: Final = 65_536
-"""What a session may have however little is free: it would not move else. A thousand of
-them are another 64 MB."""
-
-
-class Room:
-    """Bytes of one kind, of all sessions of a process.
-
-    Who takes and gives back changes ``free_bytes``, at each piece.
-    """
-
-    __slots__ = ("free_bytes", "limit_bytes")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.free_bytes = limit_bytes
-
-    @property
-    def taken_bytes(self) -> int:
-        """What all have together."""
-        return self.limit_bytes - self.free_bytes
-
-    def allows(self, size: int) -> bool:
-        """Say whether a session may have ``size`` bytes, those that it has included."""
-        return size <= LEAST_BYTES or SHARE * size <= self.free_bytes
 
 
 class Pools:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.pools import KEPT_LIMIT_BYTES, LEAST_BYTES, Room
+from tunnel.proto.room import KEPT_LIMIT_BYTES, LEAST_BYTES, Room
 
 REPLAY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Unconfirmed bytes that one session keeps: 100 Mbit/s for more than a second."""
