@@ -209,7 +209,9 @@ def test_silent_strangers_at_the_http_port_keep_nobody_out(
 @pytest.mark.parametrize(
     ("limit", "count"), [(192, 300), pytest.param(1_024, 1_500, marks=pytest.mark.deep)]
 )
-@pytest.mark.parametrize("poor", ["server", "client"])
+@pytest.mark.parametrize(
+    "poor", ["client", pytest.param("server", marks=pytest.mark.deep)]
+)
 def test_datagrams_from_many_ports_leave_descriptors_for_the_rest(
     machine: Machine, poor: str, limit: int, count: int
 ) -> None:

@@ -156,8 +156,8 @@ def grown(
 
 
 def test_a_little_of_everything_leaves_no_memory_behind(place: Place) -> None:
-    """45 KB for each of one kind would show."""
-    growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 24, 72)
+    """67 KB for each of one kind would show."""
+    growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 16, 48)
     assert all(size < 3_200_000 for size in growth.values()), growth
 
 
