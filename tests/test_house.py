@@ -92,6 +92,7 @@ LIMITS: Final = {
     "control in a process": room.CONTROL_LIMIT_BYTES,
     "datagrams waiting, in a process": room.DATAGRAM_LIMIT_BYTES,
     "of each of these for a session, at least": room.LEAST_BYTES,
+    "unconfirmed of a session, at least": replay.LEAST_KEPT_BYTES,
     "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
     "idle UDP association": exit_udp.IDLE_S,
     "associations of one UDP port": udp.MAX_ASSOCIATIONS,

@@ -7,6 +7,7 @@ from support.pair import TARGET, CorePair
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto import frames, mux, pools
+from tunnel.proto import replay as replay_module
 from tunnel.proto.codec import encode
 from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
 from tunnel.proto.events import CreditGranted, DataReceived
@@ -158,9 +159,10 @@ def test_what_the_peer_has_is_given_back() -> None:
     assert (shared.taken_bytes, replay.unconfirmed, replay.rest()) == (0, 0, [])
 
 
-def test_a_session_keeps_no_more_than_its_share_and_goes_on_when_it_is_confirmed() -> (
-    None
-):
+def test_a_session_keeps_no_more_than_its_share_and_goes_on_when_it_is_confirmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay_module, "LEAST_KEPT_BYTES", LEAST_BYTES)
     shared = Pools(kept_bytes=LIMIT)
     core = core_of(shared, replay_limit=16 << 20)
     said = b""

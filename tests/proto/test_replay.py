@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import frames as raw
 
+from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
 from tunnel.proto.replay import (
+    LEAST_KEPT_BYTES,
     REPLAY_LIMIT_BYTES,
     STATE_AFTER_S,
     STATE_EVERY_BYTES,
@@ -20,6 +22,7 @@ from tunnel.proto.replay import (
     Replay,
     receipts_for,
 )
+from tunnel.proto.room import Room
 
 PAYLOADS = st.one_of(
     st.integers(0, 40), st.integers(16_370, 16_390), st.just(65_528)
@@ -257,3 +260,16 @@ def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
             stated, stated_at, oldest = count, now, None
             assert not receipts.due
             assert receipts.due_at is None
+
+
+def test_who_moves_keeps_enough_although_others_have_taken_all() -> None:
+    room = Room(1_000)
+    room.free_bytes = 0
+    replay = Replay(limit_bytes=16 << 20, room=room)
+    frame = data_header(1, 65_528) + bytes(65_528)
+    while not replay.full():
+        replay.record(frame)
+    assert LEAST_KEPT_BYTES < replay.unconfirmed <= LEAST_KEPT_BYTES + len(frame)
+    replay.confirm(replay.position)
+    assert room.free_bytes == 0
+    assert not replay.full()

@@ -20,8 +20,9 @@ MAX_SESSIONS: Final = 1_024
 """Of one user: the devices of a fleet that share one token."""
 MAX_WAITING_SESSIONS: Final = 1_024
 """Of one user, without a link: after an outage all of the fleet."""
-MAX_KEPT_BYTES: Final = 256 * 1024 * 1024
-"""Unconfirmed bytes that the process keeps for sessions without a link."""
+MAX_KEPT_BYTES: Final = 128 * 1024 * 1024
+"""Unconfirmed bytes that the process keeps for sessions without a link: half of what
+all may keep, so that an outage of many leaves enough to those who move."""
 NO_CLIENT_ID: Final = bytes(16)
 """What a client says that has none: it is nobody's successor and nobody's copy."""
 

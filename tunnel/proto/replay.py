@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.room import KEPT_LIMIT_BYTES, LEAST_BYTES, Room
+from tunnel.proto.room import KEPT_LIMIT_BYTES, Room
 
 REPLAY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Unconfirmed bytes that one session keeps: 100 Mbit/s for more than a second."""
 STATE_EVERY_BYTES: Final = 1_048_576
 """RECEIVED is due after so many bytes, but not before ``STATE_PAUSE_S``."""
+LEAST_KEPT_BYTES: Final = STATE_EVERY_BYTES
+"""What a session may keep however little the process has left. With less, RECEIVED
+would come by its timer only, and who moves would stand still for it: 2.6 MB/s."""
 STATE_PAUSE_S: Final = 0.004
 """A RECEIVED for itself wakes both ends: a thousand a second cost 5 % of the processor
 time of a gigabyte a second."""
@@ -58,7 +61,7 @@ class Replay:
     def full(self) -> bool:
         """Say whether nothing new may be given a place."""
         kept = self.position - self.confirmed
-        if kept <= LEAST_BYTES:
+        if kept <= LEAST_KEPT_BYTES:
             return kept >= self.limit_bytes
         return kept >= self.limit_bytes or not self._room.allows(kept)
 
