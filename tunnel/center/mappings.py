@@ -116,15 +116,16 @@ class MappingTable:
 
     async def apply(self, member: Member, mapping: ProtMapping) -> list[MappingAnswer]:
         """Do what a MAPPING asks for; an answer for each entry, in order."""
-        if mapping.op is MappingOp.REMOVE:
-            return [self._remove(member, entry) for entry in mapping.entries]
         if mapping.op is MappingOp.REPLACE:
             self.drop(member)
         answers = []
         for entry in mapping.entries:
             # A refusal may have looked at a thousand ports without a wait.
             await trio.lowlevel.checkpoint()
-            answers.append(await self._add(member, entry))
+            if mapping.op is MappingOp.REMOVE:
+                answers.append(self._remove(member, entry))
+            else:
+                answers.append(await self._add(member, entry))
         return answers
 
     def drop(self, member: Member) -> None:
