@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from support import frames
 
 from tunnel.access.security import parse_join
+from tunnel.center.mappings import MAX_CLIENT_NAMES
 from tunnel.errors import Code
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
@@ -37,6 +38,7 @@ PIECE_BYTES = 262_144
 """What a link reads at once."""
 MADE_BEFORE = 60
 CONNECTIONS = 16
+UNANSWERED = 10
 KINDS = ("draining", "ping", "window", "data", "datagram", "open", "remove")
 
 
@@ -57,7 +59,7 @@ class Flooder:
         self.address = frames.ipv4(127, 0, 0, 1, port)
         self.code = "-"
         self.accepted = threading.Event()
-        self.answers = threading.Semaphore(10)
+        self.answers = threading.Semaphore(UNANSWERED)
         terms = Terms(capabilities=CAN_MAP | CAN_UDP, client_id=secrets.token_bytes(16))
         handshake = ClientHandshake(
             line.name,
@@ -87,6 +89,17 @@ class Flooder:
         self.accepted.clear()
         self.wire.sendall(create)
         assert self.accepted.wait(5)
+
+    def have_names(self) -> None:
+        """Register as many as a client may: exits, which cost no descriptor."""
+        for first in range(0, MAX_CLIENT_NAMES, 100):
+            numbers = range(first, min(first + 100, MAX_CLIENT_NAMES))
+            entries = [frames.mapping_entry(6, f"e{n}", f"exit-{n}") for n in numbers]
+            assert self.answers.acquire(timeout=5)
+            self.wire.sendall(frames.mapping(1, *entries))
+        for _ in range(UNANSWERED):
+            assert self.answers.acquire(timeout=5)  # till all are had
+        self.answers.release(UNANSWERED)
 
     def pieces(  # noqa: PLR0912 - flat, a case for each
         self, kind: str
@@ -119,6 +132,7 @@ class Flooder:
                         for number in range(first, first + 16_384, 2)
                     )
             case "remove":
+                self.have_names()
                 names = [frames.mapping_entry(1, f"no-{at}") for at in range(100)]
                 while self.answers.acquire(timeout=5):
                     yield frames.mapping(2, *names)

@@ -22,19 +22,21 @@ CALM_AFTER: Final = ("draining", "ping")
 """What has no effect, and is counted."""
 ROUND_TRIPS: Final = 60
 EVERY_S: Final = 0.005
+STALL_S: Final = 0.25
+"""No window at all may be as bad as this, however busy the machine is."""
 FLOOR_S: Final = 0.008
 """Two time slices of the kernel: a flood makes more programs busy than there are cores.
 Without turns the same floods take 80 ms to seconds."""
 
 
-def p99_s(conn: socket.socket, windows: int, enough_s: float = 0.0) -> float:
-    """Give the p99 of the quietest window: the rest is what the machine did beside.
+def p99s(conn: socket.socket, windows: int, enough_s: float = 0.0) -> list[float]:
+    """Give the p99 of each window; none is measured behind one that is quiet enough.
 
-    None is measured behind one that is quiet enough.
+    What makes others slower than the quietest is what the machine does beside.
     """
-    best = float("inf")
+    found: list[float] = []
     for _ in range(windows):
-        if best <= enough_s:
+        if found and found[-1] <= enough_s:
             break
         took = []
         began = time.perf_counter()
@@ -45,8 +47,8 @@ def p99_s(conn: socket.socket, windows: int, enough_s: float = 0.0) -> float:
             assert conn.recv(1) == b"x"
             # From when it was due: else a long stop would be one slow answer of many.
             took.append(time.perf_counter() - due)
-        best = min(best, sorted(took)[int(0.99 * ROUND_TRIPS) - 1])
-    return best
+        found.append(sorted(took)[int(0.99 * ROUND_TRIPS) - 1])
+    return found
 
 
 @pytest.mark.parametrize("kind", flooder.KINDS)
@@ -75,8 +77,8 @@ def flooded(
         port = int(client.out.all()[0].split()[1].rpartition(":")[2])
         conn = stack.enter_context(visit(port))
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        p99_s(conn, 2)
-        idle_s = p99_s(conn, 4)
+        p99s(conn, 2)
+        idle_s = min(p99s(conn, 4))
         bound_s = max(2 * idle_s, FLOOR_S)
         lines = len(server.program.err.all())
         running = machine.start(
@@ -90,16 +92,21 @@ def flooded(
             env={"PYTHONPATH": f"{PACKAGE}:{PACKAGE / 'tests'}"},
         )
         running.out.wait("floods")
+        if kind == "remove":  # its own names were written down before
+            lines = len(server.program.err.all())
         if kind in CALM_AFTER:
             assert running.out.wait("ended") == "ended CALM"
+            assert len(server.program.err.all()) - lines < 20
         else:
-            flood_s = p99_s(conn, windows, bound_s)
+            found = p99s(conn, windows, bound_s)
             assert running.process.poll() is None, "it flooded all the while"
+            assert not server.program.err.count("link.broken"), "and its link held it"
+            assert len(server.program.err.all()) - lines < 20
             running.end()
             figures(
                 f"flood of {kind}: p99 {1000 * idle_s:.2f} ms idle, "
-                f"{1000 * flood_s:.2f} flooded"
+                f"{1000 * min(found):.2f} flooded, {1000 * max(found):.0f} at worst"
             )
-            assert flood_s <= bound_s
-        p99_s(conn, 1)  # it is alive
-        assert len(server.program.err.all()) - lines < 20
+            assert min(found) <= bound_s
+            assert max(found) < STALL_S
+        p99s(conn, 1)  # it is alive
