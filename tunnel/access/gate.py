@@ -13,8 +13,9 @@ one monotonic clock.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from tunnel.access.failures import Failures
 from tunnel.access.visitors import THIS_MACHINE, address_key
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ Half are for known addresses and half for failing ones: else failures from 4,096
 addresses would make the gate forget its users, at the time when that matters."""
 
 _MAX_EACH: Final = MAX_REMEMBERED // 2
-
-_Key = TypeVar("_Key")
 
 
 class Place:
@@ -84,9 +83,11 @@ class Gate:
         self._most = most
         self._places: dict[Place, None] = {}
         self._living: Counter[str] = Counter()
-        # Both are in the order of the last entry, so that the first is the oldest.
+        # In the order of the last entry, so that the first is the oldest.
         self._authenticated_at: dict[str, float] = {}
-        self._forgiven_at: dict[tuple[str, str], float] = {}
+        self._failures: Failures[tuple[str, str]] = Failures(
+            FAILURE_BURST, _MAX_EACH, FAILURE_REFILL_S
+        )
 
     # Places --------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Gate:
         key = address_key(address)
         if key is not THIS_MACHINE:
             self._living[key] += 1
-            _remember(self._authenticated_at, key, now)
+            self._remember(key, now)
 
     def ended(self, address: str, now: float) -> None:
         """Count the end of such a link: its address stays known for ``KNOWN_S``."""
@@ -149,7 +150,14 @@ class Gate:
             self._living[key] -= 1
             if not self._living[key]:
                 del self._living[key]
-            _remember(self._authenticated_at, key, now)
+            self._remember(key, now)
+
+    def _remember(self, key: str, now: float) -> None:
+        known = self._authenticated_at
+        known.pop(key, None)
+        known[key] = now
+        if len(known) > _MAX_EACH:
+            del known[next(iter(known))]
 
     def _is_known(self, key: str, now: float) -> bool:
         if key in self._living:
@@ -165,16 +173,7 @@ class Gate:
         0 while there were few. A right proof is never refused for it.
         """
         key = address_key(address), name
-        forgiven_at = max(self._forgiven_at.get(key, now), now) + FAILURE_REFILL_S
+        wait_s = self._failures.wait_s(key, now)
+        self._failures.failed(key, now)
         # However many fail, the next is forgiven no later.
-        latest = now + (FAILURE_BURST + 1) * FAILURE_REFILL_S
-        forgiven_at = min(forgiven_at, latest)
-        _remember(self._forgiven_at, key, forgiven_at)
-        return max(0.0, forgiven_at - now - FAILURE_BURST * FAILURE_REFILL_S)
-
-
-def _remember(table: dict[_Key, float], key: _Key, at: float) -> None:
-    table.pop(key, None)
-    table[key] = at
-    if len(table) > _MAX_EACH:
-        del table[next(iter(table))]
+        return min(wait_s, FAILURE_REFILL_S)

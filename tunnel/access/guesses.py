@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tunnel.access.failures import Failures
 from tunnel.access.visitors import THIS_MACHINE, address_key
 
 BURST: Final = 10
@@ -24,29 +25,28 @@ out. With no bound at all, everybody could guess through such a proxy."""
 MAX_REMEMBERED: Final = 4_096
 """Addresses: under 1 MiB. With more, the one that failed first is forgotten."""
 
-_ROUNDING_S: Final = 1e-6
-
 
 class Guesses:
     """How often each address was wrong lately."""
 
     def __init__(self) -> None:
-        self._forgiven_at: dict[str, float] = {}
+        self._of_addresses: Failures[str] = Failures(BURST, MAX_REMEMBERED, REFILL_S)
+        self._of_this_machine: Failures[str] = Failures(
+            SHARED * BURST, 1, REFILL_S / SHARED
+        )
 
     def wait_s(self, host: str, now: float) -> float:
         """Say for how long words of an address are not looked at; 0: they are."""
         key = _key(host)
-        spent_s = self._forgiven_at.get(key, now) - now
-        wait_s = spent_s - (BURST * REFILL_S - _refill_s(key))
-        return wait_s if wait_s > _ROUNDING_S else 0.0
+        return self._failures(key).wait_s(key, now)
 
     def failed(self, host: str, now: float) -> None:
         """Count a wrong one."""
         key = _key(host)
-        spent_at = max(self._forgiven_at.pop(key, now), now)
-        self._forgiven_at[key] = spent_at + _refill_s(key)
-        if len(self._forgiven_at) > MAX_REMEMBERED:
-            del self._forgiven_at[next(iter(self._forgiven_at))]
+        self._failures(key).failed(key, now)
+
+    def _failures(self, key: str) -> Failures[str]:
+        return self._of_this_machine if key is THIS_MACHINE else self._of_addresses
 
 
 def _key(host: str) -> str:
@@ -54,10 +54,6 @@ def _key(host: str) -> str:
         return address_key(host)
     except ValueError:  # a name, or nobody knows
         return THIS_MACHINE
-
-
-def _refill_s(key: str) -> float:
-    return REFILL_S / SHARED if key is THIS_MACHINE else REFILL_S
 
 
 GUESSES: Final = Guesses()
