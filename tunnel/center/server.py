@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import MAX_UNPROVEN, Gate, Place
+from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
@@ -248,29 +248,34 @@ class CenterServer:
         if not isinstance(stream, QuickSocket):  # pragma: no cover - all are
             return
         tune_link(stream)
-        transport = self._transport(stream, str(peer))
         try:
-            proved = await self._prove(stream, transport, peer)
+            proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
                 try:
-                    await self._serve_member(transport, *proved)
+                    await self._serve_member(*proved)
                 finally:
                     self._gate.ended(peer.host, trio.current_time())
         finally:
-            await transport.aclose()
+            await trio.aclose_forcefully(stream)
 
     async def _prove(
-        self, stream: QuickSocket, transport: Transport, peer: Address
-    ) -> tuple[ServerHandshake, AuthClaim] | None:
+        self, stream: QuickSocket, peer: Address
+    ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
         """Hear who it is; None, after the answer, if it does not prove that."""
+        transport: Transport | None = None
         handshake: ServerHandshake | None = None
         with trio.CancelScope() as scope:
             place = self._gate.enter(peer.host, trio.current_time(), scope.cancel)
             try:
                 with trio.fail_after(HANDSHAKE_S):
-                    handshake = await self._begin(stream, transport, place)
-                    return handshake, await hear(transport, handshake)
+                    with trio.fail_after(FIRST_BYTE_S):
+                        await trio.lowlevel.wait_readable(stream.socket)
+                    place.heard = True
+                    # Not before: who is silent costs no TLS and no buffers.
+                    transport = self._transport(stream, str(peer))
+                    handshake = await self._begin(transport)
+                    return transport, handshake, await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
             finally:
@@ -285,12 +290,7 @@ class CenterServer:
             return PlainTransport(stream, peer)
         return TlsTransport(stream, self._tls, server_side=True, peer=peer)
 
-    async def _begin(
-        self, stream: QuickSocket, transport: Transport, place: Place
-    ) -> ServerHandshake:
-        with trio.fail_after(FIRST_BYTE_S):
-            await trio.lowlevel.wait_readable(stream.socket)
-        place.heard = True
+    async def _begin(self, transport: Transport) -> ServerHandshake:
         binding = PLAIN_BINDING
         if isinstance(transport, TlsTransport):
             await transport.handshake()
@@ -311,7 +311,7 @@ class CenterServer:
 
     async def _refuse(
         self,
-        transport: Transport,
+        transport: Transport | None,
         handshake: ServerHandshake | None,
         peer: Address,
         error: TunnelError | trio.TooSlowError,
@@ -330,7 +330,7 @@ class CenterServer:
             if away_s:
                 handshake.refuse(Code.CALM, "too many failed logins", ceil(away_s))
             await trio.sleep(FAILURE_DELAY_S)
-        if handshake is not None:
+        if transport is not None and handshake is not None:
             with trio.move_on_after(FAILURE_DELAY_S):
                 await answer(transport, handshake)
                 await transport.send_eof()
