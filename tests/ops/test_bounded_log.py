@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import weakref
 
 import pytest
 
@@ -119,3 +120,15 @@ def test_records_of_other_libraries_are_counted_too(clock: Clock) -> None:
     log.handler.say_counts(everything=True)
     assert len(log.lines()) == LINES_IN_A_WINDOW + 1
     assert log.counted() == 300
+
+
+def test_nothing_that_a_line_spoke_of_is_kept(clock: Clock) -> None:
+    class Held(Exception):
+        pass
+
+    log = Log()
+    error = Held()
+    gone = weakref.ref(error)
+    say(log.logger, logging.INFO, "visitor.failed", exc_info=error)
+    del error
+    assert gone() is None

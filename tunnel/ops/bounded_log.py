@@ -17,7 +17,7 @@ LINES_IN_A_WINDOW: Final = 100
 fleets cause by hand; at 150 bytes a line 1.5 KB a second in the worst flood."""
 MAX_KINDS: Final = 4_096
 """Kinds that are told apart at a time: an event, for each user and client that it
-names. Above, all new ones are one kind. About 1 MB."""
+names. Above, all new ones are one kind. About 1.2 MB."""
 
 _Key = tuple[str, str, str]
 _REST: Final[_Key] = ("log.others", "", "")
@@ -28,7 +28,8 @@ class _Window:
     """What came of one kind since ``began``."""
 
     began: float
-    first: logging.LogRecord
+    logger: str
+    level: int
     lines: int = 0
     more: int = 0
 
@@ -80,17 +81,14 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             self._say(key, window, now)
             window = None
         if window is None:
-            window = windows[key] = _Window(now, record)
+            window = windows[key] = _Window(now, record.name, record.levelno)
         return window
 
     def _say(self, key: _Key, window: _Window, now: float) -> None:
         if not window.more:
             return
         event, user, client = key
-        first = window.first
-        more = logging.LogRecord(
-            first.name, first.levelno, first.pathname, first.lineno, event, (), None
-        )
+        more = logging.LogRecord(window.logger, window.level, "", 0, event, (), None)
         fields = {"user": user or None, "client": client or None, "more": window.more,
                   "in_s": round(now - window.began, 1)}  # fmt: skip
         setattr(more, FIELDS, fields)
