@@ -74,6 +74,10 @@ class Links:
         self._join = parse_join(line)
         self._sessions: list[Session] = []
 
+    def __len__(self) -> int:
+        """Return how many sessions wait for one to come back."""
+        return len(self._sessions)
+
     def silence(self) -> None:
         with visit(self._join.port):
             pass
@@ -169,8 +173,9 @@ class Ports:
             )
 
     def silent_tcp_visitor(self) -> None:
-        with visit(self.tcp):
-            pass
+        with visit(self.tcp) as conn:
+            conn.shutdown(socket.SHUT_WR)
+            drain(conn)
 
     def tcp_visitor_of_nobody(self) -> None:
         with contextlib.suppress(OSError), visit(self.refused) as conn:

@@ -29,6 +29,7 @@ UNCOLLECTED: Final = (
     "import gc, sys; gc.disable(); from tunnel.ops.cli import main; main()"
 )
 AT_ONCE: Final = 16
+SLOW_AT_ONCE: Final = 64
 
 
 class Place:
@@ -86,7 +87,10 @@ class Place:
         return {name: one.rss_bytes() for name, one in self.programs.items()}
 
     def descriptors(self) -> dict[str, int]:
-        return {name: one.descriptors() for name, one in self.programs.items()}
+        """Give those of each program, but the one of each session that waits."""
+        found = {name: one.descriptors() for name, one in self.programs.items()}
+        found["server"] -= len(self.links)
+        return found
 
     def settled(self) -> dict[str, int]:
         """Wait until those who are still there have ended; give the memory then."""
@@ -98,11 +102,11 @@ class Place:
         eventually(gone, "few descriptors", 90)
         return self.rss_bytes()
 
-    def after(self, kinds: list[Callable[[], None]], count: int) -> None:
+    def after(self, kinds: list[Callable[[], None]], count: int, at_once: int) -> None:
         """Have so many of each kind come and go, mixed, and wait till all has gone."""
         before = self.descriptors()
         todo = [kinds[number % len(kinds)] for number in range(count * len(kinds))]
-        shared_out(todo, lambda kind: kind(), AT_ONCE)
+        shared_out(todo, lambda kind: kind(), at_once)
 
         def gone() -> bool:
             now = self.descriptors()
@@ -146,9 +150,10 @@ def grown(
 ) -> dict[str, int]:
     """Give by how many bytes each program grew after the first ones of these kinds."""
     some = [bound(place, kind) for kind in kinds]
-    place.after(some, first)
+    at_once = SLOW_AT_ONCE if set(kinds) <= set(SLOW) else AT_ONCE
+    place.after(some, first, at_once)
     before = place.rss_bytes()
-    place.after(some, then)
+    place.after(some, then, at_once)
     after = place.rss_bytes()
     for name, running in place.programs.items():
         assert "Traceback" not in running.errors(), name
