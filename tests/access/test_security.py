@@ -12,6 +12,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -23,6 +24,9 @@ from hypothesis import strategies as st
 from tunnel.access import security
 from tunnel.access.security import JoinLine, Secret, parse_join
 from tunnel.errors import Exit, StateError, TlsError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOKEN = "dG9rZW4tdGhhdC1ub2JvZHktc2hvdWxkLXNlZS4uLi4"
 PIN = "UElOUElOUElOUElOUElOUElOUElOUElOUElOUElOUEk"
@@ -324,6 +328,20 @@ def test_two_holders_have_different_ids_and_a_successor_gets_the_first(
     assert mode_of(tmp_path / "clients" / "1.id") == 0o600
 
 
+@contextlib.contextmanager
+def another(program: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run ``program`` in the folder, in a process of its own; give what it says."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+
+
 HOLD_AN_ID = """
 import pathlib, sys
 from tunnel.access.security import client_id
@@ -334,15 +352,7 @@ with client_id(pathlib.Path(sys.argv[1])) as client:
 
 
 def test_the_successor_of_a_killed_process_gets_its_id(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD_AN_ID, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        held = process.stdout.readline().strip()
+    with another(HOLD_AN_ID, tmp_path) as (process, held):
         with security.client_id(tmp_path) as mine:
             assert mine.value.hex() != held
         process.kill()
@@ -552,15 +562,8 @@ with sole_server(pathlib.Path(sys.argv[1])):
 
 def test_a_folder_has_one_server_until_that_is_killed(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(state)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "holds\n"
+    with another(SERVE, state) as (process, said):
+        assert said == "holds"
         with pytest.raises(StateError) as caught, security.sole_server(state):
             pass
         assert str(state) in caught.value.what

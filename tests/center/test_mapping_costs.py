@@ -14,7 +14,6 @@ from tunnel.center import kinds, mappings
 from tunnel.center.kinds import Exits, Key, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
-from tunnel.front import listen
 from tunnel.proto.frames import (
     Address,
     MappingAnswer,
@@ -88,16 +87,8 @@ def test_each_port_of_a_range_is_looked_at_once_for_a_row(count: int) -> None:
 
 
 async def test_a_row_is_not_tried_again_over_a_port_of_another_program(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, tried: list[int]
 ) -> None:
-    tried: list[int] = []
-    real = listen.open_listener
-
-    async def counting(host: str, port: int) -> list[listen.PortListener]:
-        tried.append(port)
-        return await real(host, port)
-
-    monkeypatch.setattr(kinds, "open_listener", counting)
     with socket.create_server((LOOPBACK, 0)) as other:
         middle: int = other.getsockname()[1]
         ports = range(middle - 40, middle + 41)

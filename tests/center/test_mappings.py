@@ -9,12 +9,10 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
-from tunnel.center import kinds
 from tunnel.center import mappings as mappings_module
 from tunnel.center.kinds import Key, Opening, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
-from tunnel.front import listen
 from tunnel.proto.frames import (
     Address,
     MappingAnswer,
@@ -265,16 +263,8 @@ async def test_a_dropped_clients_ports_are_free_at_once(ports: range) -> None:
 
 
 async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
-    ports: range, monkeypatch: pytest.MonkeyPatch
+    ports: range, tried: list[int]
 ) -> None:
-    tried: list[int] = []
-    real = listen.open_listener
-
-    async def counting(host: str, port: int) -> list[listen.PortListener]:
-        tried.append(port)
-        return await real(host, port)
-
-    monkeypatch.setattr(kinds, "open_listener", counting)
     async with clients() as nursery:
         client, table = Client(nursery), table_of(ports)
         (answer,) = await add(table, client, entry(host="192.0.2.1"))

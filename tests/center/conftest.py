@@ -1,0 +1,22 @@
+"""What the tests of a center's ports share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunnel.center import kinds
+from tunnel.front import listen
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ports that are asked for from here on, in turn; they are opened all the same."""
+    ports: list[int] = []
+    real = listen.open_listener
+
+    async def counting(host: str, port: int) -> list[listen.PortListener]:
+        ports.append(port)
+        return await real(host, port)
+
+    monkeypatch.setattr(kinds, "open_listener", counting)
+    return ports
