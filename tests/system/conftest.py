@@ -34,7 +34,17 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Content]:
     made.path.unlink()
 
 
-@pytest.fixture(scope="session", params=MODES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run over a plain link each time what is about bytes and ends, else if deep."""
+    if "world" in metafunc.fixturenames:
+        each_time = metafunc.module.__name__.endswith(
+            ("test_endings", "test_transfers")
+        )
+        plain = pytest.param("plain", marks=() if each_time else pytest.mark.deep)
+        metafunc.parametrize("world", ["tls", plain], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def world(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -431,7 +431,7 @@ def names() -> Iterator[Names]:
         yield made
 
 
-@pytest.fixture(params=["tls", "plain"])
+@pytest.fixture(params=["tls", pytest.param("plain", marks=pytest.mark.deep)])
 def server(request: pytest.FixtureRequest, machine: Machine) -> Server:
     return machine.serve(*(("--plain",) if request.param == "plain" else ()))
 

@@ -85,7 +85,7 @@ def ask(sock: socket.socket, number: int) -> float:
     pytest.fail("five questions were lost")
 
 
-@pytest.fixture(params=["tls", "plain"])
+@pytest.fixture(params=["tls", pytest.param("plain", marks=pytest.mark.deep)])
 def server(request: pytest.FixtureRequest, machine: Machine) -> Server:
     return machine.serve(*(("--plain",) if request.param == "plain" else ()))
 
