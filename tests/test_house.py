@@ -99,6 +99,7 @@ LIMITS: Final = {
     "wait for the peer of a BIND": exit_bind.WAIT_S,
     "before RST, for the kernel to send": relay.GRACE_S,
     "after GO_AWAY, for the peer to read": link.LINGER_S,
+    "read and dropped behind our GO_AWAY": link.LINGER_BYTES,
     "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
 }
 

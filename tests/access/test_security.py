@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import os
 import ssl
 import stat
@@ -681,3 +682,24 @@ def test_importing_the_module_does_not_import_cryptography() -> None:
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_who_holds_the_lock_of_a_folder_is_told_from_who_holds_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inode = tmp_path.stat().st_ino
+    table = (
+        "1: FLOCK  ADVISORY  WRITE 11 00:1f:999999999 0 EOF\n"
+        f"2: POSIX  ADVISORY  WRITE 12 00:1f:{inode} 0 EOF\n"
+        f"3: FLOCK  ADVISORY  WRITE 13 00:1f:{inode} 0 EOF\n"
+    )
+    monkeypatch.setattr(
+        security, "open", lambda *_args, **_kw: io.StringIO(table), raising=False
+    )
+    with (
+        security.sole_server(tmp_path),
+        pytest.raises(StateError) as caught,
+        security.sole_server(tmp_path),
+    ):
+        pass
+    assert "process 13 has its lock" in caught.value.cause

@@ -112,3 +112,9 @@ async def test_a_connect_that_is_cancelled_has_closed_its_socket(
             assert open_descriptors() == before
             raise
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("text", ["/run/app.sock", "unix:run/app.sock", "unix:"])
+def test_a_unix_socket_has_both_its_word_and_an_absolute_path(text: str) -> None:
+    with pytest.raises(UsageError):
+        UnixPath.parse(text)

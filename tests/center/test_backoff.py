@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.center.backoff import FIRST_S, MOST_S, WAITING_MOST_S, Backoff
+from tunnel.center.backoff import FIRST_S, MOST_S, STEADY_S, WAITING_MOST_S, Backoff
 
 
 def test_it_doubles_from_200_ms_to_20_s_and_stays_there() -> None:
@@ -28,12 +28,29 @@ def test_a_long_attempt_shortens_the_wait_but_not_to_nothing() -> None:
     assert waits == pytest.approx([0.2, 0.2, 0.2, 0.6, 2.2])
 
 
-def test_a_success_begins_again() -> None:
+def test_a_link_that_was_lost_begins_again() -> None:
     backoff = Backoff(lambda: 0.5)
     for _ in range(5):
         backoff.next_s()
-    backoff.reset()
+    backoff.carried(0.1, failed=False)
     assert backoff.next_s() == FIRST_S
+
+
+def test_sessions_that_fail_one_after_the_other_are_failed_attempts() -> None:
+    backoff = Backoff(lambda: 0.5)
+    for _ in range(5):
+        backoff.next_s()
+    waits = []
+    for _ in range(4):
+        backoff.carried(0.1, failed=True)
+        waits.append(backoff.next_s())
+    assert waits == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    backoff.carried(STEADY_S, failed=True)
+    assert backoff.next_s() == FIRST_S
+    backoff.carried(STEADY_S - 1, failed=True)
+    assert backoff.next_s() == FIRST_S, "the first one behind a good one"
+    backoff.carried(STEADY_S - 1, failed=True)
+    assert backoff.next_s() == pytest.approx(2 * FIRST_S)
 
 
 def test_jitter_spreads_by_half_to_both_sides_at_the_longest_too() -> None:
@@ -59,7 +76,7 @@ def test_no_wait_is_zero_or_longer_than_the_longest(
     backoff = Backoff(lambda: chance)
     for step in steps:
         if step is None:
-            backoff.reset()
+            backoff.carried(1, failed=False)
             continue
         chance, waiting, took_s = step
         wait_s = backoff.next_s(waiting=waiting, took_s=took_s)

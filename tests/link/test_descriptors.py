@@ -197,3 +197,14 @@ def test_the_flow_that_was_idle_longest_gives_way() -> None:
     assert flows.give_up_one(but=c)
     assert ended == ["b", "d"]
     assert not flows.give_up_one(but=c)
+
+
+def test_whom_nobody_speaks_to_gives_way_though_he_was_dialled_first(
+    own: Descriptors,
+) -> None:
+    with connected() as (_target, ours):
+        arrivals = Arrivals()
+        arrivals.dialled(ours)
+        assert arrivals in own.crowds
+        arrivals.left(ours)
+        assert arrivals not in own.crowds

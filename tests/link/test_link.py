@@ -30,7 +30,7 @@ from tunnel.errors import (
     RemoteSessionError,
     StreamError,
 )
-from tunnel.link.link import FLUSH_S, Link
+from tunnel.link.link import FLUSH_S, LINGER_BYTES, Link
 from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
 from tunnel.proto.frames import Terms
@@ -544,6 +544,22 @@ async def test_a_peer_that_ignores_the_goodbye_is_cut_after_2_s(
     async with raw_peer() as peer:
         peer.link.close(Code.NORMAL)
         await trio.sleep(3)
+        assert peer.ended_at == 2
+
+
+async def test_of_a_flood_behind_the_goodbye_no_more_is_read_than_was_on_its_way(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_peer(lockstep=True) as peer:
+        peer.link.close(Code.CALM)
+        assert await peer.wire.receive_some() == frames.go_away(int(Code.CALM))
+        taken, piece = 0, bytes(1 << 20)
+        with contextlib.suppress(trio.BrokenResourceError):
+            while taken < 4 * LINGER_BYTES:
+                await peer.wire.send_all(piece)
+                taken += len(piece)
+        assert LINGER_BYTES <= taken <= LINGER_BYTES + len(piece)
+        await peer.link.gone.wait()
         assert peer.ended_at == 2
 
 

@@ -605,3 +605,8 @@ async def test_garbage_that_meets_the_end_only_ends_it_sooner(
         await trio.sleep(10)
         assert peer.reason is not None
         assert peer.ended_at <= 7
+
+
+async def test_a_session_that_waits_for_no_other_link_keeps_nothing() -> None:
+    async with session_pair() as pair:
+        assert pair.client.kept_bytes == pair.server.kept_bytes == 0

@@ -145,3 +145,18 @@ async def test_a_cancelled_put_says_what_is_left() -> None:
         while len(came) < len(data) - len(rest):
             came += await other.receive_some()
     assert came + rest == data
+
+
+async def test_a_close_wakes_who_waits_to_fill_a_buffer() -> None:
+    one, other = pair()
+    async with other:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await one.receive_into(memoryview(bytearray(10)))
+
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                one.close()

@@ -348,3 +348,25 @@ async def test_any_other_failure_to_dial_is_said_in_the_systems_words(
     assert raised.value.what == (
         "cannot reach [2001:db8::1]:7443: network is unreachable"
     )
+
+
+async def test_a_broken_tls_wire_is_an_end_for_the_reader_who_asks_once() -> None:
+    class Broken(trio.abc.ReceiveStream):
+        asked = 0
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            self.asked += 1
+            assert self.asked == 1
+            raise trio.BrokenResourceError
+
+        async def aclose(self) -> None:
+            pass
+
+    left, _right = trio.testing.memory_stream_pair()
+    transport = TlsTransport(
+        trio.StapledStream(left.send_stream, Broken()),
+        tls_contexts()[0],
+        server_side=False,
+        host_name="tunnel.test",
+    )
+    assert await transport.receive_some() == b""

@@ -1378,3 +1378,14 @@ def test_the_meaning_of_bytes_does_not_depend_on_how_they_are_split(
         StreamClosed,
         StreamOffered,
     ]
+
+
+def test_a_starved_sender_is_woken_when_half_of_its_queue_is_free() -> None:
+    pair = CorePair(server=small(10_000_000))
+    ours, _ = pair.opened()
+    core = pair.client.core
+    core.send_data(ours, bytes(mux.STREAM_QUEUE_BYTES - 1_000))
+    assert core.send_room(ours, least=10_000) == 0
+    core.data_to_send(mux.STREAM_QUEUE_BYTES // 2, pair.now)
+    assert mux.STREAM_QUEUE_BYTES // 3 < ours.lane.size <= mux.STREAM_QUEUE_BYTES // 2
+    assert core.take_notices() == [CreditGranted(ours)]

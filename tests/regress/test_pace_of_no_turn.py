@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import trio
 import trio.testing
-from support.wires import raw_peer
+from support import frames
+from support.wires import Offers, raw_peer
 
+from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
 
 if TYPE_CHECKING:
@@ -24,6 +26,23 @@ async def test_output_of_the_transport_itself_says_nothing_about_the_line(
         before = peer.link._pace.turn_bytes
         await trio.sleep(5)
         assert isinstance(peer.link.transport, PlainTransport)
+        monkeypatch.setattr(peer.link.transport, "_rest", b"a key update, say")
+        peer.session.wake()
+        assert await peer.heard() == b"a key update, say"
+        assert peer.link._pace.turn_bytes == before
+
+
+async def test_it_says_nothing_behind_a_turn_that_was_one_either(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers = Offers()
+    async with raw_peer(serve=offers) as peer:
+        await peer.wire.send_all(frames.create_tcp(2, frames.ipv4(127, 0, 0, 1, 80)))
+        stream = await offers.taken.receive()
+        await stream.send_all(bytes(MIN_TURN_BYTES))
+        await peer.heard()
+        before = peer.link._pace.turn_bytes
+        await trio.sleep(5)
         monkeypatch.setattr(peer.link.transport, "_rest", b"a key update, say")
         peer.session.wake()
         assert await peer.heard() == b"a key update, say"

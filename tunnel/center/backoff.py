@@ -13,6 +13,9 @@ MOST_S: Final = 20.0
 """While nothing waits: a server that is back is found within this."""
 WAITING_MOST_S: Final = 3.0
 """While connections wait: no pause, no dial and no step of a link start is longer."""
+STEADY_S: Final = MOST_S
+"""A link that lasted as long was a good one, however it ended: to try the next at once
+costs no more than to try in vain for ever."""
 _JITTER: Final = 0.5
 """To both sides, so that clients which lost their links together spread out."""
 
@@ -27,6 +30,7 @@ class Backoff:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._next_s = FIRST_S
+        self._failed = False
 
     def next_s(self, *, waiting: bool = False, took_s: float = 0.0) -> float:
         """Give the next wait; the one after will be twice as long.
@@ -42,6 +46,13 @@ class Backoff:
         factor = 1 - _JITTER + 2 * _JITTER * self._random()
         return max(wait_s * factor - took_s, min(wait_s, FIRST_S) * factor)
 
-    def reset(self) -> None:
-        """An attempt reached the server's proof: begin again with the shortest."""
-        self._next_s = FIRST_S
+    def carried(self, for_s: float, *, failed: bool) -> None:
+        """Count a link that is over: behind it the waits begin again with the shortest.
+
+        Not so behind the second in a row that ``failed`` before it was steady: a server
+        whose every session ends with a broken rule is as good as none.
+        """
+        failed = failed and for_s < STEADY_S
+        if not (failed and self._failed):
+            self._next_s = FIRST_S
+        self._failed = failed

@@ -40,6 +40,7 @@ from tunnel.errors import (
     LocalStreamError,
     RemoteLinkError,
     RemoteSessionError,
+    SessionError,
     TlsError,
     TunnelError,
     ViaError,
@@ -224,14 +225,16 @@ class CenterClient:
             was_up = False
             began = trio.current_time()
             try:
-                link = await self._make_link(nursery, pauses, task_status)
+                link = await self._make_link(nursery, task_status)
             except LinkError as error:
                 reason: TunnelError = error
                 took_s = trio.current_time() - began
             else:
                 was_up = True
+                up_at = trio.current_time()
                 reason = await self._carry(link)
                 took_s = 0.0
+                pauses.carried(trio.current_time() - up_at, failed=_is_failure(reason))
             if self._was_up:
                 give_up_at = math.inf
             if self._stopping.is_set():
@@ -297,7 +300,6 @@ class CenterClient:
     async def _make_link(
         self,
         nursery: trio.Nursery,
-        pauses: Backoff,
         task_status: trio.TaskStatus[None],
     ) -> Link:
         """Dial, prove, and find the session that the new link carries.
@@ -318,7 +320,6 @@ class CenterClient:
                     binding = await self._secure(transport)
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
-            pauses.reset()
             self._told_refusal, self._renewed = "", False
             if result.resumed and old is not None:
                 self._resume(old, result, transport)
@@ -729,6 +730,11 @@ async def connect(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
+
+
+def _is_failure(reason: TunnelError) -> bool:
+    """Say whether a session was ended by a fault of either side, not by its wire."""
+    return isinstance(reason, SessionError) and reason.code is not Code.NORMAL
 
 
 async def _refuse(stream: VirtualStream) -> None:

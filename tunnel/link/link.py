@@ -38,6 +38,9 @@ FLUSH_S: Final = 5.0
 LINGER_S: Final = 2.0
 """How long the peer may take to see our end before the wire is cut: closed with bytes
 unread, the kernel would send a RST and destroy the tail."""
+LINGER_BYTES: Final = 16_777_216
+"""What is read and dropped meanwhile: as much as a peer may have unconfirmed, and so on
+its way. Whoever sends more does not listen; reading on would cost a core for 2 s."""
 
 SLEEP_CHECK_S: Final = 5.0
 """How often to look whether this machine slept: no timer runs meanwhile."""
@@ -155,7 +158,9 @@ class Link:
         while True:
             if self._abandoned:
                 return
-            if not self._closing and (data or core.has_input()):
+            if self._closing:
+                return await self._linger()
+            if data or core.has_input():
                 self._take(data)
             if session.go_away is not None:
                 return self._end(session.go_away)
@@ -166,7 +171,7 @@ class Link:
                 session.flush()
             if core.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
-            if core.has_input() and not self._closing:
+            if core.has_input():
                 # The others' turn. What came is ours, also when the wire ends
                 # meanwhile: a GO_AWAY may be the last of it.
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -175,6 +180,16 @@ class Link:
             data = await transport.receive_some()
             if not data:
                 return self._end(lost("the peer is gone"))
+
+    async def _linger(self) -> None:
+        """Wait for the peer's end behind our last word; what it says is dropped."""
+        dropped_bytes = 0
+        while dropped_bytes <= LINGER_BYTES:
+            data = await self.transport.receive_some()
+            if not data:
+                return self._end(lost("the peer is gone"))
+            dropped_bytes += len(data)
+        await trio.sleep_forever()  # that is: for what is left of LINGER_S
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
         """Do a turn's work: of what the wire has brought, or of what is left of it."""
