@@ -30,10 +30,11 @@ class Calm(Enum):
     EXTENSION = "too many frames without effect, the last an unknown extension"
 
 
-CALM = Code.CALM
-"""For who says it before there is a session."""
-
-
 def calm(cause: Calm) -> RemoteSessionError:
     """Make the error that ends a session for ``cause``."""
-    return RemoteSessionError(CALM, cause.value)
+    return RemoteSessionError(*refusal(cause))
+
+
+def refusal(cause: Calm) -> tuple[Code, str]:
+    """Give what a GO_AWAY says, where there is no session to be ended."""
+    return Code.CALM, cause.value

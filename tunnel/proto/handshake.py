@@ -450,7 +450,7 @@ class ClientHandshake(_Side):
                 )
             case Code.CALM:
                 return RemoteLinkError(
-                    Code.CALM,
+                    away.code,
                     f"the server asks to wait {away.retry_after_s} s",
                     reason or "too many links or failed logins came from this address",
                 )

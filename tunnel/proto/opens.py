@@ -29,6 +29,8 @@ many refusals to answer as opens of it may wait, after a cut of the link at once
 OPEN_DEADLINE_S: Final = 12.0
 """How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
 needs a while on the way."""
+FLOOD_FACTOR: Final = 10
+"""So many times opens_per_s, and it is no scan of a port any more but a flood."""
 OPENS_TOLERANCE: Final = 256
 """CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
 place at CLOSE, the receiver when its task has ended."""
@@ -140,7 +142,8 @@ class PeerOpens:
         self._most = ours.max_streams + OPENS_TOLERANCE
         self._most_numbers = self._most + MAX_UNANSWERED_CLOSES
         self._rate = Meter(ours.opens_per_s, ours.opens_per_s, now)
-        self._flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
+        most = FLOOD_FACTOR * ours.opens_per_s
+        self._flood = Meter(most, most, now)
 
     def check(self, numbers: int, now: float) -> None:
         """Take another CREATE, while the peer holds ``numbers`` already.
