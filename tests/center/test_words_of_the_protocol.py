@@ -15,6 +15,7 @@ from support import frames
 from support.center import LOOPBACK, Center, center, echo, target
 from support.processes import free_port
 
+from tunnel.center.notices import LinkDown
 from tunnel.errors import Code, StreamError
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
@@ -285,3 +286,16 @@ async def test_a_later_link_renews_nothing_that_was_said_on_the_first() -> None:
         assert member.session.resume_s == 120
         for peer in (first, second):
             await peer.transport.aclose()
+
+
+async def test_a_client_stays_away_for_as_long_as_a_running_link_said() -> None:
+    async with server() as made, trio.open_nursery() as nursery:
+        client, notices = made.client(ID)
+        await nursery.start(client.run)
+        (member,) = made.server.members
+        member.session.core.go_away(Code.INTERNAL, "back in a while", 3)
+        member.session.wake()
+        down = await notices.next(LinkDown)
+        assert down.reason.retry_after_s == 3
+        assert 3 <= down.retry_s < 5
+        client.stop()
