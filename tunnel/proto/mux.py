@@ -183,7 +183,6 @@ class MuxCore:
         self._linked = True
         self._windows: dict[VirtualConn, None] = {}
         self._notices: list[Event] = []
-        self._both_can_udp = bool(ours.capabilities & theirs.capabilities & CAN_UDP)
         self._mappings_to_answer = 0
         self._mappings_asked = 0
         self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
@@ -259,6 +258,10 @@ class MuxCore:
     def conns(self) -> int:
         """Virtual TCP connections whose number is not free."""
         return len(self._conns)
+
+    @property
+    def _both_can_udp(self) -> bool:
+        return bool(self.ours.capabilities & self.theirs.capabilities & CAN_UDP)
 
     @property
     def offered(self) -> int:
