@@ -12,6 +12,7 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
 from tunnel.center import exit_bind, exit_udp, kinds, mappings, server, sessions
+from tunnel.errors import Code
 from tunnel.front import listen, udp
 from tunnel.link import descriptors, link, pace, relay, session, transport
 from tunnel.proto import (
@@ -28,6 +29,7 @@ from tunnel.proto import (
     window,
     work,
 )
+from tunnel.proto.calm import Calm
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ TEXT: Final = protocol_text()
 SOURCES: Final = sorted((ROOT / "tunnel").rglob("*.py"))
 TERMS: Final = Terms()
 
-LIMITS: Final = {
+PEER_LIMITS: Final = {
     "largest max_frame": MAX_FRAME_BYTES,
     "smallest max_frame": MIN_FRAME_BYTES,
     "bytes before the proof": handshake.MAX_UNPROVEN_BYTES,
@@ -48,62 +50,34 @@ LIMITS: Final = {
     "largest offset or count": codec.MAX_OFFSET,
     "max_streams": TERMS.max_streams,
     "tolerance above max_streams": opens.OPENS_TOLERANCE,
-    "unanswered opens": opens.MAX_UNANSWERED_OPENS,
+    "numbers of the peer's that are not free": (
+        TERMS.max_streams + opens.OPENS_TOLERANCE + opens.MAX_UNANSWERED_CLOSES
+    ),
     "opens_per_s": TERMS.opens_per_s,
     "unanswered MAPPINGs": mux.MAX_UNANSWERED_MAPPINGS,
     "entries of one MAPPING": frames.MAX_MAPPING_ENTRIES,
+    "entries of one MAPPING, at the most": frames.MAX_MAPPING_COUNT,
     "fields of one list": codec.MAX_FIELDS,
     "frames without effect": mux.NUISANCE_PER_S,
     "frames without effect at once": mux.NUISANCE_BURST,
     "waiting control bytes": mux.CONTROL_QUEUE_BYTES,
-    "control in one turn": mux.CONTROL_TURN_BYTES,
-    "grants in one turn": mux.WINDOWS_A_TURN,
-    "a frame costs of a turn, besides its bytes": lanes.FRAME_COST_BYTES,
-    "work of one turn for what came": work.TURN_WORK,
+    "control in a process": room.CONTROL_LIMIT_BYTES,
     "idle_ping_s": TERMS.idle_ping_s,
     "resume_s if not said": handshake.DEFAULT_RESUME_S,
     "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
-    "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
     "RECEIVED after": replay.STATE_EVERY_BYTES,
-    "RECEIVED again, at the earliest": 1_000 * replay.STATE_PAUSE_S,
-    "RECEIVED after, at most": replay.STATE_MOST_BYTES,
     "RECEIVED after, at the latest": 1_000 * replay.STATE_AFTER_S,
-    "largest window": growth.MAX_WINDOW_BYTES,
-    "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
-    "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
-    "growing windows measure the round trip": growth.PROBE_S,
-    "smallest round trip for windows": 1_000 * growth.MIN_ROUND_TRIP_S,
-    "idle window": growth.IDLE_S,
-    "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
-    "DATA in one frame while others wait, at least": lanes.SHARED_FRAME_BYTES,
-    "committed to the kernel at once, at most": pace.MAX_TURN_BYTES,
-    "committed to the kernel at once, at least": pace.MIN_TURN_BYTES,
-    "one turn": 1_000 * pace.TURN_S,
-    "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
     "idle virtual TCP connection": relay.IDLE_S,
-    "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
-    "datagrams waiting, in all": datagrams.SESSION_BYTES,
-    "unsent in a process": room.UNSENT_LIMIT_BYTES,
-    "unconfirmed in a process": room.KEPT_LIMIT_BYTES,
-    "control in a process": room.CONTROL_LIMIT_BYTES,
-    "datagrams waiting, in a process": room.DATAGRAM_LIMIT_BYTES,
-    "of each of these for a session, at least": room.LEAST_BYTES,
-    "unconfirmed of a session, at least": replay.LEAST_KEPT_BYTES,
-    "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
     "idle UDP association": exit_udp.IDLE_S,
     "associations of one UDP port": udp.MAX_ASSOCIATIONS,
     "wait for the peer of a BIND": exit_bind.WAIT_S,
-    "before RST, for the kernel to send": relay.GRACE_S,
+    "goodbye, for the peer to confirm": link.FLUSH_S,
     "after GO_AWAY, for the peer to read": link.LINGER_S,
     "read and dropped behind our GO_AWAY": link.LINGER_BYTES,
-    "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
-}
-
-SERVER_LIMITS: Final = {
     "first byte of a link": server.FIRST_BYTE_S,
     "whole link start": server.HANDSHAKE_S,
     "links that are not proved": gate.MAX_UNPROVEN,
@@ -113,13 +87,65 @@ SERVER_LIMITS: Final = {
     "sessions of one user": sessions.MAX_SESSIONS,
     "sessions of one user without a link": sessions.MAX_WAITING_SESSIONS,
     "kept for sessions without a link": sessions.MAX_KEPT_BYTES,
-    "descriptors kept back for links": descriptors.RESERVE,
-    "visitors of one address": listen.MAX_PER_ADDRESS,
     "ports of an entry": kinds.MAX_RANGE,
     "entries of one client": mappings.MAX_CLIENT_NAMES,
     "entries of all clients": mappings.MAX_NAMES,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": server.DRAIN_S,
+}
+"""What a peer notices."""
+
+PROGRAM_LIMITS: Final = {
+    "unanswered opens": opens.MAX_UNANSWERED_OPENS,
+    "control in one turn": mux.CONTROL_TURN_BYTES,
+    "grants in one turn": mux.WINDOWS_A_TURN,
+    "a frame costs of a turn, besides its bytes": lanes.FRAME_COST_BYTES,
+    "work of one turn for what came": work.TURN_WORK,
+    "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
+    "RECEIVED again, at the earliest": 1_000 * replay.STATE_PAUSE_S,
+    "RECEIVED after, at most": replay.STATE_MOST_BYTES,
+    "largest window": growth.MAX_WINDOW_BYTES,
+    "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
+    "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
+    "growing windows measure the round trip": growth.PROBE_S,
+    "smallest round trip for windows": 1_000 * growth.MIN_ROUND_TRIP_S,
+    "idle window": growth.IDLE_S,
+    "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
+    "DATA in one frame while others wait, at least": lanes.SHARED_FRAME_BYTES,
+    "committed to the kernel at once, at most": pace.MAX_TURN_BYTES,
+    "committed to the kernel at once, at least": pace.MIN_TURN_BYTES,
+    "one turn": 1_000 * pace.TURN_S,
+    "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
+    "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
+    "datagrams waiting, in all": datagrams.SESSION_BYTES,
+    "unsent in a process": room.UNSENT_LIMIT_BYTES,
+    "unconfirmed in a process": room.KEPT_LIMIT_BYTES,
+    "datagrams waiting, in a process": room.DATAGRAM_LIMIT_BYTES,
+    "of each of these for a session, at least": room.LEAST_BYTES,
+    "unconfirmed of a session, at least": replay.LEAST_KEPT_BYTES,
+    "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
+    "before RST, for the kernel to send": relay.GRACE_S,
+    "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
+    "descriptors kept back for links": descriptors.RESERVE,
+    "visitors of one address": listen.MAX_PER_ADDRESS,
+}
+"""What nobody else can see."""
+
+CALM_LIMITS: Final = {
+    Calm.FAILED_LOGINS: gate.FAILURE_BURST,
+    Calm.SESSIONS: sessions.MAX_SESSIONS,
+    Calm.FIELDS: codec.MAX_FIELDS,
+    Calm.NAMES: frames.MAX_MAPPING_COUNT,
+    Calm.MAPPINGS: mux.MAX_UNANSWERED_MAPPINGS,
+    Calm.OPENS: opens.FLOOD_FACTOR * TERMS.opens_per_s,
+    Calm.NUMBERS: PEER_LIMITS["numbers of the peer's that are not free"],
+    Calm.UNREAD: mux.CONTROL_QUEUE_BYTES,
+    Calm.PING: mux.NUISANCE_BURST,
+    Calm.WINDOW: mux.NUISANCE_BURST,
+    Calm.RECEIVED: mux.NUISANCE_BURST,
+    Calm.DRAINING: mux.NUISANCE_BURST,
+    Calm.DATAGRAM: mux.NUISANCE_BURST,
+    Calm.EXTENSION: mux.NUISANCE_BURST,
 }
 
 
@@ -139,13 +165,49 @@ def test_a_generated_table_is_what_the_code_makes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "limits"), [("limits", LIMITS), ("server-limits", SERVER_LIMITS)]
+    ("name", "limits"),
+    [("peer-limits", PEER_LIMITS), ("program-limits", PROGRAM_LIMITS)],
 )
 def test_the_limits_of_the_text_are_those_of_the_code(
     name: str, limits: dict[str, float]
 ) -> None:
-    said = {limit: number(value) for limit, value, _ in rows(section(TEXT, name))}
+    said = {row[0]: number(row[1]) for row in rows(section(TEXT, name))}
     assert said == limits
+
+
+def test_a_peer_is_told_what_it_hears_at_each_limit() -> None:
+    for row in rows(section(TEXT, "peer-limits")):
+        assert len(row) == 4
+        assert all(row), row[0]
+        for code in re.findall(r"(?:CLOSE|GO_AWAY)\((\w+)\)", row[2]):
+            assert code in Code.__members__
+
+
+def test_the_causes_of_calm_are_those_of_the_code() -> None:
+    said = {Calm(row[1]): number(row[2]) for row in rows(section(TEXT, "calm"))}
+    assert said == CALM_LIMITS
+    assert set(said) == set(Calm)
+
+
+def test_calm_is_said_for_causes_of_the_table_and_each_is_said_somewhere() -> None:
+    """Whoever says CALM names a cause, so no other can be said."""
+    used: set[str] = set()
+    for path in SOURCES:
+        if path.stem in ("calm", "errors"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        read = {  # "case Code.CALM:" only reads what a peer said
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.MatchValue)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id == "Calm":
+                    used.add(node.attr)
+                if (node.value.id, node.attr) == ("Code", "CALM"):
+                    assert id(node) in read, f"{path}:{node.lineno}"
+    assert used == set(Calm.__members__)
 
 
 def test_the_kinds_of_the_text_are_those_of_the_code() -> None:

@@ -40,6 +40,7 @@ class Client:
         self.nursery = nursery
         self.gone = False
         self.waiting = False
+        self.takes_udp = True
         self.alive = True
         self.visitors: list[tuple[Target, Address | None]] = []
         self.dismissed: list[Code] = []
@@ -229,6 +230,38 @@ async def test_a_silent_owner_loses_all_its_ports_to_one_question(ports: range) 
         assert len(owner.asked) == 1
         await visit(Address(LOOPBACK, ports[1]))
         assert len(other.visitors) == 1
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_who_lost_a_port_hears_taken_over_and_never_takes_it_back(
+    silent: bool, ports: range
+) -> None:
+    async with clients() as nursery:
+        loser, winner = Client(nursery), Client(nursery)
+        table = table_of(ports)
+        both = entry("a", ports[0]), entry("b", ports[1])
+        await add(table, loser, *both)
+        if silent:
+            loser.alive = False
+        else:
+            loser.waiting = True
+        await add(table, winner, *both)
+        loser.alive, loser.waiting = True, False
+        answers = await add(table, loser, *both)
+        assert [answer.code for answer in answers] == [Code.TAKEN_OVER] * 2
+        # Nor when the winner is away: they would go on like that for ever.
+        winner.waiting = True
+        (answer,) = await add(table, loser, both[1])
+        assert answer.code is Code.TAKEN_OVER
+        # A third may have it, as from anybody; and free it is everybody's.
+        third = Client(nursery)
+        (answer,) = await add(table, third, both[1])
+        assert answer.code is Code.NORMAL
+        table.drop(third)
+        (answer,) = await add(table, loser, both[1])
+        assert answer.code is Code.NORMAL
+        (answer,) = await add(table, winner, both[1])
+        assert answer.code is Code.TAKEN_OVER
 
 
 async def test_another_users_port_is_not_even_asked_for(ports: range) -> None:

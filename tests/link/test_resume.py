@@ -587,7 +587,7 @@ async def test_the_port_of_a_waiting_session_goes_to_a_living_client_at_once() -
         net.relay.accepts = True
         await notices.next(LinkResumed)
         refused = await notices.next(MappingRefused)
-        assert refused.answer.code is Code.TAKEN
+        assert refused.answer.code is Code.TAKEN_OVER
         # What ran over the session is its own as before.
         assert await is_alive(inside)
         await inside.aclose()

@@ -119,9 +119,8 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
         ProtMappingAnswer,
         st.lists(st.builds(MappingAnswer, codes("M"), said, u16s, said), max_size=5),
     ),
-    st.builds(
-        ProtHello, st.booleans(), st.integers(0, 255), st.integers(0, 255), proofs, tlvs
-    ),
+    st.builds(ProtHello, st.booleans(), st.just(1), st.integers(1, 255), proofs, tlvs),
+    st.builds(ProtHello, st.just(False), st.integers(2, 255), st.just(255), proofs),
     plain_auths,
     resuming_auths,
     st.builds(ProtAuthAnswer, ids, offsets, st.booleans(), tlvs, proofs),

@@ -71,7 +71,7 @@ def test_datagrams_that_are_too_large_end_in_calm() -> None:
 
 def test_too_many_names_are_calm_before_one_of_them_is_read() -> None:
     pair = CorePair()
-    nonsense = frames.u8(1) + frames.u16(101) + b"\xff"
+    nonsense = frames.u8(1) + frames.u16(1_001) + b"\xff"
     data = frames.frame(frames.MAPPING, nonsense)
     assert ends_with(pair, pair.server, data) is Code.CALM
 

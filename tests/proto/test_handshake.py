@@ -566,6 +566,57 @@ def test_no_common_version_names_the_servers_own(low: int, high: int) -> None:
     assert "1-1" in error.cause
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"\xff",
+        b"\x01\x00",
+        by_hand.tlv(1, b"") * 2,
+        b"".join(by_hand.tlv(number, b"") for number in range(40)),
+        b"fields of a later version",
+    ],
+)
+def test_the_version_is_chosen_before_the_fields_are_read(fields: bytes) -> None:
+    theirs = server()
+    later = by_hand.hello(tlvs=fields, low=2, high=9)
+    assert failure(theirs, later).code == Code.VERSION
+    assert theirs.data_to_send() == by_hand.go_away(Code.VERSION, 0, "1-1")
+    answer = by_hand.hello_ack(tlvs=fields, version=2)
+    assert failure(client(), answer).code == Code.VERSION
+    # Of a version that is spoken here they are a fault, and a fault is silence.
+    theirs = server()
+    assert failure(theirs, by_hand.hello(tlvs=fields, low=1, high=9)).code in (
+        Code.PROTOCOL,
+        Code.CALM,
+        Code.VERSION,
+    )
+
+
+def test_an_empty_name_is_answered_as_an_unknown_one() -> None:
+    theirs = server()
+    theirs.receive(client().data_to_send())
+    theirs.data_to_send()
+    assert failure(theirs, by_hand.auth("")).code == Code.AUTH
+    words = "unknown name or wrong proof"
+    assert theirs.data_to_send() == by_hand.go_away(Code.AUTH, 0, words)
+
+
+def test_a_client_says_nothing_to_a_server_that_proves_nothing() -> None:
+    ours = client()
+    theirs = server()
+    theirs.receive(ours.data_to_send())
+    ours.receive(theirs.data_to_send())
+    ours.data_to_send()
+    assert failure(ours, by_hand.auth_ack()).code == Code.AUTH
+    assert ours.data_to_send() == b""
+
+
+def test_a_link_no_of_0_begins_a_session() -> None:
+    theirs = meet(client(link_no=0), server())
+    assert theirs.claim is not None
+    assert theirs.claim.link_no == 0
+
+
 def test_a_server_that_chooses_a_version_that_was_not_offered_is_left() -> None:
     assert failure(client(), by_hand.hello_ack(version=2)).code == Code.VERSION
 

@@ -887,7 +887,7 @@ def test_a_peer_that_answers_no_close_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OPENS", 3)
+    monkeypatch.setattr(opens, "MAX_UNANSWERED_CLOSES", 3)
     pair = CorePair(server=Terms(max_streams=1))
     creates = [ProtCreate(SockMap(2 * place + 1), TARGET) for place in range(5)]
     inject(pair, pair.server, *creates[:4])

@@ -149,6 +149,8 @@ def plain(value: object) -> Json:
 def describe(frame: ProtFrame) -> dict[str, Json]:
     name = next(name for name, kind in FRAMES.items() if type(frame) is kind)
     said = plain(frame)
+    if not said.get("too_many", 1):
+        del said["too_many"]
     if said.pop("ack", False):
         name += "|ACK"
     return {"frame": name, **said}

@@ -611,8 +611,10 @@ class CenterClient:
                 return self.publisher.serve(stream, target)
             case TcpTarget() as target if self._exit_networks is not None:
                 return serve_exit(stream, target, self._exit_networks.allow)
+            case TcpTarget():
+                return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
             case _:
-                return refuse(stream, Code.NOT_ALLOWED)
+                return refuse(stream, Code.UNSUPPORTED)
 
     # Opening -------------------------------------------------------------------------
 

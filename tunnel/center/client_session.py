@@ -17,7 +17,7 @@ from tunnel.center.exit_bind import serve_bind
 from tunnel.errors import Code, LocalLinkError, LocalSessionError
 from tunnel.link.session import Session
 from tunnel.log import say
-from tunnel.proto.frames import BindTarget
+from tunnel.proto.frames import CAN_UDP, BindTarget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -95,6 +95,11 @@ class ClientSession:
     def gone(self) -> bool:
         """See ``Member``."""
         return self.session.ended is not None
+
+    @property
+    def takes_udp(self) -> bool:
+        """See ``Member``."""
+        return bool(self.session.core.theirs.capabilities & CAN_UDP)
 
     @property
     def away(self) -> bool:

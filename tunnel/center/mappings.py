@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -42,6 +43,11 @@ class Member(Protocol):
 
     user: User
     nursery: trio.Nursery
+
+    @property
+    def takes_udp(self) -> bool:
+        """Whether it serves UDP associations."""
+        ...
 
     @property
     def waiting(self) -> bool:
@@ -106,6 +112,8 @@ class MappingTable:
         """The same, by owner and name."""
         self._count = 0
         self._left: dict[Key, None] = {}
+        self._lost: WeakKeyDictionary[Member, set[Key]] = WeakKeyDictionary()
+        """What another client took from one that lives on: nobody takes it back."""
 
     def __len__(self) -> int:
         return self._count
@@ -126,6 +134,11 @@ class MappingTable:
                 answers.append(self._remove(member, entry))
             else:
                 answers.append(await self._add(member, entry))
+        most = f"more than {len(answers)} names in one MAPPING"
+        for _ in range(mapping.too_many):
+            # With words, so many would not fit one frame.
+            answers.append(MappingAnswer(Code.RESOURCE, reason=most))
+            most = ""
         return answers
 
     def drop(self, member: Member) -> None:
@@ -169,6 +182,8 @@ class MappingTable:
         return self._named.get(member, {}).get(name)
 
     def _open(self, claim: _Claim) -> None:
+        if (lost := self._lost.get(claim.owner)) is not None:
+            lost.difference_update(claim.keys)
         self._claims.update(dict.fromkeys(claim.keys, claim))
         self._named.setdefault(claim.owner, {})[claim.entry.name] = claim
         self._count += 1
@@ -189,6 +204,12 @@ class MappingTable:
         kind = self._kinds.get(entry.type)
         if kind is None:
             return MappingAnswer(Code.UNSUPPORTED, reason=_not_offered(entry.type))
+        if not entry.name:
+            # CREATE could not say it: empty is what a UDP association to anywhere says.
+            return MappingAnswer(Code.UNSUPPORTED, reason="an entry without a name")
+        if entry.type == MappingType.UDP and not member.takes_udp:
+            why = "this client offers no UDP"
+            return MappingAnswer(Code.UNSUPPORTED, reason=why)
         if not (1 <= entry.count <= kind.max_count and _has_ports(entry)):
             return MappingAnswer(
                 Code.UNSUPPORTED, reason=f"{entry.count} ports from {entry.port}"
@@ -231,6 +252,9 @@ class MappingTable:
             return had.answer
         for key in keys:
             if not await self._is_free(key, member):
+                if key in self._lost.get(member, ()):
+                    why = f"another client took {key} over"
+                    return MappingAnswer(Code.TAKEN_OVER, reason=why)
                 return MappingAnswer(
                     Code.TAKEN, reason=f"{key} belongs to another client"
                 )
@@ -264,15 +288,24 @@ class MappingTable:
         owner = claim.owner
         if owner.user.name != member.user.name:
             return False
+        if not self._lost.get(member, set()).isdisjoint(claim.keys):
+            return False  # both would take it from one another for ever
         if owner.waiting:
             # The port follows the living; what runs over that session may go on.
-            self._close(claim)
+            self._lose(claim)
             return True
         if await owner.answers(SILENT_OWNER_S):
             return False
         owner.lose_link(Code.SILENT, "no answer while another client wants its port")
-        self.drop(owner)
+        for one in tuple(self._named.get(owner, {}).values()):
+            self._lose(one)
+            self._remember(one)
         return True
+
+    def _lose(self, claim: _Claim) -> None:
+        """Take a name from an owner that may come back: it shall hear TAKEN_OVER."""
+        self._close(claim)
+        self._lost.setdefault(claim.owner, set()).update(claim.keys)
 
     async def _serve(self, claim: _Claim) -> None:
         public = str(claim.opening.public)

@@ -37,6 +37,7 @@ from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
+from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -328,7 +329,7 @@ class CenterServer:
                 peer.host, handshake.claimed_name, trio.current_time()
             )
             if away_s:
-                handshake.refuse(Code.CALM, "too many failed logins", ceil(away_s))
+                handshake.refuse(*refusal(Calm.FAILED_LOGINS), ceil(away_s))
             await trio.sleep(FAILURE_DELAY_S)
         if transport is not None and handshake is not None:
             with trio.move_on_after(FAILURE_DELAY_S):
@@ -437,8 +438,7 @@ class CenterServer:
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
         if not self._sessions.make_room(claim.name):
-            most = self.options.max_sessions
-            return Code.CALM, f"{claim.name} has {most} sessions, and no more are taken"
+            return refusal(Calm.SESSIONS)
         return None
 
     async def _succeeds(self, claim: AuthClaim) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,6 +29,8 @@ from tunnel.link.pace import MIN_TURN_BYTES, Pace
 from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
 from tunnel.log import say
+from tunnel.proto.codec import encode
+from tunnel.proto.frames import ProtGoAway
 
 if TYPE_CHECKING:
     from tunnel.link.session import Session
@@ -41,6 +44,11 @@ unread, the kernel would send a RST and destroy the tail."""
 LINGER_BYTES: Final = 16_777_216
 """What is read and dropped meanwhile: as much as a peer may have unconfirmed, and so on
 its way. Whoever sends more does not listen; reading on would cost a core for 2 s."""
+
+LAST_WORD_S: Final = 0.1
+"""How long a wire that was silent may take to accept a last word: another waits."""
+_SAID: Final = (Code.SUPERSEDED, Code.SILENT)
+"""Why a link is given up while its session lives, in a word for the peer."""
 
 SLEEP_CHECK_S: Final = 5.0
 """How often to look whether this machine slept: no timer runs meanwhile."""
@@ -79,6 +87,9 @@ class Link:
         self._turn_bytes = 0
         self._turn_began = -math.inf
         self._goodbye = (Code.NORMAL, "")
+        self._flush_until = math.inf
+        self._in_a_frame = False
+        """A write was begun and has not ended: nothing may be said behind it."""
 
     def __repr__(self) -> str:
         state = "closing" if self._closing else "up"
@@ -109,6 +120,7 @@ class Link:
                     self.session.core.end()
                 self.session.let_go()
             with trio.CancelScope(shield=True):
+                await self._bow_out()
                 await self.transport.aclose()
             self.gone.set()
         reason = self._reason or lost("the peer did not answer the goodbye")
@@ -128,10 +140,19 @@ class Link:
         self._flushing = code is Code.NORMAL
         self.session.end(error, flush=self._flushing)
         if self._flushing:
-            self._scope.deadline = trio.current_time() + FLUSH_S
+            self._flush_until = trio.current_time() + FLUSH_S
+            self._clock.ring()
         else:
             self._say_goodbye()
         self.session.wake()
+
+    def _stop_flushing(self) -> None:
+        """Wait no longer for what the peer has not confirmed: say goodbye now."""
+        if self.session.writer.waiting:
+            self._say_goodbye()
+            self.session.wake()
+        else:
+            self._end(lost("the peer takes nothing"))
 
     def _say_goodbye(self) -> None:
         self._flushing, self._closing = False, True
@@ -146,6 +167,23 @@ class Link:
         """
         self._abandoned = True
         self._end(reason)
+
+    async def _bow_out(self) -> None:
+        """Tell a peer whose link is given up, and not its session, if it still reads.
+
+        The end of a wire that was replaced is waited for: closed with bytes unread, the
+        kernel would send a RST and destroy the word. A silent one has none.
+        """
+        code = self._reason.code if isinstance(self._reason, LocalLinkError) else None
+        if code not in _SAID or self._in_a_frame or self.transport.owes_output():
+            return
+        wait_s = LINGER_S if self._abandoned else LAST_WORD_S
+        with suppress(TunnelError), trio.move_on_after(wait_s):
+            self.transport.write([encode(ProtGoAway(code))])
+            await self.transport.flush()
+            await self.transport.send_eof()
+            while self._abandoned and await self.transport.receive_some():
+                pass
 
     def _end(self, reason: TunnelError) -> None:
         self._reason = self._reason or reason
@@ -214,7 +252,9 @@ class Link:
                 if core.has_output() and not transport.owes_output():
                     self._write_turn()
                 if transport.owes_output():
+                    self._in_a_frame = True
                     await transport.flush()
+                    self._in_a_frame = False
                     self._turn_is_out()
             except TunnelError as error:
                 return self._end(error)
@@ -270,12 +310,18 @@ class Link:
         core = self.session.core
         asleep_s = _asleep_s()
         while True:
-            self._armed = min(core.next_wakeup(), trio.current_time() + SLEEP_CHECK_S)
+            self._armed = min(
+                core.next_wakeup(),
+                trio.current_time() + SLEEP_CHECK_S,
+                self._flush_until,
+            )
             with trio.move_on_at(self._armed):
                 await self._clock.wait()
             if self._closing or self._abandoned:
                 # Nothing is said after the goodbye.
                 return
+            if trio.current_time() >= self._flush_until:
+                return self._stop_flushing()
             slept_s, asleep_s = _asleep_s() - asleep_s, _asleep_s()
             if slept_s > SLEPT_S:
                 core.ping(trio.current_time(), slept=True)

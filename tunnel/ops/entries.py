@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tunnel.proto.proxy_header import ProxyVersion
 
 LOOPBACK: Final = "127.0.0.1"
+IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
+"""Another choice helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +330,7 @@ def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
     return TunnelError(
         code,
         f"the server does not give {where} for {target}: {reason}",
-        fix=f"choose another: {flag} 0={target}" if code is Code.TAKEN else "",
+        fix=f"choose another: {flag} 0={target}" if code in IN_OTHER_HANDS else "",
     )
 
 

@@ -202,7 +202,7 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
     if code is Code.UNSUPPORTED:
         where = f"0.0.0.0:{_USUAL_PORTS[flag]}"
         fix = f"run `tunnel serve --{flag} {where} --domain DOMAIN` there"
-    elif code is Code.TAKEN:
+    elif code in (Code.TAKEN, Code.TAKEN_OVER):
         fix = "choose another name"
     return TunnelError(code, f"the server does not give {name or 'a port'}: {reason}",
                        fix=fix)  # fmt: skip

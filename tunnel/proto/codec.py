@@ -15,13 +15,16 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
+from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import (
     FIRST_LINK_EXTENSION,
     FIRST_SESSION_EXTENSION,
     HEADER_BYTES,
     MAX_FRAME_BYTES,
+    MAX_MAPPING_COUNT,
     MAX_MAPPING_ENTRIES,
     MAX_SOCK_MAP,
+    PROTOCOL_VERSION,
     Address,
     BindTarget,
     CreateType,
@@ -198,7 +201,7 @@ class _Reader:
             if kind in found:
                 raise _broken(f"a {self._what} with field {kind} twice")
             if len(found) == MAX_FIELDS:
-                raise RemoteSessionError(Code.CALM, f"a {self._what} of many fields")
+                raise calm(Calm.FIELDS)
             found[kind] = self.take(self.number(2))
         if self._at != stop:
             raise _broken(f"a {self._what} whose fields overlap its end")
@@ -493,11 +496,11 @@ def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
     return ProtClose(sock_map, code, reason)
 
 
-def _entries(reader: _Reader) -> int:
-    """Read how many follow, before one of them is taken apart."""
+def _count(reader: _Reader) -> int:
+    """Read how many entries follow, before one of them is taken apart."""
     count = reader.number(2)
-    if count > MAX_MAPPING_ENTRIES:
-        raise RemoteSessionError(Code.CALM, f"{count} names at once are too many")
+    if count > MAX_MAPPING_COUNT:
+        raise calm(Calm.NAMES)
     return count
 
 
@@ -506,22 +509,24 @@ def _decode_mapping(payload: bytes) -> ProtMapping:
     op = reader.byte()
     if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
         raise _broken(f"a MAPPING with operation {op}")
-    entries = []
-    for _ in range(_entries(reader)):
+    entries: list[MappingEntry] = []
+    size = _count(reader)
+    for _ in range(size):
         kind, name, host = reader.byte(), reader.name(), reader.name()
         port, count = reader.number(2), reader.number(2)
         check_tlvs(reader.tlvs(reader.number(2)), ())
         if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
             raise _broken("a MAPPING with an impossible host name")
-        entries.append(MappingEntry(kind, name, host, port, count))
+        if len(entries) < MAX_MAPPING_ENTRIES:
+            entries.append(MappingEntry(kind, name, host, port, count))
     reader.end()
-    return ProtMapping(MappingOp(op), entries)
+    return ProtMapping(MappingOp(op), entries, size - len(entries))
 
 
 def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
     reader = _Reader(payload, "MAPPING|ACK")
     answers = []
-    for _ in range(_entries(reader)):
+    for _ in range(_count(reader)):
         code = _code_for("M", reader.number(2), Code.GENERAL)
         host, port = reader.text(), reader.number(2)
         answers.append(MappingAnswer(code, host, port, reader.text()))
@@ -534,7 +539,11 @@ def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
     if reader.take(4) != MAGIC:
         raise _broken("a HELLO of another protocol")
     low, high = reader.byte(), reader.byte()
-    return ProtHello(ack, low, high, reader.take(32), reader.tlvs(reader.left()))
+    hello = ProtHello(ack, low, high, reader.take(32))
+    # Of a version that is not spoken here, nobody knows how the fields are written.
+    if low <= PROTOCOL_VERSION <= (low if ack else high):
+        hello.tlvs = reader.tlvs(reader.left())
+    return hello
 
 
 def _decode_auth(payload: bytes) -> ProtAuth:

@@ -14,12 +14,15 @@ from tunnel.errors import Code, UsageError
 SockMap = NewType("SockMap", int)
 """The number of a virtual TCP connection, 24 bits; 0 is the link or the session."""
 
+PROTOCOL_VERSION: Final = 1
 HEADER_BYTES: Final = 8
 MAX_SOCK_MAP: Final = (1 << 24) - 1
 MAX_FRAME_BYTES: Final = 65_528
 """Default and largest DATA payload: with its header it fills four TLS records."""
 MAX_MAPPING_ENTRIES: Final = 100
-"""Entries of one MAPPING: their answers, with reasons, must fit one frame."""
+"""Entries of one MAPPING that are looked at: the rest is refused with RESOURCE."""
+MAX_MAPPING_COUNT: Final = 1_000
+"""Entries of one MAPPING: all answers, a hundred of them with words, fit one frame."""
 MIN_FRAME_BYTES: Final = 16_376
 """The smallest max_frame that may be announced: one TLS record with the header."""
 
@@ -303,6 +306,8 @@ class ProtMapping:
 
     op: MappingOp
     entries: list[MappingEntry] = field(default_factory=list)
+    too_many: int = 0
+    """Entries behind these that were well-formed and are not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
+    PROTOCOL_VERSION,
     ProtAuth,
     ProtAuthAnswer,
     ProtGoAway,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from tunnel.proto.frames import ProtFrame
     from tunnel.proto.proofs import Verifier
 
-PROTOCOL_VERSION: Final = 1
 DEFAULT_RESUME_S: Final = 120
 DEFAULT_REPLAY_LIMIT: Final = 16 * 1024 * 1024
 MAX_UNPROVEN_BYTES: Final = 8_192
@@ -450,7 +450,7 @@ class ClientHandshake(_Side):
                 )
             case Code.CALM:
                 return RemoteLinkError(
-                    Code.CALM,
+                    away.code,
                     f"the server asks to wait {away.retry_after_s} s",
                     reason or "too many links or failed logins came from this address",
                 )

@@ -22,6 +22,7 @@ from tunnel.errors import (
     LocalStreamError,
     RemoteSessionError,
 )
+from tunnel.proto.calm import Calm, calm
 from tunnel.proto.codec import FrameDecoder, close_frame, encode
 from tunnel.proto.conn import VirtualConn
 from tunnel.proto.datagrams import Outbox
@@ -259,6 +260,10 @@ class MuxCore:
         return len(self._conns)
 
     @property
+    def _both_can_udp(self) -> bool:
+        return bool(self.ours.capabilities & self.theirs.capabilities & CAN_UDP)
+
+    @property
     def offered(self) -> int:
         """Connections that the peer opened and whose task has not ended."""
         return self._peer_opens.served
@@ -277,7 +282,7 @@ class MuxCore:
                 ``ADDRESS_UNSUPPORTED`` (a host that cannot be written), or
                 ``UNSUPPORTED`` (a UDP association that the peer does not offer).
         """
-        if isinstance(target, UdpTarget) and not self.theirs.capabilities & CAN_UDP:
+        if isinstance(target, UdpTarget) and not self._both_can_udp:
             raise LocalStreamError(Code.UNSUPPORTED, "the peer offers no UDP")
         if self.draining or self.peer_draining:
             raise LocalStreamError(Code.DRAINING, "no new connections while draining")
@@ -610,7 +615,7 @@ class MuxCore:
         ):
             self.sooner = True
         if self._control_bytes and not self._may_owe():
-            raise RemoteSessionError(Code.CALM, "the peer asks and does not read")
+            raise calm(Calm.UNREAD)
         for conn, event in brought.items():
             if conn.state is not _CLOSING:  # given up for another, just now
                 self._pool.hold(conn, event.size)
@@ -638,7 +643,7 @@ class MuxCore:
     ) -> None:
         conn = self._association(frame.sock_map)
         if len(frame.payload) > self.ours.max_datagram:
-            self._count_nuisance(now)
+            self._count_nuisance(now, Calm.DATAGRAM)
         elif conn.state is _OPEN:
             events.append(DatagramReceived(conn, frame.address, frame.payload))
 
@@ -703,7 +708,7 @@ class MuxCore:
                         self._datagrams.enlist(conn.datagrams)
                     events.append(StreamOpened(conn, bound))
             case ProtPing(opaque, ack):
-                self._count_nuisance(now)
+                self._count_nuisance(now, Calm.PING)
                 if ack:
                     self.liveness.answered(now)
                     events.append(PingAnswered())
@@ -722,14 +727,14 @@ class MuxCore:
                 if code is not Code.DRAINING:
                     events.append(LinkClosing(frame))
                 elif self.peer_draining:
-                    self._count_nuisance(now)
+                    self._count_nuisance(now, Calm.DRAINING)
                 else:
                     self.peer_draining = True
                     events.append(PeerDraining())
             case ProtReceived(count):
                 self._on_received(count, now)
             case ProtExtension():
-                self._count_nuisance(now)
+                self._count_nuisance(now, Calm.EXTENSION)
             case _:
                 raise RemoteSessionError(
                     Code.PROTOCOL, f"{type(frame).__name__} is out of place"
@@ -739,7 +744,7 @@ class MuxCore:
         if self.replay is None:
             raise RemoteSessionError(Code.PROTOCOL, "RECEIVED without resumption")
         if count <= self.replay.confirmed:
-            self._count_nuisance(now)
+            self._count_nuisance(now, Calm.RECEIVED)
         if not self.replay.confirm(count):
             raise RemoteSessionError(
                 Code.PROTOCOL, f"the peer cannot have received {count} bytes"
@@ -749,7 +754,7 @@ class MuxCore:
         conn = self._known(frame.sock_map, "WINDOW")
         self._recv(conn, Signal.RECV_WINDOW)
         if conn.datagrams is not None or not conn.send.raise_to(frame.limit):
-            self._count_nuisance(now)
+            self._count_nuisance(now, Calm.WINDOW)
         elif (
             conn.starved
             # A full lane wakes it when it has been served: till then there is no room.
@@ -770,7 +775,7 @@ class MuxCore:
         conn.state = StreamState.OFFERED
         if self.draining:
             self.close(conn, Code.DRAINING)
-        elif conn.datagrams is not None and not self.ours.capabilities & CAN_UDP:
+        elif conn.datagrams is not None and not self._both_can_udp:
             self.close(conn, Code.UNSUPPORTED)
         elif not self._peer_opens.may_serve(now):
             self.close(conn, Code.RESOURCE, "too many connections at once")
@@ -926,11 +931,11 @@ class MuxCore:
         if ack != self.is_client or (ack and not self._mappings_asked):
             raise RemoteSessionError(Code.PROTOCOL, "MAPPING is out of place")
         if not ack and self._mappings_to_answer >= MAX_UNANSWERED_MAPPINGS:
-            raise RemoteSessionError(Code.CALM, "the peer asks for names too fast")
+            raise calm(Calm.MAPPINGS)
 
-    def _count_nuisance(self, now: float) -> None:
+    def _count_nuisance(self, now: float, what: Calm) -> None:
         if not self._nuisance.allow(now):
-            raise RemoteSessionError(Code.CALM, "the peer sends too much of nothing")
+            raise calm(what)
 
     def _push_control(self, frame: bytes) -> None:
         self._control.append(frame)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from tunnel.errors import Code, LocalStreamError, RemoteSessionError
+from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import SockMap
 from tunnel.proto.meter import Meter
 
@@ -22,9 +23,14 @@ MAX_UNANSWERED_OPENS: Final = 4_096
 """CREATEs of ours without an answer: each holds a task and a visitor."""
 MAX_UNANSWERED_OF_ONE: Final = MAX_UNANSWERED_OPENS // 4
 """The same towards one target: a busy port must not stop the others."""
+MAX_UNANSWERED_CLOSES: Final = 4_096
+"""Numbers of the peer's that are not free, above all that it may have open: it has as
+many refusals to answer as opens of it may wait, after a cut of the link at once."""
 OPEN_DEADLINE_S: Final = 12.0
 """How long a CREATE of ours may wait: the exit gives up after 10 s, and its answer
 needs a while on the way."""
+FLOOD_FACTOR: Final = 10
+"""So many times opens_per_s, and it is no scan of a port any more but a flood."""
 OPENS_TOLERANCE: Final = 256
 """CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
 place at CLOSE, the receiver when its task has ended."""
@@ -134,8 +140,10 @@ class PeerOpens:
         self.served = 0
         """Offers whose task has not ended."""
         self._most = ours.max_streams + OPENS_TOLERANCE
+        self._most_numbers = self._most + MAX_UNANSWERED_CLOSES
         self._rate = Meter(ours.opens_per_s, ours.opens_per_s, now)
-        self._flood = Meter(10 * ours.opens_per_s, 10 * ours.opens_per_s, now)
+        most = FLOOD_FACTOR * ours.opens_per_s
+        self._flood = Meter(most, most, now)
 
     def check(self, numbers: int, now: float) -> None:
         """Take another CREATE, while the peer holds ``numbers`` already.
@@ -144,9 +152,9 @@ class PeerOpens:
             RemoteSessionError: ``CALM``: far too fast, or it answers no CLOSE.
         """
         if not self._flood.allow(now):
-            raise RemoteSessionError(Code.CALM, "the peer opens far too fast")
-        if numbers >= self._most + MAX_UNANSWERED_OPENS:
-            raise RemoteSessionError(Code.CALM, "the peer answers no CLOSE")
+            raise calm(Calm.OPENS)
+        if numbers >= self._most_numbers:
+            raise calm(Calm.NUMBERS)
 
     def may_serve(self, now: float) -> bool:
         """Say whether it may be offered, or is to be refused with ``RESOURCE``."""

@@ -43,7 +43,7 @@ _WORK: Final[dict[type, int]] = {
 def work_of(frame: ProtFrame) -> int:
     """Give the units that a frame costs; DATA, which is never asked about, costs 1."""
     if isinstance(frame, ProtMapping):
-        return 2 + 4 * len(frame.entries)
+        return 2 + 4 * (len(frame.entries) + frame.too_many)
     if isinstance(frame, ProtMappingAnswer):
         return 2 + 4 * len(frame.answers)
     return _WORK.get(type(frame), 2)

@@ -1,0 +1,40 @@
+"""Every reason to tell a peer to calm down (protocol.md#calm).
+
+CALM ends a link that is not proved, or else the session. It is said only through here,
+and the peer hears which of these it was: it knows what it did too often.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from tunnel.errors import Code, RemoteSessionError
+
+
+class Calm(Enum):
+    """The causes; the value is the reason in GO_AWAY."""
+
+    FAILED_LOGINS = "too many failed logins"
+    SESSIONS = "this user has too many sessions"
+    FIELDS = "too many fields in one list"
+    NAMES = "too many names in one MAPPING"
+    MAPPINGS = "too many MAPPINGs that are not answered yet"
+    OPENS = "too many CREATEs in too short a time"
+    NUMBERS = "too many numbers in use: CLOSEs were not answered"
+    UNREAD = "too much asked for without reading the answers"
+    PING = "too many frames without effect, the last a PING"
+    WINDOW = "too many frames without effect, the last a WINDOW"
+    RECEIVED = "too many frames without effect, the last a RECEIVED"
+    DRAINING = "too many frames without effect, the last a GO_AWAY(DRAINING)"
+    DATAGRAM = "too many frames without effect, the last a DATAGRAM"
+    EXTENSION = "too many frames without effect, the last an unknown extension"
+
+
+def calm(cause: Calm) -> RemoteSessionError:
+    """Make the error that ends a session for ``cause``."""
+    return RemoteSessionError(*refusal(cause))
+
+
+def refusal(cause: Calm) -> tuple[Code, str]:
+    """Give what a GO_AWAY says, where there is no session to be ended."""
+    return Code.CALM, cause.value
