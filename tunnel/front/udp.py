@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import StreamError
-from tunnel.front.listen import LOG, address_error
+from tunnel.front.listen import LOG, address_error, addresses_of
 from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.log import say
 from tunnel.proto.frames import Address
@@ -69,9 +69,13 @@ async def open_udp_port(host: str, port: int) -> list[trio.socket.SocketType]:
     """
     sockets: list[trio.socket.SocketType] = []
     try:
-        found = await trio.socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
+        found = [
+            one
+            for ip in await addresses_of(host)
+            for one in await trio.socket.getaddrinfo(
+                ip, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+            )
+        ]
         for family, kind, proto, _, where in found:
             sock = trio.socket.socket(family, kind, proto)
             sockets.append(sock)
