@@ -20,6 +20,7 @@ from tunnel.lookup import (
     SLOW_S,
     HostsFile,
     LookupsBusyError,
+    addresses_of,
     known,
     look_up,
     look_up_own,
@@ -57,9 +58,9 @@ async def ask(host: str, told: list[str]) -> None:
         ("192.0.2.7", ["192.0.2.7"]),
         ("127.1", ["127.0.0.1"]),
         ("2001:db8::7", ["2001:db8::7"]),
-        ("localhost", ["::1", "127.0.0.1"]),
-        ("Localhost.", ["::1", "127.0.0.1"]),
-        ("app.localhost", ["::1", "127.0.0.1"]),
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("Localhost.", ["127.0.0.1", "::1"]),
+        ("app.localhost", ["127.0.0.1", "::1"]),
         ("printer", ["127.0.0.5"]),
         ("PRINTER.lan.", ["127.0.0.5"]),
     ],
@@ -73,9 +74,32 @@ async def test_what_this_machine_knows_waits_for_no_thread(
     assert not threads.begun
 
 
-def test_the_hosts_file_decides_what_localhost_is(hosts: Path) -> None:
-    hosts.write_text("127.0.0.9 localhost\n")
-    assert known("localhost") == [found("127.0.0.9")]
+def test_nobody_decides_what_localhost_is(hosts: Path) -> None:
+    hosts.write_text("127.0.0.9 localhost app.localhost\n")
+    assert [one.host for one in known("localhost") or ()] == ["127.0.0.1", "::1"]
+    assert known("app.localhost") == [found("127.0.0.9")]
+
+
+@pytest.mark.parametrize(
+    ("host", "listened_on"),
+    [
+        ("", [""]),
+        ("0.0.0.0", ["0.0.0.0"]),
+        ("::1", ["::1"]),
+        ("printer", ["127.0.0.5"]),
+        ("fe80::1%1", ["fe80::1%1"]),
+    ],
+)
+async def test_a_name_to_listen_on_is_looked_up_like_any(
+    host: str, listened_on: list[str]
+) -> None:
+    silent()
+    assert await addresses_of(host) == listened_on
+
+
+async def test_what_cannot_be_a_name_cannot_be_listened_on() -> None:
+    with pytest.raises(socket.gaierror):
+        await addresses_of("a..b")
 
 
 def test_a_hosts_file_that_changes_or_goes_is_believed_as_it_is(hosts: Path) -> None:

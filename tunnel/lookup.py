@@ -61,8 +61,8 @@ Answer = list[Found] | Exception
 or a ``UnicodeError`` for what cannot be a name."""
 
 _LOOPBACK: Final = [
-    Found(socket.AF_INET6, "::1", (0, 0)),
     Found(socket.AF_INET, "127.0.0.1"),
+    Found(socket.AF_INET6, "::1", (0, 0)),
 ]
 
 
@@ -85,12 +85,13 @@ def known(host: str) -> list[Found] | None:
     with suppress(socket.gaierror):
         return _getaddrinfo(host, socket.AI_NUMERICHOST)
     name = host.lower().removesuffix(".")
+    # RFC 6761 §6.3: both loopbacks, and nobody else is ever asked about it.
+    if name == "localhost":
+        return list(_LOOPBACK)
     found = HOSTS.find(name)
-    if found:
-        return found
-    # RFC 6761 §6.3: nobody else is ever asked about it.
-    is_here = name == "localhost" or name.endswith(".localhost")
-    return list(_LOOPBACK) if is_here else None
+    if not found and name.endswith(".localhost"):
+        return list(_LOOPBACK)
+    return found or None
 
 
 def _getaddrinfo(host: str | bytes, flags: int = 0) -> list[Found]:
@@ -363,3 +364,21 @@ async def look_up_own(host: str) -> list[Found]:
     return await trio.to_thread.run_sync(
         these.ask, encoded(host), abandon_on_cancel=True, limiter=these.own
     )
+
+
+async def addresses_of(host: str) -> list[str]:
+    """Give the IP addresses of a host to listen on, as text; "" is itself.
+
+    Raises:
+        OSError: it has none, or cannot be a name.
+    """
+    try:
+        found = await look_up(host) if host else []
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+    return [_numeric(one) for one in found] or [host]
+
+
+def _numeric(found: Found) -> str:
+    scope = found.rest[-1] if found.rest else 0
+    return f"{found.host}%{scope}" if scope and "%" not in found.host else found.host

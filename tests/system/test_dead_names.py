@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from support.namespaces import Namespace, only_as_root
+from support.netns import Namespace, only_as_root
 from support.processes import WAIT_S
 
 from tunnel.errors import CODES, Code

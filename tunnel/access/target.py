@@ -158,12 +158,12 @@ async def connect(
             refused, timed out, host unreachable, forbidden by this machine, out of
             resources, network unreachable, anything else.
     """
+    dial = Dial(address, allow=allow, deadline_s=deadline_s, opened=opened)
     if own and not _is_ipv4(address.host):
-        found = await _look_up(address, deadline_s, look_up_own)
-        dial = Dial(address, allow=allow, deadline_s=deadline_s, opened=opened)
-        dial.begin(found)
+        _check(address)
+        dial.begin(await _look_up(address, deadline_s, look_up_own))
     else:
-        dial = begin(address, allow=allow, deadline_s=deadline_s, opened=opened)
+        dial.look_up()
     return await dial.finish(within)
 
 

@@ -23,7 +23,7 @@ from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import IDLE_S, relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
-from tunnel.lookup import look_up
+from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 from tunnel.proto.proxy_header import MAX_HEADER_BYTES
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.link.relay import ResettableStream
-    from tunnel.lookup import Found
 
 LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
@@ -157,24 +156,6 @@ async def _listeners(host: str, port: int, backlog: int) -> list[trio.SocketList
             listener.socket.close()
         raise
     return opened
-
-
-async def addresses_of(host: str) -> list[str]:
-    """Give the addresses of a name to listen on; of "" and an IP address, itself.
-
-    Raises:
-        OSError: it has none, or cannot be a name.
-    """
-    try:
-        found = await look_up(host) if host else []
-    except UnicodeError as error:
-        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-    return [_numeric(one) for one in found] or [host]
-
-
-def _numeric(found: Found) -> str:
-    scope = found.rest[-1] if found.rest else 0
-    return f"{found.host}%{scope}" if scope and "%" not in found.host else found.host
 
 
 def address_error(host: str, port: int, error: OSError) -> AddressError:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import StreamError
-from tunnel.front.listen import LOG, address_error, addresses_of
+from tunnel.front.listen import LOG, address_error
 from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.log import say
+from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Datagrams(Protocol):
         ...
 
 
+_NUMERIC: Final = socket.AI_PASSIVE | socket.AI_NUMERICHOST
+
 OpenDatagrams = Callable[[Address], Datagrams]
 """Open for a visitor without waiting; raise StreamError to refuse. What is sent before
 the far side has answered waits for it."""
@@ -72,8 +75,8 @@ async def open_udp_port(host: str, port: int) -> list[trio.socket.SocketType]:
         found = [
             one
             for ip in await addresses_of(host)
-            for one in await trio.socket.getaddrinfo(
-                ip, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+            for one in socket.getaddrinfo(
+                ip or None, port, type=socket.SOCK_DGRAM, flags=_NUMERIC
             )
         ]
         for family, kind, proto, _, where in found:

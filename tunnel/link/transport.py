@@ -408,11 +408,9 @@ def _not_reached(where: str, why: str, cause: str, fix: str = "") -> LocalLinkEr
 
 
 def _first_errno(error: BaseException) -> int | None:
-    """Find the errno in what ``trio.open_tcp_stream`` raises: a group in a cause."""
+    """Find the errno in an error or in what caused it."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_first_errno, error.exceptions)), None)
     return _first_errno(error.__cause__) if error.__cause__ else None
 
 
