@@ -18,7 +18,7 @@ import trio
 from tunnel.access.visitors import VISITORS
 from tunnel.errors import AddressError
 from tunnel.front.vouched import vouched_peer
-from tunnel.link.begun import begun
+from tunnel.link.begun import InOrder, begun
 from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import IDLE_S, relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
@@ -254,6 +254,9 @@ async def serve(
             await trio.aclose_forcefully(listener)
 
 
+_Beginning = tuple[Address | None, Awaitable[None] | None]
+"""Who it is, and what serves them: None for nobody."""
+
 _FULL: Final = Told("silent.reset")
 _CROWD: Final = Told("visitor.refused")
 _BROKEN: Final = Told("visitor.refused")
@@ -274,6 +277,7 @@ class _Entrance:
         self._room = trio.Semaphore(most)
         self._arrivals = Arrivals()
         self._visitors = VISITORS.get()
+        self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
         self._vouched_for = 0
         self._said: dict[int, tuple[QuickSocket, Address]] = {}
         self._begun: dict[int, Awaitable[None] | None] = {}
@@ -311,7 +315,8 @@ class _Entrance:
                 await self._wait_for_a_place(stream)
             if isinstance(stream, QuickSocket) and not self._links:
                 self._arrivals.came_in(stream)
-            self._let_in(stream)
+            self._newcomers.add(stream)
+            self._nursery.start_soon(self._supervise, stream)
 
     async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Have a newcomer wait; those behind it do so in the kernel."""
@@ -341,17 +346,14 @@ class _Entrance:
             await trio.sleep(ACCEPT_PAUSE_S)
         return True
 
-    def _let_in(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Begin to serve a newcomer, before the next is accepted."""
+    def _begin_one(self, stream: trio.abc.HalfCloseableStream) -> _Beginning:
         peer = peer_of(stream)
-        serving: Awaitable[None] | None = None
-        if peer is not None:
-            if isinstance(stream, QuickSocket) and self._visitors.trusts(peer.host):
-                self._vouched_for += 1
-                serving = self._serve_vouched(self._vouched_for, stream, peer)
-            else:
-                serving = self._begin(stream, peer)
-        self._nursery.start_soon(self._supervise, stream, peer, serving)
+        if peer is None:
+            return None, None
+        if isinstance(stream, QuickSocket) and self._visitors.trusts(peer.host):
+            self._vouched_for += 1
+            return peer, self._serve_vouched(self._vouched_for, stream, peer)
+        return peer, self._begin(stream, peer)
 
     def _begin(
         self, stream: trio.abc.HalfCloseableStream, peer: Address
@@ -384,13 +386,8 @@ class _Entrance:
             self._begun[first] = self._begin(*self._said.pop(first))
         return self._begun.pop(number)
 
-    async def _supervise(
-        self,
-        stream: trio.abc.HalfCloseableStream,
-        peer: Address | None,
-        serving: Awaitable[None] | None,
-    ) -> None:
-        """Serve to the end; without anything to serve it, only reset it."""
+    async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
+        peer, serving = self._newcomers.take(stream, self._begin_one)
         try:
             if serving is not None:
                 await serving

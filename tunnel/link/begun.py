@@ -1,18 +1,48 @@
-"""Begin now what a task shall end.
+"""Begin in order what tasks shall end.
 
 trio starts the tasks of one turn in any order. Where the order is seen from outside,
 that of connections for instance, the first part of what they do is therefore a plain
-function, called here and now in the right order, which gives what the task awaits.
+function, which gives what the task awaits; and the first task of a turn to run calls
+those of all the others as well, in the right order.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVarTuple
+from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+K = TypeVar("K")
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+class InOrder(Generic[K, T]):
+    """First parts, in the order in which their keys were added.
+
+    It knows nobody who begins: it is theirs, and a cycle would be the collector's.
+    """
+
+    def __init__(self) -> None:
+        self._added: list[K] = []
+        self._begun: dict[K, T] = {}
+
+    def add(self, key: K) -> None:
+        """Have it begun behind the others; a task that was started takes it."""
+        self._added.append(key)
+
+    def take(self, key: K, begin: Callable[[K], T]) -> T:
+        """Begin all that was added, and give what became of this one.
+
+        ``begin`` neither waits nor raises.
+        """
+        begun = self._begun
+        if self._added:
+            added, self._added = self._added, []
+            for one in added:
+                begun[one] = begin(one)
+        return begun.pop(key)
 
 
 def begun(serve: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> Awaitable[None]:

@@ -20,7 +20,7 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
-from tunnel.link.begun import begun
+from tunnel.link.begun import InOrder, begun
 from tunnel.link.bell import Bell
 from tunnel.link.poller import Poller
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
@@ -142,7 +142,7 @@ class Session:
         self._unread: dict[VirtualConn, VirtualStream] = {}
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
-        self._offered: list[tuple[VirtualConn, VirtualStream]] = []
+        self._offers: InOrder[VirtualStream, Awaitable[None]] = InOrder()
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -478,8 +478,6 @@ class Session:
                 self._dispatch_stream(event)
             else:
                 self._dispatch_rare(event)
-        if self._offered:
-            self._begin_offered()
 
     def look_for_rest(self, now: float) -> None:
         """Tell streams, now and then, that time has passed: called while linked."""
@@ -527,18 +525,12 @@ class Session:
             return
         stream = VirtualStream(self, event.conn, event.create)
         self._streams[event.conn] = stream
-        self._offered.append((event.conn, stream))
-
-    def _begin_offered(self) -> None:
-        """Begin to serve in the order of the offers: trio starts tasks in any order.
-
-        Behind the other events: an opener may have gone with the same bytes.
-        """
-        offered, self._offered = self._offered, []
         if self._nursery is not None:
-            for conn, stream in offered:
-                serving = begun(self._serve_offer, stream)
-                self._nursery.start_soon(self._serve, conn, stream, serving)
+            self._offers.add(stream)
+            self._nursery.start_soon(self._serve, event.conn, stream)
+
+    def _begin_to_serve(self, stream: VirtualStream) -> Awaitable[None]:
+        return begun(self._serve_offer, stream)
 
     def _on_answers(self, answers: list[MappingAnswer]) -> None:
         if self._unwanted_answers:
@@ -567,12 +559,10 @@ class Session:
                     self._unread[conn] = stream
                 stream.closed(code, reason, local=local)
 
-    async def _serve(
-        self, conn: VirtualConn, stream: VirtualStream, serving: Awaitable[None]
-    ) -> None:
+    async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
         """Supervise one served stream: its failure is its own."""
         try:
-            await serving
+            await self._offers.take(stream, self._begin_to_serve)
         except Exception as error:
             say(logger, logging.ERROR, "stream.failed", exc_info=error,
                 sock_map=conn.sock_map)  # fmt: skip
