@@ -294,3 +294,10 @@ def public(node: Documented, inside: str = "") -> Iterator[tuple[str, Documented
 def test_every_public_name_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert [name for name, node in public(tree) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_only_one_module_has_names_looked_up(path: Path) -> None:
+    """Else they wait in threads that everybody shares: see ``tunnel.lookup``."""
+    asks = r"trio\.(socket\.getaddrinfo|open_tcp_stream)|socket\.gethostby"
+    assert not re.search(asks, path.read_text())

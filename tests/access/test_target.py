@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from support.names import resolve_to, silent
 
 from tunnel.access import target
 from tunnel.access.target import connect, probe, resolve
@@ -18,8 +19,7 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Entry = tuple[int, int, int, str, tuple[object, ...]]
-V4, V6 = socket.AF_INET, socket.AF_INET6
+V4 = socket.AF_INET
 
 
 def open_descriptors() -> int:
@@ -48,39 +48,6 @@ def refusing(host: str = "127.0.0.1") -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-class Names(trio.abc.HostnameResolver):
-    """A resolver of one answer, or of one failure."""
-
-    def __init__(self, *answer: str, error: Exception | None = None) -> None:
-        self.answer = answer
-        self.error = error
-        self.asked: list[bytes] = []
-
-    async def getaddrinfo(  # type: ignore[override]
-        self, host: bytes, port: int, *_hints: int
-    ) -> list[Entry]:
-        await trio.lowlevel.checkpoint()
-        self.asked.append(host)
-        if self.error:
-            raise self.error
-        return [self._entry(ip, port) for ip in self.answer]
-
-    @staticmethod
-    def _entry(ip: str, port: int) -> Entry:
-        if ":" in ip:
-            return (V6, socket.SOCK_STREAM, 6, "", (ip, port, 0, 0))
-        return (V4, socket.SOCK_STREAM, 6, "", (ip, port))
-
-    async def getnameinfo(self, *_args: object) -> tuple[str, str]:
-        raise NotImplementedError
-
-
-def resolve_to(*answer: str, error: Exception | None = None) -> Names:
-    names = Names(*answer, error=error)
-    trio.socket.set_custom_hostname_resolver(names)
-    return names
-
-
 class Dials:
     """Stands for the dialling of one address: what happens there, and in what order.
 
@@ -89,35 +56,43 @@ class Dials:
     """
 
     def __init__(self, **outcomes: float | trio.Event) -> None:
-        self.outcomes = {k.replace("_", "."): v for k, v in outcomes.items()}
+        self.outcomes = {
+            k.replace("_", ".").replace(":", "."): v for k, v in outcomes.items()
+        }
         self.begun: list[tuple[str, float]] = []
         self.sockets: list[socket.socket] = []
         self.start = trio.current_time()
 
-    async def __call__(
-        self,
-        endpoint: target._Endpoint,
-        until: float = math.inf,
-        within: target.Within = trio.fail_at,
-        opened: target.Opened = lambda _sock: None,
-    ) -> socket.socket:
+    def begin(self, endpoint: target._Endpoint, opened: target.Opened) -> target._Begun:
         del opened
-        with within(until):
-            return await self._dial(endpoint)
-
-    async def _dial(self, endpoint: target._Endpoint) -> socket.socket:
         self.begun.append((endpoint.host, trio.current_time() - self.start))
-        outcome = self.outcomes["h" + endpoint.host.replace(":", ".")]
+        outcome = self._outcome(endpoint.sockaddr)
         if isinstance(outcome, int):
-            await trio.lowlevel.checkpoint()
             raise OSError(outcome, os.strerror(outcome))
-        if isinstance(outcome, trio.Event):
-            await outcome.wait()
-        else:
-            await trio.sleep(outcome)
         sock = socket.socket()
         self.sockets.append(sock)
-        return sock
+        return target._Begun(sock, endpoint.sockaddr, True)
+
+    async def finish(
+        self,
+        begun: target._Begun,
+        until: float = math.inf,
+        within: target.Within = trio.fail_at,
+    ) -> socket.socket:
+        try:
+            with within(until):
+                outcome = self._outcome(begun.sockaddr)
+                if isinstance(outcome, trio.Event):
+                    await outcome.wait()
+                else:
+                    await trio.sleep(outcome)
+        except BaseException:
+            begun.sock.close()
+            raise
+        return begun.sock
+
+    def _outcome(self, sockaddr: tuple[object, ...]) -> float | trio.Event:
+        return self.outcomes["h" + str(sockaddr[0]).replace(":", ".")]
 
     @property
     def open_sockets(self) -> list[socket.socket]:
@@ -128,7 +103,8 @@ class Dials:
 def dials(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Dials]:
     def install(**outcomes: float | trio.Event) -> Dials:
         made = Dials(**outcomes)
-        monkeypatch.setattr(target, "_dial", made)
+        monkeypatch.setattr(target, "_begin_one", made.begin)
+        monkeypatch.setattr(target, "_finish", made.finish)
         return made
 
     return install
@@ -352,13 +328,19 @@ async def test_names_with_underscores_and_capitals_and_umlauts_are_names() -> No
 async def test_families_take_turns_duplicates_go_and_the_number_is_bounded(
     dials: Callable[..., Dials],
 ) -> None:
-    resolve_to("::1", "::2", "10.0.0.1", "::2", "10.0.0.1", "::3", "::ffff:10.0.0.9")
-    order = await target._resolve(Address("db.example", 1), math.inf)
+    found = ("::1", "::2", "10.0.0.1", "::2", "10.0.0.1", "::3", "::ffff:10.0.0.9")
+    made = dials(**{f"h{host}": errno.ECONNREFUSED for host in (*found, "10.0.0.9")})
+    resolve_to(*found)
+    with failing_with(Code.REFUSED):
+        await connect(Address("db.example", 1))
     hosts = ["::1", "10.0.0.1", "::2", "10.0.0.9", "::3"]
-    assert [endpoint.host for endpoint in order] == hosts
-    resolve_to(*(f"10.0.0.{n}" for n in range(100)))
-    many = await target._resolve(Address("db.example", 1), math.inf)
-    assert len(many) == target.MAX_ADDRESSES
+    assert [host for host, _ in made.begun] == hosts
+    many = [f"10.0.0.{n}" for n in range(100)]
+    resolve_to(*many)
+    made = dials(**{f"h{host}": errno.ECONNREFUSED for host in many})
+    with failing_with(Code.REFUSED):
+        await connect(Address("db.example", 1))
+    assert len(made.begun) == target.MAX_ADDRESSES
 
 
 async def test_a_resolved_address_is_the_first_that_the_rules_allow() -> None:
@@ -387,15 +369,7 @@ async def test_a_name_that_has_no_address_cannot_be_sent_to() -> None:
 async def test_a_resolver_that_is_silent_is_given_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    class Silent(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, *_asked: object) -> list[Entry]:  # type: ignore[override]
-            await trio.sleep_forever()
-            return []
-
-        async def getnameinfo(self, *_asked: object) -> tuple[str, str]:
-            raise NotImplementedError
-
-    trio.socket.set_custom_hostname_resolver(Silent())
+    silent()
     with failing_with(Code.TIMEOUT):
         await connect(Address("dns.example", 53), deadline_s=3)
     with failing_with(Code.TIMEOUT):
@@ -433,7 +407,7 @@ async def test_the_first_address_may_still_win_after_the_second_began(
     resolve_to("10.0.0.1", "10.0.0.2")
     made = dials(h10_0_0_1=0.3, h10_0_0_2=0.2)
     with await connect(Address("db.example", 1)) as sock:
-        assert made.sockets == [sock]
+        assert made.open_sockets == [sock]
     assert len(made.begun) == 2
 
 

@@ -38,7 +38,9 @@ class Tries:
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
 
-    async def dial(self, _host: str, _port: int) -> QuickSocket:
+    async def dial(
+        self, _host: str, _port: int, _mss: int | None = None
+    ) -> QuickSocket:
         self.began.append(trio.current_time())
         try:
             error = self.fails()

@@ -3,19 +3,24 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 from support.certs import tls_contexts
+from support.names import resolve_to
 from support.wires import fused_wires, tls_pair
 
+from tunnel.access import target
 from tunnel.errors import Code, Exit, LocalLinkError, TlsError
 from tunnel.link.transport import PlainTransport, TlsTransport, dial, send
+from tunnel.lookup import lookups
 
 if TYPE_CHECKING:
     from tunnel.link.transport import Transport
+    from tunnel.lookup import Found
 
 
 async def read_exactly(transport: Transport, size: int) -> bytes:
@@ -305,44 +310,36 @@ async def test_a_closed_port_is_named_with_what_can_be_done() -> None:
     assert error.exit_status is Exit.NOT_REACHED
 
 
-class Resolver(trio.abc.HostnameResolver):
-    """Knows no name, or never answers."""
-
-    def __init__(self, *, silent: bool) -> None:
-        self._silent = silent
-
-    async def getaddrinfo(self, *_: object) -> list[object]:  # type: ignore[override]
-        if self._silent:
-            await trio.sleep_forever()
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async def getnameinfo(self, *_: object) -> tuple[str, str]:
-        raise NotImplementedError
+async def test_an_unknown_name_is_said_to_be_one() -> None:
+    resolve_to(error=socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+    with pytest.raises(LocalLinkError, match="is not known"):
+        await dial("server.test", 7443)
 
 
-@pytest.mark.parametrize(
-    ("silent", "words"), [(False, "is not known"), (True, "no answer within 10 s")]
-)
-async def test_an_unknown_name_and_a_silent_one_are_told_apart(
-    silent: bool, words: str, autojump_clock: trio.testing.MockClock
+async def test_a_silent_resolver_is_waited_for_10_s(
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(silent=silent))
+    answer = threading.Event()
+
+    def never(host: bytes) -> list[Found]:
+        answer.wait()
+        raise AssertionError(host)
+
+    lookups().ask = never
     try:
-        with pytest.raises(LocalLinkError, match=words):
+        with pytest.raises(LocalLinkError, match="no answer within 10 s"):
             await dial("server.test", 7443)
     finally:
-        trio.socket.set_custom_hostname_resolver(None)
+        answer.set()
 
 
 async def test_any_other_failure_to_dial_is_said_in_the_systems_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def fail(host: str, port: int) -> trio.SocketStream:
-        raise OSError("all attempts to connect failed") from ExceptionGroup(
-            "attempts", [OSError(errno.ENETUNREACH, "Network is unreachable")]
-        )
+    def fail(family: int) -> socket.socket:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
-    monkeypatch.setattr(trio, "open_tcp_stream", fail)
+    monkeypatch.setattr(target, "_new_socket", fail)
     with pytest.raises(LocalLinkError) as raised:
         await dial("2001:db8::1", 7443)
     assert raised.value.what == (

@@ -24,11 +24,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import trio
 
 from tunnel.errors import Code, LocalStreamError
+from tunnel.lookup import (
+    LOOKUP_S,
+    Asked,
+    LookupsBusyError,
+    known,
+    look_up,
+    look_up_own,
+)
 from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable, Sequence
 
+    from tunnel.lookup import Answer, Found
     from tunnel.proto.frames import Address, End
 
 STAGGER_S: Final = 0.25
@@ -127,6 +136,7 @@ async def connect(
     deadline_s: float = 10,
     within: Within = trio.fail_at,
     opened: Opened = _as_it_is,
+    own: bool = False,
 ) -> socket.socket:
     """Open a TCP connection to ``address``; the caller closes the socket.
 
@@ -141,30 +151,174 @@ async def connect(
         deadline_s: for everything together, the resolution included.
         within: may end a wait sooner, for who has lost interest.
         opened: asked about every socket before it dials.
+        own: this program's user wrote the address: see ``look_up_own``.
 
     Raises:
         LocalStreamError: the code says why. Of several failures it is the first of:
             refused, timed out, host unreachable, forbidden by this machine, out of
             resources, network unreachable, anything else.
     """
-    _check(address)
-    failures: list[OSError] = []
-    until = trio.current_time() + deadline_s
-    try:
-        endpoints = await _resolve(address, until, within)
-        endpoints = [e for e in endpoints if allow(e.host, address.port)]
-        if not endpoints:
-            raise _not_allowed(address)
-        if len(endpoints) == 1:
-            return await _dial(endpoints[0], until, within, opened)
-        with within(until):
-            return await _Race(failures, opened).run(endpoints)
-    except OSError as error:
-        # Its traceback holds this frame, which holds it: a cycle for the collector.
-        failures.append(error.with_traceback(None))
-    except trio.TooSlowError:
-        failures.append(_no_answer(deadline_s))
-    _give_up(address, failures)
+    dial = Dial(address, allow=allow, deadline_s=deadline_s, opened=opened)
+    if own and not _is_ipv4(address.host):
+        _check(address)
+        dial.begin(await _look_up(address, deadline_s, look_up_own))
+    else:
+        dial.look_up()
+    return await dial.finish(within)
+
+
+def begin(
+    address: Address,
+    *,
+    allow: Callable[[str, int], bool] = _anywhere,
+    deadline_s: float = 10,
+    opened: Opened = _as_it_is,
+) -> Dial:
+    """Do of ``connect`` what needs no wait; ``finish`` does the rest.
+
+    Whoever begins first is first at the target: its connect(2) is called before this
+    returns, or where the name must be looked up, in the order of these calls when the
+    answer is there. One that does not answer delays no other.
+    """
+    dial = Dial(address, allow=allow, deadline_s=deadline_s, opened=opened)
+    dial.look_up()
+    return dial
+
+
+class Dial:
+    """A connection that is being made: ``finish`` or ``close`` it."""
+
+    __slots__ = (
+        "_address",
+        "_allow",
+        "_asked",
+        "_deadline_s",
+        "_failures",
+        "_first",
+        "_opened",
+        "_refusals",
+        "_rest",
+        "_until",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        allow: Callable[[str, int], bool],
+        deadline_s: float,
+        opened: Opened,
+    ) -> None:
+        self._address = address
+        self._allow = allow
+        self._opened = opened
+        self._deadline_s = deadline_s
+        self._until = trio.current_time() + deadline_s
+        self._failures: list[OSError] = []
+        self._refusals: list[LocalStreamError] = []  # at most one
+        self._first: _Begun | None = None
+        self._rest: Sequence[_Endpoint] = ()
+        self._asked: Asked | None = None
+
+    def look_up(self) -> None:
+        """Begin with the address, or with the look-up of the name."""
+        address = self._address
+        try:
+            _check(address)
+            if _is_ipv4(address.host):
+                self._begin([_Endpoint(socket.AF_INET, (address.host, address.port))])
+                return
+            found = known(address.host)
+            if found is None:
+                self._asked = Asked(address.host, self._answered)
+                return
+        except LocalStreamError as error:
+            self._refusals.append(error.with_traceback(None))
+        except OSError as error:
+            self._failures.append(error.with_traceback(None))
+        except UnicodeError:
+            self._refusals.append(_no_name(address))
+        else:
+            self.begin(found)
+
+    def _answered(self, answer: Answer) -> None:
+        if not isinstance(answer, Exception):
+            self.begin(answer)
+
+    def begin(self, found: list[Found]) -> None:
+        """Begin with the first of these addresses."""
+        endpoints = _endpoints(found, self._address.port)
+        if endpoints:
+            self._begin(endpoints)
+        else:
+            self._failures.append(_no_address())
+
+    def _begin(self, endpoints: list[_Endpoint]) -> None:
+        allow, port = self._allow, self._address.port
+        allowed = [e for e in endpoints if allow(e.host, port)]
+        if not allowed:
+            self._refusals.append(_not_allowed(self._address))
+            return
+        self._first, self._rest = _begin_one_of(allowed, self._opened, self._failures)
+
+    async def finish(self, within: Within = trio.fail_at) -> socket.socket:
+        """Wait for the connection; see ``connect``.
+
+        Whatever it raises, nothing is left open.
+        """
+        first = self._first
+        if first is not None and not first.waits:
+            self._first = None
+            return first.sock
+        try:
+            if self._asked is not None:
+                await self._wait_for_answer(self._asked, within)
+            if self._first is not None:
+                return await self._connected(self._first, within)
+        except OSError as error:
+            # Its traceback holds this frame, which holds it: a cycle for the collector.
+            self._failures.append(error.with_traceback(None))
+        except trio.TooSlowError:
+            self._failures.append(_no_answer(self._deadline_s))
+        except UnicodeError:
+            self._refusals.append(_no_name(self._address))
+        finally:
+            self.close()
+        if self._refusals:
+            raise self._refusals.pop()  # kept here it would hold this frame, a cycle
+        _give_up(self._address, self._failures)
+
+    async def _connected(self, first: _Begun, within: Within) -> socket.socket:
+        self._first = None  # whoever has it from here on closes it
+        if not (self._rest and first.waits):
+            return await _finish(first, self._until, within)
+        with within(self._until):
+            return await _Race(self._failures, self._opened).run(first, self._rest)
+
+    async def _wait_for_answer(self, asked: Asked, within: Within) -> None:
+        """Raise what the resolver has raised.
+
+        Raises:
+            trio.TooSlowError: whoever wants this has lost interest.
+        """
+        patience_s = min(self._deadline_s, LOOKUP_S)
+        until = self._until - self._deadline_s + patience_s
+        try:
+            with within(until):
+                await asked.wait()
+        except trio.TooSlowError:
+            raise asked.why_not(patience_s) from None
+        if isinstance(asked.answer, Exception):
+            raise asked.answer
+
+    def close(self) -> None:
+        """Give it up, unless it is finished; harmless then."""
+        if self._asked is not None:
+            self._asked.close()
+            self._asked = None
+        if self._first is not None:
+            self._first.sock.close()
+            self._first = None
 
 
 async def resolve(
@@ -181,16 +335,35 @@ async def resolve(
         LocalStreamError: as ``connect`` does.
     """
     _check(address)
+    found = await _look_up(address, deadline_s)
+    for endpoint in _endpoints(found, address.port):
+        if allow(endpoint.host, address.port):
+            return replace(address, host=endpoint.host)
+    raise _not_allowed(address)
+
+
+async def _look_up(
+    address: Address,
+    deadline_s: float,
+    ask: Callable[[str], Awaitable[list[Found]]] = look_up,
+) -> list[Found]:
+    """Give the addresses of a host, at least one.
+
+    Raises:
+        LocalStreamError: as ``connect`` does.
+    """
     try:
-        endpoints = await _resolve(address, trio.current_time() + deadline_s)
+        with trio.fail_after(deadline_s):
+            found = await ask(address.host)
+        if not found:
+            raise _no_address()
+    except UnicodeError:
+        raise _no_name(address) from None
     except OSError as error:
         _give_up(address, [error])
     except trio.TooSlowError:
         _give_up(address, [_no_answer(deadline_s)])
-    for endpoint in endpoints:
-        if allow(endpoint.host, address.port):
-            return replace(address, host=endpoint.host)
-    raise _not_allowed(address)
+    return found
 
 
 def _no_answer(deadline_s: float) -> OSError:
@@ -209,26 +382,68 @@ async def connect_unix(
     Raises:
         LocalStreamError: the code says why.
     """
-    if not UnixPath.is_usable(target.path):
-        what = f"cannot use the path {target.path!r}"
-        raise LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, "it is not absolute")
-    # trio takes the kernel's "no room in the backlog" (EAGAIN) for a connect that is
-    # under way, and would give back a socket that is not connected.
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    try:
-        opened(sock)
-        with within(trio.current_time() + deadline_s):
+    dial = begin_unix(target, deadline_s=deadline_s, opened=opened)
+    return await dial.finish(within)
+
+
+def begin_unix(
+    target: UnixPath, *, deadline_s: float = 10, opened: Opened = _as_it_is
+) -> UnixDial:
+    """Do of ``connect_unix`` what needs no wait, as ``begin`` does."""
+    return UnixDial(target, deadline_s, opened)
+
+
+class UnixDial:
+    """A connection to a unix socket that is being made: ``finish`` or ``close`` it."""
+
+    __slots__ = ("_connected", "_failures", "_sock", "_target", "_until")
+
+    def __init__(self, target: UnixPath, deadline_s: float, opened: Opened) -> None:
+        self._target = target
+        self._until = trio.current_time() + deadline_s
+        self._failures: list[LocalStreamError] = []  # at most one
+        self._connected = False
+        if not UnixPath.is_usable(target.path):
+            what = f"cannot use the path {target.path!r}"
+            why = "it is not absolute"
+            error = LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, why)
+            self._failures.append(error)
+            return
+        try:
+            # trio takes the kernel's "no room in the backlog" (EAGAIN) for a connect
+            # that is under way, and would give back a socket that is not connected.
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._sock.setblocking(False)
+            opened(self._sock)
+            self._connected = _connected_at_once(self._sock, target.path)
+        except OSError as failed:
+            self.close()
+            failed.with_traceback(None)
+            self._failures.append(_unix_failure(target, failed))
+
+    async def finish(self, within: Within = trio.fail_at) -> socket.socket:
+        """Wait for the connection; see ``connect_unix``."""
+        if self._failures:
             await trio.lowlevel.checkpoint()
-            while not _connected_at_once(sock, target.path):  # noqa: ASYNC110  # see there
-                await trio.sleep(_BACKLOG_POLL_S)
-        return sock
-    except (OSError, trio.TooSlowError) as error:
-        sock.close()
-        raise _unix_failure(target, error) from error
-    except BaseException:
-        sock.close()
-        raise
+            raise self._failures.pop()
+        try:
+            with within(self._until):
+                await trio.lowlevel.checkpoint()
+                while not self._connected:
+                    await trio.sleep(_BACKLOG_POLL_S)
+                    self._connected = _connected_at_once(self._sock, self._target.path)
+        except (OSError, trio.TooSlowError) as error:
+            self.close()
+            raise _unix_failure(self._target, error) from error
+        except BaseException:
+            self.close()
+            raise
+        return self._sock
+
+    def close(self) -> None:
+        """Give it up, unless it is finished."""
+        if hasattr(self, "_sock"):
+            self._sock.close()
 
 
 def _connected_at_once(sock: socket.socket, path: str) -> bool:
@@ -291,32 +506,24 @@ def _unusable(address: Address, cause: str) -> LocalStreamError:
     return LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, cause)
 
 
-async def _resolve(
-    address: Address, until: float, within: Within = trio.fail_at
-) -> list[_Endpoint]:
-    """The numeric addresses of a host, IPv6 and IPv4 in turn, each once.
+def _no_name(address: Address) -> LocalStreamError:
+    return _unusable(address, "the host is not a valid name")
 
-    An IP literal asks nobody, and waits for nothing. The resolver's first choice stays
-    first (RFC 6724).
+
+def _no_address() -> OSError:
+    return socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
+
+
+def _endpoints(found: list[Found], port: int) -> list[_Endpoint]:
+    """The addresses of a host, IPv6 and IPv4 in turn, each once.
+
+    The resolver's first choice stays first (RFC 6724).
     """
-    if _is_ipv4(address.host):
-        return [_Endpoint(socket.AF_INET, (address.host, address.port))]
-    try:
-        with within(until):
-            found = await trio.socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM
-            )
-    except UnicodeError:  # idna's errors are of this family too
-        raise _unusable(address, "the host is not a valid name") from None
     endpoints = (
-        _undressed(_Endpoint(family, sockaddr))
-        for family, _type, _proto, _name, sockaddr in found
-        if family in (socket.AF_INET, socket.AF_INET6)
+        _undressed(_Endpoint(family, (host, port, *rest)))
+        for family, host, rest in found
     )
-    in_turn = _in_turn(dict.fromkeys(endpoints))[:MAX_ADDRESSES]
-    if not in_turn:
-        raise socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
-    return in_turn
+    return _in_turn(dict.fromkeys(endpoints))[:MAX_ADDRESSES]
 
 
 def _is_ipv4(host: str) -> bool:
@@ -346,38 +553,76 @@ def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:
     return [endpoint for endpoint in turns if endpoint is not None]
 
 
-async def _dial(
-    endpoint: _Endpoint,
-    until: float = math.inf,
-    within: Within = trio.fail_at,
-    opened: Opened = _as_it_is,
-) -> socket.socket:
-    """One attempt. Raises OSError; whatever is raised, the descriptor is closed.
+class _Begun(NamedTuple):
+    """A socket whose connect(2) was called."""
 
-    No checkpoint when the answer comes at once: then no turn of the scheduler and no
-    deadline are needed, which cost more than to ask twice.
-    """
+    sock: socket.socket
+    sockaddr: tuple[str | int | bytes, ...]
+    waits: bool
+    """The answer is not there yet."""
+
+
+def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
+    """Begin one attempt. Raises OSError; then no descriptor is open."""
     sock = _new_socket(endpoint.family)
+    sockaddr = endpoint.sockaddr
     try:
         opened(sock)
-        error = sock.connect_ex(endpoint.sockaddr)
+        error = sock.connect_ex(sockaddr)
         if error == errno.EINPROGRESS:
             # Over loopback it has succeeded or failed by now, and this says how.
-            error = sock.connect_ex(endpoint.sockaddr)
+            error = sock.connect_ex(sockaddr)
         if error == errno.EALREADY:
-            with within(until):
-                await trio.lowlevel.wait_writable(sock)
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
-        if sock.getsockname() == endpoint.sockaddr:
-            # Dialling a free local port may pick this very port as the source, and TCP
-            # then joins the socket with itself: an echo where nobody listens.
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
-        return sock
+            return _Begun(sock, sockaddr, True)
+        _check_connected(sock, sockaddr, error)
     except BaseException:
         sock.close()
         raise
+    return _Begun(sock, sockaddr, False)
+
+
+def _check_connected(
+    sock: socket.socket, sockaddr: tuple[str | int | bytes, ...], error: int
+) -> None:
+    if error:
+        raise OSError(error, os.strerror(error))
+    if sock.getsockname() == sockaddr:
+        # Dialling a free local port may pick this very port as the source, and TCP
+        # then joins the socket with itself: an echo where nobody listens.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
+
+
+def _begin_one_of(
+    endpoints: Sequence[_Endpoint], opened: Opened, failures: list[OSError]
+) -> tuple[_Begun | None, Sequence[_Endpoint]]:
+    """Begin with the first that does not fail at once; give it and those behind it."""
+    for at, endpoint in enumerate(endpoints, 1):
+        try:
+            return _begin_one(endpoint, opened), endpoints[at:]
+        except OSError as error:
+            failures.append(error.with_traceback(None))
+    return None, ()
+
+
+async def _finish(
+    begun: _Begun, until: float = math.inf, within: Within = trio.fail_at
+) -> socket.socket:
+    """Wait for one attempt. Raises OSError; whatever is raised, it is closed.
+
+    No checkpoint when the answer came at once: then no turn of the scheduler and no
+    deadline are needed, which cost more than to ask twice.
+    """
+    sock = begun.sock
+    if begun.waits:
+        try:
+            with within(until):
+                await trio.lowlevel.wait_writable(sock)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            _check_connected(sock, begun.sockaddr, error)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
 
 
 def _new_socket(family: int) -> socket.socket:
@@ -393,15 +638,17 @@ class _Race:
         self._winner: socket.socket | None = None
         self._failed = trio.Event()
 
-    async def run(self, endpoints: list[_Endpoint]) -> socket.socket:
+    async def run(self, first: _Begun, rest: Sequence[_Endpoint]) -> socket.socket:
         """Raise the last failure if all failed; the others are in ``failures``."""
+        begun: _Begun | None = first
         try:
             async with trio.open_nursery() as nursery:
-                for endpoint in endpoints:
+                while begun is not None:
                     self._failed = trio.Event()
-                    nursery.start_soon(self._attempt, endpoint, nursery.cancel_scope)
+                    nursery.start_soon(self._attempt, begun, nursery.cancel_scope)
                     with trio.move_on_after(STAGGER_S):
                         await self._failed.wait()
+                    begun, rest = _begin_one_of(rest, self._opened, self._failures)
         except BaseException:
             if self._winner is not None:
                 self._winner.close()
@@ -410,9 +657,9 @@ class _Race:
             raise self._failures.pop()
         return self._winner
 
-    async def _attempt(self, endpoint: _Endpoint, race: trio.CancelScope) -> None:
+    async def _attempt(self, begun: _Begun, race: trio.CancelScope) -> None:
         try:
-            sock = await _dial(endpoint, opened=self._opened)
+            sock = await _finish(begun)
         except OSError as error:
             self._failures.append(error.with_traceback(None))
             self._failed.set()
@@ -434,7 +681,7 @@ def _give_up(address: Address, failures: list[OSError]) -> NoReturn:
     error = min(failures, key=lambda failure: _TELLING.index(_code_of(failure)))
     code = _code_of(error)
     reason = (error.strerror or str(error)).lower()
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | LookupsBusyError):
         cause = f"the name {address.host} could not be resolved"
     else:
         cause = _CAUSES.get(code, "")

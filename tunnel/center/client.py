@@ -31,6 +31,7 @@ from tunnel.center.notices import (
     LinkUp,
     SessionLost,
 )
+from tunnel.center.path import Path
 from tunnel.center.publisher import Publisher
 from tunnel.errors import (
     Code,
@@ -163,6 +164,7 @@ class CenterClient:
         self._link_no = 0
         self._session_id = self._secret = b""
         self._traffic = (0, 0)
+        self._path = Path()
         self._attempts = trio.CancelScope()
         self._step = trio.CancelScope()
         """What stands between now and a link: a pause, a dial."""
@@ -342,6 +344,7 @@ class CenterClient:
                 )
             )
         except trio.TooSlowError:
+            self._path.handshake_silent()
             await transport.aclose()
             raise LocalLinkError(
                 Code.SILENT, f"no answer from {transport.peer} within {step_s:.0f} s"
@@ -424,12 +427,14 @@ class CenterClient:
         """Carry the session until the link ends; give the reason."""
         session = link.session
         self._link = link
+        self._path.link_up(trio.current_time())
         if self._stopping.is_set():
             link.close(Code.NORMAL)
         try:
             reason = await link.run()
         finally:
             self._link = None
+        self._path.link_lost(self._session_id, session.core, trio.current_time())
         session.link_lost(reason)
         if session.ended is not None:
             self._forget_session(session, reason)
@@ -440,7 +445,7 @@ class CenterClient:
         where = str(Address(join.host, join.port))
         with trio.move_on_after(limit_s) as self._step:
             if self._via is None:
-                stream = await dial(join.host, join.port)
+                stream = await dial(join.host, join.port, self._path.mss)
             else:
                 stream = await dial_via(self._via, join.host, join.port)
         if self._step.cancelled_caught:
@@ -495,6 +500,7 @@ class CenterClient:
         rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
+        self._path.greeted()
         if not (resumed and self._was_up):
             say(logger, logging.INFO, "link.up", peer=transport.peer,
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip

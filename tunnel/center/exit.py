@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.access.target import connect, connect_unix
+from tunnel.access.target import begin, begin_unix
 from tunnel.center.exit_udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tunnel.access.target import Opened, Within
+    from tunnel.access.target import Dial, Opened, UnixDial
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Target
@@ -64,19 +64,18 @@ def serve_exit(
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it.
 
-    ``header`` is what the target hears before the first byte of its visitor, and
-    ``arrivals`` has all that were dialled for the same entry. No
-    coroutine itself, as the others that only choose: an idle connection waits in each
-    one on the way, and each is 400 bytes.
+    The target is dialled before this returns, so that visitors come to it in the order
+    in which they were offered. ``header`` is what the target hears before the first
+    byte of its visitor, and ``arrivals`` has all that were dialled for the same entry.
+    No coroutine itself, as the others that only choose: an idle connection waits in
+    each one on the way, and each is 400 bytes.
     """
     match target:
         case TcpTarget(address):
             return _serve(
                 stream,
                 target,
-                lambda within, opened: connect(
-                    address, allow=allow, within=within, opened=opened
-                ),
+                lambda opened: begin(address, allow=allow, opened=opened),
                 header,
                 arrivals,
             )
@@ -87,9 +86,7 @@ def serve_exit(
             return _serve(
                 stream,
                 target,
-                lambda within, opened: connect_unix(
-                    target, within=within, opened=opened
-                ),
+                lambda opened: begin_unix(target, opened=opened),
                 header,
                 arrivals,
             )
@@ -169,26 +166,35 @@ def _any_path(_path: str) -> bool:
     return True
 
 
-async def _serve(
+def _serve(
     stream: VirtualStream,
     target: Target,
-    dial: Callable[[Within, Opened], Awaitable[socket.socket]],
+    begin_dial: Callable[[Opened], Dial | UnixDial],
     header: bytes,
     arrivals: Arrivals,
-) -> None:
+) -> Awaitable[None]:
     """Connect, tell the opener what came of it, and relay to the end.
 
     Nothing is accepted before the real connect. An opener who gives up ends the
     attempt.
     """
-    opener = Opener(stream)
+    attempt = _Attempt(stream, begin_dial, _Dialling(arrivals, len(header)))
+    return _serve_attempt(stream, target, attempt, header, arrivals)
+
+
+async def _serve_attempt(
+    stream: VirtualStream,
+    target: Target,
+    attempt: _Attempt,
+    header: bytes,
+    arrivals: Arrivals,
+) -> None:
+    opener, dialling = attempt.opener, attempt.dialling
     if opener.gone:
+        attempt.drop()
         return  # before this task began: nobody is bothered
-    dialling = _Dialling(arrivals, len(header))
     try:
-        if DESCRIPTORS.leaving:
-            await arrivals.wait_for_leavers()
-        local = dialling.succeeded(await dial(opener.waits, dialling.opened))
+        local = dialling.succeeded(await attempt.dial(arrivals))
     except StreamError as error:
         dialling.failed()
         if not opener.gone:
@@ -201,6 +207,7 @@ async def _serve(
     except BaseException:
         dialling.failed()
         raise
+    del attempt, opener, dialling  # an idle connection needs none of them
     try:
         asked = stream.create.target if stream.create else None
         # Who came to a public name has no use for our end towards what is behind it.
@@ -211,6 +218,42 @@ async def _serve(
             stream.reset(Code.RESET)
     finally:
         arrivals.left(local)
+
+
+class _Attempt:
+    """To reach a target for an opener; begun at once, if there are descriptors."""
+
+    __slots__ = ("_begin", "_begun", "dialling", "opener")
+
+    def __init__(
+        self,
+        stream: VirtualStream,
+        begin_dial: Callable[[Opened], Dial | UnixDial],
+        dialling: _Dialling,
+    ) -> None:
+        self.opener = Opener(stream)
+        self.dialling = dialling
+        self._begin = begin_dial
+        self._begun: Dial | UnixDial | None = None
+        if not (self.opener.gone or DESCRIPTORS.leaving):
+            self._begun = begin_dial(dialling.opened)
+
+    async def dial(self, arrivals: Arrivals) -> socket.socket:
+        """Give the connected socket.
+
+        Raises:
+            LocalStreamError: as ``connect`` does.
+        """
+        if self._begun is None:
+            await arrivals.wait_for_leavers()
+            self._begun = self._begin(self.dialling.opened)
+        return await self._begun.finish(self.opener.waits)
+
+    def drop(self) -> None:
+        """Give it up before ``dial``."""
+        if self._begun is not None:
+            self._begun.close()
+        self.dialling.failed()
 
 
 class _Dialling:

@@ -18,6 +18,7 @@ from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
+from tunnel.center.exit import refuse
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
@@ -57,7 +58,7 @@ from tunnel.proto.proofs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from tunnel.access.networks import Network
     from tunnel.access.security import Identity
@@ -199,25 +200,29 @@ class CenterServer:
                 self._listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
             )
 
-    async def serve_onward(
+    def serve_onward(
         self, user: User, stream: VirtualStream, create: ProtCreate
-    ) -> None:
-        """Lead an opener to the client that it wants to leave at."""
+    ) -> Awaitable[None]:
+        """Lead an opener to the client that it wants to leave at.
+
+        Opened before this returns: openers keep their order.
+        """
         name = create.exit or ""
         owner = self.mappings.owner(exit_key(name))
         if not isinstance(create.target, TcpTarget):
-            stream.reset(Code.UNSUPPORTED, "an exit at a client takes TCP addresses")
-        elif not user.may_leave_at(name):
-            stream.reset(Code.NOT_ALLOWED, f"{user.name} may not leave at {name}")
-        elif owner is None:
-            stream.reset(Code.NO_MAPPING, f"no client is the exit {name}")
-        else:
-            try:
-                onward = owner.open_now(create.target)
-            except StreamError as error:
-                stream.reset(error.code, error.what)
-                return
-            await serve_onward(stream, onward)
+            why = "an exit at a client takes TCP addresses"
+            return refuse(stream, Code.UNSUPPORTED, why)
+        if not user.may_leave_at(name):
+            why = f"{user.name} may not leave at {name}"
+            return refuse(stream, Code.NOT_ALLOWED, why)
+        if owner is None:
+            why = f"no client is the exit {name}"
+            return refuse(stream, Code.NO_MAPPING, why)
+        try:
+            onward = owner.open_now(create.target)
+        except StreamError as error:
+            return refuse(stream, error.code, error.what)
+        return serve_onward(stream, onward)
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""

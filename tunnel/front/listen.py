@@ -18,10 +18,12 @@ import trio
 from tunnel.access.visitors import VISITORS
 from tunnel.errors import AddressError
 from tunnel.front.vouched import vouched_peer
+from tunnel.link.begun import InOrder, begun
 from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import IDLE_S, relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
+from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 from tunnel.proto.proxy_header import MAX_HEADER_BYTES
 
@@ -125,10 +127,35 @@ async def open_listener(
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
     try:
-        opened = await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+        opened = await _listeners(host, port, backlog)
         return [PortListener(listener) for listener in opened]
     except OSError as error:
         raise address_error(host, port, error) from error
+
+
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""What ``::1`` says where there is no IPv6, beside ``127.0.0.1`` of the same name."""
+
+
+async def _listeners(host: str, port: int, backlog: int) -> list[trio.SocketListener]:
+    """Listen on those addresses of a host that this machine has; on all or on none."""
+    opened: list[trio.SocketListener] = []
+    missing: list[OSError] = []
+    try:
+        for ip in await addresses_of(host):
+            try:
+                opened += await trio.open_tcp_listeners(port, host=ip, backlog=backlog)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing.append(error)
+        if not opened:
+            raise missing.pop()
+    except BaseException:
+        for listener in opened:
+            listener.socket.close()
+        raise
+    return opened
 
 
 def address_error(host: str, port: int, error: OSError) -> AddressError:
@@ -208,8 +235,9 @@ async def serve(
 
     Args:
         listeners: of one front end.
-        handle: called in a task of its own with the stream and who is at its other end;
-            not for who has gone between accept and here.
+        handle: called with the stream and who is at its other end, in the order in
+            which they came; it must not wait, and what it gives is awaited in a task of
+            its own. Not for who has gone between accept and here.
         max_visitors: at once, if that is not more than the share of descriptors that
             one front end can have. Then the silent go first; if nobody is, newcomers
             wait until one has left, all but the first in the kernel's backlog.
@@ -225,6 +253,9 @@ async def serve(
         for listener in listeners:
             await trio.aclose_forcefully(listener)
 
+
+_Beginning = tuple[Address | None, Awaitable[None] | None]
+"""Who it is, and what serves them: None for nobody."""
 
 _FULL: Final = Told("silent.reset")
 _CROWD: Final = Told("visitor.refused")
@@ -246,6 +277,10 @@ class _Entrance:
         self._room = trio.Semaphore(most)
         self._arrivals = Arrivals()
         self._visitors = VISITORS.get()
+        self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
+        self._vouched_for = 0
+        self._said: dict[int, tuple[QuickSocket, Address]] = {}
+        self._begun: dict[int, Awaitable[None] | None] = {}
         self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
             ADDRESS_SHARE, MAX_PER_ADDRESS
         )
@@ -280,6 +315,7 @@ class _Entrance:
                 await self._wait_for_a_place(stream)
             if isinstance(stream, QuickSocket) and not self._links:
                 self._arrivals.came_in(stream)
+            self._newcomers.add(stream)
             self._nursery.start_soon(self._supervise, stream)
 
     async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -310,16 +346,51 @@ class _Entrance:
             await trio.sleep(ACCEPT_PAUSE_S)
         return True
 
-    async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
+    def _begin_one(self, stream: trio.abc.HalfCloseableStream) -> _Beginning:
         peer = peer_of(stream)
-        counted = False
+        if peer is None:
+            return None, None
+        if isinstance(stream, QuickSocket) and self._visitors.trusts(peer.host):
+            self._vouched_for += 1
+            return peer, self._serve_vouched(self._vouched_for, stream, peer)
+        return peer, self._begin(stream, peer)
+
+    def _begin(
+        self, stream: trio.abc.HalfCloseableStream, peer: Address
+    ) -> Awaitable[None] | None:
+        return begun(self._handle, stream, peer) if self._enter(peer) else None
+
+    async def _serve_vouched(
+        self, number: int, stream: QuickSocket, proxy: Address
+    ) -> None:
+        """Serve who comes through a trusted proxy, from its PROXY header on."""
+        visitor = await self._vouched(stream, proxy)
+        if visitor is None:
+            return
+        serving = await self._begin_in_turn(number, stream, visitor)
+        if serving is None:
+            return
         try:
-            if peer is not None:
-                if self._visitors.trusted and isinstance(stream, QuickSocket):
-                    peer = await self._vouched(stream, peer)
-                counted = peer is not None and self._enter(peer)
-                if counted and peer is not None:
-                    await self._handle(stream, peer)
+            await serving
+        finally:
+            if not self._links:
+                self._visitors.leave(visitor.host)
+
+    async def _begin_in_turn(
+        self, number: int, stream: QuickSocket, visitor: Address
+    ) -> Awaitable[None] | None:
+        """Begin behind who came before and has said its header in the same turn."""
+        self._said[number] = stream, visitor
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for first in sorted(self._said):
+            self._begun[first] = self._begin(*self._said.pop(first))
+        return self._begun.pop(number)
+
+    async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
+        peer, serving = self._newcomers.take(stream, self._begin_one)
+        try:
+            if serving is not None:
+                await serving
         except* Exception as errors:
             say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
         finally:
@@ -327,14 +398,12 @@ class _Entrance:
             if not self._links:
                 if isinstance(stream, QuickSocket):
                     self._arrivals.left(stream)
-                if counted and peer is not None:
+                if serving is not None and peer is not None:
                     self._visitors.leave(peer.host)
             self._room.release()
 
     async def _vouched(self, stream: QuickSocket, peer: Address) -> Address | None:
         """Give who a trusted proxy says is there; None if that cannot be read."""
-        if not self._visitors.trusts(peer.host):
-            return peer
         try:
             return await vouched_peer(stream, peer)
         except ValueError as error:

@@ -19,6 +19,7 @@ from tunnel.errors import StreamError
 from tunnel.front.listen import LOG, address_error
 from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.log import say
+from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Datagrams(Protocol):
         ...
 
 
+_NUMERIC: Final = socket.AI_PASSIVE | socket.AI_NUMERICHOST
+
 OpenDatagrams = Callable[[Address], Datagrams]
 """Open for a visitor without waiting; raise StreamError to refuse. What is sent before
 the far side has answered waits for it."""
@@ -69,9 +72,13 @@ async def open_udp_port(host: str, port: int) -> list[trio.socket.SocketType]:
     """
     sockets: list[trio.socket.SocketType] = []
     try:
-        found = await trio.socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )
+        found = [
+            one
+            for ip in await addresses_of(host)
+            for one in socket.getaddrinfo(
+                ip or None, port, type=socket.SOCK_DGRAM, flags=_NUMERIC
+            )
+        ]
         for family, kind, proto, _, where in found:
             sock = trio.socket.socket(family, kind, proto)
             sockets.append(sock)

@@ -20,6 +20,7 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.begun import InOrder, begun
 from tunnel.link.bell import Bell
 from tunnel.link.poller import Poller
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
@@ -84,8 +85,9 @@ class Session:
     Args:
         client: whether this is the center-client's end.
         ours, theirs: what the two sides announced.
-        serve_offer: called in a task of its own for each virtual TCP connection that
-            the peer opens; it accepts or resets the stream and serves it to its end.
+        serve_offer: called for each virtual TCP connection that the peer opens, in
+            their order; it must not wait. What it gives is awaited in a task of its
+            own: it accepts or resets the stream and serves it to its end.
         serve_mapping: answers a MAPPING, entry by entry; called one at a time.
         pools: what all sessions of the process hold.
         resume_s: how long it waits for another link; 0 ends it with its link.
@@ -140,6 +142,7 @@ class Session:
         self._unread: dict[VirtualConn, VirtualStream] = {}
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
+        self._offers: InOrder[VirtualStream, Awaitable[None]] = InOrder()
         self._serve_offer = serve_offer
         self._serve_mapping = serve_mapping
         self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
@@ -523,7 +526,11 @@ class Session:
         stream = VirtualStream(self, event.conn, event.create)
         self._streams[event.conn] = stream
         if self._nursery is not None:
+            self._offers.add(stream)
             self._nursery.start_soon(self._serve, event.conn, stream)
+
+    def _begin_to_serve(self, stream: VirtualStream) -> Awaitable[None]:
+        return begun(self._serve_offer, stream)
 
     def _on_answers(self, answers: list[MappingAnswer]) -> None:
         if self._unwanted_answers:
@@ -555,7 +562,7 @@ class Session:
     async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
         """Supervise one served stream: its failure is its own."""
         try:
-            await self._serve_offer(stream)
+            await self._offers.take(stream, self._begin_to_serve)
         except Exception as error:
             say(logger, logging.ERROR, "stream.failed", exc_info=error,
                 sock_map=conn.sock_map)  # fmt: skip

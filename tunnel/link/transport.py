@@ -9,7 +9,6 @@ Knows no frame. Only this module dials links.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from tunnel.errors import Code, LocalLinkError, TlsError
+from tunnel.access.target import connect
+from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.link.sockets import QuickSocket, quick
+from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -342,6 +343,7 @@ async def _send_all(stream: QuickStream, data: Buffer) -> None:
 def tune_link(link: QuickSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
     for option, value in (
+        (socket.TCP_NODELAY, 1),
         (socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
         (_TCP_USER_TIMEOUT, LOST_AFTER_MS),
     ):
@@ -352,34 +354,52 @@ def tune_link(link: QuickSocket) -> None:
         link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-async def dial(host: str, port: int) -> QuickSocket:
+async def dial(host: str, port: int, mss: int | None = None) -> QuickSocket:
     """Connect to a center-server; at most 10 s.
+
+    Args:
+        host: an IP address or a name.
+        port: of the server.
+        mss: bytes that one segment may carry, in either direction; None leaves it to
+            the kernel. It counts only if it is set before the first packet.
 
     Raises:
         LocalLinkError: with the cause in words and what can be done.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def opened(sock: socket.socket) -> None:
+        if mss is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
+
     try:
-        with trio.fail_after(DIAL_S):
-            stream = await trio.open_tcp_stream(host, port)
-    except trio.TooSlowError as error:
-        raise _not_reached(where, "no answer within 10 s", "is it up?") from error
-    except socket.gaierror as error:
-        raise _not_reached(where, f"{host} is not known", "check the name") from error
-    except OSError as error:
-        number = _first_errno(error)
-        if number == errno.ECONNREFUSED:
-            raise _not_reached(
-                where,
-                "connection refused",
-                f"the machine answers, but nothing listens on port {port}",
-                "run `tunnel serve` there",
-            ) from error
-        why = os.strerror(number) if number else str(error)
-        raise _not_reached(where, why.lower(), "") from error
-    link = QuickSocket.of(stream.socket)
+        sock = await connect(
+            Address(host, port), deadline_s=DIAL_S, opened=opened, own=True
+        )
+    except LocalStreamError as error:
+        raise _dial_failed(where, host, port, error) from error
+    link = QuickSocket(sock)
     tune_link(link)
     return link
+
+
+def _dial_failed(
+    where: str, host: str, port: int, error: LocalStreamError
+) -> LocalLinkError:
+    cause = error.__cause__
+    if isinstance(cause, socket.gaierror):
+        return _not_reached(where, f"{host} is not known", "check the name")
+    if error.code is Code.REFUSED:
+        return _not_reached(
+            where,
+            "connection refused",
+            f"the machine answers, but nothing listens on port {port}",
+            "run `tunnel serve` there",
+        )
+    if isinstance(cause, TimeoutError):
+        return _not_reached(where, f"no answer within {DIAL_S:.0f} s", "is it up?")
+    why = cause.strerror if isinstance(cause, OSError) else None
+    return _not_reached(where, (why or error.what).lower(), "")
 
 
 def _not_reached(where: str, why: str, cause: str, fix: str = "") -> LocalLinkError:
@@ -388,11 +408,9 @@ def _not_reached(where: str, why: str, cause: str, fix: str = "") -> LocalLinkEr
 
 
 def _first_errno(error: BaseException) -> int | None:
-    """Find the errno in what ``trio.open_tcp_stream`` raises: a group in a cause."""
+    """Find the errno in an error or in what caused it."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_first_errno, error.exceptions)), None)
     return _first_errno(error.__cause__) if error.__cause__ else None
 
 

@@ -1,0 +1,89 @@
+"""Suspect a path on which large packets vanish, and go on with smaller ones.
+
+Where one hop takes less than the others and its word about that is lost (a PMTU black
+hole: a VPN, PPPoE, a firewall that drops ICMP), small packets pass and large ones never
+do. Links come up there, and each stands still at the first large packet until it is
+given up for silence. Two that did so at the same byte are no accident.
+
+Knows counts and times. It dials nothing: the next dial asks for ``mss``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Final
+
+from tunnel.log import say
+
+if TYPE_CHECKING:
+    from tunnel.proto.mux import MuxCore
+
+SMALL_MSS_BYTES: Final = 1_200
+"""Fits, with its headers, into the 1,280 bytes that every path of IPv6 takes. It is
+announced with our first packet, so that it bounds what the server sends as well. Costs
+a fifth more packets."""
+STILL_S: Final = 15.0
+"""A link that was lost sooner, without a byte of progress, was cut and did not stand
+still: silence is only noticed after more."""
+_HANDSHAKE: Final = (b"", "handshake", 0)
+
+_Mark = tuple[bytes, str, int]
+"""A byte at which things stood still: of which session, which way, which one."""
+
+logger = logging.getLogger("tunnel.client")
+
+
+class Path:
+    """What the links of a client tell about the way to its server."""
+
+    def __init__(self) -> None:
+        self.mss: int | None = None
+        """For the next dial; None leaves it to the kernel."""
+        self._still: set[_Mark] = set()
+        self._began = math.inf
+        self._greeted = False
+        self._told = False
+
+    def link_up(self, now: float) -> None:
+        """Count a new link."""
+        self._began, self._greeted = now, False
+
+    def greeted(self) -> None:
+        """Count that the link's first question was answered.
+
+        What the server had to repeat went before that answer, so it has arrived.
+        """
+        self._greeted = True
+
+    def link_lost(self, session_id: bytes, core: MuxCore, now: float) -> None:
+        """Count the end of the link, whichever side gave it up first."""
+        marks = {(session_id, "received", core.received)}
+        still = self._still & marks if not self._greeted else set()
+        if core.replay is not None and core.replay.unconfirmed:
+            sent = (session_id, "sent", core.replay.confirmed)
+            still |= self._still & {sent}
+            marks.add(sent)
+        self._still = marks
+        if still and now - self._began >= STILL_S:
+            self._suspect()
+
+    def handshake_silent(self) -> None:
+        """Count a server that took the connection and did not end the handshake.
+
+        A hello with post-quantum keys is large, and so is a chain of certificates.
+        """
+        if _HANDSHAKE in self._still:
+            self._suspect()
+        else:
+            self._still.add(_HANDSHAKE)
+
+    def _suspect(self) -> None:
+        """Take the other size: this one was tried twice."""
+        self._still.clear()
+        self.mss = SMALL_MSS_BYTES if self.mss is None else None
+        if self.mss is None:
+            return
+        level, self._told = logging.INFO if self._told else logging.WARNING, True
+        why = "two links stood still at the same byte: large packets seem to vanish"
+        say(logger, level, "path.suspected", reason=why, mss=self.mss)

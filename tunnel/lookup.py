@@ -1,0 +1,384 @@
+"""Look names up: at once where nobody need be asked, else in a few threads.
+
+A look-up can only be made in a thread, and one of a dead name holds it for as long as
+the resolver is patient, 10 s and more. So the threads for names are few and do nothing
+else; what needs none of them, an IP address, ``localhost``, a name of ``/etc/hosts``,
+never waits for one. A name that many ask for at the same time is looked up once, and
+all are told in the order in which they asked.
+
+This module knows no port, no rule and nothing of what is done with an address.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import idna
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outcome import Outcome
+
+CREW: Final = 32
+"""Threads that look names up. Each costs about 0.1 MB, and is made when needed."""
+SLOW_CREW: Final = 24
+"""Of those, for names that were slow before: the others cannot all be held by them."""
+SLOW_S: Final = 2.0
+"""A look-up that takes longer is slow. A resolver asks again only after 5 s."""
+MAX_SLOW: Final = 1_024
+"""Names remembered as slow, the latest."""
+MAX_QUEUED: Final = 1_024
+"""Names that wait for a thread; each is under a kilobyte. More are refused at once."""
+LOOKUP_S: Final = 8.0
+"""How long a look-up is waited for: whoever asked has an answer in words before its own
+patience, 10 s in most programs, is over."""
+OWN_CREW: Final = 16
+"""Threads for the names that this program was started with: its server, say. A lost
+link dials every 2 s, and a resolver's patience may be 30 s."""
+HOSTS_PATH: Final = "/etc/hosts"
+HOSTS_BYTES: Final = 262_144
+"""Of ``/etc/hosts``, 8,000 names: what stands behind them is left to the resolver."""
+
+
+class Found(NamedTuple):
+    """An IP address of a name."""
+
+    family: int
+    host: str
+    rest: tuple[int, ...] = ()
+    """Of an IPv6 socket address, behind the port."""
+
+
+Answer = list[Found] | Exception
+"""Addresses, the resolver's first choice first; or why there are none: an ``OSError``,
+or a ``UnicodeError`` for what cannot be a name."""
+
+_LOOPBACK: Final = [
+    Found(socket.AF_INET, "127.0.0.1"),
+    Found(socket.AF_INET6, "::1", (0, 0)),
+]
+
+
+class LookupsBusyError(OSError):
+    """Too many names are being looked up for one more."""
+
+
+def _busy(why: str) -> LookupsBusyError:
+    return LookupsBusyError(errno.ENOBUFS, why)
+
+
+def known(host: str) -> list[Found] | None:
+    """Give what can be said without asking: of literals, localhost, ``/etc/hosts``.
+
+    None: it must be asked for.
+
+    Raises:
+        UnicodeError: it cannot be a name.
+    """
+    with suppress(socket.gaierror):
+        return _getaddrinfo(host, socket.AI_NUMERICHOST)
+    name = host.lower().removesuffix(".")
+    # RFC 6761 §6.3: both loopbacks, and nobody else is ever asked about it.
+    if name == "localhost":
+        return list(_LOOPBACK)
+    found = HOSTS.find(name)
+    if not found and name.endswith(".localhost"):
+        return list(_LOOPBACK)
+    return found or None
+
+
+def _getaddrinfo(host: str | bytes, flags: int = 0) -> list[Found]:
+    found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=flags)
+    return [
+        Found(family, str(where[0]), tuple(int(n) for n in where[2:]))
+        for family, _type, _proto, _name, where in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    ]
+
+
+class HostsFile:
+    """The names of a hosts file, as it is at the moment."""
+
+    def __init__(self, path: str = HOSTS_PATH) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] = ()
+        self._names: dict[str, list[Found]] = {}
+
+    def find(self, name: str) -> list[Found]:
+        """Give the addresses of a name in small letters; none if it is not there."""
+        try:
+            stat = os.stat(self._path)
+            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if seen != self._seen:
+                self._seen, self._names = seen, _read_hosts(self._path)
+        except OSError:
+            return []
+        return self._names.get(name, [])
+
+
+def _read_hosts(path: str) -> dict[str, list[Found]]:
+    with open(path, "rb") as file:
+        lines = file.read(HOSTS_BYTES).decode(errors="replace").split("\n")
+        whole = not file.read(1)
+    names: dict[str, list[Found]] = {}
+    for line in lines if whole else lines[:-1]:
+        ip, *aliases = line.partition("#")[0].split() or [""]
+        with suppress(socket.gaierror, UnicodeError):
+            for found in _getaddrinfo(ip, socket.AI_NUMERICHOST) if aliases else ():
+                for alias in aliases:
+                    names.setdefault(alias.lower(), []).append(found)
+    for addresses in names.values():
+        # As the resolver has them (RFC 6724): IPv6 first, else in the file's order.
+        addresses.sort(key=lambda found: found.family != socket.AF_INET6)
+    return names
+
+
+HOSTS: Final = HostsFile()
+
+
+class Lookup:
+    """One name that is being looked up, and who waits for it."""
+
+    __slots__ = ("_calls", "began", "host")
+
+    def __init__(self, host: bytes) -> None:
+        self.host = host
+        self.began: float | None = None
+        """When a thread began with it; None while it waits for one."""
+        self._calls: list[Callable[[Answer], None]] = []
+
+    def tell(self, answer: Answer) -> None:
+        """Tell all who wait, the first first."""
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call(answer)
+
+    def join(self, call: Callable[[Answer], None]) -> None:
+        """Wait with the others."""
+        self._calls.append(call)
+
+    def leave(self, call: Callable[[Answer], None]) -> bool:
+        """Wait no more, if anybody does; say whether others still do."""
+        with suppress(ValueError):
+            self._calls.remove(call)
+        return bool(self._calls)
+
+
+class Lookups:
+    """All look-ups of a run of trio."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[bytes], list[Found]] = _getaddrinfo
+        """Ask the resolver; blocks."""
+        self.start_thread = trio.lowlevel.start_thread_soon
+        self._trio = trio.lowlevel.current_trio_token()
+        self._lookups: dict[bytes, Lookup] = {}
+        self._queue: dict[Lookup, None] = {}
+        self._at_work = 0
+        self._slow_at_work = 0
+        self._slow: dict[bytes, None] = {}
+        self.own = trio.CapacityLimiter(OWN_CREW)
+
+    def begin(self, host: str, call: Callable[[Answer], None]) -> Lookup:
+        """Look a name up; ``call`` is called with the answer, after this returned.
+
+        It must neither wait nor raise. ``give_up`` takes it back.
+
+        Raises:
+            LookupsBusyError: too many wait already.
+            UnicodeError: it cannot be a name.
+        """
+        name = encoded(host)
+        lookup = self._lookups.get(name)
+        if lookup is None:
+            if len(self._queue) >= MAX_QUEUED:
+                raise _busy(f"{MAX_QUEUED:,} names wait to be looked up already")
+            lookup = self._lookups[name] = Lookup(name)
+            self._queue[lookup] = None
+        lookup.join(call)
+        self._work()
+        return lookup
+
+    def give_up(self, lookup: Lookup, call: Callable[[Answer], None]) -> None:
+        """Wait no more. A look-up that nobody waits for gets no thread."""
+        if not lookup.leave(call) and lookup.began is None and lookup in self._queue:
+            del self._queue[lookup]
+            del self._lookups[lookup.host]
+
+    @property
+    def queued(self) -> int:
+        """Names that wait for a thread."""
+        return len(self._queue)
+
+    def _work(self) -> None:
+        """Give threads to those that may have one, the first first."""
+        while self._at_work < CREW:
+            lookup = next(filter(self._may_begin, self._queue), None)
+            if lookup is None:
+                return
+            del self._queue[lookup]
+            lookup.began = trio.current_time()
+            slow = lookup.host in self._slow
+            self._at_work += 1
+            self._slow_at_work += slow
+            try:
+                self.start_thread(
+                    partial(self.ask, lookup.host),
+                    partial(self._tell_trio, lookup, slow),
+                    "tunnel: look-up",
+                )
+            except RuntimeError as error:  # no more threads
+                busy = _busy(f"no thread for a look-up: {error}")
+                self._trio.run_sync_soon(self._done, lookup, slow, busy)
+
+    def _may_begin(self, lookup: Lookup) -> bool:
+        return self._slow_at_work < SLOW_CREW or lookup.host not in self._slow
+
+    def _tell_trio(
+        self, lookup: Lookup, slow: bool, result: Outcome[list[Found]]
+    ) -> None:
+        """Hand a result over; runs in the thread."""
+        answer: Answer
+        try:
+            answer = result.unwrap()
+        except Exception as error:  # raised where it is waited for
+            answer = error.with_traceback(None)
+        with suppress(trio.RunFinishedError):  # nobody is left to hear it
+            self._trio.run_sync_soon(self._done, lookup, slow, answer)
+
+    def _done(self, lookup: Lookup, slow: bool, answer: Answer) -> None:
+        self._at_work -= 1
+        self._slow_at_work -= slow
+        self._lookups.pop(lookup.host, None)
+        self._slow.pop(lookup.host, None)
+        if trio.current_time() - (lookup.began or 0.0) > SLOW_S:
+            self._slow[lookup.host] = None
+            if len(self._slow) > MAX_SLOW:
+                del self._slow[next(iter(self._slow))]
+        lookup.tell(answer)
+        self._work()
+
+
+_LOOKUPS: Final = trio.lowlevel.RunVar[Lookups]("tunnel.lookups")
+
+
+def lookups() -> Lookups:
+    """Give those of this run of trio."""
+    try:
+        return _LOOKUPS.get()
+    except LookupError:
+        made = Lookups()
+        _LOOKUPS.set(made)
+        return made
+
+
+def encoded(host: str) -> bytes:
+    """Give a name as it is asked for.
+
+    Raises:
+        UnicodeError: it cannot be one.
+    """
+    try:
+        return host.encode("ascii")
+    except UnicodeEncodeError:
+        return idna.encode(host, uts46=True)
+
+
+class Asked:
+    """A look-up that one waits for; ``close`` if nobody waits to its end."""
+
+    __slots__ = ("_call", "_done", "_lookup", "answer")
+
+    def __init__(self, host: str, call: Callable[[Answer], None]) -> None:
+        self.answer: Answer | None = None
+        self._done = trio.Event()
+        self._call = call
+        self._lookup = lookups().begin(host, self._told)
+
+    def _told(self, answer: Answer) -> None:
+        self.answer = answer
+        self._call(answer)
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Wait until ``call`` was called."""
+        await self._done.wait()
+
+    def why_not(self, patience_s: float) -> OSError:
+        """Say what it was still waiting for when that time was up."""
+        if self._lookup.began is None:
+            return _busy("other names, which nobody answers for, are looked up first")
+        why = f"the resolver gave no answer in {patience_s:g} s"
+        return TimeoutError(errno.ETIMEDOUT, why)
+
+    def close(self) -> None:
+        """Wait no more; harmless when it is over."""
+        lookups().give_up(self._lookup, self._told)
+
+
+async def look_up(host: str) -> list[Found]:
+    """Give the addresses of a name that came from outside.
+
+    Raises:
+        OSError: there are none, or nobody says them within ``LOOKUP_S``.
+        UnicodeError: it cannot be a name.
+    """
+    found = known(host)
+    if found is not None:
+        await trio.lowlevel.checkpoint()
+        return found
+    asked = Asked(host, lambda _answer: None)
+    try:
+        with trio.move_on_after(LOOKUP_S):
+            await asked.wait()
+    finally:
+        asked.close()
+    answer = asked.answer if asked.answer is not None else asked.why_not(LOOKUP_S)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+async def look_up_own(host: str) -> list[Found]:
+    """Give the addresses of a name that this program's user wrote, a server's say.
+
+    Never behind names of others, and always asked anew: what is still being asked may
+    wait for the resolver of a network that this machine has left.
+
+    Raises:
+        OSError: there are none. As long as the resolver takes.
+        UnicodeError: it cannot be a name.
+    """
+    found = known(host)
+    if found is not None:
+        await trio.lowlevel.checkpoint()
+        return found
+    these = lookups()
+    return await trio.to_thread.run_sync(
+        these.ask, encoded(host), abandon_on_cancel=True, limiter=these.own
+    )
+
+
+async def addresses_of(host: str) -> list[str]:
+    """Give the IP addresses of a host to listen on, as text; "" is itself.
+
+    Raises:
+        OSError: it has none, or cannot be a name.
+    """
+    try:
+        found = await look_up(host) if host else []
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+    return [_numeric(one) for one in found] or [host]
+
+
+def _numeric(found: Found) -> str:
+    scope = found.rest[-1] if found.rest else 0
+    return f"{found.host}%{scope}" if scope and "%" not in found.host else found.host
