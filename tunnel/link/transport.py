@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code, LocalLinkError, TlsError
-from tunnel.link.sockets import QuickSocket, quick
+from tunnel.link.sockets import QuickSocket, end_with_fin, quick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -350,6 +350,7 @@ def tune_link(link: QuickSocket) -> None:
             link.socket.setsockopt(socket.IPPROTO_TCP, option, value)
     with suppress(OSError):
         link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    end_with_fin(link.socket)
 
 
 async def dial(host: str, port: int) -> QuickSocket:
