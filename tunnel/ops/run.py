@@ -7,6 +7,7 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from tunnel.access.security import (
 )
 from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
+from tunnel.center.leaving import DRAIN_S
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.notices import (
     ClientIdChanged,
@@ -114,6 +116,7 @@ class ServePlan:
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
     max_per_address: int | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    drain_s: int = int(DRAIN_S)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -165,7 +168,8 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
         write_join(plan.state, join)
 
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-            await ending.watch(server.drain, server.stop, task_status=task_status)
+            drain = partial(server.drain, plan.drain_s)
+            await ending.watch(drain, server.stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         # Who has read the line may send a signal at once.
@@ -231,6 +235,7 @@ class UpPlan:
     entries: list[Entry] = field(default_factory=list)
     via: str | None = None
     """URL of a proxy on the way to the server."""
+    drain_s: int = int(DRAIN_S)
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -281,11 +286,8 @@ class _Up:
                 self._nursery = nursery
                 for entry in self._plan.entries:
                     await self._start(entry, client, nursery)
-
-                async def stop() -> None:
-                    client.stop()
-
-                await nursery.start(ending.watch, client.drain, stop)
+                drain = partial(client.drain, self._plan.drain_s)
+                await nursery.start(ending.watch, drain, client.leave)
                 if self._show.terminal:
                     nursery.start_soon(self._keep_status, client)
                 await client.run()
