@@ -34,6 +34,7 @@ from tunnel.center.notices import (
     MappingRefused,
     SessionLost,
 )
+from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
@@ -262,7 +263,9 @@ class _Up:
         self._show = show
         self._published: dict[str, Published] = {}
         self._said: dict[str, Address] = {}
-        self._left = len(plan.entries)
+        self._had: set[str] = set()
+        self._without: dict[str, Exit] = {}
+        """Entries that have never been had, or never will be again, and why."""
         self._local: list[Line] = []
         self._was_up = False
         self._last_error = ""
@@ -327,6 +330,8 @@ class _Up:
                     "this one has one of its own from now on",
                 )
             case MappingReady(name, public):
+                self._without.pop(name, None)
+                self._had.add(name)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._ready, name, public)
             case MappingRefused():
@@ -381,14 +386,16 @@ class _Up:
             return
         error = self._published[notice.name].refused(notice)
         self._show.error(error)
-        if self._was_up and self._client is not None:
-            self._left -= 1
-            self._failure = self._failure or error.exit_status
-            if not self._left:
-                self._client.stop()
-            elif self._failure:
-                # The others go on; how it ends is then theirs to say.
-                self._failure = None
+        asked_again = notice.answer.code in ASKED_AGAIN
+        if not (asked_again and notice.name in self._had):
+            self._without[notice.name] = error.exit_status
+        if len(self._without) < len(self._plan.entries):
+            if asked_again:
+                self._show.talk("waiting", "it is asked for again until it is free")
+        elif self._client is not None:
+            # No other entry stands: how that of the first ended is how we end.
+            self._failure = next(iter(self._without.values()))
+            self._client.stop()
 
     async def _keep_status(self, client: CenterClient) -> None:
         """Show moving numbers while something moves; silent while nothing does."""
