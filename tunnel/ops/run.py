@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
@@ -40,10 +41,12 @@ from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
+from tunnel.log import say
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.stdio import standard_stream
+from tunnel.proto.frames import Address
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -54,12 +57,14 @@ if TYPE_CHECKING:
     from tunnel.center.notices import Notice
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
-    from tunnel.proto.frames import Address, End
+    from tunnel.proto.frames import End
 
 STATUS_S: Final = 1.0
 """How often a terminal's line of moving numbers is written."""
 PIPE_GIVES_UP_S: Final = 10.0
 """A program waits behind a pipe: it should hear soon that there is no server."""
+
+logger = logging.getLogger("tunnel.client")
 
 
 class _Ending:
@@ -355,6 +360,15 @@ class _Up:
         elif self._given and not saved.is_saved(saved.DEFAULT):
             path = saved.save(self._join, saved.DEFAULT)
             self._show.talk("saved", f"{path} (--to is not needed next time)")
+        elif self._given and (old := saved.outdated(self._join)) is not None:
+            path = saved.save(self._join, saved.DEFAULT)
+            was, now = (Address(join.host, join.port) for join in (old, self._join))
+            what = "the same server, a new token"
+            if was != now:
+                what = f"the same server moved from {was} to {now}"
+                say(logger, logging.INFO, "server.moved", was=str(was), now=str(now),
+                    saved=str(path))  # fmt: skip
+            self._show.talk("saved", f"{path} ({what})")
 
     def _link_down(self, notice: LinkDown) -> None:
         if not self._was_up and notice.reason.what != self._last_error:
