@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import NoReturn
 
+from tunnel.errors import Exit
 from tunnel.ops.hide import hide_secrets
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    _end_when_asked()
-    hide_secrets()
-    # Only now what takes long to load: until here a secret may stand in `ps`.
-    from tunnel.ops.cli import main as run
-
+    try:
+        _end_when_asked()
+        hide_secrets()
+        # Only now what takes long to load: until here a secret may stand in `ps`.
+        from tunnel.ops.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
     run()
 
 

@@ -126,6 +126,15 @@ def test_the_first_process_of_a_container_ends_by_sigterm_from_its_beginning(
     assert running.wait() == 128 + signal.SIGTERM
 
 
+def test_ctrl_c_at_the_beginning_is_an_end_without_a_traceback(
+    machine: Machine,
+) -> None:
+    running = machine.start(sys.executable, "-c", BEGINNING)
+    running.out.wait("here")
+    assert running.stop(signal.SIGINT) == 130
+    assert running.errors() == ""
+
+
 @pytest.mark.deep
 @pytest.mark.parametrize("after_s", [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5])
 @pytest.mark.parametrize("command", ["serve", "up"])
