@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from typing import NoReturn
 
+from tunnel.errors import Exit
 from tunnel.ops.hide import hide_secrets
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
-    hide_secrets()
-    # Only now what takes long to load: until here a secret may stand in `ps`.
-    from tunnel.ops.cli import main as run
-
+    try:
+        _end_when_asked()
+        hide_secrets()
+        # Only now what takes long to load: until here a secret may stand in `ps`.
+        from tunnel.ops.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
     run()
+
+
+def _end_when_asked() -> None:
+    """Have the first process of a container end by SIGTERM from now on.
+
+    The kernel gives it no signal that it does not listen to, and what listens loads
+    later; everybody else is ended by the kernel until then.
+    """
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+        # It was held back while the program executed itself again.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from support.center import Notices, center
 
+from tunnel.center.backoff import MOST_S, WAITING_MOST_S
 from tunnel.center.notices import MappingReady, MappingRefused
-from tunnel.center.publisher import Publisher
+from tunnel.center.publisher import ASKED_AGAIN, Publisher
 from tunnel.errors import Code, LocalSessionError
 from tunnel.proto.frames import (
     Address,
@@ -70,6 +72,74 @@ async def test_a_port_that_was_given_is_asked_for_again_and_a_host_name_as_it_wa
         (MappingOp.ADD, [given, shop]),
         (MappingOp.REMOVE, [given]),
     ]
+
+
+class TakenSession(ScriptedSession):
+    """Gives nothing before the so-manieth time."""
+
+    def __init__(self, code: Code, times: int) -> None:
+        super().__init__()
+        self.code = code
+        self.times = times
+        self.asked_at: list[float] = []
+
+    async def ask_mapping(
+        self, op: MappingOp, entries: list[MappingEntry]
+    ) -> list[MappingAnswer]:
+        self.asked_at.append(trio.current_time())
+        answers = await super().ask_mapping(op, entries)
+        if len(self.asked) > self.times:
+            return answers
+        return [MappingAnswer(self.code, reason="not now") for _ in entries]
+
+
+@pytest.mark.parametrize("code", ASKED_AGAIN)
+@pytest.mark.parametrize("had", [False, True])
+async def test_what_somebody_else_has_is_asked_for_until_it_is_free(
+    code: Code, had: bool, autojump_clock: object
+) -> None:
+    del autojump_clock
+    notices = Notices()
+    publisher = Publisher("server.example", notices)
+    name = await publisher.publish(MappingEntry(MappingType.TCP, "", port=80), nobody)
+    async with trio.open_nursery() as nursery:
+        if had:
+            publisher.attach(ScriptedSession(), nursery)  # type: ignore[arg-type]
+            await publisher.register(resumed=False)
+            publisher.detach()
+        session = TakenSession(code, times=12)
+        publisher.attach(session, nursery)  # type: ignore[arg-type]
+        await publisher.register(resumed=False)
+        assert publisher.public(name) is None
+    assert publisher.public(name) == Address("server.example", 8080)
+    assert len(session.asked) == 13
+    assert len(notices.of(MappingRefused)) == 1, "that it goes on is no news"
+    longest = max(b - a for a, b in itertools.pairwise(session.asked_at))
+    assert longest <= (WAITING_MOST_S if had else MOST_S)
+    assert longest >= WAITING_MOST_S / 3
+
+
+async def test_what_is_forbidden_is_not_asked_for_again(autojump_clock: object) -> None:
+    del autojump_clock
+    publisher = Publisher("server.example", Notices())
+    await publisher.publish(MappingEntry(MappingType.TCP, "", port=80), nobody)
+    session = TakenSession(Code.NOT_ALLOWED, times=1)
+    async with trio.open_nursery() as nursery:
+        publisher.attach(session, nursery)  # type: ignore[arg-type]
+        await publisher.register(resumed=False)
+    assert len(session.asked) == 1
+
+
+async def test_nothing_is_asked_for_again_when_the_session_is_over() -> None:
+    publisher = Publisher("server.example", Notices())
+    await publisher.publish(MappingEntry(MappingType.TCP, "", port=80), nobody)
+    session = TakenSession(Code.TAKEN, times=100)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            publisher.attach(session, nursery)  # type: ignore[arg-type]
+            await publisher.register(resumed=False)
+            publisher.detach()
+    assert len(session.asked) == 1
 
 
 @pytest.mark.parametrize("kind", [k for k in MappingType if k not in OFFERED])

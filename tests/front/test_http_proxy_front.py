@@ -16,6 +16,7 @@ from support.logs import lines
 
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.http_heads import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
+from tunnel.front.listen import open_listener
 from tunnel.front.proxy import handle_app
 from tunnel.front.users import ProxyUsers
 from tunnel.front.wayout import WayOut
@@ -99,6 +100,33 @@ async def proxied(
             nursery.start_soon(run)
             yield talk
             nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_answer_is_a_reset_for_its_app() -> None:
+    """An answer of HTTP/1.0 ends with its connection: a clean end would look whole."""
+    far, dialled = Far(), trio.Event()
+
+    async def open_far(_target: Target) -> Far:
+        await trio.lowlevel.checkpoint()
+        dialled.set()
+        return far
+
+    (listener,) = await open_listener("127.0.0.1", 0)
+    async with listener, trio.open_nursery() as nursery:
+        app = await trio.open_tcp_stream(*listener.socket.getsockname())
+        ours = await listener.accept()
+        nursery.start_soon(handle_app, ours, WayOut(open_far))
+        with trio.fail_after(10):
+            await app.send_all(b"GET http://a.test/ HTTP/1.0\r\n\r\n")
+            await dialled.wait()
+            await read_head(far.far)
+            await far.far.send_all(b"HTTP/1.0 200 OK\r\n\r\nhalf of it")
+            await read_head(app)
+            assert await read(app, 10) == b"half of it"
+            nursery.cancel_scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        await app.receive_some()
+    await app.aclose()
 
 
 # CONNECT ---------------------------------------------------------------------------

@@ -94,6 +94,49 @@ async def test_nothing_goes_to_a_descriptor_that_another_has_by_now() -> None:
         one.reset()
 
 
+async def tcp_pair() -> tuple[QuickSocket, QuickSocket]:
+    """Give who came in, and who was dialled."""
+    (listener,) = await open_listener("127.0.0.1", 0)
+    async with listener:
+        sock = socket.create_connection(listener.socket.getsockname())
+        return await listener.accept(), QuickSocket.dialled(sock)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_what_the_kernel_closes_for_us_is_a_reset(who: int) -> None:
+    pair = await tcp_pair()
+    socket.close(pair[who].socket.detach())  # as it does for a killed process
+    async with pair[1 - who] as other:
+        with pytest.raises(trio.BrokenResourceError):
+            await other.receive_some()
+
+
+@pytest.mark.parametrize("who", [0, 1])
+async def test_what_is_unsent_at_a_clean_end_arrives_whole(who: int) -> None:
+    pair = await tcp_pair()
+    ours, theirs = pair[who], pair[1 - who]
+    ours.socket.setsockopt(TCP, socket.TCP_NOTSENT_LOWAT, 1 << 30)
+    sent = 0
+    while taken := ours.write_now(bytes(1 << 20)):
+        sent += taken
+    assert sent > 8 * SMALL_BYTES  # more than is on its way
+    ours.close()
+    with trio.fail_after(20):
+        async with theirs:
+            while data := await theirs.receive_some():
+                sent -= len(data)
+    assert sent == 0
+
+
+async def test_who_was_given_up_is_reset_by_a_close() -> None:
+    ours, theirs = await tcp_pair()
+    ours.give_up()
+    ours.close()
+    async with theirs:
+        with pytest.raises(trio.BrokenResourceError):
+            await theirs.receive_some()
+
+
 async def test_a_reset_is_heard_as_one() -> None:
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:

@@ -211,6 +211,44 @@ def test_the_first_line_that_worked_need_not_be_given_again(
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_server_that_moved_is_said_and_saved_by_its_key(
+    machine: Machine, target: Target
+) -> None:
+    entry = "--tcp", f"0=127.0.0.1:{target.port}"
+    kept = machine.home / "config" / "tunnel" / "default.join"
+    old = machine.serve(listen=f"127.0.0.1:{free_port()}")
+    assert machine.up(old.join, *entry).stop() == 0
+    old.program.stop()
+    new = machine.serve(listen=f"127.0.0.1:{free_port()}")
+    client = machine.up(new.join, *entry)
+    said = client.err.wait("server.moved")
+    assert f"was=127.0.0.1:{old.port} now=127.0.0.1:{new.port}" in said
+    assert kept.read_text().strip() == new.join
+    assert client.stop() == 0
+    again = machine.tunnel("tcp", str(target.port))
+    visit(public_port(again)).close()
+
+
+@pytest.mark.parametrize("how", ["another key", "a name of its own", "--save-as"])
+def test_another_server_or_another_way_to_it_does_not_replace_the_saved_one(
+    machine: Machine, server: Server, target: Target, how: str
+) -> None:
+    entry = "--tcp", f"0=127.0.0.1:{target.port}"
+    kept = machine.home / "config" / "tunnel" / "default.join"
+    kept.parent.mkdir(parents=True)
+    pin = OTHER_PIN if how == "another key" else server.join.partition("#")[2]
+    kept.write_text(f"tunnel://default:{OTHER_TOKEN}@127.0.0.1:1/#{pin}\n")
+    kept.chmod(0o600)
+    before = kept.read_text()
+    if how == "a name of its own":
+        assert machine.tunnel("join", server.join, "--save-as", "lan").wait() == 0
+    more = ("--save-as", "other") if how == "--save-as" else ()
+    client = machine.up(server.join, *entry, *more, ready=1)
+    assert client.stop() == 0
+    assert kept.read_text() == before
+    assert client.err.count("server.moved") == 0
+
+
 def test_join_reads_a_line_from_stdin_and_saves_it_by_name(
     machine: Machine, server: Server, target: Target
 ) -> None:

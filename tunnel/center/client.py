@@ -24,6 +24,7 @@ from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
 from tunnel.center.exit import exit_to, refuse, serve_exit, udp_exit_to
 from tunnel.center.inward import serve_inward
+from tunnel.center.leaving import DRAIN_S, GOODBYE_S
 from tunnel.center.notices import (
     ClientIdChanged,
     LinkDown,
@@ -94,10 +95,6 @@ HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
 ASKED_MOST_S: Final = 60.0
 """For how long a server may send us away: before its proof it may be anybody."""
-GOODBYE_S: Final = 2.0
-"""How long leaving ``connect`` may take when its block failed."""
-DRAIN_S: Final = 30.0
-"""How long running connections may go on after a drain began."""
 _FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
 
 logger = logging.getLogger("tunnel.client")
@@ -526,15 +523,26 @@ class CenterClient:
         else:
             self._attempts.cancel()
 
+    async def leave(self, within_s: float = GOODBYE_S) -> None:
+        """Stop; ``run`` is over after ``within_s`` at the latest."""
+        self.stop()
+        with trio.move_on_after(within_s):
+            await self._over.wait()
+        self._attempts.cancel()
+
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
-        """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
+        """Take nothing new, let what runs go on for at most ``deadline_s``, leave.
+
+        Lost links are made again meanwhile. Returns at most ``GOODBYE_S`` later.
+        """
+        until = trio.current_time() + deadline_s
         session = self._session
         if session is not None:
             session.core.drain()
             session.wake()
-            with trio.move_on_after(deadline_s):
+            with trio.move_on_at(until):
                 await session.wait_idle()
-        self.stop()
+        await self.leave(until + GOODBYE_S - trio.current_time())
 
     # Mappings ------------------------------------------------------------------------
 

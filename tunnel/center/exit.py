@@ -330,7 +330,7 @@ async def _say_first(local: QuickSocket, header: bytes) -> bool:
         await trio.aclose_forcefully(local)
         return False
     except BaseException:
-        await trio.aclose_forcefully(local)
+        local.reset()
         raise
     return True
 

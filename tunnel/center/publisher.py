@@ -1,12 +1,14 @@
 """The public names of a center-client: asked for, given, refused, given back.
 
-Asks again on every link of every session. Knows no port from a host name: what a name
-is made of is the server's business, and who serves its visitors the caller's.
+Asks again on every link of every session, and after growing pauses for what somebody
+else still has. Knows no port from a host name: what a name is made of is the server's
+business, and who serves its visitors the caller's.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.center.backoff import Backoff
 from tunnel.center.exit import refuse
 from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
@@ -38,6 +41,8 @@ Serve = Callable[[VirtualStream], Awaitable[None]]
 
 _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""
+ASKED_AGAIN: Final = (Code.TAKEN, Code.RESOURCE)
+"""Why a name is refused that may be had later: its owner leaves, an old server ends."""
 
 logger = logging.getLogger("tunnel.client")
 
@@ -50,6 +55,14 @@ class _Mapping:
     serve: Serve
     public: Address | None = None
     refusal: MappingAnswer | None = None
+    had: bool = False
+    """It was open before."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be asked for again, on the same link."""
+        wanted = self.refusal is None or self.refusal.code in ASKED_AGAIN
+        return self.public is None and wanted
 
 
 class Publisher:
@@ -67,6 +80,7 @@ class Publisher:
         self._names = 0
         self._session: Session | None = None
         self._nursery: trio.Nursery | None = None
+        self._asking_again: trio.CancelScope | None = None
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -80,6 +94,9 @@ class Publisher:
     def detach(self) -> None:
         """Ask nobody: the session is over, and nothing is public any more."""
         self._session = self._nursery = None
+        if self._asking_again is not None:
+            self._asking_again.cancel()
+            self._asking_again = None
         for mapping in self._mappings.values():
             mapping.public = None
 
@@ -173,20 +190,41 @@ class Publisher:
         session = self._session
         while names and session is not None:
             some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
+            some = [name for name in some if name in self._mappings]
             mappings = [self._mappings[name] for name in some]
             try:
                 answers = await session.ask_mapping(op, [m.entry for m in mappings])
             except TunnelError as error:
                 say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
-                return
+                break
             op = MappingOp.ADD
             for name, mapping, answer in zip(some, mappings, answers, strict=False):
                 self._take_answer(name, mapping, answer)
+        self._ask_again_later()
+
+    def _ask_again_later(self) -> None:
+        if self._asking_again is None and self._nursery is not None and self._due():
+            self._asking_again = trio.CancelScope()
+            self._nursery.start_soon(self._keep_asking, self._asking_again)
+
+    def _due(self) -> list[str]:
+        return [name for name, mapping in self._mappings.items() if mapping.is_due]
+
+    async def _keep_asking(self, scope: trio.CancelScope) -> None:
+        """Ask for what is due, with growing pauses, until nothing is."""
+        pauses = Backoff(random.random)
+        with scope:
+            while due := self._due():
+                # Whoever knows the address of what was open is waiting for it.
+                waiting = any(self._mappings[name].had for name in due)
+                await trio.sleep(pauses.next_s(waiting=waiting))
+                await self._ask(MappingOp.ADD, self._due())
+            self._asking_again = None
 
     def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
         entry = mapping.entry
         if answer.code is Code.NORMAL:
-            mapping.refusal = None
+            mapping.refusal, mapping.had = None, True
             public = Address(answer.host or self._server_host, answer.port)
             known, mapping.public = mapping.public, public
             if entry.type not in _NAMED:
@@ -196,8 +234,10 @@ class Publisher:
                 say(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
                 self._tell(MappingReady(name, public))
-        else:
-            mapping.public, mapping.refusal = None, answer
+            return
+        known_refusal, mapping.refusal = mapping.refusal, answer
+        mapping.public = None
+        if known_refusal != answer:  # that it goes on is no news
             say(logger, logging.WARNING, "mapping.refused", name=name,
                 code=answer.code.name, reason=answer.reason)  # fmt: skip
             self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))

@@ -20,6 +20,7 @@ from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.client_session import ClientSession
 from tunnel.center.exit import refuse
 from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
+from tunnel.center.leaving import DRAIN_S, GOODBYE_S
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.onward import serve_onward
@@ -82,7 +83,6 @@ MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
 RETRY_AFTER_S: Final = 5
 """After how long a client for which there is no session may ask again."""
-DRAIN_S: Final = 30.0
 
 logger = logging.getLogger("tunnel.server")
 
@@ -225,24 +225,28 @@ class CenterServer:
         return serve_onward(stream, onward)
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
-        """Take nothing new, let what runs go on for at most ``deadline_s``, stop."""
+        """Take nothing new, let what runs go on for at most ``deadline_s``, stop.
+
+        Sessions still find another link meanwhile. Returns at most ``GOODBYE_S`` later.
+        """
+        until = trio.current_time() + deadline_s
         self._draining = True
         for member in self._sessions:
             member.session.core.drain()
             member.session.wake()
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_at(until):
             for member in self._sessions:
                 await member.session.wait_idle()
-        await self.stop()
+        await self.stop(until + GOODBYE_S - trio.current_time())
 
-    async def stop(self) -> None:
-        """Say goodbye to every client, give each time to hear it, and end ``run``."""
+    async def stop(self, within_s: float = GOODBYE_S) -> None:
+        """Say goodbye to every client, give all time to hear it, and end ``run``."""
         links = [member.link for member in self.members if member.link is not None]
         for member in self.members:
             member.dismiss(Code.NORMAL, "the server stops")
-        for link in links:
-            # It bounds itself: 5 s for what is left to send, 2 s for the goodbye.
-            await link.gone.wait()
+        with trio.move_on_after(within_s):
+            for link in links:
+                await link.gone.wait()
         self._stopped.set()
 
     # One wire ----------------------------------------------------------------------

@@ -102,6 +102,9 @@ async def handle_http(
         await talk.run(first)
     except trio.BrokenResourceError:
         talk.reason = talk.reason or "the app left"
+    except BaseException:  # an answer without its end must not seem to have one
+        await reset_socket(app)
+        raise
     finally:
         await talk.close()
     if talk.virtual is not None:

@@ -29,6 +29,7 @@ UNSENT_BYTES: Final = 16_384
 _READ_BYTES: Final = 65_536
 _NOTHING: Final = memoryview(b"")
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_FIN_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 
 
 class QuickStream(Protocol):
@@ -254,9 +255,14 @@ class QuickSocket(trio.abc.HalfCloseableStream):
             self.finished = True
 
     def close(self) -> None:
-        """Do as ``aclose`` does."""
+        """Do as ``aclose`` does: a clean end, behind what is still unsent."""
         if self._number < 0:
             return
+        if not self.given_up:
+            end_with_fin(self.socket)
+        self._close()
+
+    def _close(self) -> None:
         if self._reads or self._writes:
             # Only then: trio has its epoll forget the descriptor, which mostly has
             # never heard of it, a failing system call for each connection.
@@ -274,7 +280,7 @@ class QuickSocket(trio.abc.HalfCloseableStream):
                 self.socket.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
                 )
-            self.close()
+            self._close()
 
     def give_up(self) -> None:
         """Break it for whoever reads it; the peer gets a RST when that one closes it.
@@ -324,9 +330,26 @@ class _Other:
 
 
 def tune_local(sock: socket.socket) -> None:
-    """Set the options of a local TCP connection, or of all that a listener accepts."""
+    """Set the options of a local TCP connection, or of all that a listener accepts.
+
+    From here on its end is a RST, unless ``QuickSocket.close`` makes it a clean one:
+    the kernel closes what a killed process had open, and nobody may take an answer that
+    was cut short for a whole one.
+    """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
     except OSError:
         pass  # a kernel or a socket family without an option works without it
+
+
+def end_with_fin(sock: socket.socket) -> None:
+    """Have a close send what is unsent, and then a FIN: undo what ``tune_local`` did.
+
+    For ends that are clean, and for links: their sessions tell an end from a loss.
+    """
+    try:  # noqa: SIM105 - a context manager for each connection costs more
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FIN_ON_CLOSE)
+    except OSError:
+        pass  # it has been closed, or knows no such option

@@ -19,7 +19,7 @@ import trio
 
 from tunnel.access.target import connect
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
-from tunnel.link.sockets import QuickSocket, quick
+from tunnel.link.sockets import QuickSocket, end_with_fin, quick
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -352,6 +352,7 @@ def tune_link(link: QuickSocket) -> None:
             link.socket.setsockopt(socket.IPPROTO_TCP, option, value)
     with suppress(OSError):
         link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    end_with_fin(link.socket)
 
 
 async def dial(host: str, port: int, mss: int | None = None) -> QuickSocket:

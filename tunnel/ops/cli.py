@@ -66,6 +66,13 @@ LeaveAt = Annotated[
     str | None,
     Parameter(name="--exit", help="Leave at this client instead of the server."),
 ]
+Drain = Annotated[
+    str,
+    Parameter(
+        help="How long running connections may go on after SIGTERM or Ctrl+C; the "
+        "process is gone 1.5 s later at most."
+    ),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
@@ -91,6 +98,7 @@ def serve(
     resume: Annotated[
         str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
     ] = "120s",
+    drain: Drain = "8s",
     max_sessions: Annotated[
         int, Parameter(help="Clients of one user at once; above it, one is refused.")
     ] = 1_024,
@@ -156,6 +164,7 @@ def serve(
         if max_per_address is None
         else _count("--max-per-address", max_per_address, least=1),
         trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
+        drain_s=_seconds(drain),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -224,6 +233,7 @@ def up(
             "without networks they reach everything but this machine itself."
         ),
     ] = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -242,7 +252,7 @@ def up(
         *(SocksEntry.parse(text, leave_at) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
-    return _up(UpPlan(to, save_as, entries, via), as_json, log)
+    return _up(UpPlan(to, save_as, entries, via, _seconds(drain)), as_json, log)
 
 
 @app.command
@@ -283,6 +293,7 @@ def tcp(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -298,7 +309,7 @@ def tcp(
         auth=auth or [],
         networks=network or [],
     )
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
 
 
 @app.command
@@ -314,6 +325,7 @@ def udp(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -322,7 +334,7 @@ def udp(
     from tunnel.ops.run import UpPlan
 
     entry = UdpEntry.of(target, remote)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
 
 
 @app.command
@@ -348,6 +360,7 @@ def share(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -358,7 +371,7 @@ def share(
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
 
 
 @app.command
@@ -375,6 +388,7 @@ def reach(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -383,7 +397,7 @@ def reach(
     from tunnel.ops.run import UpPlan
 
     entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
 
 
 @app.command
@@ -401,6 +415,7 @@ def socks(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    drain: Drain = "8s",
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -410,7 +425,7 @@ def socks(
     from tunnel.ops.run import UpPlan
 
     entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
 
 
 @app.command

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from typing import Final
 
@@ -49,8 +50,11 @@ def _execute_masked() -> None:
         os.write(number, json.dumps([_comm(), words]).encode())
         before = sys.orig_argv[1 : len(sys.orig_argv) - len(words)]
         told = os.environ | {VARIABLE: str(number)}
+        if os.getpid() == 1:  # nothing else keeps the signal until we listen again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         os.execve(sys.executable, [sys.executable, *before, *shown], told)  # noqa: S606
     except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(number)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +24,7 @@ from tunnel.access.security import (
 )
 from tunnel.access.users import OWNER, User
 from tunnel.center.client import CenterClient
+from tunnel.center.leaving import DRAIN_S
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.notices import (
     ClientIdChanged,
@@ -32,15 +35,18 @@ from tunnel.center.notices import (
     MappingRefused,
     SessionLost,
 )
+from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
+from tunnel.log import say
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.stdio import standard_stream
+from tunnel.proto.frames import Address
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -51,12 +57,14 @@ if TYPE_CHECKING:
     from tunnel.center.notices import Notice
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
-    from tunnel.proto.frames import Address, End
+    from tunnel.proto.frames import End
 
 STATUS_S: Final = 1.0
 """How often a terminal's line of moving numbers is written."""
 PIPE_GIVES_UP_S: Final = 10.0
 """A program waits behind a pipe: it should hear soon that there is no server."""
+
+logger = logging.getLogger("tunnel.client")
 
 
 class _Ending:
@@ -114,6 +122,7 @@ class ServePlan:
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
     max_per_address: int | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    drain_s: int = int(DRAIN_S)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -165,7 +174,8 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
         write_join(plan.state, join)
 
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-            await ending.watch(server.drain, server.stop, task_status=task_status)
+            drain = partial(server.drain, plan.drain_s)
+            await ending.watch(drain, server.stop, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         # Who has read the line may send a signal at once.
@@ -231,6 +241,7 @@ class UpPlan:
     entries: list[Entry] = field(default_factory=list)
     via: str | None = None
     """URL of a proxy on the way to the server."""
+    drain_s: int = int(DRAIN_S)
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -257,7 +268,9 @@ class _Up:
         self._show = show
         self._published: dict[str, Published] = {}
         self._said: dict[str, Address] = {}
-        self._left = len(plan.entries)
+        self._had: set[str] = set()
+        self._without: dict[str, Exit] = {}
+        """Entries that have never been had, or never will be again, and why."""
         self._local: list[Line] = []
         self._was_up = False
         self._last_error = ""
@@ -281,11 +294,8 @@ class _Up:
                 self._nursery = nursery
                 for entry in self._plan.entries:
                     await self._start(entry, client, nursery)
-
-                async def stop() -> None:
-                    client.stop()
-
-                await nursery.start(ending.watch, client.drain, stop)
+                drain = partial(client.drain, self._plan.drain_s)
+                await nursery.start(ending.watch, drain, client.leave)
                 if self._show.terminal:
                     nursery.start_soon(self._keep_status, client)
                 await client.run()
@@ -325,6 +335,8 @@ class _Up:
                     "this one has one of its own from now on",
                 )
             case MappingReady(name, public):
+                self._without.pop(name, None)
+                self._had.add(name)
                 if self._nursery is not None:
                     self._nursery.start_soon(self._ready, name, public)
             case MappingRefused():
@@ -348,6 +360,15 @@ class _Up:
         elif self._given and not saved.is_saved(saved.DEFAULT):
             path = saved.save(self._join, saved.DEFAULT)
             self._show.talk("saved", f"{path} (--to is not needed next time)")
+        elif self._given and (old := saved.outdated(self._join)) is not None:
+            path = saved.save(self._join, saved.DEFAULT)
+            was, now = (Address(join.host, join.port) for join in (old, self._join))
+            what = "the same server, a new token"
+            if was != now:
+                what = f"the same server moved from {was} to {now}"
+                say(logger, logging.INFO, "server.moved", was=str(was), now=str(now),
+                    saved=str(path))  # fmt: skip
+            self._show.talk("saved", f"{path} ({what})")
 
     def _link_down(self, notice: LinkDown) -> None:
         if not self._was_up and notice.reason.what != self._last_error:
@@ -379,14 +400,16 @@ class _Up:
             return
         error = self._published[notice.name].refused(notice)
         self._show.error(error)
-        if self._was_up and self._client is not None:
-            self._left -= 1
-            self._failure = self._failure or error.exit_status
-            if not self._left:
-                self._client.stop()
-            elif self._failure:
-                # The others go on; how it ends is then theirs to say.
-                self._failure = None
+        asked_again = notice.answer.code in ASKED_AGAIN
+        if not (asked_again and notice.name in self._had):
+            self._without[notice.name] = error.exit_status
+        if len(self._without) < len(self._plan.entries):
+            if asked_again:
+                self._show.talk("waiting", "it is asked for again until it is free")
+        elif self._client is not None:
+            # No other entry stands: how that of the first ended is how we end.
+            self._failure = next(iter(self._without.values()))
+            self._client.stop()
 
     async def _keep_status(self, client: CenterClient) -> None:
         """Show moving numbers while something moves; silent while nothing does."""

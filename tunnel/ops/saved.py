@@ -49,6 +49,32 @@ def is_saved(name: str) -> bool:
     return _file(name).exists()
 
 
+def outdated(join: JoinLine) -> JoinLine | None:
+    """Give the saved ``default``, if it is an older line of the server of ``join``.
+
+    The key says that it is the same server, wherever it is by now. None too where
+    ``join`` is saved under a name of its own: then it is another way to that server.
+    """
+    folder = user_config_path("tunnel")
+    lines = {path.stem: _readable(path) for path in folder.glob("*.join")}
+    kept = lines.get(DEFAULT)
+    if (
+        kept is None
+        or join.pin is None
+        or (kept.pin, kept.name) != (join.pin, join.name)
+    ):
+        return None
+    known = [line.render() for line in lines.values() if line is not None]
+    return None if join.render() in known else kept
+
+
+def _readable(path: Path) -> JoinLine | None:
+    try:
+        return parse_join(read_private(path).strip())
+    except (StateError, UsageError):
+        return None
+
+
 def secret_file(variable: str) -> str | None:
     """Read the file that an environment variable names; None without the variable.
 
