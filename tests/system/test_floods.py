@@ -17,7 +17,7 @@ from support.targets import Target, echo, visit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.processes import Machine
+    from support.processes import Machine, Program
 
 BURN: Final = "print('burns', flush=True)\nwhile True: pass"
 CALM_AFTER: Final = ("draining", "ping")
@@ -46,10 +46,9 @@ class Answers(NamedTuple):
 class Visitor:
     """Somebody who has a connection through the server, and asks at a pace."""
 
-    def __init__(self, conn: socket.socket, server_pid: int) -> None:
+    def __init__(self, conn: socket.socket, server: Program) -> None:
         self._conn = conn
-        # clock_getcpuclockid(3): the time that another process has computed.
-        self._clock = (~server_pid << 3) | 2
+        self._server = server
 
     def ask_often(self, windows: int) -> Answers:
         """Give the medians of so many windows."""
@@ -63,10 +62,10 @@ class Visitor:
         for at in range(ROUND_TRIPS):
             due = began + at * EVERY_S
             time.sleep(max(0.0, due - time.perf_counter()))
-            before = time.clock_gettime(self._clock)
+            before = self._server.computed_s()
             self._conn.sendall(b"x")
             assert self._conn.recv(1) == b"x"
-            worked.append(time.clock_gettime(self._clock) - before)
+            worked.append(self._server.computed_s() - before)
             # From when it was due: else a long stop would be one slow answer of many.
             took.append(time.perf_counter() - due)
         return Answers(sorted(took)[int(0.99 * ROUND_TRIPS) - 1], median(worked))
@@ -109,7 +108,7 @@ def flooded(
         port = int(client.out.all()[0].split()[1].rpartition(":")[2])
         conn = stack.enter_context(visit(port))
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        visitor = Visitor(conn, server.program.pid)
+        visitor = Visitor(conn, server.program)
         visitor.ask()
         if kind not in CALM_AFTER:
             idle, beside = visitor.ask_often(3), beside_burners(machine, visitor)
