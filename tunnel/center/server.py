@@ -447,7 +447,8 @@ class CenterServer:
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
         if not self._sessions.make_room(claim.name):
-            return refusal(Calm.SESSIONS)
+            most = self.options.max_sessions
+            return refusal(Calm.SESSIONS, f"{claim.name} has {most} sessions")
         return None
 
     async def _succeeds(self, claim: AuthClaim) -> bool:

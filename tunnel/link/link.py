@@ -182,6 +182,8 @@ class Link:
             self.transport.write([encode(ProtGoAway(code))])
             await self.transport.flush()
             await self.transport.send_eof()
+            if self._abandoned:  # a client may replace its links at a high rate
+                self.transport.shrink()
             while self._abandoned and await self.transport.receive_some():
                 pass
 

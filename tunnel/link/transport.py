@@ -62,6 +62,10 @@ class Transport(Protocol):
         """Take ``READ_BYTES`` at a time from now on: the peer has proved who it is."""
         ...
 
+    def shrink(self) -> None:
+        """Take little at a time again: the wire only waits for its end."""
+        ...
+
     async def receive_some(self) -> Buffer:
         """Give what came, empty at the end; valid until the next call.
 
@@ -121,6 +125,10 @@ class PlainTransport:
     def enlarge(self) -> None:
         """See ``Transport``."""
         self._came = memoryview(bytearray(READ_BYTES))
+
+    def shrink(self) -> None:
+        """See ``Transport``."""
+        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
 
     async def receive_some(self) -> Buffer:
         """See ``Transport``."""
@@ -196,6 +204,11 @@ class TlsTransport:
         # Buffers for the life of the link: new ones this size cost page faults.
         self._came = memoryview(bytearray(READ_BYTES))
         self._plain = memoryview(bytearray(READ_BYTES))
+
+    def shrink(self) -> None:
+        """See ``Transport``."""
+        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
+        self._plain = memoryview(bytearray(UNPROVEN_READ_BYTES))
 
     async def handshake(self) -> None:
         """Agree on keys and check that the peer speaks this protocol.

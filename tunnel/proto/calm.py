@@ -12,10 +12,10 @@ from tunnel.errors import Code, RemoteSessionError
 
 
 class Calm(Enum):
-    """The causes; the value is the reason in GO_AWAY."""
+    """The causes; the reason in GO_AWAY begins with the value."""
 
     FAILED_LOGINS = "too many failed logins"
-    SESSIONS = "this user has too many sessions"
+    SESSIONS = "too many sessions of one user"
     FIELDS = "too many fields in one list"
     NAMES = "too many names in one MAPPING"
     MAPPINGS = "too many MAPPINGs that are not answered yet"
@@ -35,6 +35,6 @@ def calm(cause: Calm) -> RemoteSessionError:
     return RemoteSessionError(*refusal(cause))
 
 
-def refusal(cause: Calm) -> tuple[Code, str]:
+def refusal(cause: Calm, detail: str = "") -> tuple[Code, str]:
     """Give what a GO_AWAY says, where there is no session to be ended."""
-    return Code.CALM, cause.value
+    return Code.CALM, f"{cause.value}: {detail}" if detail else cause.value
