@@ -11,9 +11,9 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import exit_bind, exit_udp, kinds, mappings, server, sessions
+from tunnel.center import exit_bind, kinds, mappings, server, sessions
 from tunnel.front import listen, udp
-from tunnel.link import descriptors, link, pace, relay, session, transport
+from tunnel.link import descriptors, link, pace, patience, relay, session, transport
 from tunnel.proto import (
     codec,
     datagrams,
@@ -84,7 +84,6 @@ LIMITS: Final = {
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
-    "idle virtual TCP connection": relay.IDLE_S,
     "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
     "datagrams waiting, in all": datagrams.SESSION_BYTES,
     "unsent in a process": room.UNSENT_LIMIT_BYTES,
@@ -94,7 +93,8 @@ LIMITS: Final = {
     "of each of these for a session, at least": room.LEAST_BYTES,
     "unconfirmed of a session, at least": replay.LEAST_KEPT_BYTES,
     "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
-    "idle UDP association": exit_udp.IDLE_S,
+    "idle UDP association": patience.UDP_IDLE_S,
+    "idle UDP association without an answer": patience.UDP_UNANSWERED_S,
     "associations of one UDP port": udp.MAX_ASSOCIATIONS,
     "wait for the peer of a BIND": exit_bind.WAIT_S,
     "before RST, for the kernel to send": relay.GRACE_S,

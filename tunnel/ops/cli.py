@@ -15,6 +15,7 @@ from cyclopts.config import Env
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.ops.silence import Silence, seconds
 from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
@@ -70,6 +71,7 @@ Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
 Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
+_USUAL: Final = Silence()
 
 
 @app.command
@@ -130,6 +132,7 @@ def serve(
             negative=(),
         ),
     ] = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -148,7 +151,7 @@ def serve(
         public_host,
         state or state_folder(),
         plain,
-        _seconds(resume),
+        seconds(resume),
         name_options(http, https, domain, certificate),
         max_sessions=_count("--max-sessions", max_sessions, least=1),
         max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
@@ -156,6 +159,7 @@ def serve(
         if max_per_address is None
         else _count("--max-per-address", max_per_address, least=1),
         trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
+        patience=silence.patience(),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -224,6 +228,7 @@ def up(
             "without networks they reach everything but this machine itself."
         ),
     ] = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -242,7 +247,7 @@ def up(
         *(SocksEntry.parse(text, leave_at) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
-    return _up(UpPlan(to, save_as, entries, via), as_json, log)
+    return _up(UpPlan(to, save_as, entries, via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -283,6 +288,7 @@ def tcp(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -298,7 +304,7 @@ def tcp(
         auth=auth or [],
         networks=network or [],
     )
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -314,6 +320,7 @@ def udp(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -322,7 +329,7 @@ def udp(
     from tunnel.ops.run import UpPlan
 
     entry = UdpEntry.of(target, remote)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -348,6 +355,7 @@ def share(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -358,7 +366,7 @@ def share(
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -375,6 +383,7 @@ def reach(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -383,7 +392,7 @@ def reach(
     from tunnel.ops.run import UpPlan
 
     entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -401,6 +410,7 @@ def socks(
     to: To = None,
     via: Via = None,
     save_as: SaveAs = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -410,7 +420,7 @@ def socks(
     from tunnel.ops.run import UpPlan
 
     entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
-    return _up(UpPlan(to, save_as, [entry], via), as_json, log)
+    return _up(UpPlan(to, save_as, [entry], via, silence.patience()), as_json, log)
 
 
 @app.command
@@ -492,17 +502,6 @@ def _count(flag: str, number: int, least: int = 0) -> int:
     if number < least:
         raise UsageError(f"{flag} {number} is too few", f"it is {least} or more")
     return number
-
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-def _seconds(text: str) -> int:
-    number = text.rstrip("smh")
-    unit = text[len(number) :]
-    if number.isascii() and number.isdigit() and unit in _UNITS:
-        return int(number) * _UNITS[unit]
-    raise UsageError(f"{text!r} is not a duration", "for example 30s, 5m or 0")
 
 
 # Running -----------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.front.users import is_loopback
+from tunnel.link.patience import PATIENCE, Patience
 from tunnel.link.relay import relay
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
@@ -114,6 +115,7 @@ class ServePlan:
     max_waiting_sessions: int = MAX_WAITING_SESSIONS
     max_per_address: int | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    patience: Patience = field(default_factory=Patience)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -122,6 +124,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     Raises:
         StateError: another server has the state folder, or it cannot be used.
     """
+    PATIENCE.set(plan.patience)
     with sole_server(plan.state):
         return await _serve(plan, show)
 
@@ -231,6 +234,7 @@ class UpPlan:
     entries: list[Entry] = field(default_factory=list)
     via: str | None = None
     """URL of a proxy on the way to the server."""
+    patience: Patience = field(default_factory=Patience)
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -406,6 +410,7 @@ class _Up:
 async def run_up(plan: UpPlan, show: Show) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure."""
     plan.check()
+    PATIENCE.set(plan.patience)
     join, given = saved.find(plan.to)
     return await _Up(plan, join, given, show).run()
 
