@@ -84,6 +84,7 @@ LIMITS: Final = {
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
+    "silent end of a local connection": patience.DEAD_AFTER_S,
     "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
     "datagrams waiting, in all": datagrams.SESSION_BYTES,
     "unsent in a process": room.UNSENT_LIMIT_BYTES,

@@ -11,6 +11,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
+DEAD_AFTER_S: Final = 150.0
+"""With a look every fifth of it, who has vanished is found within 3 minutes. Phones
+lose their network for one or two, and go on."""
 UDP_IDLE_S: Final = 180.0
 """Without a datagram either way. Games, VPNs and QUIC send one every 15 to 120 s; RFC
 4787 asks NATs for 2 minutes at the least and recommends 5."""
@@ -27,6 +30,8 @@ class Patience:
     """Of a connection whose two ends are alive: for ever, for only they know what they
     wait for."""
     udp_idle_s: float = UDP_IDLE_S
+    dead_after_s: float = DEAD_AFTER_S
+    """Of the machine at the other end of a local connection that was asked."""
 
     def udp_s(self, *, answered: bool) -> float:
         """Give how long a flow of datagrams may be silent."""

@@ -15,6 +15,7 @@ in its order:
     virtual reset or lost        what arrived is written out, then RST
     the peer reads no more       the local side is read and discarded until it has heard
                                  all that still comes from the peer
+    local vanished               the peer is told RESET
     no byte for ``idle_s``       the peer is told IDLE, RST; never, unless asked for
 
 A unix socket knows no RST: its end is a close, behind what was written.
@@ -37,6 +38,7 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.bell import Bell
+from tunnel.link.descriptors import carried
 from tunnel.link.patience import PATIENCE
 from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 
@@ -305,6 +307,7 @@ class _Joint:
         self._early = early
         self._virtual.on_closed(self._heard_close)
         if self._socket is not None:
+            carried(self._socket, self)
             take = self._virtual.carry(self, self._idle_s, ready=bool(early))
             if take is not None:
                 self._alone = True
@@ -451,6 +454,10 @@ class _Joint:
     def idle(self) -> None:
         """End it."""
         self._stop(_IDLE)
+
+    def vanished(self) -> None:
+        """End it: see ``Carrier``."""
+        self._stop(_RESET)
 
     # One direction each ---------------------------------------------------------------
 

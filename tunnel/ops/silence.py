@@ -13,6 +13,10 @@ from tunnel.errors import UsageError
 if TYPE_CHECKING:
     from tunnel.link.patience import Patience
 
+LEAST_DEAD_AFTER_S: Final = 5
+"""Lines are lost for that long every day, and come back."""
+MOST_DEAD_AFTER_S: Final = 43_200
+"""Twelve hours: the kernel counts no more than nine before it asks."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -34,6 +38,13 @@ class Silence:
             "answer 60s at most. Give both ends the same."
         ),
     ] = "180s"
+    dead_after: Annotated[
+        str,
+        Parameter(
+            help="Reset visitors, apps and targets whose machine has not answered for "
+            "so long."
+        ),
+    ] = "150s"
 
     def patience(self) -> Patience:
         """Give them as the layers below take them.
@@ -46,7 +57,12 @@ class Silence:
         udp_idle_s = seconds(self.udp_idle)
         if not udp_idle_s:
             raise UsageError("--udp-idle 0 would end every flow at once", "1s or more")
-        return Patience(seconds(self.idle) or math.inf, udp_idle_s)
+        dead_after_s = seconds(self.dead_after)
+        if not LEAST_DEAD_AFTER_S <= dead_after_s <= MOST_DEAD_AFTER_S:
+            raise UsageError(
+                f"--dead-after {self.dead_after} is out of range", "it is 5s to 12h"
+            )
+        return Patience(seconds(self.idle) or math.inf, udp_idle_s, dead_after_s)
 
 
 def seconds(text: str) -> int:
