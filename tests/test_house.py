@@ -11,10 +11,10 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import exit_bind, exit_udp, kinds, mappings, server, sessions
+from tunnel.center import exit_bind, kinds, mappings, server, sessions
 from tunnel.errors import Code
 from tunnel.front import listen, udp
-from tunnel.link import descriptors, link, pace, relay, session, transport
+from tunnel.link import descriptors, link, pace, patience, relay, session, transport
 from tunnel.proto import (
     codec,
     datagrams,
@@ -71,8 +71,9 @@ PEER_LIMITS: Final = {
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
-    "idle virtual TCP connection": relay.IDLE_S,
-    "idle UDP association": exit_udp.IDLE_S,
+    "silent end of a local connection": patience.DEAD_AFTER_S,
+    "idle UDP association": patience.UDP_IDLE_S,
+    "idle UDP association without an answer": patience.UDP_UNANSWERED_S,
     "associations of one UDP port": udp.MAX_ASSOCIATIONS,
     "wait for the peer of a BIND": exit_bind.WAIT_S,
     "goodbye, for the peer to confirm": link.FLUSH_S,

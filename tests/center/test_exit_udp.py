@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tunnel.center import exit_udp
 from tunnel.center.exit_udp import serve_association
 from tunnel.center.notices import LinkDown, LinkResumed, MappingReady
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
+from tunnel.link.patience import PATIENCE, Patience
 from tunnel.proto.frames import Address, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
@@ -77,9 +79,10 @@ class FakeDatagrams:
 async def serving(
     allow: Callable[[str, int], bool] = anywhere,
     target: Address | None = None,
-    idle_s: float = 60,
+    idle_s: float = 180,
 ) -> AsyncIterator[FakeDatagrams]:
     made = FakeDatagrams()
+    PATIENCE.set(Patience(udp_idle_s=idle_s))
     async with trio.open_nursery() as nursery:
 
         async def run() -> None:
@@ -87,7 +90,6 @@ async def serving(
                 made,  # type: ignore[arg-type]
                 allow,
                 target=target,
-                idle_s=idle_s,
             )
 
         nursery.start_soon(run)
@@ -248,6 +250,35 @@ async def test_silence_ends_it_with_idle(
         assert ours.ends == []
         await trio.sleep(0.2)
         assert ours.ends[0] is Code.IDLE
+
+
+async def test_what_no_target_ever_answered_is_silent_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(lambda _ip, _port: False, idle_s=600) as ours:
+        ours.put(Address(LOOPBACK, 9), b"life")
+        await trio.sleep(59)
+        assert ours.ends == []
+        await trio.sleep(2)
+        assert ours.ends[0] is Code.IDLE
+
+
+async def test_what_was_answered_is_silent_for_as_long_as_it_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    with service() as (sock, where):
+        async with serving(target=where, idle_s=600) as ours:
+            autojump_clock.autojump_threshold = math.inf  # a socket knows no such clock
+            ours.put(where, b"life")
+            _, source = await heard(sock)
+            sock.sendto(b"yes", source)
+            await ours.answer()
+            autojump_clock.jump(599)
+            await trio.testing.wait_all_tasks_blocked()
+            assert ours.ends == []
+            autojump_clock.jump(2)
+            await trio.testing.wait_all_tasks_blocked()
+            assert ours.ends[0] is Code.IDLE
 
 
 async def test_the_openers_end_closes_the_sockets() -> None:

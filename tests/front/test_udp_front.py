@@ -12,6 +12,7 @@ import trio.testing
 
 from tunnel.errors import AddressError, Code, LocalStreamError
 from tunnel.front.udp import open_udp_port, serve_udp_port, visitor_of
+from tunnel.link.patience import PATIENCE, Patience
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -112,8 +113,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(most: int = 10, idle_s: float = 60) -> AsyncIterator[Bench]:
+async def bench(most: int = 10, idle_s: float = 180) -> AsyncIterator[Bench]:
     made = Bench()
+    PATIENCE.set(Patience(udp_idle_s=idle_s))
 
     async def run() -> None:
         sockets = [made.socket]
@@ -121,7 +123,6 @@ async def bench(most: int = 10, idle_s: float = 60) -> AsyncIterator[Bench]:
             sockets,  # type: ignore[arg-type]
             made.open,
             max_associations=most,
-            idle_s=idle_s,
         )
         made.over = True
 
@@ -162,6 +163,21 @@ async def test_silence_ends_an_association_and_a_later_datagram_begins_another(
         assert port.closed == [True]
         await port.socket.come(ANNA, b"two")
         assert port.opened[1][1].sent == [b"two"]
+
+
+async def test_who_was_never_answered_is_silent_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with bench(idle_s=180) as port:
+        await port.socket.come(ANNA, b"one")
+        await port.socket.come(BERTA, b"one")
+        await port.opened[1][1].answer(b"for berta")
+        await trio.sleep(61)
+        assert port.closed == [True, False]
+        await trio.sleep(118)
+        assert port.closed == [True, False]
+        await trio.sleep(2)
+        assert port.closed == [True, True]
 
 
 @pytest.mark.parametrize("way", ["in", "out"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.link import relay as relay_module
+from tunnel.link.patience import PATIENCE, Patience
 from tunnel.link.relay import RelayResult, Traffic, relay, reset_socket
 from tunnel.link.sockets import QuickSocket
 
@@ -307,6 +309,28 @@ async def test_early_bytes_go_first_and_counters_move_at_once(
         await visitor.send_eof()
         virtual.say.send_nowait(b"")
     assert virtual.sent == b"early late"
+
+
+@pytest.mark.parametrize("idle_s", [math.inf, 7_200])
+async def test_a_relay_is_silent_for_as_long_as_its_command_allows(
+    idle_s: float, virtual: ScriptedVirtual, autojump_clock: trio.testing.MockClock
+) -> None:
+    visitor, local = trio.testing.memory_stream_pair()
+    PATIENCE.set(Patience(idle_s))
+    codes: list[Code] = []
+
+    async def go() -> None:
+        codes.append((await relay(local, virtual)).code)
+
+    async with visitor, trio.open_nursery() as nursery:
+        nursery.start_soon(go)
+        await trio.sleep(7_100)
+        await visitor.send_all(b"x")
+        await trio.sleep(7_100)
+        assert codes == []
+        await trio.sleep(80_000)
+        assert codes == ([] if idle_s == math.inf else [Code.IDLE])
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_idle_relay_ends_not_before_its_time(

@@ -50,6 +50,7 @@ from tunnel.errors import (
 from tunnel.link.bell import Bell
 from tunnel.link.bind import BoundPort
 from tunnel.link.datagrams import DatagramStream
+from tunnel.link.dead_peers import reset_the_dead
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
@@ -198,12 +199,15 @@ class CenterClient:
         failure: TunnelError | None = None
         try:
             async with trio.open_nursery() as nursery:
+                looking = trio.CancelScope()
+                nursery.start_soon(reset_the_dead, looking)
                 with self._attempts:
                     failure = await self._keep_up(nursery, task_status)
                 self.publisher.detach()
                 if self._session is not None:
                     end = failure or LocalSessionError(Code.NORMAL, "stopped")
                     self._session.end(end)
+                looking.cancel()
         finally:
             self.publisher.detach()  # once more: we may have been cancelled
             self._over.set()

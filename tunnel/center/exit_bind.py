@@ -12,7 +12,7 @@ import trio
 from tunnel.access.target import resolve
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.front.listen import open_listener, peer_of
-from tunnel.link.descriptors import DESCRIPTORS
+from tunnel.link.descriptors import DESCRIPTORS, TARGETS
 from tunnel.link.relay import relay, reset_socket
 from tunnel.log import say
 from tunnel.proto.codec import encode_address
@@ -87,7 +87,11 @@ async def serve_bind(
     except trio.BrokenResourceError:
         await reset_socket(local)
         return
-    await relay(local, stream)
+    TARGETS.dialled(local)
+    try:
+        await relay(local, stream)
+    finally:
+        TARGETS.left(local)
 
 
 async def _expected_host(expected: Address, allow: Allow) -> Address | None:

@@ -18,6 +18,7 @@ import trio
 from tunnel.access.target import resolve
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.link.descriptors import DESCRIPTORS, Flows
+from tunnel.link.patience import PATIENCE
 from tunnel.log import say
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 from tunnel.proto.frames import Address
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from tunnel.link.datagrams import DatagramStream
 
-IDLE_S: Final = 60.0
-"""Without a datagram either way; longer than any program waits for an answer."""
 MAX_NAMES: Final = 64
 """Resolved names that one association remembers; also how many may be asked at once."""
 NAME_S: Final = 30.0
@@ -54,7 +53,6 @@ async def serve_association(
     allow: Callable[[str, int], bool],
     *,
     target: Address | None = None,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Accept an association that the peer asked for, and serve it to its end.
 
@@ -63,9 +61,8 @@ async def serve_association(
         allow: asked about every numeric address before anything is sent to it.
         target: where all of it goes, whatever the datagrams' addresses say; None sends
             each to its own address.
-        idle_s: how long it may be silent.
     """
-    exit_ = _Exit(datagrams, allow, idle_s)
+    exit_ = _Exit(datagrams, allow)
     FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
     try:
         if target is not None:
@@ -95,13 +92,13 @@ class _Exit:
         self,
         datagrams: DatagramStream,
         allow: Callable[[str, int], bool],
-        idle_s: float,
     ) -> None:
         self.target: Address | None = None
         self.dropped = 0
         self._datagrams = datagrams
         self._allow = allow
-        self._idle_s = idle_s
+        self._patience = PATIENCE.get()
+        self._answered = False
         self._sockets: dict[int, trio.socket.SocketType] = {}
         self._names: dict[str, tuple[str, float]] = {}
         self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
@@ -152,7 +149,8 @@ class _Exit:
             self._datagrams.close(Code.IDLE)
 
     def _touch(self) -> None:
-        self._scope.deadline = trio.current_time() + self._idle_s
+        idle_s = self._patience.udp_s(answered=self._answered)
+        self._scope.deadline = trio.current_time() + idle_s
         FLOWS.touch(self)
 
     # Out -----------------------------------------------------------------------------
@@ -235,6 +233,7 @@ class _Exit:
             if host not in self._peers or not self._is_answer(host, source[1]):
                 self.dropped += 1
                 continue
+            self._answered = True
             self._touch()
             whence = NOWHERE if self.target else Address(host, source[1])
             self._datagrams.send(whence, payload)

@@ -33,6 +33,7 @@ from tunnel.errors import (
     TunnelError,
 )
 from tunnel.front.listen import open_listener, serve
+from tunnel.link.dead_peers import reset_the_dead
 from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.link.link import Link
 from tunnel.link.sockets import QuickSocket
@@ -191,6 +192,7 @@ class CenterServer:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_stopped)
+            nursery.start_soon(reset_the_dead, trio.CancelScope())
             nursery.start_soon(self.names.serve, self.mappings)
             address = Address(listen.host, port)
             task_status.started(address)

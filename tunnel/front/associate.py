@@ -60,8 +60,6 @@ async def associate(
         with _relay_socket(app) as udp:
             relay = _Relay(udp, datagrams, Address(peer.host, port))
             name = udp.getsockname()
-            # A dead machine sends no FIN: without this its association stays for ever.
-            app.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await app.send_all(reply(Address(_plain(name[0]), name[1])))
             await relay.run(app)
     finally:

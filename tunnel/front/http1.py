@@ -31,15 +31,16 @@ from tunnel.front.http_heads import (
     values,
     without_frames,
 )
-from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
+from tunnel.link.patience import PATIENCE
+from tunnel.link.relay import GRACE_S, reset_socket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tunnel.proto.frames import Address
 
-BODY_S: Final = 60.0
-"""Between two reads of a body: a slower one holds a connection for nothing."""
+PAGE_S: Final = 60.0
+"""For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
 _READ_BYTES: Final = 65_536
 
 _SUSPECT: Final = re.compile(
@@ -136,7 +137,6 @@ class Visit:
         early: bytes = b"",
         head_s: float = HEAD_S,
         keep_alive_s: float = BETWEEN_S,
-        body_s: float = BODY_S,
     ) -> None:
         self.stream = stream
         self.peer = peer
@@ -148,7 +148,7 @@ class Visit:
         """Whether a final response has begun."""
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
-        self._body_s = body_s
+        self._idle_s = PATIENCE.get().idle_s
         self._served = 0
         self._method = ""
         self._accepts_html = False
@@ -257,7 +257,7 @@ class Visit:
         """Wait for more of the request's body, or its end.
 
         Raises:
-            HttpError: 400 or 408; nothing that follows may be believed.
+            HttpError: 400; nothing that follows may be believed.
             VisitorGoneError: the visitor's connection is dead.
         """
         while True:
@@ -269,13 +269,7 @@ class Visit:
                 self.waiting[:0] = self._conn.trailing_data[0]
                 return event
             if not self.waiting:
-                with trio.move_on_after(self._body_s) as limit:
-                    await self._more()
-                if limit.cancelled_caught:
-                    raise HttpError(
-                        HTTPStatus.REQUEST_TIMEOUT, "the body stopped coming",
-                        close=True,
-                    )  # fmt: skip
+                await self._more()
             # No bytes tell h11 that the visitor has ended.
             data, self.waiting = bytes(self.waiting), bytearray()
             self._conn.receive_data(data)
@@ -339,7 +333,7 @@ class Visit:
         """
         return self._conn.send(h11.EndOfMessage(headers=trailers)) or b""
 
-    async def send(self, data: bytes, within_s: float = IDLE_S) -> None:
+    async def send(self, data: bytes, within_s: float | None = None) -> None:
         """Send to the visitor.
 
         Raises:
@@ -347,7 +341,7 @@ class Visit:
         """
         if not data:
             return
-        with trio.move_on_after(within_s) as limit:
+        with trio.move_on_after(within_s or self._idle_s) as limit:
             try:
                 await self.stream.send_all(data)
             except trio.BrokenResourceError:
@@ -373,7 +367,7 @@ class Visit:
         output = self.head(error.status, headers, reason)
         if self._method != "HEAD":
             output += self.part(text)
-        await self.send(output + self.end([]), self._body_s)
+        await self.send(output + self.end([]), PAGE_S)
 
     @property
     def may_go_on(self) -> bool:

@@ -55,7 +55,8 @@ from tunnel.front.http_heads import (
 )
 from tunnel.front.listen import LOG, carry, peer_of
 from tunnel.front.users import Login
-from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
+from tunnel.link.patience import PATIENCE
+from tunnel.link.relay import ResettableStream, reset_socket
 from tunnel.link.sockets import CHUNK_BYTES
 from tunnel.log import say
 from tunnel.proto.frames import TcpTarget
@@ -80,7 +81,6 @@ async def handle_http(
     peer: Address | None = None,
     users: ProxyUsers | None = None,
     head_s: float = HEAD_S,
-    idle_s: float = IDLE_S,
     pseudonym: bytes = b"tunnel",
 ) -> None:
     """Serve one app to its end; owns the stream.
@@ -92,12 +92,11 @@ async def handle_http(
         peer: who the app is, where its stream cannot tell.
         users: without them everybody is welcome.
         head_s: for each head, from its first byte.
-        idle_s: an exchange or a relay without a byte for so long is ended.
         pseudonym: of this proxy in Via; a request that carries it has been here.
     """
     peer = peer or peer_of(app)
     login = Login(peer, "proxy")
-    talk = _Conversation(app, way_out, users, login, head_s, idle_s, pseudonym)
+    talk = _Conversation(app, way_out, users, login, head_s, pseudonym)
     try:
         await talk.run(first)
     except trio.BrokenResourceError:
@@ -109,7 +108,7 @@ async def handle_http(
         await talk.close()
     if talk.virtual is not None:
         early = bytes(talk.early)
-        await carry(app, talk.virtual, peer, early=early, idle_s=idle_s)
+        await carry(app, talk.virtual, peer, early=early)
     elif talk.reason:
         say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=talk.reason)
 
@@ -193,7 +192,6 @@ class _Conversation:
         users: ProxyUsers | None,
         login: Login,
         head_s: float,
-        idle_s: float,
         pseudonym: bytes,
     ) -> None:
         self._stream = app
@@ -202,7 +200,6 @@ class _Conversation:
         self._users = users
         self._login = login
         self._head_s = head_s
-        self._idle_s = idle_s
         self._pseudonym = pseudonym
         self._upstream: _Upstream | None = None
         self._has_served = False
@@ -389,7 +386,7 @@ class _Conversation:
                 if upstream is None:
                     return
             exchange = _Exchange(self._app, upstream, head, body, self._pseudonym)
-            await exchange.run(self._idle_s)
+            await exchange.run()
             if not (reused and exchange.may_repeat):
                 break
             self._give_up_upstream()
@@ -539,7 +536,7 @@ class _Exchange:
         self._body = body
         self._pseudonym = pseudonym
         self._scope = trio.CancelScope()
-        self._idle_s = IDLE_S
+        self._idle_s = PATIENCE.get().idle_s
         self._push_at = 0.0
         upstream.heard = False
         self.request_over = not body
@@ -566,9 +563,8 @@ class _Exchange:
             and self._head.method in _REPEATABLE
         )
 
-    async def run(self, idle_s: float) -> None:
+    async def run(self) -> None:
         """Return when it is done or cannot be; the fields say which."""
-        self._idle_s = idle_s
         # Written before anything is read: an answer without a request is nonsense.
         head = self._upstream.http.send(self._head)
         if not self._body:

@@ -20,7 +20,7 @@ from tunnel.errors import AddressError
 from tunnel.front.vouched import vouched_peer
 from tunnel.link.begun import InOrder, begun
 from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
-from tunnel.link.relay import IDLE_S, relay, reset_socket
+from tunnel.link.relay import relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
 from tunnel.lookup import addresses_of
@@ -423,11 +423,10 @@ async def carry(
     peer: Address | None,
     *,
     early: bytes = b"",
-    idle_s: float = IDLE_S,
 ) -> None:
     """Relay to the end and say in the log how it went. Owns both streams."""
     started = time.monotonic()
-    result = await relay(stream, virtual, early=early, idle_s=idle_s)
+    result = await relay(stream, virtual, early=early)
     if LOG.isEnabledFor(logging.DEBUG):
         say(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
             sent=result.sent_bytes, received=result.received_bytes,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
 from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
-from tunnel.link.relay import IDLE_S, ResettableStream, reset_socket
+from tunnel.link.relay import ResettableStream, reset_socket
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -34,10 +34,9 @@ async def serve_port(
     open_now: OpenNow,
     *,
     max_visitors: int = MAX_VISITORS,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve the visitors of one port until cancelled; closes the listeners."""
-    handle = partial(handle_visitor, open_now=open_now, idle_s=idle_s)
+    handle = partial(handle_visitor, open_now=open_now)
     await serve(listeners, handle, max_visitors=max_visitors)
 
 
@@ -45,8 +44,6 @@ def handle_visitor(
     visitor: trio.abc.HalfCloseableStream,
     peer: Address,
     open_now: OpenNow,
-    *,
-    idle_s: float = IDLE_S,
 ) -> Awaitable[None]:
     """Carry one visitor to its end; owns the stream.
 
@@ -61,4 +58,4 @@ def handle_visitor(
         say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
             reason=error.code.name)  # fmt: skip
         return reset_socket(visitor)
-    return carry(visitor, virtual, peer, idle_s=idle_s)
+    return carry(visitor, virtual, peer)

@@ -16,7 +16,6 @@ from tunnel.front.attempt import READ_BYTES
 from tunnel.front.http_proxy import handle_http
 from tunnel.front.listen import LOG, MAX_VISITORS, peer_of, serve
 from tunnel.front.socks import HANDSHAKE_S, handle_socks
-from tunnel.link.relay import IDLE_S
 from tunnel.log import say
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ async def serve_proxy(
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
     max_apps: int = MAX_VISITORS,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve apps until cancelled; closes the listeners.
 
@@ -49,7 +47,6 @@ async def serve_proxy(
         handshake_s: for an app's first byte, and then for its whole request (SOCKS) or
             for the head of each request (HTTP).
         max_apps: above it an app waits until one has left.
-        idle_s: a connection without a byte for so long is ended.
     """
 
     # Of its own for each proxy: passing two of them is not a loop.
@@ -62,7 +59,6 @@ async def serve_proxy(
             peer=peer,
             users=users,
             handshake_s=handshake_s,
-            idle_s=idle_s,
             pseudonym=pseudonym,
         )
 
@@ -76,7 +72,6 @@ async def handle_app(
     peer: Address | None = None,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
-    idle_s: float = IDLE_S,
     pseudonym: bytes = b"tunnel",
 ) -> None:
     """Serve one app to its end, whatever it speaks; owns the stream.
@@ -106,7 +101,6 @@ async def handle_app(
             peer=peer,
             users=users,
             handshake_s=handshake_s,
-            idle_s=idle_s,
         )
     else:
         await handle_http(
@@ -116,6 +110,5 @@ async def handle_app(
             peer=peer,
             users=users,
             head_s=handshake_s,
-            idle_s=idle_s,
             pseudonym=pseudonym,
         )

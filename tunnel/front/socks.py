@@ -23,7 +23,6 @@ from tunnel.front.attempt import (
 )
 from tunnel.front.listen import LOG, carry, peer_of
 from tunnel.front.users import Login
-from tunnel.link.relay import IDLE_S
 from tunnel.link.sockets import QuickSocket
 from tunnel.log import say
 from tunnel.proto.frames import TcpTarget
@@ -55,7 +54,6 @@ async def handle_socks(
     peer: Address | None = None,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve one app to its end; owns the stream.
 
@@ -68,7 +66,6 @@ async def handle_socks(
         peer: who the app is, where its stream cannot tell.
         users: without them everybody is welcome; with them only SOCKS5 is.
         handshake_s: for all that is said before the request is there.
-        idle_s: a relay without a byte for so long is ended.
     """
     peer = peer or peer_of(app)
     login = Login(peer, "proxy")
@@ -92,7 +89,7 @@ async def handle_socks(
             await trio.aclose_forcefully(app)
     if ready and serving.virtual is not None:
         early = bytes(serving.early)
-        await carry(app, serving.virtual, peer, early=early, idle_s=idle_s)
+        await carry(app, serving.virtual, peer, early=early)
     elif not ready:
         say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 

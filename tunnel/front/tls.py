@@ -34,7 +34,7 @@ from tunnel.front.client_hello import (
 from tunnel.front.http1 import HttpError, Visit, host_of
 from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.front.web import Absent, Open, handle_visitor
-from tunnel.link.relay import GRACE_S, IDLE_S, reset_socket
+from tunnel.link.relay import GRACE_S, reset_socket
 from tunnel.log import say
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ async def serve_tls_names(
     ending: Termination | None,
     *,
     max_visitors: int = MAX_VISITORS,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve an HTTPS port until cancelled; closes the listeners.
 
@@ -101,13 +100,10 @@ async def serve_tls_names(
         route_web: asked for each request of who is not passed through.
         ending: ends TLS for those; None refuses them.
         max_visitors: at once.
-        idle_s: without a byte either way.
     """
 
     async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
-        await handle_tls_visitor(
-            stream, peer, route_passed, route_web, ending, idle_s=idle_s
-        )
+        await handle_tls_visitor(stream, peer, route_passed, route_web, ending)
 
     await serve(listeners, handle, max_visitors=max_visitors)
 
@@ -118,8 +114,6 @@ async def handle_tls_visitor(
     route_passed: RoutePassed,
     route_web: Route,
     ending: Termination | None,
-    *,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve one visitor to its end; owns the stream."""
     heard = bytearray()
@@ -137,9 +131,9 @@ async def handle_tls_visitor(
     else:
         if isinstance(found, TlsVisitor):
             visit = Visit(found, peer, secure=True)
-            await handle_visitor(visit, route_web, idle_s=idle_s)
+            await handle_visitor(visit, route_web)
         else:
-            await _pass_on(stream, peer, found, bytes(heard), idle_s)
+            await _pass_on(stream, peer, found, bytes(heard))
 
 
 async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> ClientHello:
@@ -193,7 +187,6 @@ async def _pass_on(
     peer: Address,
     open_one: Open,
     heard: bytes,
-    idle_s: float,
 ) -> None:
     try:
         virtual = await open_one(peer)
@@ -202,7 +195,7 @@ async def _pass_on(
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    await carry(stream, virtual, peer, early=heard, idle_s=idle_s)
+    await carry(stream, virtual, peer, early=heard)
 
 
 async def _refuse(

@@ -18,6 +18,7 @@ import trio
 from tunnel.errors import StreamError
 from tunnel.front.listen import LOG, address_error
 from tunnel.link.descriptors import DESCRIPTORS, Flows
+from tunnel.link.patience import PATIENCE
 from tunnel.log import say
 from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
@@ -32,8 +33,6 @@ ALL_ASSOCIATIONS: Final = 16_384
 """Visitors of all ports of the process at once, what a session carries, and not more
 than ``SHARE`` of the descriptors: who is the exit for them has a socket for each."""
 SHARE: Final = 1 / 2
-IDLE_S: Final = 60.0
-"""Without a datagram either way."""
 MAX_DATAGRAM_BYTES: Final = 65_535
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked of the kernel for the port: a burst of a thousand datagrams waits there while
@@ -98,13 +97,12 @@ async def serve_udp_port(
     open_datagrams: OpenDatagrams,
     *,
     max_associations: int = MAX_ASSOCIATIONS,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve the visitors of one UDP port until cancelled or until it is closed.
 
     Closes the sockets, and every association that it opened.
     """
-    port = _Port(open_datagrams, max_associations, idle_s)
+    port = _Port(open_datagrams, max_associations)
     try:
         async with trio.open_nursery() as port.nursery:
             async with trio.open_nursery() as readers:
@@ -126,7 +124,7 @@ FLOWS: Final = Flows("udp.given_up")
 class _Association:
     """One visitor, and the task that carries what comes back to it."""
 
-    __slots__ = ("_among", "_source", "datagrams", "scope")
+    __slots__ = ("_among", "_source", "answered", "datagrams", "scope")
 
     def __init__(
         self,
@@ -135,6 +133,8 @@ class _Association:
         among: dict[_Source, _Association],
     ) -> None:
         self.datagrams = datagrams
+        self.answered = False
+        """Something came back: it is no stranger with a forged address."""
         self.scope = trio.CancelScope()
         self._source = source
         self._among = among
@@ -151,10 +151,10 @@ class _Port:
 
     nursery: trio.Nursery
 
-    def __init__(self, open_datagrams: OpenDatagrams, most: int, idle_s: float) -> None:
+    def __init__(self, open_datagrams: OpenDatagrams, most: int) -> None:
         self._open = open_datagrams
         self._most = most
-        self._idle_s = idle_s
+        self._patience = PATIENCE.get()
         self._associations: dict[_Source, _Association] = {}
         self._refusing = False
 
@@ -179,7 +179,8 @@ class _Port:
         self._associations.pop(source, None)
         self._associations[source] = association
         FLOWS.touch(association)
-        association.scope.deadline = trio.current_time() + self._idle_s
+        idle_s = self._patience.udp_s(answered=association.answered)
+        association.scope.deadline = trio.current_time() + idle_s
 
     def _admit(
         self, sock: trio.socket.SocketType, source: _Source
@@ -229,6 +230,7 @@ class _Port:
     def _touch_answered(self, source: _Source, association: _Association) -> None:
         """An answer counts as life, unless a newcomer has its place by now."""
         if self._associations.get(source) is association:
+            association.answered = True
             self._touch(source, association)
 
 

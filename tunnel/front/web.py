@@ -53,7 +53,8 @@ from tunnel.front.http_heads import (
 )
 from tunnel.front.listen import LOG, MAX_VISITORS, serve
 from tunnel.front.users import Login
-from tunnel.link.relay import IDLE_S, ResettableStream, relay
+from tunnel.link.patience import PATIENCE
+from tunnel.link.relay import ResettableStream, relay
 from tunnel.log import say
 from tunnel.proto.frames import Address
 
@@ -90,17 +91,16 @@ async def serve_web(
     route: Route,
     *,
     max_visitors: int = MAX_VISITORS,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve an HTTP port until cancelled; closes the listeners."""
 
     async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
-        await handle_visitor(Visit(stream, peer), route, idle_s=idle_s)
+        await handle_visitor(Visit(stream, peer), route)
 
     await serve(listeners, handle, max_visitors=max_visitors)
 
 
-async def handle_visitor(visit: Visit, route: Route, *, idle_s: float = IDLE_S) -> None:
+async def handle_visitor(visit: Visit, route: Route) -> None:
     """Serve one visitor to its end; owns its stream."""
 
     async def answer(request: Request) -> bool:
@@ -111,7 +111,7 @@ async def handle_visitor(visit: Visit, route: Route, *, idle_s: float = IDLE_S) 
         origin = origin_of(request, visit.peer, secure=visit.secure)
         headers = request_headers(request, origin)
         visitor = origin.visitor
-        exchange = await _begin(visit, request, headers, open_one, idle_s, visitor)
+        exchange = await _begin(visit, request, headers, open_one, visitor)
         try:
             return await exchange.run()
         finally:
@@ -128,7 +128,6 @@ async def handle_guarded(
     open_one: Open,
     *,
     believe_headers: bool,
-    idle_s: float = IDLE_S,
 ) -> None:
     """Serve a visitor whose every request must bring the password; owns its stream.
 
@@ -141,7 +140,6 @@ async def handle_guarded(
         open_one: opens the service behind it.
         believe_headers: what the headers say about the visitor was written by our
             server, and stays.
-        idle_s: without a byte either way.
     """
 
     login = Login(visit.peer, "share")
@@ -153,7 +151,7 @@ async def handle_guarded(
             origin = origin_of(request, visit.peer, secure=visit.secure)
         headers = request_headers(request, origin)
         headers = [(k, v) for k, v in headers if k != b"authorization"]
-        exchange = await _begin(visit, request, headers, open_one, idle_s, visit.peer)
+        exchange = await _begin(visit, request, headers, open_one, visit.peer)
         return await exchange.run()
 
     await serve_requests(visit, answer)
@@ -338,14 +336,13 @@ async def _begin(
     request: Request,
     headers: Fields,
     open_one: Open,
-    idle_s: float,
     visitor: Address,
 ) -> _Exchange:
     try:
         virtual = await open_one(visitor)
     except StreamError as error:
         raise _refusal(error.code) from None
-    return _Exchange(visit, request, headers, virtual, idle_s)
+    return _Exchange(visit, request, headers, virtual)
 
 
 class _Exchange:
@@ -357,7 +354,6 @@ class _Exchange:
         request: Request,
         headers: Fields,
         virtual: ResettableStream,
-        idle_s: float,
     ) -> None:
         self.status = 0
         self._visit = visit
@@ -367,7 +363,7 @@ class _Exchange:
         self._head = self._far.send(
             h11.Request(method=request.method, target=request.target, headers=headers)
         )
-        self._idle_s = idle_s
+        self._idle_s = PATIENCE.get().idle_s
         self._scope = trio.CancelScope()
         self._failure: HttpError | VisitorGoneError | None = None
         self._complete = self._switched = False
@@ -397,10 +393,7 @@ class _Exchange:
                 self._virtual.reset(Code.RESET)
         if self._switched:
             visit = self._visit
-            await relay(
-                visit.stream, self._virtual,
-                early=bytes(visit.waiting), idle_s=self._idle_s,
-            )  # fmt: skip
+            await relay(visit.stream, self._virtual, early=bytes(visit.waiting))
             return False
         await self._virtual.aclose()
         return True

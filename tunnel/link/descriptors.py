@@ -60,6 +60,24 @@ def raise_limit() -> None:
     DESCRIPTORS.look()
 
 
+class Carrier(Protocol):
+    """What carries a socket, and is told of it where nobody may be reading."""
+
+    def vanished(self) -> None:
+        """End it: the other end is gone. Must not wait."""
+        ...
+
+
+PRESENT: Final[dict[QuickSocket, Carrier | None]] = {}
+"""Local connections of this process, with what carries each once something does."""
+
+
+def carried(stream: QuickSocket, by: Carrier) -> None:
+    """Have ``by`` hear of it when the other end of ``stream`` has vanished."""
+    if stream in PRESENT:
+        PRESENT[stream] = by
+
+
 class Arrivals:
     """The sockets of one entry, in the order in which they came."""
 
@@ -77,6 +95,7 @@ class Arrivals:
         if not self._said:
             DESCRIPTORS.crowds.add(self)
         self._said[visitor] = -1
+        PRESENT[visitor] = None
 
     def dialled(self, target: QuickSocket, said_bytes: int = 0) -> None:
         """Add one that was dialled: silent for as long as nobody speaks to it.
@@ -88,10 +107,12 @@ class Arrivals:
         if not self._said:
             DESCRIPTORS.crowds.add(self)
         self._said[target] = said_bytes
+        PRESENT[target] = None
 
     def left(self, stream: QuickSocket) -> None:
         """Take one out again that was added; it is closed, or about to be."""
         self._said.pop(stream, None)
+        PRESENT.pop(stream, None)
         if stream.given_up:
             stream.given_up = False
             DESCRIPTORS.leaving -= 1

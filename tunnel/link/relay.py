@@ -15,7 +15,8 @@ in its order:
     virtual reset or lost        what arrived is written out, then RST
     the peer reads no more       the local side is read and discarded until it has heard
                                  all that still comes from the peer
-    no byte for ``idle_s``       the peer is told IDLE, RST
+    local vanished               the peer is told RESET
+    no byte for ``idle_s``       the peer is told IDLE, RST; never, unless asked for
 
 A unix socket knows no RST: its end is a close, behind what was written.
 """
@@ -37,6 +38,8 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.link.bell import Bell
+from tunnel.link.descriptors import carried
+from tunnel.link.patience import PATIENCE
 from tunnel.link.sockets import CHUNK_BYTES, QuickSocket, quick
 
 if TYPE_CHECKING:
@@ -48,8 +51,6 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 1.0
 """How long a local side that does not read may delay an end that is certain."""
-IDLE_S: Final = 3600.0
-"""Without a byte either way for this long, both sides have likely forgotten it."""
 _POLL_S: Final = 0.01
 _TCP_CLOSE: Final = 7
 
@@ -146,7 +147,7 @@ async def relay(
     virtual: ResettableStream,
     *,
     early: bytes = b"",
-    idle_s: float = IDLE_S,
+    idle_s: float | None = None,
     traffic: Traffic | None = None,
 ) -> RelayResult:
     """Carry bytes both ways until both directions have ended or one side broke.
@@ -160,9 +161,11 @@ async def relay(
         virtual: may still wait for the peer's answer; a refusal is a reset.
         early: bytes that were read from ``local`` before.
         idle_s: without a byte either way for this long, and at most 1 % or
-            ``REST_MORE_S`` more, the relay ends with IDLE.
+            ``REST_MORE_S`` more, the relay ends with IDLE. None: as ``PATIENCE`` says.
         traffic: counters to be kept up to date meanwhile.
     """
+    if idle_s is None:
+        idle_s = PATIENCE.get().idle_s
     joint = _Joint(local, virtual, traffic or Traffic(), idle_s)
     try:
         await joint.run(early)
@@ -304,6 +307,7 @@ class _Joint:
         self._early = early
         self._virtual.on_closed(self._heard_close)
         if self._socket is not None:
+            carried(self._socket, self)
             take = self._virtual.carry(self, self._idle_s, ready=bool(early))
             if take is not None:
                 self._alone = True
@@ -450,6 +454,10 @@ class _Joint:
     def idle(self) -> None:
         """End it."""
         self._stop(_IDLE)
+
+    def vanished(self) -> None:
+        """End it: see ``Carrier``."""
+        self._stop(_RESET)
 
     # One direction each ---------------------------------------------------------------
 

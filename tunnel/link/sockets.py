@@ -17,6 +17,8 @@ from typing import Final, Protocol
 
 import trio
 
+from tunnel.link.dead_peers import ask_when_silent
+
 Buffer = bytes | bytearray | memoryview
 
 CHUNK_BYTES: Final = 131_056
@@ -340,6 +342,7 @@ def tune_local(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+        ask_when_silent(sock)
     except OSError:
         pass  # a kernel or a socket family without an option works without it
 

@@ -15,6 +15,7 @@ from cyclopts.config import Env
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.ops.silence import Silence, seconds
 from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
@@ -77,6 +78,7 @@ Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
 Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
+_USUAL: Final = Silence()
 
 
 @app.command
@@ -138,6 +140,7 @@ def serve(
             negative=(),
         ),
     ] = None,
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -156,7 +159,7 @@ def serve(
         public_host,
         state or state_folder(),
         plain,
-        _seconds(resume),
+        seconds(resume),
         name_options(http, https, domain, certificate),
         max_sessions=_count("--max-sessions", max_sessions, least=1),
         max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
@@ -164,7 +167,8 @@ def serve(
         if max_per_address is None
         else _count("--max-per-address", max_per_address, least=1),
         trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
-        drain_s=_seconds(drain),
+        drain_s=seconds(drain),
+        patience=silence.patience(),
     )
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_serve(plan, show), show)
@@ -234,6 +238,7 @@ def up(
         ),
     ] = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -252,7 +257,11 @@ def up(
         *(SocksEntry.parse(text, leave_at) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
-    return _up(UpPlan(to, save_as, entries, via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, entries, via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -294,6 +303,7 @@ def tcp(
     via: Via = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -309,7 +319,11 @@ def tcp(
         auth=auth or [],
         networks=network or [],
     )
-    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -326,6 +340,7 @@ def udp(
     via: Via = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -334,7 +349,11 @@ def udp(
     from tunnel.ops.run import UpPlan
 
     entry = UdpEntry.of(target, remote)
-    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -361,6 +380,7 @@ def share(
     via: Via = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -371,7 +391,11 @@ def share(
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
-    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -389,6 +413,7 @@ def reach(
     via: Via = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -397,7 +422,11 @@ def reach(
     from tunnel.ops.run import UpPlan
 
     entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
-    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -416,6 +445,7 @@ def socks(
     via: Via = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
+    silence: Silence = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -425,7 +455,11 @@ def socks(
     from tunnel.ops.run import UpPlan
 
     entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
-    return _up(UpPlan(to, save_as, [entry], via, _seconds(drain)), as_json, log)
+    return _up(
+        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
+        as_json,
+        log,
+    )
 
 
 @app.command
@@ -507,17 +541,6 @@ def _count(flag: str, number: int, least: int = 0) -> int:
     if number < least:
         raise UsageError(f"{flag} {number} is too few", f"it is {least} or more")
     return number
-
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-def _seconds(text: str) -> int:
-    number = text.rstrip("smh")
-    unit = text[len(number) :]
-    if number.isascii() and number.isdigit() and unit in _UNITS:
-        return int(number) * _UNITS[unit]
-    raise UsageError(f"{text!r} is not a duration", "for example 30s, 5m or 0")
 
 
 # Running -----------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
 from tunnel.front.users import is_loopback
+from tunnel.link.patience import PATIENCE, Patience
 from tunnel.link.relay import relay
 from tunnel.log import say
 from tunnel.ops import saved
@@ -123,6 +124,7 @@ class ServePlan:
     max_per_address: int | None = None
     trusted_proxies: tuple[Network, ...] = ()
     drain_s: int = int(DRAIN_S)
+    patience: Patience = field(default_factory=Patience)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -131,6 +133,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     Raises:
         StateError: another server has the state folder, or it cannot be used.
     """
+    PATIENCE.set(plan.patience)
     with sole_server(plan.state):
         return await _serve(plan, show)
 
@@ -242,6 +245,7 @@ class UpPlan:
     via: str | None = None
     """URL of a proxy on the way to the server."""
     drain_s: int = int(DRAIN_S)
+    patience: Patience = field(default_factory=Patience)
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -429,6 +433,7 @@ class _Up:
 async def run_up(plan: UpPlan, show: Show) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure."""
     plan.check()
+    PATIENCE.set(plan.patience)
     join, given = saved.find(plan.to)
     return await _Up(plan, join, given, show).run()
 
