@@ -126,7 +126,9 @@ async def test_a_taken_http_port_is_said_and_the_link_s_port_is_closed() -> None
 
 
 def test_an_entry_is_a_name_and_a_target_or_a_folder(tmp_path: Path) -> None:
-    assert ShareEntry.parse("shop=8000") == ShareEntry(Address(LOOPBACK, 8000), "shop")
+    assert ShareEntry.parse("shop=8000") == ShareEntry(
+        Address("localhost", 8000), "shop"
+    )
     assert ShareEntry.parse("*.x.test=a.lan:80").name == "*.x.test"
     assert ShareEntry.parse(f"site={tmp_path}").name == "site"
 

@@ -13,10 +13,9 @@ import errno
 import ipaddress
 import math
 import os
-import re
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
@@ -25,9 +24,10 @@ import trio
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import UnixPath
+from tunnel.proto.host import LOOPBACKS, host_of, is_localhost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tunnel.proto.frames import Address, End
 
@@ -48,8 +48,6 @@ cancel scope costs as much as all else that is done for it in Python."""
 
 Opened = Callable[[socket.socket], None]
 """Look at a socket before it dials; an ``OSError`` stops it."""
-
-_HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 
 _BY_ERRNO: Final = {
     errno.ECONNREFUSED: Code.REFUSED,
@@ -157,6 +155,8 @@ async def connect(
             raise _not_allowed(address)
         if len(endpoints) == 1:
             return await _dial(endpoints[0], until, within, opened)
+        if is_localhost(address.host):
+            return await _dial_loopbacks(endpoints, failures, until, within, opened)
         with within(until):
             return await _Race(failures, opened).run(endpoints)
     except OSError as error:
@@ -277,12 +277,7 @@ def _check(address: Address) -> None:
     """Refuse what no resolver and no kernel should be asked about."""
     if not 0 < address.port < 65_536:
         raise _unusable(address, f"{address.port} is not a port to connect to")
-    if ":" in address.host:
-        try:
-            ipaddress.IPv6Address(address.host)
-        except ValueError:
-            raise _unusable(address, "the host is not an IPv6 address") from None
-    elif not _HOST_NAME.fullmatch(address.host):
+    if address.host.startswith("[") or host_of(address.host, zone=True) is None:
         raise _unusable(address, "the host is neither a name nor an IP address")
 
 
@@ -301,6 +296,8 @@ async def _resolve(
     """
     if _is_ipv4(address.host):
         return [_Endpoint(socket.AF_INET, (address.host, address.port))]
+    if is_localhost(address.host):
+        return _loopbacks(address.port)
     try:
         with within(until):
             found = await trio.socket.getaddrinfo(
@@ -317,6 +314,14 @@ async def _resolve(
     if not in_turn:
         raise socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
     return in_turn
+
+
+def _loopbacks(port: int) -> list[_Endpoint]:
+    ipv4, ipv6 = LOOPBACKS
+    return [
+        _Endpoint(socket.AF_INET, (ipv4, port)),
+        _Endpoint(socket.AF_INET6, (ipv6, port, 0, 0)),
+    ]
 
 
 def _is_ipv4(host: str) -> bool:
@@ -378,6 +383,34 @@ async def _dial(
     except BaseException:
         sock.close()
         raise
+
+
+async def _dial_loopbacks(
+    endpoints: list[_Endpoint],
+    failures: list[OSError],
+    until: float,
+    within: Within,
+    opened: Opened,
+) -> socket.socket:
+    """Dial the first of two if it answers at once, as loopback does; else both.
+
+    A race costs tasks, which for a connection on the machine is more than all else.
+    """
+    try:
+        return await _dial(endpoints[0], within=_no_wait, opened=opened)
+    except OSError as error:
+        failures.append(error.with_traceback(None))
+        return await _dial(endpoints[1], until, within, opened)
+    except trio.TooSlowError:  # it has no room just now
+        with within(until):
+            return await _Race(failures, opened).run(endpoints)
+
+
+@contextmanager
+def _no_wait(_until: float) -> Iterator[None]:
+    if _until:
+        raise trio.TooSlowError
+    yield
 
 
 def _new_socket(family: int) -> socket.socket:

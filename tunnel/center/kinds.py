@@ -6,7 +6,6 @@ key is whose it never knows: that is mappings.py's one rule for all of them.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import AddressError, Code, TunnelError
+from tunnel.front.bound import is_in_use
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
@@ -188,9 +188,8 @@ def _named(key: Key) -> Iterator[None]:
     try:
         yield
     except AddressError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
-            raise KeyInUse(key, error) from cause
+        if is_in_use(error):
+            raise KeyInUse(key, error) from error.__cause__
         raise
 
 

@@ -16,6 +16,7 @@ from cyclopts.config import Env
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.proto.frames import Address
+from tunnel.proto.host import EVERYWHERE
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
 
@@ -75,7 +76,13 @@ Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
 @app.command
 def serve(
     *,
-    listen: Annotated[str, Parameter(help="[HOST:]PORT for links.")] = "0.0.0.0:7443",
+    listen: Annotated[
+        str,
+        Parameter(
+            help="[HOST:]PORT for links; a port alone is on every address, IPv4 and "
+            "IPv6. Public ports without a host are where this is."
+        ),
+    ] = "7443",
     ports: Annotated[
         str, Parameter(help="Public ports for entries that name none.")
     ] = "20000-20999",
@@ -143,7 +150,7 @@ def serve(
     if print_join:
         return show_join(state or state_folder(), Show(as_json=as_json, log=log))
     plan = ServePlan(
-        Address.parse(listen, "0.0.0.0"),  # noqa: S104 - a public server
+        Address.parse(listen, EVERYWHERE),
         _port_range(ports),
         public_host,
         state or state_folder(),
@@ -364,7 +371,11 @@ def share(
 @app.command
 def reach(
     listen: Annotated[
-        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
+        str,
+        Parameter(
+            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
+            "127.0.0.1 and ::1."
+        ),
     ],
     target: Annotated[
         str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
@@ -379,18 +390,22 @@ def reach(
     log: Log = None,
 ) -> int:
     """Bring one TCP service of the server's side here."""
-    from tunnel.ops.entries import ReachEntry, parse_listen, parse_target
+    from tunnel.ops.entries import ReachEntry, parse_far_target, parse_listen
     from tunnel.ops.run import UpPlan
 
-    entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
+    entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
     return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 
 @app.command
 def socks(
     listen: Annotated[
-        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
-    ] = "127.0.0.1:1080",
+        str,
+        Parameter(
+            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
+            "127.0.0.1 and ::1."
+        ),
+    ] = "1080",
     /,
     *,
     auth: Annotated[
@@ -426,11 +441,11 @@ def pipe(
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
-    from tunnel.ops.entries import parse_target
+    from tunnel.ops.entries import parse_far_target
     from tunnel.ops.run import run_pipe
     from tunnel.ops.show import Show
 
-    where = parse_target(target)
+    where = parse_far_target(target)
     show = Show(log=log or "terminal")
     return _run(lambda: run_pipe(where, to, show, via=via, exit_name=leave_at), show)
 

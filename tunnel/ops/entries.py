@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tunnel.access.target import probe
 from tunnel.errors import CODES, Code, TunnelError, UsageError
@@ -35,6 +35,7 @@ from tunnel.proto.frames import (
     UnixPath,
     parse_end,
 )
+from tunnel.proto.host import EVERYWHERE, LOCALHOST
 
 if TYPE_CHECKING:
     import trio
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from tunnel.front.users import ProxyUsers
     from tunnel.proto.frames import End
     from tunnel.proto.proxy_header import ProxyVersion
-
-LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +146,14 @@ class TcpEntry(Published):
             UsageError: one is none, or they are not of one length.
         """
         end, count = _parse_row(target)
-        public = parse_ports(remote, LOOPBACK)
-        host = public.first.host if ":" in remote else ""
+        public = parse_public_ports(remote)
         if public.count != count and public.first.port:
             raise UsageError(
                 f"{remote} and {target} are not of one length",
                 "the visitor of each port reaches the target of the same place",
                 "for example 6000-6010=127.0.0.1:6000-6010",
             )
-        return cls(Address(host, public.first.port), end, count, proxy)
+        return cls(public.first, end, count, proxy)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
@@ -269,7 +267,7 @@ class ReachEntry(Local):
                 "an entry is LISTEN=TARGET",
                 f"--reach 5432={text}",
             )
-        return cls(parse_listen(listen), parse_target(target), exit_name)
+        return cls(parse_listen(listen), parse_far_target(target), exit_name)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
@@ -336,35 +334,61 @@ def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
 
 
 def parse_listen(text: str) -> End:
-    """Read where to listen here; a bare port listens on loopback.
+    """Read where to listen here; a bare port listens on both loopbacks.
 
     Raises:
         UsageError: it is no address and no unix path.
     """
-    return parse_end(text, LOOPBACK)
+    return parse_end(text, LOCALHOST)
 
 
 def parse_target(text: str) -> End:
-    """Read what is to be reached; a bare port is one of the machine where it is.
+    """Read what is to be reached here; a bare port is one of either loopback.
 
     Raises:
         UsageError: it is no address and no unix path, or has port 0.
     """
-    return _with_port(parse_end(text, LOOPBACK), text)
+    return _reachable(parse_end(text, LOCALHOST), text)
+
+
+def parse_far_target(text: str) -> End:
+    """Read what is to be reached from another machine, as ``parse_target`` does.
+
+    Raises:
+        UsageError: besides, it has a zone, which is a card of this machine.
+    """
+    end = parse_target(text)
+    if isinstance(end, Address) and "%" in end.host:
+        raise _zone_refused(text, "the target is reached from another machine")
+    return end
 
 
 def _parse_row(text: str) -> tuple[End, int]:
     """Read a target, or the first of several in a row and their number."""
     if text.startswith(UNIX_PREFIX):
         return UnixPath.parse(text), 1
-    ports = parse_ports(text, LOOPBACK)
-    return _with_port(ports.first, text), ports.count
+    ports = parse_ports(text, LOCALHOST)
+    return _reachable(ports.first, text), ports.count
 
 
-def _with_port(end: End, text: str) -> End:
+def _reachable(end: End, text: str) -> End:
     if isinstance(end, Address) and not end.port:
         raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
+    if isinstance(end, Address) and end.host == EVERYWHERE:
+        raise UsageError(
+            f"{text!r} cannot be reached",
+            "* is a place to listen, for every address",
+            f"a port of this machine is {end.port} alone",
+        )
     return end
+
+
+def _zone_refused(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"{text!r} has a zone, which names a network card of this machine",
+        why,
+        "use an address without %…, or a name",
+    )
 
 
 def as_target(end: End) -> TcpTarget | UnixPath:
@@ -378,6 +402,29 @@ def parse_remote(text: str) -> Address:
     Raises:
         UsageError: it is none.
     """
-    if text.isascii() and text.isdigit():
-        return Address("", Address.parse(text, LOOPBACK).port)
-    return Address.parse(text)
+    return _public(Address.parse(text, EVERYWHERE), text)
+
+
+def parse_public_ports(text: str) -> Ports:
+    """Read a public address with one port or several, as ``parse_remote`` does.
+
+    Raises:
+        UsageError: it is none.
+    """
+    ports = parse_ports(text, EVERYWHERE)
+    return Ports(_public(ports.first, text), ports.count)
+
+
+def _public(where: Address, text: str) -> Address:
+    """Leave to the server where a port without a host is: ``--listen`` says so."""
+    if where.host == EVERYWHERE:
+        if ":" in text:
+            raise UsageError(
+                f"{text!r} does not say an address of the server",
+                "a port alone is where the server's --listen is",
+                f"{where.port} alone, or 0.0.0.0:{where.port}, or [::]:{where.port}",
+            )
+        return Address("", where.port)
+    if "%" in where.host:
+        raise _zone_refused(text, "the public port is one of the server's")
+    return where

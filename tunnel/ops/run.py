@@ -7,7 +7,6 @@ import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,6 +40,7 @@ from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.stdio import standard_stream
+from tunnel.proto.host import EVERYWHERE, LOOPBACKS, WILDCARDS
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -200,14 +200,19 @@ def _reachable_host(host: str) -> str:
 
     Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
     """
-    try:
-        if not ip_address(host).is_unspecified:
-            return host
-    except ValueError:
-        return host
+    if host == EVERYWHERE:
+        ipv4, ipv6 = map(_own_address, WILDCARDS)
+        return ipv4 or ipv6 or LOOPBACKS[0]
+    if host in WILDCARDS:
+        return _own_address(host) or LOOPBACKS[WILDCARDS.index(host)]
+    return host
+
+
+def _own_address(wildcard: str) -> str:
+    """Give the address that leads out of this machine; empty without a route."""
     family, anywhere = (
         (socket.AF_INET6, "2001:db8::1")
-        if ":" in host
+        if ":" in wildcard
         else (socket.AF_INET, "192.0.2.1")
     )
     try:
@@ -216,7 +221,7 @@ def _reachable_host(host: str) -> str:
             own: str = probe_socket.getsockname()[0]
             return own
     except OSError:
-        return "::1" if ":" in host else "127.0.0.1"
+        return ""
 
 
 # up ----------------------------------------------------------------------------------

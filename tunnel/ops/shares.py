@@ -9,7 +9,6 @@ import os
 from base64 import b32encode
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +23,7 @@ from tunnel.front.web import Guard
 from tunnel.ops.entries import Line, Published, as_target, parse_target
 from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import UNIX_PREFIX, Address, MappingEntry, MappingType
+from tunnel.proto.host import EVERYWHERE, LOOPBACKS, WILDCARDS, is_localhost
 
 if TYPE_CHECKING:
     import trio
@@ -122,7 +122,7 @@ class ShareEntry(Published):
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
         del nursery
-        own = self.name or _own_name(client.client_id, self._target)
+        own = self.name or _own_name(client.client_id, self._key)
         wanted = MappingEntry(MappingType.HTTP, "", own)
         return await client.publish(wanted, self.serving(by_name=True))
 
@@ -144,6 +144,14 @@ class ShareEntry(Published):
         if isinstance(self.what, Folder):
             return os.fsdecode(self.what.root)
         return str(self.what)
+
+    @property
+    def _key(self) -> str:
+        """What the name of its own goes by; a port alone was 127.0.0.1 to us once."""
+        what = self.what
+        if isinstance(what, Address) and is_localhost(what.host):
+            return str(Address(LOOPBACKS[0], what.port))
+        return self._target
 
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
         """Give a port: a server without names can show a web page all the same."""
@@ -200,8 +208,8 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
     name = notice.wanted.host
     fix = ""
     if code is Code.UNSUPPORTED:
-        where = f"0.0.0.0:{_USUAL_PORTS[flag]}"
-        fix = f"run `tunnel serve --{flag} {where} --domain DOMAIN` there"
+        port = _USUAL_PORTS[flag]
+        fix = f"run `tunnel serve --{flag} {port} --domain DOMAIN` there"
     elif code is Code.TAKEN:
         fix = "choose another name"
     return TunnelError(code, f"the server does not give {name or 'a port'}: {reason}",
@@ -236,10 +244,7 @@ def _shared(text: str, *, listing: bool = False) -> End | Folder:
 
 
 def _is_everywhere(host: str) -> bool:
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return False
+    return host in (EVERYWHERE, *WILDCARDS)
 
 
 def _own_name(client_id: bytes, target: str) -> str:
@@ -265,13 +270,12 @@ def name_options(
     if certificate is not None and https is None:
         raise UsageError(
             "a certificate is given, but no port to use it on",
-            fix="--https 0.0.0.0:443",
+            fix="--https 443",
         )
     if domain is not None and not is_host_name(domain):
         raise UsageError(f"{domain!r} is not a domain", fix="--domain t.example.net")
-    everywhere = "0.0.0.0"  # noqa: S104 - a public server
-    http_at = Address.parse(http, everywhere) if http else None
-    https_at = Address.parse(https, everywhere) if https else None
+    http_at = Address.parse(http, EVERYWHERE) if http else None
+    https_at = Address.parse(https, EVERYWHERE) if https else None
     public = [at for at in (http_at, https_at) if at and not is_loopback(at.host)]
     if domain is None and not public:
         domain = "localhost"
