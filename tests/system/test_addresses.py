@@ -222,6 +222,35 @@ def test_a_proxy_takes_an_address_as_a_name(machine: Machine) -> None:
                 assert read_exactly(app, len(answer)) == answer
 
 
+SOCKS_UDP = """
+import socket, sys
+app = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
+for words, answer in (
+    (bytes((5, 1, 2)), bytes((5, 2))),
+    (bytes((1, 2)) + b"me" + bytes((1,)) + b"p", bytes((1, 0))),
+):
+    app.sendall(words)
+    assert app.recv(2) == answer
+app.sendall(bytes((5, 3, 0, 1)) + bytes(6))
+print(socket.inet_ntoa(app.recv(10)[4:8]))
+"""
+
+
+def test_apps_behind_nat_are_told_the_public_address_for_their_datagrams(
+    machine: Machine,
+) -> None:
+    network = Network(machine, BOTH)
+    server = machine.serve()
+    listen = "0.0.0.0:1080,auth=me:p"
+    public = ("--udp-public-address", "203.0.113.7")
+    machine.up(server.join, "--socks", listen, *public, ready=1)
+    assert network.python(SOCKS_UDP, "192.0.2.7", "1080") == "203.0.113.7"
+    assert network.python(SOCKS_UDP, "127.0.0.1", "1080") == "127.0.0.1"
+    refused = machine.tunnel("socks", "--udp-public-address", "nat.lan")
+    assert refused.wait() == 2
+    assert "'nat.lan' is not an IP address" in refused.errors()
+
+
 def test_a_taken_loopback_is_said_with_its_address(machine: Machine) -> None:
     server = machine.serve()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as holder:

@@ -65,6 +65,11 @@ class Opening(Protocol):
         """Where, as the client is told."""
         ...
 
+    @property
+    def note(self) -> str:
+        """What else the client is told, as the reason of the answer."""
+        ...
+
     async def serve(self, name: str, open_target: OpenTarget) -> None:
         """Carry visitors to ``NameTarget(name)`` until closed and all have left."""
         ...
@@ -202,6 +207,8 @@ def _close_all(rows: list[list[PortListener]]) -> None:
 class _TcpPorts:
     """See ``Opening``. The visitor of each port is told from those of the others."""
 
+    note = ""
+
     def __init__(self, public: Address, rows: list[list[PortListener]]) -> None:
         self.public = public
         self._rows = rows
@@ -244,6 +251,8 @@ class UdpPorts(TcpPorts):
 class _UdpPorts:
     """See ``Opening``. The visitor of each port is told from those of the others."""
 
+    note = ""
+
     def __init__(
         self, public: Address, rows: list[list[trio.socket.SocketType]]
     ) -> None:
@@ -272,13 +281,21 @@ class HostNames:
         type: ``HTTP`` or ``HTTPS``.
         port: the public one, for the answer.
         domain: completes names without a dot; None refuses those.
+        note: see ``Opening``.
     """
 
     max_count = 1
     none_left = "there is no such name"
 
-    def __init__(self, type: MappingType, port: int, domain: str | None) -> None:  # noqa: A002 - as in Key
+    def __init__(
+        self,
+        type: MappingType,  # noqa: A002 - as in Key
+        port: int,
+        domain: str | None,
+        note: str = "",
+    ) -> None:
         self._type = type
+        self._note = note
         self._port = port
         self._domain = domain
 
@@ -307,7 +324,7 @@ class HostNames:
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
         await trio.lowlevel.checkpoint()
-        return _Name(Address(keys[0].host, self._port))
+        return _Name(Address(keys[0].host, self._port), self._note)
 
 
 class Exits:
@@ -341,8 +358,9 @@ def exit_key(name: str) -> Key:
 class _Name:
     """See ``Opening``: nothing is opened, the claim itself is what others look up."""
 
-    def __init__(self, public: Address) -> None:
+    def __init__(self, public: Address, note: str = "") -> None:
         self.public = public
+        self.note = note
         self._closed = trio.Event()
 
     async def serve(self, name: str, open_target: OpenTarget) -> None:

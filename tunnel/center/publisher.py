@@ -21,6 +21,7 @@ from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
 from tunnel.proto.frames import (
     MAX_MAPPING_ENTRIES,
+    TLS_ONLY,
     Address,
     MappingEntry,
     MappingOp,
@@ -195,7 +196,8 @@ class Publisher:
             if known != public:
                 say(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
-                self._tell(MappingReady(name, public))
+                over_tls = answer.reason == TLS_ONLY
+                self._tell(MappingReady(name, public, over_tls))
         else:
             mapping.public, mapping.refusal = None, answer
             say(logger, logging.WARNING, "mapping.refused", name=name,

@@ -67,6 +67,14 @@ LeaveAt = Annotated[
     str | None,
     Parameter(name="--exit", help="Leave at this client instead of the server."),
 ]
+UdpPublic = Annotated[
+    str | None,
+    Parameter(
+        name="--udp-public-address",
+        help="IP address that SOCKS apps of other machines are told for their "
+        "datagrams, where the proxy is behind NAT.",
+    ),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
@@ -223,6 +231,7 @@ def up(
             negative=(),
         ),
     ] = None,
+    udp_public: UdpPublic = None,
     leave_at: LeaveAt = None,
     be_exit: Annotated[
         str | None,
@@ -246,7 +255,7 @@ def up(
         *map(ShareEntry.parse, http or []),
         *map(PassedEntry.parse, https or []),
         *(ReachEntry.parse(text, leave_at) for text in reach or []),
-        *(SocksEntry.parse(text, leave_at) for text in socks or []),
+        *(SocksEntry.parse(text, leave_at, udp_public) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
     return _up(UpPlan(to, save_as, entries, via), as_json, log)
@@ -412,6 +421,7 @@ def socks(
         list[str] | None,
         Parameter(negative=(), help="USER:PASSWORD who may use it. Repeatable."),
     ] = None,
+    udp_public: UdpPublic = None,
     leave_at: LeaveAt = None,
     to: To = None,
     via: Via = None,
@@ -424,7 +434,8 @@ def socks(
     from tunnel.ops.entries import SocksEntry, parse_listen
     from tunnel.ops.run import UpPlan
 
-    entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
+    users = parse_users(auth or [])
+    entry = SocksEntry(parse_listen(listen), leave_at, users, udp_public)
     return _up(UpPlan(to, save_as, [entry], via), as_json, log)
 
 

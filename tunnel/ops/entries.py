@@ -36,6 +36,7 @@ from tunnel.proto.frames import (
     parse_end,
 )
 from tunnel.proto.host import EVERYWHERE, LOCALHOST
+from tunnel.proto.socks import literal
 
 if TYPE_CHECKING:
     import trio
@@ -99,6 +100,10 @@ class Published(ABC):
     @abstractmethod
     async def ready(self, public: Address) -> Line:
         """Give the line for the public address that it got; may look at the target."""
+
+    def over_tls(self) -> Published:
+        """Give it as it is where only ``https://`` leads to it."""
+        return self
 
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
         """Give what is to be published where the server does not offer this."""
@@ -290,19 +295,30 @@ class SocksEntry(Local):
     exit_name: str | None = None
     """The client at which to leave instead."""
     users: ProxyUsers | None = None
+    udp_public: str | None = None
+    """IP address under which apps send their datagrams, where NAT is between."""
 
     def __post_init__(self) -> None:
         refuse_open_proxy(self.listen, self.users)
+        if self.udp_public is not None and literal(self.udp_public) is None:
+            raise UsageError(
+                f"{self.udp_public!r} is not an IP address",
+                "SOCKS tells apps a number to send their datagrams to, and no port",
+                "for example --udp-public-address 203.0.113.7",
+            )
 
     @classmethod
-    def parse(cls, text: str, exit_name: str | None = None) -> SocksEntry:
+    def parse(
+        cls, text: str, exit_name: str | None = None, udp_public: str | None = None
+    ) -> SocksEntry:
         """Read ``LISTEN[,auth=USER:PASSWORD…]``.
 
         Raises:
             UsageError: it is none.
         """
         listen, options = split_options(text, ("auth",))
-        return cls(parse_listen(listen), exit_name, parse_users(options["auth"]))
+        users = parse_users(options["auth"])
+        return cls(parse_listen(listen), exit_name, users, udp_public)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
@@ -316,7 +332,7 @@ class SocksEntry(Local):
     def _way_out(self, client: CenterClient) -> WayOut:
         if self.exit_name is not None:  # a client is an exit for TCP only
             return WayOut(partial(client.open, exit_name=self.exit_name))
-        return WayOut(client.open, client.bind, client.associate)
+        return WayOut(client.open, client.bind, client.associate, self.udp_public)
 
 
 def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:

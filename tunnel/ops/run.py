@@ -329,9 +329,9 @@ class _Up:
                     "another machine has our client id (a copied state folder?); "
                     "this one has one of its own from now on",
                 )
-            case MappingReady(name, public):
+            case MappingReady(name, public, over_tls):
                 if self._nursery is not None:
-                    self._nursery.start_soon(self._ready, name, public)
+                    self._nursery.start_soon(self._ready, name, public, over_tls)
             case MappingRefused():
                 if self._nursery is not None:
                     self._nursery.start_soon(self._refused, notice)
@@ -363,8 +363,9 @@ class _Up:
         what = "link lost" if notice.was_up else "no link"
         self._show.talk(what, f"{waiting}retry in {notice.retry_s:.1f} s")
 
-    async def _ready(self, name: str, public: Address) -> None:
-        line = await self._published[name].ready(public)
+    async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
+        entry = self._published[name]
+        line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
             self._show.talk("warning", line.warning)
         # A script is told once, unless a new link brought another address.

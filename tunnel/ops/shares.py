@@ -79,11 +79,13 @@ class ShareEntry(Published):
         what: a target, or a folder.
         name: as the server knows it; empty for one that this client keeps.
         guard: who may see it.
+        scheme: of its address, as far as is known.
     """
 
     what: End | Folder
     name: str = ""
     guard: Guard | None = None
+    scheme: str = "http"
 
     @classmethod
     def parse(cls, text: str) -> ShareEntry:
@@ -137,7 +139,12 @@ class ShareEntry(Published):
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
         target = None if isinstance(self.what, Folder) else self.what
-        return await _line("http", url_of("http", public), self._target, target)
+        url = url_of(self.scheme, public)
+        return await _line("http", url, self._target, target)
+
+    def over_tls(self) -> Published:
+        """See ``Published``."""
+        return replace(self, scheme="https")
 
     @property
     def _target(self) -> str:

@@ -318,6 +318,10 @@ class MappingAnswer:
     reason: str = ""
 
 
+TLS_ONLY: Final = "https"
+"""The reason of an answer that gave a web service its name, where TLS leads to it."""
+
+
 @dataclass(slots=True)
 class ProtMappingAnswer:
     """MAPPING with ACK: one answer for each entry, in the order of the question."""
