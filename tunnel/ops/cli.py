@@ -16,7 +16,7 @@ from cyclopts.config import Env
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.proto.frames import Address
-from tunnel.proto.host import EVERYWHERE
+from tunnel.proto.host import EVERYWHERE, host_of
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
 
@@ -160,7 +160,7 @@ def serve(
     plan = ServePlan(
         Address.parse(listen, EVERYWHERE),
         _port_range(ports),
-        public_host,
+        _public_host(public_host),
         state or state_folder(),
         plain,
         _seconds(resume),
@@ -512,6 +512,17 @@ def _port_range(text: str) -> range:
     raise UsageError(
         f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
     )
+
+
+def _public_host(text: str | None) -> str | None:
+    host = None if text is None else host_of(text)
+    if text is not None and host is None:
+        raise UsageError(
+            f"--public-host {text!r} is not a host",
+            "it is a name or an IP address, without a port",
+            "for example --public-host t.example.net",
+        )
+    return host
 
 
 def _count(flag: str, number: int, least: int = 0) -> int:

@@ -21,9 +21,15 @@ from tunnel.front.folder import Folder
 from tunnel.front.users import is_loopback
 from tunnel.front.web import Guard
 from tunnel.ops.entries import Line, Published, as_target, parse_target
-from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import UNIX_PREFIX, Address, MappingEntry, MappingType
-from tunnel.proto.host import EVERYWHERE, LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.proto.host import (
+    EVERYWHERE,
+    LOCALHOST,
+    LOOPBACKS,
+    WILDCARDS,
+    host_of,
+    is_localhost,
+)
 
 if TYPE_CHECKING:
     import trio
@@ -224,14 +230,16 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
 
 
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:
-    name, equals, target = text.partition("=")
-    if not (equals and is_host_name(name.removeprefix("*."))):
+    written, equals, target = text.partition("=")
+    any_label = "*." if written.startswith("*.") else ""
+    name = host_of(written.removeprefix(any_label))
+    if not equals or name is None or ":" in name:
         raise UsageError(
             f"{text!r} does not say which name leads where",
             "an entry is NAME=TARGET",
             f"{flag} shop={target or text}",
         )
-    return name, target
+    return any_label + name, target
 
 
 def _shared(text: str, *, listing: bool = False) -> End | Folder:
@@ -279,12 +287,13 @@ def name_options(
             "a certificate is given, but no port to use it on",
             fix="--https 443",
         )
-    if domain is not None and not is_host_name(domain):
+    known = host_of(domain.strip(".")) if domain is not None else None
+    if domain is not None and (known is None or ":" in known):
         raise UsageError(f"{domain!r} is not a domain", fix="--domain t.example.net")
     http_at = Address.parse(http, EVERYWHERE) if http else None
     https_at = Address.parse(https, EVERYWHERE) if https else None
     public = [at for at in (http_at, https_at) if at and not is_loopback(at.host)]
-    if domain is None and not public:
-        domain = "localhost"
-    name = domain.lower().strip(".") if domain else None
+    if known is None and not public:
+        known = LOCALHOST
+    name = known.lower() if known else None
     return NameOptions(http_at, https_at, name, certificate)
