@@ -12,9 +12,11 @@ import trio
 from support.names import resolve_to, silent
 
 from tunnel.access import target
+from tunnel.access.networks import Networks
 from tunnel.access.target import connect, probe, resolve
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import Address
+from tunnel.proto.host import LOOPBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -481,3 +483,61 @@ async def test_a_refusal_outweighs_the_silence_of_another_address(
     with failing_with(Code.REFUSED):
         await connect(Address("db.example", 1), deadline_s=3)
     assert trio.current_time() - made.start == pytest.approx(3)
+
+
+# --- localhost, and so a port alone
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+@pytest.mark.parametrize("name", ["localhost", "LocalHost."])
+async def test_localhost_is_whichever_loopback_answers_and_asks_nobody(
+    host: str, name: str
+) -> None:
+    names = resolve_to(error=AssertionError("asked"))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as service:
+        port = service.getsockname()[1]
+        with await connect(Address(name, port)) as sock:
+            assert sock.getpeername()[:2] == (host, port)
+    assert not names.asked
+
+
+async def test_localhost_where_nobody_listens_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        port = service.getsockname()[1]
+    with pytest.raises(LocalStreamError) as caught:
+        await connect(Address("localhost", port))
+    assert caught.value.code is Code.REFUSED
+
+
+async def test_a_rule_for_one_loopback_does_not_lead_to_the_other() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as service:
+        address = Address("localhost", service.getsockname()[1])
+        for networks, code in (
+            ([], Code.NOT_ALLOWED),
+            (["10.0.0.0/8"], Code.NOT_ALLOWED),
+            (["127.0.0.0/8"], Code.REFUSED),
+        ):
+            with pytest.raises(LocalStreamError) as caught:
+                await connect(address, allow=Networks.parse(networks).allow)
+            assert caught.value.code is code
+        (await connect(address, allow=Networks.parse(["::1"]).allow)).close()
+
+
+async def test_a_full_first_loopback_does_not_hide_the_other() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        waiting = []
+        for _ in range(3):  # one more than fits: the kernel drops what comes now
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+            waiting.append(sock)
+        where = ("::1", port)
+        with (
+            socket.create_server(where, family=socket.AF_INET6),
+            await connect(Address("localhost", port)) as sock,
+        ):
+            assert sock.getpeername()[:2] == where
+        for sock in waiting:
+            sock.close()

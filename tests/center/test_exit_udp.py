@@ -20,6 +20,7 @@ from tunnel.center.notices import LinkDown, LinkResumed, MappingReady
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
 from tunnel.link.patience import PATIENCE, Patience
 from tunnel.proto.frames import Address, NameTarget, UdpTarget
+from tunnel.proto.host import LOOPBACKS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -330,6 +331,37 @@ async def test_one_with_a_target_ignores_addresses_and_hears_only_the_target() -
 
 
 # Both roles -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> None:
+    other = LOOPBACKS[1 - LOOPBACKS.index(host)]
+    with service(host) as (sock, peer):
+        async with serving(target=Address("localhost", peer.port)) as datagrams:
+            datagrams.put(exit_udp.NOWHERE, b"one")
+            payload, source = await heard(sock)
+            assert payload == b"one"
+            sock.sendto(b"two", source)
+            assert await datagrams.answer() == (exit_udp.NOWHERE, b"two")
+            sock.close()
+            family = socket.AF_INET6 if ":" in other else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as moved:
+                moved.bind((other, peer.port))
+                datagrams.put(exit_udp.NOWHERE, b"three")
+                assert (await heard(moved))[0] == b"three"
+
+
+async def test_a_target_on_no_loopback_is_asked_again() -> None:
+    with service() as (sock, peer):
+        sock.close()
+        async with serving(target=Address("localhost", peer.port)) as datagrams:
+            for _ in range(3):
+                datagrams.put(exit_udp.NOWHERE, b"lost")
+            await trio.testing.wait_all_tasks_blocked()
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as late:
+                late.bind(("::1", peer.port))
+                datagrams.put(exit_udp.NOWHERE, b"found")
+                assert (await heard(late))[0] == b"found"
 
 
 @asynccontextmanager

@@ -334,6 +334,8 @@ class Names:
 
 
 class OpenNames:
+    note = ""
+
     def __init__(self, open_now: set[Key], keys: tuple[Key, ...]) -> None:
         self.public = Address(keys[0].host, 80)
         self._open_now, self._keys = open_now, keys

@@ -13,7 +13,7 @@ from tunnel.access.security import make_token
 from tunnel.center.kinds import HostNames, Key
 from tunnel.center.names import NameOptions
 from tunnel.center.notices import MappingReady, MappingRefused
-from tunnel.errors import Code, TunnelError
+from tunnel.errors import Code, TunnelError, UsageError
 from tunnel.ops.shares import ShareEntry, _own_name, name_options, url_of
 from tunnel.proto.frames import Address, MappingEntry, MappingType
 
@@ -126,7 +126,9 @@ async def test_a_taken_http_port_is_said_and_the_link_s_port_is_closed() -> None
 
 
 def test_an_entry_is_a_name_and_a_target_or_a_folder(tmp_path: Path) -> None:
-    assert ShareEntry.parse("shop=8000") == ShareEntry(Address(LOOPBACK, 8000), "shop")
+    assert ShareEntry.parse("shop=8000") == ShareEntry(
+        Address("localhost", 8000), "shop"
+    )
     assert ShareEntry.parse("*.x.test=a.lan:80").name == "*.x.test"
     assert ShareEntry.parse(f"site={tmp_path}").name == "site"
 
@@ -169,3 +171,14 @@ def test_names_on_loopback_end_in_localhost(tmp_path: Path) -> None:
         name_options("80", None, None, (tmp_path, tmp_path))
     with pytest.raises(TunnelError):
         name_options("80", None, "a b", None)
+
+
+def test_a_name_in_another_script_is_known_as_visitors_ask_for_it() -> None:
+    assert ShareEntry.parse("b\u00fccher=8000").name == "xn--bcher-kva"
+    assert ShareEntry.parse("*.b\u00fccher.de=8000").name == "*.xn--bcher-kva.de"
+    names = name_options("80", None, "B\u00fccher.de.", None)
+    assert names.domain == "xn--bcher-kva.de"
+    assert names.http == Address("*", 80)
+    for text in ("a b=8000", "[::1]=8000", "*.=8000"):
+        with pytest.raises(UsageError):
+            ShareEntry.parse(text)

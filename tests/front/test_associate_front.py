@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 from support.far import read, read_to_end
+from support.logs import text
 
 import tunnel.front.associate
 from tunnel.front.listen import open_listener
@@ -71,7 +73,9 @@ class Association:
 
 
 @asynccontextmanager
-async def control(host: str = "127.0.0.1") -> AsyncIterator[Association]:
+async def control(
+    host: str = "127.0.0.1", public: str | None = None
+) -> AsyncIterator[Association]:
     far = Echo()
 
     async def associate() -> Echo:
@@ -82,7 +86,7 @@ async def control(host: str = "127.0.0.1") -> AsyncIterator[Association]:
     where = listeners[0].socket.getsockname()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            way_out = WayOut(pytest.fail, associate=associate)
+            way_out = WayOut(pytest.fail, associate=associate, udp_public=public)
             nursery.start_soon(serve_proxy, listeners, way_out)
             async with await trio.open_tcp_stream(*where[:2]) as stream:
                 yield Association(far, stream)
@@ -252,3 +256,26 @@ async def test_what_the_exit_cannot_do_is_not_supported() -> None:
         await app.send_eof()
         await handle_app(ours, WayOut(pytest.fail))
         assert await read_to_end(app) == b"\5\0\5\7\0\1" + bytes(6)
+
+
+async def test_an_app_of_this_machine_is_told_the_address_that_it_came_to() -> None:
+    async with control(public="203.0.113.7") as it:
+        await it.begin()
+        assert it.relay[0] == "127.0.0.1"
+
+
+async def test_that_others_send_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tunnel.front")
+    async with control() as it:
+        await it.begin()
+        data = encode_datagram(TARGET, b"x")
+        with udp() as app, udp("127.0.0.2") as other:
+            for _ in range(3):
+                await other.sendto(data, it.relay)
+            await app.sendto(data, it.relay)
+            assert (await app.recvfrom(100))[0] == data
+            source = f"127.0.0.2:{other.getsockname()[1]}"
+    assert text(caplog).count("datagram.dropped") == 1
+    assert f"source={source}" in text(caplog)

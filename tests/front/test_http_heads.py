@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from tunnel.front.http_heads import (
     TargetError,
     absolute_target,
+    check_host,
     connect_target,
     passed_on,
+    quoted_line,
     wants_websocket,
 )
 from tunnel.proto.frames import Address
@@ -69,7 +71,8 @@ def test_options_without_a_path_is_about_the_whole_server() -> None:
         (b"http://a\\b/", 400),
         (b"http://a.test/#x", 400),
         (b"http://a.test#x", 400),
-        (b"http://\xc3\xa9.test/", 400),
+        (b"http://%e9.test/", 400),
+        (b"http://%c3%a9%2etest/", 400),
         (b"http://" + b"a" * 256 + b"/", 400),
     ],
 )
@@ -88,6 +91,9 @@ def test_what_a_parser_could_take_otherwise_is_refused(
         (b"a.test:443", Address("a.test", 443)),
         (b"192.0.2.7:1", Address("192.0.2.7", 1)),
         (b"[::1]:65535", Address("::1", 65535)),
+        (b"::1:443", Address("::1", 443)),
+        (b"2001:db8::7:443", Address("2001:db8::7", 443)),
+        (b"b%C3%BCcher.test:1", Address("xn--bcher-kva.test", 1)),
     ],
 )
 def test_a_connect_names_host_and_port(target: bytes, address: Address) -> None:
@@ -97,13 +103,34 @@ def test_a_connect_names_host_and_port(target: bytes, address: Address) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"a.test", b"[::1]", b"a.test:", b":443", b"a.test:0", b"::1:443", b"/", b"u@a:1"],
+    [b"a.test", b"[::1]", b"a.test:", b":443", b"a.test:0", b"::1", b"/", b"u@a:1"],
 )
 def test_a_connect_without_host_or_port_is_refused(target: bytes) -> None:
     """Point 38; row A6."""
     with pytest.raises(TargetError) as caught:
         connect_target(target)
     assert caught.value.status == 400
+
+
+def test_a_name_in_another_script_is_written_in_ascii_for_the_origin() -> None:
+    for port in (b"", b":8080"):
+        target = absolute_target(b"http://b%C3%BCcher.test" + port + b"/%C3%BC", b"GET")
+        assert target.authority == b"xn--bcher-kva.test" + port
+        assert target.address.host == "xn--bcher-kva.test"
+        assert target.path == b"/%C3%BC"
+
+
+def test_only_the_first_line_of_a_head_is_quoted() -> None:
+    head = "CONNECT bücher.test:1 HTTP/1.1\r\nX: ü\r\n\r\n".encode()
+    quoted = b"CONNECT b%C3%BCcher.test:1 HTTP/1.1\r\nX: \xc3\xbc\r\n\r\n"
+    assert quoted_line(head) == quoted
+    assert quoted_line(quoted) == quoted
+
+
+def test_the_host_field_of_a_connect_may_be_as_bare_as_its_target() -> None:
+    check_host([(b"Host", b"::1:443"), (b"host", b"[::1]"), (b"Host", b"")])
+    with pytest.raises(TargetError):
+        check_host([(b"Host", b"a b")])
 
 
 def test_what_is_for_one_hop_is_left_out() -> None:

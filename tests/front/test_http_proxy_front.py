@@ -161,6 +161,17 @@ async def test_a_connect_to_ipv6_and_of_http_1_0_is_as_good() -> None:
     assert talk.targets == [TcpTarget(Address("::1", 443))]
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1_000])
+async def test_a_connect_to_a_name_in_utf_8_leads_to_its_idna_form(piece: int) -> None:
+    head = "CONNECT bücher.test:443 HTTP/1.1\r\nHost: bücher.test:443\r\n\r\n".encode()
+    async with proxied() as talk:
+        for at in range(0, len(head), piece):
+            await talk.app.send_all(head[at : at + piece])
+        await talk.origin()
+        assert (await read_head(talk.app)).status == 200
+    assert talk.targets == [TcpTarget(Address("xn--bcher-kva.test", 443))]
+
+
 async def test_a_target_that_speaks_first_is_heard() -> None:
     """Point 22."""
     async with proxied() as talk:

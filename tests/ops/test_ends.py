@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def bare(port: int) -> Address:
+    return Address("localhost", port)
+
+
 def here(port: int) -> Address:
     return Address(LOOPBACK, port)
 
@@ -36,7 +40,7 @@ def nobody() -> CenterClient:
 @pytest.mark.parametrize(
     ("text", "entry"),
     [
-        ("2222=22", TcpEntry(Address("", 2222), here(22))),
+        ("2222=22", TcpEntry(Address("", 2222), bare(22))),
         (
             "127.0.0.1:2222=db.lan:22,proxy=v2",
             TcpEntry(here(2222), Address("db.lan", 22), 1, ProxyVersion.V2),
@@ -47,10 +51,10 @@ def nobody() -> CenterClient:
         ),
         (
             "0.0.0.0:6000-6001=6000-6001",
-            TcpEntry(Address("0.0.0.0", 6000), here(6000), 2),
+            TcpEntry(Address("0.0.0.0", 6000), bare(6000), 2),
         ),
         ("[::1]:6000-6001", TcpEntry(Address("", 0), Address("::1", 6000), 2)),
-        ("0=6000-6001", TcpEntry(Address("", 0), here(6000), 2)),
+        ("0=6000-6001", TcpEntry(Address("", 0), bare(6000), 2)),
         ("80=unix:/run/x.sock", TcpEntry(Address("", 80), UnixPath("/run/x.sock"))),
         ("unix:/run/x.sock", TcpEntry(Address("", 0), UnixPath("/run/x.sock"))),
         ("127.0.0.1:1080=socks", InwardEntry(here(1080))),
@@ -157,7 +161,7 @@ def test_unix_paths_stand_where_addresses_do() -> None:
     path = UnixPath("/tmp/x.sock")
     assert ReachEntry.parse("unix:/tmp/x.sock=db.lan:1").listen == path
     assert ReachEntry.parse("1=unix:/tmp/x.sock", "home") == ReachEntry(
-        here(1), path, "home"
+        bare(1), path, "home"
     )
     # Whoever may open the file is this user: no address, so no open proxy.
     assert SocksEntry.parse("unix:/tmp/x.sock").listen == path

@@ -14,6 +14,8 @@ from tunnel.proto.socks5 import Socks5Server
 
 GREETING = b"\x05\x01\x00"
 METHOD = b"\x05\x00"
+LONGEST = b".".join((b"n" * 63, b"n" * 63, b"n" * 63, b"n" * 61))
+"""253 bytes: what the DNS has room for."""
 
 
 def request(command: int, kind: int, body: bytes, port: int = 80) -> bytes:
@@ -99,7 +101,7 @@ def test_a_literal_given_as_a_name_stays_that_literal() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [b"", b"a b", b"a\x00b", b"\xc3\xa9.org", b"a/b", b"a\n", b":", b"fe80::1%lo"],
+    [b"", b"a b", b"a\x00b", b"\xe9.org", b"a..b", b"a/b", b"a\n", b":", b"fe80::1%lo"],
 )
 def test_a_malformed_name_is_refused_with_reply_8(name: bytes) -> None:
     """Points 12, 13; row A11."""
@@ -110,7 +112,19 @@ def test_a_malformed_name_is_refused_with_reply_8(name: bytes) -> None:
 
 def test_the_longest_name_is_accepted() -> None:
     """Point 13."""
-    assert address(named(b"a" * 255)) == Address("a" * 255, 80)
+    assert address(named(LONGEST)) == Address(LONGEST.decode(), 80)
+    assert address(named(LONGEST + b".")) == Address(LONGEST.decode() + ".", 80)
+    assert talk([GREETING, named(LONGEST + b"a")]).refused is Code.ADDRESS_UNSUPPORTED
+
+
+def test_an_ipv6_address_as_a_name_may_stand_in_brackets() -> None:
+    for name in (b"[::1]", b"::1"):
+        assert address(named(name)) == Address("::1", 80)
+
+
+def test_a_name_in_utf_8_goes_on_as_its_idna_form() -> None:
+    name = "Bücher.example".encode()
+    assert address(named(name)) == Address("xn--bcher-kva.example", 80)
 
 
 def test_port_0_is_refused() -> None:
@@ -254,11 +268,12 @@ def test_a_login_as_long_as_can_be_reaches_a_name_as_long_as_can_be(size: int) -
         return True
 
     server = Socks5Server(note)
-    for byte in b"\x05\x01\x02" + login(b"u" * size, b"p" * size) + named(b"n" * size):
+    name = LONGEST[-size:]
+    for byte in b"\x05\x01\x02" + login(b"u" * size, b"p" * size) + named(name):
         server.receive(bytes((byte,)))
     assert asked == [(b"u" * size, b"p" * size)]
     assert server.request is not None
-    assert server.request.address.host == "n" * size
+    assert server.request.address.host == name.decode()
 
 
 def test_a_login_of_another_version_is_not_answered() -> None:

@@ -118,6 +118,12 @@ class Lines:
                     pytest.fail(f"no line {count} with {text!r}, {why}:\n{written}")
                 self._news.wait(left)
 
+    def first(self, timeout_s: float = WAIT_S) -> str | None:
+        """Wait for the first line; None when the file ends without one."""
+        with self._news:
+            self._news.wait_for(lambda: self._lines or self._over, timeout_s)
+            return self._lines[0] if self._lines else None
+
     def close(self) -> None:
         """Wait for the end of the file and close it."""
         self._thread.join(WAIT_S)

@@ -121,13 +121,13 @@ def test_up_prints_one_line_for_each_entry_and_nothing_else(
     client = machine.up(
         server.join,
         "--tcp", f"{port}={here}",
-        "--reach", f"{local}={target.port}",
+        "--reach", f"{local}={here}",
         "--socks", f"{socks}",
     )  # fmt: skip
     assert client.stop() == 0
     assert sorted(client.out.all()) == [
-        f"reach 127.0.0.1:{local} {here}",
-        f"socks 127.0.0.1:{socks} -",
+        f"reach localhost:{local} {here}",
+        f"socks localhost:{socks} -",
         f"tcp 127.0.0.1:{port} {here}",
     ]
 
@@ -157,16 +157,16 @@ def test_an_entry_whose_target_is_down_is_ready_and_the_visitor_refused(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("tcp", "{target}"), "tcp 127.0.0.1:{port} 127.0.0.1:{target}"),
+        (("tcp", "{target}"), "tcp 127.0.0.1:{port} localhost:{target}"),
         (
             ("tcp", "127.0.0.1:{target}", "--remote", "{port}"),
             "tcp 127.0.0.1:{port} 127.0.0.1:{target}",
         ),
         (
             ("reach", "{port}", "127.0.0.1:{target}"),
-            "reach 127.0.0.1:{port} 127.0.0.1:{target}",
+            "reach localhost:{port} 127.0.0.1:{target}",
         ),
-        (("socks", "{port}"), "socks 127.0.0.1:{port} -"),
+        (("socks", "{port}"), "socks localhost:{port} -"),
     ],
     ids=["tcp", "tcp remote", "reach", "socks"],
 )
@@ -187,7 +187,7 @@ def test_json_is_one_object_per_event(
 ) -> None:
     client = machine.tunnel("tcp", str(target.port), "--to", server.join, "--json")
     event = json.loads(client.out.wait("{"))
-    assert event["target"] == f"127.0.0.1:{target.port}"
+    assert event["target"] == f"localhost:{target.port}"
     assert event["kind"] == "tcp"
 
 

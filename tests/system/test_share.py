@@ -112,7 +112,7 @@ def test_names_are_served_by_their_host_and_the_target_hears_the_visitor(
         "--http", f"down={free_port()}",
     )  # fmt: skip
     port = int(client.out.wait("http://shop.t.test").split()[1].split(":")[2][:-1])
-    line = f"http http://shop.t.test:{port}/ 127.0.0.1:{pages}"
+    line = f"http http://shop.t.test:{port}/ localhost:{pages}"
     assert line in client.out.all()
     for host in ("shop.t.test", "SHOP.T.TEST", "a.w.test"):
         status, body = get(machine, host, port, "/", "-H", "X-Forwarded-For: 6.6.6.6")
@@ -373,6 +373,30 @@ def test_tls_passes_through_by_name_and_ends_here_with_a_certificate(
     secure.shutdown()
     secure.server_close()
     thread.join()
+
+
+def test_a_server_with_https_alone_has_names_for_web_services(
+    machine: Machine,
+    pages: int,
+    tmp_path: Path,
+    certificate: tuple[trustme.CA, trustme.LeafCert],
+) -> None:
+    del certificate
+    server = machine.serve(
+        "--domain", "t.test", "--https", "127.0.0.1:0",
+        "--certificate", str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"),
+    )  # fmt: skip
+    client = machine.up(server.join, "--http", f"shop={pages}")
+    kind, url, _ = client.out.wait("http ").split()
+    assert (kind, url[:20]) == ("http", "https://shop.t.test:")
+    port = url.rpartition(":")[2].strip("/")
+    done = machine.run(
+        *curl(), "--cacert", str(tmp_path / "ca.pem"),
+        "--resolve", f"shop.t.test:{port}:127.0.0.1", url,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    headers = {name.lower(): value for name, value in json.loads(done.stdout)}
+    assert headers["x-forwarded-proto"] == "https"
 
 
 def test_a_certificate_that_cannot_be_used_is_said(

@@ -97,7 +97,7 @@ def test_tunnel_udp_says_one_line_and_carries_datagrams(
         client = machine.tunnel("udp", str(echo.port), "--to", server.join)
         line = client.out.wait("udp ")
         public = line.split()[1]
-        assert line == f"udp {public} 127.0.0.1:{echo.port}"
+        assert line == f"udp {public} localhost:{echo.port}"
         with visitor(port_of(client, "udp")) as sock:
             sock.send(b"hello")
             assert sock.recv(100) == b"hello"

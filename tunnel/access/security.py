@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote
 
 from tunnel.errors import Code, StateError, TlsError, UsageError
+from tunnel.proto.host import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,6 @@ VALID_DAYS: Final = 36_500
 CLIENT_ID_BYTES: Final = 16
 
 _JOIN_FORM: Final = "tunnel://NAME:TOKEN@HOST:PORT/#PIN"
-_HOST_NAME: Final = re.compile(r"[\w.-]{1,253}")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _SCOPE: Final = re.compile(r"[\w.-]*")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -186,8 +186,10 @@ def _parse_where(where: str) -> tuple[str, int]:
         port = port if colon else str(DEFAULT_PORT)
         if ":" in port:
             _refuse("what follows the @ is not HOST:PORT", "put IPv6 addresses in [ ]")
-        if not _HOST_NAME.fullmatch(host):
+        known = host_of(host)
+        if known is None:
             _refuse(f"{host!r} is not a host name or an address")
+        host = known
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
         _refuse(f"the port {port[:8]!r} is not a number from 1 to 65535")
     return host, int(port)

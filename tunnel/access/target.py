@@ -13,7 +13,6 @@ import errno
 import ipaddress
 import math
 import os
-import re
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,6 +32,7 @@ from tunnel.lookup import (
     look_up_own,
 )
 from tunnel.proto.frames import UnixPath
+from tunnel.proto.host import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
@@ -57,8 +57,6 @@ cancel scope costs as much as all else that is done for it in Python."""
 
 Opened = Callable[[socket.socket], None]
 """Look at a socket before it dials; an ``OSError`` stops it."""
-
-_HOST_NAME: Final = re.compile(r"[\w.-]{1,254}")
 
 _BY_ERRNO: Final = {
     errno.ECONNREFUSED: Code.REFUSED,
@@ -492,12 +490,7 @@ def _check(address: Address) -> None:
     """Refuse what no resolver and no kernel should be asked about."""
     if not 0 < address.port < 65_536:
         raise _unusable(address, f"{address.port} is not a port to connect to")
-    if ":" in address.host:
-        try:
-            ipaddress.IPv6Address(address.host)
-        except ValueError:
-            raise _unusable(address, "the host is not an IPv6 address") from None
-    elif not _HOST_NAME.fullmatch(address.host):
+    if address.host.startswith("[") or host_of(address.host, zone=True) is None:
         raise _unusable(address, "the host is neither a name nor an IP address")
 
 

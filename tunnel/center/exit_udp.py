@@ -22,6 +22,7 @@ from tunnel.link.patience import PATIENCE
 from tunnel.log import say
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 from tunnel.proto.frames import Address
+from tunnel.proto.host import LOOPBACKS, WILDCARDS, is_localhost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,13 +61,15 @@ async def serve_association(
         datagrams: owned; closed with a code that says why it ended.
         allow: asked about every numeric address before anything is sent to it.
         target: where all of it goes, whatever the datagrams' addresses say; None sends
-            each to its own address.
+            each to its own address. ``localhost`` is the loopback that takes them.
     """
     exit_ = _Exit(datagrams, allow)
     FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
     try:
         if target is not None:
             exit_.target = await resolve(target, allow=allow)
+            if is_localhost(target.host):
+                exit_.is_at_home(target.port)
         exit_.open_first()
     except StreamError as error:
         say(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
@@ -104,8 +107,15 @@ class _Exit:
         self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
         self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
         self._peers: dict[str, None] = {}
+        self._homes: list[Address] = []  # the loopbacks of a target, best first
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
+
+    def is_at_home(self, port: int) -> None:
+        """Have a target that is on either loopback."""
+        hosts = [host for host in LOOPBACKS if self._allow(host, port)]
+        self._homes = [Address(host, port) for host in hosts]
+        self._peers = dict.fromkeys(hosts)
 
     def open_first(self) -> None:
         """Open the socket that is surely needed, and accept.
@@ -122,8 +132,8 @@ class _Exit:
                 Code.RESOURCE if short else Code.NET_UNREACHABLE,
                 f"no UDP socket: {error.strerror}",
             ) from error
-        host, port = sock.getsockname()[:2]
-        self._datagrams.stream.accept(Address(host, port))
+        port = sock.getsockname()[1]
+        self._datagrams.stream.accept(Address(_any_of(family), port))
 
     def close(self) -> None:
         for sock in self._sockets.values():
@@ -159,6 +169,9 @@ class _Exit:
         while True:
             address, payload = await self._datagrams.receive()
             self._touch()
+            if self._homes:
+                await self._send_home(payload)
+                continue
             address = self.target or address
             numeric = self._numeric(address)
             if numeric is not None:
@@ -210,8 +223,9 @@ class _Exit:
         if not (to.port > 0 and self._allow(to.host, to.port)):
             self.dropped += 1
             return
-        self._peers.pop(to.host, None)
-        self._peers[to.host] = None
+        host = to.host.partition("%")[0]  # of an answer the zone is known apart
+        self._peers.pop(host, None)
+        self._peers[host] = None
         if len(self._peers) > MAX_PEERS:
             del self._peers[next(iter(self._peers))]
         try:
@@ -220,6 +234,29 @@ class _Exit:
         except OSError:
             self.dropped += 1
 
+    async def _send_home(self, payload: bytes) -> None:
+        """Send to the loopback that takes it: nobody knows which a bare port means.
+
+        The sockets are connected, so where nobody listens the kernel says so at once.
+        """
+        for home in tuple(self._homes):
+            try:
+                sock = self._socket(_family(home.host))
+                await sock.send(payload)
+                refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            except OSError:
+                refused = True
+            if refused:
+                self._leave(home)
+            if self._homes[0] == home:  # else the reader has heard it first
+                return
+        self.dropped += 1
+
+    def _leave(self, home: Address) -> None:
+        """Try the other loopback first from now on."""
+        self._homes.remove(home)
+        self._homes.append(home)
+
     # In ------------------------------------------------------------------------------
 
     async def _inward(self, sock: trio.socket.SocketType) -> None:
@@ -227,6 +264,8 @@ class _Exit:
             try:
                 payload, source = await sock.recvfrom(MAX_DATAGRAM_BYTES)
             except OSError:  # what an earlier datagram met
+                if self._homes and _family(self._homes[0].host) == sock.family:
+                    self._leave(self._homes[0])
                 await trio.lowlevel.checkpoint()
                 continue
             host = source[0].partition("%")[0]
@@ -240,7 +279,9 @@ class _Exit:
 
     def _is_answer(self, host: str, port: int) -> bool:
         """One that leads to a target hears that target only."""
-        return self.target is None or self.target == Address(host, port)
+        if self.target is None or self._homes:  # those are connected
+            return True
+        return self.target.host.partition("%")[0] == host and self.target.port == port
 
     # Sockets -------------------------------------------------------------------------
 
@@ -259,7 +300,10 @@ class _Exit:
                 DESCRIPTORS.admit(raw, "datagrams")
             if family == socket.AF_INET6:
                 raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            raw.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104
+            raw.bind((_any_of(family), 0))
+            for home in self._homes:
+                if _family(home.host) == family:
+                    raw.connect((home.host, home.port))
             sock = trio.socket.from_stdlib_socket(raw)
         except BaseException:
             raw.close()
@@ -276,6 +320,10 @@ def _undressed(host: str) -> str | None:
         return None
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return str(mapped or ip)
+
+
+def _any_of(family: int) -> str:
+    return WILDCARDS[family == socket.AF_INET6]
 
 
 def _family(host: str) -> int:

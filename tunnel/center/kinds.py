@@ -6,7 +6,6 @@ key is whose it never knows: that is mappings.py's one rule for all of them.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import AddressError, Code, TunnelError
+from tunnel.front.bound import is_in_use
 from tunnel.front.listen import open_listener
 from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
@@ -63,6 +63,11 @@ class Opening(Protocol):
     @property
     def public(self) -> Address:
         """Where, as the client is told."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What else the client is told, as the reason of the answer."""
         ...
 
     async def serve(self, name: str, open_target: OpenTarget) -> None:
@@ -188,9 +193,8 @@ def _named(key: Key) -> Iterator[None]:
     try:
         yield
     except AddressError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
-            raise KeyInUse(key, error) from cause
+        if is_in_use(error):
+            raise KeyInUse(key, error) from error.__cause__
         raise
 
 
@@ -202,6 +206,8 @@ def _close_all(rows: list[list[PortListener]]) -> None:
 
 class _TcpPorts:
     """See ``Opening``. The visitor of each port is told from those of the others."""
+
+    note = ""
 
     def __init__(self, public: Address, rows: list[list[PortListener]]) -> None:
         self.public = public
@@ -245,6 +251,8 @@ class UdpPorts(TcpPorts):
 class _UdpPorts:
     """See ``Opening``. The visitor of each port is told from those of the others."""
 
+    note = ""
+
     def __init__(
         self, public: Address, rows: list[list[trio.socket.SocketType]]
     ) -> None:
@@ -273,13 +281,21 @@ class HostNames:
         type: ``HTTP`` or ``HTTPS``.
         port: the public one, for the answer.
         domain: completes names without a dot; None refuses those.
+        note: see ``Opening``.
     """
 
     max_count = 1
     none_left = "there is no such name"
 
-    def __init__(self, type: MappingType, port: int, domain: str | None) -> None:  # noqa: A002 - as in Key
+    def __init__(
+        self,
+        type: MappingType,  # noqa: A002 - as in Key
+        port: int,
+        domain: str | None,
+        note: str = "",
+    ) -> None:
         self._type = type
+        self._note = note
         self._port = port
         self._domain = domain
 
@@ -308,7 +324,7 @@ class HostNames:
     async def open(self, keys: tuple[Key, ...]) -> Opening:
         """See ``Kind``."""
         await trio.lowlevel.checkpoint()
-        return _Name(Address(keys[0].host, self._port))
+        return _Name(Address(keys[0].host, self._port), self._note)
 
 
 class Exits:
@@ -342,8 +358,9 @@ def exit_key(name: str) -> Key:
 class _Name:
     """See ``Opening``: nothing is opened, the claim itself is what others look up."""
 
-    def __init__(self, public: Address) -> None:
+    def __init__(self, public: Address, note: str = "") -> None:
         self.public = public
+        self.note = note
         self._closed = trio.Event()
 
     async def serve(self, name: str, open_target: OpenTarget) -> None:

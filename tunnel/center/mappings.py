@@ -94,8 +94,8 @@ class _Claim:
 
     @property
     def answer(self) -> MappingAnswer:
-        public = self.opening.public
-        return MappingAnswer(Code.NORMAL, public.host, public.port)
+        public, note = self.opening.public, self.opening.note
+        return MappingAnswer(Code.NORMAL, public.host, public.port, note)
 
 
 class MappingTable:

@@ -17,7 +17,7 @@ from tunnel.errors import Code, LocalStreamError, UsageError
 from tunnel.front.listen import open_listener
 from tunnel.front.tls import serve_tls_names, termination
 from tunnel.front.web import Absent, Open, serve_web
-from tunnel.proto.frames import Address, MappingType, NameTarget
+from tunnel.proto.frames import TLS_ONLY, Address, MappingType, NameTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,9 @@ class NameOptions:
     domain: str | None = None
     """Completes names without a dot: ``shop`` becomes ``shop.DOMAIN``."""
     certificate: tuple[Path, Path] | None = None
-    """Certificate chain and key, in PEM: ends TLS here for what is published as HTTP.
-    None passes TLS through, and only to what is published as HTTPS."""
+    """Certificate chain and key, in PEM: ends TLS here for what is published as HTTP,
+    which needs no HTTP port then. None passes TLS through, and only to what is
+    published as HTTPS."""
 
 
 class NamePorts:
@@ -86,13 +87,21 @@ class NamePorts:
                 where = options.https
                 self._https = await open_listener(where.host, where.port)
                 kinds[MappingType.HTTPS] = self._kind(MappingType.HTTPS, self.https)
+                if self._ending is not None and options.http is None:
+                    web = self._kind(MappingType.HTTP, self.https, TLS_ONLY)
+                    kinds[MappingType.HTTP] = web
         except BaseException:
             self.close()
             raise
         return kinds
 
-    def _kind(self, type: MappingType, where: Address | None) -> Kind:  # noqa: A002
-        return HostNames(type, where.port if where else 0, self._options.domain)
+    def _kind(
+        self,
+        type: MappingType,  # noqa: A002 - as in Key
+        where: Address | None,
+        note: str = "",
+    ) -> Kind:
+        return HostNames(type, where.port if where else 0, self._options.domain, note)
 
     def close(self) -> None:
         """Close the ports; for who does not come to ``serve``."""

@@ -62,6 +62,8 @@ class MappingReady:
 
     name: str
     public: Address
+    over_tls: bool = False
+    """A web service, to which only ``https://`` leads."""
 
 
 @dataclass(frozen=True, slots=True)

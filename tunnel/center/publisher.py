@@ -24,6 +24,7 @@ from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
 from tunnel.proto.frames import (
     MAX_MAPPING_ENTRIES,
+    TLS_ONLY,
     Address,
     MappingEntry,
     MappingOp,
@@ -233,7 +234,8 @@ class Publisher:
             if known != public:
                 say(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
-                self._tell(MappingReady(name, public))
+                over_tls = answer.reason == TLS_ONLY
+                self._tell(MappingReady(name, public, over_tls))
             return
         known_refusal, mapping.refusal = mapping.refusal, answer
         mapping.public = None

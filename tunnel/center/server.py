@@ -53,6 +53,7 @@ from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
 )
+from tunnel.proto.host import EVERYWHERE
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import (
     PLAIN_BINDING,
@@ -92,7 +93,7 @@ logger = logging.getLogger("tunnel.server")
 class ServerOptions:
     """How a center-server is set up."""
 
-    listen: Address = field(default_factory=lambda: Address("0.0.0.0", 7443))  # noqa: S104 - a public server
+    listen: Address = field(default_factory=lambda: Address(EVERYWHERE, 7443))
     ports: range = range(20_000, 21_000)
     """From which mappings that name no port get one."""
     plain: bool = False

@@ -1,12 +1,13 @@
 """One UDP association of SOCKS5: the app's datagrams to the exit, and back.
 
 Only the app may send: its IP address, from one port. What is not a whole, well-formed
-datagram of it is dropped without a word, as UDP does.
+datagram of it is dropped, as UDP does; that others send is logged once.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -15,8 +16,9 @@ import trio
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
-from tunnel.front.listen import peer_of
+from tunnel.front.listen import LOG, peer_of
 from tunnel.link.descriptors import DESCRIPTORS
+from tunnel.log import say
 from tunnel.proto.frames import Address
 from tunnel.proto.socks_udp import decode_datagram, encode_datagram
 
@@ -36,6 +38,7 @@ async def associate(
     datagrams: Datagrams,
     port: int,
     reply: Callable[[Address], bytes],
+    public: str | None = None,
 ) -> None:
     """Serve one association for as long as the app's TCP connection lives.
 
@@ -48,6 +51,8 @@ async def associate(
         datagrams: the far side; closed in the end.
         port: the one that the app named for its datagrams; 0 for that of the first.
         reply: makes the app's answer of where its datagrams are to go.
+        public: the IP address for that answer, where ours is not the one that the app
+            can reach; an app of this machine needs none.
 
     Raises:
         StreamError: there is no socket for it; the app has no reply yet.
@@ -60,7 +65,10 @@ async def associate(
         with _relay_socket(app) as udp:
             relay = _Relay(udp, datagrams, Address(peer.host, port))
             name = udp.getsockname()
-            await app.send_all(reply(Address(_plain(name[0]), name[1])))
+            own = _plain(name[0])
+            if public is not None and not ipaddress.ip_address(own).is_loopback:
+                own = public
+            await app.send_all(reply(Address(own, name[1])))
             await relay.run(app)
     finally:
         await drop_resource(datagrams)
@@ -100,6 +108,7 @@ class _Relay:
         self._datagrams = datagrams
         self._app = app
         self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
+        self._told = False
 
     async def run(self, control: QuickSocket) -> None:
         async with trio.open_nursery() as nursery:
@@ -115,6 +124,7 @@ class _Relay:
         while True:
             data, name = await self._udp.recvfrom(MAX_DATAGRAM_BYTES)
             if not self._is_the_app(name):
+                self._tell(name)
                 continue
             if (found := decode_datagram(data)) is not None:
                 self._datagrams.send(*found)
@@ -128,6 +138,14 @@ class _Relay:
             return False
         self._name = name
         return True
+
+    def _tell(self, name: tuple[str | int, ...]) -> None:
+        """Say once that somebody else sends: behind NAT it may be the app itself."""
+        if not self._told:
+            say(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
+                source=str(Address(_plain(str(name[0])), int(name[1]))),
+                reason="it is not from the app")  # fmt: skip
+        self._told = True
 
     async def _downward(self, association: trio.CancelScope) -> None:
         """Carry what comes for the app; end ``association`` when nothing can."""

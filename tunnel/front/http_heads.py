@@ -6,6 +6,7 @@ and what is sent on is written anew from what these return.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,9 @@ BETWEEN_S: Final = 75.0
 """Between two requests: longer than most browsers and proxies keep one idle, so that
 they close first."""
 HTTP_PORT: Final = 80
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
+_QUOTED: Final = re.compile(rb"%([89A-Fa-f][0-9A-Fa-f])")
+"""A byte of UTF-8 that is no ASCII. Those that are were hidden for a reason."""
 _SCHEMES: Final = (b"http", b"ws")
 
 # RFC 9110 §7.6.1, and what older programs use.
@@ -83,9 +87,20 @@ class AbsoluteTarget:
 
     address: Address
     authority: bytes
-    """For the Host field: as it was written."""
+    """For the Host field: as it was written, in ASCII."""
     path: bytes
     """With the query; what the origin's request line says."""
+
+
+def quoted_line(data: bytes) -> bytes:
+    """Return the start of a head, its first line in ASCII.
+
+    Some programs write a name, or a path, in UTF-8; RFC 3986 has ``%C3%BC`` for that.
+    """
+    line, end, rest = data.partition(b"\n")
+    if line.isascii():
+        return data
+    return _HIGH.sub(lambda found: b"%%%02X" % ord(found[0]), line) + end + rest
 
 
 def without_frames(error: Exception) -> Exception:
@@ -119,6 +134,9 @@ def absolute_target(target: bytes, method: bytes) -> AbsoluteTarget:
     if b"#" in rest:
         raise TargetError(400, "A fragment (#) does not belong into a request.")
     address = _authority(authority, HTTP_PORT)
+    if b"%" in authority:  # a name in another script: its other form for the origin too
+        host, colon, port = authority.rpartition(b":")
+        authority = address.host.encode() + (colon + port if host else b"")
     if not path and method == b"OPTIONS":
         path = b"*"
     elif not path.startswith(b"/"):
@@ -128,6 +146,8 @@ def absolute_target(target: bytes, method: bytes) -> AbsoluteTarget:
 
 def connect_target(target: bytes) -> Address:
     """Read ``HOST:PORT``, the target of a CONNECT (RFC 9112 §3.2.3).
+
+    Since there is always a port, an IPv6 address may stand without brackets.
 
     Raises:
         TargetError: not that.
@@ -139,10 +159,11 @@ def _authority(raw: bytes, default_port: int | None) -> Address:
     host, colon, port = raw.rpartition(b":")
     if raw.endswith(b"]") or not colon:
         host, colon, port = raw, b"", b""
-    if host.startswith(b"[") and host.endswith(b"]") and b":" in host:
-        name = decode_host(host[1:-1])
-    else:
-        name = None if b":" in host else decode_host(host)
+    in_brackets = host.startswith(b"[")
+    needs_brackets = default_port is not None and b":" in host
+    if b"%" in host and not in_brackets:
+        host = _QUOTED.sub(lambda found: bytes.fromhex(found[1].decode()), host)
+    name = None if needs_brackets and not in_brackets else decode_host(host)
     if name is None:
         raise TargetError(400, "The request names no host that could be asked for.")
     if not colon and default_port is not None:
@@ -159,8 +180,12 @@ def check_host(fields: Iterable[tuple[bytes, bytes]]) -> None:
         TargetError: not ``HOST[:PORT]``.
     """
     for host in values(fields, b"host"):
-        if host:  # it is empty where the target has no authority
+        if not host:  # the target has no authority
+            continue
+        try:
             _authority(host, HTTP_PORT)
+        except TargetError:
+            _authority(host, None)  # an IPv6 address without brackets, as CONNECT has
 
 
 def passed_on(fields: Iterable[tuple[bytes, bytes]]) -> Fields:

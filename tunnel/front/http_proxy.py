@@ -47,6 +47,7 @@ from tunnel.front.http_heads import (
     has_body,
     is_ambiguous,
     passed_on,
+    quoted_line,
     tokens,
     values,
     wants_websocket,
@@ -137,9 +138,13 @@ class _Side:
     async def read(self, max_bytes: int) -> bool:
         """Give the machine what comes; False at end of file."""
         data = await self._source.receive_some(max_bytes)
-        self.http.receive_data(bytes(data))
+        self.hear(bytes(data))
         self.heard = self.heard or bool(data)
         return bool(data)
+
+    def hear(self, data: bytes) -> None:
+        """Give the machine what came."""
+        self.http.receive_data(data)
 
     async def next_event(self) -> h11.Event | type[h11.PAUSED]:
         """Return what comes next; raises ``h11.RemoteProtocolError`` for nonsense."""
@@ -161,6 +166,19 @@ class _App(_Side):
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         super().__init__(stream, h11.SERVER)
         self.stream = stream
+        self._in_first_line = True
+
+    def hear(self, data: bytes) -> None:
+        """Give the machine what came; a first line as it must be."""
+        if self._in_first_line and data:
+            data = quoted_line(data)
+            self._in_first_line = b"\n" not in data
+        super().hear(data)
+
+    def start_next(self) -> None:
+        """Expect another request."""
+        self.http.start_next_cycle()
+        self._in_first_line = not self.http.trailing_data[0]
 
     async def send(self, *events: h11.Event) -> None:
         """Send events as one piece."""
@@ -213,7 +231,7 @@ class _Conversation:
 
     async def run(self, first: bytes) -> None:
         """Serve requests until there are no more, or ``virtual`` is to be relayed."""
-        self._app.http.receive_data(first)
+        self._app.hear(first)
         while (request := await self._next_request()) is not None:
             self._method = request.method
             await self._serve(request)
@@ -221,7 +239,7 @@ class _Conversation:
                 return
             if not self._app.is_between:
                 break
-            self._app.http.start_next_cycle()
+            self._app.start_next()
             self._has_served = True
         if self._upstream is not None:  # it has nothing to do: no reset for its origin
             await self._upstream.stream.aclose()

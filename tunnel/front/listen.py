@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.visitors import VISITORS
-from tunnel.errors import AddressError
+from tunnel.front.bound import bind_all
 from tunnel.front.vouched import vouched_peer
 from tunnel.link.begun import InOrder, begun
 from tunnel.link.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.link.relay import relay, reset_socket
 from tunnel.link.sockets import QuickSocket, tune_local
 from tunnel.log import say
-from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 from tunnel.proto.proxy_header import MAX_HEADER_BYTES
 
@@ -70,13 +69,11 @@ class PortListener(trio.abc.Listener[QuickSocket]):
     for each, 3 to 4 % of what a short connection costs.
 
     Args:
-        listener: its descriptor is taken over.
+        listener: a socket that listens and does not block; taken over.
     """
 
-    def __init__(self, listener: trio.SocketListener) -> None:
-        family, kind = listener.socket.family, listener.socket.type
-        number = listener.socket.detach()
-        self._plain = socket.socket(family, kind, fileno=number)
+    def __init__(self, listener: socket.socket) -> None:
+        self._plain = listener
         tune_local(self._plain)  # Linux: who is accepted inherits the options
         self.socket = trio.socket.from_stdlib_socket(self._plain)
         """To ask for its address, and to close it from outside of any task."""
@@ -119,76 +116,20 @@ class PortListener(trio.abc.Listener[QuickSocket]):
 async def open_listener(
     host: str, port: int, backlog: int = BACKLOG
 ) -> list[PortListener]:
-    """Listen on every address of ``host``; port 0 takes a free one for each.
+    """Listen on every address of ``host``, on the same port; 0 takes a free one.
 
     The caller closes them; ``serve`` does.
 
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
-    try:
-        opened = await _listeners(host, port, backlog)
-        return [PortListener(listener) for listener in opened]
-    except OSError as error:
-        raise address_error(host, port, error) from error
+    opened = await bind_all(host, port, socket.SOCK_STREAM, _share_port, backlog)
+    return [PortListener(sock) for sock in opened]
 
 
-_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""What ``::1`` says where there is no IPv6, beside ``127.0.0.1`` of the same name."""
-
-
-async def _listeners(host: str, port: int, backlog: int) -> list[trio.SocketListener]:
-    """Listen on those addresses of a host that this machine has; on all or on none."""
-    opened: list[trio.SocketListener] = []
-    missing: list[OSError] = []
-    try:
-        for ip in await addresses_of(host):
-            try:
-                opened += await trio.open_tcp_listeners(port, host=ip, backlog=backlog)
-            except OSError as error:
-                if error.errno not in _NOT_HERE:
-                    raise
-                missing.append(error)
-        if not opened:
-            raise missing.pop()
-    except BaseException:
-        for listener in opened:
-            listener.socket.close()
-        raise
-    return opened
-
-
-def address_error(host: str, port: int, error: OSError) -> AddressError:
-    """Say why an address cannot be listened on, and what would help."""
-    if isinstance(error, socket.gaierror):
-        return AddressError(
-            f"{host} cannot be listened on: no such name here",
-            error.strerror or str(error),
-            "use an IP address of this machine, 127.0.0.1 or 0.0.0.0",
-        )
-    match error.errno:
-        case errno.EADDRINUSE:
-            return AddressError(
-                f"port {port} is already in use on {host}",
-                "another program, or another tunnel, listens there",
-                f"choose another port, or look who has it: ss -ltnp 'sport = :{port}'",
-            )
-        case errno.EADDRNOTAVAIL:
-            return AddressError(
-                f"{host} is not an address of this machine",
-                f"nothing can listen on {Address(host, port)} here",
-                "use one that this lists: ip -brief address",
-            )
-        case errno.EACCES | errno.EPERM:
-            return AddressError(
-                f"port {port} on {host} is not allowed for this user",
-                "ports below 1024 need a right of their own",
-                "choose a port from 1024 up",
-            )
-        case _:
-            return AddressError(
-                f"cannot listen on {Address(host, port)}", error.strerror or str(error)
-            )
+def _share_port(sock: socket.socket) -> None:
+    """A port may be had again while connections of its last owner are dying."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
@@ -250,8 +191,10 @@ async def serve(
             for listener in listeners:
                 nursery.start_soon(entrance.accept_from, listener)
     finally:
-        for listener in listeners:
-            await trio.aclose_forcefully(listener)
+        # Shielded: the first would end here by a cancellation, the others stay open.
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await trio.aclose_forcefully(listener)
 
 
 _Beginning = tuple[Address | None, Awaitable[None] | None]

@@ -217,5 +217,6 @@ class _Serving:
         datagrams = await attempt(app, bytearray(), make, drop_resource)
         if datagrams is None:
             return False
-        await associate(app, datagrams, source.port, self.dialogue.succeed)
+        reply, public = self.dialogue.succeed, self._way_out.udp_public
+        await associate(app, datagrams, source.port, reply, public)
         return True

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import StreamError
-from tunnel.front.listen import LOG, address_error
+from tunnel.front.bound import bind_all
+from tunnel.front.listen import LOG
 from tunnel.link.descriptors import DESCRIPTORS, Flows
 from tunnel.link.patience import PATIENCE
 from tunnel.log import say
-from tunnel.lookup import addresses_of
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -69,27 +69,12 @@ async def open_udp_port(host: str, port: int) -> list[trio.socket.SocketType]:
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
-    sockets: list[trio.socket.SocketType] = []
-    try:
-        found = [
-            one
-            for ip in await addresses_of(host)
-            for one in socket.getaddrinfo(
-                ip or None, port, type=socket.SOCK_DGRAM, flags=_NUMERIC
-            )
-        ]
-        for family, kind, proto, _, where in found:
-            sock = trio.socket.socket(family, kind, proto)
-            sockets.append(sock)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-            await sock.bind(where)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise address_error(host, port, error) from error
-    return sockets
+    bound = await bind_all(host, port, socket.SOCK_DGRAM, _make_room)
+    return [trio.socket.from_stdlib_socket(sock) for sock in bound]
+
+
+def _make_room(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
 
 
 async def serve_udp_port(

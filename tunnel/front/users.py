@@ -16,6 +16,7 @@ from tunnel.errors import UsageError
 from tunnel.link.descriptors import Told
 from tunnel.log import say
 from tunnel.proto.frames import UnixPath
+from tunnel.proto.host import is_localhost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,8 +125,7 @@ def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
         raise UsageError(
             f"a proxy without users is not opened on {listen}",
             "whoever reaches that address could use it",
-            f"--socks 127.0.0.1:{listen.port}, or with users --socks "
-            f"{listen},auth=USER:PASSWORD",
+            f"--socks {listen.port}, or with users --socks {listen},auth=USER:PASSWORD",
         )
 
 
@@ -134,7 +134,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return is_localhost(host)
 
 
 def _digest(secret: bytes) -> bytes:

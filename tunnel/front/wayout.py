@@ -71,3 +71,6 @@ class WayOut:
     open: OpenTarget
     bind: Bind | None = None
     associate: Associate | None = None
+    udp_public: str | None = None
+    """IP address at which apps of other machines find the proxy's UDP sockets; None for
+    the one that they came in on. Behind NAT nobody here knows it."""

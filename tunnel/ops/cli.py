@@ -17,6 +17,7 @@ from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.ops.silence import Silence, seconds
 from tunnel.proto.frames import Address
+from tunnel.proto.host import EVERYWHERE, host_of
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
 
@@ -74,6 +75,14 @@ Drain = Annotated[
         "process is gone 1.5 s later at most."
     ),
 ]
+UdpPublic = Annotated[
+    str | None,
+    Parameter(
+        name="--udp-public-address",
+        help="IP address that SOCKS apps of other machines are told for their "
+        "datagrams, where the proxy is behind NAT.",
+    ),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
@@ -84,7 +93,13 @@ _USUAL: Final = Silence()
 @app.command
 def serve(
     *,
-    listen: Annotated[str, Parameter(help="[HOST:]PORT for links.")] = "0.0.0.0:7443",
+    listen: Annotated[
+        str,
+        Parameter(
+            help="[HOST:]PORT for links; a port alone is on every address, IPv4 and "
+            "IPv6. Public ports without a host are where this is."
+        ),
+    ] = "7443",
     ports: Annotated[
         str, Parameter(help="Public ports for entries that name none.")
     ] = "20000-20999",
@@ -154,9 +169,9 @@ def serve(
     if print_join:
         return show_join(state or state_folder(), Show(as_json=as_json, log=log))
     plan = ServePlan(
-        Address.parse(listen, "0.0.0.0"),  # noqa: S104 - a public server
+        Address.parse(listen, EVERYWHERE),
         _port_range(ports),
-        public_host,
+        _public_host(public_host),
         state or state_folder(),
         plain,
         seconds(resume),
@@ -229,6 +244,7 @@ def up(
             negative=(),
         ),
     ] = None,
+    udp_public: UdpPublic = None,
     leave_at: LeaveAt = None,
     be_exit: Annotated[
         str | None,
@@ -254,7 +270,7 @@ def up(
         *map(ShareEntry.parse, http or []),
         *map(PassedEntry.parse, https or []),
         *(ReachEntry.parse(text, leave_at) for text in reach or []),
-        *(SocksEntry.parse(text, leave_at) for text in socks or []),
+        *(SocksEntry.parse(text, leave_at, udp_public) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
     return _up(
@@ -401,7 +417,11 @@ def share(
 @app.command
 def reach(
     listen: Annotated[
-        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
+        str,
+        Parameter(
+            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
+            "127.0.0.1 and ::1."
+        ),
     ],
     target: Annotated[
         str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
@@ -418,10 +438,10 @@ def reach(
     log: Log = None,
 ) -> int:
     """Bring one TCP service of the server's side here."""
-    from tunnel.ops.entries import ReachEntry, parse_listen, parse_target
+    from tunnel.ops.entries import ReachEntry, parse_far_target, parse_listen
     from tunnel.ops.run import UpPlan
 
-    entry = ReachEntry(parse_listen(listen), parse_target(target), leave_at)
+    entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
     return _up(
         UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
         as_json,
@@ -432,14 +452,19 @@ def reach(
 @app.command
 def socks(
     listen: Annotated[
-        str, Parameter(help="[HOST:]PORT or unix:/path to listen on here.")
-    ] = "127.0.0.1:1080",
+        str,
+        Parameter(
+            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
+            "127.0.0.1 and ::1."
+        ),
+    ] = "1080",
     /,
     *,
     auth: Annotated[
         list[str] | None,
         Parameter(negative=(), help="USER:PASSWORD who may use it. Repeatable."),
     ] = None,
+    udp_public: UdpPublic = None,
     leave_at: LeaveAt = None,
     to: To = None,
     via: Via = None,
@@ -454,7 +479,8 @@ def socks(
     from tunnel.ops.entries import SocksEntry, parse_listen
     from tunnel.ops.run import UpPlan
 
-    entry = SocksEntry(parse_listen(listen), leave_at, parse_users(auth or []))
+    users = parse_users(auth or [])
+    entry = SocksEntry(parse_listen(listen), leave_at, users, udp_public)
     return _up(
         UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
         as_json,
@@ -475,11 +501,11 @@ def pipe(
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
-    from tunnel.ops.entries import parse_target
+    from tunnel.ops.entries import parse_far_target
     from tunnel.ops.run import run_pipe
     from tunnel.ops.show import Show
 
-    where = parse_target(target)
+    where = parse_far_target(target)
     show = Show(log=log or "terminal")
     return _run(lambda: run_pipe(where, to, show, via=via, exit_name=leave_at), show)
 
@@ -535,6 +561,17 @@ def _port_range(text: str) -> range:
     raise UsageError(
         f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
     )
+
+
+def _public_host(text: str | None) -> str | None:
+    host = None if text is None else host_of(text)
+    if text is not None and host is None:
+        raise UsageError(
+            f"--public-host {text!r} is not a host",
+            "it is a name or an IP address, without a port",
+            "for example --public-host t.example.net",
+        )
+    return host
 
 
 def _count(flag: str, number: int, least: int = 0) -> int:

@@ -35,6 +35,8 @@ from tunnel.proto.frames import (
     UnixPath,
     parse_end,
 )
+from tunnel.proto.host import EVERYWHERE, LOCALHOST
+from tunnel.proto.socks import literal
 
 if TYPE_CHECKING:
     import trio
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from tunnel.proto.frames import End
     from tunnel.proto.proxy_header import ProxyVersion
 
-LOOPBACK: Final = "127.0.0.1"
 IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
 """Another choice helps."""
 
@@ -103,6 +104,10 @@ class Published(ABC):
     async def ready(self, public: Address) -> Line:
         """Give the line for the public address that it got; may look at the target."""
 
+    def over_tls(self) -> Published:
+        """Give it as it is where only ``https://`` leads to it."""
+        return self
+
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
         """Give what is to be published where the server does not offer this."""
         del notice, server_host
@@ -149,15 +154,14 @@ class TcpEntry(Published):
             UsageError: one is none, or they are not of one length.
         """
         end, count = _parse_row(target)
-        public = parse_ports(remote, LOOPBACK)
-        host = public.first.host if ":" in remote else ""
+        public = parse_public_ports(remote)
         if public.count != count and public.first.port:
             raise UsageError(
                 f"{remote} and {target} are not of one length",
                 "the visitor of each port reaches the target of the same place",
                 "for example 6000-6010=127.0.0.1:6000-6010",
             )
-        return cls(Address(host, public.first.port), end, count, proxy)
+        return cls(public.first, end, count, proxy)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
@@ -271,7 +275,7 @@ class ReachEntry(Local):
                 "an entry is LISTEN=TARGET",
                 f"--reach 5432={text}",
             )
-        return cls(parse_listen(listen), parse_target(target), exit_name)
+        return cls(parse_listen(listen), parse_far_target(target), exit_name)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
@@ -294,19 +298,30 @@ class SocksEntry(Local):
     exit_name: str | None = None
     """The client at which to leave instead."""
     users: ProxyUsers | None = None
+    udp_public: str | None = None
+    """IP address under which apps send their datagrams, where NAT is between."""
 
     def __post_init__(self) -> None:
         refuse_open_proxy(self.listen, self.users)
+        if self.udp_public is not None and literal(self.udp_public) is None:
+            raise UsageError(
+                f"{self.udp_public!r} is not an IP address",
+                "SOCKS tells apps a number to send their datagrams to, and no port",
+                "for example --udp-public-address 203.0.113.7",
+            )
 
     @classmethod
-    def parse(cls, text: str, exit_name: str | None = None) -> SocksEntry:
+    def parse(
+        cls, text: str, exit_name: str | None = None, udp_public: str | None = None
+    ) -> SocksEntry:
         """Read ``LISTEN[,auth=USER:PASSWORD…]``.
 
         Raises:
             UsageError: it is none.
         """
         listen, options = split_options(text, ("auth",))
-        return cls(parse_listen(listen), exit_name, parse_users(options["auth"]))
+        users = parse_users(options["auth"])
+        return cls(parse_listen(listen), exit_name, users, udp_public)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """See ``Local``."""
@@ -320,7 +335,7 @@ class SocksEntry(Local):
     def _way_out(self, client: CenterClient) -> WayOut:
         if self.exit_name is not None:  # a client is an exit for TCP only
             return WayOut(partial(client.open, exit_name=self.exit_name))
-        return WayOut(client.open, client.bind, client.associate)
+        return WayOut(client.open, client.bind, client.associate, self.udp_public)
 
 
 def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
@@ -338,35 +353,61 @@ def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
 
 
 def parse_listen(text: str) -> End:
-    """Read where to listen here; a bare port listens on loopback.
+    """Read where to listen here; a bare port listens on both loopbacks.
 
     Raises:
         UsageError: it is no address and no unix path.
     """
-    return parse_end(text, LOOPBACK)
+    return parse_end(text, LOCALHOST)
 
 
 def parse_target(text: str) -> End:
-    """Read what is to be reached; a bare port is one of the machine where it is.
+    """Read what is to be reached here; a bare port is one of either loopback.
 
     Raises:
         UsageError: it is no address and no unix path, or has port 0.
     """
-    return _with_port(parse_end(text, LOOPBACK), text)
+    return _reachable(parse_end(text, LOCALHOST), text)
+
+
+def parse_far_target(text: str) -> End:
+    """Read what is to be reached from another machine, as ``parse_target`` does.
+
+    Raises:
+        UsageError: besides, it has a zone, which is a card of this machine.
+    """
+    end = parse_target(text)
+    if isinstance(end, Address) and "%" in end.host:
+        raise _zone_refused(text, "the target is reached from another machine")
+    return end
 
 
 def _parse_row(text: str) -> tuple[End, int]:
     """Read a target, or the first of several in a row and their number."""
     if text.startswith(UNIX_PREFIX):
         return UnixPath.parse(text), 1
-    ports = parse_ports(text, LOOPBACK)
-    return _with_port(ports.first, text), ports.count
+    ports = parse_ports(text, LOCALHOST)
+    return _reachable(ports.first, text), ports.count
 
 
-def _with_port(end: End, text: str) -> End:
+def _reachable(end: End, text: str) -> End:
     if isinstance(end, Address) and not end.port:
         raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
+    if isinstance(end, Address) and end.host == EVERYWHERE:
+        raise UsageError(
+            f"{text!r} cannot be reached",
+            "* is a place to listen, for every address",
+            f"a port of this machine is {end.port} alone",
+        )
     return end
+
+
+def _zone_refused(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"{text!r} has a zone, which names a network card of this machine",
+        why,
+        "use an address without %…, or a name",
+    )
 
 
 def as_target(end: End) -> TcpTarget | UnixPath:
@@ -380,6 +421,29 @@ def parse_remote(text: str) -> Address:
     Raises:
         UsageError: it is none.
     """
-    if text.isascii() and text.isdigit():
-        return Address("", Address.parse(text, LOOPBACK).port)
-    return Address.parse(text)
+    return _public(Address.parse(text, EVERYWHERE), text)
+
+
+def parse_public_ports(text: str) -> Ports:
+    """Read a public address with one port or several, as ``parse_remote`` does.
+
+    Raises:
+        UsageError: it is none.
+    """
+    ports = parse_ports(text, EVERYWHERE)
+    return Ports(_public(ports.first, text), ports.count)
+
+
+def _public(where: Address, text: str) -> Address:
+    """Leave to the server where a port without a host is: ``--listen`` says so."""
+    if where.host == EVERYWHERE:
+        if ":" in text:
+            raise UsageError(
+                f"{text!r} does not say an address of the server",
+                "a port alone is where the server's --listen is",
+                f"{where.port} alone, or 0.0.0.0:{where.port}, or [::]:{where.port}",
+            )
+        return Address("", where.port)
+    if "%" in where.host:
+        raise _zone_refused(text, "the public port is one of the server's")
+    return where

@@ -9,7 +9,6 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -48,6 +47,7 @@ from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.frames import Address
+from tunnel.proto.host import EVERYWHERE, LOOPBACKS, WILDCARDS
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -213,14 +213,19 @@ def _reachable_host(host: str) -> str:
 
     Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
     """
-    try:
-        if not ip_address(host).is_unspecified:
-            return host
-    except ValueError:
-        return host
+    if host == EVERYWHERE:
+        ipv4, ipv6 = map(_own_address, WILDCARDS)
+        return ipv4 or ipv6 or LOOPBACKS[0]
+    if host in WILDCARDS:
+        return _own_address(host) or LOOPBACKS[WILDCARDS.index(host)]
+    return host
+
+
+def _own_address(wildcard: str) -> str:
+    """Give the address that leads out of this machine; empty without a route."""
     family, anywhere = (
         (socket.AF_INET6, "2001:db8::1")
-        if ":" in host
+        if ":" in wildcard
         else (socket.AF_INET, "192.0.2.1")
     )
     try:
@@ -229,7 +234,7 @@ def _reachable_host(host: str) -> str:
             own: str = probe_socket.getsockname()[0]
             return own
     except OSError:
-        return "::1" if ":" in host else "127.0.0.1"
+        return ""
 
 
 # up ----------------------------------------------------------------------------------
@@ -338,11 +343,11 @@ class _Up:
                     "another machine has our client id (a copied state folder?); "
                     "this one has one of its own from now on",
                 )
-            case MappingReady(name, public):
+            case MappingReady(name, public, over_tls):
                 self._without.pop(name, None)
                 self._had.add(name)
                 if self._nursery is not None:
-                    self._nursery.start_soon(self._ready, name, public)
+                    self._nursery.start_soon(self._ready, name, public, over_tls)
             case MappingRefused():
                 if self._nursery is not None:
                     self._nursery.start_soon(self._refused, notice)
@@ -383,8 +388,9 @@ class _Up:
         what = "link lost" if notice.was_up else "no link"
         self._show.talk(what, f"{waiting}retry in {notice.retry_s:.1f} s")
 
-    async def _ready(self, name: str, public: Address) -> None:
-        line = await self._published[name].ready(public)
+    async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
+        entry = self._published[name]
+        line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
             self._show.talk("warning", line.warning)
         # A script is told once, unless a new link brought another address.

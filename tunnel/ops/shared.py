@@ -157,6 +157,8 @@ class Shared:
     ) -> None:
         async for notice in notices:
             if isinstance(notice, MappingReady):
+                if notice.over_tls:
+                    self._entry = self._entry.over_tls()
                 self.url = (await self._entry.ready(notice.public)).where
                 self._settled.set()
             elif isinstance(notice, MappingRefused):

@@ -9,7 +9,6 @@ import os
 from base64 import b32encode
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,8 +21,15 @@ from tunnel.front.folder import Folder
 from tunnel.front.users import is_loopback
 from tunnel.front.web import Guard
 from tunnel.ops.entries import Line, Published, as_target, parse_target
-from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import UNIX_PREFIX, Address, MappingEntry, MappingType
+from tunnel.proto.host import (
+    EVERYWHERE,
+    LOCALHOST,
+    LOOPBACKS,
+    WILDCARDS,
+    host_of,
+    is_localhost,
+)
 
 if TYPE_CHECKING:
     import trio
@@ -79,11 +85,13 @@ class ShareEntry(Published):
         what: a target, or a folder.
         name: as the server knows it; empty for one that this client keeps.
         guard: who may see it.
+        scheme: of its address, as far as is known.
     """
 
     what: End | Folder
     name: str = ""
     guard: Guard | None = None
+    scheme: str = "http"
 
     @classmethod
     def parse(cls, text: str) -> ShareEntry:
@@ -122,7 +130,7 @@ class ShareEntry(Published):
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
         del nursery
-        own = self.name or _own_name(client.client_id, self._target)
+        own = self.name or _own_name(client.client_id, self._key)
         wanted = MappingEntry(MappingType.HTTP, "", own)
         return await client.publish(wanted, self.serving(by_name=True))
 
@@ -137,13 +145,26 @@ class ShareEntry(Published):
     async def ready(self, public: Address) -> Line:
         """See ``Published``."""
         target = None if isinstance(self.what, Folder) else self.what
-        return await _line("http", url_of("http", public), self._target, target)
+        url = url_of(self.scheme, public)
+        return await _line("http", url, self._target, target)
+
+    def over_tls(self) -> Published:
+        """See ``Published``."""
+        return replace(self, scheme="https")
 
     @property
     def _target(self) -> str:
         if isinstance(self.what, Folder):
             return os.fsdecode(self.what.root)
         return str(self.what)
+
+    @property
+    def _key(self) -> str:
+        """What the name of its own goes by; a port alone was 127.0.0.1 to us once."""
+        what = self.what
+        if isinstance(what, Address) and is_localhost(what.host):
+            return str(Address(LOOPBACKS[0], what.port))
+        return self._target
 
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
         """Give a port: a server without names can show a web page all the same."""
@@ -200,8 +221,8 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
     name = notice.wanted.host
     fix = ""
     if code is Code.UNSUPPORTED:
-        where = f"0.0.0.0:{_USUAL_PORTS[flag]}"
-        fix = f"run `tunnel serve --{flag} {where} --domain DOMAIN` there"
+        port = _USUAL_PORTS[flag]
+        fix = f"run `tunnel serve --{flag} {port} --domain DOMAIN` there"
     elif code in (Code.TAKEN, Code.TAKEN_OVER):
         fix = "choose another name"
     return TunnelError(code, f"the server does not give {name or 'a port'}: {reason}",
@@ -209,14 +230,16 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
 
 
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:
-    name, equals, target = text.partition("=")
-    if not (equals and is_host_name(name.removeprefix("*."))):
+    written, equals, target = text.partition("=")
+    any_label = "*." if written.startswith("*.") else ""
+    name = host_of(written.removeprefix(any_label))
+    if not equals or name is None or ":" in name:
         raise UsageError(
             f"{text!r} does not say which name leads where",
             "an entry is NAME=TARGET",
             f"{flag} shop={target or text}",
         )
-    return name, target
+    return any_label + name, target
 
 
 def _shared(text: str, *, listing: bool = False) -> End | Folder:
@@ -236,10 +259,7 @@ def _shared(text: str, *, listing: bool = False) -> End | Folder:
 
 
 def _is_everywhere(host: str) -> bool:
-    try:
-        return ip_address(host).is_unspecified
-    except ValueError:
-        return False
+    return host in (EVERYWHERE, *WILDCARDS)
 
 
 def _own_name(client_id: bytes, target: str) -> str:
@@ -265,15 +285,15 @@ def name_options(
     if certificate is not None and https is None:
         raise UsageError(
             "a certificate is given, but no port to use it on",
-            fix="--https 0.0.0.0:443",
+            fix="--https 443",
         )
-    if domain is not None and not is_host_name(domain):
+    known = host_of(domain.strip(".")) if domain is not None else None
+    if domain is not None and (known is None or ":" in known):
         raise UsageError(f"{domain!r} is not a domain", fix="--domain t.example.net")
-    everywhere = "0.0.0.0"  # noqa: S104 - a public server
-    http_at = Address.parse(http, everywhere) if http else None
-    https_at = Address.parse(https, everywhere) if https else None
+    http_at = Address.parse(http, EVERYWHERE) if http else None
+    https_at = Address.parse(https, EVERYWHERE) if https else None
     public = [at for at in (http_at, https_at) if at and not is_loopback(at.host)]
-    if domain is None and not public:
-        domain = "localhost"
-    name = domain.lower().strip(".") if domain else None
+    if known is None and not public:
+        known = LOCALHOST
+    name = known.lower() if known else None
     return NameOptions(http_at, https_at, name, certificate)

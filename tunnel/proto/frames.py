@@ -10,6 +10,7 @@ from enum import IntEnum, IntFlag
 from typing import Final, NewType
 
 from tunnel.errors import Code, UsageError
+from tunnel.proto.host import EVERYWHERE, host_of
 
 SockMap = NewType("SockMap", int)
 """The number of a virtual TCP connection, 24 bits; 0 is the link or the session."""
@@ -72,21 +73,23 @@ class Address:
     def parse(cls, text: str, host: str = "") -> Address:
         """Read ``HOST:PORT``, ``[IPV6]:PORT``, or ``PORT`` where ``host`` is given.
 
+        ``*`` and what ``host_of`` takes is a host, an IPv6 zone included.
+
         Raises:
             UsageError: it is none of those.
         """
         before, colon, port = text.rpartition(":")
-        if before.startswith("[") and before.endswith("]"):
-            before = before[1:-1]
-        elif ":" in before:
-            before = ""
+        bare_ipv6 = ":" in before and not before.startswith("[")
+        if before != EVERYWHERE:
+            before = "" if bare_ipv6 else host_of(before, zone=True) or ""
         before = before or ("" if colon else host)
+        example = "[2001:db8::7]" if bare_ipv6 else host or "db.lan"
         if not (before and port.isascii() and port.isdigit() and int(port) < 65_536):
             what = "[HOST:]PORT" if host else "HOST:PORT"
             raise UsageError(
                 f"{text!r} is not an address",
                 f"an address is {what}, with a port from 0 to 65535",
-                f"for example {host or 'db.lan'}:5432",
+                f"for example {example}:5432",
             )
         return cls(before, int(port))
 
@@ -318,6 +321,10 @@ class MappingAnswer:
     host: str = ""
     port: int = 0
     reason: str = ""
+
+
+TLS_ONLY: Final = "https"
+"""The reason of an answer that gave a web service its name, where TLS leads to it."""
 
 
 @dataclass(slots=True)
