@@ -15,6 +15,7 @@ import trio
 from tunnel.access.security import (
     JoinLine,
     client_id,
+    kept_join,
     load_or_make_identity,
     owner_token,
     sole_server,
@@ -34,12 +35,13 @@ from tunnel.center.notices import (
 )
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
-from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
+from tunnel.errors import CODES, Code, Exit, StateError, StreamError, UsageError
 from tunnel.front.users import is_loopback
 from tunnel.link.relay import relay
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
+from tunnel.ops.signals import ending_signals
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.proofs import verifier_of
 
@@ -75,7 +77,7 @@ class _Ending:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Wait for signals; returns when the drain is over or was cut short."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
             number = await anext(signals)
             if number == signal.SIGINT:
@@ -91,7 +93,9 @@ class _Ending:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_drained)
-                await anext(signals)
+                # Of a closed window two may come: the kernel's and the shell's.
+                while await anext(signals) == signal.SIGHUP:
+                    pass
                 nursery.cancel_scope.cancel()
             await stop()
 
@@ -162,7 +166,7 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
             identity.pin if identity else None,
             plan.plain,
         )
-        write_join(plan.state, join)
+        _keep_line(plan.state, join, show)
 
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
             await ending.watch(server.drain, server.stop, task_status=task_status)
@@ -172,6 +176,16 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
         await nursery.start(until_signal)
         _show_server(show, address, join, server.names)
     return ending.status
+
+
+def _keep_line(state: Path, join: JoinLine, show: Show) -> None:
+    """Keep the join line; a folder that has one with this token may be read-only."""
+    try:
+        write_join(state, join)
+    except StateError as error:
+        if kept_join(state) is None:
+            raise
+        show.error(error, "warning")
 
 
 def _show_server(
@@ -267,7 +281,7 @@ class _Up:
 
     async def run(self) -> Exit:
         with ExitStack() as stack:
-            own_id = stack.enter_context(client_id(saved.state_folder() / "client"))
+            own_id = stack.enter_context(client_id(saved.client_folder()))
             client = CenterClient(
                 self._join,
                 client_id=own_id.value,
@@ -343,11 +357,17 @@ class _Up:
 
     def _keep_join(self) -> None:
         """The first line that worked is the default from now on."""
-        if self._plan.save_as:
-            saved.save(self._join, self._plan.save_as)
-        elif self._given and not saved.is_saved(saved.DEFAULT):
-            path = saved.save(self._join, saved.DEFAULT)
-            self._show.talk("saved", f"{path} (--to is not needed next time)")
+        try:
+            if self._plan.save_as:
+                saved.save(self._join, self._plan.save_as)
+            elif self._given and not saved.is_saved(saved.DEFAULT):
+                path = saved.save(self._join, saved.DEFAULT)
+                self._show.talk("saved", f"{path} (--to is not needed next time)")
+        except StateError as error:
+            if self._plan.save_as:
+                self._show.error(error, "warning")
+            else:  # nobody asked for it
+                self._show.talk("not saved", f"{error.what}: {error.cause}")
 
     def _link_down(self, notice: LinkDown) -> None:
         if not self._was_up and notice.reason.what != self._last_error:
@@ -436,8 +456,7 @@ async def run_pipe(
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal status
             # Killed without a word, the far end would wait for another link.
-            ends = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-            with trio.open_signal_receiver(*ends) as signals:
+            with trio.open_signal_receiver(*ending_signals()) as signals:
                 task_status.started()
                 if await anext(signals) == signal.SIGINT:
                     status = Exit.INTERRUPTED
