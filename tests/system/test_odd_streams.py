@@ -201,8 +201,14 @@ HOMES: Final = {
 }
 
 
-@pytest.mark.parametrize("home", HOMES.values(), ids=list(HOMES))
-@pytest.mark.parametrize("save", [(), ("--save-as", "work")], ids=["", "save"])
+@pytest.mark.parametrize(
+    ("home", "save"),
+    [
+        *((home, ("--save-as", "work")) for home in HOMES.values()),
+        (HOMES["unknown"], ()),
+    ],
+    ids=[*HOMES, "unknown, not asked to save"],
+)
 def test_a_client_works_where_it_can_keep_nothing(
     machine: Machine,
     server: Server,
