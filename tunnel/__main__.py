@@ -9,11 +9,13 @@ from typing import NoReturn
 
 from tunnel.errors import Exit
 from tunnel.ops.hide import hide_secrets
+from tunnel.ops.standard import secure_standard_files
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     try:
+        secure_standard_files()
         _end_when_asked()
         hide_secrets()
         # Only now what takes long to load: until here a secret may stand in `ps`.

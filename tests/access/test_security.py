@@ -178,6 +178,21 @@ def test_no_complaint_shows_the_token_wherever_it_stands(
 
 # --- private files
 
+USER = 1234
+
+
+def own(user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all files belong to a user, who is the one that runs us."""
+    fstat = os.fstat
+
+    def status_of(descriptor: int) -> os.stat_result:
+        fields = list(fstat(descriptor))
+        fields[stat.ST_UID] = user
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", status_of)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+
 
 def test_a_private_file_has_mode_600_in_a_folder_of_mode_700(tmp_path: Path) -> None:
     path = tmp_path / "new" / "state" / "secret"
@@ -236,16 +251,48 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610])
 def test_a_secret_file_open_to_others_is_refused_with_its_chmod(
-    tmp_path: Path, mode: int
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a secret"
     security.write_private(path, "x")
     path.chmod(mode)
+    own(USER, monkeypatch)
     with pytest.raises(StateError) as caught:
         security.read_private(path)
-    assert caught.value.fix == f"chmod 600 '{path}'"
+    assert caught.value.fix.startswith(f"chmod 600 '{path}', or set TUNNEL_TRUST_FILES")
     assert f"{mode:03o}" in caught.value.cause
     assert caught.value.exit_status is Exit.CONFIGURATION
+    monkeypatch.setenv("TUNNEL_TRUST_FILES", "yes")
+    assert security.read_private(path) == "x"
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o444, 0o600, 0o644])
+@pytest.mark.parametrize("folder", [0o755, 0o777, 0o1777])
+def test_a_secret_file_that_only_root_could_have_written_is_read_by_anybody(
+    tmp_path: Path, mode: int, folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "..data"
+    data.mkdir()
+    (data / "join").write_text("x")
+    (data / "join").chmod(mode)
+    data.chmod(folder)
+    (tmp_path / "join").symlink_to("..data/join")
+    own(0, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
+    assert security.read_private(tmp_path / "join") == "x"
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_secret_file_of_root_that_others_can_write_is_refused(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    security.write_private(path, "x")
+    path.chmod(mode)
+    own(0, monkeypatch)
+    with pytest.raises(StateError) as caught:
+        security.read_private(path)
+    assert "TUNNEL_TRUST_FILES" in caught.value.fix
 
 
 def test_a_secret_file_of_another_user_is_refused(
@@ -253,8 +300,8 @@ def test_a_secret_file_of_another_user_is_refused(
 ) -> None:
     path = tmp_path / "secret"
     security.write_private(path, "x")
-    other = os.geteuid() + 1
-    monkeypatch.setattr(os, "geteuid", lambda: other)
+    own(USER + 1, monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: USER)
     with pytest.raises(StateError) as caught:
         security.read_private(path)
     assert "another user" in caught.value.cause
@@ -518,12 +565,15 @@ def test_the_certificate_is_p256_for_a_hundred_years(
     assert identity.fingerprint == f"SHA256:{identity.pin}"
 
 
-def test_an_identity_open_to_others_is_refused_with_its_chmod(tmp_path: Path) -> None:
+def test_an_identity_open_to_others_is_refused_with_its_chmod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, _ = security.load_or_make_identity(tmp_path)
     made.pem_path.chmod(0o640)
+    own(USER, monkeypatch)
     with pytest.raises(StateError) as caught:
         security.load_or_make_identity(tmp_path)
-    assert caught.value.fix == f"chmod 600 {made.pem_path}"
+    assert caught.value.fix.startswith(f"chmod 600 {made.pem_path}, or set")
 
 
 def test_a_damaged_identity_is_refused_and_never_replaced(

@@ -104,11 +104,11 @@ def test_serve_keeps_its_secrets_to_its_owner(machine: Machine) -> None:
     assert (folder / "join").read_text().strip() == server.join
 
 
-def test_serve_refuses_an_identity_that_others_can_read(machine: Machine) -> None:
+def test_serve_refuses_an_identity_that_others_can_write(machine: Machine) -> None:
     first = machine.serve()
     assert first.program.stop() == 0
     identity = machine.home / "server" / "identity.pem"
-    identity.chmod(0o644)
+    identity.chmod(0o666)
     said = fails(machine, 3, "serve", "--state", str(identity.parent))
     assert str(identity) in said
 

@@ -259,7 +259,7 @@ def test_the_password_may_come_from_anywhere_and_is_always_asked_for(
             assert get(machine, "127.0.0.1", port, "/", "-u", user)[0] == status
         assert get(machine, "127.0.0.1", port, "/", "--http1.0")[0] == 401
         client.stop()
-    file.chmod(0o644)
+    file.chmod(0o666)
     open_to_others = machine.tunnel("share", "1", env={"TUNNEL_AUTH_FILE": str(file)})
     assert open_to_others.wait() == 3
     assert machine.tunnel("share", "1", "--auth", "").wait() == 2

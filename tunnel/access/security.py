@@ -45,6 +45,9 @@ MAX_NAME_BYTES: Final = 255
 VALID_DAYS: Final = 36_500
 """The pin, not a date, decides whether a key is trusted; expiry would only hurt."""
 CLIENT_ID_BYTES: Final = 16
+TRUST_FILES: Final = "TUNNEL_TRUST_FILES"
+"""The environment variable that has secrets read whoever may read or write them: for
+mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
 
 _JOIN_FORM: Final = "tunnel://NAME:TOKEN@HOST:PORT/#PIN"
 _PORT: Final = re.compile(r"[0-9]{1,5}")
@@ -217,7 +220,10 @@ def _refuse(cause: str, fix: str = f"a join line looks like {_JOIN_FORM}") -> No
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that only we may read; a symbolic link is followed.
+    """The text of a file that is ours alone, or that only root could have written.
+
+    The latter is how Docker, Kubernetes and systemd mount secrets, whoever may read
+    them there. A symbolic link is followed; of whom the folders are does not matter.
 
     Raises:
         StateError: it is absent, unreadable, not UTF-8, not ours or open to others.
@@ -233,13 +239,18 @@ def read_private(path: Path) -> str:
 
 
 def _insist_private(path: Path, status: os.stat_result) -> None:
+    if status.st_uid == 0 and not status.st_mode & 0o022:
+        return
+    if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
+        return
     name = shlex.quote(str(path))
+    switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
     if status.st_uid != os.geteuid():
-        fix = f"chown {os.geteuid()} {name}, if its content is yours"
+        fix = f"chown {os.geteuid()} {name}, {switch}"
         raise StateError(f"will not use {path}", "it belongs to another user", fix)
     if status.st_mode & 0o077:
         cause = f"others may use it: its mode is {status.st_mode & 0o777:03o}"
-        raise StateError(f"will not use {path}", cause, f"chmod 600 {name}")
+        raise StateError(f"will not use {path}", cause, f"chmod 600 {name}, {switch}")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -336,7 +347,7 @@ def kept_join(state_dir: Path) -> JoinLine | None:
         StateError: the file is there but damaged, not ours, or open to others.
     """
     path = state_dir / "join"
-    if not _exists(path):
+    if not exists(path):
         return None
     try:
         return parse_join(read_private(path))
@@ -351,7 +362,7 @@ def write_join(state_dir: Path, join: JoinLine) -> None:
     A line that stands there already is not written again: the folder may be read-only.
     """
     path, text = state_dir / "join", join.render() + "\n"
-    if not (_exists(path) and read_private(path) == text):
+    if not (exists(path) and read_private(path) == text):
         write_private(path, text)
 
 
@@ -366,7 +377,7 @@ def sole_server(state_dir: Path) -> Iterator[None]:
         StateError: another process has it, or the folder cannot be made.
     """
     try:
-        if not _exists(state_dir):
+        if not exists(state_dir):
             _make_private_dir(state_dir)
         folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -419,19 +430,19 @@ class ClientId:
 
 
 @contextlib.contextmanager
-def client_id(state_dir: Path) -> Iterator[ClientId]:
+def client_id(state_dir: Path | None) -> Iterator[ClientId]:
     """What names this client to its server while the context is open.
 
     STATE/clients/N.id are made once and kept; a process holds the lock of the first
     that is free. So two processes never share an id, and the successor of a killed one
     gets the same id again, and with it the same public ports (protocol.md#whose-port).
-    Where nothing can be written the id is random and forgotten.
+    Where nothing can be written, or no folder is known, it is random and forgotten.
     """
     lock: int | None = None
-    try:
-        lock, value = _take_id(state_dir / "clients")
-    except OSError:
-        value = secrets.token_bytes(CLIENT_ID_BYTES)
+    value = secrets.token_bytes(CLIENT_ID_BYTES)
+    if state_dir is not None:
+        with contextlib.suppress(OSError):
+            lock, value = _take_id(state_dir / "clients")
     try:
         yield ClientId(value, lock)
     finally:
@@ -479,7 +490,7 @@ def short_id(client_id: bytes) -> str:
     return client_id[:4].hex()
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Like ``Path.exists``, but a folder that may not be searched is no "no"."""
     try:
         path.stat()
@@ -518,7 +529,7 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
             cannot be written.
     """
     path = state_dir / "identity.pem"
-    created = not _exists(path) and _create_private(path, _make_identity)
+    created = not exists(path) and _create_private(path, _make_identity)
     return _load_identity(path), created
 
 

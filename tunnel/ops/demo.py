@@ -28,7 +28,7 @@ from rich.console import Console
 import tunnel
 from tunnel.access.security import client_tls_context, parse_join, pin_of
 from tunnel.access.target import connect
-from tunnel.errors import Exit, TunnelError
+from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.front.listen import open_listener
 from tunnel.link.sockets import QuickSocket
 from tunnel.link.transport import TlsTransport, dial
@@ -40,6 +40,7 @@ from tunnel.ops.demo_page import (
     serve_page,
     socks5_connect,
 )
+from tunnel.ops.signals import ending_signals
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ async def run_demo(once: bool) -> int:
     failure: TunnelError | None = None
     interrupted = False
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="tunnel-demo-", ignore_cleanup_errors=True
-        ) as folder:
+        with _temporary_folder() as folder:
             try:
                 await demo.run(Path(folder), once)
             except* TunnelError as errors:
@@ -93,6 +92,16 @@ async def run_demo(once: bool) -> int:
     if interrupted:
         raise KeyboardInterrupt
     return Exit.OK if demo.checked and failure is None else Exit.CHECK_FAILED
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(
+            prefix="tunnel-demo-", ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        what = "there is no folder for temporary files"
+        raise StateError(what, error.strerror or "", "set TMPDIR") from error
 
 
 def _console(file: TextIO) -> Console:
@@ -189,7 +198,8 @@ class _Demo:
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+    ends = set(ending_signals()) - {signal.SIGINT}
+    with trio.open_signal_receiver(*ends) as signals:
         async for _ in signals:
             scope.cancel()
 

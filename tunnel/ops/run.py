@@ -16,6 +16,7 @@ import trio
 from tunnel.access.security import (
     JoinLine,
     client_id,
+    kept_join,
     load_or_make_identity,
     owner_token,
     sole_server,
@@ -37,7 +38,7 @@ from tunnel.center.notices import (
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
-from tunnel.errors import CODES, Code, Exit, StreamError, UsageError
+from tunnel.errors import CODES, Code, Exit, StateError, StreamError, UsageError
 from tunnel.front.users import is_loopback
 from tunnel.link.patience import PATIENCE, Patience
 from tunnel.link.relay import relay
@@ -45,6 +46,7 @@ from tunnel.log import say
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
+from tunnel.ops.signals import ending_signals
 from tunnel.ops.stdio import standard_stream
 from tunnel.proto.frames import Address
 from tunnel.proto.host import EVERYWHERE, LOOPBACKS, WILDCARDS
@@ -84,7 +86,7 @@ class _Ending:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Wait for signals; returns when the drain is over or was cut short."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
             number = await anext(signals)
             if number == signal.SIGINT:
@@ -100,7 +102,9 @@ class _Ending:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_drained)
-                await anext(signals)
+                # Of a closed window two may come: the kernel's and the shell's.
+                while await anext(signals) == signal.SIGHUP:
+                    pass
                 nursery.cancel_scope.cancel()
             await stop()
 
@@ -174,7 +178,7 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
             identity.pin if identity else None,
             plan.plain,
         )
-        write_join(plan.state, join)
+        _keep_line(plan.state, join, show)
 
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
             drain = partial(server.drain, plan.drain_s)
@@ -185,6 +189,16 @@ async def _serve(plan: ServePlan, show: Show) -> Exit:
         await nursery.start(until_signal)
         _show_server(show, address, join, server.names)
     return ending.status
+
+
+def _keep_line(state: Path, join: JoinLine, show: Show) -> None:
+    """Keep the join line; a folder that has one with this token may be read-only."""
+    try:
+        write_join(state, join)
+    except StateError as error:
+        if kept_join(state) is None:
+            raise
+        show.error(error, "warning")
 
 
 def _show_server(
@@ -289,7 +303,7 @@ class _Up:
 
     async def run(self) -> Exit:
         with ExitStack() as stack:
-            own_id = stack.enter_context(client_id(saved.state_folder() / "client"))
+            own_id = stack.enter_context(client_id(saved.client_folder()))
             client = CenterClient(
                 self._join,
                 client_id=own_id.value,
@@ -363,7 +377,14 @@ class _Up:
                 self._say(line)
 
     def _keep_join(self) -> None:
-        """The first line that worked is the default from now on."""
+        """The first line that worked is the default from now on, if it can be kept."""
+        try:
+            self._save_join()
+        except StateError as error:
+            say(logger, logging.WARNING, "join.not_saved", reason=error.what,
+                cause=error.cause)  # fmt: skip
+
+    def _save_join(self) -> None:
         if self._plan.save_as:
             saved.save(self._join, self._plan.save_as)
         elif self._given and not saved.is_saved(saved.DEFAULT):
@@ -470,8 +491,7 @@ async def run_pipe(
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal status
             # Killed without a word, the far end would wait for another link.
-            ends = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-            with trio.open_signal_receiver(*ends) as signals:
+            with trio.open_signal_receiver(*ending_signals()) as signals:
                 task_status.started()
                 if await anext(signals) == signal.SIGINT:
                     status = Exit.INTERRUPTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,15 +12,19 @@ from platformdirs import user_config_path, user_state_path
 
 from tunnel.access.security import (
     JoinLine,
+    exists,
     kept_join,
     parse_join,
     read_private,
     write_private,
 )
 from tunnel.errors import Exit, StateError, UsageError
+from tunnel.ops.standard import lost_output
 from tunnel.proto.codec import is_host_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunnel.link.via import Via
     from tunnel.ops.show import Show
 
@@ -27,14 +32,44 @@ DEFAULT: Final = "default"
 
 
 def state_folder() -> Path:
-    """Give where this user's tunnel keeps what it made itself."""
-    return user_state_path("tunnel")
+    """Give where this user's tunnel keeps what it made itself.
+
+    Raises:
+        StateError: no home folder is known.
+    """
+    return _of_this_user(user_state_path, "--state DIR, or XDG_STATE_HOME")
+
+
+def client_folder() -> Path | None:
+    """Return where this user's client ids are kept; None if no place is known."""
+    try:
+        return state_folder() / "client"
+    except StateError:
+        return None
 
 
 def _file(name: str) -> Path:
     if not is_host_name(name):
         raise UsageError(f"{name!r} is not a name: letters, digits, dot, - and _")
-    return user_config_path("tunnel") / f"{name}.join"
+    folder = _of_this_user(user_config_path, "--to, or XDG_CONFIG_HOME")
+    return folder / f"{name}.join"
+
+
+def _of_this_user(find: Callable[[str], Path], instead: str) -> Path:
+    """Return the folder that ``find`` knows for this user.
+
+    Raises:
+        StateError: neither HOME nor the system's list of users names a home folder.
+    """
+    with suppress(RuntimeError):
+        folder = find("tunnel")
+        if folder.is_absolute():  # or it begins with a ~ that nobody could resolve
+            return folder
+    raise StateError(
+        "no folder is known to keep files in",
+        "HOME is not set, and this user is not in the system's list of users",
+        f"set HOME, or use {instead}",
+    )
 
 
 def save(join: JoinLine, name: str) -> Path:
@@ -45,8 +80,8 @@ def save(join: JoinLine, name: str) -> Path:
 
 
 def is_saved(name: str) -> bool:
-    """Say whether there is one of this name."""
-    return _file(name).exists()
+    """Say whether there is one of this name; raises StateError where none can be."""
+    return exists(_file(name))
 
 
 def outdated(join: JoinLine) -> JoinLine | None:
@@ -100,7 +135,7 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         return parse_join(to.strip()), True
     name = to or DEFAULT
     path = _file(name)
-    if path.exists():
+    if exists(path):
         return parse_join(read_private(path).strip()), False
     if to is None:
         raise UsageError(
@@ -134,6 +169,8 @@ def show_join(state: Path, show: Show) -> Exit:
             "tunnel serve",
         )
     show.secret_line("join", line.render(), join=line.render())
+    if (lost := lost_output()) is not None:
+        raise StateError("the join line was not written", lost.strerror or str(lost))
     return Exit.OK
 
 

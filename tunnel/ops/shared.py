@@ -128,7 +128,7 @@ class Shared:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         put, notices = trio.open_memory_channel["Notice"](math.inf)  # few, and small
-        with client_id(saved.state_folder() / "client") as own_id:
+        with client_id(saved.client_folder()) as own_id:
             client = CenterClient(
                 self._join,
                 client_id=own_id.value,

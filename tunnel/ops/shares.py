@@ -251,9 +251,9 @@ def _shared(text: str, *, listing: bool = False) -> End | Folder:
         return parse_target(text)
     try:
         return Folder(Path(text).expanduser(), listing=listing)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
         raise UsageError(
-            f"{text} cannot be shared: {error.strerror}",
+            f"{text} cannot be shared: {getattr(error, 'strerror', None) or error}",
             "what is shared is [HOST:]PORT or a folder",
         ) from error
 

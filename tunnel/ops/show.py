@@ -71,7 +71,7 @@ class Show:
     def _data(self, event: str, text: str, fields: Mapping[str, str | float]) -> None:
         self._clear_status()
         if self.as_json:
-            text = json.dumps({"event": event, **fields}, ensure_ascii=False)
+            text = json.dumps({"event": event, **fields})
         _write(sys.stdout, escaped(text) + "\n")
 
     def talk(self, label: str, text: str) -> None:
@@ -118,16 +118,9 @@ def _shown(text: str) -> str:
 
 
 def _write(file: TextIO, text: str) -> None:
-    """Write at once: a script may be waiting for the line."""
-    try:
-        file.write(text)
-        file.flush()
-    except BrokenPipeError:
-        # Nobody reads any more; the tunnel goes on. What is still buffered would fail
-        # again at exit and become its status.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, file.fileno())
-        os.close(null)
+    """Write at once, for a script may be waiting; see ``ops.standard`` for failures."""
+    file.write(text)
+    file.flush()
 
 
 def _formatter(kind: str, *, colour: bool) -> logging.Formatter:

@@ -16,12 +16,18 @@ class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
         self._fd = fd
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await trio.to_thread.run_sync(os.read, self._fd, max_bytes or 65_536)
+        try:
+            return await trio.to_thread.run_sync(os.read, self._fd, max_bytes or 65_536)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
-        while rest:
-            rest = rest[await trio.to_thread.run_sync(os.write, self._fd, rest) :]
+        try:
+            while rest:
+                rest = rest[await trio.to_thread.run_sync(os.write, self._fd, rest) :]
+        except OSError as error:  # a full disk
+            raise trio.BrokenResourceError from error
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()

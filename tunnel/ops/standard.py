@@ -1,0 +1,117 @@
+"""Standard files that cannot fail: stdin, stdout and stderr, whatever became of them.
+
+A tunnel outlives the terminal, the reader and the disk that it writes to. Everything
+that speaks goes through ``sys.stdout`` and ``sys.stderr``: the lines for scripts, the
+log, the help, Python's reports of faults. So these two are replaced once, at the start.
+Imports nothing heavy, for it all happens twice when a command line has secrets.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import select
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STUCK_S: Final = 1.0
+"""How long a write waits for a reader that stands still (Ctrl+S, a full pipe): above
+what a busy machine needs, below what a link takes for the death of its peer. After one
+such wait there is no other until something was read."""
+PIECE_BYTES: Final = select.PIPE_BUF
+"""What fits into a pipe that has room at all (POSIX), so that the write returns."""
+
+_PLAIN: Final = {"→": "->", "…": "...", "—": "-", "–": "-", "·": "-", "×": "x"}
+_PLAIN_ERRORS: Final = "tunnel-plain"
+
+
+class EnduringFile(io.FileIO):
+    """A descriptor to write to; what cannot be written is dropped.
+
+    Each write is tried anew: a disk that was full takes the next line again.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self.lost: OSError | None = None
+        """Why something was dropped, for those whose output is all they are for."""
+        self._stuck = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write some of ``data``, or drop it all; never blocks for more than 1 s."""
+        size = memoryview(data).nbytes
+        try:
+            if self._has_room():
+                written = super().write(memoryview(data)[:PIECE_BYTES])
+                if written is not None:
+                    return written
+            self.lost = BlockingIOError("its reader stands still")
+        except OSError as error:
+            self.lost = error
+        return size
+
+    def _has_room(self) -> bool:
+        room = select.poll()
+        room.register(self.fileno(), select.POLLOUT)
+        found = room.poll(0 if self._stuck else STUCK_S * 1000)
+        self._stuck = not found
+        return bool(found)
+
+
+def secure_standard_files() -> None:
+    """Put files that cannot fail in the place of stdin, stdout and stderr.
+
+    Closed ones (``>&-``) are opened on ``/dev/null`` first: the next socket or file of
+    ours would get their number, and what we say would be written into it.
+    """
+    codecs.register_error(_PLAIN_ERRORS, _plainly)
+    for fd in range(3):
+        _fill(fd)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    sys.stdout = _enduring(1, sys.stdout)
+    sys.stderr = _enduring(2, sys.stderr)
+
+
+def lost_output() -> OSError | None:
+    """Return why something of stdout was dropped; None if all of it was written."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.lost if isinstance(raw, EnduringFile) else None
+
+
+def _fill(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        opened = os.open(os.devnull, os.O_RDWR)
+        if opened != fd:
+            os.dup2(opened, fd)
+            os.close(opened)
+        os.set_inheritable(fd, True)
+
+
+def _enduring(fd: int, before: io.TextIOBase | object) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        io.BufferedWriter(EnduringFile(fd)),
+        encoding=getattr(before, "encoding", None) or "utf-8",
+        errors=_PLAIN_ERRORS,
+        line_buffering=True,
+    )
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what the terminal's character set lacks in ASCII: ``->``, or ``\\xe4``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    shown = "".join(
+        _PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode()
+        for char in text
+    )
+    return shown, error.end
