@@ -59,7 +59,8 @@ SaveAs = Annotated[str | None, Parameter(help="Save the server under this name."
 Via = Annotated[
     str | None,
     Parameter(
-        help="http:// or socks5:// URL of a proxy through which the server is reached."
+        help="http:// or socks5:// URL of a proxy through which the server is reached; "
+        "none: not even that of HTTPS_PROXY or ALL_PROXY."
     ),
 ]
 LeaveAt = Annotated[
