@@ -371,7 +371,7 @@ def test_this_machine_itself_is_not_reached_through_it_unless_told(
 def test_where_up_listens_is_no_business_of_one_tcp_entry(
     machine: Machine, server: Server, target: Target
 ) -> None:
-    env = {"TUNNEL_SOCKS": "127.0.0.1:0"}
+    env = {"TUNNEL_UP_SOCKS": "127.0.0.1:0"}
     client = machine.tunnel("tcp", str(target.port), "--to", server.join, env=env)
     assert exchange(tcp(port_of(client, "tcp"))) == HELLO
     client = machine.tunnel("up", "--to", server.join, env=env)
