@@ -378,6 +378,17 @@ def test_where_up_listens_is_no_business_of_one_tcp_entry(
     client.out.wait("socks 127.0.0.1:")
 
 
+def test_an_old_and_a_wrong_variable_are_named_without_their_values(
+    machine: Machine, server: Server
+) -> None:
+    env = {"TUNNEL_SOCKS": "127.0.0.1:0", "TUNNEL_AUHT": "me:sesame"}
+    client = machine.tunnel("up", "--to", server.join, env=env)
+    client.out.wait("socks 127.0.0.1:")
+    assert "TUNNEL_UP_SOCKS" in client.err.wait("variable.old")
+    assert "TUNNEL_AUTH" in client.err.wait("variable.unknown")
+    assert "sesame" not in client.errors()
+
+
 def test_a_public_proxy_asks_for_the_password(
     machine: Machine, server: Server, target: Target
 ) -> None:

@@ -35,11 +35,37 @@ OWN: Final = {
 _SWITCHES: Final = {"tcp": ("socks",)}
 """Flags without a variable: the word means something else where it has one."""
 SHARED: Final = frozenset(
-    ("LISTEN", "PORTS", "PUBLIC_HOST", "STATE", "PLAIN", "RESUME", "MAX_SESSIONS")
-    + ("MAX_WAITING_SESSIONS", "DOMAIN", "CERTIFICATE", "PRINT_JOIN", "TRUSTED_PROXY")
-    + ("MAX_PER_ADDRESS", "JSON", "LOG", "TO", "VIA", "SAVE_AS", "EXIT", "BE_EXIT")
-    + ("REMOTE", "PROXY_PROTOCOL", "AUTH", "NETWORK", "LIST", "ONCE")
-    + ("TO_FILE", "VIA_FILE", "AUTH_FILE")
+    (
+        "LISTEN",
+        "PORTS",
+        "PUBLIC_HOST",
+        "STATE",
+        "PLAIN",
+        "RESUME",
+        "MAX_SESSIONS",
+        "MAX_WAITING_SESSIONS",
+        "DOMAIN",
+        "CERTIFICATE",
+        "PRINT_JOIN",
+        "TRUSTED_PROXY",
+        "MAX_PER_ADDRESS",
+        "JSON",
+        "LOG",
+        "TO",
+        "VIA",
+        "SAVE_AS",
+        "EXIT",
+        "BE_EXIT",
+        "REMOTE",
+        "PROXY_PROTOCOL",
+        "AUTH",
+        "NETWORK",
+        "LIST",
+        "ONCE",
+        "TO_FILE",
+        "VIA_FILE",
+        "AUTH_FILE",
+    )
 )
 """What is behind the prefix of the others."""
 
