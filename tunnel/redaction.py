@@ -47,6 +47,9 @@ _NO_PAIR: Final = re.compile(r"unix:|\[|.*=|:|[\da-fA-F:.]+(?:%\w+)?$")
 _NO_SECRETS: Final = frozenset(("", "PASSWORD", "SECRET", "TOKEN"))
 """What stands in the place of a secret where a form is shown."""
 
+_PROXIES: Final = frozenset(("https_proxy", "all_proxy"))
+"""Variables, in either case, whose URLs hold a password now and then."""
+
 _known: dict[str, str] = {}
 _known_pattern: list[re.Pattern[str]] = []
 
@@ -112,7 +115,7 @@ def keep_secret(words: Iterable[str], environ: Mapping[str, str]) -> None:
     for word, shown in zip(words, masked(words), strict=True):
         _learn(word, shown)
     for name, value in environ.items():
-        if name.startswith("TUNNEL_"):
+        if name.startswith("TUNNEL_") or name.lower() in _PROXIES:
             pair = "AUTH" in name or "PASS" in name
             for word in (value, *value.split()):
                 _learn(word, _masked_pair(word) if pair else redact(word))

@@ -177,7 +177,7 @@ async def test_a_silent_app_is_closed_after_the_deadline(
 @pytest.mark.parametrize(
     ("said", "answer", "reason"),
     [
-        (b"\x05\x01\x02", b"\x05\xff", "NOT_ALLOWED"),
+        (b"\x05\x01\x01", b"\x05\xff", "NOT_ALLOWED"),
         (
             b"\x05\x01\x00\x05\x02\x00\x03\x01a\x00\x50",
             b"\x05\x00\x05\x07\x00\x01" + bytes(6),

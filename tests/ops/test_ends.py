@@ -218,11 +218,15 @@ def test_the_way_to_the_server_may_lie_in_a_file(
     file = tmp_path / "via"
     file.write_text("http://user:secret@proxy.lan:3128\n")
     file.chmod(0o600)
-    assert saved.find_via(None) is None
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    join = JoinLine("default", make_token(), "203.0.113.7", 7443, None, True)
+    assert saved.find_via(None, join) is None
     monkeypatch.setenv("TUNNEL_VIA_FILE", str(file))
-    via = saved.find_via(None)
+    via = saved.find_via(None, join)
     assert via is not None
     assert via.password == "secret"
-    via = saved.find_via("socks5://other:1080")
+    assert saved.find_via("none", join) is None
+    via = saved.find_via("socks5://other:1080", join)
     assert via is not None
     assert via.host == "other"

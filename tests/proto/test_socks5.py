@@ -149,7 +149,7 @@ def test_an_unknown_form_of_address_is_refused_with_reply_8(kind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "greeting", [b"\x05\x00", b"\x05\x01\x02", b"\x05\x02\x01\x80"]
+    "greeting", [b"\x05\x00", b"\x05\x01\x01", b"\x05\x02\x01\x80"]
 )
 def test_without_a_common_method_the_conversation_is_over(greeting: bytes) -> None:
     heard = talk([greeting, named(b"example.org")])
@@ -236,8 +236,19 @@ def test_the_chosen_method_is_one_that_was_offered(
     """Points 2, 3, 20."""
     offered = bytes(itertools.compress((0, 1, 2, 0x80), methods))
     heard = talk([bytes((5, len(offered))) + offered], users)
-    wanted = 2 if users else 0
-    assert heard.output == bytes((5, wanted if wanted in offered else 0xFF))
+    wanted = (2,) if users else (0, 2)
+    chosen = next((method for method in wanted if method in offered), 0xFF)
+    assert heard.output == bytes((5, chosen))
+
+
+@pytest.mark.parametrize("user", [LOGIN, login(b"", b""), login(b"x" * 255, b"y")])
+def test_without_users_who_can_only_log_in_is_let_in_with_any_password(
+    user: bytes,
+) -> None:
+    heard = talk([b"\x05\x01\x02" + user + named(b"a") + b"rest"])
+    assert heard.output == b"\x05\x02\x01\x00"
+    assert heard.request == SocksRequest(SocksCommand.CONNECT, Address("a", 80))
+    assert heard.leftover == b"rest"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from support.processes import Machine, Program, Server
 
 HELLO = b"hello from far away"
+NAME = "center.test"
+"""A server's name that nobody but the proxy knows."""
 
 
 @pytest.fixture
@@ -232,6 +234,7 @@ class ConnectProxy(Target):
             conn.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
             return None
         host, _, port = self.asked[-1].rpartition(":")
+        host = host.replace(NAME, "127.0.0.1")
         with socket.create_connection((host, int(port))) as far:
             conn.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             back = threading.Thread(target=self._copy, args=(far, conn), daemon=True)
@@ -260,6 +263,52 @@ def test_the_server_is_reached_through_an_http_proxy(
         assert proxy.asked == [f"127.0.0.1:{server.port}"]
         assert "secret" not in client.errors()
         assert client.stop() == 0
+
+
+def test_the_proxy_of_the_machine_is_used_for_the_link_and_said(
+    machine: Machine, server: Server, target: Target
+) -> None:
+    with ConnectProxy() as proxy:
+        env = {"HTTPS_PROXY": f"http://user:secret@127.0.0.1:{proxy.port}"}
+        join = server.join.replace("127.0.0.1", NAME)
+        client = machine.tunnel("tcp", str(target.port), "--to", join, env=env)
+        assert exchange(tcp(port_of(client, "tcp"))) == HELLO
+        assert proxy.asked == [f"{NAME}:{server.port}"]
+        said = client.err.wait("proxy.used")
+        assert "HTTPS_PROXY" in said
+        assert f"http://127.0.0.1:{proxy.port}" in said
+        assert "secret" not in client.errors()
+
+
+def test_the_proxy_of_the_machine_is_not_asked_for_the_machine_itself(
+    machine: Machine, server: Server, target: Target
+) -> None:
+    with ConnectProxy() as proxy:
+        env = {"ALL_PROXY": f"http://user:secret@127.0.0.1:{proxy.port}"}
+        entry = "tcp", str(target.port), "--to", server.join
+        client = machine.tunnel(*entry, env=env)
+        assert exchange(tcp(port_of(client, "tcp"))) == HELLO
+        assert proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "fix"),
+    [
+        ("http://user:sesame@127.0.0.1:{}", 4, "ALL_PROXY=http://USER:PASSWORD@"),
+        ("https://user:sesame@127.0.0.1:{}", 2, "the proxy of ALL_PROXY"),
+        ("user:sesame@127.0.0.1", 2, "the proxy of ALL_PROXY"),
+    ],
+)
+def test_a_wrong_proxy_of_the_machine_is_named_by_its_variable(
+    machine: Machine, server: Server, url: str, status: int, fix: str
+) -> None:
+    with ConnectProxy() as proxy:
+        env = {"ALL_PROXY": url.format(proxy.port)}
+        join = server.join.replace("127.0.0.1", NAME)
+        client = machine.tunnel("tcp", "8000", "--to", join, env=env)
+        assert client.wait() == status
+        assert fix in client.errors()
+        assert "sesame" not in client.errors()
 
 
 def test_a_proxy_that_does_not_know_us_ends_the_command_with_the_fix(
@@ -322,11 +371,22 @@ def test_this_machine_itself_is_not_reached_through_it_unless_told(
 def test_where_up_listens_is_no_business_of_one_tcp_entry(
     machine: Machine, server: Server, target: Target
 ) -> None:
-    env = {"TUNNEL_SOCKS": "127.0.0.1:0"}
+    env = {"TUNNEL_UP_SOCKS": "127.0.0.1:0"}
     client = machine.tunnel("tcp", str(target.port), "--to", server.join, env=env)
     assert exchange(tcp(port_of(client, "tcp"))) == HELLO
     client = machine.tunnel("up", "--to", server.join, env=env)
     client.out.wait("socks 127.0.0.1:")
+
+
+def test_an_old_and_a_wrong_variable_are_named_without_their_values(
+    machine: Machine, server: Server
+) -> None:
+    env = {"TUNNEL_SOCKS": "127.0.0.1:0", "TUNNEL_AUHT": "me:sesame"}
+    client = machine.tunnel("up", "--to", server.join, env=env)
+    client.out.wait("socks 127.0.0.1:")
+    assert "TUNNEL_UP_SOCKS" in client.err.wait("variable.old")
+    assert "TUNNEL_AUTH" in client.err.wait("variable.unknown")
+    assert "sesame" not in client.errors()
 
 
 def test_a_public_proxy_asks_for_the_password(

@@ -42,6 +42,8 @@ class Via:
     port: int
     user: str | None = None
     password: str = field(default="", repr=False)
+    named: str = "--via"
+    """The flag or variable that its user would mend."""
 
     @classmethod
     def parse(cls, url: str) -> Via:
@@ -96,7 +98,7 @@ async def dial_via(via: Via, host: str, port: int) -> QuickSocket:
             Code.LINK_LOST,
             f"cannot reach {where} through {via}: no answer within 10 s",
             "the proxy, or the server behind it, is silent",
-            "check the port of --via, and whether the server is up",
+            f"check the port of {via.named}, and whether the server is up",
         ) from error
     tune_link(stream)
     return stream
@@ -203,7 +205,8 @@ def _proxy_not_reached(via: Via, why: str) -> LocalLinkError:
         Code.LINK_LOST,
         f"cannot reach the proxy {via}: {why}",
         "nothing was sent to the server",
-        "check --via: is the proxy up, and is this its port?",
+        f"check {via.named}: is the proxy up, and is this its port?"
+        + (" --via none goes without" if via.named != "--via" else ""),
     )
 
 
@@ -215,7 +218,8 @@ def _not_our_user(via: Via, said: str) -> ViaError:
         "it wants a user and a password"
         if via.user is None
         else f"it does not know the user {via.user!r}, or not this password",
-        f"--via {scheme}://USER:PASSWORD@{rest}",
+        f"{via.named}{'=' if via.named[0] != '-' else ' '}"
+        f"{scheme}://USER:PASSWORD@{rest}",
     )
 
 
@@ -233,5 +237,5 @@ def _no_proxy(via: Via, where: str, why: str) -> LocalLinkError:
         Code.LINK_LOST,
         f"cannot reach {where} through {via}: {why}",
         "it is no such proxy, or does not serve us",
-        "check the scheme and the port of --via",
+        f"check the scheme and the port of {via.named}",
     )

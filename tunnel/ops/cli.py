@@ -10,12 +10,12 @@ import traceback
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
-from cyclopts.config import Env
+from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.ops.silence import Silence, seconds
+from tunnel.ops.variables import Environment
 from tunnel.proto.frames import Address
 from tunnel.proto.host import EVERYWHERE, host_of
 from tunnel.redaction import keep_secret, redact
@@ -30,17 +30,7 @@ if TYPE_CHECKING:
     from tunnel.ops.show import Show
 
 
-class _Environment(Env):
-    """``TUNNEL_SOCKS`` says where `up` listens; in `tcp` the word is a mere switch."""
-
-    def __call__(
-        self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
-    ) -> None:
-        switch = ("tcp",), "--socks"
-        kept = [one for one in arguments if (commands, one.name) != switch]
-        arguments = ArgumentCollection(kept)  # type: ignore[no-untyped-call]  # theirs
-        super().__call__(app, commands, arguments)
-
+ENVIRONMENT: Final = Environment()
 
 LogForm = Literal["logfmt", "json", "terminal"]
 
@@ -48,7 +38,7 @@ app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=_Environment("TUNNEL_", command=False),
+    config=ENVIRONMENT,
     print_error=False,
     exit_on_error=False,
 )
@@ -61,7 +51,8 @@ SaveAs = Annotated[str | None, Parameter(help="Save the server under this name."
 Via = Annotated[
     str | None,
     Parameter(
-        help="http:// or socks5:// URL of a proxy through which the server is reached."
+        help="http:// or socks5:// URL of a proxy through which the server is reached; "
+        "none: not even that of HTTPS_PROXY or ALL_PROXY."
     ),
 ]
 LeaveAt = Annotated[
@@ -618,6 +609,7 @@ async def _with_log(command: Callable[[], Awaitable[int]], show: Show) -> int:
     """Run a command beside the log, which has something to say in quiet times too."""
     import trio
 
+    ENVIRONMENT.warn()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(show.keep_log)
         status = await command()

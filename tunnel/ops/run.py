@@ -285,7 +285,7 @@ class _Up:
 
     def __init__(self, plan: UpPlan, join: JoinLine, given: bool, show: Show) -> None:
         self._plan = plan
-        self._via = saved.find_via(plan.via)
+        self._via = saved.find_via(plan.via, join)
         self._join = join
         self._given = given
         self._show = show
@@ -483,7 +483,8 @@ async def run_pipe(
     """
     del show
     join, _ = saved.find(to)
-    client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S, via=saved.find_via(via))
+    way = saved.find_via(via, join)
+    client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S, via=way)
     status = Exit.OK
     async with trio.open_nursery() as nursery:
         relaying = trio.CancelScope()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from tunnel.access.security import (
     write_private,
 )
 from tunnel.errors import Exit, StateError, UsageError
+from tunnel.log import say
 from tunnel.ops.standard import lost_output
 from tunnel.proto.codec import is_host_name
 
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from tunnel.link.via import Via
     from tunnel.ops.show import Show
 
+LOG: Final = logging.getLogger(__name__)
 DEFAULT: Final = "default"
+NO_PROXY: Final = "none"
+"""What ``--via`` says to go the straight way whatever the environment holds."""
 
 
 def state_folder() -> Path:
@@ -174,14 +179,25 @@ def show_join(state: Path, show: Show) -> Exit:
     return Exit.OK
 
 
-def find_via(url: str | None) -> Via | None:
-    """Give the proxy meant by ``--via``; without it, by ``TUNNEL_VIA_FILE``.
+def find_via(url: str | None, join: JoinLine) -> Via | None:
+    """Give the proxy on the way to a server.
+
+    It is the one of ``--via`` (``none``: no proxy), else of ``TUNNEL_VIA_FILE``, else
+    of ``HTTPS_PROXY`` or ``ALL_PROXY``, which is logged.
 
     Raises:
         UsageError: it cannot be read.
     """
     from tunnel.link.via import Via  # `join` must not pay for trio
+    from tunnel.ops.proxy_variables import proxy_of
 
     if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
         url = read_private(Path(file)).strip()
-    return Via.parse(url) if url else None
+    if url == NO_PROXY:
+        return None
+    if url:
+        return Via.parse(url)
+    via = proxy_of(os.environ, join.host, join.port)
+    if via is not None:
+        say(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
+    return via

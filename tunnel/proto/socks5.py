@@ -1,7 +1,8 @@
 """The server's half of a SOCKS5 conversation (RFC 1928, 1929), bytes in and bytes out.
 
 Names are carried, never resolved: that is the exit's business. With users the one
-method is "user and password", without them it is "no authentication".
+method is "user and password". Without them it is "no authentication", or, for an app
+that offers only a user and a password, that, and any of them will do.
 """
 
 from __future__ import annotations
@@ -123,18 +124,22 @@ class Socks5Server:
         if len(buffer) < 2 or len(buffer) < 2 + buffer[1]:
             return False
         end = 2 + buffer[1]
-        wanted = _NO_AUTHENTICATION if self._check_user is None else _PASSWORD
-        if wanted in buffer[2:end]:
-            self._output += bytes((_VERSION, wanted))
-        else:
-            self._output += bytes((_VERSION, _NO_METHOD))
+        method = self._method(buffer[2:end])
+        self._output += bytes((_VERSION, method))
+        if method == _NO_METHOD:
             self.refused = Code.NOT_ALLOWED
-        has_login = self._check_user is not None
+        has_login = method == _PASSWORD
         self._reading = (
             Socks5Server._read_login if has_login else Socks5Server._read_request
         )
         del buffer[:end]
         return True
+
+    def _method(self, offered: bytes | bytearray) -> int:
+        """Return the method to be used: no password is asked for where none counts."""
+        if self._check_user is None and _NO_AUTHENTICATION in offered:
+            return _NO_AUTHENTICATION
+        return _PASSWORD if _PASSWORD in offered else _NO_METHOD
 
     def _read_login(self) -> bool:
         buffer = self._input
@@ -146,7 +151,7 @@ class Socks5Server:
         if len(buffer) < end:
             return False
         name, password = bytes(buffer[2:name_end]), bytes(buffer[name_end + 1 : end])
-        if self._check_user is not None and self._check_user(name, password):
+        if self._check_user is None or self._check_user(name, password):
             self._output += bytes((_LOGIN_VERSION, 0))
         else:
             self._output += bytes((_LOGIN_VERSION, _LOGIN_FAILED))

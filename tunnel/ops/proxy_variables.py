@@ -1,0 +1,100 @@
+"""``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``: the proxy of the whole machine.
+
+They are read as curl and Go read them. The link is one TLS connection to any port, so
+``HTTPS_PROXY`` comes before ``ALL_PROXY``, and ``HTTP_PROXY`` says nothing about it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import UsageError
+from tunnel.link.via import Via
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from ipaddress import IPv4Address, IPv6Address
+
+    IP = IPv4Address | IPv6Address
+
+_PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""The first that is not empty counts; lower case first, as curl does."""
+_WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
+
+
+def proxy_of(environ: Mapping[str, str], host: str, port: int) -> Via | None:
+    """Return the proxy on the way to a server, or None for the straight way.
+
+    Raises:
+        UsageError: a variable holds no URL of a proxy. The text names the variable and
+            does not repeat the URL, which may hold a password.
+    """
+    name = next((name for name in _PROXIES if environ.get(name, "").strip()), None)
+    if name is None or is_loopback(host):
+        return None
+    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if is_exempt(exempt, host, port):
+        return None
+    url = environ[name].strip()
+    try:
+        via = Via.parse(url if "://" in url else f"http://{url}")
+    except UsageError as error:
+        raise UsageError(
+            f"the proxy of {name} cannot be used",
+            error.cause,
+            f"{name}=http://USER:PASSWORD@proxy.lan:3128, or --via none to go without",
+        ) from None
+    return replace(via, named=name)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine by its text; nothing is resolved."""
+    ip = _ip(host)
+    if ip is not None:
+        return ip.is_loopback or ip.is_unspecified
+    name = _name(host)
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def is_exempt(entries: str, host: str, port: int) -> bool:
+    """Say whether ``NO_PROXY`` names a host.
+
+    An entry is ``*``, a name (which means all names below it too, with or without a dot
+    or ``*.`` in front), an address, a network, each but a network with ``:PORT`` if it
+    is only meant for that. Commas and spaces part them. Nothing is resolved.
+    """
+    return any(_names(entry, host, port) for entry in re.split(r"[\s,]+", entries))
+
+
+def _names(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    ip = _ip(host)
+    try:
+        network = ip_network(entry, strict=False)
+    except ValueError:
+        pass
+    else:
+        return ip is not None and ip in network
+    parts = _WITH_PORT.fullmatch(entry)
+    if parts is None or (parts[2] and int(parts[2]) != port):
+        return False
+    if ip is not None:
+        return _ip(parts[1]) == ip
+    suffix = _name(parts[1].removeprefix("*").removeprefix("."))
+    return bool(suffix) and f".{_name(host)}".endswith(f".{suffix}")
+
+
+def _name(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _ip(host: str) -> IP | None:
+    try:
+        ip = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip

@@ -1,0 +1,169 @@
+"""The ``TUNNEL_…`` variables: one table of names, and which command takes which.
+
+A flag's variable is ``TUNNEL_`` and its name. Where commands mean different things by
+one flag, the command stands in the name too; the shared name of before warns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final
+
+from cyclopts import Token
+from cyclopts.config import Env
+
+from tunnel.log import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cyclopts import App, ArgumentCollection
+    from cyclopts.argument import Argument
+
+LOG: Final = logging.getLogger(__name__)
+PREFIX: Final = "TUNNEL_"
+
+OWN: Final = {
+    "serve": ("http", "https"),
+    "up": ("http", "https", "tcp", "udp", "reach", "socks"),
+    "share": ("name",),
+}
+"""Flags whose variable holds the name of the command."""
+_SWITCHES: Final = {"tcp": ("socks",)}
+"""Flags without a variable: the word means something else where it has one."""
+SHARED: Final = frozenset(
+    (
+        "LISTEN",
+        "PORTS",
+        "PUBLIC_HOST",
+        "STATE",
+        "PLAIN",
+        "RESUME",
+        "MAX_SESSIONS",
+        "MAX_WAITING_SESSIONS",
+        "DOMAIN",
+        "CERTIFICATE",
+        "PRINT_JOIN",
+        "TRUSTED_PROXY",
+        "MAX_PER_ADDRESS",
+        "JSON",
+        "LOG",
+        "TO",
+        "VIA",
+        "SAVE_AS",
+        "EXIT",
+        "BE_EXIT",
+        "REMOTE",
+        "PROXY_PROTOCOL",
+        "AUTH",
+        "NETWORK",
+        "LIST",
+        "ONCE",
+        "DRAIN",
+        "IDLE",
+        "UDP_IDLE",
+        "DEAD_AFTER",
+        "UDP_PUBLIC_ADDRESS",
+        "TO_FILE",
+        "VIA_FILE",
+        "AUTH_FILE",
+        "TRUST_FILES",
+    )
+)
+"""What is behind the prefix of the others."""
+
+_KUBERNETES: Final = re.compile(
+    r"TUNNEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
+
+
+def variable_of(command: str, flag: str) -> str | None:
+    """Return the variable of a flag (``--public-host``); None: it has none."""
+    word = flag.removeprefix("--")
+    if not flag.startswith("--") or word in _SWITCHES.get(command, ()):
+        return None
+    own = f"{command.upper()}_" if word in OWN.get(command, ()) else ""
+    return f"{PREFIX}{own}{word.upper().replace('-', '_')}"
+
+
+def known() -> set[str]:
+    """Return every variable that some command takes."""
+    shared = {PREFIX + word for word in SHARED}
+    return shared | {
+        f"{PREFIX}{command.upper()}_{word.upper()}"
+        for command, words in OWN.items()
+        for word in words
+    }
+
+
+def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the variables that nobody takes, each with the one that may be meant.
+
+    Those that Kubernetes makes for a service called tunnel are not among them.
+    """
+    names = known()
+    old = {PREFIX + word.upper() for words in OWN.values() for word in words}
+    found: dict[str, str | None] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in names | old:
+            continue
+        made = name.endswith("_PORT") and _KUBERNETES_URL.match(value)
+        if not made and not _KUBERNETES.fullmatch(name):
+            close = get_close_matches(name, sorted(names), 1, 0.75)
+            found[name] = close[0] if close else None
+    return found
+
+
+class Environment(Env):
+    """Gives a command the variables of its flags."""
+
+    def __init__(self) -> None:
+        super().__init__(PREFIX, command=False)
+        self.old: dict[str, str] = {}
+        """Names of before that were used, and the new ones."""
+
+    def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
+        return variable_of(_last(commands), argument.name) or ""
+
+    def __call__(
+        self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
+    ) -> None:
+        """Add the values of variables to the flags that the command line left out."""
+        del app
+        for argument in arguments:
+            name = variable_of(_last(commands), argument.name)
+            if name is None or argument.tokens:
+                continue
+            before = PREFIX + name.removeprefix(f"{PREFIX}{_last(commands).upper()}_")
+            if name not in os.environ and before != name and before in os.environ:
+                self.old[before] = name
+                name = before
+            if name in os.environ:
+                self._give(argument, name)
+
+    def _give(self, argument: Argument, name: str) -> None:
+        values: Iterable[str] = argument._split_env_value(os.environ[name], ())
+        for index, value in enumerate(values):
+            argument.append(Token(keyword=name, value=value, source="env", index=index))
+
+    def warn(self) -> None:
+        """Log what was taken under an old name, and what nobody takes."""
+        for before, name in self.old.items():
+            say(LOG, logging.WARNING, "variable.old", variable=before, now=name)
+        for name, meant in unknown(os.environ).items():
+            say(
+                LOG,
+                logging.WARNING,
+                "variable.unknown",
+                variable=name,
+                did_you_mean=meant,
+            )
+
+
+def _last(commands: tuple[str, ...]) -> str:
+    return commands[-1] if commands else ""
