@@ -35,7 +35,9 @@ class Trusted:
         self._word = word
         self._nursery = nursery
 
-    async def dial(self, _host: str, _port: int) -> trio.abc.HalfCloseableStream:
+    async def dial(
+        self, _host: str, _port: int, _mss: int | None = None
+    ) -> trio.abc.HalfCloseableStream:
         self.links += 1
         near, far = trio.testing.memory_stream_pair()
         self._nursery.start_soon(self._serve, far)

@@ -359,12 +359,14 @@ async def test_socks_says_why_a_target_cannot_be_had() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_socks_takes_no_app_that_insists_on_a_password() -> None:
+async def test_socks_lets_in_an_app_that_insists_on_a_password() -> None:
     async with center() as where:
         client, _ = where.client()
         async with running(client), trio.open_nursery() as nursery:
             proxy = await socks(client, nursery)
-            assert await talk(proxy, b"\5\1\2") == b"\5\xff"
+            login = b"\1\2me\3any"
+            heard = await talk(proxy, b"\5\1\2", login)
+            assert heard == b"\1\0", "the password is taken"
             nursery.cancel_scope.cancel()
 
 
