@@ -69,10 +69,10 @@ class Place:
         }  # fmt: skip
         self.links = Links(server.join)
         self.ports = Ports(
-            tcp=ports["tcp", f"127.0.0.1:{told}"],
-            refused=ports["tcp", f"127.0.0.1:{nobody}"],
-            http=ports["http", f"127.0.0.1:{pages}"],
-            https=ports["https", f"127.0.0.1:{told}"],
+            tcp=ports["tcp", f"localhost:{told}"],
+            refused=ports["tcp", f"localhost:{nobody}"],
+            http=ports["http", f"localhost:{pages}"],
+            https=ports["https", f"localhost:{told}"],
             socks=ports["socks", "-"],
             echo=told,
             closed=nobody,

@@ -119,7 +119,7 @@ DIFFERENCES: Final = {
     "port 0": (b"\5\0", b"\5\0\5\x08\0\1" + NOWHERE, WHY),
     "unknown command": (b"\5\0", b"\5\0\5\7\0\1" + NOWHERE, WHY),
     "unknown address": (b"\5\0", b"\5\0\5\x08\0\1" + NOWHERE, WHY),
-    "no method": (b"", b"\5\xff", WHY),
+    "no method": (b"", b"\5\2", "ours lets in who can only offer a password"),
     "no methods": (b"", b"\5\xff", WHY),
     "another version": (b"", b"HTTP/1.1 400 Bad Request", FIRST_BYTE),
     "http": (b"", b"HTTP/1.1 400 Bad Request", FIRST_BYTE),
