@@ -69,7 +69,9 @@ tokens = st.binary(min_size=32, max_size=32).map(security._to_base64url)
 pins = st.binary(min_size=32, max_size=32).map(security._to_base64url)
 hosts = st.one_of(
     st.ip_addresses().map(str),
-    st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}\.){0,3}[a-z]{1,9}", fullmatch=True),
+    st.from_regex(
+        r"([a-z0-9]([a-z0-9]{0,9}-?[a-z0-9])?\.){0,3}[a-z]{1,9}", fullmatch=True
+    ),
     st.just("fe80::1%eth0"),
 )
 

@@ -511,8 +511,12 @@ async def test_localhost_where_nobody_listens_is_refused() -> None:
 
 
 async def test_a_rule_for_one_loopback_does_not_lead_to_the_other() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as service:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as service,
+        socket.socket() as nobody,  # keeps the other one from being somebody else's
+    ):
         address = Address("localhost", service.getsockname()[1])
+        nobody.bind(("127.0.0.1", address.port))
         for networks, code in (
             ([], Code.NOT_ALLOWED),
             (["10.0.0.0/8"], Code.NOT_ALLOWED),

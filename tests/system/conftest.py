@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.processes import Machine
@@ -74,6 +74,20 @@ def make_world(machine: Machine, content: Content) -> Iterator[MakeWorld]:
 def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Note a measured figure; all are printed behind the tests."""
     return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give what a worker of ``-n`` has noted to the process that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["figures"] = session.config.stash.get(FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - xdist may be absent
+    """Take what a worker has noted; one that was killed has nothing to give."""
+    noted = getattr(node, "workeroutput", {}).get("figures", [])
+    node.config.stash.setdefault(FIGURES, []).extend(noted)
 
 
 def pytest_terminal_summary(
