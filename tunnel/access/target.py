@@ -32,7 +32,7 @@ from tunnel.lookup import (
     look_up_own,
 )
 from tunnel.proto.frames import UnixPath
-from tunnel.proto.host import host_of
+from tunnel.proto.host import LOOPBACKS, host_of, is_localhost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
@@ -225,6 +225,9 @@ class Dial:
             _check(address)
             if _is_ipv4(address.host):
                 self._begin([_Endpoint(socket.AF_INET, (address.host, address.port))])
+                return
+            if is_localhost(address.host):  # as `known` says, but for every connection
+                self._begin(_loopbacks(address.port))
                 return
             found = known(address.host)
             if found is None:
@@ -517,6 +520,14 @@ def _endpoints(found: list[Found], port: int) -> list[_Endpoint]:
         for family, host, rest in found
     )
     return _in_turn(dict.fromkeys(endpoints))[:MAX_ADDRESSES]
+
+
+def _loopbacks(port: int) -> list[_Endpoint]:
+    ipv4, ipv6 = LOOPBACKS
+    return [
+        _Endpoint(socket.AF_INET, (ipv4, port)),
+        _Endpoint(socket.AF_INET6, (ipv6, port, 0, 0)),
+    ]
 
 
 def _is_ipv4(host: str) -> bool:
