@@ -309,6 +309,12 @@ def test_a_secret_file_of_another_user_is_refused(
     assert "another user" in caught.value.cause
 
 
+@pytest.mark.parametrize("place", ["/proc/nowhere/tunnel", "/dev/null/tunnel"])
+def test_a_folder_that_cannot_be_made_is_a_state_error(place: str) -> None:
+    with pytest.raises(StateError):
+        security.write_private(Path(place) / "secret", "x")
+
+
 def test_an_absent_or_damaged_secret_file_is_a_state_error(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot read"):
         security.read_private(tmp_path / "absent")

@@ -325,4 +325,5 @@ def test_a_pipe_to_a_full_disk_ends_with_words_and_no_traceback(
         "sh", "-c", how, "sh", *machine.command, *words, stdin=subprocess.DEVNULL
     )
     assert piping.wait() != 0
+    assert "cannot write to stdout" in piping.errors()
     assert "Traceback" not in piping.errors()

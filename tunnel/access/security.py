@@ -280,8 +280,7 @@ def _make_private_dir(folder: Path) -> None:
         if folder.parent == folder:
             raise
         _make_private_dir(folder.parent)
-        _make_private_dir(folder)
-        return
+        folder.mkdir(mode=0o700, exist_ok=True)  # in /proc it says "not found" again
     folder.chmod(0o700)
 
 

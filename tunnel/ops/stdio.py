@@ -8,6 +8,8 @@ import sys
 
 import trio
 
+from tunnel.errors import StateError
+
 
 class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
     """A file that the kernel cannot wait for, by threads: a regular one, /dev/null."""
@@ -19,7 +21,7 @@ class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
         try:
             return await trio.to_thread.run_sync(os.read, self._fd, max_bytes or 65_536)
         except OSError as error:
-            raise trio.BrokenResourceError from error
+            raise StateError("cannot read stdin", error.strerror or "") from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
@@ -27,7 +29,7 @@ class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
             while rest:
                 rest = rest[await trio.to_thread.run_sync(os.write, self._fd, rest) :]
         except OSError as error:  # a full disk
-            raise trio.BrokenResourceError from error
+            raise StateError("cannot write to stdout", error.strerror or "") from error
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
