@@ -170,7 +170,8 @@ CODES: Final[Mapping[Code, CodeInfo]] = {
         "the target did not answer in time", "C", "stream", True, 6, 504, _OUT
     ),
     Code.UNSUPPORTED: _row(
-        "this kind of CREATE or MAPPING is not offered", "CM", "stream", True, 7, 501
+        "this kind of CREATE or MAPPING is not offered", "CM", "stream", True, 7, 501,
+        Exit.CONFIGURATION,
     ),
     Code.ADDRESS_UNSUPPORTED: _row(
         "this form of address cannot be used", "CM", "stream", True, 8, 400

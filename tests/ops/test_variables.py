@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tunnel.errors import UsageError
 from tunnel.ops import cli
-from tunnel.ops.variables import known, unknown, variable_of
+from tunnel.ops.variables import Environment, known, unknown, variable_of
 
 COMMANDS = "serve", "up", "tcp", "udp", "share", "reach", "socks", "pipe", "join"
 
@@ -47,3 +48,22 @@ def test_what_kubernetes_makes_for_a_service_is_no_mistake() -> None:
         "TUNNEL_SERVER_PORT": "tcp://10.0.0.1:7443",
     }
     assert unknown(made) == {}
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNNEL_STATE", "")
+    monkeypatch.setenv("TUNNEL_SERVE_HTTP", "")
+    monkeypatch.setenv("TUNNEL_HTTP", "8080")
+    environment = Environment()
+    arguments = cli.app["serve"].assemble_argument_collection()
+    environment(cli.app, ("serve",), arguments)
+    assert environment.given == ["TUNNEL_HTTP"]
+    assert environment.sources() == "TUNNEL_HTTP (now TUNNEL_SERVE_HTTP)"
+
+
+def test_a_usage_error_names_the_variables_that_were_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.ENVIRONMENT, "given", ["TUNNEL_DRAIN"])
+    assert cli._refuse(UsageError("'8x' is not a duration")) == 2
+    assert "read from the environment: TUNNEL_DRAIN" in capsys.readouterr().err

@@ -239,7 +239,7 @@ class TlsTransport:
             except ssl.SSLError as error:
                 with suppress(LocalLinkError):
                     await self.flush()
-                raise TlsError(Code.LINK_LOST, f"TLS: {_tls_reason(error)}") from error
+                raise _tls_error(error) from error
             else:
                 await self.flush()
                 break
@@ -433,7 +433,16 @@ def _reason(error: BaseException) -> str:
     return os.strerror(number).lower() if number else "the connection broke"
 
 
-def _tls_reason(error: ssl.SSLError) -> str:
+def _tls_error(error: ssl.SSLError) -> TlsError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
+        return TlsError(
+            Code.LINK_LOST,
+            f"TLS: {error.verify_message}",
+            "a join line without #PIN is for a server whose certificate browsers take",
+            "copy the whole line that `tunnel serve` printed",
+        )
+    return TlsError(Code.LINK_LOST, f"TLS: {_tls_reason(error)}")
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")

@@ -671,6 +671,17 @@ def _mask_tracebacks() -> None:
     )
 
 
+def _refuse(error: TunnelError) -> Exit:
+    """Say what is wrong with a command line, or with what stood in for it."""
+    from tunnel.ops.show import Show
+
+    if isinstance(error, UsageError) and (sources := ENVIRONMENT.sources()):
+        read = f"read from the environment: {sources}"
+        error.cause = f"{error.cause}; {read}" if error.cause else read
+    Show().error(error)
+    return error.exit_status
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     keep_secret(sys.argv[1:], os.environ)
@@ -678,15 +689,9 @@ def main() -> NoReturn:
     try:
         status = app(result_action="return_value")
     except CycloptsError as error:
-        from tunnel.ops.show import Show
-
-        Show().error(UsageError(str(error), fix="tunnel --help"))
-        status = Exit.USAGE
+        status = _refuse(UsageError(str(error), fix="tunnel --help"))
     except TunnelError as error:
-        from tunnel.ops.show import Show
-
-        Show().error(error)
-        status = error.exit_status
+        status = _refuse(error)
     except KeyboardInterrupt:
         status = Exit.INTERRUPTED
     sys.exit(int(status or 0))

@@ -126,6 +126,8 @@ class Environment(Env):
         super().__init__(PREFIX, command=False)
         self.old: dict[str, str] = {}
         """Names of before that were used, and the new ones."""
+        self.given: list[str] = []
+        """The variables that were taken."""
 
     def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
         return variable_of(_last(commands), argument.name) or ""
@@ -140,16 +142,24 @@ class Environment(Env):
             if name is None or argument.tokens:
                 continue
             before = PREFIX + name.removeprefix(f"{PREFIX}{_last(commands).upper()}_")
-            if name not in os.environ and before != name and before in os.environ:
+            if before != name and os.environ.get(before) and not os.environ.get(name):
                 self.old[before] = name
                 name = before
-            if name in os.environ:
+            if os.environ.get(name):  # empty is not set: `TUNNEL_STATE=${STATE:-}`
+                self.given.append(name)
                 self._give(argument, name)
 
     def _give(self, argument: Argument, name: str) -> None:
         values: Iterable[str] = argument._split_env_value(os.environ[name], ())
         for index, value in enumerate(values):
             argument.append(Token(keyword=name, value=value, source="env", index=index))
+
+    def sources(self) -> str:
+        """Name the variables that were taken; nobody may remember that they are set."""
+        return ", ".join(
+            f"{name} (now {self.old[name]})" if name in self.old else name
+            for name in self.given
+        )
 
     def warn(self) -> None:
         """Log what was taken under an old name, and what nobody takes."""
