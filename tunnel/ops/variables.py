@@ -12,7 +12,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
-from cyclopts import Token
+from cyclopts import Parameter, Token
 from cyclopts.config import Env
 
 from tunnel.log import say
@@ -130,7 +130,11 @@ class Environment(Env):
         """The variables that were taken."""
 
     def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
-        return variable_of(_last(commands), argument.name) or ""
+        name = variable_of(_last(commands), argument.name)
+        if name is None:  # or the help shows an empty one
+            hidden = Parameter(show_env_var=False)
+            argument.parameter = Parameter.combine(argument.parameter, hidden)
+        return name or ""
 
     def __call__(
         self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
