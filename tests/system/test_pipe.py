@@ -9,7 +9,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
+from support.processes import free_port
 from support.targets import END, RESET, Target, flood, read_exactly, visit
+
+from tunnel.errors import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +45,15 @@ def test_pipe_carries_both_ways_at_the_same_time(
     done = machine.run(*pipe(world, "echo"), stdin=payload)
     assert done.returncode == 0
     assert done.stdout == payload
+
+
+def test_pipe_to_a_target_that_refuses_leaves_no_session_waiting(
+    machine: Machine,
+) -> None:
+    server = machine.serve()
+    command = ("pipe", f"127.0.0.1:{free_port()}", "--to", server.join)
+    assert machine.tunnel(*command).wait() == Exit.NOT_REACHED
+    assert "waiting=false" in server.program.err.wait("link.down")
 
 
 def test_pipe_works_between_files(world: World, machine: Machine) -> None:

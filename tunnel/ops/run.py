@@ -486,6 +486,7 @@ async def run_pipe(
     way = saved.find_via(via, join)
     client = CenterClient(join, give_up_s=PIPE_GIVES_UP_S, via=way)
     status = Exit.OK
+    refusals: list[StreamError] = []  # raised behind the goodbye: nobody is to wait
     async with trio.open_nursery() as nursery:
         relaying = trio.CancelScope()
 
@@ -507,11 +508,14 @@ async def run_pipe(
             except StreamError as error:
                 where = exit_name or "the server"
                 error.what = f"cannot reach {target} from {where}: {error.what}"
-                raise
-            result = await relay(standard_stream(), stream)
-            if result.code is not Code.NORMAL:
-                status = CODES[result.code].exit_status
+                refusals.append(error.with_traceback(None))
+            else:
+                result = await relay(standard_stream(), stream)
+                if result.code is not Code.NORMAL:
+                    status = CODES[result.code].exit_status
         client.stop()
         await client.wait_over()
         nursery.cancel_scope.cancel()
+    if refusals:
+        raise refusals.pop()
     return status

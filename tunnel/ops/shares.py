@@ -125,6 +125,14 @@ class ShareEntry(Published):
                     "that is no user and password", fix="--auth USER:PASSWORD"
                 )
             guard = Guard(user, password)
+        if name:
+            name = _published_name(name)
+            if not name:
+                raise UsageError(
+                    "--name is no host name",
+                    "letters, digits and -, with dots between",
+                    "--name shop, or a whole one: --name shop.example.net",
+                )
         return cls(_shared(what, listing=listing), name, guard)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
@@ -231,15 +239,21 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
 
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:
     written, equals, target = text.partition("=")
-    any_label = "*." if written.startswith("*.") else ""
-    name = host_of(written.removeprefix(any_label))
-    if not equals or name is None or ":" in name:
+    name = _published_name(written)
+    if not equals or not name:
         raise UsageError(
             f"{text!r} does not say which name leads where",
             "an entry is NAME=TARGET",
             f"{flag} shop={target or text}",
         )
-    return any_label + name, target
+    return name, target
+
+
+def _published_name(text: str) -> str:
+    """Return a name as the server takes it, in ASCII; nothing if it cannot be one."""
+    any_label = "*." if text.startswith("*.") else ""
+    name = host_of(text.removeprefix(any_label).removesuffix("."))
+    return any_label + name if name and ":" not in name else ""
 
 
 def _shared(text: str, *, listing: bool = False) -> End | Folder:

@@ -28,7 +28,8 @@ class Silence:
     idle: Annotated[
         str,
         Parameter(
-            help="End connections that carried nothing for so long: 2h; 0: never."
+            help="End connections that carried nothing for so long, or a minute more: "
+            "2h; 0: never."
         ),
     ] = "0"
     udp_idle: Annotated[
