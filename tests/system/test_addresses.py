@@ -71,6 +71,20 @@ def listening(network: Network, port: int) -> set[str]:
     return set(network.python(LISTENING, str(port)).split())
 
 
+def test_a_join_line_leads_to_a_machine_without_a_default_route(
+    machine: Machine,
+) -> None:
+    Network(machine, IPV6_ONLY.partition(" && ip -6 route")[0])
+    server = machine.serve(listen="7443")
+    assert "@[2001:db8::7]:7443/" in server.join
+
+
+def test_a_join_line_that_leads_nowhere_is_said(machine: Machine) -> None:
+    Network(machine, "ip link set lo up")
+    server = machine.serve(listen="7443")
+    assert "--public-host" in server.program.err.wait("join.only_here")
+
+
 @pytest.mark.parametrize(
     ("setup", "own", "everywhere", "loopbacks"),
     [

@@ -9,6 +9,8 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import IPv6Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -54,7 +56,6 @@ from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from tunnel.access.networks import Network
     from tunnel.center.notices import Notice
@@ -210,6 +211,10 @@ def _show_server(
     for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
         if where is not None:
             show.talk("", f"{where}  {kind} by name")
+    if is_loopback(join.host) and not is_loopback(address.host):
+        say(logger, logging.WARNING, "join.only_here", host=join.host,
+            reason="no address of this machine is known that others reach",
+            fix="--public-host HOST")  # fmt: skip
     if join.plain and not is_loopback(address.host):
         show.talk("warning", "everybody on the way can read and change what passes")
     if is_journal(sys.stdout):  # others may read it, and it is kept
@@ -236,7 +241,7 @@ def _reachable_host(host: str) -> str:
 
 
 def _own_address(wildcard: str) -> str:
-    """Give the address that leads out of this machine; empty without a route."""
+    """Give the address that leads out of this machine; empty if none is known."""
     family, anywhere = (
         (socket.AF_INET6, "2001:db8::1")
         if ":" in wildcard
@@ -247,8 +252,19 @@ def _own_address(wildcard: str) -> str:
             probe_socket.connect((anywhere, 9))
             own: str = probe_socket.getsockname()[0]
             return own
+    except OSError:  # no default route, as in a network that leads nowhere else
+        return _listed_ipv6() if family == socket.AF_INET6 else ""
+
+
+def _listed_ipv6() -> str:
+    """Give a global IPv6 address of this machine; Linux lists them (proc(5))."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
     except OSError:
         return ""
+    scopes = {words[0]: words[3] for words in map(str.split, lines)}
+    own = (digits for digits, scope in scopes.items() if scope == "00")
+    return next((str(IPv6Address(bytes.fromhex(digits))) for digits in own), "")
 
 
 # up ----------------------------------------------------------------------------------
