@@ -1,18 +1,30 @@
-"""Machines with other addresses than this one: a network namespace for a test."""
+"""Machines with other addresses than this one: namespaces of a test's own.
+
+One lives as long as its first process, which the ``Machine`` ends. Programs are started
+in it with ``enter``; the test's own sockets are made there by ``inside``.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+import threading
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import pytest
 from support.processes import WAIT_S, program
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
 
     from support.processes import Machine
+
+T = TypeVar("T")
+
+_NEWNET: Final = 0x4000_0000
 
 _OUT: Final = (
     "ip link add out0 type veth peer name in0"
@@ -36,30 +48,77 @@ BOTH: Final = (
 )
 
 
-class Network:
-    """The addresses of another machine; ends with ``machine`` at the latest.
+class Namespace:
+    """A network, and what of the file system is told to look otherwise there.
 
     Args:
-        machine: whose ``tunnel`` commands run there from now on.
+        machine: what is started there belongs to it.
+        files: put in the place of those of the system, inside only.
+        setup: shell words for its first process; the loopback is up by then.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        files: dict[str, Path] | None = None,
+        setup: str = ":",
+    ) -> None:
+        user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+        mounts = [f"mount --bind {path} {at}" for at, path in (files or {}).items()]
+        steps = " && ".join(["ip link set lo up", *mounts, setup])
+        first = machine.start(
+            program("unshare"), *user, "--net", "--mount", "sh", "-c",
+            f"({steps}) && echo ready || exit 77; exec sleep 600",
+            env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        )  # fmt: skip
+        if first.out.first(WAIT_S) != "ready":
+            pytest.skip(f"NOT TESTED: no namespaces here: {first.errors().strip()}")
+        self.pid = first.pid
+        into = ("--preserve-credentials", "--user") if user else ()
+        self.enter: tuple[str, ...] = (
+            program("nsenter"), *into, "--target", str(self.pid), "--net", "--mount",
+        )  # fmt: skip
+        """What a command line begins with that shall run there."""
+
+    def inside(self, make: Callable[[], T]) -> T:
+        """Call ``make`` there: the sockets that it makes stay there."""
+        made: list[T] = []
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                with open(f"/proc/{self.pid}/ns/net", "rb") as net:
+                    libc = ctypes.CDLL(None, use_errno=True)
+                    if libc.setns(net.fileno(), _NEWNET):
+                        raise OSError(ctypes.get_errno(), "setns")
+                made.append(make())
+            except BaseException as error:  # raised below, in the test's thread
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed.pop()
+        return made.pop()
+
+
+def only_as_root() -> None:
+    """Skip a test, and say so, where nobody may make namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root may make namespaces")
+
+
+class Network(Namespace):
+    """The addresses of another machine: ``tunnel`` commands run there from now on.
+
+    Args:
+        machine: the one.
         setup: shell words that give it its addresses.
     """
 
     def __init__(self, machine: Machine, setup: str) -> None:
-        user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-        script = f"({setup}) && echo ready || exit 77; exec sleep 600"
-        holder = machine.start(
-            program("unshare"), *user, "--net", "sh", "-c", script,
-            env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
-        )  # fmt: skip
-        lines = holder.out.first(WAIT_S)
-        if lines != "ready":
-            why = holder.errors().strip()
-            pytest.skip(f"NOT TESTED: no network namespace on this machine: {why}")
-        into = ("--preserve-credentials", "--user") if user else ()
-        self.enter: tuple[str, ...] = (
-            program("nsenter"), *into, "--target", str(holder.pid), "--net",
-        )  # fmt: skip
-        """What starts a program there."""
+        super().__init__(machine, setup=setup)
         self._machine = machine
         machine.command = (*self.enter, sys.executable, "-m", "tunnel")
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.processes import Machine
-from support.targets import Content
+from support.targets import Content, Target, echo
 from support.world import MODES, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from support.processes import Server
     from support.world import MakeWorld
 
 
@@ -34,6 +35,20 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with Target(echo) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests that leave it as it was."""
+    machine = Machine(tmp_path_factory.mktemp("server"))
+    yield machine.serve()
+    machine.close()
 
 
 @pytest.fixture(scope="session")

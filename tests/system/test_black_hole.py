@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from support.netns import Namespace, only_as_root
+from support.namespaces import Namespace, only_as_root
 from support.processes import program
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Hole:
         self._shell(end, f"ip route add default via {gateway}")
 
     def _shell(self, where: Namespace, script: str) -> None:
-        done = self._machine.run(*where.command, "sh", "-c", script)
+        done = self._machine.run(*where.enter, "sh", "-c", script)
         if done.returncode:
             pytest.skip(f"NOT TESTED: no such network here: {done.stderr.decode()}")
 
@@ -57,7 +57,7 @@ class Hole:
         ping = program("ping")
         small, large = (
             self._machine.run(
-                *self.client.command, ping, "-c1", "-W2", "-Mdo", f"-s{size}", SERVER
+                *self.client.enter, ping, "-c1", "-W2", "-Mdo", f"-s{size}", SERVER
             )
             for size in (1_200, 1_400)
         )
@@ -96,10 +96,10 @@ def serve(listener: socket.socket, *, up: bool) -> None:
 def test_a_transfer_gets_through_a_hole_for_large_packets(
     machine: Machine, hole: Hole, up: bool
 ) -> None:
-    machine.command = (*hole.server.command, sys.executable, "-m", "tunnel")
+    machine.command = (*hole.server.enter, sys.executable, "-m", "tunnel")
     server = machine.serve(listen=f"{SERVER}:0")
     listener = hole.server.inside(partial(socket.create_server, ("127.0.0.1", 0)))
-    machine.command = (*hole.client.command, sys.executable, "-m", "tunnel")
+    machine.command = (*hole.client.enter, sys.executable, "-m", "tunnel")
     target = f"127.0.0.1:{listener.getsockname()[1]}"
     client = machine.up(server.join, "--reach", f"{REACH}={target}")
     where = ("127.0.0.1", REACH)

@@ -21,7 +21,6 @@ from support.targets import (
     RESET,
     Target,
     drain,
-    echo,
     read_exactly,
     visit,
     visit_to_end,
@@ -29,28 +28,12 @@ from support.targets import (
 from support.world import MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.processes import Program, Server
     from support.world import MakeWorld, World
 
 OTHER_TOKEN: Final = "A" * 42 + "E"
 OTHER_PIN: Final = "B" * 42 + "I"
 PROVED: Final = "link.up"
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target(echo) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests that leave it as it was."""
-    machine = Machine(tmp_path_factory.mktemp("server"))
-    yield machine.serve()
-    machine.close()
 
 
 def public_port(client: Program) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from support.netns import Namespace, only_as_root
+from support.namespaces import Namespace, only_as_root
 from support.processes import WAIT_S
 
 from tunnel.errors import CODES, Code
@@ -35,7 +35,7 @@ def silent(machine: Machine) -> Iterator[Namespace]:
     namespace = Namespace(machine, files)
     with namespace.inside(partial(socket.socket, type=socket.SOCK_DGRAM)) as resolver:
         resolver.bind(("127.0.0.53", 53))
-        machine.command = (*namespace.command, sys.executable, "-m", "tunnel")
+        machine.command = (*namespace.enter, sys.executable, "-m", "tunnel")
         yield namespace
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.processes import Machine, eventually, free_port
-from support.targets import Target, echo, read_exactly, visit
+from support.targets import Target, read_exactly, visit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.processes import Program, Server
@@ -28,19 +27,6 @@ AS_USER: Final = (
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
 )  # fmt: skip
 FULL: Final = "mount -t tmpfs -o size=16k none {0} && cat /dev/zero >{0}/filler;"
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target(echo) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    machine = Machine(tmp_path_factory.mktemp("server"))
-    yield machine.serve()
-    machine.close()
 
 
 def in_shell(machine: Machine, how: str, *args: str, **env: str) -> Program:

@@ -17,7 +17,6 @@ from support.processes import curl, free_port
 from support.targets import Target, ask_socks, echo, read_exactly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.processes import Machine, Program, Server
@@ -30,12 +29,6 @@ NAME = "center.test"
 @pytest.fixture
 def server(machine: Machine) -> Server:
     return machine.serve()
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target(echo) as running:
-        yield running
 
 
 class UnixTarget(Target):

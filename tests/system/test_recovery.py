@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.processes import free_port
-from support.targets import Target, echo, read_exactly, visit
+from support.targets import Target, read_exactly, visit
 from support.world import MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from support.processes import Machine
 
@@ -20,12 +20,6 @@ BACK_S: Final = 2.0
 """What a person who restarted something is ready to wait."""
 UNTRIED_S: Final = 6.0
 """The same where a back-off that grew meanwhile counts in."""
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target(echo) as running:
-        yield running
 
 
 def answers(port: int) -> bool:

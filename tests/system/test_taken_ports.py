@@ -7,20 +7,13 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
-import pytest
 from support.processes import free_port
-from support.targets import Target, echo, read_exactly, visit
+from support.targets import Target, read_exactly, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.processes import Machine
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target(echo) as running:
-        yield running
 
 
 @contextlib.contextmanager

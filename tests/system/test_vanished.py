@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.processes import free_port
-from support.vanishing import FAR, HERE, wire
+from support.vanishing import FAR, HERE, Wire
 
 if TYPE_CHECKING:
     import socket
 
     from support.processes import Machine, Program
-    from support.vanishing import Wire
 
 PIECE: Final = bytes(range(256)) * 256
 
@@ -107,7 +106,8 @@ def test_who_vanished_is_found_and_who_pauses_lives(
     machine: Machine, flags: tuple[str, ...], dead_after_s: float
 ) -> None:
     within_s = 1.2 * dead_after_s + 5  # a look every fifth, and a busy machine
-    with wire() as on, ExitStack() as stack:
+    on = Wire(machine)
+    with ExitStack() as stack:
         tunnel = Tunnel(machine, on, stack, *flags)
         paused, its_target = tunnel.pair("tcp", HERE)
         waits_bytes = fill(its_target)
