@@ -490,7 +490,11 @@ def short_id(client_id: bytes) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Like ``Path.exists``, but a folder that may not be searched is no "no"."""
+    """Like ``Path.exists``, but a folder that may not be searched is no "no".
+
+    Raises:
+        StateError: nobody can tell.
+    """
     try:
         path.stat()
     except FileNotFoundError:

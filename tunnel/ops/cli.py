@@ -264,11 +264,7 @@ def up(
         *(SocksEntry.parse(text, leave_at, udp_public) for text in socks or []),
         *([ExitEntry.parse(be_exit)] if be_exit else []),
     ]
-    return _up(
-        UpPlan(to, save_as, entries, via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, entries, via), drain, silence, as_json, log)
 
 
 @app.command
@@ -326,11 +322,7 @@ def tcp(
         auth=auth or [],
         networks=network or [],
     )
-    return _up(
-        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
 @app.command
@@ -356,11 +348,7 @@ def udp(
     from tunnel.ops.run import UpPlan
 
     entry = UdpEntry.of(target, remote)
-    return _up(
-        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
 @app.command
@@ -398,11 +386,7 @@ def share(
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
-    return _up(
-        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
 @app.command
@@ -433,11 +417,7 @@ def reach(
     from tunnel.ops.run import UpPlan
 
     entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
-    return _up(
-        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
 @app.command
@@ -472,11 +452,7 @@ def socks(
 
     users = parse_users(auth or [])
     entry = SocksEntry(parse_listen(listen), leave_at, users, udp_public)
-    return _up(
-        UpPlan(to, save_as, [entry], via, seconds(drain), silence.patience()),
-        as_json,
-        log,
-    )
+    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
 @app.command
@@ -574,10 +550,13 @@ def _count(flag: str, number: int, least: int = 0) -> int:
 # Running -----------------------------------------------------------------------------
 
 
-def _up(plan: UpPlan, as_json: bool, log: LogForm | None) -> int:
+def _up(
+    plan: UpPlan, drain: str, silence: Silence, as_json: bool, log: LogForm | None
+) -> int:
     from tunnel.ops.run import run_up
     from tunnel.ops.show import Show
 
+    plan.drain_s, plan.patience = seconds(drain), silence.patience()
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_up(plan, show), show)
 

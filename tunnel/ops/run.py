@@ -93,6 +93,7 @@ class _Ending:
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
             if live := self._connections():
+                say(logger, logging.INFO, "draining", connections=live)
                 self._show.talk(
                     "stopping", f"{connections(live, 'live ')} (Ctrl+C again: now)"
                 )

@@ -51,7 +51,7 @@ class EnduringFile(io.FileIO):
                     return written
             self.lost = BlockingIOError("its reader stands still")
         except OSError as error:
-            self.lost = error
+            self.lost = error.with_traceback(None)  # it would hold this frame, and us
         return size
 
     def _has_room(self) -> bool:
