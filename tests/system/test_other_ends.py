@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from support.namespaces import BOTH, Network
 from support.processes import curl, free_port
 from support.targets import Target, ask_socks, echo, read_exactly
 
@@ -327,6 +328,26 @@ def test_the_server_is_reached_through_another_tunnels_socks_proxy(
     entry = "tcp", str(target.port), "--to", inner
     second = machine.tunnel(*entry, env=env)
     assert exchange(tcp(port_of(second, "tcp"))) == HELLO
+
+
+def test_all_proxy_may_be_a_socks_proxy_and_via_none_goes_past_it(
+    machine: Machine,
+) -> None:
+    Network(machine, BOTH)  # an address that is not loopback's, which is exempt
+    server = machine.serve(listen="7443")
+    assert "@192.0.2.7:" in server.join
+    to = ("--to", server.join)
+    proxy = machine.tunnel("socks", "127.0.0.1:0", *to)
+    env = {"ALL_PROXY": f"socks5://127.0.0.1:{port_of(proxy, 'socks')}"}
+    through = machine.tunnel("tcp", "8000", *to, env=env)
+    assert "ALL_PROXY" in through.err.wait("proxy.used")
+    through.out.wait("tcp ")
+    proxy.send(signal.SIGKILL)
+    through.err.wait("link.lost")  # it went through that proxy
+    env = {"ALL_PROXY": "socks5://127.0.0.1:1"}
+    past = machine.tunnel("tcp", "8000", *to, "--via", "none", env=env)
+    past.out.wait("tcp ")
+    assert "proxy.used" not in past.errors()
 
 
 def test_a_pipe_gives_up_when_the_proxy_is_down(
