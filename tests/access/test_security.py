@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from support.certs import only_curves_before_x25519
 
 from tunnel.access import security
 from tunnel.access.security import JoinLine, Secret, parse_join
@@ -673,7 +674,7 @@ def shake_hands(
         client.wrap_bio(to_client, to_server, server_hostname="tunnel"),
         server.wrap_bio(to_server, to_client, server_side=True),
     ]
-    for _ in range(3):
+    for _ in range(4):  # one more where the server asks for another key exchange
         for end in ends:
             with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
@@ -719,6 +720,19 @@ def test_a_key_exchange_that_costs_the_server_much_is_refused(
     client.set_ecdh_curve("secp521r1")
     with pytest.raises(ssl.SSLError, match=r"NO_SUITABLE|NO_SHARED|HANDSHAKE_FAILURE"):
         shake_hands(client, security.server_tls_context(identity))
+
+
+def test_where_python_cannot_choose_x25519_p256_is_taken_and_nothing_costly(
+    identity: security.Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_curves_before_x25519(monkeypatch)
+    server = security.server_tls_context(identity)
+    client, _ = shake_hands(security.client_tls_context(identity.pin), server)
+    assert client.version() == "TLSv1.3"
+    costly = security.client_tls_context(identity.pin)
+    costly.set_ecdh_curve("secp521r1")
+    with pytest.raises(ssl.SSLError, match=r"NO_SUITABLE|NO_SHARED|HANDSHAKE_FAILURE"):
+        shake_hands(costly, server)
 
 
 def test_older_tls_is_refused(identity: security.Identity) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from support.certs import HOST, tls_contexts
+from support.certs import HOST, only_curves_before_x25519, tls_contexts
 from support.far import Far
 
 from tunnel.errors import Code
@@ -234,6 +234,16 @@ async def test_a_visitor_with_one_curve_gets_in_with_a_cheap_suite_and_resumes(
             assert cipher.startswith(("ECDHE", "TLS_"))
             assert tls_client.session_reused == (session is not None)
             session = tls_client.session
+
+
+async def test_where_python_cannot_choose_x25519_a_visitor_is_asked_for_p256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_curves_before_x25519(monkeypatch)
+    client, ending = own_certificate(tmp_path)
+    assert set(ending) == {P256}
+    tls_client, _ = await get(client, ending, None)
+    assert tls_client.version() == "TLSv1.3"
 
 
 @pytest.mark.parametrize("curve", ["secp384r1", "secp521r1"])

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ssl
 from functools import cache
+from typing import TYPE_CHECKING
 
 import trustme
+
+if TYPE_CHECKING:
+    import pytest
 
 ALPN = "prot/1"
 HOST = "tunnel.test"
@@ -32,3 +36,15 @@ def tls_contexts(
         if alpn is not None:
             context.set_alpn_protocols([alpn])
     return client, server
+
+
+def only_curves_before_x25519(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Python refuse X25519 as CPython 3.11.2 does on Debian 12."""
+    choose = ssl.SSLContext.set_ecdh_curve
+
+    def older(context: ssl.SSLContext, curve: str) -> None:
+        if curve.startswith("X"):
+            raise ssl.SSLError("[EC: UNKNOWN_GROUP] unknown group")
+        choose(context, curve)
+
+    monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", older)

@@ -627,14 +627,28 @@ def pin_of(certificate_der: bytes) -> str:
 def server_tls_context(identity: Identity) -> ssl.SSLContext:
     """TLS 1.3 with the server's certificate; no tickets, so no 0-RTT either.
 
-    X25519 is the only key exchange: with a large finite field, which a stranger may
-    offer alone, one first message would cost 0.1 s.
+    X25519 is the only key exchange, or P-256 where that cannot be chosen: with a large
+    finite field, which a stranger may offer alone, one first message would cost 0.1 s.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ecdh_curve("X25519")
+    if not exchanges_only(context, "X25519"):
+        exchanges_only(context, "prime256v1")
     context.num_tickets = 0
     context.load_cert_chain(identity.pem_path)
     return _ours(context)
+
+
+def exchanges_only(context: ssl.SSLContext, curve: str) -> bool:
+    """Have a server take this key exchange alone; False where that cannot be had.
+
+    Python as Debian 12 has it, and any above OpenSSL 1.1.1, knows only curves that
+    were there before X25519.
+    """
+    try:
+        context.set_ecdh_curve(curve)  # one: CPython 3.11 takes no list
+    except ssl.SSLError:
+        return False
+    return True
 
 
 def client_tls_context(pin: str | None) -> ssl.SSLContext:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.security import exchanges_only
 from tunnel.errors import StreamError
 from tunnel.front.client_hello import (
     HANDSHAKE_FAILURE,
@@ -74,11 +75,12 @@ def termination(certificate: Path, key: Path) -> Termination:
     contexts = {}
     for group, curve in _CURVES.items():
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if not exchanges_only(context, curve):
+            continue
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.load_cert_chain(certificate, key)
         context.set_ciphers(_CIPHERS)
-        context.set_ecdh_curve(curve)  # one: CPython 3.11 takes no list
         context.set_alpn_protocols(["http/1.1"])
         contexts[group] = context
     return contexts
