@@ -308,6 +308,12 @@ def test_a_secret_file_of_another_user_is_refused(
     with pytest.raises(StateError) as caught:
         security.read_private(path)
     assert "another user" in caught.value.cause
+    assert f"chown {USER}" in caught.value.fix
+    # A file that a service reads stays the service's.
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(StateError) as caught:
+        security.read_private(path)
+    assert caught.value.fix.startswith(f"run this as user {USER + 1}, or set")
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/tunnel", "/dev/null/tunnel"])

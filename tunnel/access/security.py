@@ -246,7 +246,10 @@ def _insist_private(path: Path, status: os.stat_result) -> None:
     name = shlex.quote(str(path))
     switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
     if status.st_uid != os.geteuid():
-        fix = f"chown {os.geteuid()} {name}, {switch}"
+        ours = f"chown {os.geteuid()} {name}"
+        # Root would take it away from a service that needs it.
+        way = ours if os.geteuid() else f"run this as user {status.st_uid}"
+        fix = f"{way}, {switch}"
         raise StateError(f"will not use {path}", "it belongs to another user", fix)
     if status.st_mode & 0o077:
         cause = f"others may use it: its mode is {status.st_mode & 0o777:03o}"
