@@ -11,22 +11,24 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import exit_bind, kinds, mappings, server, sessions
+from tunnel.center import endpoints, mappings, server, sessions
+from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
-from tunnel.front import listen, udp
-from tunnel.link import descriptors, link, pace, patience, relay, session, transport
+from tunnel.front import udp
+from tunnel.link import link, session, transport, write_sizer
+from tunnel.net import descriptors, listen, relay, timeouts
 from tunnel.proto import (
     codec,
     datagrams,
     frames,
-    growth,
     handshake,
-    lanes,
     mux,
     opens,
-    replay,
+    resend,
     room,
+    scheduler,
     window,
+    window_tuner,
     work,
 )
 from tunnel.proto.calm import Calm
@@ -65,15 +67,15 @@ PEER_LIMITS: Final = {
     "idle_ping_s": TERMS.idle_ping_s,
     "resume_s if not said": handshake.DEFAULT_RESUME_S,
     "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
-    "RECEIVED after": replay.STATE_EVERY_BYTES,
-    "RECEIVED after, at the latest": 1_000 * replay.STATE_AFTER_S,
+    "RECEIVED after": resend.STATE_EVERY_BYTES,
+    "RECEIVED after, at the latest": 1_000 * resend.STATE_AFTER_S,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
-    "silent end of a local connection": patience.DEAD_AFTER_S,
-    "idle UDP association": patience.UDP_IDLE_S,
-    "idle UDP association without an answer": patience.UDP_UNANSWERED_S,
+    "silent end of a local connection": timeouts.DEAD_AFTER_S,
+    "idle UDP association": timeouts.UDP_IDLE_S,
+    "idle UDP association without an answer": timeouts.UDP_UNANSWERED_S,
     "associations of one UDP port": udp.MAX_ASSOCIATIONS,
     "wait for the peer of a BIND": exit_bind.WAIT_S,
     "goodbye, for the peer to confirm": link.FLUSH_S,
@@ -88,7 +90,7 @@ PEER_LIMITS: Final = {
     "sessions of one user": sessions.MAX_SESSIONS,
     "sessions of one user without a link": sessions.MAX_WAITING_SESSIONS,
     "kept for sessions without a link": sessions.MAX_KEPT_BYTES,
-    "ports of an entry": kinds.MAX_RANGE,
+    "ports of an entry": endpoints.MAX_RANGE,
     "entries of one client": mappings.MAX_CLIENT_NAMES,
     "entries of all clients": mappings.MAX_NAMES,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
@@ -100,22 +102,22 @@ PROGRAM_LIMITS: Final = {
     "unanswered opens": opens.MAX_UNANSWERED_OPENS,
     "control in one turn": mux.CONTROL_TURN_BYTES,
     "grants in one turn": mux.WINDOWS_A_TURN,
-    "a frame costs of a turn, besides its bytes": lanes.FRAME_COST_BYTES,
+    "a frame costs of a turn, besides its bytes": scheduler.FRAME_COST_BYTES,
     "work of one turn for what came": work.TURN_WORK,
-    "unconfirmed session bytes": replay.REPLAY_LIMIT_BYTES,
-    "RECEIVED again, at the earliest": 1_000 * replay.STATE_PAUSE_S,
-    "RECEIVED after, at most": replay.STATE_MOST_BYTES,
-    "largest window": growth.MAX_WINDOW_BYTES,
-    "growth of windows, a session": growth.SESSION_GROWTH_BYTES,
-    "growth of windows, a process": growth.PROCESS_GROWTH_BYTES,
-    "growing windows measure the round trip": growth.PROBE_S,
-    "smallest round trip for windows": 1_000 * growth.MIN_ROUND_TRIP_S,
-    "idle window": growth.IDLE_S,
+    "unconfirmed session bytes": resend.REPLAY_LIMIT_BYTES,
+    "RECEIVED again, at the earliest": 1_000 * resend.STATE_PAUSE_S,
+    "RECEIVED after, at most": resend.STATE_MOST_BYTES,
+    "largest window": window_tuner.MAX_WINDOW_BYTES,
+    "growth of windows, a session": window_tuner.SESSION_GROWTH_BYTES,
+    "growth of windows, a process": window_tuner.PROCESS_GROWTH_BYTES,
+    "growing windows measure the round trip": window_tuner.PROBE_S,
+    "smallest round trip for windows": 1_000 * window_tuner.MIN_ROUND_TRIP_S,
+    "idle window": window_tuner.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
-    "DATA in one frame while others wait, at least": lanes.SHARED_FRAME_BYTES,
-    "committed to the kernel at once, at most": pace.MAX_TURN_BYTES,
-    "committed to the kernel at once, at least": pace.MIN_TURN_BYTES,
-    "one turn": 1_000 * pace.TURN_S,
+    "DATA in one frame while others wait, at least": scheduler.SHARED_FRAME_BYTES,
+    "committed to the kernel at once, at most": write_sizer.MAX_TURN_BYTES,
+    "committed to the kernel at once, at least": write_sizer.MIN_TURN_BYTES,
+    "one turn": 1_000 * write_sizer.TURN_S,
     "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
     "datagrams waiting, in all": datagrams.SESSION_BYTES,
@@ -123,7 +125,7 @@ PROGRAM_LIMITS: Final = {
     "unconfirmed in a process": room.KEPT_LIMIT_BYTES,
     "datagrams waiting, in a process": room.DATAGRAM_LIMIT_BYTES,
     "of each of these for a session, at least": room.LEAST_BYTES,
-    "unconfirmed of a session, at least": replay.LEAST_KEPT_BYTES,
+    "unconfirmed of a session, at least": resend.LEAST_KEPT_BYTES,
     "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
     "before RST, for the kernel to send": relay.GRACE_S,
     "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
@@ -299,6 +301,6 @@ def test_every_public_name_has_a_docstring(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_only_one_module_has_names_looked_up(path: Path) -> None:
-    """Else they wait in threads that everybody shares: see ``tunnel.lookup``."""
+    """Else they wait in threads that everybody shares: see ``tunnel.net.lookup``."""
     asks = r"trio\.(socket\.getaddrinfo|open_tcp_stream)|socket\.gethostby"
     assert not re.search(asks, path.read_text())

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tunnel.access.security import parse_join as parse_join
+    from tunnel.blocking import Shared as Shared
+    from tunnel.blocking import share as share
     from tunnel.center.client import CenterClient as CenterClient
     from tunnel.center.client import connect as connect
     from tunnel.center.publisher import MappingListener as MappingListener
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from tunnel.link.bind import BoundPort as BoundPort
     from tunnel.link.datagrams import DatagramStream as DatagramStream
     from tunnel.link.virtual import VirtualStream as VirtualStream
-    from tunnel.ops.shared import Shared as Shared
-    from tunnel.ops.shared import share as share
     from tunnel.proto.codec import FrameDecoder as FrameDecoder
     from tunnel.proto.mux import MuxCore as MuxCore
 
@@ -43,13 +43,13 @@ _HOMES: Final = {
     "MuxCore": "tunnel.proto.mux",
     "ServerOptions": "tunnel.center.server",
     "SessionError": "tunnel.errors",
-    "Shared": "tunnel.ops.shared",
+    "Shared": "tunnel.blocking",
     "StreamError": "tunnel.errors",
     "TunnelError": "tunnel.errors",
     "VirtualStream": "tunnel.link.virtual",
     "connect": "tunnel.center.client",
     "parse_join": "tunnel.access.security",
-    "share": "tunnel.ops.shared",
+    "share": "tunnel.blocking",
 }
 
 __all__ = [

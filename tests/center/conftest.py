@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.center import kinds
-from tunnel.front import listen
+from tunnel.center import endpoints
+from tunnel.net import listen
 
 
 @pytest.fixture
@@ -18,5 +18,5 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ports.append(port)
         return await real(host, port)
 
-    monkeypatch.setattr(kinds, "open_listener", counting)
+    monkeypatch.setattr(endpoints, "open_listener", counting)
     return ports

@@ -31,7 +31,7 @@ from tunnel.center import client as client_module
 from tunnel.center import mappings
 from tunnel.center import server as server_module
 from tunnel.center.client_session import ClientSession
-from tunnel.center.notices import (
+from tunnel.center.events import (
     ClientIdChanged,
     LinkDown,
     LinkUp,

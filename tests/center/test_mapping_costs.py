@@ -10,8 +10,8 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
-from tunnel.center import kinds, mappings
-from tunnel.center.kinds import Exits, Key, TcpPorts
+from tunnel.center import endpoints, mappings
+from tunnel.center.endpoints import Exits, Key, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -144,8 +144,8 @@ async def test_a_name_that_is_asked_for_elsewhere_leaves_where_it_was(
         (answer,) = await ask(table, client, MappingOp.ADD, entry)
         assert answer.code is Code.NORMAL
     assert len(table) == 1
-    assert table.owner(kinds.exit_key("here")) is None
-    assert table.owner(kinds.exit_key("there")) is client
+    assert table.owner(endpoints.exit_key("here")) is None
+    assert table.owner(endpoints.exit_key("there")) is client
 
 
 async def test_neither_a_client_nor_all_of_them_have_names_without_end(

@@ -10,7 +10,7 @@ from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
 from tunnel.center import mappings as mappings_module
-from tunnel.center.kinds import Key, Opening, OpenTarget, TcpPorts
+from tunnel.center.endpoints import Key, Opening, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (

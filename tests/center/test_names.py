@@ -10,11 +10,11 @@ import trio
 from support.center import LOOPBACK, ask, center, target, user
 
 from tunnel.access.security import make_token
-from tunnel.center.kinds import HostNames, Key
+from tunnel.center.endpoints import HostNames, Key
+from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
-from tunnel.center.notices import MappingReady, MappingRefused
 from tunnel.errors import Code, TunnelError, UsageError
-from tunnel.ops.shares import ShareEntry, _own_name, name_options, url_of
+from tunnel.ops.web_entries import ShareEntry, _own_name, name_options, url_of
 from tunnel.proto.frames import Address, MappingEntry, MappingType
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from support.center import LOOPBACK, Center, ask, center, echo, target, user
 
 from tunnel.access.networks import Networks
 from tunnel.access.security import make_token
-from tunnel.center.notices import MappingReady, MappingRefused
+from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
-from tunnel.front.listen import open_listener
-from tunnel.front.unix import open_unix_listener
-from tunnel.front.users import ProxyUsers
+from tunnel.front.proxy_users import ProxyUsers
+from tunnel.net.listen import open_listener
+from tunnel.net.proxy_protocol import ProxyVersion
+from tunnel.net.unix import open_unix_listener
 from tunnel.proto.frames import Address, TcpTarget, UnixPath
-from tunnel.proto.proxy_header import ProxyVersion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

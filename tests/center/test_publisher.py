@@ -10,7 +10,7 @@ import trio
 from support.center import Notices, center
 
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
-from tunnel.center.notices import MappingReady, MappingRefused
+from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.publisher import ASKED_AGAIN, Publisher
 from tunnel.errors import Code, LocalSessionError
 from tunnel.proto.frames import (

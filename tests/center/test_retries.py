@@ -12,7 +12,7 @@ from tunnel.access.security import JoinLine, make_token
 from tunnel.center import client as client_module
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
 from tunnel.center.client import ASKED_MOST_S, CenterClient
-from tunnel.center.notices import ClientIdChanged, LinkDown
+from tunnel.center.events import ClientIdChanged, LinkDown
 from tunnel.errors import Code, LocalLinkError, RemoteLinkError, StreamError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
     from tunnel.errors import LinkError
-    from tunnel.link.sockets import QuickSocket
+    from tunnel.net.sockets import QuickSocket
 
 A_LIFE_S = 300.0
 

@@ -15,7 +15,7 @@ from support import frames
 from support.center import LOOPBACK, Center, center, echo, target
 from support.processes import free_port
 
-from tunnel.center.notices import LinkDown
+from tunnel.center.events import LinkDown
 from tunnel.errors import Code, StreamError
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send

@@ -14,12 +14,12 @@ from support.far import read, read_to_end
 from support.logs import text
 
 import tunnel.front.associate
-from tunnel.front.listen import open_listener
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import handle_app, serve_proxy
-from tunnel.front.wayout import WayOut
-from tunnel.link.sockets import QuickSocket
+from tunnel.net.listen import open_listener
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.frames import Address
-from tunnel.proto.socks_udp import encode_datagram
+from tunnel.socks.udp import encode_datagram
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tunnel.access.visitors import VISITORS, Visitors
-from tunnel.front.listen import open_listener, serve
+from tunnel.net.listen import open_listener, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

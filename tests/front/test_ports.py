@@ -13,16 +13,16 @@ from support.far import Far
 from support.logs import text
 
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
-from tunnel.front import listen
 from tunnel.front.ports import serve_port
-from tunnel.link.descriptors import Told
-from tunnel.link.sockets import QuickSocket
+from tunnel.net import listen
+from tunnel.net.descriptors import Told
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from tunnel.link.relay import ResettableStream
+    from tunnel.net.relay import ResettableStream
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.far import Far, read_to_end
 
 from tunnel.errors import Code, RemoteStreamError
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import handle_app
-from tunnel.front.wayout import WayOut
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import Target

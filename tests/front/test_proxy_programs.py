@@ -11,10 +11,10 @@ import socks
 import trio
 from support.processes import curl
 
-from tunnel.front.listen import open_listener
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.users import ProxyUsers
-from tunnel.front.wayout import WayOut
+from tunnel.front.proxy_users import ProxyUsers
+from tunnel.net.listen import open_listener
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
 from tunnel.errors import Code, RemoteStreamError, UsageError
-from tunnel.front.listen import open_listener
+from tunnel.front.dialer import OpenTarget, WayOut
 from tunnel.front.proxy import handle_app, serve_proxy
+from tunnel.front.proxy_users import ProxyUsers, refuse_open_proxy
 from tunnel.front.socks import BIND_S
-from tunnel.front.users import ProxyUsers, refuse_open_proxy
-from tunnel.front.wayout import OpenTarget, WayOut
-from tunnel.link.relay import GRACE_S
-from tunnel.link.sockets import QuickSocket
+from tunnel.net.listen import open_listener
+from tunnel.net.relay import GRACE_S
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:

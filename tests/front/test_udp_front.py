@@ -12,7 +12,7 @@ import trio.testing
 
 from tunnel.errors import AddressError, Code, LocalStreamError
 from tunnel.front.udp import open_udp_port, serve_udp_port, visitor_of
-from tunnel.link.patience import PATIENCE, Patience
+from tunnel.net.timeouts import PATIENCE, Patience
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:

@@ -31,10 +31,10 @@ from tunnel.errors import (
     StreamError,
 )
 from tunnel.link.link import FLUSH_S, LINGER_BYTES, Link
-from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
+from tunnel.link.write_sizer import MIN_TURN_BYTES
 from tunnel.proto.frames import Terms
-from tunnel.proto.replay import STATE_AFTER_S
+from tunnel.proto.resend import STATE_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

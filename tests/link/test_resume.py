@@ -25,7 +25,7 @@ from support.traffic import Traffic
 from tunnel.access.security import make_token
 from tunnel.center import backoff
 from tunnel.center import sessions as sessions_module
-from tunnel.center.notices import (
+from tunnel.center.events import (
     LinkDown,
     LinkResumed,
     LinkUp,

@@ -13,14 +13,14 @@ from support.certs import tls_contexts
 from support.names import resolve_to
 from support.wires import fused_wires, tls_pair
 
-from tunnel.access import target
 from tunnel.errors import Code, Exit, LocalLinkError, TlsError
 from tunnel.link.transport import PlainTransport, TlsTransport, dial, send
-from tunnel.lookup import lookups
+from tunnel.net import dial as target
+from tunnel.net.lookup import lookups
 
 if TYPE_CHECKING:
     from tunnel.link.transport import Transport
-    from tunnel.lookup import Found
+    from tunnel.net.lookup import Found
 
 
 async def read_exactly(transport: Transport, size: int) -> bytes:

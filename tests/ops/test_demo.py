@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tunnel.errors import Exit
-from tunnel.front.listen import open_listener
+from tunnel.net.listen import open_listener
 from tunnel.ops import demo
 from tunnel.ops.demo_page import (
     CheckFailedError,

@@ -10,8 +10,9 @@ import trio
 from support.center import LOOPBACK, Notices
 
 from tunnel.access.security import JoinLine, make_token
+from tunnel.addresses import LOOPBACKS
 from tunnel.center.client import CenterClient
-from tunnel.center.notices import MappingRefused
+from tunnel.center.events import MappingRefused
 from tunnel.errors import AddressError, Code, UsageError
 from tunnel.ops.entries import (
     Line,
@@ -22,7 +23,6 @@ from tunnel.ops.entries import (
     parse_far_target,
 )
 from tunnel.proto.frames import Address, MappingAnswer
-from tunnel.proto.host import LOOPBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

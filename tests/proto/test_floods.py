@@ -18,12 +18,12 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.lanes import FRAME_COST_BYTES
 from tunnel.proto.mux import (
     CONTROL_TURN_BYTES,
     NUISANCE_BURST,
     WINDOWS_A_TURN,
 )
+from tunnel.proto.scheduler import FRAME_COST_BYTES
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 MORE = int(NUISANCE_BURST) + 1

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.proto.liveness import HURRY_S, Due, Liveness
-from tunnel.proto.meter import Meter
+from tunnel.proto.token_bucket import Meter
 
 
 def test_nothing_is_due_while_bytes_come() -> None:

@@ -44,7 +44,7 @@ from tunnel.proto.frames import (
     Terms,
 )
 from tunnel.proto.liveness import Due
-from tunnel.proto.replay import STATE_AFTER_S
+from tunnel.proto.resend import STATE_AFTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -41,7 +41,7 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
-from tunnel.proto.replay import (
+from tunnel.proto.resend import (
     REPLAY_LIMIT_BYTES,
     STATE_AFTER_S,
     STATE_EVERY_BYTES,

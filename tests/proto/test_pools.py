@@ -7,16 +7,16 @@ from support.pair import TARGET, CorePair
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto import frames, mux, pools
-from tunnel.proto import replay as replay_module
+from tunnel.proto import resend as replay_module
 from tunnel.proto.codec import encode
 from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
 from tunnel.proto.events import CreditGranted, DataReceived
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
-from tunnel.proto.lanes import Lane, Lanes
 from tunnel.proto.mux import STREAM_QUEUE_BYTES, MuxCore
 from tunnel.proto.pools import Pools
-from tunnel.proto.replay import Replay
+from tunnel.proto.resend import Replay
 from tunnel.proto.room import LEAST_BYTES, SHARE, Room
+from tunnel.proto.scheduler import Lane, Lanes
 
 LIMIT = 4_000_000
 UDP = frames.Terms(capabilities=CAN_MAP | CAN_UDP)

@@ -12,7 +12,7 @@ from support import frames
 from tunnel.access.security import JoinLine, make_token
 from tunnel.center import client as client_module
 from tunnel.center.client import CenterClient
-from tunnel.center.notices import LinkDown
+from tunnel.center.events import LinkDown
 from tunnel.errors import Code
 from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ServerHandshake
@@ -21,7 +21,7 @@ from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
 
 JOIN = JoinLine("ann", make_token(), "192.0.2.1", 1, None, plain=True)
 A_WHILE_S = 60.0

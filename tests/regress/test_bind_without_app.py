@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from tunnel.errors import LocalStreamError
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import handle_app
-from tunnel.front.wayout import WayOut
 from tunnel.proto.frames import Address
 
 

@@ -10,9 +10,9 @@ import trio.testing
 from support.wires import Offers, open_one, session_pair
 
 from tunnel.errors import Code
-from tunnel.link.relay import RelayResult, relay
-from tunnel.link.sockets import QuickSocket
 from tunnel.link.virtual import REST_MORE_S
+from tunnel.net.relay import RelayResult, relay
+from tunnel.net.sockets import QuickSocket
 
 
 def pair() -> tuple[socket.socket, QuickSocket]:

@@ -8,9 +8,9 @@ import trio
 import trio.testing
 from support.wires import session_pair
 
-from tunnel.center.exit import serve_exit
+from tunnel.center.exit.tcp import serve_exit
 from tunnel.errors import Code
-from tunnel.front.listen import open_listener
+from tunnel.net.listen import open_listener
 from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import trio.testing
 from support.virtuals import ScriptedVirtual
 from support.wires import Offers, SessionPair, open_one, session_pair
 
-from tunnel.link.relay import relay
+from tunnel.net.relay import relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

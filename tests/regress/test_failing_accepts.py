@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.center.exit_bind import _expected_one
-from tunnel.front.listen import PortListener, open_listener, serve
+from tunnel.center.exit.bind import _expected_one
+from tunnel.net.listen import PortListener, open_listener, serve
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import Address

@@ -6,7 +6,7 @@ import trio
 from support.virtuals import ScriptedVirtual
 
 from tunnel.errors import Code
-from tunnel.link.relay import relay
+from tunnel.net.relay import relay
 
 
 class ResetAtTheFirstChunk(ScriptedVirtual):

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import handle_app
-from tunnel.front.wayout import WayOut
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import Target

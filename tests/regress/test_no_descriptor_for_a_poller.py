@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import trio
 from support.center import center
 
-from tunnel.center.notices import LinkUp
+from tunnel.center.events import LinkUp
 from tunnel.errors import Code
-from tunnel.link import poller as poller_module
+from tunnel.net import poller as poller_module
 
 if TYPE_CHECKING:
     import pytest

@@ -9,8 +9,8 @@ import trio.testing
 from support import frames
 from support.wires import Offers, raw_peer
 
-from tunnel.link.pace import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
+from tunnel.link.write_sizer import MIN_TURN_BYTES
 
 if TYPE_CHECKING:
     import pytest

@@ -18,9 +18,9 @@ from support.wires import (
 )
 
 from tunnel.errors import Code, LocalLinkError
-from tunnel.link.relay import RelayResult, relay
 from tunnel.link.session import Session
-from tunnel.link.sockets import QuickSocket
+from tunnel.net.relay import RelayResult, relay
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
 

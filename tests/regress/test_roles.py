@@ -12,7 +12,7 @@ from support.center import LOOPBACK, center
 
 from tunnel.access.security import JoinLine, make_token
 from tunnel.center.client import CenterClient
-from tunnel.center.notices import LinkDown, MappingRefused
+from tunnel.center.events import LinkDown, MappingRefused
 from tunnel.errors import Code, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
@@ -20,7 +20,7 @@ from tunnel.link.transport import PlainTransport
 from tunnel.proto.frames import Address, Terms
 
 if TYPE_CHECKING:
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
     from tunnel.link.virtual import VirtualStream
 
 

@@ -14,8 +14,8 @@ import trio
 import trio.testing
 from support.wires import Offers, open_one, session_pair
 
-from tunnel.link.relay import relay
-from tunnel.link.sockets import QuickSocket
+from tunnel.net.relay import relay
+from tunnel.net.sockets import QuickSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable

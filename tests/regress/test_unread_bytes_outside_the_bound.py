@@ -7,7 +7,7 @@ import trio.testing
 from support import frames
 from support.wires import TARGET, raw_peer
 
-from tunnel.link.relay import relay
+from tunnel.net.relay import relay
 
 
 class Deaf(trio.abc.HalfCloseableStream):

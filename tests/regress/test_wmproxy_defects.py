@@ -15,10 +15,10 @@ from support.center import LOOPBACK, ask, center, echo, raw_login, target
 from support.wires import TARGET, Offers, raw_peer, session_pair
 
 from tunnel.errors import Code, StreamError
-from tunnel.front.listen import open_listener
+from tunnel.front.dialer import WayOut
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.wayout import WayOut
 from tunnel.link.transport import PlainTransport, send
+from tunnel.net.listen import open_listener
 from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
 from tunnel.proto.mux import STREAM_QUEUE_BYTES
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
 
 LOOPBACK = "127.0.0.1"
 WAIT_S = 20.0

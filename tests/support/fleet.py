@@ -17,11 +17,11 @@ import trio
 
 from tunnel.access.security import parse_join
 from tunnel.center.client import CenterClient
-from tunnel.center.notices import LinkDown, LinkResumed, SessionLost
+from tunnel.center.events import LinkDown, LinkResumed, SessionLost
 from tunnel.log import LogfmtFormatter
 
 if TYPE_CHECKING:
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
     from tunnel.link.virtual import VirtualStream
 
 

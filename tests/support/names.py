@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from outcome import capture
 
-from tunnel.lookup import Found, lookups
+from tunnel.net.lookup import Found, lookups
 
 if TYPE_CHECKING:
     from collections.abc import Callable

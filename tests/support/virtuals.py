@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import Code, RemoteStreamError
-from tunnel.link.sockets import CHUNK_BYTES
+from tunnel.net.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import Local

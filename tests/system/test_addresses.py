@@ -12,7 +12,7 @@ from support.namespaces import BOTH, IPV4_ONLY, IPV6_ONLY, Network
 from support.processes import WAIT_S, curl
 from support.targets import read_exactly
 
-from tunnel.proto.host import LOOPBACKS
+from tunnel.addresses import LOOPBACKS
 
 if TYPE_CHECKING:
     from support.processes import Machine, Program

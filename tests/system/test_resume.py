@@ -38,7 +38,7 @@ from support.traffic import Traffic
 
 from tunnel.errors import Exit
 from tunnel.proto.mux import STREAM_QUEUE_BYTES
-from tunnel.proto.replay import REPLAY_LIMIT_BYTES
+from tunnel.proto.resend import REPLAY_LIMIT_BYTES
 
 if TYPE_CHECKING:
     import socket

@@ -29,8 +29,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote
 
+from tunnel.addresses import host_of
 from tunnel.errors import Code, StateError, TlsError, UsageError
-from tunnel.proto.host import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,17 +22,17 @@ import trio
 from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
 from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import exit_to, refuse, serve_exit, udp_exit_to
-from tunnel.center.inward import serve_inward
-from tunnel.center.leaving import DRAIN_S, GOODBYE_S
-from tunnel.center.notices import (
+from tunnel.center.client_proxy import serve_inward
+from tunnel.center.drain import DRAIN_S, GOODBYE_S
+from tunnel.center.events import (
     ClientIdChanged,
     LinkDown,
     LinkResumed,
     LinkUp,
     SessionLost,
 )
-from tunnel.center.path import Path
+from tunnel.center.exit.tcp import exit_to, refuse, serve_exit, udp_exit_to
+from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
 from tunnel.errors import (
     Code,
@@ -47,16 +47,16 @@ from tunnel.errors import (
     TunnelError,
     ViaError,
 )
-from tunnel.link.bell import Bell
 from tunnel.link.bind import BoundPort
 from tunnel.link.datagrams import DatagramStream
-from tunnel.link.dead_peers import reset_the_dead
 from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
 from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
-from tunnel.link.via import Via, dial_via
+from tunnel.link.upstream_proxy import Via, dial_via
 from tunnel.log import say
+from tunnel.net.dead_peers import reset_the_dead
+from tunnel.net.notify import Bell
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -83,14 +83,14 @@ if TYPE_CHECKING:
 
     from tunnel.access.networks import Networks
     from tunnel.access.security import JoinLine
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
     from tunnel.center.publisher import MappingListener, Serve
-    from tunnel.front.users import ProxyUsers
+    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End, Target
     from tunnel.proto.handshake import HandshakeResult
-    from tunnel.proto.proxy_header import ProxyVersion
 
 HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""

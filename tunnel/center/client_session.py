@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.security import short_id
-from tunnel.center.exit import serve_exit
-from tunnel.center.exit_bind import serve_bind
+from tunnel.center.exit.bind import serve_bind
+from tunnel.center.exit.tcp import serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError
 from tunnel.link.session import Session
 from tunnel.log import say

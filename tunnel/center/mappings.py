@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from tunnel.center.kinds import Key, KeyInUse
+from tunnel.center.endpoints import Key, KeyInUse
 from tunnel.errors import Code, TunnelError
 from tunnel.log import say
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from tunnel.access.users import User
-    from tunnel.center.kinds import Kind, Opening
+    from tunnel.center.endpoints import Kind, Opening
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Address, MappingEntry, ProtMapping, Target
 

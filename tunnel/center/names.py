@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.center.kinds import MAX_VISITORS, HostNames
+from tunnel.center.endpoints import MAX_VISITORS, HostNames
 from tunnel.errors import Code, LocalStreamError, UsageError
-from tunnel.front.listen import open_listener
-from tunnel.front.tls import serve_tls_names, termination
-from tunnel.front.web import Absent, Open, serve_web
+from tunnel.front.http.names import Absent, Open, serve_web
+from tunnel.front.http.sni import serve_tls_names, termination
+from tunnel.net.listen import open_listener
 from tunnel.proto.frames import TLS_ONLY, Address, MappingType, NameTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tunnel.center.kinds import Kind
+    from tunnel.center.endpoints import Kind
     from tunnel.center.mappings import MappingTable, Member
-    from tunnel.front.listen import PortListener
-    from tunnel.front.tls import Termination
-    from tunnel.link.relay import ResettableStream
+    from tunnel.front.http.sni import Termination
+    from tunnel.net.listen import PortListener
+    from tunnel.net.relay import ResettableStream
 
 _LOOK_S: Final = 0.05
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.center.backoff import Backoff
-from tunnel.center.exit import refuse
-from tunnel.center.notices import MappingReady, MappingRefused
+from tunnel.center.events import MappingReady, MappingRefused
+from tunnel.center.exit.tcp import refuse
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import say
@@ -33,7 +33,7 @@ from tunnel.proto.frames import (
 )
 
 if TYPE_CHECKING:
-    from tunnel.center.notices import Notice
+    from tunnel.center.events import Notice
     from tunnel.link.session import Session
     from tunnel.proto.frames import MappingAnswer, NameTarget
 

@@ -17,13 +17,14 @@ import trio
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
+from tunnel.addresses import EVERYWHERE
 from tunnel.center.client_session import ClientSession
-from tunnel.center.exit import refuse
-from tunnel.center.kinds import Exits, TcpPorts, UdpPorts, exit_key
-from tunnel.center.leaving import DRAIN_S, GOODBYE_S
+from tunnel.center.drain import DRAIN_S, GOODBYE_S
+from tunnel.center.endpoints import Exits, TcpPorts, UdpPorts, exit_key
+from tunnel.center.exit.chained import serve_onward
+from tunnel.center.exit.tcp import refuse
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
-from tunnel.center.onward import serve_onward
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.errors import (
     Code,
@@ -32,14 +33,14 @@ from tunnel.errors import (
     StreamError,
     TunnelError,
 )
-from tunnel.front.listen import open_listener, serve
-from tunnel.link.dead_peers import reset_the_dead
-from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.link.link import Link
-from tunnel.link.sockets import QuickSocket
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import say
+from tunnel.net.dead_peers import reset_the_dead
+from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.net.listen import open_listener, serve
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -53,7 +54,6 @@ from tunnel.proto.handshake import (
     DEFAULT_RESUME_S,
     ServerHandshake,
 )
-from tunnel.proto.host import EVERYWHERE
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import (
     PLAIN_BINDING,
@@ -66,9 +66,9 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Network
     from tunnel.access.security import Identity
     from tunnel.access.users import User
-    from tunnel.front.listen import PortListener
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.listen import PortListener
     from tunnel.proto.frames import ProtCreate
     from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier

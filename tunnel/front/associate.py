@@ -16,17 +16,17 @@ import trio
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
-from tunnel.front.listen import LOG, peer_of
-from tunnel.link.descriptors import DESCRIPTORS
 from tunnel.log import say
+from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.net.listen import LOG, peer_of
 from tunnel.proto.frames import Address
-from tunnel.proto.socks_udp import decode_datagram, encode_datagram
+from tunnel.socks.udp import decode_datagram, encode_datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnel.front.wayout import Datagrams
-    from tunnel.link.sockets import QuickSocket
+    from tunnel.front.dialer import Datagrams
+    from tunnel.net.sockets import QuickSocket
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 """More than UDP can carry: nothing is ever cut short."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.link.relay import GRACE_S
+from tunnel.net.relay import GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tunnel.link.relay import ResettableStream
+    from tunnel.net.relay import ResettableStream
 
 EARLY_BYTES: Final = 65_536
 """Kept for an app that talks on before it has its answer; more waits in the kernel."""

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
-from tunnel.front.listen import LOG, MAX_VISITORS, carry, serve
-from tunnel.link.relay import ResettableStream, reset_socket
 from tunnel.log import say
+from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
+from tunnel.net.relay import ResettableStream, reset_socket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from tunnel.link.sockets import QuickSocket
+    from tunnel.net.sockets import QuickSocket
 
 OpenNow = Callable[[Address], ResettableStream]
 """Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.front.attempt import READ_BYTES
-from tunnel.front.http_proxy import handle_http
-from tunnel.front.listen import LOG, MAX_VISITORS, peer_of, serve
+from tunnel.front.http.proxy import handle_http
 from tunnel.front.socks import HANDSHAKE_S, handle_socks
 from tunnel.log import say
+from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.front.users import ProxyUsers
-    from tunnel.front.wayout import WayOut
-    from tunnel.link.sockets import QuickSocket
+    from tunnel.front.dialer import WayOut
+    from tunnel.front.proxy_users import ProxyUsers
+    from tunnel.net.sockets import QuickSocket
     from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)

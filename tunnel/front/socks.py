@@ -21,19 +21,19 @@ from tunnel.front.attempt import (
     drop_stream,
     last_words,
 )
-from tunnel.front.listen import LOG, carry, peer_of
-from tunnel.front.users import Login
-from tunnel.link.sockets import QuickSocket
+from tunnel.front.proxy_users import Login
 from tunnel.log import say
+from tunnel.net.listen import LOG, carry, peer_of
+from tunnel.net.sockets import QuickSocket
 from tunnel.proto.frames import TcpTarget
-from tunnel.proto.socks import SocksCommand
-from tunnel.proto.socks4 import Socks4Server
-from tunnel.proto.socks5 import Socks5Server
+from tunnel.socks.common import SocksCommand
+from tunnel.socks.v4 import Socks4Server
+from tunnel.socks.v5 import Socks5Server
 
 if TYPE_CHECKING:
-    from tunnel.front.users import ProxyUsers
-    from tunnel.front.wayout import BoundPort, WayOut
-    from tunnel.link.relay import ResettableStream
+    from tunnel.front.dialer import BoundPort, WayOut
+    from tunnel.front.proxy_users import ProxyUsers
+    from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Address
 
 HANDSHAKE_S: Final = 10.0

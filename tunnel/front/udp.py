@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import StreamError
-from tunnel.front.bound import bind_all
-from tunnel.front.listen import LOG
-from tunnel.link.descriptors import DESCRIPTORS, Flows
-from tunnel.link.patience import PATIENCE
 from tunnel.log import say
+from tunnel.net.bind import bind_all
+from tunnel.net.descriptors import DESCRIPTORS, Flows
+from tunnel.net.listen import LOG
+from tunnel.net.timeouts import PATIENCE
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
-from tunnel.link.bell import Bell
+from tunnel.net.notify import Bell
 from tunnel.proto.datagrams import DatagramQueue
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
-from tunnel.link.bell import Bell
-from tunnel.link.pace import MIN_TURN_BYTES, Pace
 from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
+from tunnel.link.write_sizer import MIN_TURN_BYTES, Pace
 from tunnel.log import say
+from tunnel.net.notify import Bell
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
 

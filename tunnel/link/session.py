@@ -20,11 +20,11 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
-from tunnel.link.begun import InOrder, begun
-from tunnel.link.bell import Bell
-from tunnel.link.poller import Poller
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import say
+from tunnel.net.in_order import InOrder, begun
+from tunnel.net.notify import Bell
+from tunnel.net.poller import Poller
 from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,

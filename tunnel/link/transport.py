@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from tunnel.access.target import connect
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
-from tunnel.link.sockets import QuickSocket, end_with_fin, quick
+from tunnel.net.dial import connect
+from tunnel.net.sockets import QuickSocket, end_with_fin, quick
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.link.sockets import QuickStream
+    from tunnel.net.sockets import QuickStream
 
 ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
-from tunnel.link.bell import Bell
-from tunnel.link.sockets import CHUNK_BYTES
+from tunnel.net.notify import Bell
+from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
-    from tunnel.link.poller import Poller
+    from tunnel.net.poller import Poller
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
+from tunnel.addresses import EVERYWHERE, host_of
 from tunnel.errors import Exit, TunnelError, UsageError
-from tunnel.ops.silence import Silence, seconds
+from tunnel.ops.timeout_flags import Silence, seconds
 from tunnel.ops.variables import Environment
 from tunnel.proto.frames import Address
-from tunnel.proto.host import EVERYWHERE, host_of
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tunnel.ops.entries import Entry
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.runtime import UpPlan
     from tunnel.ops.show import Show
 
 
@@ -152,10 +152,10 @@ def serve(
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.access.networks import Networks
-    from tunnel.ops.run import ServePlan, run_serve
+    from tunnel.ops.runtime import ServePlan, run_serve
     from tunnel.ops.saved import show_join, state_folder
-    from tunnel.ops.shares import name_options
     from tunnel.ops.show import Show
+    from tunnel.ops.web_entries import name_options
 
     if print_join:
         return show_join(state or state_folder(), Show(as_json=as_json, log=log))
@@ -251,9 +251,9 @@ def up(
 ) -> int:
     """Run a center-client with any number of entries."""
     from tunnel.ops.entries import ReachEntry, SocksEntry, UdpEntry
-    from tunnel.ops.inward import ExitEntry, parse_tcp
-    from tunnel.ops.run import UpPlan
-    from tunnel.ops.shares import PassedEntry, ShareEntry
+    from tunnel.ops.exit_entries import ExitEntry, parse_tcp
+    from tunnel.ops.runtime import UpPlan
+    from tunnel.ops.web_entries import PassedEntry, ShareEntry
 
     entries: list[Entry] = [
         *map(parse_tcp, tcp or []),
@@ -311,8 +311,8 @@ def tcp(
     log: Log = None,
 ) -> int:
     """Publish one TCP service: visitors of a port at the server reach TARGET."""
-    from tunnel.ops.inward import tcp_entry
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.exit_entries import tcp_entry
+    from tunnel.ops.runtime import UpPlan
 
     entry = tcp_entry(
         target,
@@ -345,7 +345,7 @@ def udp(
 ) -> int:
     """Publish one UDP service: datagrams to a port at the server reach TARGET."""
     from tunnel.ops.entries import UdpEntry
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.runtime import UpPlan
 
     entry = UdpEntry.of(target, remote)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
@@ -380,9 +380,9 @@ def share(
     log: Log = None,
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name."""
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.runtime import UpPlan
     from tunnel.ops.saved import secret_file
-    from tunnel.ops.shares import ShareEntry
+    from tunnel.ops.web_entries import ShareEntry
 
     auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
     entry = ShareEntry.of(target, name, auth, listing=list_files)
@@ -414,7 +414,7 @@ def reach(
 ) -> int:
     """Bring one TCP service of the server's side here."""
     from tunnel.ops.entries import ReachEntry, parse_far_target, parse_listen
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.runtime import UpPlan
 
     entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
@@ -446,9 +446,9 @@ def socks(
     log: Log = None,
 ) -> int:
     """Run a SOCKS and HTTP proxy here that leaves at the server."""
-    from tunnel.ops.ends import parse_users
     from tunnel.ops.entries import SocksEntry, parse_listen
-    from tunnel.ops.run import UpPlan
+    from tunnel.ops.entry_syntax import parse_users
+    from tunnel.ops.runtime import UpPlan
 
     users = parse_users(auth or [])
     entry = SocksEntry(parse_listen(listen), leave_at, users, udp_public)
@@ -469,7 +469,7 @@ def pipe(
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
     from tunnel.ops.entries import parse_far_target
-    from tunnel.ops.run import run_pipe
+    from tunnel.ops.runtime import run_pipe
     from tunnel.ops.show import Show
 
     where = parse_far_target(target)
@@ -553,7 +553,7 @@ def _count(flag: str, number: int, least: int = 0) -> int:
 def _up(
     plan: UpPlan, drain: str, silence: Silence, as_json: bool, log: LogForm | None
 ) -> int:
-    from tunnel.ops.run import run_up
+    from tunnel.ops.runtime import run_up
     from tunnel.ops.show import Show
 
     plan.drain_s, plan.patience = seconds(drain), silence.patience()
@@ -565,7 +565,7 @@ def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
     """Run a command in trio; whatever it says ends as text and a status."""
     import trio
 
-    from tunnel.link.descriptors import raise_limit
+    from tunnel.net.descriptors import raise_limit
 
     raise_limit()
     _calm_collector()

@@ -27,11 +27,11 @@ from rich.console import Console
 
 import tunnel
 from tunnel.access.security import client_tls_context, parse_join, pin_of
-from tunnel.access.target import connect
 from tunnel.errors import Exit, StateError, TunnelError
-from tunnel.front.listen import open_listener
-from tunnel.link.sockets import QuickSocket
 from tunnel.link.transport import TlsTransport, dial
+from tunnel.net.dial import connect
+from tunnel.net.listen import open_listener
+from tunnel.net.sockets import QuickSocket
 from tunnel.ops.demo_page import (
     CheckFailedError,
     Visit,

@@ -16,12 +16,12 @@ import h11
 import trio
 
 from tunnel.errors import Code, Exit, TunnelError
-from tunnel.front.listen import serve
+from tunnel.net.listen import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tunnel.front.listen import PortListener
+    from tunnel.net.listen import PortListener
     from tunnel.proto.frames import Address
 
 CHUNK_BYTES: Final = 65_536

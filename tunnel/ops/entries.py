@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.target import probe
+from tunnel.addresses import EVERYWHERE, LOCALHOST
 from tunnel.errors import CODES, Code, TunnelError, UsageError
+from tunnel.front.dialer import WayOut
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.unix import listen_at
-from tunnel.front.users import refuse_open_proxy
-from tunnel.front.wayout import WayOut
-from tunnel.ops.ends import (
+from tunnel.front.proxy_users import refuse_open_proxy
+from tunnel.net.dial import probe
+from tunnel.net.unix import listen_at
+from tunnel.ops.entry_syntax import (
     Ports,
     parse_ports,
     parse_proxy_version,
@@ -35,17 +36,16 @@ from tunnel.proto.frames import (
     UnixPath,
     parse_end,
 )
-from tunnel.proto.host import EVERYWHERE, LOCALHOST
-from tunnel.proto.socks import literal
+from tunnel.socks.common import literal
 
 if TYPE_CHECKING:
     import trio
 
     from tunnel.center.client import CenterClient
-    from tunnel.center.notices import MappingRefused
-    from tunnel.front.users import ProxyUsers
+    from tunnel.center.events import MappingRefused
+    from tunnel.front.proxy_users import ProxyUsers
+    from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End
-    from tunnel.proto.proxy_header import ProxyVersion
 
 IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
 """Another choice helps."""

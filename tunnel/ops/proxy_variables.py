@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import UsageError
-from tunnel.link.via import Via
+from tunnel.link.upstream_proxy import Via
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -27,7 +27,7 @@ from tunnel.proto.codec import is_host_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnel.link.via import Via
+    from tunnel.link.upstream_proxy import Via
     from tunnel.ops.show import Show
 
 LOG: Final = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ def find_via(url: str | None, join: JoinLine) -> Via | None:
     Raises:
         UsageError: it cannot be read.
     """
-    from tunnel.link.via import Via  # `join` must not pay for trio
+    from tunnel.link.upstream_proxy import Via  # `join` must not pay for trio
     from tunnel.ops.proxy_variables import proxy_of
 
     if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tunnel.proto.lanes import Lane
+from tunnel.proto.scheduler import Lane
 from tunnel.proto.state import StreamState
 from tunnel.proto.window import RecvWindow, SendWindow
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Final, NewType
 
+from tunnel.addresses import EVERYWHERE, host_of
 from tunnel.errors import Code, UsageError
-from tunnel.proto.host import EVERYWHERE, host_of
 
 SockMap = NewType("SockMap", int)
 """The number of a virtual TCP connection, 24 bits; 0 is the link or the session."""

@@ -61,15 +61,15 @@ from tunnel.proto.frames import (
     SockMap,
     UdpTarget,
 )
-from tunnel.proto.growth import Growth
-from tunnel.proto.lanes import Lanes
 from tunnel.proto.liveness import Due, Liveness
-from tunnel.proto.meter import Meter
 from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
 from tunnel.proto.pools import Pools
-from tunnel.proto.replay import Replay, receipts_for
+from tunnel.proto.resend import Replay, receipts_for
 from tunnel.proto.room import LEAST_BYTES, SHARE
+from tunnel.proto.scheduler import Lanes
 from tunnel.proto.state import Signal, StreamState, step
+from tunnel.proto.token_bucket import Meter
+from tunnel.proto.window_tuner import Growth
 from tunnel.proto.work import TURN_WORK, work_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         Target,
         Terms,
     )
-    from tunnel.proto.lanes import Buffer, Lane
+    from tunnel.proto.scheduler import Buffer, Lane
 
 STREAM_QUEUE_BYTES: Final = 262_144
 """Unsent bytes of one virtual TCP connection: two chunks, one on its way, one ready."""

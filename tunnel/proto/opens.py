@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import SockMap
-from tunnel.proto.meter import Meter
+from tunnel.proto.token_bucket import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

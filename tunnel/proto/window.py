@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
-from tunnel.proto.growth import Budget
+from tunnel.proto.window_tuner import Budget
 
 HELD_LIMIT_BYTES: Final = 256 * 1024 * 1024
 """What one process holds at most for readers that do not read (protocol.md#limits)."""

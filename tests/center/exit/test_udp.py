@@ -1,0 +1,471 @@
+"""Where UDP associations leave: whom they may talk to, what ends them."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from support.center import LOOPBACK, center, user
+
+from tunnel.access.security import make_token
+from tunnel.addresses import LOOPBACKS
+from tunnel.center.events import LinkDown, LinkResumed, MappingReady
+from tunnel.center.exit import udp as exit_udp
+from tunnel.center.exit.udp import serve_association
+from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
+from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.proto.frames import Address, NameTarget, UdpTarget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from tunnel.center.client import CenterClient
+
+
+PORTS = range(21_000, 22_000)
+
+
+def anywhere(_ip: str, _port: int) -> bool:
+    return True
+
+
+class FakeStream:
+    def __init__(self) -> None:
+        self.bound: Address | None = None
+
+    def accept(self, bound: Address) -> None:
+        self.bound = bound
+
+
+class FakeDatagrams:
+    """An association of which the test is the opener."""
+
+    def __init__(self) -> None:
+        self.stream = FakeStream()
+        self.ends: list[Code] = []
+        self._put, self._come = trio.open_memory_channel[tuple[Address, bytes]](1_000)
+        self._back, self.back = trio.open_memory_channel[tuple[Address, bytes]](1_000)
+
+    def put(self, address: Address, payload: bytes) -> None:
+        self._put.send_nowait((address, payload))
+
+    def over(self) -> None:
+        self._put.close()
+
+    async def receive(self) -> tuple[Address, bytes]:
+        try:
+            return await self._come.receive()
+        except trio.EndOfChannel:
+            raise trio.BrokenResourceError from None
+
+    def send(self, address: Address, payload: bytes) -> None:
+        self._back.send_nowait((address, payload))
+
+    def close(self, code: Code, reason: str = "") -> None:
+        del reason
+        self.ends.append(code)
+
+    async def answer(self) -> tuple[Address, bytes]:
+        with trio.fail_after(10):
+            return await self.back.receive()
+
+
+@asynccontextmanager
+async def serving(
+    allow: Callable[[str, int], bool] = anywhere,
+    target: Address | None = None,
+    idle_s: float = 180,
+) -> AsyncIterator[FakeDatagrams]:
+    made = FakeDatagrams()
+    PATIENCE.set(Patience(udp_idle_s=idle_s))
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            await serve_association(
+                made,  # type: ignore[arg-type]
+                allow,
+                target=target,
+            )
+
+        nursery.start_soon(run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def service(host: str = LOOPBACK) -> Iterator[tuple[socket.socket, Address]]:
+    """A UDP socket of the test's own."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        sock.settimeout(10)
+        yield sock, Address(host, sock.getsockname()[1])
+
+
+async def heard(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
+    found, source = await trio.to_thread.run_sync(sock.recvfrom, 70_000)
+    return found, source[:2]
+
+
+# An association that leads anywhere -----------------------------------------------
+
+
+async def test_every_peer_sees_one_port_and_answers_have_their_source() -> None:
+    """Points 29, 35."""
+    with service() as (one, first), service() as (two, second):
+        async with serving() as ours:
+            ours.put(first, b"to one")
+            ours.put(second, b"to two")
+            (said, source), (other, same) = await heard(one), await heard(two)
+            assert (said, other, source) == (b"to one", b"to two", same)
+            two.sendto(b"from two", source)
+            assert await ours.answer() == (second, b"from two")
+            one.sendto(b"", source)
+            assert await ours.answer() == (first, b"")
+            assert ours.stream.bound == Address("0.0.0.0", source[1])
+
+
+async def test_the_largest_datagram_passes_and_a_larger_one_is_lost() -> None:
+    with service() as (sock, where):
+        async with serving() as ours:
+            ours.put(where, bytes(65_508))
+            ours.put(where, bytes(65_507))
+            said, source = await heard(sock)
+            assert len(said) == 65_507
+            sock.sendto(bytes(65_507), source)
+            assert (await ours.answer())[1] == bytes(65_507)
+
+
+async def test_ipv6_has_a_socket_of_its_own() -> None:
+    """Point 36."""
+    with service("::1") as (sock, where):
+        async with serving() as ours:
+            ours.put(where, b"six")
+            said, source = await heard(sock)
+            assert said == b"six"
+            sock.sendto(b"answer", source)
+            assert await ours.answer() == (where, b"answer")
+
+
+async def test_a_name_is_resolved_here_once_and_then_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    async def resolve(address: Address) -> Address:
+        asked.append(address.host)
+        await trio.lowlevel.checkpoint()
+        return Address(LOOPBACK, address.port)
+
+    monkeypatch.setattr(exit_udp, "resolve", resolve)
+    with service() as (sock, where):
+        async with serving() as ours:
+            ours.put(Address("dns.test", where.port), b"one")
+            ours.put(Address("dns.test", where.port), b"and a half")
+            assert (await heard(sock))[0] == b"one"
+            assert (await heard(sock))[0] == b"and a half"
+            ours.put(Address("dns.test", where.port), b"two")
+            said, source = await heard(sock)
+            assert said == b"two"
+            sock.sendto(b"answer", source)
+            assert await ours.answer() == (where, b"answer")
+    assert asked == ["dns.test"]
+
+
+async def test_a_name_that_is_slow_or_unknown_delays_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def resolve(address: Address) -> Address:
+        if address.host == "slow.test":
+            await trio.sleep_forever()
+        raise LocalStreamError(Code.HOST_UNREACHABLE, "no such name")
+
+    monkeypatch.setattr(exit_udp, "resolve", resolve)
+    with service() as (sock, where):
+        async with serving() as ours:
+            for _ in range(3):
+                ours.put(Address("slow.test", 53), b"waits")
+                ours.put(Address("unknown.test", 53), b"lost")
+            ours.put(where, b"passes")
+            assert (await heard(sock))[0] == b"passes"
+
+
+async def test_rights_are_asked_for_each_datagram_on_the_address_that_is_sent_to() -> (
+    None
+):
+    asked: list[tuple[str, int]] = []
+    with service() as (sock, where), service() as (_, other):
+
+        def allow(ip: str, port: int) -> bool:
+            asked.append((ip, port))
+            return port == where.port
+
+        async with serving(allow) as ours:
+            ours.put(other, b"forbidden")
+            ours.put(Address(f"::ffff:{LOOPBACK}", other.port), b"in other clothes")
+            ours.put(where, b"allowed")
+            assert (await heard(sock))[0] == b"allowed"
+    assert asked == [(LOOPBACK, other.port)] * 2 + [(LOOPBACK, where.port)]
+
+
+async def test_who_was_not_spoken_to_is_not_heard() -> None:
+    with service() as (sock, where), service("127.0.0.2") as (stranger, _):
+        async with serving() as ours:
+            ours.put(where, b"hello")
+            _, source = await heard(sock)
+            stranger.sendto(b"unasked", source)
+            sock.sendto(b"answer", source)
+            assert await ours.answer() == (where, b"answer")
+
+
+async def test_a_port_where_nobody_listens_ends_nothing() -> None:
+    """Point 37."""
+    with service() as (sock, where):
+        with service() as (_, gone):
+            pass
+        async with serving() as ours:
+            for _ in range(3):
+                ours.put(gone, b"to nobody")
+            ours.put(Address(LOOPBACK, 0), b"to no port")
+            ours.put(where, b"after")
+            assert (await heard(sock))[0] == b"after"
+
+
+# Ends -----------------------------------------------------------------------------
+
+
+async def test_silence_ends_it_with_idle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(lambda _ip, _port: False, idle_s=2) as ours:
+        for _ in range(3):
+            await trio.sleep(1.5)
+            ours.put(Address(LOOPBACK, 9), b"life")
+        await trio.sleep(1.9)
+        assert ours.ends == []
+        await trio.sleep(0.2)
+        assert ours.ends[0] is Code.IDLE
+
+
+async def test_what_no_target_ever_answered_is_silent_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving(lambda _ip, _port: False, idle_s=600) as ours:
+        ours.put(Address(LOOPBACK, 9), b"life")
+        await trio.sleep(59)
+        assert ours.ends == []
+        await trio.sleep(2)
+        assert ours.ends[0] is Code.IDLE
+
+
+async def test_what_was_answered_is_silent_for_as_long_as_it_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    with service() as (sock, where):
+        async with serving(target=where, idle_s=600) as ours:
+            autojump_clock.autojump_threshold = math.inf  # a socket knows no such clock
+            ours.put(where, b"life")
+            _, source = await heard(sock)
+            sock.sendto(b"yes", source)
+            await ours.answer()
+            autojump_clock.jump(599)
+            await trio.testing.wait_all_tasks_blocked()
+            assert ours.ends == []
+            autojump_clock.jump(2)
+            await trio.testing.wait_all_tasks_blocked()
+            assert ours.ends[0] is Code.IDLE
+
+
+async def test_the_openers_end_closes_the_sockets() -> None:
+    async with serving() as ours:
+        await trio.testing.wait_all_tasks_blocked()
+        ours.over()
+        await trio.testing.wait_all_tasks_blocked()
+        assert ours.ends
+
+
+async def test_no_descriptor_is_said_with_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with serving() as warm_up:
+        await trio.testing.wait_all_tasks_blocked()
+        del warm_up
+    monkeypatch.setattr(exit_udp.socket, "socket", none_left)
+    ours = FakeDatagrams()
+    await serve_association(ours, anywhere)  # type: ignore[arg-type]
+    assert ours.ends == [Code.RESOURCE]
+    assert ours.stream.bound is None
+
+
+async def test_a_target_that_may_not_be_reached_is_refused() -> None:
+    ours = FakeDatagrams()
+    await serve_association(
+        ours,  # type: ignore[arg-type]
+        lambda _ip, _port: False,
+        target=Address(LOOPBACK, 53),
+    )
+    assert ours.ends == [Code.NOT_ALLOWED]
+
+
+# An association that leads to a target --------------------------------------------
+
+
+async def test_one_with_a_target_ignores_addresses_and_hears_only_the_target() -> None:
+    with service() as (sock, where), service() as (stranger, _):
+        async with serving(target=where) as ours:
+            ours.put(Address("elsewhere.test", 1), b"query")
+            said, source = await heard(sock)
+            assert said == b"query"
+            stranger.sendto(b"unasked", source)
+            sock.sendto(b"answer", source)
+            assert await ours.answer() == (Address("0.0.0.0", 0), b"answer")
+
+
+# Both roles -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> None:
+    other = LOOPBACKS[1 - LOOPBACKS.index(host)]
+    with service(host) as (sock, peer):
+        async with serving(target=Address("localhost", peer.port)) as datagrams:
+            datagrams.put(exit_udp.NOWHERE, b"one")
+            payload, source = await heard(sock)
+            assert payload == b"one"
+            sock.sendto(b"two", source)
+            assert await datagrams.answer() == (exit_udp.NOWHERE, b"two")
+            sock.close()
+            family = socket.AF_INET6 if ":" in other else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as moved:
+                moved.bind((other, peer.port))
+                datagrams.put(exit_udp.NOWHERE, b"three")
+                assert (await heard(moved))[0] == b"three"
+
+
+async def test_a_target_on_no_loopback_is_asked_again() -> None:
+    with service() as (sock, peer):
+        sock.close()
+        async with serving(target=Address("localhost", peer.port)) as datagrams:
+            for _ in range(3):
+                datagrams.put(exit_udp.NOWHERE, b"lost")
+            await trio.testing.wait_all_tasks_blocked()
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as late:
+                late.bind(("::1", peer.port))
+                datagrams.put(exit_udp.NOWHERE, b"found")
+                assert (await heard(late))[0] == b"found"
+
+
+@asynccontextmanager
+async def running(client: CenterClient) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        yield
+        client.stop()
+
+
+async def test_an_association_leaves_at_the_server() -> None:
+    async with center(ports=PORTS) as where:
+        client, _ = where.client()
+        with service() as (sock, target):
+            async with running(client):
+                ours = await client.associate()
+                ours.send(target, b"query")
+                said, source = await heard(sock)
+                sock.sendto(said.upper(), source)
+                with trio.fail_after(10):
+                    assert await ours.receive() == (target, b"QUERY")
+                await ours.aclose()
+                await where.until(lambda: where.server.connections == 0)
+
+
+async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhile() -> (
+    None
+):
+    async with center(ports=PORTS) as where:
+        client, notices = where.client()
+        with service() as (sock, target):
+            async with running(client):
+                ours = await client.associate()
+                ours.send(target, b"before")
+                _, source = await heard(sock)
+                (member,) = where.server.members
+                assert member.link is not None
+                member.link.abandon(LocalLinkError(Code.LINK_LOST, "cut by the test"))
+                await notices.next(LinkDown)
+                ours.send(target, b"lost")
+                assert ours.dropped == 1
+                await notices.next(LinkResumed)
+                ours.send(target, b"after")
+                assert await heard(sock) == (b"after", source)
+
+
+async def test_a_user_without_rights_reaches_nobody_by_udp() -> None:
+    token = make_token()
+    async with center(others=(user(token, "guest", owner=False),)) as where:
+        client, _ = where.client(name="guest", token=token)
+        with service() as (sock, target):
+            sock.setblocking(False)
+            async with running(client):
+                ours = await client.associate()
+                ours.send(target, b"query")
+                with trio.move_on_after(0.2) as waited:
+                    await ours.receive()
+                assert waited.cancelled_caught
+                with pytest.raises(BlockingIOError):
+                    sock.recv(100)
+
+
+async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
+    async with center(ports=PORTS) as where:
+        client, notices = where.client()
+        with service() as (sock, target), service() as (visitor, _):
+            async with running(client):
+                name = await client.publish_udp_target(Address("", 0), target)
+                public = (await notices.next(MappingReady)).public
+                for number in range(3):
+                    visitor.sendto(b"%d" % number, (public.host, public.port))
+                    said, source = await heard(sock)
+                    sock.sendto(b"answer " + said, source)
+                    answer = await heard(visitor)
+                    assert answer[0] == b"answer %d" % number
+                    assert answer[1] == (public.host, public.port)
+                assert where.server.connections == 1
+                await client.withdraw(name)
+                await where.until(lambda: where.server.connections == 0)
+
+
+async def test_tcp_and_udp_may_have_the_same_port() -> None:
+    async with center(ports=PORTS) as where:
+        client, notices = where.client()
+        async with running(client):
+            await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
+            first = (await notices.next(MappingReady)).public
+            await client.publish_udp_target(first, Address(LOOPBACK, 9))
+            assert (await notices.next(MappingReady, 2)).public == first
+
+
+@pytest.mark.parametrize("target", [UdpTarget("{}"), NameTarget("{}")])
+async def test_a_mapping_is_opened_as_what_it_is(
+    target: UdpTarget | NameTarget,
+) -> None:
+    async with center(ports=PORTS) as where:
+        client, notices = where.client()
+        async with running(client):
+            if isinstance(target, UdpTarget):
+                await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
+            else:
+                await client.publish_udp_target(Address("", 0), Address(LOOPBACK, 9))
+            name = (await notices.next(MappingReady)).name
+            (member,) = where.server.members
+            with pytest.raises(RemoteStreamError) as caught:
+                await member.session.open(type(target)(name))
+            assert caught.value.code is Code.NO_MAPPING

@@ -1,0 +1,211 @@
+"""Who has vanished, by what the kernel says of it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from tunnel.net import dead_peers
+from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
+from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
+from tunnel.net.listen import open_listener
+from tunnel.net.sockets import QuickSocket, tune_local
+from tunnel.net.timeouts import PATIENCE, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALIVE = Signs(is_closed=False, repeats=0, questions=0, silent_s=1.0)
+DEAD = Signs(is_closed=False, repeats=9, questions=0, silent_s=200.0)
+
+
+@pytest.mark.parametrize(
+    ("signs", "why"),
+    [
+        (ALIVE, ""),
+        (Signs(False, 0, 0, 9_999.0), ""),  # nobody has asked it
+        (Signs(False, 5, 0, 149.0), ""),
+        (Signs(False, 1, 0, 150.0), "it acknowledges nothing"),
+        (Signs(False, 0, 7, 149.0), ""),
+        (Signs(False, 0, 4, 150.0), "it does not answer"),
+        (Signs(False, 0, 3, 350.0), ""),  # it has paused, and questions got lost
+        (Signs(True, 0, 0, 149.0), ""),  # was reset just now: whoever reads hears it
+        (Signs(True, 0, 0, 181.0), "the kernel gave it up"),
+    ],
+)
+def test_dead_is_who_was_asked_and_is_silent_for_too_long(
+    signs: Signs, why: str
+) -> None:
+    assert signs.why_dead(150.0) == why
+
+
+def read_to_end(sock: socket.socket) -> None:
+    while sock.recv(1 << 20):
+        pass
+
+
+@contextmanager
+def connected() -> Iterator[tuple[QuickSocket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        ours = QuickSocket(listener.accept()[0])
+    with far:
+        yield ours, far
+        ours.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: not Linux")
+def test_the_kernel_says_how_a_connection_is() -> None:
+    with connected() as (ours, far):
+        signs = signs_of(ours.socket)
+        assert signs is not None
+        assert (signs.is_closed, signs.repeats, signs.questions) == (False, 0, 0)
+        assert signs.silent_s < 60
+        ours.write_now(b"unread")
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, *bytes(7)]))
+        far.close()
+        signs = signs_of(ours.socket)
+        assert signs is not None
+        assert signs.is_closed
+
+
+def test_what_is_not_tcp_says_nothing() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert signs_of(one) is None
+
+
+def keepalive(sock: socket.socket) -> tuple[int, ...]:
+    tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+    on = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    return (on, *(sock.getsockopt(socket.IPPROTO_TCP, option) for option in tcp))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: not Linux")
+async def test_the_kernel_asks_whoever_comes_in_and_whoever_is_dialled() -> None:
+    (listener,) = await open_listener("127.0.0.1", 0)
+    PATIENCE.set(Patience(dead_after_s=5))
+    with socket.create_connection(listener.socket.getsockname()) as far:
+        visitor = await listener.accept()
+        tune_local(far)
+        assert keepalive(visitor.socket) == (1, 60, 15)
+        assert keepalive(far) == (1, 2, 1)
+        visitor.close()
+    await listener.aclose()
+
+
+class Fake:
+    """What the kernel says, as the test wants it."""
+
+    def __init__(self) -> None:
+        self.dead: set[socket.socket] = set()
+
+    def signs_of(self, sock: socket.socket) -> Signs:
+        return DEAD if sock in self.dead else ALIVE
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake()
+    monkeypatch.setattr(dead_peers, "signs_of", made.signs_of)
+    return made
+
+
+@pytest.mark.parametrize("waits", ["to read", "to write"])
+async def test_whoever_waits_for_the_dead_hears_it(
+    waits: str, kernel: Fake, autojump_clock: trio.testing.MockClock
+) -> None:
+    arrivals, scope = Arrivals(), trio.CancelScope()
+    with connected() as (ours, far), connected() as (alive, _):
+        arrivals.came_in(ours)
+        arrivals.came_in(alive)
+        while ours.write_now(bytes(65_536)):
+            pass
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset_the_dead, scope)
+
+            async def go() -> None:
+                with pytest.raises(trio.BrokenResourceError):
+                    await (
+                        ours.receive_some() if waits == "to read" else ours.put(b"x")
+                    )
+                scope.cancel()
+
+            nursery.start_soon(go)
+            await trio.testing.wait_all_tasks_blocked()
+            kernel.dead.add(ours.socket)
+        assert 0 < trio.current_time() <= 30
+        assert DESCRIPTORS.leaving == 1
+        ours.reset()
+        arrivals.left(ours)
+        arrivals.left(alive)
+        assert not alive.given_up
+        assert DESCRIPTORS.leaving == 0
+        assert not PRESENT
+        with pytest.raises(ConnectionResetError):
+            read_to_end(far)
+
+
+async def test_what_carries_a_socket_is_told_once(
+    kernel: Fake, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Carrier:
+        told = 0
+
+        def vanished(self) -> None:
+            self.told += 1
+            arrivals.left(ours)
+
+    arrivals, carrier, scope = Arrivals(), Carrier(), trio.CancelScope()
+    with connected() as (ours, _):
+        arrivals.dialled(ours)
+        carried(ours, carrier)
+        kernel.dead.add(ours.socket)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset_the_dead, scope)
+            await trio.sleep(100)
+            scope.cancel()
+        assert carrier.told == 1
+        assert not PRESENT
+
+
+class Turns(trio.abc.Instrument):
+    """How many looks there were in each turn of the loop."""
+
+    def __init__(self) -> None:
+        self.looks = [0]
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.looks.append(0)
+
+    def signs_of(self, _sock: socket.socket) -> Signs:
+        self.looks[-1] += 1
+        return ALIVE
+
+
+async def test_a_look_at_thousands_gives_others_their_turns(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns, arrivals, scope = Turns(), Arrivals(), trio.CancelScope()
+    monkeypatch.setattr(dead_peers, "signs_of", turns.signs_of)
+    one, other = socket.socketpair()
+    with one, other:
+        everybody = [QuickSocket(one) for _ in range(4 * LOOKS_A_TURN)]
+        for stream in everybody:
+            arrivals.came_in(stream)
+        trio.lowlevel.add_instrument(turns)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset_the_dead, scope)
+            await trio.sleep(31)
+            scope.cancel()
+        trio.lowlevel.remove_instrument(turns)
+        for stream in everybody:
+            arrivals.left(stream)
+    assert sum(turns.looks) == 4 * LOOKS_A_TURN
+    assert max(turns.looks) == LOOKS_A_TURN

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.pair import CorePair
+
+from tunnel.proto.codec import FrameDecoder
+from tunnel.proto.frames import ProtPing, ProtWindow, Terms
+from tunnel.proto.window import RecvWindow
+from tunnel.proto.window_tuner import (
+    IDLE_S,
+    MAX_WINDOW_BYTES,
+    PROBE_S,
+    PROCESS_GROWTH_BYTES,
+    SESSION_GROWTH_BYTES,
+    Budget,
+    Growth,
+)
+
+if TYPE_CHECKING:
+    from tunnel.proto.conn import VirtualConn
+
+FIRST = 65_536
+RTT_S = 0.1
+
+
+@dataclass(eq=False)
+class Conn:
+    recv: RecvWindow = field(default_factory=lambda: RecvWindow(FIRST, FIRST))
+    granted_at: float = -math.inf
+
+
+def growth(process: Budget | None = None) -> Growth[Conn]:
+    return Growth(FIRST, process or Budget())
+
+
+def grant(own: Growth[Conn], conn: Conn, now: float, *, scarce: bool = False) -> int:
+    own.before_grant(conn, now, RTT_S, scarce=scarce)
+    return conn.recv.size
+
+
+def grow_fully(own: Growth[Conn], conn: Conn, now: float = 0.0) -> int:
+    for step in range(12):
+        grant(own, conn, now + step * RTT_S)
+    return conn.recv.size
+
+
+def test_a_window_doubles_while_half_of_it_lasts_less_than_two_round_trips() -> None:
+    own, conn = growth(), Conn()
+    assert grant(own, conn, 0.0) == FIRST
+    assert grant(own, conn, 1.9 * RTT_S) == 2 * FIRST
+    assert grant(own, conn, 3.8 * RTT_S) == 4 * FIRST
+    assert grant(own, conn, 5.9 * RTT_S) == 4 * FIRST
+
+
+def test_a_window_grows_no_further_than_its_limit() -> None:
+    assert grow_fully(growth(), Conn()) == MAX_WINDOW_BYTES
+
+
+def test_without_a_round_trip_nothing_grows() -> None:
+    own, conn = growth(), Conn()
+    own.before_grant(conn, 0.0, None, scarce=False)
+    own.before_grant(conn, 0.0, None, scarce=False)
+    assert conn.recv.size == FIRST
+
+
+def test_a_reader_that_lags_behind_gets_no_larger_window() -> None:
+    own, conn = growth(), Conn()
+    grant(own, conn, 0.0)
+    conn.recv.charge(FIRST // 2 + 1)
+    assert grant(own, conn, RTT_S) == FIRST
+    conn.recv.consume(1)
+    assert grant(own, conn, 2 * RTT_S) == 2 * FIRST
+
+
+def test_nothing_grows_while_memory_is_scarce() -> None:
+    own, conn = growth(), Conn()
+    grant(own, conn, 0.0)
+    assert grant(own, conn, RTT_S, scarce=True) == FIRST
+
+
+def test_a_session_pays_for_the_growth_of_all_its_windows() -> None:
+    process = Budget()
+    own, conns = growth(process), [Conn() for _ in range(8)]
+    for conn in conns:
+        grow_fully(own, conn)
+    grown = sum(conn.recv.size - FIRST for conn in conns)
+    assert SESSION_GROWTH_BYTES // 2 < grown <= SESSION_GROWTH_BYTES
+    assert process.taken == grown
+
+
+def test_a_process_pays_for_the_growth_of_all_its_sessions() -> None:
+    process = Budget()
+    for _ in range(8):
+        own = growth(process)
+        for _ in range(8):
+            grow_fully(own, Conn())
+    assert PROCESS_GROWTH_BYTES // 2 < process.taken <= PROCESS_GROWTH_BYTES
+
+
+def test_an_idle_window_has_its_first_size_again_and_pays_back() -> None:
+    process = Budget()
+    own, idle, busy = growth(process), Conn(), Conn()
+    grow_fully(own, idle)
+    grow_fully(own, busy, now=5.0)
+    assert own.next_wakeup() == idle.granted_at + IDLE_S
+    own.on_time(idle.granted_at + IDLE_S)
+    assert idle.recv.size == FIRST
+    assert busy.recv.size == MAX_WINDOW_BYTES
+    assert process.taken == MAX_WINDOW_BYTES - FIRST
+    own.forget(busy)
+    assert process.taken == 0
+    assert own.next_wakeup() == math.inf
+
+
+def test_the_round_trip_is_probed_now_and_then_and_on_each_link() -> None:
+    own = growth()
+    assert own.probe_due(0.0)
+    assert not own.probe_due(PROBE_S / 2)
+    assert own.probe_due(PROBE_S)
+    own.begin_link()
+    assert own.probe_due(PROBE_S)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 2), st.booleans())))
+def test_what_is_paid_is_what_windows_have_grown_by(
+    acts: list[tuple[int, float, bool]],
+) -> None:
+    process, now = Budget(), 0.0
+    own, conns = growth(process), [Conn() for _ in range(5)]
+    for which, later, ends in acts:
+        now += later
+        own.on_time(now)
+        if ends:
+            own.forget(conns[which])
+        else:
+            grant(own, conns[which], now)
+        assert process.taken == sum(conn.recv.size - FIRST for conn in conns)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1), st.booleans())),
+    st.integers(0, 20 * FIRST),
+)
+def test_what_a_session_may_grow_by_is_not_used_up_by_growing(
+    acts: list[tuple[int, float, bool]], process_bytes: int
+) -> None:
+    process, now = Budget(process_bytes), 0.0
+    own, conns = growth(process), [Conn() for _ in range(5)]
+    for which, later, ends in acts:
+        now += later
+        own.on_time(now)
+        if ends:
+            own.forget(conns[which])
+        else:
+            grant(own, conns[which], now)
+    for conn in conns:
+        own.forget(conn)
+    assert process.taken == 0
+    assert own.next_wakeup() == math.inf
+    process.limit = PROCESS_GROWTH_BYTES
+    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+    assert grown == SESSION_GROWTH_BYTES  # to the last byte
+
+
+def test_a_growth_that_the_process_refuses_costs_the_session_nothing() -> None:
+    process = Budget(0)
+    own = growth(process)
+    for _ in range(3):
+        assert grow_fully(own, Conn()) == FIRST
+    process.limit = PROCESS_GROWTH_BYTES
+    conn = Conn()
+    grow_fully(own, conn)
+    own.forget(conn)
+    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+    assert grown == SESSION_GROWTH_BYTES
+
+
+# In the core -------------------------------------------------------------------------
+
+
+def carry_bulk(
+    pair: CorePair, rtt_s: float, seconds: float
+) -> tuple[int, tuple[VirtualConn, VirtualConn]]:
+    """Send as fast as credit allows for a while.
+
+    Give the bytes that arrived, and both ends of what carried them.
+    """
+    ours, theirs = pair.opened()
+    until, arrived = pair.now + seconds, 0
+    while pair.now < until:
+        while room := pair.client.core.send_room(ours):
+            pair.client.core.send_data(ours, bytes(room))
+            while pair.client.core.has_output():
+                pair.flush(pair.client)
+        pair.now += rtt_s / 2
+        pair.deliver(pair.client)
+        arrived += theirs.held_bytes
+        pair.server.core.consumed(theirs, theirs.held_bytes)
+        while pair.server.core.has_output():
+            pair.flush(pair.server)
+        pair.now += rtt_s / 2
+        pair.deliver(pair.server)
+    return arrived, (ours, theirs)
+
+
+def test_a_long_line_is_filled_within_seconds() -> None:
+    pair = CorePair(Terms(), Terms())
+    arrived, _ = carry_bulk(pair, rtt_s=0.1, seconds=2.0)
+    pair.settle()
+    # 20 round trips of the first window would be 5 MB.
+    assert arrived > 100_000_000
+
+
+def test_a_grant_asks_for_the_round_trip_once_in_a_while() -> None:
+    pair = CorePair()
+    ours, theirs = pair.opened()
+    asked = []
+    for _ in range(3):
+        pair.client.core.send_data(ours, bytes(131_072))
+        pair.flush(pair.client)
+        pair.deliver(pair.client)
+        pair.server.core.consumed(theirs, 131_072)
+        said = b""
+        while pair.server.core.has_output():
+            said += pair.flush(pair.server)
+        frames = list(FrameDecoder().feed(said))
+        assert any(type(frame) is ProtWindow for frame in frames)
+        asked.append(any(type(frame) is ProtPing for frame in frames))
+        pair.settle()
+        pair.now += 1.1
+    assert asked == [True, False, True]
+
+
+def test_another_link_is_asked_for_its_round_trip_at_the_next_grant() -> None:
+    pair = CorePair(replay_limit=1 << 20)
+    ours, theirs = pair.opened()
+
+    def asks_at_a_grant() -> bool:
+        pair.client.core.send_data(ours, bytes(pair.client.core.send_room(ours)))
+        while pair.client.core.has_output():
+            pair.flush(pair.client)
+        pair.deliver(pair.client)
+        assert pair.server.core.consumed(theirs, theirs.held_bytes)
+        said = b""
+        while pair.server.core.has_output():
+            said += pair.flush(pair.server)
+        pair.settle()
+        return any(type(frame) is ProtPing for frame in FrameDecoder().feed(said))
+
+    assert asks_at_a_grant()
+    assert not asks_at_a_grant()
+    pair.cut()
+    pair.resume()
+    assert asks_at_a_grant()
+
+
+def test_a_grown_window_has_a_time_that_may_come_before_all_others() -> None:
+    patient = Terms(idle_ping_s=3_600)
+    pair = CorePair(patient, patient)
+    carry_bulk(pair, rtt_s=0.1, seconds=1.0)
+    core = pair.server.core
+    assert core.sooner
+    assert core.next_wakeup() <= pair.now + IDLE_S
+    assert not core.sooner
+    pair.wait(IDLE_S)
+    assert pair.server.pool.growth.taken == 0
+
+
+@pytest.mark.parametrize("closer", ["the reader", "the writer"])
+def test_a_close_pays_back_at_once_whatever_the_peer_says(closer: str) -> None:
+    pair = CorePair()
+    ours, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
+    pair.settle()
+    assert pair.server.pool.growth.taken > 0
+    if closer == "the reader":
+        pair.server.core.close(theirs)
+    else:
+        pair.client.core.close(ours)
+        pair.flush(pair.client)
+        pair.deliver(pair.client)
+    assert pair.server.pool.growth.taken == 0
+
+
+def test_a_connection_that_ends_pays_back_what_its_window_had_grown() -> None:
+    pair = CorePair()
+    carry_bulk(pair, rtt_s=0.1, seconds=1.0)
+    assert pair.server.pool.growth.taken > 0
+    pair.server.core.end()
+    assert pair.server.pool.growth.taken == 0

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from tunnel.addresses import MAX_NAME_BYTES, decode_host, host_of, is_localhost
+from tunnel.errors import UsageError
+from tunnel.proto.frames import Address
+
+LONGEST = ".".join(("n" * 63, "n" * 63, "n" * 63, "n" * 61))
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("db.lan", "db.lan"),
+        ("Db.LAN.", "Db.LAN."),
+        ("_srv.my_db", "_srv.my_db"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("[::ffff:192.0.2.1]", "::ffff:192.0.2.1"),
+        ("B\u00dcCHER.example", "xn--bcher-kva.example"),
+        ("stra\u00dfe.de", "xn--strae-oqa.de"),
+        (LONGEST, LONGEST),
+        (LONGEST + ".", LONGEST + "."),
+    ],
+)
+def test_a_name_or_an_address_goes_on_as_everybody_knows_it(
+    text: str, host: str
+) -> None:
+    assert host_of(text) == host
+    assert decode_host(text.encode()) == host
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "..", "a..b", ".a", "a b", "a\n", "a\0", "*", "a/b", "a" * 64,
+     LONGEST + "n", "n." + LONGEST, "\u00fc" * 64, "a..\u00fc", "\u2028.de",
+     ":", "::1]", "[::1", "[127.0.0.1]", "[db.lan]", "[]", "[[::1]]", "::1%lo",
+     "[fe80::1%eth0]", "1:2"],
+)  # fmt: skip
+def test_what_no_resolver_should_see_is_no_host(text: str) -> None:
+    assert host_of(text) is None
+    assert decode_host(text.encode()) is None
+
+
+def test_the_longest_name_is_as_long_as_the_dns_allows() -> None:
+    assert len(LONGEST) == MAX_NAME_BYTES
+
+
+def test_bytes_that_are_not_utf_8_are_no_host() -> None:
+    assert decode_host(b"b\xfccher.example") is None
+
+
+def test_a_zone_is_for_who_uses_the_address_itself() -> None:
+    assert host_of("[fe80::1%eth0]", zone=True) == "fe80::1%eth0"
+    assert host_of("fe80::1%e\n", zone=True) is None
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "localhost."])
+def test_localhost_is_known_in_all_its_spellings(host: str) -> None:
+    assert is_localhost(host)
+
+
+@pytest.mark.parametrize("host", ["localhost.lan", "my-localhost", "127.0.0.1", ""])
+def test_other_names_are_not_localhost(host: str) -> None:
+    assert not is_localhost(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("[::1]:80", Address("::1", 80)),
+        ("[fe80::1%eth0]:80", Address("fe80::1%eth0", 80)),
+        ("*:7443", Address("*", 7443)),
+        ("b\u00fccher.example:80", Address("xn--bcher-kva.example", 80)),
+        ("7443", Address("*", 7443)),
+    ],
+)
+def test_an_address_is_read_by_the_same_rule(text: str, address: Address) -> None:
+    assert Address.parse(text, "*") == address
+
+
+@pytest.mark.parametrize(
+    "text", ["::1:80", "[127.0.0.1]:80", "a b:80", "a..b:80", ":80", "[::1]", "a\n:1"]
+)
+def test_what_is_no_address_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an address"):
+        Address.parse(text, "*")
+
+
+def test_who_forgets_the_brackets_is_shown_them() -> None:
+    with pytest.raises(UsageError) as caught:
+        Address.parse("2001:db8::1:80")
+    assert caught.value.fix == "for example [2001:db8::7]:5432"

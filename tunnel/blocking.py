@@ -1,0 +1,177 @@
+"""``tunnel.share``: publish a web service from a program that knows no trio.
+
+A thread of its own runs the center-client; all of this may be called from any other.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+import trio
+
+from tunnel.access.security import client_id
+from tunnel.center.client import CenterClient
+from tunnel.center.events import MappingReady, MappingRefused
+from tunnel.errors import Code, LocalSessionError, TunnelError
+from tunnel.ops import saved
+from tunnel.ops.web_entries import ShareEntry
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tunnel.access.security import JoinLine
+    from tunnel.center.events import Notice
+    from tunnel.ops.entries import Published
+
+START_S: Final = 30.0
+"""How long ``start`` looks for the server before it gives up."""
+
+
+def share(
+    target: int | str,
+    *,
+    to: str | None = None,
+    name: str = "",
+    auth: str | None = None,
+    listing: bool = False,
+    timeout_s: float = START_S,
+) -> Shared:
+    """Publish a web service of this machine, or a folder, for as long as a block runs.
+
+    Args:
+        target: a port, ``"HOST:PORT"``, or the path of a folder.
+        to: the line that ``tunnel serve`` prints, or the name of a saved one; without
+            it what ``tunnel`` uses by default.
+        name: the host name; without one a name that this machine keeps.
+        auth: ``"USER:PASSWORD"`` that visitors need.
+        listing: list folders that have no index.html.
+        timeout_s: how long to look for the server at first; later it is for ever.
+
+    Raises:
+        UsageError: a value cannot be used.
+    """
+    entry = ShareEntry.of(str(target), name, auth, listing=listing)
+    return Shared(entry, saved.find(to)[0], timeout_s)
+
+
+class Shared:
+    """Something that is published between ``start`` and ``close``, or in a block.
+
+    Args:
+        entry: what is published.
+        join: where.
+        timeout_s: for ``start``.
+    """
+
+    def __init__(self, entry: ShareEntry, join: JoinLine, timeout_s: float) -> None:
+        self.url = ""
+        """What visitors open; known once it has started."""
+        self._entry: Published = entry
+        self._join = join
+        self._timeout_s = timeout_s
+        self._thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
+        self._settled = threading.Event()
+        self._error: BaseException | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop = trio.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Publish; returns when ``url`` works. Once only.
+
+        Raises:
+            TunnelError: the server is not reached, or refuses.
+        """
+        self._thread.start()
+        try:
+            self._settled.wait()
+        except BaseException:  # Ctrl+C: nobody will call close
+            self.close()
+            raise
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+
+    def close(self) -> None:
+        """Give the name back; returns when the server was told. Harmless when over."""
+        if self._token is not None and self._thread.is_alive():
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stop.set)
+            self._thread.join()
+
+    # In the thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except* TunnelError as group:
+            self._error = _first(group)
+        except* BaseException as group:
+            self._error = _first(group)
+        finally:
+            self._settled.set()
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        put, notices = trio.open_memory_channel["Notice"](math.inf)  # few, and small
+        with client_id(saved.client_folder()) as own_id:
+            client = CenterClient(
+                self._join,
+                client_id=own_id.value,
+                new_id=own_id.renew,
+                tell=put.send_nowait,
+                give_up_s=self._timeout_s,
+            )
+            async with trio.open_nursery() as nursery:
+                await self._entry.start(client, nursery)
+                nursery.start_soon(self._follow, client, nursery, notices)
+                nursery.start_soon(self._until_stopped, client)
+                await client.run()
+                nursery.cancel_scope.cancel()
+        if not self.url and not self._stop.is_set():
+            raise LocalSessionError(Code.LINK_LOST, "the server gave no public address")
+
+    async def _until_stopped(self, client: CenterClient) -> None:
+        await self._stop.wait()
+        client.stop()
+
+    async def _follow(
+        self,
+        client: CenterClient,
+        nursery: trio.Nursery,
+        notices: trio.MemoryReceiveChannel[Notice],
+    ) -> None:
+        async for notice in notices:
+            if isinstance(notice, MappingReady):
+                if notice.over_tls:
+                    self._entry = self._entry.over_tls()
+                self.url = (await self._entry.ready(notice.public)).where
+                self._settled.set()
+            elif isinstance(notice, MappingRefused):
+                other = self._entry.instead(notice, self._join.host)
+                if other is None:
+                    raise self._entry.refused(notice)
+                self._entry = other
+                await client.withdraw(notice.name)
+                await other.start(client, nursery)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,1 @@
+"""Where virtual TCP connections and datagrams leave the tunnel."""

@@ -1,0 +1,154 @@
+"""The far end of a BIND: a port that takes one connection (protocol.md#bind)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import AddressError, Code, StreamError
+from tunnel.log import say
+from tunnel.net.descriptors import DESCRIPTORS, TARGETS
+from tunnel.net.dial import resolve
+from tunnel.net.listen import open_listener, peer_of
+from tunnel.net.relay import relay, reset_socket
+from tunnel.proto.codec import encode_address
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.net.listen import PortListener
+    from tunnel.net.sockets import QuickSocket
+
+    Allow = Callable[[str, int], bool]
+
+WAIT_S: Final = 120.0
+"""For the peer to come: an FTP server comes within seconds, a person within this."""
+
+logger = logging.getLogger("tunnel.exit")
+
+
+async def serve_bind(
+    stream: VirtualStream,
+    expected: Address,
+    *,
+    host: str,
+    allow: Allow,
+    may_listen: Allow,
+    wait_s: float = WAIT_S,
+) -> None:
+    """Listen for one connection, tell the opener where and then whose, and relay.
+
+    Args:
+        stream: as it was offered; the session ends it.
+        expected: who shall come; a host of zeros is anybody.
+        host: where to listen for anybody.
+        allow: asked about whom the opener expects, and about who comes.
+        may_listen: asked about where the port is.
+        wait_s: how long the peer has to come.
+    """
+    try:
+        only = await _expected_host(expected, allow)
+        where = host if only is None else _way_to(only)
+        if not may_listen(where, 0):
+            stream.reset(Code.NOT_ALLOWED, "this user may not listen here")
+            return
+        (listener, *others) = await open_listener(where, 0, backlog=1)
+    except StreamError as error:
+        return _refuse(stream, expected, error.code, error.what)
+    except (AddressError, OSError) as error:
+        return _refuse(stream, expected, Code.RESOURCE, str(error))
+    for other in others:
+        other.socket.close()
+    number = listener.socket.fileno()
+    if number >= DESCRIPTORS.edge and not DESCRIPTORS.make_room(number, expected):
+        listener.socket.close()
+        return _refuse(stream, expected, Code.RESOURCE, "no descriptor is free")
+    peer = local = None
+    with (
+        listener.socket,
+        trio.CancelScope(deadline=trio.current_time() + wait_s) as wait,
+    ):
+        stream.on_closed(lambda _code: wait.cancel())
+        bound, port = listener.socket.getsockname()[:2]
+        stream.accept(Address(_reachable(bound), port))
+        local, peer = await _expected_one(listener, only, allow)
+    stream.on_closed(None)
+    if local is None or peer is None:
+        stream.reset(Code.TIMEOUT, "nobody came")
+        return
+    try:
+        await stream.send_all(encode_address(peer))
+    except trio.BrokenResourceError:
+        await reset_socket(local)
+        return
+    TARGETS.dialled(local)
+    try:
+        await relay(local, stream)
+    finally:
+        TARGETS.left(local)
+
+
+async def _expected_host(expected: Address, allow: Allow) -> Address | None:
+    """Give who may come, None for anybody; the port says only what rights are for."""
+    if _is_anybody(expected):
+        return None
+
+    def may_reach(ip: str, _port: int) -> bool:
+        return allow(ip, expected.port)
+
+    return await resolve(Address(expected.host, expected.port or 1), allow=may_reach)
+
+
+async def _expected_one(
+    listener: PortListener, only: Address | None, allow: Allow
+) -> tuple[QuickSocket, Address]:
+    while True:
+        local = await listener.accept()
+        peer = peer_of(local)
+        if peer is not None and (
+            allow(peer.host, peer.port) if only is None else peer.host == only.host
+        ):
+            return local, peer
+        await reset_socket(local)
+
+
+def _refuse(stream: VirtualStream, expected: Address, code: Code, why: str) -> None:
+    say(logger, logging.INFO, "exit.refused", target=f"bind {expected}",
+        code=code.name, reason=why)  # fmt: skip
+    stream.reset(code, why)
+
+
+def _is_anybody(address: Address) -> bool:
+    try:
+        return ipaddress.ip_address(address.host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _reachable(host: str) -> str:
+    """Give an address that a peer can be told, where we listen on all of them."""
+    if not _is_anybody(Address(host, 0)):
+        return host
+    far = "2001:db8::1" if ":" in host else "192.0.2.1"
+    try:
+        return _way_to(Address(far, 9))
+    except OSError:
+        return host
+
+
+def _way_to(peer: Address) -> str:
+    """Give our own address on the way to ``peer``: the one that it can reach.
+
+    Raises:
+        OSError: there is no way.
+    """
+    family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer.host, peer.port or 9))  # sends nothing
+        return str(probe.getsockname()[0])

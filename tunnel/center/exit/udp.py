@@ -1,0 +1,330 @@
+"""The far end of a UDP association: its sockets, and who may be talked to.
+
+One socket for each family, so that everybody sees the same port of ours. Nothing that
+goes wrong with one datagram ends the association: it is dropped and counted, as on the
+way there (protocol.md#datagrams).
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.errors import Code, LocalStreamError, StreamError
+from tunnel.log import say
+from tunnel.net.descriptors import DESCRIPTORS, Flows
+from tunnel.net.dial import resolve
+from tunnel.net.timeouts import PATIENCE
+from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.link.datagrams import DatagramStream
+
+MAX_NAMES: Final = 64
+"""Resolved names that one association remembers; also how many may be asked at once."""
+NAME_S: Final = 30.0
+"""How long a name's address is used again. The resolver does not say how long it may
+be; this is shorter than most zones' own time."""
+MAX_PEERS: Final = 1_024
+"""IP addresses whose answers pass: those that were sent to last."""
+SHARE: Final = 1 / 2
+"""Of the process's descriptors, for associations: most have one socket, some two."""
+MAX_ASSOCIATIONS: Final = 16_384
+"""Of the process, however many descriptors there are: what a session carries."""
+MAX_DATAGRAM_BYTES: Final = 65_535
+NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
+
+FLOWS: Final = Flows("udp.given_up")
+"""Those of this process, the one that was idle longest first."""
+
+logger = logging.getLogger("tunnel.exit")
+
+
+async def serve_association(
+    datagrams: DatagramStream,
+    allow: Callable[[str, int], bool],
+    *,
+    target: Address | None = None,
+) -> None:
+    """Accept an association that the peer asked for, and serve it to its end.
+
+    Args:
+        datagrams: owned; closed with a code that says why it ended.
+        allow: asked about every numeric address before anything is sent to it.
+        target: where all of it goes, whatever the datagrams' addresses say; None sends
+            each to its own address. ``localhost`` is the loopback that takes them.
+    """
+    exit_ = _Exit(datagrams, allow)
+    FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
+    try:
+        if target is not None:
+            exit_.target = await resolve(target, allow=allow)
+            if is_localhost(target.host):
+                exit_.is_at_home(target.port)
+        exit_.open_first()
+    except StreamError as error:
+        say(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
+            code=error.code.name, reason=error.what)  # fmt: skip
+        FLOWS.drop(exit_)
+        datagrams.close(error.code, error.what)
+        return
+    except BaseException:
+        FLOWS.drop(exit_)
+        raise
+    try:
+        await exit_.run()
+    finally:
+        FLOWS.drop(exit_)
+        exit_.close()
+        datagrams.close(Code.RESET)
+
+
+class _Exit:
+    """The sockets of one association."""
+
+    def __init__(
+        self,
+        datagrams: DatagramStream,
+        allow: Callable[[str, int], bool],
+    ) -> None:
+        self.target: Address | None = None
+        self.dropped = 0
+        self._datagrams = datagrams
+        self._allow = allow
+        self._patience = PATIENCE.get()
+        self._answered = False
+        self._sockets: dict[int, trio.socket.SocketType] = {}
+        self._names: dict[str, tuple[str, float]] = {}
+        self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
+        self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
+        self._peers: dict[str, None] = {}
+        self._homes: list[Address] = []  # the loopbacks of a target, best first
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery
+
+    def is_at_home(self, port: int) -> None:
+        """Have a target that is on either loopback."""
+        hosts = [host for host in LOOPBACKS if self._allow(host, port)]
+        self._homes = [Address(host, port) for host in hosts]
+        self._peers = dict.fromkeys(hosts)
+
+    def open_first(self) -> None:
+        """Open the socket that is surely needed, and accept.
+
+        Raises:
+            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``.
+        """
+        family = _family(self.target.host) if self.target else socket.AF_INET
+        try:
+            sock = self._open(family)
+        except OSError as error:
+            short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
+            raise LocalStreamError(
+                Code.RESOURCE if short else Code.NET_UNREACHABLE,
+                f"no UDP socket: {error.strerror}",
+            ) from error
+        port = sock.getsockname()[1]
+        self._datagrams.stream.accept(Address(_any_of(family), port))
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+
+    def give_way(self) -> None:
+        """End at once, for others: see ``Flow``."""
+        self._scope.cancel()
+        self.close()
+
+    async def run(self) -> None:
+        """Carry datagrams both ways until silence, or until the peer ends it."""
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                self._touch()
+                for sock in self._sockets.values():
+                    self._nursery.start_soon(self._inward, sock)
+                try:
+                    await self._outward()
+                except trio.BrokenResourceError:
+                    self._nursery.cancel_scope.cancel()
+        if self._scope.cancelled_caught:  # after silence, or for others
+            self._datagrams.close(Code.IDLE)
+
+    def _touch(self) -> None:
+        idle_s = self._patience.udp_s(answered=self._answered)
+        self._scope.deadline = trio.current_time() + idle_s
+        FLOWS.touch(self)
+
+    # Out -----------------------------------------------------------------------------
+
+    async def _outward(self) -> None:
+        while True:
+            address, payload = await self._datagrams.receive()
+            self._touch()
+            if self._homes:
+                await self._send_home(payload)
+                continue
+            address = self.target or address
+            numeric = self._numeric(address)
+            if numeric is not None:
+                await self._send(numeric, payload)
+            else:
+                self._wait_for_name(address, payload)
+
+    def _numeric(self, address: Address) -> Address | None:
+        """Give the address with an IP address for a host; None if it must be asked."""
+        host = _undressed(address.host)
+        if host is None:
+            host, until = self._names.get(address.host, ("", 0.0))
+            if until < trio.current_time():
+                return None
+        return Address(host, address.port)
+
+    def _wait_for_name(self, address: Address, payload: bytes) -> None:
+        """Keep a datagram until its name is resolved, and ask if nobody does."""
+        queue = self._asked.get(address.host)
+        if queue is None:
+            if len(self._asked) >= MAX_NAMES:
+                self.dropped += 1
+                return
+            queue = self._asked[address.host] = DatagramQueue(self._asked_room)
+            # In a task of its own: one slow name delays nothing else.
+            self._nursery.start_soon(self._ask, address)
+        queue.push((address.port, payload), len(payload))
+
+    async def _ask(self, address: Address) -> None:
+        """Resolve a name, remember it, and send what waits for it."""
+        try:
+            found = await resolve(address)
+        except StreamError:
+            self._asked[address.host].clear()
+            return
+        finally:
+            queue = self._asked.pop(address.host)
+            self.dropped += queue.dropped
+        self._names.pop(address.host, None)
+        self._names[address.host] = found.host, trio.current_time() + NAME_S
+        if len(self._names) > MAX_NAMES:
+            del self._names[next(iter(self._names))]
+        while queue:
+            port, payload = queue.pop()
+            await self._send(Address(found.host, port), payload)
+
+    async def _send(self, to: Address, payload: bytes) -> None:
+        """Send to a numeric address that the rules allow; what fails is dropped."""
+        if not (to.port > 0 and self._allow(to.host, to.port)):
+            self.dropped += 1
+            return
+        host = to.host.partition("%")[0]  # of an answer the zone is known apart
+        self._peers.pop(host, None)
+        self._peers[host] = None
+        if len(self._peers) > MAX_PEERS:
+            del self._peers[next(iter(self._peers))]
+        try:
+            sock = self._socket(_family(to.host))
+            await sock.sendto(payload, (to.host, to.port))
+        except OSError:
+            self.dropped += 1
+
+    async def _send_home(self, payload: bytes) -> None:
+        """Send to the loopback that takes it: nobody knows which a bare port means.
+
+        The sockets are connected, so where nobody listens the kernel says so at once.
+        """
+        for home in tuple(self._homes):
+            try:
+                sock = self._socket(_family(home.host))
+                await sock.send(payload)
+                refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            except OSError:
+                refused = True
+            if refused:
+                self._leave(home)
+            if self._homes[0] == home:  # else the reader has heard it first
+                return
+        self.dropped += 1
+
+    def _leave(self, home: Address) -> None:
+        """Try the other loopback first from now on."""
+        self._homes.remove(home)
+        self._homes.append(home)
+
+    # In ------------------------------------------------------------------------------
+
+    async def _inward(self, sock: trio.socket.SocketType) -> None:
+        while True:
+            try:
+                payload, source = await sock.recvfrom(MAX_DATAGRAM_BYTES)
+            except OSError:  # what an earlier datagram met
+                if self._homes and _family(self._homes[0].host) == sock.family:
+                    self._leave(self._homes[0])
+                await trio.lowlevel.checkpoint()
+                continue
+            host = source[0].partition("%")[0]
+            if host not in self._peers or not self._is_answer(host, source[1]):
+                self.dropped += 1
+                continue
+            self._answered = True
+            self._touch()
+            whence = NOWHERE if self.target else Address(host, source[1])
+            self._datagrams.send(whence, payload)
+
+    def _is_answer(self, host: str, port: int) -> bool:
+        """One that leads to a target hears that target only."""
+        if self.target is None or self._homes:  # those are connected
+            return True
+        return self.target.host.partition("%")[0] == host and self.target.port == port
+
+    # Sockets -------------------------------------------------------------------------
+
+    def _socket(self, family: int) -> trio.socket.SocketType:
+        sock = self._sockets.get(family)
+        if sock is None:
+            sock = self._open(family)
+            self._nursery.start_soon(self._inward, sock)
+        return sock
+
+    def _open(self, family: int) -> trio.socket.SocketType:
+        """Make the socket of a family, on a port that the kernel chooses now."""
+        raw = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if raw.fileno() >= DESCRIPTORS.edge and not FLOWS.give_up_one(but=self):
+                DESCRIPTORS.admit(raw, "datagrams")
+            if family == socket.AF_INET6:
+                raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            raw.bind((_any_of(family), 0))
+            for home in self._homes:
+                if _family(home.host) == family:
+                    raw.connect((home.host, home.port))
+            sock = trio.socket.from_stdlib_socket(raw)
+        except BaseException:
+            raw.close()
+            raise
+        self._sockets[family] = sock
+        return sock
+
+
+def _undressed(host: str) -> str | None:
+    """Give an IP address as it is checked and dialled; None for a name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
+
+
+def _any_of(family: int) -> str:
+    return WILDCARDS[family == socket.AF_INET6]
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,1 @@
+"""All that speaks HTTP: web services by name, the proxy, a folder."""

@@ -1,0 +1,339 @@
+"""TLS by name: one public HTTPS port, and the name in each first message decides.
+
+The first message is read before OpenSSL sees a byte of it. Where its name is passed
+through, the visitor's bytes go on untouched, and this side has no key; where it leads
+nowhere, an alert is all that it gets; else TLS ends here, with a context that was made
+once and that costs little whatever a stranger offers.
+
+    read the name    client_hello     at most 16 KiB and 10 s
+    pass through     carry            raw bytes, from the first one on
+    end it here      TlsVisitor       a trio stream, for the HTTP front end
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.security import exchanges_only
+from tunnel.errors import StreamError
+from tunnel.front.http.client_hello import (
+    HANDSHAKE_FAILURE,
+    INTERNAL_ERROR,
+    P256,
+    UNRECOGNIZED_NAME,
+    X25519,
+    HelloError,
+    alert_record,
+    read_client_hello,
+)
+from tunnel.front.http.names import Absent, Open, handle_visitor
+from tunnel.front.http.server import HttpError, Visit, host_of
+from tunnel.log import say
+from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
+from tunnel.net.relay import GRACE_S, reset_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tunnel.front.http.client_hello import ClientHello
+    from tunnel.front.http.names import Route
+    from tunnel.net.sockets import QuickSocket
+    from tunnel.proto.frames import Address
+
+RoutePassed = Callable[[str], Open | Absent]
+"""Give who gets the visitors of a name with their TLS as it is; must not wait."""
+
+HELLO_S: Final = 10.0
+"""For the first message, and the handshake behind it where TLS ends here."""
+_READ_BYTES: Final = 16_384
+
+_CURVES: Final[Mapping[int, str]] = {X25519: "X25519", P256: "prime256v1"}
+"""Key exchanges that cost some 0.1 ms, and that every visitor of today can do one of.
+A finite field of 8,192 bits, which a stranger may ask for as well, costs a thousand
+times that."""
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; those of 1.3 are all of this kind."""
+
+Termination = Mapping[int, ssl.SSLContext]
+"""What ends TLS with one certificate: a context for each key exchange, made once. Each
+has the keys of its session tickets, so a visitor that comes back resumes."""
+
+
+def termination(certificate: Path, key: Path) -> Termination:
+    """Return what ends TLS with a certificate; HTTP/1.1 is all that it offers.
+
+    Raises:
+        OSError: a file cannot be read (``ssl.SSLError`` is one: they do not fit).
+    """
+    contexts = {}
+    for group, curve in _CURVES.items():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if not exchanges_only(context, curve):
+            continue
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.load_cert_chain(certificate, key)
+        context.set_ciphers(_CIPHERS)
+        context.set_alpn_protocols(["http/1.1"])
+        contexts[group] = context
+    return contexts
+
+
+async def serve_tls_names(
+    listeners: Sequence[trio.abc.Listener[QuickSocket]],
+    route_passed: RoutePassed,
+    route_web: Route,
+    ending: Termination | None,
+    *,
+    max_visitors: int = MAX_VISITORS,
+) -> None:
+    """Serve an HTTPS port until cancelled; closes the listeners.
+
+    Args:
+        listeners: of the port.
+        route_passed: asked first.
+        route_web: asked for each request of who is not passed through.
+        ending: ends TLS for those; None refuses them.
+        max_visitors: at once.
+    """
+
+    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        await handle_tls_visitor(stream, peer, route_passed, route_web, ending)
+
+    await serve(listeners, handle, max_visitors=max_visitors)
+
+
+async def handle_tls_visitor(
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    route_passed: RoutePassed,
+    route_web: Route,
+    ending: Termination | None,
+) -> None:
+    """Serve one visitor to its end; owns the stream."""
+    heard = bytearray()
+    try:
+        with trio.fail_after(HELLO_S):
+            hello = await _hear(stream, heard)
+            found: Open | Absent | TlsVisitor = _find(hello, route_passed)
+            if isinstance(found, Absent):
+                context = _context(hello, found, ending)
+                found = await _shaken_hands(stream, context, bytes(heard))
+    except HelloError as error:
+        await _refuse(stream, peer, str(error), alert_record(error.alert))
+    except (ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        await _refuse(stream, peer, type(error).__name__)
+    else:
+        if isinstance(found, TlsVisitor):
+            visit = Visit(found, peer, secure=True)
+            await handle_visitor(visit, route_web)
+        else:
+            await _pass_on(stream, peer, found, bytes(heard))
+
+
+async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> ClientHello:
+    """Wait for a whole first message; what came is in ``heard``."""
+    while True:
+        data = await stream.receive_some(_READ_BYTES)
+        if not data:
+            raise trio.BrokenResourceError
+        heard += data
+        hello = read_client_hello(heard)
+        if hello is not None:
+            return hello
+
+
+def _find(hello: ClientHello, route_passed: RoutePassed) -> Open | Absent:
+    if hello.name:
+        with suppress(HttpError):  # no host name: nobody has it
+            return route_passed(host_of(hello.name))
+    return Absent.UNKNOWN
+
+
+def _context(
+    hello: ClientHello, absent: Absent, ending: Termination | None
+) -> ssl.SSLContext:
+    """Return what ends this visitor's TLS here.
+
+    Raises:
+        HelloError: nothing does.
+    """
+    if absent is Absent.AWAY:
+        raise HelloError(INTERNAL_ERROR, absent.value)
+    if ending is None:
+        raise HelloError(UNRECOGNIZED_NAME, absent.value)
+    # A part that was sent already saves the visitor a round trip.
+    for group in (*hello.shares, *(hello.groups or (P256,))):
+        if group in ending:
+            return ending[group]
+    raise HelloError(HANDSHAKE_FAILURE, "neither X25519 nor P-256 is offered")
+
+
+async def _shaken_hands(
+    stream: trio.abc.HalfCloseableStream, context: ssl.SSLContext, heard: bytes
+) -> TlsVisitor:
+    visitor = TlsVisitor(stream, context, heard)
+    await visitor.handshake()
+    return visitor
+
+
+async def _pass_on(
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    open_one: Open,
+    heard: bytes,
+) -> None:
+    try:
+        virtual = await open_one(peer)
+    except StreamError as error:
+        say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
+            reason=error.code.name)  # fmt: skip
+        await reset_socket(stream)
+        return
+    await carry(stream, virtual, peer, early=heard)
+
+
+async def _refuse(
+    stream: trio.abc.HalfCloseableStream, peer: Address, reason: str, alert: bytes = b""
+) -> None:
+    """Log it, say the alert and close; bytes that are unread would destroy it."""
+    say(LOG, logging.INFO, "visitor.refused", peer=str(peer), reason=reason)
+    with (
+        trio.move_on_after(GRACE_S),
+        suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+    ):
+        if alert:
+            await stream.send_all(alert)
+        await stream.send_eof()
+        while await stream.receive_some(_READ_BYTES):
+            pass
+    await trio.aclose_forcefully(stream)
+
+
+class TlsVisitor(trio.abc.HalfCloseableStream):
+    """What a visitor says inside its TLS, and what it is told.
+
+    Unlike ``trio.SSLStream`` it can end its own direction (a close_notify, as TLS 1.3
+    knows it). An end without close_notify counts as one: HTTP says itself where a
+    message ends. Closing closes the stream below.
+
+    Args:
+        stream: the visitor's.
+        context: ends its TLS.
+        heard: what was read of it before.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        context: ssl.SSLContext,
+        heard: bytes = b"",
+    ) -> None:
+        self._stream = stream
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._incoming.write(heard)
+        self._flushing = trio.Lock()
+        self._said_end = False
+
+    async def handshake(self) -> None:
+        """Shake hands; a failure is told to the visitor.
+
+        Raises:
+            ssl.SSLError: the visitor does not want to, or cannot.
+            trio.BrokenResourceError: it left.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._read():
+                    raise trio.BrokenResourceError from None
+            except ssl.SSLError:
+                await self._flush()
+                raise
+            else:
+                await self._flush()
+                return
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Give what has come; nothing at the end.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke, or what came is not TLS.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                data = self._tls.read(max_bytes or _READ_BYTES)
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._read():
+                    return b""
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError from error
+            else:
+                return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Return when the stream below has taken it.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+            trio.ClosedResourceError: after ``send_eof``.
+        """
+        if self._said_end:
+            raise trio.ClosedResourceError
+        try:
+            if data:
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from error
+        await self._flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See ``trio.abc.SendStream``."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """End our direction; the visitor's goes on."""
+        if not self._said_end:
+            self._said_end = True
+            # It only waits for the other's end, which may come later.
+            with suppress(ssl.SSLError):
+                self._tls.unwrap()
+            await self._flush()
+            await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the stream below, after a close_notify if that is taken at once."""
+        try:
+            with trio.move_on_after(GRACE_S), suppress(trio.BrokenResourceError):
+                if not self._said_end:
+                    await self.send_eof()
+        finally:
+            await self._stream.aclose()
+
+    async def _read(self) -> bool:
+        data = await self._stream.receive_some(_READ_BYTES)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return bool(data)
+
+    async def _flush(self) -> None:
+        async with self._flushing:
+            if self._outgoing.pending:
+                await self._stream.send_all(self._outgoing.read())

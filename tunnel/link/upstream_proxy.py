@@ -1,0 +1,241 @@
+"""The way to a center-server through a proxy: HTTP CONNECT, SOCKS5 or SOCKS4a.
+
+The proxy sees the server's name and TLS bytes, nothing else: key and token are checked
+behind it as on a direct wire. Names are resolved by the proxy, for whoever needs one
+often cannot resolve them.
+
+SOCKS is python-socks's business. Its HTTP side takes whatever the first read brings for
+the whole answer, and would leave the rest of the head to the TLS handshake: CONNECT is
+therefore spoken with h11.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+import trio
+
+from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
+from tunnel.link.transport import DIAL_S, dial, tune_link
+from tunnel.net.sockets import QuickSocket
+from tunnel.words import printable
+
+if TYPE_CHECKING:
+    import h11
+
+_SOCKS: Final = ("socks5", "socks5h", "socks4", "socks4a")
+_HTTP: Final = "http"
+_HEAD_BYTES: Final = 16_384
+"""Of a proxy's answer: more is no answer to CONNECT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """A proxy on the way; its text never shows the password."""
+
+    scheme: str
+    host: str
+    port: int
+    user: str | None = None
+    password: str = field(default="", repr=False)
+    named: str = "--via"
+    """The flag or variable that its user would mend."""
+
+    @classmethod
+    def parse(cls, url: str) -> Via:
+        """Read ``http://[USER:PASSWORD@]HOST:PORT``, ``socks5://…`` or ``socks4://…``.
+
+        Raises:
+            UsageError: it is none of those. The text does not repeat the URL, which
+                may hold a password.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise _unreadable("its host or port cannot be read") from None
+        if parts.scheme not in (_HTTP, *_SOCKS):
+            raise _unreadable(
+                f"{parts.scheme or 'no scheme'}: only http, socks5 and socks4 are known"
+            )
+        if not host or not port or parts.path.strip("/") or parts.query:
+            raise _unreadable("it names no host and port, or more than those")
+        user = None if parts.username is None else unquote(parts.username)
+        return cls(parts.scheme, host, port, user, unquote(parts.password or ""))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def _unreadable(cause: str) -> UsageError:
+    return UsageError(
+        "the URL of the proxy cannot be used",
+        cause,
+        "for example --via http://USER:PASSWORD@proxy.lan:3128, or socks5://proxy:1080",
+    )
+
+
+async def dial_via(via: Via, host: str, port: int) -> QuickSocket:
+    """Connect to a center-server through a proxy; at most 10 s.
+
+    Raises:
+        ViaError: the proxy does not take our user.
+        LocalLinkError: with the cause in words and what can be done.
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        with trio.fail_after(DIAL_S):
+            if via.scheme == _HTTP:
+                return await _through_http(via, where)
+            stream = await _through_socks(via, host, port, where)
+    except trio.TooSlowError as error:
+        raise LocalLinkError(
+            Code.LINK_LOST,
+            f"cannot reach {where} through {via}: no answer within 10 s",
+            "the proxy, or the server behind it, is silent",
+            f"check the port of {via.named}, and whether the server is up",
+        ) from error
+    tune_link(stream)
+    return stream
+
+
+# HTTP --------------------------------------------------------------------------------
+
+
+async def _through_http(via: Via, where: str) -> QuickSocket:
+    stream = await _dial_proxy(via)
+    try:
+        await _ask_http(stream, via, where)
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise _no_proxy(via, where, "it broke the connection") from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _dial_proxy(via: Via) -> QuickSocket:
+    try:
+        return await dial(via.host, via.port)
+    except LocalLinkError as error:
+        why = error.what.rpartition(": ")[2]
+        raise _proxy_not_reached(via, why) from error
+
+
+async def _ask_http(stream: QuickSocket, via: Via, where: str) -> None:
+    import h11
+
+    talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
+    headers = [("Host", where)]
+    if via.user is not None:
+        pair = base64.b64encode(f"{via.user}:{via.password}".encode()).decode()
+        headers.append(("Proxy-Authorization", f"Basic {pair}"))
+    try:
+        request = talk.send(
+            h11.Request(method="CONNECT", target=where, headers=headers)
+        )
+        await stream.send_all((request or b"") + (talk.send(h11.EndOfMessage()) or b""))
+        answer = await _http_answer(stream, talk)
+    except h11.ProtocolError as error:
+        raise _no_proxy(via, where, "it does not answer in HTTP") from error
+    if 200 <= answer.status_code < 300:
+        if talk.trailing_data[0]:  # the server behind it never speaks first
+            raise _no_proxy(via, where, "it sent bytes of its own")
+        return
+    said = printable(f"{answer.status_code} {answer.reason.decode('latin-1')}".strip())
+    if answer.status_code == 407:
+        raise _not_our_user(via, said)
+    raise _refused(via, where, said)
+
+
+async def _http_answer(stream: QuickSocket, talk: h11.Connection) -> h11.Response:
+    import h11
+
+    while True:
+        event = talk.next_event()
+        if isinstance(event, h11.Response):
+            return event
+        if event is h11.NEED_DATA:
+            talk.receive_data(await stream.receive_some(_HEAD_BYTES))
+        elif not isinstance(event, h11.InformationalResponse):
+            raise h11.RemoteProtocolError("the connection ended without an answer")
+
+
+# SOCKS -------------------------------------------------------------------------------
+
+
+async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSocket:
+    from python_socks import (
+        ProxyConnectionError,
+        ProxyError,
+        ProxyTimeoutError,
+        ProxyType,
+    )
+    from python_socks.async_.trio import Proxy
+
+    kind = ProxyType.SOCKS5 if via.scheme.startswith("socks5") else ProxyType.SOCKS4
+    proxy = Proxy(kind, via.host, via.port, via.user, via.password, rdns=True)
+    try:
+        return QuickSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
+    except ProxyTimeoutError as error:
+        raise trio.TooSlowError from error
+    except ProxyConnectionError as error:
+        number = error.errno or 0  # negative: the resolver's
+        why = os.strerror(number).lower() if number > 0 else f"{via.host} is not known"
+        raise _proxy_not_reached(via, why) from error
+    except ProxyError as error:
+        if "uthentication" in str(error) or "No acceptable" in str(error):
+            raise _not_our_user(via, printable(str(error))) from error
+        raise _refused(via, where, printable(str(error))) from error
+    except OSError as error:
+        raise _no_proxy(via, where, "it broke the connection") from error
+
+
+# Errors ------------------------------------------------------------------------------
+
+
+def _proxy_not_reached(via: Via, why: str) -> LocalLinkError:
+    return LocalLinkError(
+        Code.LINK_LOST,
+        f"cannot reach the proxy {via}: {why}",
+        "nothing was sent to the server",
+        f"check {via.named}: is the proxy up, and is this its port?"
+        + (" --via none goes without" if via.named != "--via" else ""),
+    )
+
+
+def _not_our_user(via: Via, said: str) -> ViaError:
+    scheme, _, rest = str(via).partition("://")
+    return ViaError(
+        Code.LINK_LOST,
+        f"the proxy {via} does not let us through: {said}",
+        "it wants a user and a password"
+        if via.user is None
+        else f"it does not know the user {via.user!r}, or not this password",
+        f"{via.named}{'=' if via.named[0] != '-' else ' '}"
+        f"{scheme}://USER:PASSWORD@{rest}",
+    )
+
+
+def _refused(via: Via, where: str, said: str) -> LocalLinkError:
+    return LocalLinkError(
+        Code.LINK_LOST,
+        f"the proxy {via} does not reach {where}: {said}",
+        "the server is down, its name is unknown there, or the proxy forbids this port",
+        "many proxies let only port 443 through: tunnel serve --listen 0.0.0.0:443",
+    )
+
+
+def _no_proxy(via: Via, where: str, why: str) -> LocalLinkError:
+    return LocalLinkError(
+        Code.LINK_LOST,
+        f"cannot reach {where} through {via}: {why}",
+        "it is no such proxy, or does not serve us",
+        f"check the scheme and the port of {via.named}",
+    )

@@ -1,0 +1,1 @@
+"""Sockets and the operating system: nothing of the protocol, nothing of roles."""

@@ -1,0 +1,180 @@
+"""Sockets on the address that somebody named: one, or several with the same number.
+
+``*`` is every address of this machine and ``localhost`` both loopbacks, a socket for
+each family. A machine that lacks one of them gets the other. An IPv6 socket takes IPv6
+only, so that ``0.0.0.0`` and ``[::]`` each mean what they say.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Final
+
+from tunnel.addresses import (
+    EVERYWHERE,
+    LOOPBACKS,
+    WILDCARDS,
+    is_localhost,
+)
+from tunnel.errors import AddressError
+from tunnel.net.lookup import addresses_of
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TRIES: Final = 16
+"""For a free number that all families of an address have free; mostly the first is."""
+_FAMILY_LACKING: Final = frozenset(
+    # A kernel without IPv6; a machine, or a container, where it is switched off.
+    (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+)
+_NUMERIC: Final = socket.AI_PASSIVE | socket.AI_NUMERICHOST
+
+_Where = tuple[int, tuple[str | int | bytes, ...]]
+"""Family, and what bind(2) takes."""
+
+
+async def bind_all(
+    host: str,
+    port: int,
+    kind: socket.SocketKind,
+    prepare: Callable[[socket.socket], None],
+    backlog: int | None = None,
+) -> list[socket.socket]:
+    """Bind a socket on every address of ``host``; the caller closes them.
+
+    They do not block. Port 0 takes a number that is free on all of them.
+
+    Args:
+        host: an address of this machine, a name of one, ``*`` or ``localhost``.
+        port: the number.
+        kind: TCP or UDP.
+        prepare: called with each before it is bound.
+        backlog: listen, with so much room.
+
+    Raises:
+        AddressError: taken, not of this machine, or not allowed; nothing is open.
+    """
+    both = _both(host)
+    try:
+        where = await _addresses(both or (host,), port, kind)
+    except OSError as error:
+        raise address_error(host, port, error) from error
+    tries = TRIES if port == 0 and len(where) > 1 else 1
+    while True:
+        tries -= 1
+        try:
+            return _bind(where, kind, prepare, backlog, may_lack=bool(both))
+        except AddressError as error:
+            if not tries or not is_in_use(error):
+                raise
+
+
+def is_in_use(error: AddressError) -> bool:
+    """Say whether another program has the port: another number may do."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+
+
+def _both(host: str) -> tuple[str, ...]:
+    if host == EVERYWHERE:
+        return WILDCARDS
+    return LOOPBACKS if is_localhost(host) else ()
+
+
+async def _addresses(
+    hosts: Sequence[str], port: int, kind: socket.SocketKind
+) -> list[_Where]:
+    found: list[_Where] = []
+    for host in hosts:
+        for ip in await addresses_of(host):
+            answers = socket.getaddrinfo(ip or None, port, type=kind, flags=_NUMERIC)
+            found += [(family, tuple(where)) for family, _, _, _, where in answers]
+    return list(dict.fromkeys(found))
+
+
+def _bind(
+    addresses: Sequence[_Where],
+    kind: socket.SocketKind,
+    prepare: Callable[[socket.socket], None],
+    backlog: int | None,
+    *,
+    may_lack: bool,
+) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    lacking: OSError | None = None
+    try:
+        for family, (host, wanted, *rest) in addresses:
+            port = int(wanted) or (bound[0].getsockname()[1] if bound else 0)
+            try:
+                sock = _bind_one(family, (host, port, *rest), kind, prepare, backlog)
+            except OSError as error:
+                if not (may_lack and error.errno in _FAMILY_LACKING):
+                    raise address_error(str(host), port, error) from error
+                lacking = error
+            else:
+                bound.append(sock)
+        if lacking is not None and not bound:
+            host, port = map(str, addresses[-1][1][:2])
+            raise address_error(host, int(port), lacking) from lacking
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return bound
+
+
+def _bind_one(
+    family: int,
+    where: tuple[str | int | bytes, ...],
+    kind: socket.SocketKind,
+    prepare: Callable[[socket.socket], None],
+    backlog: int | None,
+) -> socket.socket:
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        prepare(sock)
+        sock.bind(where)
+        if backlog is not None:
+            sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def address_error(host: str, port: int, error: OSError) -> AddressError:
+    """Say why an address cannot be listened on, and what would help."""
+    if isinstance(error, socket.gaierror):
+        return AddressError(
+            f"{host} cannot be listened on: no such name here",
+            error.strerror or str(error),
+            "use an IP address of this machine, or the port alone",
+        )
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressError(
+                f"port {port} is already in use on {host}",
+                "another program, or another tunnel, listens there",
+                f"choose another port, or look who has it: ss -ltnp 'sport = :{port}'",
+            )
+        case errno.EADDRNOTAVAIL:
+            return AddressError(
+                f"{host} is not an address of this machine",
+                f"nothing can listen on {Address(host, port)} here",
+                "use one that this lists: ip -brief address",
+            )
+        case errno.EACCES | errno.EPERM:
+            return AddressError(
+                f"port {port} on {host} is not allowed for this user",
+                "ports below 1024 need a right of their own",
+                "choose a port from 1024 up",
+            )
+        case _:
+            return AddressError(
+                f"cannot listen on {Address(host, port)}", error.strerror or str(error)
+            )

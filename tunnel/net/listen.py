@@ -1,0 +1,377 @@
+"""What all front ends share: listening, a bounded accept loop, and carrying a stream.
+
+One program that comes in is one task. Whatever goes wrong in it ends that task only.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.visitors import VISITORS
+from tunnel.log import say
+from tunnel.net.bind import bind_all
+from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
+from tunnel.net.in_order import InOrder, begun
+from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
+from tunnel.net.relay import relay, reset_socket
+from tunnel.net.sockets import QuickSocket, tune_local
+from tunnel.net.trusted_proxy import vouched_peer
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tunnel.net.relay import ResettableStream
+
+LOG: Final = logging.getLogger("tunnel.front")
+BACKLOG: Final = 1024
+MAX_VISITORS: Final = 4096
+"""At once and per front end: a quarter of the virtual TCP connections of a session."""
+ENTRY_SHARE: Final = 1 / 2
+"""Of the process's descriptors, for the visitors of one front end."""
+ADDRESS_SHARE: Final = 1 / 4
+"""Of the process's descriptors, for the visitors of one address: the default."""
+MAX_PER_ADDRESS: Final = 4_096
+"""At most, however many descriptors there are: a quarter of what a session carries."""
+ACCEPTS_A_TURN: Final = 16
+"""Taken from the kernel between two turns of the scheduler."""
+ACCEPT_PAUSE_S: Final = 0.1
+"""Without a free descriptor accept fails at once, for ever: look again after this."""
+_GONE: Final = frozenset(
+    # Linux reports errors of the *new* connection from accept: the next one is well.
+    (
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+    )
+)
+
+
+class PortListener(trio.abc.Listener[QuickSocket]):
+    """A TCP port that is listened on.
+
+    What waits is accepted at once: trio's own listener takes a turn of the scheduler
+    for each, 3 to 4 % of what a short connection costs.
+
+    Args:
+        listener: a socket that listens and does not block; taken over.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._plain = listener
+        tune_local(self._plain)  # Linux: who is accepted inherits the options
+        self.socket = trio.socket.from_stdlib_socket(self._plain)
+        """To ask for its address, and to close it from outside of any task."""
+        self._in_a_row = 0
+
+    async def accept(self) -> QuickSocket:
+        """Give the next visitor; who calls this owns the stream.
+
+        No checkpoint while some wait, but for every ``ACCEPTS_A_TURN`` of them.
+
+        Raises:
+            trio.ClosedResourceError: closed, maybe meanwhile.
+            OSError: no descriptor is free, or the like; not what only says that the
+                visitor has gone.
+        """
+        while True:
+            if self._in_a_row >= ACCEPTS_A_TURN:
+                self._in_a_row = 0
+                await trio.lowlevel.checkpoint()
+            if self._plain.fileno() < 0:
+                raise trio.ClosedResourceError
+            self._in_a_row += 1
+            try:
+                visitor, _address = self._plain.accept()
+            except BlockingIOError:
+                self._in_a_row = 0
+                await trio.lowlevel.wait_readable(self._plain)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+            else:
+                return QuickSocket(visitor)
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+async def open_listener(
+    host: str, port: int, backlog: int = BACKLOG
+) -> list[PortListener]:
+    """Listen on every address of ``host``, on the same port; 0 takes a free one.
+
+    The caller closes them; ``serve`` does.
+
+    Raises:
+        AddressError: taken, not of this machine, or not allowed; nothing is open.
+    """
+    opened = await bind_all(host, port, socket.SOCK_STREAM, _share_port, backlog)
+    return [PortListener(sock) for sock in opened]
+
+
+def _share_port(sock: socket.socket) -> None:
+    """A port may be had again while connections of its last owner are dying."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
+    """Return who is at the other end; None once the kernel has forgotten it.
+
+    An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
+    something about this machine, not about the visitor.
+    """
+    if not isinstance(stream, QuickSocket):
+        return Address("local", 0)
+    try:
+        name: tuple[str, int] | tuple[str, int, int, int] | str
+        name = stream.socket.getpeername()
+    except OSError:
+        return None
+    if isinstance(name, str):  # a unix socket
+        return Address("local", 0)
+    if len(name) == 2:  # IPv4, as the kernel writes it
+        return Address(*name)
+    ip = ipaddress.ip_address(name[0].partition("%")[0])
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return Address(str(mapped or ip), name[1])
+
+
+Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[None]]
+"""Serve one who came in, to the end; owns the stream."""
+
+
+async def serve(
+    listeners: Sequence[trio.abc.Listener[trio.abc.HalfCloseableStream]],
+    handle: Handle,
+    *,
+    max_visitors: int = MAX_VISITORS,
+    links: bool = False,
+) -> None:
+    """Accept until cancelled, or until the listeners were closed and all have left.
+
+    Closes the listeners. ``handle`` owns its stream; what it raises is logged and ends
+    that visitor only. Cancellation resets everybody who is in.
+
+    Whoever has said nothing may be reset at any time, to make room: its stream then
+    breaks for ``handle``. An address that has its share is refused. Who comes through a
+    trusted proxy (``access.visitors``) is the one that its PROXY header names.
+
+    Args:
+        listeners: of one front end.
+        handle: called with the stream and who is at its other end, in the order in
+            which they came; it must not wait, and what it gives is awaited in a task of
+            its own. Not for who has gone between accept and here.
+        max_visitors: at once, if that is not more than the share of descriptors that
+            one front end can have. Then the silent go first; if nobody is, newcomers
+            wait until one has left, all but the first in the kernel's backlog.
+        links: these are links and no visitors. What is kept back is for them: they have
+            no share, are never reset and never refused here.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            entrance = _Entrance(handle, max_visitors, nursery, links=links)
+            for listener in listeners:
+                nursery.start_soon(entrance.accept_from, listener)
+    finally:
+        # Shielded: the first would end here by a cancellation, the others stay open.
+        with trio.CancelScope(shield=True):
+            for listener in listeners:
+                await trio.aclose_forcefully(listener)
+
+
+_Beginning = tuple[Address | None, Awaitable[None] | None]
+"""Who it is, and what serves them: None for nobody."""
+
+_FULL: Final = Told("silent.reset")
+_CROWD: Final = Told("visitor.refused")
+_BROKEN: Final = Told("visitor.refused")
+
+
+class _Entrance:
+    """One front end: who is in, and who of them is silent."""
+
+    def __init__(
+        self, handle: Handle, most: int, nursery: trio.Nursery, *, links: bool
+    ) -> None:
+        if not links:
+            most = DESCRIPTORS.share(ENTRY_SHARE, most)
+        self._handle = handle
+        self._nursery = nursery
+        self._links = links
+        self._most = most
+        self._room = trio.Semaphore(most)
+        self._arrivals = Arrivals()
+        self._visitors = VISITORS.get()
+        self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
+        self._vouched_for = 0
+        self._said: dict[int, tuple[QuickSocket, Address]] = {}
+        self._begun: dict[int, Awaitable[None] | None] = {}
+        self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
+            ADDRESS_SHARE, MAX_PER_ADDRESS
+        )
+
+    async def accept_from(
+        self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
+    ) -> None:
+        failing = False
+        while True:
+            try:
+                stream = await listener.accept()
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                if not failing:  # one line for each bad time, not ten a second
+                    reason = str(error.strerror)
+                    say(LOG, logging.WARNING, "accept.failed", reason=reason)
+                failing = True
+                DESCRIPTORS.look()
+                DESCRIPTORS.make_room(DESCRIPTORS.limit, "who waits to be accepted")
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
+            failing = False
+            if isinstance(stream, QuickSocket) and (
+                stream.number() >= DESCRIPTORS.edge
+                and await self._is_one_too_many(stream)
+            ):
+                continue
+            try:
+                self._room.acquire_nowait()
+            except trio.WouldBlock:
+                await self._wait_for_a_place(stream)
+            if isinstance(stream, QuickSocket) and not self._links:
+                self._arrivals.came_in(stream)
+            self._newcomers.add(stream)
+            self._nursery.start_soon(self._supervise, stream)
+
+    async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """Have a newcomer wait; those behind it do so in the kernel."""
+        if self._arrivals.give_up_one():
+            _FULL.tell("the entry is full", self._most)
+        try:
+            await self._room.acquire()
+        except BaseException:
+            await reset_socket(stream)
+            raise
+
+    async def _is_one_too_many(self, stream: QuickSocket) -> bool:
+        """Make room for who has one of the last descriptors; without it, refuse it.
+
+        Nobody else is refused: the others wait in the kernel until there is room.
+        """
+        number = stream.number()
+        if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
+            try:
+                await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
+            except BaseException:
+                stream.reset()
+                raise
+            return False
+        stream.reset()
+        while DESCRIPTORS.few():  # noqa: ASYNC110  # the kernel has no such event
+            await trio.sleep(ACCEPT_PAUSE_S)
+        return True
+
+    def _begin_one(self, stream: trio.abc.HalfCloseableStream) -> _Beginning:
+        peer = peer_of(stream)
+        if peer is None:
+            return None, None
+        if isinstance(stream, QuickSocket) and self._visitors.trusts(peer.host):
+            self._vouched_for += 1
+            return peer, self._serve_vouched(self._vouched_for, stream, peer)
+        return peer, self._begin(stream, peer)
+
+    def _begin(
+        self, stream: trio.abc.HalfCloseableStream, peer: Address
+    ) -> Awaitable[None] | None:
+        return begun(self._handle, stream, peer) if self._enter(peer) else None
+
+    async def _serve_vouched(
+        self, number: int, stream: QuickSocket, proxy: Address
+    ) -> None:
+        """Serve who comes through a trusted proxy, from its PROXY header on."""
+        visitor = await self._vouched(stream, proxy)
+        if visitor is None:
+            return
+        serving = await self._begin_in_turn(number, stream, visitor)
+        if serving is None:
+            return
+        try:
+            await serving
+        finally:
+            if not self._links:
+                self._visitors.leave(visitor.host)
+
+    async def _begin_in_turn(
+        self, number: int, stream: QuickSocket, visitor: Address
+    ) -> Awaitable[None] | None:
+        """Begin behind who came before and has said its header in the same turn."""
+        self._said[number] = stream, visitor
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for first in sorted(self._said):
+            self._begun[first] = self._begin(*self._said.pop(first))
+        return self._begun.pop(number)
+
+    async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
+        peer, serving = self._newcomers.take(stream, self._begin_one)
+        try:
+            if serving is not None:
+                await serving
+        except* Exception as errors:
+            say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
+        finally:
+            await reset_socket(stream)  # closed by now, unless something went wrong
+            if not self._links:
+                if isinstance(stream, QuickSocket):
+                    self._arrivals.left(stream)
+                if serving is not None and peer is not None:
+                    self._visitors.leave(peer.host)
+            self._room.release()
+
+    async def _vouched(self, stream: QuickSocket, peer: Address) -> Address | None:
+        """Give who a trusted proxy says is there; None if that cannot be read."""
+        try:
+            return await vouched_peer(stream, peer)
+        except ValueError as error:
+            _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
+            return None
+
+    def _enter(self, peer: Address) -> bool:
+        if self._links or self._visitors.enter(peer.host, self._most_of_one):
+            return True
+        _CROWD.tell("too many of one address", self._most_of_one, peer)
+        return False
+
+
+async def carry(
+    stream: trio.abc.HalfCloseableStream,
+    virtual: ResettableStream,
+    peer: Address | None,
+    *,
+    early: bytes = b"",
+) -> None:
+    """Relay to the end and say in the log how it went. Owns both streams."""
+    started = time.monotonic()
+    result = await relay(stream, virtual, early=early)
+    if LOG.isEnabledFor(logging.DEBUG):
+        say(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
+            sent=result.sent_bytes, received=result.received_bytes,
+            seconds=round(time.monotonic() - started, 3),
+            code=result.code.name)  # fmt: skip

@@ -1,0 +1,1 @@
+"""The servers' halves of SOCKS 4, 4a and 5, without IO."""
