@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.access.security import Secret
-from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, say
+from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, log_event
 from tunnel.redaction import redact
 
 PAIR = re.compile(r'([\w.-]+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)(?: |$)')
@@ -40,7 +40,7 @@ def make_logger(level: int = logging.DEBUG) -> tuple[logging.Logger, Kept]:
 
 def record_of(event: str = "link.up", /, **fields: object) -> logging.LogRecord:
     logger, kept = make_logger()
-    say(logger, logging.INFO, event, **fields)  # type: ignore[arg-type]
+    log_event(logger, logging.INFO, event, **fields)  # type: ignore[arg-type]
     kept.last.created = 1_700_000_000.25
     return kept.last
 
@@ -50,7 +50,7 @@ def record_of_failure(error: Exception) -> logging.LogRecord:
     try:
         raise error
     except type(error) as caught:
-        say(logger, logging.ERROR, "stream.failed", exc_info=caught, sock_map=3)
+        log_event(logger, logging.ERROR, "stream.failed", exc_info=caught, sock_map=3)
     return kept.last
 
 
@@ -81,7 +81,7 @@ def test_a_record_carries_the_event_and_its_fields() -> None:
 
 def test_nothing_is_recorded_while_the_level_is_off() -> None:
     logger, kept = make_logger(logging.WARNING)
-    say(logger, logging.INFO, "link.up", peer="-")
+    log_event(logger, logging.INFO, "link.up", peer="-")
     assert not kept.records
 
 
@@ -263,7 +263,7 @@ def test_a_terminal_line_without_fields_ends_with_the_event() -> None:
 )  # fmt: skip
 def test_colour_says_the_level_where_it_is_allowed(level: int, colour: int) -> None:
     logger, kept = make_logger(level)
-    say(logger, level, "link.up")
+    log_event(logger, level, "link.up")
     name = kept.last.levelname.lower()
     assert f"\x1b[{colour}m{name}\x1b[0m" in TerminalFormatter(colour=True).format(
         kept.last

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tunnel import redaction
-from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, say
+from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, log_event
 from tunnel.redaction import keep_secret, masked, redact
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_no_log_line_shows_a_secret(
 ) -> None:
     line = f"tunnel://a:{TOKEN}@h"
     logger = logging.getLogger("tunnel.test")
-    say(logger, logging.ERROR, f"e {line}", x=line, exc_info=ValueError(line))
+    log_event(logger, logging.ERROR, f"e {line}", x=line, exc_info=ValueError(line))
     logger.error("foreign %s", line)
     for record in caplog.records:
         assert TOKEN not in formatter.format(record)

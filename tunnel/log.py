@@ -44,7 +44,7 @@ _COLOURS: Final = (
 )
 
 
-def say(
+def log_event(
     logger: logging.Logger,
     level: int,
     event: str,

@@ -13,7 +13,7 @@ from tunnel.access.gate import (
     MAX_REMEMBERED,
     MAX_UNPROVEN,
     Gate,
-    Place,
+    GatePlace,
 )
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class Door:
         self.gate = Gate()
         self.evicted: list[str] = []
 
-    def enter(self, address: str, name: str = "", now: float = 0) -> Place:
+    def enter(self, address: str, name: str = "", now: float = 0) -> GatePlace:
         return self.gate.enter(address, now, self._evict(name or address))
 
     def _evict(self, name: str) -> Callable[[], None]:
         return lambda: self.evicted.append(name)
 
-    def fill(self, count: int = MAX_UNPROVEN) -> list[Place]:
+    def fill(self, count: int = MAX_UNPROVEN) -> list[GatePlace]:
         return [self.enter(stranger(number)) for number in range(count)]
 
 
@@ -229,7 +229,7 @@ def test_places_are_never_more_and_always_there(
     steps: list[tuple[int, bool, bool]],
 ) -> None:
     door = Door()
-    inside: list[Place] = door.fill(MAX_UNPROVEN - 5)
+    inside: list[GatePlace] = door.fill(MAX_UNPROVEN - 5)
     for number, heard, leaves in steps:
         place = door.enter(stranger(number // 8))
         place.heard = heard

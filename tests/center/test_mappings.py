@@ -10,7 +10,7 @@ from support.center import LOOPBACK, user
 
 from tunnel.access.security import make_token
 from tunnel.center import mappings as mappings_module
-from tunnel.center.endpoints import Key, Opening, OpenTarget, TcpPorts
+from tunnel.center.endpoints import Endpoint, Key, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -327,7 +327,7 @@ class Names:
             for place in range(entry.count)
         )
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
         await trio.lowlevel.checkpoint()
         assert self.open_now.isdisjoint(keys)
         return OpenNames(self.open_now, keys)

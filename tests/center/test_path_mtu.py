@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from tunnel.center.path_mtu import SMALL_MSS_BYTES, STILL_S, Path
-from tunnel.proto.resend import Replay
+from tunnel.proto.resend import ResendBuffer
 
 if TYPE_CHECKING:
     import pytest
@@ -18,7 +18,7 @@ class Core:
     """As much of a core as tells where it stands."""
 
     received: int = 0
-    replay: Replay | None = field(default_factory=Replay)
+    replay: ResendBuffer | None = field(default_factory=ResendBuffer)
 
 
 class Line:

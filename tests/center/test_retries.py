@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.events import Notice
     from tunnel.errors import LinkError
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 A_LIFE_S = 300.0
 
@@ -38,9 +38,7 @@ class Tries:
     began: list[float] = field(default_factory=list)
     ended: list[float] = field(default_factory=list)
 
-    async def dial(
-        self, _host: str, _port: int, _mss: int | None = None
-    ) -> QuickSocket:
+    async def dial(self, _host: str, _port: int, _mss: int | None = None) -> FastSocket:
         self.began.append(trio.current_time())
         try:
             error = self.fails()

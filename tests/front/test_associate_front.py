@@ -14,10 +14,10 @@ from support.far import read, read_to_end
 from support.logs import text
 
 import tunnel.front.associate
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address
 from tunnel.socks.udp import encode_datagram
 
@@ -86,7 +86,7 @@ async def control(
     where = listeners[0].socket.getsockname()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            way_out = WayOut(pytest.fail, associate=associate, udp_public=public)
+            way_out = Dialer(pytest.fail, associate=associate, udp_public=public)
             nursery.start_soon(serve_proxy, listeners, way_out)
             async with await trio.open_tcp_stream(*where[:2]) as stream:
                 yield Association(far, stream)
@@ -227,7 +227,7 @@ async def test_it_ends_with_a_reset_of_the_tcp_connection() -> None:
     """Point 32."""
     async with control() as it:
         await it.begin()
-        QuickSocket.of(it.control.socket).reset()
+        FastSocket.of(it.control.socket).reset()
         await it.far.closed.wait()
 
 
@@ -254,7 +254,7 @@ async def test_what_the_exit_cannot_do_is_not_supported() -> None:
         app, ours = trio.testing.memory_stream_pair()
         await app.send_all(bytes((5, 1, 0, 5, command, 0, 1)) + bytes(6))
         await app.send_eof()
-        await handle_app(ours, WayOut(pytest.fail))
+        await handle_app(ours, Dialer(pytest.fail))
         assert await read_to_end(app) == b"\5\0\5\7\0\1" + bytes(6)
 
 

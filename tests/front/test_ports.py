@@ -16,7 +16,7 @@ from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
 from tunnel.net import listen
 from tunnel.net.descriptors import Told
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ async def port(
     assert listeners[0].socket.fileno() == -1
 
 
-def visit(where: tuple[str, int]) -> QuickSocket:
+def visit(where: tuple[str, int]) -> FastSocket:
     """Connect in the kernel alone: whoever is refused at once has come in before."""
-    return QuickSocket(socket.create_connection(where))
+    return FastSocket(socket.create_connection(where))
 
 
 async def test_a_visitor_is_carried_both_ways_and_named() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.far import Far, read_to_end
 
 from tunnel.errors import Code, RemoteStreamError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def converse(said: list[bytes], answer: list[bytes], code: Code | None) ->
             await far.break_with(code)
 
     async def proxy() -> None:
-        await handle_app(ours, WayOut(open_target))
+        await handle_app(ours, Dialer(open_target))
         await read_to_end(app)
         nursery.cancel_scope.cancel()
 

@@ -11,7 +11,7 @@ import socks
 import trio
 from support.processes import curl
 
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
 from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.listen import open_listener
@@ -105,7 +105,7 @@ async def running(users: ProxyUsers | None) -> AsyncIterator[tuple[int, int]]:
     """Give the ports of a proxy and of a page."""
     listeners = await open_listener("127.0.0.1", 0)
     pages = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    way_out = WayOut(open_direct, associate=associate)
+    way_out = Dialer(open_direct, associate=associate)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 

@@ -13,13 +13,13 @@ from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
 from tunnel.errors import Code, RemoteStreamError, UsageError
-from tunnel.front.dialer import OpenTarget, WayOut
+from tunnel.front.dialer import Dialer, OpenTarget
 from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.front.proxy_users import ProxyUsers, refuse_open_proxy
 from tunnel.front.socks import BIND_S
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def proxy(open_target: OpenTarget) -> AsyncIterator[Proxy]:
     port = listeners[0].socket.getsockname()[1]
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_proxy, listeners, WayOut(open_target))
+            nursery.start_soon(serve_proxy, listeners, Dialer(open_target))
             yield Proxy.from_url(f"socks5://127.0.0.1:{port}", rdns=True)
             nursery.cancel_scope.cancel()
 
@@ -86,7 +86,7 @@ async def test_early_bytes_and_an_early_end_arrive_before_the_rest() -> None:
         return far
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(REQUEST + b"one ")
         await app.send_all(b"two ")
         await trio.testing.wait_all_tasks_blocked()
@@ -109,7 +109,7 @@ async def test_no_success_is_said_before_the_target_is_connected() -> None:
         raise AssertionError
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(REQUEST)
         assert await read(app, 2) == SUCCESS[:2]
         with trio.move_on_after(0) as nothing_more:
@@ -136,11 +136,11 @@ async def test_an_app_that_resets_takes_its_attempt_with_it() -> None:
         ours = await listener.accept()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(handle_app, ours, WayOut(open_target))
+            nursery.start_soon(handle_app, ours, Dialer(open_target))
             await app.send_all(REQUEST)
             await started.wait()
             await read(app, 2)
-            QuickSocket.of(app.socket).reset()
+            FastSocket.of(app.socket).reset()
             await cancelled.wait()
     assert ours.socket.fileno() == -1
 
@@ -154,7 +154,7 @@ async def test_cancellation_in_the_moment_of_success_leaves_nothing_open() -> No
             nursery.cancel_scope.cancel()
             return far
 
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(REQUEST)
         await trio.sleep_forever()
     assert far.resets == [Code.RESET]
@@ -168,7 +168,7 @@ async def test_a_silent_app_is_closed_after_the_deadline(
     app, ours = trio.testing.memory_stream_pair()
     start = trio.current_time()
     await app.send_all(b"\x05")
-    await handle_app(ours, WayOut(pytest.fail))
+    await handle_app(ours, Dialer(pytest.fail))
     assert trio.current_time() - start == pytest.approx(10)
     assert await app.receive_some() == b""
     assert 'proxy.refused peer=local:0 reason="no request in time"' in text(caplog)
@@ -201,7 +201,7 @@ async def test_what_cannot_be_served_is_answered_closed_and_logged_once(
     if said:
         await app.send_all(said)
     await app.send_eof()
-    await handle_app(ours, WayOut(pytest.fail))
+    await handle_app(ours, Dialer(pytest.fail))
     assert await read_to_end(app) == answer
     assert lines(caplog) == [f"proxy.refused peer=local:0 reason={reason}"]
 
@@ -216,7 +216,7 @@ async def test_one_byte_at_a_time_is_as_good() -> None:
         return far
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         for byte in REQUEST:
             await app.send_all(bytes((byte,)))
             await trio.testing.wait_all_tasks_blocked()
@@ -237,7 +237,7 @@ async def test_a_name_of_socks4a_goes_to_the_exit() -> None:
         return far
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(b"\4\1\0\x50\0\0\0\1me\0a.lan\0early")
         assert await read(app, 8) == b"\0\x5a" + bytes(6)
         assert await read(far.far, 5) == b"early"
@@ -256,7 +256,7 @@ async def test_socks4_says_that_its_target_is_not_reached() -> None:
 
     await app.send_all(b"\4\1\0\x50\xc0\0\2\7\0")
     await app.send_eof()
-    await handle_app(ours, WayOut(open_target))
+    await handle_app(ours, Dialer(open_target))
     assert await read_to_end(app) == b"\0\x5b" + bytes(6)
 
 
@@ -272,7 +272,7 @@ async def test_after_a_failure_the_connection_is_closed_soon(
 
     await app.send_all(REQUEST)
     start = trio.current_time()
-    await handle_app(ours, WayOut(open_target))
+    await handle_app(ours, Dialer(open_target))
     assert trio.current_time() - start == pytest.approx(GRACE_S)
     assert (await read_to_end(app))[2:4] == b"\5\5"
 
@@ -295,7 +295,7 @@ async def test_who_is_no_user_is_shown_out(said: bytes, answer: bytes) -> None:
     app, ours = trio.testing.memory_stream_pair()
     await app.send_all(said)
     await app.send_eof()
-    await handle_app(ours, WayOut(pytest.fail), users=USERS)
+    await handle_app(ours, Dialer(pytest.fail), users=USERS)
     assert await read_to_end(app) == answer
 
 
@@ -311,7 +311,7 @@ async def test_a_user_is_let_in() -> None:
     login = b"\1\5alice" + bytes((len(password),)) + password
     await app.send_all(b"\5\2\0\2" + login + REQUEST[3:])
     await app.send_eof()
-    await handle_app(ours, WayOut(open_target), users=USERS)
+    await handle_app(ours, Dialer(open_target), users=USERS)
     assert await read_to_end(app) == b"\5\2\1\0" + b"\5\5\0\1" + bytes(6)
 
 
@@ -367,7 +367,7 @@ async def test_a_bind_is_answered_twice_and_then_carried() -> None:
         return bound
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
         await app.send_all(BIND)
         assert await read(app, 12) == b"\5\0" + b"\5\0\0\1\xc0\0\2\1\1\2"
         await app.send_all(b"early")
@@ -393,7 +393,7 @@ async def test_a_bind_to_which_nobody_comes_times_out(
 
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
         await app.send_all(BIND)
         assert (await read_to_end(app))[12:] == b"\5\6\0\1" + bytes(6)
         assert trio.current_time() - start == pytest.approx(BIND_S)
@@ -409,7 +409,7 @@ async def test_a_cancelled_bind_leaves_nothing_behind() -> None:
         return bound
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
         await app.send_all(BIND)
         await read(app, 12)
         nursery.cancel_scope.cancel()
@@ -426,5 +426,5 @@ async def test_a_bind_that_the_exit_refuses_is_answered_once() -> None:
 
     await app.send_all(BIND)
     await app.send_eof()
-    await handle_app(ours, WayOut(pytest.fail, bind))
+    await handle_app(ours, Dialer(pytest.fail, bind))
     assert await read_to_end(app) == b"\5\0" + b"\5\2\0\1" + bytes(6)

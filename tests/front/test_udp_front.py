@@ -12,7 +12,7 @@ import trio.testing
 
 from tunnel.errors import AddressError, Code, LocalStreamError
 from tunnel.front.udp import open_udp_port, serve_udp_port, visitor_of
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Bench:
 @asynccontextmanager
 async def bench(most: int = 10, idle_s: float = 180) -> AsyncIterator[Bench]:
     made = Bench()
-    PATIENCE.set(Patience(udp_idle_s=idle_s))
+    TIMEOUTS.set(Timeouts(udp_idle_s=idle_s))
 
     async def run() -> None:
         sockets = [made.socket]

@@ -10,7 +10,7 @@ import trio.testing
 
 from tunnel.errors import Exit, LocalLinkError, UsageError, ViaError
 from tunnel.link import upstream_proxy as via_module
-from tunnel.link.upstream_proxy import Via, dial_via
+from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -67,7 +67,7 @@ def answering(*pieces: bytes, heard: list[bytes] | None = None) -> Talk:
 
 async def failure(url: str, host: str = "server.test") -> LocalLinkError:
     with pytest.raises(LocalLinkError) as caught:
-        await dial_via(Via.parse(url), host, 7443)
+        await dial_through(UpstreamProxy.parse(url), host, 7443)
     assert caught.value.exit_status is Exit.NOT_REACHED
     assert caught.value.fix
     return caught.value
@@ -83,9 +83,11 @@ async def echoes(stream: trio.SocketStream) -> bool:
 
 
 def test_a_url_names_a_proxy_and_its_user() -> None:
-    via = Via.parse("http://us%40r:p%3Aw@proxy.lan:3128")
-    assert via == Via("http", "proxy.lan", 3128, "us@r", "p:w")
-    assert Via.parse("socks5h://[::1]:1080") == Via("socks5h", "::1", 1080)
+    via = UpstreamProxy.parse("http://us%40r:p%3Aw@proxy.lan:3128")
+    assert via == UpstreamProxy("http", "proxy.lan", 3128, "us@r", "p:w")
+    assert UpstreamProxy.parse("socks5h://[::1]:1080") == UpstreamProxy(
+        "socks5h", "::1", 1080
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,13 +105,13 @@ def test_a_url_names_a_proxy_and_its_user() -> None:
 )
 def test_another_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Via.parse(url)
+        UpstreamProxy.parse(url)
     assert "secret" not in f"{caught.value.what}{caught.value.cause}"
     assert "--via" in caught.value.fix
 
 
 def test_neither_text_of_a_proxy_shows_its_password() -> None:
-    via = Via.parse("socks5://user:secret@[::1]:1080")
+    via = UpstreamProxy.parse("socks5://user:secret@[::1]:1080")
     assert "secret" not in f"{via} {via!r}"
 
 
@@ -120,8 +122,8 @@ async def test_connect_is_asked_for_by_name_and_with_the_user() -> None:
     heard: list[bytes] = []
     talk = answering(b"HTTP/1.1 200 Go\r\n\r\n", heard=heard)
     async with proxy(talk) as port:
-        via = Via.parse(f"http://user:pw@127.0.0.1:{port}")
-        assert await echoes(await dial_via(via, "server.test", 7443))
+        via = UpstreamProxy.parse(f"http://user:pw@127.0.0.1:{port}")
+        assert await echoes(await dial_through(via, "server.test", 7443))
     assert heard[0].startswith(b"CONNECT server.test:7443 HTTP/1.1\r\n")
     basic = base64.b64encode(b"user:pw")
     assert b"\r\nproxy-authorization: basic " + basic.lower() in heard[0].lower()
@@ -132,8 +134,8 @@ async def test_an_ipv6_server_is_asked_for_in_brackets() -> None:
     heard: list[bytes] = []
     talk = answering(b"HTTP/1.0 200 OK\r\n\r\n", heard=heard)
     async with proxy(talk) as port:
-        via = Via.parse(f"http://127.0.0.1:{port}")
-        await (await dial_via(via, "2001:db8::7", 7443)).aclose()
+        via = UpstreamProxy.parse(f"http://127.0.0.1:{port}")
+        await (await dial_through(via, "2001:db8::7", 7443)).aclose()
     assert heard[0].startswith(b"CONNECT [2001:db8::7]:7443 ")
 
 
@@ -141,8 +143,8 @@ async def test_an_answer_in_many_pieces_is_taken_whole() -> None:
     head = b"HTTP/1.1 200 OK\r\nVia: 1.1 proxy\r\nX-A: b\r\n\r\n"
     pieces = [head[at : at + 9] for at in range(0, len(head), 9)]
     async with proxy(answering(*pieces)) as port:
-        via = Via.parse(f"http://127.0.0.1:{port}")
-        assert await echoes(await dial_via(via, "server.test", 7443))
+        via = UpstreamProxy.parse(f"http://127.0.0.1:{port}")
+        assert await echoes(await dial_through(via, "server.test", 7443))
 
 
 async def test_a_wrong_password_is_said_and_final() -> None:
@@ -219,8 +221,8 @@ async def test_a_socks5_proxy_gets_the_name_and_the_user() -> None:
         await stream.send_all(await stream.receive_some())
 
     async with proxy(talk) as port:
-        via = Via.parse(f"socks5://user:pw@127.0.0.1:{port}")
-        assert await echoes(await dial_via(via, "server.test", 7443))
+        via = UpstreamProxy.parse(f"socks5://user:pw@127.0.0.1:{port}")
+        assert await echoes(await dial_through(via, "server.test", 7443))
     assert asked == [b"\x01\x04user\x02pw", b"\x05\x01\x00\x03\x0bserver.test\x1d\x13"]
 
 
@@ -233,8 +235,8 @@ async def test_a_socks4_proxy_resolves_the_name() -> None:
         await stream.send_all(await stream.receive_some())
 
     async with proxy(talk) as port:
-        via = Via.parse(f"socks4a://127.0.0.1:{port}")
-        assert await echoes(await dial_via(via, "server.test", 7443))
+        via = UpstreamProxy.parse(f"socks4a://127.0.0.1:{port}")
+        assert await echoes(await dial_through(via, "server.test", 7443))
     assert asked[0].startswith(b"\x04\x01\x1d\x13\0\0\0\x01")
 
 

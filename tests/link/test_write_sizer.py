@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from tunnel.link.write_sizer import MAX_TURN_BYTES, MIN_TURN_BYTES, Pace
+from tunnel.link.write_sizer import MAX_TURN_BYTES, MIN_TURN_BYTES, WriteSizer
 
 
 def test_on_a_fast_line_turns_double_to_their_limit() -> None:
-    pace = Pace()
+    pace = WriteSizer()
     sizes = []
     for _ in range(4):
         sizes.append(pace.turn_bytes)
@@ -13,14 +13,14 @@ def test_on_a_fast_line_turns_double_to_their_limit() -> None:
 
 
 def test_small_turns_say_nothing_about_a_line_that_took_them_at_once() -> None:
-    pace = Pace()
+    pace = WriteSizer()
     for _ in range(10):
         pace.took(100, 0.00002)
     assert pace.turn_bytes == 65_536
 
 
 def test_a_turn_is_five_milliseconds_of_a_slower_line() -> None:
-    pace = Pace()
+    pace = WriteSizer()
     for _ in range(4):
         pace.took(pace.turn_bytes, 0.0)
     for _ in range(8):
@@ -29,12 +29,12 @@ def test_a_turn_is_five_milliseconds_of_a_slower_line() -> None:
 
 
 def test_a_turn_is_never_less_than_a_record() -> None:
-    pace = Pace()
+    pace = WriteSizer()
     pace.took(65_536, 1.0)
     assert pace.turn_bytes == MIN_TURN_BYTES
 
 
 def test_a_few_bytes_that_waited_say_nothing_about_the_line() -> None:
-    pace = Pace()
+    pace = WriteSizer()
     pace.took(100, 0.5)
     assert pace.turn_bytes == 65_536

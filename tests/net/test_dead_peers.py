@@ -15,8 +15,8 @@ from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import QuickSocket, tune_local
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.sockets import FastSocket, tune_local
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +51,10 @@ def read_to_end(sock: socket.socket) -> None:
 
 
 @contextmanager
-def connected() -> Iterator[tuple[QuickSocket, socket.socket]]:
+def connected() -> Iterator[tuple[FastSocket, socket.socket]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname())
-        ours = QuickSocket(listener.accept()[0])
+        ours = FastSocket(listener.accept()[0])
     with far:
         yield ours, far
         ours.close()
@@ -90,7 +90,7 @@ def keepalive(sock: socket.socket) -> tuple[int, ...]:
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: not Linux")
 async def test_the_kernel_asks_whoever_comes_in_and_whoever_is_dialled() -> None:
     (listener,) = await open_listener("127.0.0.1", 0)
-    PATIENCE.set(Patience(dead_after_s=5))
+    TIMEOUTS.set(Timeouts(dead_after_s=5))
     with socket.create_connection(listener.socket.getsockname()) as far:
         visitor = await listener.accept()
         tune_local(far)
@@ -196,7 +196,7 @@ async def test_a_look_at_thousands_gives_others_their_turns(
     monkeypatch.setattr(dead_peers, "signs_of", turns.signs_of)
     one, other = socket.socketpair()
     with one, other:
-        everybody = [QuickSocket(one) for _ in range(4 * LOOKS_A_TURN)]
+        everybody = [FastSocket(one) for _ in range(4 * LOOKS_A_TURN)]
         for stream in everybody:
             arrivals.came_in(stream)
         trio.lowlevel.add_instrument(turns)

@@ -12,7 +12,7 @@ import trio.testing
 
 from tunnel.net import descriptors
 from tunnel.net.descriptors import Arrivals, Descriptors, Flows
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +27,11 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Descriptors:
 
 
 @contextmanager
-def connected() -> Iterator[tuple[socket.socket, QuickSocket]]:
+def connected() -> Iterator[tuple[socket.socket, FastSocket]]:
     """Give a visitor and our end of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         visitor = socket.create_connection(listener.getsockname())
-        ours = QuickSocket(listener.accept()[0])
+        ours = FastSocket(listener.accept()[0])
     with visitor:
         visitor.settimeout(10)
         try:
@@ -40,7 +40,7 @@ def connected() -> Iterator[tuple[socket.socket, QuickSocket]]:
             ours.close()
 
 
-def several(stack: ExitStack, count: int) -> list[tuple[socket.socket, QuickSocket]]:
+def several(stack: ExitStack, count: int) -> list[tuple[socket.socket, FastSocket]]:
     return [stack.enter_context(connected()) for _ in range(count)]
 
 
@@ -77,7 +77,7 @@ def test_who_listens_for_long_is_not_silent() -> None:
 def test_a_target_is_silent_until_somebody_speaks_to_it() -> None:
     with ExitStack() as stack:
         (asked, one), (_quiet, _), (announced, three) = several(stack, 3)
-        dialled = [QuickSocket(sock.dup()) for sock in (asked, _quiet, announced)]
+        dialled = [FastSocket(sock.dup()) for sock in (asked, _quiet, announced)]
         stack.callback(lambda: [sock.close() for sock in dialled])
         arrivals = Arrivals()
         for sock, said in zip(dialled, (0, 0, 6), strict=True):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from tunnel.net.notify import Bell
+from tunnel.net.notify import Notify
 
 
 async def test_a_ring_wakes_all_who_wait_and_nobody_later() -> None:
-    bell = Bell()
+    bell = Notify()
     woken: list[str] = []
 
     async def wait(name: str) -> None:
@@ -31,7 +31,7 @@ async def test_a_ring_wakes_all_who_wait_and_nobody_later() -> None:
 
 
 async def test_who_is_cancelled_is_not_woken() -> None:
-    bell = Bell()
+    bell = Notify()
     with trio.move_on_after(0) as scope:
         await bell.wait()
     assert scope.cancelled_caught
@@ -40,7 +40,7 @@ async def test_who_is_cancelled_is_not_woken() -> None:
 
 
 async def test_a_ring_and_a_cancellation_in_one_turn_wake_once() -> None:
-    bell = Bell()
+    bell = Notify()
     came: list[bool] = []
 
     async def wait(scope: trio.CancelScope) -> None:

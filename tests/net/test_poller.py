@@ -13,7 +13,7 @@ from support.wires import Offers, open_one, session_pair, small_window
 
 from tunnel.net.poller import Poller
 from tunnel.net.relay import relay
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 
 WINDOW_BYTES = 4096
 
@@ -37,14 +37,14 @@ async def test_an_end_that_comes_with_the_last_bytes_is_heard(
             left, right = await open_one(sessions, offers)
             async with trio.open_nursery() as nursery:
                 if not early:
-                    nursery.start_soon(relay, QuickSocket(near), left)
+                    nursery.start_soon(relay, FastSocket(near), left)
                     await trio.testing.wait_all_tasks_blocked()
                 program.setblocking(False)
                 assert not size or program.send(blob) == size
                 program.shutdown(socket.SHUT_WR)
                 await trio.testing.wait_all_tasks_blocked()
                 if early:
-                    nursery.start_soon(relay, QuickSocket(near), left)
+                    nursery.start_soon(relay, FastSocket(near), left)
                 assert await _all_of(right) == blob
                 await right.aclose()
 

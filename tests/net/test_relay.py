@@ -12,8 +12,8 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 from tunnel.errors import Code
 from tunnel.net import relay as relay_module
 from tunnel.net.relay import RelayResult, Traffic, relay, reset_socket
-from tunnel.net.sockets import QuickSocket
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.sockets import FastSocket
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,18 +30,18 @@ class Run:
     result: RelayResult | None = None
 
 
-async def sockets() -> tuple[QuickSocket, QuickSocket]:
+async def sockets() -> tuple[FastSocket, FastSocket]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         ours = await trio.open_tcp_stream(*listener.socket.getsockname())
         theirs = await listener.accept()
-        return QuickSocket.of(ours.socket), QuickSocket.of(theirs.socket)
+        return FastSocket.of(ours.socket), FastSocket.of(theirs.socket)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[QuickSocket, Run]]:
+) -> AsyncIterator[tuple[FastSocket, Run]]:
     """A relay between a real socket, whose other end is yielded, and ``virtual``."""
     visitor, local = await sockets()
     run = Run()
@@ -67,7 +67,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-async def read_to_reset(stream: QuickSocket) -> bytes:
+async def read_to_reset(stream: FastSocket) -> bytes:
     data = b""
     try:
         while piece := await stream.receive_some():
@@ -316,7 +316,7 @@ async def test_a_relay_is_silent_for_as_long_as_its_command_allows(
     idle_s: float, virtual: ScriptedVirtual, autojump_clock: trio.testing.MockClock
 ) -> None:
     visitor, local = trio.testing.memory_stream_pair()
-    PATIENCE.set(Patience(idle_s))
+    TIMEOUTS.set(Timeouts(idle_s))
     codes: list[Code] = []
 
     async def go() -> None:

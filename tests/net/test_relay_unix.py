@@ -12,7 +12,7 @@ from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
 from tunnel.net.relay import RelayResult, relay
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,15 +29,15 @@ class Run:
     result: RelayResult | None = None
 
 
-def pair() -> tuple[QuickSocket, QuickSocket]:
+def pair() -> tuple[FastSocket, FastSocket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
-    return QuickSocket(ours), QuickSocket(theirs)
+    return FastSocket(ours), FastSocket(theirs)
 
 
 @asynccontextmanager
 async def joined(
     virtual: ScriptedVirtual,
-) -> AsyncIterator[tuple[QuickSocket, Run]]:
+) -> AsyncIterator[tuple[FastSocket, Run]]:
     program, local = pair()
     run = Run()
 
@@ -53,7 +53,7 @@ async def joined(
     assert virtual.closed
 
 
-async def read_all(stream: QuickSocket) -> bytes:
+async def read_all(stream: FastSocket) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 

@@ -11,25 +11,25 @@ import trio
 import trio.testing
 
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import UNSENT_BYTES, QuickSocket
+from tunnel.net.sockets import UNSENT_BYTES, FastSocket
 
 TCP = socket.IPPROTO_TCP
 SMALL_BYTES = 4096
 
 
-def pair() -> tuple[QuickSocket, QuickSocket]:
+def pair() -> tuple[FastSocket, FastSocket]:
     one, other = socket.socketpair()
     for sock in (one, other):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
-    return QuickSocket(one), QuickSocket(other)
+    return FastSocket(one), FastSocket(other)
 
 
-async def make() -> tuple[QuickSocket, QuickSocket]:
+async def make() -> tuple[FastSocket, FastSocket]:
     await trio.lowlevel.checkpoint()
     return pair()
 
 
-async def make_clogged() -> tuple[QuickSocket, QuickSocket]:
+async def make_clogged() -> tuple[FastSocket, FastSocket]:
     one, other = await make()
     for stream in (one, other):
         while stream.write_now(bytes(SMALL_BYTES)):
@@ -45,7 +45,7 @@ async def test_who_is_accepted_has_the_options_of_who_was_dialled() -> None:
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:
         sock = socket.create_connection(listener.socket.getsockname())
-        async with QuickSocket.dialled(sock) as dialled, await listener.accept() as it:
+        async with FastSocket.dialled(sock) as dialled, await listener.accept() as it:
             for stream in (dialled, it):
                 assert stream.socket.getsockopt(TCP, socket.TCP_NODELAY)
                 assert (
@@ -59,7 +59,7 @@ async def test_a_socket_of_trios_is_taken_over_with_its_family() -> None:
     (listener,) = await open_listener("::1", 0)
     async with listener:
         theirs = await trio.open_tcp_stream(*listener.socket.getsockname()[:2])
-        async with QuickSocket.of(theirs.socket) as ours:
+        async with FastSocket.of(theirs.socket) as ours:
             assert theirs.socket.fileno() == -1
             assert ours.socket.family == socket.AF_INET6
             assert ours.socket.getpeername()[:2] == listener.socket.getsockname()[:2]
@@ -94,12 +94,12 @@ async def test_nothing_goes_to_a_descriptor_that_another_has_by_now() -> None:
         one.reset()
 
 
-async def tcp_pair() -> tuple[QuickSocket, QuickSocket]:
+async def tcp_pair() -> tuple[FastSocket, FastSocket]:
     """Give who came in, and who was dialled."""
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:
         sock = socket.create_connection(listener.socket.getsockname())
-        return await listener.accept(), QuickSocket.dialled(sock)
+        return await listener.accept(), FastSocket.dialled(sock)
 
 
 @pytest.mark.parametrize("who", [0, 1])

@@ -11,7 +11,7 @@ import trio
 from tunnel.errors import AddressError, Exit
 from tunnel.net.dial import connect_unix
 from tunnel.net.listen import serve
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.net.unix import listen_at, open_unix_listener
 from tunnel.proto.frames import Address, UnixPath
 
@@ -88,7 +88,7 @@ async def test_a_front_end_serves_programs_of_this_machine(where: UnixPath) -> N
     assert bound == where
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, listeners, handle)
-        async with QuickSocket(await connect_unix(where)) as stream:
+        async with FastSocket(await connect_unix(where)) as stream:
             assert await stream.receive_some() == b"hello"
         nursery.cancel_scope.cancel()
     assert not os.path.exists(where.path)

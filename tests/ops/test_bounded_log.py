@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from tunnel.log import LogfmtFormatter, say
+from tunnel.log import LogfmtFormatter, log_event
 from tunnel.ops import bounded_log
 from tunnel.ops.bounded_log import LINES_IN_A_WINDOW, WINDOW_S, BoundedHandler
 
@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_flood_is_some_lines_and_a_count(clock: Clock) -> None:
     log = Log()
     for number in range(26_000):
-        say(log.logger, logging.INFO, "link.refused", peer=f"192.0.2.1:{number}")
+        log_event(log.logger, logging.INFO, "link.refused", peer=f"192.0.2.1:{number}")
     clock.now += WINDOW_S
     log.handler.say_counts()
     assert len(log.lines()) == LINES_IN_A_WINDOW + 1
@@ -62,9 +62,11 @@ def test_a_flood_is_some_lines_and_a_count(clock: Clock) -> None:
 def test_what_happens_to_many_users_is_a_line_for_each(clock: Clock) -> None:
     log = Log()
     for number in range(500):
-        say(log.logger, logging.INFO, "link.down", user=f"u{number}")
+        log_event(log.logger, logging.INFO, "link.down", user=f"u{number}")
     for number in range(500):
-        say(log.logger, logging.INFO, "link.down", user="one", client=f"c{number}")
+        log_event(
+            log.logger, logging.INFO, "link.down", user="one", client=f"c{number}"
+        )
     log.handler.say_counts(everything=True)
     assert len(log.lines()) == 1_000
 
@@ -72,7 +74,7 @@ def test_what_happens_to_many_users_is_a_line_for_each(clock: Clock) -> None:
 def test_a_count_names_whose_it_is(clock: Clock) -> None:
     log = Log()
     for _ in range(LINES_IN_A_WINDOW + 3):
-        say(log.logger, logging.WARNING, "stream.lost", user="a", client="c1")
+        log_event(log.logger, logging.WARNING, "stream.lost", user="a", client="c1")
     log.handler.say_counts(everything=True)
     assert "level=warning event=stream.lost user=a client=c1 more=3" in log.lines()[-1]
 
@@ -81,7 +83,7 @@ def test_a_window_that_is_over_is_said_before_the_next_begins(clock: Clock) -> N
     log = Log()
     for _ in range(3):
         for _ in range(150):
-            say(log.logger, logging.INFO, "link.refused")
+            log_event(log.logger, logging.INFO, "link.refused")
         clock.now += WINDOW_S
     assert log.counted() == 400  # the last fifty are still to be said
     log.handler.say_counts()
@@ -93,7 +95,7 @@ def test_a_window_that_is_over_is_said_before_the_next_begins(clock: Clock) -> N
 def test_nothing_is_said_of_a_window_that_still_goes_on(clock: Clock) -> None:
     log = Log()
     for _ in range(150):
-        say(log.logger, logging.INFO, "link.refused")
+        log_event(log.logger, logging.INFO, "link.refused")
     clock.now += WINDOW_S / 2
     log.handler.say_counts()
     assert len(log.lines()) == LINES_IN_A_WINDOW
@@ -105,7 +107,7 @@ def test_the_table_of_kinds_is_bounded_and_forgets(
     monkeypatch.setattr(bounded_log, "MAX_KINDS", 10)
     log = Log()
     for number in range(1_000):
-        say(log.logger, logging.INFO, "link.down", user=f"u{number}")
+        log_event(log.logger, logging.INFO, "link.down", user=f"u{number}")
     assert len(log.handler._windows) == 11
     log.handler.say_counts(everything=True)
     assert len(log.lines()) == 10 + LINES_IN_A_WINDOW + 1
@@ -129,6 +131,6 @@ def test_nothing_that_a_line_spoke_of_is_kept(clock: Clock) -> None:
     log = Log()
     error = Held()
     gone = weakref.ref(error)
-    say(log.logger, logging.INFO, "visitor.failed", exc_info=error)
+    log_event(log.logger, logging.INFO, "visitor.failed", exc_info=error)
     del error
     assert gone() is None

@@ -18,8 +18,8 @@ from tunnel.ops import saved
 from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry
 from tunnel.ops.entry_syntax import Ports, parse_ports
 from tunnel.ops.exit_entries import (
+    ClientProxyEntry,
     ExitEntry,
-    InwardEntry,
     exit_name,
     parse_tcp,
     tcp_entry,
@@ -63,14 +63,14 @@ def nobody() -> CenterClient:
         ("0=6000-6001", TcpEntry(Address("", 0), bare(6000), 2)),
         ("80=unix:/run/x.sock", TcpEntry(Address("", 80), UnixPath("/run/x.sock"))),
         ("unix:/run/x.sock", TcpEntry(Address("", 0), UnixPath("/run/x.sock"))),
-        ("127.0.0.1:1080=socks", InwardEntry(here(1080))),
+        ("127.0.0.1:1080=socks", ClientProxyEntry(here(1080))),
         (
             "127.0.0.1:0=socks,network=10.0.0.0/8,network=::1",
-            InwardEntry(here(0), Networks.parse(["10.0.0.0/8", "::1"])),
+            ClientProxyEntry(here(0), Networks.parse(["10.0.0.0/8", "::1"])),
         ),
     ],
 )
-def test_an_entry_of_tcp_is_read(text: str, entry: TcpEntry | InwardEntry) -> None:
+def test_an_entry_of_tcp_is_read(text: str, entry: TcpEntry | ClientProxyEntry) -> None:
     assert parse_tcp(text) == entry
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_entry_is_refused(text: str) -> None:
 
 def test_a_proxy_with_users_may_be_public() -> None:
     entry = parse_tcp("1080=socks,auth=me:p:w")
-    assert isinstance(entry, InwardEntry)
+    assert isinstance(entry, ClientProxyEntry)
     assert entry.remote == Address("", 1080)
     assert entry.users is not None
     assert entry.users.check(b"me", b"p:w")
@@ -121,7 +121,7 @@ def test_the_users_of_a_proxy_may_lie_in_a_file(
     file.chmod(0o600)
     monkeypatch.setenv("TUNNEL_AUTH_FILE", str(file))
     entry = parse_tcp("1080=socks")
-    assert isinstance(entry, InwardEntry)
+    assert isinstance(entry, ClientProxyEntry)
     assert entry.users is not None
     assert entry.users.check(b"you", b"other")
 
@@ -197,14 +197,14 @@ async def test_an_exit_and_a_proxy_say_what_they_lead_to() -> None:
     line = await ExitEntry.parse("home").ready(Address("home", 0))
     assert line.text(terminal=False) == "exit home -"
     assert "everything but this machine" in line.text(terminal=True)
-    line = await InwardEntry(here(0)).ready(here(1080))
+    line = await ClientProxyEntry(here(0)).ready(here(1080))
     assert line.text(terminal=False) == "tcp 127.0.0.1:1080 socks"
 
 
 def test_what_was_refused_is_named() -> None:
     notice = MappingRefused("-", here(1080), MappingAnswer(Code.TAKEN, reason="why"))
     assert (
-        InwardEntry(here(1080))
+        ClientProxyEntry(here(1080))
         .refused(notice)
         .what.endswith("does not give 1080 for a proxy: why")
     )

@@ -7,32 +7,32 @@ import math
 import pytest
 
 from tunnel.errors import UsageError
-from tunnel.net.timeouts import Patience
-from tunnel.ops.timeout_flags import Silence
+from tunnel.net.timeouts import Timeouts
+from tunnel.ops.timeout_flags import TimeoutFlags
 
 
 def test_without_a_word_nothing_ends_for_its_silence_but_udp() -> None:
-    assert Silence().patience() == Patience()
-    assert Patience() == Patience(math.inf, 180, 150)
+    assert TimeoutFlags().patience() == Timeouts()
+    assert Timeouts() == Timeouts(math.inf, 180, 150)
 
 
 def test_each_flag_has_its_place() -> None:
-    given = Silence(idle="2h", udp_idle="5m", dead_after="40")
-    assert given.patience() == Patience(7_200, 300, 40)
+    given = TimeoutFlags(idle="2h", udp_idle="5m", dead_after="40")
+    assert given.patience() == Timeouts(7_200, 300, 40)
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        Silence(idle="never"),
-        Silence(udp_idle="0"),
-        Silence(udp_idle="-1"),
-        Silence(dead_after="0"),
-        Silence(dead_after="4s"),
-        Silence(dead_after="13h"),
+        TimeoutFlags(idle="never"),
+        TimeoutFlags(udp_idle="0"),
+        TimeoutFlags(udp_idle="-1"),
+        TimeoutFlags(dead_after="0"),
+        TimeoutFlags(dead_after="4s"),
+        TimeoutFlags(dead_after="13h"),
     ],
 )
-def test_what_would_end_everything_is_refused(given: Silence) -> None:
+def test_what_would_end_everything_is_refused(given: TimeoutFlags) -> None:
     with pytest.raises(UsageError):
         given.patience()
 
@@ -44,4 +44,4 @@ def test_what_would_end_everything_is_refused(given: Silence) -> None:
 def test_a_flow_without_an_answer_is_borne_for_a_minute_at_most(
     udp_idle_s: float, answered: bool, silent_s: float
 ) -> None:
-    assert Patience(udp_idle_s=udp_idle_s).udp_s(answered=answered) == silent_s
+    assert Timeouts(udp_idle_s=udp_idle_s).udp_s(answered=answered) == silent_s

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.proto.liveness import HURRY_S, Due, Liveness
-from tunnel.proto.token_bucket import Meter
+from tunnel.proto.token_bucket import TokenBucket
 
 
 def test_nothing_is_due_while_bytes_come() -> None:
@@ -127,7 +127,7 @@ def test_a_silent_link_is_lost_within_thirty_seconds_of_its_last_byte(
 
 
 def test_a_meter_lets_a_burst_pass_and_then_its_rate() -> None:
-    meter = Meter(per_s=2.0, burst=3.0, filled_at=0.0)
+    meter = TokenBucket(per_s=2.0, burst=3.0, filled_at=0.0)
     assert [meter.allow(0.0) for _ in range(4)] == [True, True, True, False]
     assert not meter.allow(0.25)
     assert meter.allow(0.5)
@@ -135,20 +135,20 @@ def test_a_meter_lets_a_burst_pass_and_then_its_rate() -> None:
 
 
 def test_a_meter_saves_no_more_than_a_burst() -> None:
-    meter = Meter(per_s=2.0, burst=3.0, filled_at=0.0)
+    meter = TokenBucket(per_s=2.0, burst=3.0, filled_at=0.0)
     assert meter.allow(1_000.0, cost=3.0)
     assert not meter.allow(1_000.0)
 
 
 def test_a_refused_cost_is_not_taken() -> None:
-    meter = Meter(per_s=1.0, burst=3.0, filled_at=0.0)
+    meter = TokenBucket(per_s=1.0, burst=3.0, filled_at=0.0)
     assert not meter.allow(0.0, cost=4.0)
     assert meter.allow(0.0, cost=3.0)
 
 
 @given(st.lists(st.floats(0.0, 2.0), max_size=60))
 def test_a_meter_never_gives_more_than_burst_and_rate(waits: list[float]) -> None:
-    meter = Meter(per_s=5.0, burst=4.0, filled_at=0.0)
+    meter = TokenBucket(per_s=5.0, burst=4.0, filled_at=0.0)
     now = 0.0
     passed = 0
     for wait in waits:

@@ -14,9 +14,9 @@ from tunnel.proto.events import CreditGranted, DataReceived
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
 from tunnel.proto.mux import STREAM_QUEUE_BYTES, MuxCore
 from tunnel.proto.pools import Pools
-from tunnel.proto.resend import Replay
+from tunnel.proto.resend import ResendBuffer
 from tunnel.proto.room import LEAST_BYTES, SHARE, Room
-from tunnel.proto.scheduler import Lane, Lanes
+from tunnel.proto.scheduler import SendQueue, SendScheduler
 
 LIMIT = 4_000_000
 UDP = frames.Terms(capabilities=CAN_MAP | CAN_UDP)
@@ -150,7 +150,7 @@ def test_what_a_session_took_is_given_back_however_it_ends(way: str) -> None:
 
 def test_what_the_peer_has_is_given_back() -> None:
     shared = Room(1_000)
-    replay = Replay(500, shared)
+    replay = ResendBuffer(500, shared)
     replay.record(encode(ProtClose(frames.SockMap(1))) * 10)
     assert shared.taken_bytes == replay.unconfirmed == 80
     assert replay.confirm(24)
@@ -217,7 +217,7 @@ def test_datagrams_of_all_sessions_are_bounded() -> None:
 
 def test_lanes_count_what_they_take_give_and_drop() -> None:
     room = Room(1_000)
-    lanes, first, second = Lanes(16_376, room), Lane(1), Lane(2)
+    lanes, first, second = SendScheduler(16_376, room), SendQueue(1), SendQueue(2)
     for lane in (first, second):
         lanes.push(lane, bytes(300))
     assert (lanes.size, room.taken_bytes) == (600, 600)

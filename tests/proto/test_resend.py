@@ -18,9 +18,9 @@ from tunnel.proto.resend import (
     STATE_EVERY_BYTES,
     STATE_MOST_BYTES,
     STATE_PAUSE_S,
-    Receipts,
-    Replay,
-    receipts_for,
+    AckTracker,
+    ResendBuffer,
+    acks_for,
 )
 from tunnel.proto.room import Room
 
@@ -31,8 +31,10 @@ FRAMES = st.builds(raw.data, st.integers(1, 9), PAYLOADS)
 CHUNKS = st.lists(st.lists(FRAMES, min_size=1, max_size=5), max_size=8)
 
 
-def recorded(chunks: list[list[bytes]], limit: int = REPLAY_LIMIT_BYTES) -> Replay:
-    replay = Replay(limit)
+def recorded(
+    chunks: list[list[bytes]], limit: int = REPLAY_LIMIT_BYTES
+) -> ResendBuffer:
+    replay = ResendBuffer(limit)
     for chunk in chunks:
         replay.record(b"".join(chunk))
     return replay
@@ -119,7 +121,7 @@ def test_the_rest_is_made_of_whole_frames(chunks: list[list[bytes]]) -> None:
 
 
 def test_it_is_full_at_its_limit_and_not_when_a_byte_less_waits() -> None:
-    replay = Replay(100)
+    replay = ResendBuffer(100)
     replay.record(raw.data(1, bytes(91)))
     assert replay.unconfirmed == 99
     assert not replay.full()
@@ -133,14 +135,14 @@ def test_it_is_full_at_its_limit_and_not_when_a_byte_less_waits() -> None:
 
 
 def test_a_large_chunk_is_kept_and_given_by_reference() -> None:
-    replay, chunk = Replay(), raw.data(1, bytes(60_000))
+    replay, chunk = ResendBuffer(), raw.data(1, bytes(60_000))
     replay.record(chunk)
     [kept] = replay.rest()
     assert kept is chunk
 
 
 def test_small_chunks_are_joined() -> None:
-    replay, frame = Replay(), raw.data(1, b"12")
+    replay, frame = ResendBuffer(), raw.data(1, b"12")
     for _ in range(10_000):
         replay.record(frame)
     held = sum(map(sys.getsizeof, replay._chunks)) + sys.getsizeof(replay._chunks)
@@ -148,7 +150,7 @@ def test_small_chunks_are_joined() -> None:
 
 
 def test_what_is_confirmed_is_forgotten_but_for_one_small_chunk() -> None:
-    replay, frame = Replay(), raw.data(1, bytes(100))
+    replay, frame = ResendBuffer(), raw.data(1, bytes(100))
     for _ in range(10_000):
         replay.record(frame)
         replay.confirm(max(0, replay.position - len(frame)))
@@ -158,7 +160,7 @@ def test_what_is_confirmed_is_forgotten_but_for_one_small_chunk() -> None:
 
 
 def test_the_rest_does_not_change_when_more_is_recorded() -> None:
-    replay, frame = Replay(), raw.data(1, b"12")
+    replay, frame = ResendBuffer(), raw.data(1, b"12")
     replay.record(frame)
     rest = replay.rest()
     replay.record(frame)
@@ -174,7 +176,7 @@ def test_a_chunk_that_is_confirmed_frame_by_frame_is_walked_over_once() -> None:
             Counted.walked += 1
             return super().__getitem__(key)
 
-    replay, frame = Replay(), raw.data(1, b"12")
+    replay, frame = ResendBuffer(), raw.data(1, b"12")
     replay.record(Counted(frame * 5_000))
     for place in range(5_000):
         assert replay.confirm(place * len(frame))
@@ -196,7 +198,7 @@ def test_a_chunk_that_is_confirmed_frame_by_frame_is_walked_over_once() -> None:
 def test_a_receipt_is_due_after_an_eighth_of_the_limit_and_not_too_often(
     limit: int, every: int, most: int
 ) -> None:
-    receipts = receipts_for(limit)
+    receipts = acks_for(limit)
     receipts.took(every - 1, 0.0)
     assert not receipts.due
     receipts.took(every, 0.0)
@@ -215,7 +217,7 @@ def test_a_receipt_is_due_after_an_eighth_of_the_limit_and_not_too_often(
 
 
 def test_a_receipt_is_due_a_while_after_the_first_byte_that_is_not_stated() -> None:
-    receipts = receipts_for(REPLAY_LIMIT_BYTES)
+    receipts = acks_for(REPLAY_LIMIT_BYTES)
     receipts.took(0, 1.0)
     assert receipts.due_at is None
     receipts.took(HEADER_BYTES, 2.0)
@@ -228,7 +230,7 @@ def test_a_receipt_is_due_a_while_after_the_first_byte_that_is_not_stated() -> N
 
 
 def test_what_is_due_already_asks_for_no_time() -> None:
-    receipts = receipts_for(REPLAY_LIMIT_BYTES)
+    receipts = acks_for(REPLAY_LIMIT_BYTES)
     receipts.took(8, 0.0)
     receipts.on_time(1.0)
     receipts.took(16, 1.0)
@@ -240,7 +242,7 @@ def test_what_is_due_already_asks_for_no_time() -> None:
 def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
     steps: list[tuple[int, float, bool]],
 ) -> None:
-    receipts, count, now, stated = Receipts(100, 250), 0, 0.0, 0
+    receipts, count, now, stated = AckTracker(100, 250), 0, 0.0, 0
     stated_at = -1.0
     oldest: float | None = None
     for size, seconds, writes in steps:
@@ -265,7 +267,7 @@ def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
 def test_who_moves_keeps_enough_although_others_have_taken_all() -> None:
     room = Room(1_000)
     room.free_bytes = 0
-    replay = Replay(limit_bytes=16 << 20, room=room)
+    replay = ResendBuffer(limit_bytes=16 << 20, room=room)
     frame = data_header(1, 65_528) + bytes(65_528)
     while not replay.full():
         replay.record(frame)

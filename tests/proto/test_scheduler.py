@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tunnel.proto.codec import FrameDecoder, encode
 from tunnel.proto.frames import MAX_FRAME_BYTES, ProtClose, ProtData, SockMap
-from tunnel.proto.scheduler import SHARED_FRAME_BYTES, Lane, Lanes
+from tunnel.proto.scheduler import SHARED_FRAME_BYTES, SendQueue, SendScheduler
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import ProtFrame
@@ -23,14 +23,14 @@ def close_frame(number: int) -> bytes:
     return encode(ProtClose(SockMap(number)))
 
 
-def take(lanes: Lanes, budget: int = ENDLESS) -> list[ProtFrame]:
+def take(lanes: SendScheduler, budget: int = ENDLESS) -> list[ProtFrame]:
     out: list[Buffer] = []
     lanes.take(budget, out, [])
     return list(FrameDecoder().feed(b"".join(out)))
 
 
-def loaded(lanes: Lanes, number: int, size: int) -> Lane:
-    lane = Lane(number)
+def loaded(lanes: SendScheduler, number: int, size: int) -> SendQueue:
+    lane = SendQueue(number)
     lanes.push(lane, NOISE[:size])
     return lane
 
@@ -40,13 +40,13 @@ def data(number: int, payload: bytes, *, fin: bool = False) -> ProtData:
 
 
 def test_no_lanes_give_nothing() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     assert not lanes.waiting
     assert take(lanes) == []
 
 
 def test_small_pieces_share_a_frame() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     for piece in (b"a", b"", b"bc", b"def"):
         lanes.push(lane, piece)
     assert take(lanes) == [data(1, b"abcdef")]
@@ -54,7 +54,7 @@ def test_small_pieces_share_a_frame() -> None:
 
 
 def test_fin_and_close_have_a_turn_of_their_own_when_nothing_else_waits() -> None:
-    lanes, finished, closed = Lanes(MAX_FRAME_BYTES), Lane(1), Lane(3)
+    lanes, finished, closed = SendScheduler(MAX_FRAME_BYTES), SendQueue(1), SendQueue(3)
     lanes.finish(finished)
     lanes.close(closed, close_frame(3))
     assert list(lanes.waiting) == [finished, closed]
@@ -65,7 +65,7 @@ def test_fin_and_close_have_a_turn_of_their_own_when_nothing_else_waits() -> Non
 
 
 def test_fin_rides_on_the_last_bytes() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, NOISE[:70_000])
     lanes.finish(lane)
     assert take(lanes) == [
@@ -75,13 +75,13 @@ def test_fin_rides_on_the_last_bytes() -> None:
 
 
 def test_fin_alone_is_an_empty_frame() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.finish(lane)
     assert take(lanes) == [data(1, b"", fin=True)]
 
 
 def test_close_comes_after_the_bytes_and_fin() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, b"bytes")
     lanes.finish(lane)
     lanes.close(lane, close_frame(1))
@@ -90,7 +90,7 @@ def test_close_comes_after_the_bytes_and_fin() -> None:
 
 
 def test_close_waits_while_the_budget_leaves_bytes() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, NOISE[:100_000])
     lanes.close(lane, close_frame(1))
     assert [type(frame) for frame in take(lanes, 1)] == [ProtData]
@@ -98,7 +98,7 @@ def test_close_waits_while_the_budget_leaves_bytes() -> None:
 
 
 def test_a_purged_lane_says_nothing_and_can_be_used_again() -> None:
-    lanes, lane = Lanes(MAX_FRAME_BYTES), Lane(1)
+    lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, b"gone")
     lanes.finish(lane)
     lanes.close(lane, close_frame(1))
@@ -110,7 +110,7 @@ def test_a_purged_lane_says_nothing_and_can_be_used_again() -> None:
 
 
 def test_a_lane_alone_fills_the_largest_frame() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     loaded(lanes, 1, 70_000)
     first, _ = take(lanes)
     assert isinstance(first, ProtData)
@@ -118,7 +118,7 @@ def test_a_lane_alone_fills_the_largest_frame() -> None:
 
 
 def test_lanes_together_take_turns_of_one_tls_record() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     for number in (1, 3):
         loaded(lanes, number, 40_000)
     turns = [(f.sock_map, len(f.payload)) for f in take(lanes, 50_000)]  # type: ignore[union-attr]
@@ -126,18 +126,18 @@ def test_lanes_together_take_turns_of_one_tls_record() -> None:
 
 
 def test_a_turn_that_gave_bytes_is_reported() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
-    served: list[Lane] = []
+    lanes = SendScheduler(MAX_FRAME_BYTES)
+    served: list[SendQueue] = []
     one, other = loaded(lanes, 1, 20_000), loaded(lanes, 3, 10)
     lanes.take(32_768, [], served)
     assert served == [one, other, one]
 
 
 def test_large_pieces_are_cut_without_a_copy() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     out: list[Buffer] = []
     piece = NOISE[:131_072]
-    lanes.push(Lane(1), piece)
+    lanes.push(SendQueue(1), piece)
     lanes.take(ENDLESS, out, [])
     views = [part for part in out if isinstance(part, memoryview)]
     assert sum(map(len, views)) == len(piece)
@@ -154,13 +154,13 @@ def test_large_pieces_are_cut_without_a_copy() -> None:
 def test_every_byte_goes_once_and_in_its_order(
     pushes: list[tuple[int, int]], budgets: list[int], max_frame: int
 ) -> None:
-    lanes = Lanes(max_frame)
-    made: dict[int, Lane] = {}
+    lanes = SendScheduler(max_frame)
+    made: dict[int, SendQueue] = {}
     pushed: dict[int, bytes] = defaultdict(bytes)
     frames: list[ProtFrame] = []
     for place, (number, size) in enumerate(pushes):
         piece = NOISE[place : place + size]
-        lanes.push(made.setdefault(number, Lane(number)), piece)
+        lanes.push(made.setdefault(number, SendQueue(number)), piece)
         pushed[number] += piece
         if place < len(budgets):
             frames += take(lanes, budgets[place])
@@ -194,7 +194,7 @@ def test_every_byte_goes_once_and_in_its_order(
 def test_between_two_turns_of_a_lane_each_other_gets_one_frame_at_most(
     sizes: list[int], budget: int
 ) -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     left = {}
     for number, size in enumerate(sizes, 1):
         loaded(lanes, number, size)
@@ -219,7 +219,7 @@ def test_between_two_turns_of_a_lane_each_other_gets_one_frame_at_most(
 def test_a_take_passes_its_budget_by_less_than_a_frame(
     sizes: list[int], budget: int
 ) -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     for number, size in enumerate(sizes, 1):
         loaded(lanes, number, size)
     out: list[Buffer] = []
@@ -228,11 +228,11 @@ def test_a_take_passes_its_budget_by_less_than_a_frame(
 
 
 def test_everybody_has_a_frame_in_a_turn_and_it_fills_whole_records() -> None:
-    lanes = Lanes(MAX_FRAME_BYTES)
+    lanes = SendScheduler(MAX_FRAME_BYTES)
     for sock_map in range(1, 17, 2):
         loaded(lanes, sock_map, 200_000)
     out: list[Buffer] = []
-    served: list[Lane] = []
+    served: list[SendQueue] = []
     lanes.take(262_144, out, served)
     assert [lane.sock_map for lane in served] == list(range(1, 17, 2))
     assert sum(map(len, out)) == 262_144

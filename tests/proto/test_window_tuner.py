@@ -19,7 +19,7 @@ from tunnel.proto.window_tuner import (
     PROCESS_GROWTH_BYTES,
     SESSION_GROWTH_BYTES,
     Budget,
-    Growth,
+    WindowTuner,
 )
 
 if TYPE_CHECKING:
@@ -35,16 +35,18 @@ class Conn:
     granted_at: float = -math.inf
 
 
-def growth(process: Budget | None = None) -> Growth[Conn]:
-    return Growth(FIRST, process or Budget())
+def growth(process: Budget | None = None) -> WindowTuner[Conn]:
+    return WindowTuner(FIRST, process or Budget())
 
 
-def grant(own: Growth[Conn], conn: Conn, now: float, *, scarce: bool = False) -> int:
+def grant(
+    own: WindowTuner[Conn], conn: Conn, now: float, *, scarce: bool = False
+) -> int:
     own.before_grant(conn, now, RTT_S, scarce=scarce)
     return conn.recv.size
 
 
-def grow_fully(own: Growth[Conn], conn: Conn, now: float = 0.0) -> int:
+def grow_fully(own: WindowTuner[Conn], conn: Conn, now: float = 0.0) -> int:
     for step in range(12):
         grant(own, conn, now + step * RTT_S)
     return conn.recv.size

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from tunnel.errors import LocalStreamError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
 from tunnel.proto.frames import Address
 
@@ -38,7 +38,7 @@ async def test_a_port_is_closed_with_the_app_that_asked_for_it() -> None:
 
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(handle_app, ours, WayOut(pytest.fail, bind))
+                nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
                 await app.send_all(version + b"\x7f\0\0\1\0\0")
                 heard = b""
                 while len(heard) < reply_bytes:

@@ -12,14 +12,14 @@ from support.wires import Offers, open_one, session_pair
 from tunnel.errors import Code
 from tunnel.link.virtual import REST_MORE_S
 from tunnel.net.relay import RelayResult, relay
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 
 
-def pair() -> tuple[socket.socket, QuickSocket]:
+def pair() -> tuple[socket.socket, FastSocket]:
     program, near = socket.socketpair()
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     program.setblocking(False)
-    return program, QuickSocket(near)
+    return program, FastSocket(near)
 
 
 async def test_a_program_that_has_finished_and_reads_nothing_is_given_up(

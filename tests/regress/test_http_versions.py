@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ async def test_another_version_of_http_is_refused(line: bytes, version: bytes) -
     app, ours = trio.testing.memory_stream_pair()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(handle_app, ours, WayOut(open_target))
+            nursery.start_soon(handle_app, ours, Dialer(open_target))
             await app.send_all(line + b" HTTP/" + version + b"\r\nHost: a.test\r\n\r\n")
             heard = b"".join([piece async for piece in app])
             await app.aclose()

@@ -20,14 +20,14 @@ from support.wires import (
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.session import Session
 from tunnel.net.relay import RelayResult, relay
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
 
 
-def pair() -> tuple[socket.socket, QuickSocket]:
+def pair() -> tuple[socket.socket, FastSocket]:
     program, near = socket.socketpair()
-    return program, QuickSocket(near)
+    return program, FastSocket(near)
 
 
 @pytest.mark.parametrize("code", [Code.RESET, Code.NORMAL])

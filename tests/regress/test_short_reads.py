@@ -15,7 +15,7 @@ import trio.testing
 from support.wires import Offers, open_one, session_pair
 
 from tunnel.net.relay import relay
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ async def test_bytes_behind_a_short_read_are_not_left(
         async with session_pair(serve_server=offers) as sessions:
             left, right = await open_one(sessions, offers)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(relay, QuickSocket(near), left)
+                nursery.start_soon(relay, FastSocket(near), left)
                 await trio.testing.wait_all_tasks_blocked()
                 send(program)
                 while len(got) < 6:

@@ -15,7 +15,7 @@ from support.center import LOOPBACK, ask, center, echo, raw_login, target
 from support.wires import TARGET, Offers, raw_peer, session_pair
 
 from tunnel.errors import Code, StreamError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
 from tunnel.link.transport import PlainTransport, send
 from tunnel.net.listen import open_listener
@@ -329,7 +329,7 @@ async def test_a_peer_that_vanished_is_noticed(
 # 9
 async def socks(client: CenterClient, nursery: trio.Nursery) -> Address:
     listeners = await open_listener(LOOPBACK, 0)
-    nursery.start_soon(serve_proxy, listeners, WayOut(client.open))
+    nursery.start_soon(serve_proxy, listeners, Dialer(client.open))
     return Address(*listeners[0].socket.getsockname())
 
 

@@ -32,7 +32,7 @@ AT_ONCE: Final = 16
 SLOW_AT_ONCE: Final = 64
 
 
-class Place:
+class GatePlace:
     """A server and a client without a collector, and all that may come to them."""
 
     def __init__(self, machine: Machine, content: Content) -> None:
@@ -132,21 +132,21 @@ SLOW: Final = (Links.wrong_token,)
 @pytest.fixture(scope="module")
 def place(
     tmp_path_factory: pytest.TempPathFactory, content: Content
-) -> Iterator[Place]:
+) -> Iterator[GatePlace]:
     machine = Machine(tmp_path_factory.mktemp("memory"))
-    made = Place(machine, content)
+    made = GatePlace(machine, content)
     yield made
     made.close()
     machine.close()
 
 
-def bound(place: Place, kind: Callable[..., None]) -> Callable[[], None]:
+def bound(place: GatePlace, kind: Callable[..., None]) -> Callable[[], None]:
     owner = place.links if kind.__qualname__.startswith("Links") else place.ports
     return lambda: kind(owner)
 
 
 def grown(
-    place: Place, kinds: list[Callable[..., None]], first: int, then: int
+    place: GatePlace, kinds: list[Callable[..., None]], first: int, then: int
 ) -> dict[str, int]:
     """Give by how many bytes each program grew after the first ones of these kinds."""
     some = [bound(place, kind) for kind in kinds]
@@ -160,7 +160,7 @@ def grown(
     return {name: after[name] - before[name] for name in after}
 
 
-def test_a_little_of_everything_leaves_no_memory_behind(place: Place) -> None:
+def test_a_little_of_everything_leaves_no_memory_behind(place: GatePlace) -> None:
     """67 KB for each of one kind would show."""
     growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 16, 48)
     assert all(size < 3_200_000 for size in growth.values()), growth
@@ -170,7 +170,7 @@ def test_a_little_of_everything_leaves_no_memory_behind(place: Place) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_ten_thousand_of_a_kind_leave_no_memory_behind(
-    place: Place, kind: Callable[..., None], figures: Callable[[str], None]
+    place: GatePlace, kind: Callable[..., None], figures: Callable[[str], None]
 ) -> None:
     growth = grown(place, [kind], 500, 9_500)
     figures(f"{kind.__name__}: {growth}")
@@ -184,7 +184,7 @@ CUT_EVERY_S: Final = 20.0
 @pytest.mark.deep
 @pytest.mark.timeout(SOAK_S + 300)
 def test_half_an_hour_of_everything_ends_as_the_second_minute_did(
-    place: Place, figures: Callable[[str], None]
+    place: GatePlace, figures: Callable[[str], None]
 ) -> None:
     kinds = [kind for kind in KINDS if kind not in SLOW]
     began = time.monotonic()

@@ -45,7 +45,7 @@ addresses would make the gate forget its users, at the time when that matters.""
 _MAX_EACH: Final = MAX_REMEMBERED // 2
 
 
-class Place:
+class GatePlace:
     """The place of one unauthenticated link; whoever has it owes one ``leave``."""
 
     __slots__ = ("_gate", "evict", "heard", "key", "known", "taken")
@@ -81,7 +81,7 @@ class Gate:
 
     def __init__(self, most: int = MAX_UNPROVEN) -> None:
         self._most = most
-        self._places: dict[Place, None] = {}
+        self._places: dict[GatePlace, None] = {}
         self._living: Counter[str] = Counter()
         # In the order of the last entry, so that the first is the oldest.
         self._authenticated_at: dict[str, float] = {}
@@ -96,7 +96,7 @@ class Gate:
         """How many links have a place."""
         return len(self._places)
 
-    def enter(self, address: str, now: float, evict: Callable[[], None]) -> Place:
+    def enter(self, address: str, now: float, evict: Callable[[], None]) -> GatePlace:
         """Give a link a place, if need be that of another.
 
         Args:
@@ -110,12 +110,12 @@ class Gate:
         key = address_key(address)
         if len(self._places) >= self._most:
             self._make_room()
-        place = Place(self, key, known=self._is_known(key, now), evict=evict)
+        place = GatePlace(self, key, known=self._is_known(key, now), evict=evict)
         self._places[place] = None
         return place
 
-    def leave(self, place: Place) -> None:
-        """See ``Place.leave``."""
+    def leave(self, place: GatePlace) -> None:
+        """See ``GatePlace.leave``."""
         self._places.pop(place, None)
 
     def _make_room(self) -> None:

@@ -22,7 +22,7 @@ import trio
 from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
 from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
-from tunnel.center.client_proxy import serve_inward
+from tunnel.center.client_proxy import serve_client_proxy
 from tunnel.center.drain import DRAIN_S, GOODBYE_S
 from tunnel.center.events import (
     ClientIdChanged,
@@ -53,10 +53,10 @@ from tunnel.link.link import Link
 from tunnel.link.session import OPEN_DEADLINE_S, Session
 from tunnel.link.start import prove
 from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
-from tunnel.link.upstream_proxy import Via, dial_via
-from tunnel.log import say
+from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
+from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
-from tunnel.net.notify import Bell
+from tunnel.net.notify import Notify
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -134,7 +134,7 @@ class CenterClient:
         tell: Callable[[Notice], None] = _ignore,
         give_up_s: float | None = None,
         resume_s: int = DEFAULT_RESUME_S,
-        via: Via | None = None,
+        via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
     ) -> None:
         self._join = join
@@ -153,7 +153,7 @@ class CenterClient:
         self._exit_networks: Networks | None = None
         self._session: Session | None = None
         self._link: Link | None = None
-        self._changed = Bell()
+        self._changed = Notify()
         self._stopping = trio.Event()
         self._over = trio.Event()
         self._was_up = False
@@ -268,7 +268,7 @@ class CenterClient:
         refused = isinstance(reason, RemoteLinkError) and str(reason)
         news = bool(refused) and refused != self._told_refusal
         self._told_refusal = refused or self._told_refusal
-        say(logger, logging.WARNING if news else logging.INFO,
+        log_event(logger, logging.WARNING if news else logging.INFO,
             "link.lost" if was_up else "link.not_made",
             reason=str(reason), cause=reason.cause or None,
             client=short_id(self.client_id) if news else None,
@@ -281,7 +281,7 @@ class CenterClient:
             return False
         old = self.client_id
         self._terms = replace(self._terms, client_id=self._new_id())
-        say(logger, logging.WARNING, "client.id_taken", client=short_id(old),
+        log_event(logger, logging.WARNING, "client.id_taken", client=short_id(old),
             now=short_id(self.client_id), reason=str(reason))  # fmt: skip
         self._tell(ClientIdChanged(self.client_id))
         first, self._renewed = not self._renewed, True
@@ -406,7 +406,7 @@ class CenterClient:
         except RemoteSessionError as error:
             session.end(error)
             raise LocalLinkError(Code.LINK_LOST, str(error)) from error
-        say(logger, logging.INFO, "link.resumed", peer=transport.peer,
+        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
             after_s=round(after_s, 3), connections=session.streams,
             repeated_bytes=repeated)  # fmt: skip
         self._tell(LinkResumed(transport.peer, after_s, session.streams, repeated))
@@ -419,7 +419,7 @@ class CenterClient:
         self.publisher.detach()
         if self._stopping.is_set():  # as its user wished
             return
-        say(logger, logging.WARNING, "session.lost", reason=str(reason),
+        log_event(logger, logging.WARNING, "session.lost", reason=str(reason),
             client=short_id(self.client_id),
             connections=session.lost_streams)  # fmt: skip
         self._tell(SessionLost(reason, session.lost_streams))
@@ -448,7 +448,7 @@ class CenterClient:
             if self._via is None:
                 stream = await dial(join.host, join.port, self._path.mss)
             else:
-                stream = await dial_via(self._via, join.host, join.port)
+                stream = await dial_through(self._via, join.host, join.port)
         if self._step.cancelled_caught:
             why = "no answer in time, and connections wait"
             raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
@@ -503,7 +503,7 @@ class CenterClient:
             return
         self._path.greeted()
         if not (resumed and self._was_up):
-            say(logger, logging.INFO, "link.up", peer=transport.peer,
+            log_event(logger, logging.INFO, "link.up", peer=transport.peer,
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
             pinned = transport.encrypted and self._join.pin is not None
             self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
@@ -580,7 +580,7 @@ class CenterClient:
     ) -> str:
         """Publish a proxy whose visitors leave in the network of this machine."""
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
-        serve = partial(serve_inward, networks=networks, users=users)
+        serve = partial(serve_client_proxy, networks=networks, users=users)
         return await self.publish(wanted, serve)
 
     async def be_exit(self, name: str, networks: Networks) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnel.center.exit.direct import Dialled
+from tunnel.center.exit.direct import DirectStream
 from tunnel.errors import Code, LocalStreamError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.dial import connect
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunnel.proto.frames import Target
 
 
-async def serve_inward(
+async def serve_client_proxy(
     stream: VirtualStream, networks: Networks, users: ProxyUsers | None
 ) -> None:
     """Serve one visitor of the proxy to its end; owns the stream.
@@ -38,7 +38,7 @@ async def serve_inward(
     async def open_target(target: Target) -> ResettableStream:
         if not isinstance(target, TcpTarget):
             raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
-        return Dialled(
+        return DirectStream(
             await connect(
                 target.address, allow=networks.allow, opened=DESCRIPTORS.admit
             )
@@ -46,4 +46,4 @@ async def serve_inward(
 
     stream.accept()
     visitor = stream.create.visitor if stream.create else None
-    await handle_app(stream, WayOut(open_target), peer=visitor, users=users)
+    await handle_app(stream, Dialer(open_target), peer=visitor, users=users)

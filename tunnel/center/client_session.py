@@ -16,7 +16,7 @@ from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError
 from tunnel.link.session import Session
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.proto.frames import CAN_UDP, BindTarget
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ClientSession:
         if error is None:  # pragma: no cover - it has ended
             return
         quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
-        say(logger, logging.INFO if quiet else logging.WARNING,
+        log_event(logger, logging.INFO if quiet else logging.WARNING,
             "session.ended" if quiet else "session.lost",
             user=self.user.name, client=short_id(self.client_id),
             code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
@@ -145,7 +145,7 @@ class ClientSession:
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         create = stream.create
         if create is not None and create.exit is not None:
-            return self._server.serve_onward(self.user, stream, create)
+            return self._server.serve_chained(self.user, stream, create)
         target = create.target if create else None
         user = self.user
         if isinstance(target, BindTarget):

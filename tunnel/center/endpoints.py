@@ -57,7 +57,7 @@ class Key(NamedTuple):
         return f"port {self.port}" if self.port else self.host
 
 
-class Opening(Protocol):
+class Endpoint(Protocol):
     """A mapping that is open."""
 
     @property
@@ -79,7 +79,7 @@ class Opening(Protocol):
         ...
 
 
-class Kind(Protocol):
+class EndpointType(Protocol):
     """How entries of one type are opened."""
 
     @property
@@ -108,7 +108,7 @@ class Kind(Protocol):
         """
         ...
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
         """Open one candidate.
 
         Raises:
@@ -135,19 +135,19 @@ class TcpPorts:
 
     @property
     def none_left(self) -> str:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         if not self._ports:
             return "this server chooses no port: name one"
         return f"every port from {self._ports[0]} to {self._ports[-1]} is taken"
 
     def host(self, entry: MappingEntry) -> str:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         return entry.host or self._host
 
     def candidates(
         self, entry: MappingEntry, taken: Container[Key]
     ) -> Iterator[tuple[Key, ...]]:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         host, count = self.host(entry), entry.count
         if entry.port:
             yield self._row(host, entry.port, count)
@@ -166,8 +166,8 @@ class TcpPorts:
     def _row(self, host: str, first: int, count: int) -> tuple[Key, ...]:
         return tuple(Key(self._type, host, first + at) for at in range(count))
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
-        """See ``Kind``."""
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+        """See ``EndpointType``."""
         rows: list[list[PortListener]] = []
         try:
             for key in keys:
@@ -205,7 +205,7 @@ def _close_all(rows: list[list[PortListener]]) -> None:
 
 
 class _TcpPorts:
-    """See ``Opening``. The visitor of each port is told from those of the others."""
+    """See ``Endpoint``. The visitor of each port is told from those of the others."""
 
     note = ""
 
@@ -234,8 +234,8 @@ class UdpPorts(TcpPorts):
 
     _type = MappingType.UDP
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
-        """See ``Kind``."""
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+        """See ``EndpointType``."""
         rows: list[list[trio.socket.SocketType]] = []
         opening = _UdpPorts(Address(keys[0].host, keys[0].port), rows)
         try:
@@ -249,7 +249,7 @@ class UdpPorts(TcpPorts):
 
 
 class _UdpPorts:
-    """See ``Opening``. The visitor of each port is told from those of the others."""
+    """See ``Endpoint``. The visitor of each port is told from those of the others."""
 
     note = ""
 
@@ -281,7 +281,7 @@ class HostNames:
         type: ``HTTP`` or ``HTTPS``.
         port: the public one, for the answer.
         domain: completes names without a dot; None refuses those.
-        note: see ``Opening``.
+        note: see ``Endpoint``.
     """
 
     max_count = 1
@@ -300,7 +300,7 @@ class HostNames:
         self._domain = domain
 
     def host(self, entry: MappingEntry) -> str:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         name = entry.host.lower().removesuffix(".")
         if "." in name or not self._domain:
             return name
@@ -309,7 +309,7 @@ class HostNames:
     def candidates(
         self, entry: MappingEntry, taken: Container[Key]
     ) -> Iterator[tuple[Key, ...]]:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         del taken
         host = self.host(entry)
         if "." not in host:
@@ -321,8 +321,8 @@ class HostNames:
             raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
         yield (Key(self._type, host),)
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
-        """See ``Kind``."""
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+        """See ``EndpointType``."""
         await trio.lowlevel.checkpoint()
         return _Name(Address(keys[0].host, self._port), self._note)
 
@@ -334,18 +334,18 @@ class Exits:
     none_left = ""  # there is always one candidate
 
     def host(self, entry: MappingEntry) -> str:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         return entry.host
 
     def candidates(
         self, entry: MappingEntry, taken: Container[Key]
     ) -> Iterator[tuple[Key, ...]]:
-        """See ``Kind``."""
+        """See ``EndpointType``."""
         del taken
         yield (exit_key(entry.host),)
 
-    async def open(self, keys: tuple[Key, ...]) -> Opening:
-        """See ``Kind``."""
+    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+        """See ``EndpointType``."""
         await trio.lowlevel.checkpoint()
         return _Name(Address(keys[0].host, 0))
 
@@ -356,7 +356,7 @@ def exit_key(name: str) -> Key:
 
 
 class _Name:
-    """See ``Opening``: nothing is opened, the claim itself is what others look up."""
+    """See ``Endpoint``: nothing is opened, the claim itself is what others look up."""
 
     def __init__(self, public: Address, note: str = "") -> None:
         self.public = public

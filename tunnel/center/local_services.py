@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.center.exit.direct import Dialled
+from tunnel.center.exit.direct import DirectStream
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.names import Guard, handle_guarded
@@ -35,9 +35,9 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
             who they are; else they come to a port, and what they say is not believed.
     """
 
-    async def open_one(visitor: Address) -> Dialled:
+    async def open_one(visitor: Address) -> DirectStream:
         del visitor
-        return Dialled(await connect_end(target, opened=DESCRIPTORS.admit))
+        return DirectStream(await connect_end(target, opened=DESCRIPTORS.admit))
 
     async def serve(stream: VirtualStream) -> None:
         stream.accept()

@@ -15,14 +15,14 @@ import trio
 
 from tunnel.center.endpoints import Key, KeyInUse
 from tunnel.errors import Code, TunnelError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from tunnel.access.users import User
-    from tunnel.center.endpoints import Kind, Opening
+    from tunnel.center.endpoints import Endpoint, EndpointType
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Address, MappingEntry, ProtMapping, Target
 
@@ -84,7 +84,7 @@ class _Claim:
     owner: Member
     entry: MappingEntry
     keys: tuple[Key, ...]
-    opening: Opening
+    opening: Endpoint
 
     def is_same(
         self, member: Member, entry: MappingEntry, keys: tuple[Key, ...]
@@ -105,7 +105,7 @@ class MappingTable:
         kinds: what is offered: how entries of a type are opened.
     """
 
-    def __init__(self, kinds: Mapping[int, Kind]) -> None:
+    def __init__(self, kinds: Mapping[int, EndpointType]) -> None:
         self._kinds = dict(kinds)
         self._claims: dict[Key, _Claim] = {}
         self._named: dict[Member, dict[str, _Claim]] = {}
@@ -118,7 +118,7 @@ class MappingTable:
     def __len__(self) -> int:
         return self._count
 
-    def offer(self, kinds: Mapping[int, Kind]) -> None:
+    def offer(self, kinds: Mapping[int, EndpointType]) -> None:
         """Offer more kinds from now on."""
         self._kinds.update(kinds)
 
@@ -243,7 +243,7 @@ class MappingTable:
         self,
         member: Member,
         entry: MappingEntry,
-        kind: Kind,
+        kind: EndpointType,
         keys: tuple[Key, ...],
         taken: _Taken,
     ) -> MappingAnswer:
@@ -309,10 +309,10 @@ class MappingTable:
 
     async def _serve(self, claim: _Claim) -> None:
         public = str(claim.opening.public)
-        say(logger, logging.INFO, "mapping.open", public=public,
+        log_event(logger, logging.INFO, "mapping.open", public=public,
             user=claim.owner.user.name)  # fmt: skip
         await claim.opening.serve(claim.entry.name, claim.owner.open_now)
-        say(logger, logging.INFO, "mapping.closed", public=public)
+        log_event(logger, logging.INFO, "mapping.closed", public=public)
 
 
 class _Taken:

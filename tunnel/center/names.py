@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tunnel.center.endpoints import Kind
+    from tunnel.center.endpoints import EndpointType
     from tunnel.center.mappings import MappingTable, Member
     from tunnel.front.http.sni import Termination
     from tunnel.net.listen import PortListener
@@ -69,7 +69,7 @@ class NamePorts:
         """Where HTTPS is open."""
         return _bound(self._options.https, self._https)
 
-    async def open(self) -> dict[int, Kind]:
+    async def open(self) -> dict[int, EndpointType]:
         """Open the ports; give the kinds of names that can be had on them.
 
         Raises:
@@ -78,7 +78,7 @@ class NamePorts:
         """
         options = self._options
         self._ending = _termination_of(options)
-        kinds: dict[int, Kind] = {}
+        kinds: dict[int, EndpointType] = {}
         try:
             if options.http is not None:
                 self._http = await open_listener(options.http.host, options.http.port)
@@ -100,7 +100,7 @@ class NamePorts:
         type: MappingType,  # noqa: A002 - as in Key
         where: Address | None,
         note: str = "",
-    ) -> Kind:
+    ) -> EndpointType:
         return HostNames(type, where.port if where else 0, self._options.domain, note)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final
 
-from tunnel.log import say
+from tunnel.log import log_event
 
 if TYPE_CHECKING:
     from tunnel.proto.mux import MuxCore
@@ -86,4 +86,4 @@ class Path:
             return
         level, self._told = logging.INFO if self._told else logging.WARNING, True
         why = "two links stood still at the same byte: large packets seem to vanish"
-        say(logger, level, "path.suspected", reason=why, mss=self.mss)
+        log_event(logger, level, "path.suspected", reason=why, mss=self.mss)

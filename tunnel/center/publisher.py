@@ -21,7 +21,7 @@ from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.exit.tcp import refuse
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.proto.frames import (
     MAX_MAPPING_ENTRIES,
     TLS_ONLY,
@@ -196,7 +196,9 @@ class Publisher:
             try:
                 answers = await session.ask_mapping(op, [m.entry for m in mappings])
             except TunnelError as error:
-                say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+                log_event(
+                    logger, logging.WARNING, "mapping.unanswered", reason=str(error)
+                )
                 break
             op = MappingOp.ADD
             for name, mapping, answer in zip(some, mappings, answers, strict=False):
@@ -232,7 +234,7 @@ class Publisher:
                 # Whatever was given once is asked for again: the address is known.
                 mapping.entry = replace(entry, port=answer.port)
             if known != public:
-                say(logger, logging.INFO, "mapping.ready", name=name,
+                log_event(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
                 over_tls = answer.reason == TLS_ONLY
                 self._tell(MappingReady(name, public, over_tls))
@@ -240,7 +242,7 @@ class Publisher:
         known_refusal, mapping.refusal = mapping.refusal, answer
         mapping.public = None
         if known_refusal != answer:  # that it goes on is no news
-            say(logger, logging.WARNING, "mapping.refused", name=name,
+            log_event(logger, logging.WARNING, "mapping.refused", name=name,
                 code=answer.code.name, reason=answer.reason)  # fmt: skip
             self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
 
@@ -249,7 +251,7 @@ async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> No
     try:
         await session.ask_mapping(MappingOp.REMOVE, [entry])
     except TunnelError as error:
-        say(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+        log_event(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
     finally:
         done.set()
 

@@ -21,7 +21,7 @@ from tunnel.addresses import EVERYWHERE
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S
 from tunnel.center.endpoints import Exits, TcpPorts, UdpPorts, exit_key
-from tunnel.center.exit.chained import serve_onward
+from tunnel.center.exit.chained import serve_chained
 from tunnel.center.exit.tcp import refuse
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
@@ -36,11 +36,11 @@ from tunnel.errors import (
 from tunnel.link.link import Link
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import open_listener, serve
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -197,13 +197,13 @@ class CenterServer:
             nursery.start_soon(self.names.serve, self.mappings)
             address = Address(listen.host, port)
             task_status.started(address)
-            say(logger, logging.INFO, "server.listening", address=str(address),
+            log_event(logger, logging.INFO, "server.listening", address=str(address),
                 tls=self._tls is not None)  # fmt: skip
             await serve(
                 self._listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
             )
 
-    def serve_onward(
+    def serve_chained(
         self, user: User, stream: VirtualStream, create: ProtCreate
     ) -> Awaitable[None]:
         """Lead an opener to the client that it wants to leave at.
@@ -225,7 +225,7 @@ class CenterServer:
             onward = owner.open_now(create.target)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
-        return serve_onward(stream, onward)
+        return serve_chained(stream, onward)
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop.
@@ -258,7 +258,7 @@ class CenterServer:
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> None:
         """Take a wire from its first byte to its last; owns the stream."""
-        if not isinstance(stream, QuickSocket):  # pragma: no cover - all are
+        if not isinstance(stream, FastSocket):  # pragma: no cover - all are
             return
         tune_link(stream)
         try:
@@ -273,7 +273,7 @@ class CenterServer:
             await trio.aclose_forcefully(stream)
 
     async def _prove(
-        self, stream: QuickSocket, peer: Address
+        self, stream: FastSocket, peer: Address
     ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
         """Hear who it is; None, after the answer, if it does not prove that."""
         transport: Transport | None = None
@@ -294,11 +294,11 @@ class CenterServer:
             finally:
                 place.leave()
         if scope.cancelled_caught:
-            say(logger, logging.INFO, "link.turned_away", peer=str(peer),
+            log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
                 reason="a newcomer needs its place")  # fmt: skip
         return None
 
-    def _transport(self, stream: QuickSocket, peer: str) -> Transport:
+    def _transport(self, stream: FastSocket, peer: str) -> Transport:
         if self._tls is None:
             return PlainTransport(stream, peer)
         return TlsTransport(stream, self._tls, server_side=True, peer=peer)
@@ -334,7 +334,7 @@ class CenterServer:
             code, reason = error.code.name, str(error)
         else:
             code, reason = "SILENT", "it took too long"
-        say(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
+        log_event(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
             reason=reason)  # fmt: skip
         if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
             away_s = self._gate.failed(
@@ -381,7 +381,7 @@ class CenterServer:
         ):
             # Unknown, expired or foreign: nobody learns which.
             if claim.session_id:
-                say(logger, logging.WARNING, "session.unknown", user=claim.name,
+                log_event(logger, logging.WARNING, "session.unknown", user=claim.name,
                     client=short_id(claim.client_id))  # fmt: skip
             return None
         if claim.link_no > member.link_no and (
@@ -412,7 +412,7 @@ class CenterServer:
         repeated = session.resume(claim.count)
         self._sessions.has_link(member)
         member.link = Link(session, transport, _leftover(handshake))
-        say(logger, logging.INFO, "link.resumed", peer=transport.peer,
+        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
             user=member.user.name, after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
 
@@ -426,7 +426,7 @@ class CenterServer:
             code, reason = refusal
             after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
             handshake.refuse(code, reason, retry_after_s=after_s)
-            say(logger, logging.WARNING, "session.refused", peer=transport.peer,
+            log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
                 user=user.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
@@ -439,7 +439,7 @@ class CenterServer:
         self._sessions.add(member)
         member.link = Link(member.session, transport, _leftover(handshake))
         await self._nursery.start(member.run)
-        say(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
+        log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return member
 
@@ -485,7 +485,7 @@ class CenterServer:
         member.session.link_lost(reason)
         if not member.gone:
             self._sessions.waits(member)
-        say(logger, logging.INFO, "link.down", peer=link.transport.peer,
+        log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
             user=member.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not member.gone)  # fmt: skip
 

@@ -16,7 +16,7 @@ import trio
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
 from tunnel.proto.frames import Address
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.dialer import Datagrams
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 MAX_DATAGRAM_BYTES: Final = 65_535
 """More than UDP can carry: nothing is ever cut short."""
@@ -34,7 +34,7 @@ _CONTROL_BYTES: Final = 4096
 
 
 async def associate(
-    app: QuickSocket,
+    app: FastSocket,
     datagrams: Datagrams,
     port: int,
     reply: Callable[[Address], bytes],
@@ -74,7 +74,7 @@ async def associate(
         await drop_resource(datagrams)
 
 
-def _relay_socket(app: QuickSocket) -> trio.socket.SocketType:
+def _relay_socket(app: FastSocket) -> trio.socket.SocketType:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
     host = _plain(host)
@@ -110,7 +110,7 @@ class _Relay:
         self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
         self._told = False
 
-    async def run(self, control: QuickSocket) -> None:
+    async def run(self, control: FastSocket) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upward)
             nursery.start_soon(self._downward, nursery.cancel_scope)
@@ -142,7 +142,7 @@ class _Relay:
     def _tell(self, name: tuple[str | int, ...]) -> None:
         """Say once that somebody else sends: behind NAT it may be the app itself."""
         if not self._told:
-            say(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
+            log_event(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
                 source=str(Address(_plain(str(name[0])), int(name[1]))),
                 reason="it is not from the app")  # fmt: skip
         self._told = True

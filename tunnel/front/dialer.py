@@ -65,7 +65,7 @@ Associate = Callable[[], Awaitable[Datagrams]]
 
 
 @dataclass(frozen=True, slots=True)
-class WayOut:
+class Dialer:
     """What the apps of a proxy can have opened."""
 
     open: OpenTarget

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tunnel.errors import StreamError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import ResettableStream, reset_socket
 from tunnel.proto.frames import Address
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 OpenNow = Callable[[Address], ResettableStream]
 """Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be
@@ -30,7 +30,7 @@ sent before the far side has answered, and its refusal breaks the stream."""
 
 
 async def serve_port(
-    listeners: Sequence[trio.abc.Listener[QuickSocket]],
+    listeners: Sequence[trio.abc.Listener[FastSocket]],
     open_now: OpenNow,
     *,
     max_visitors: int = MAX_VISITORS,
@@ -55,7 +55,7 @@ def handle_visitor(
     try:
         virtual = open_now(peer)
     except StreamError as error:
-        say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
+        log_event(LOG, logging.INFO, "visitor.refused", peer=str(peer),
             reason=error.code.name)  # fmt: skip
         return reset_socket(visitor)
     return carry(visitor, virtual, peer)

@@ -15,23 +15,23 @@ import trio
 from tunnel.front.attempt import READ_BYTES
 from tunnel.front.http.proxy import handle_http
 from tunnel.front.socks import HANDSHAKE_S, handle_socks
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.front.dialer import WayOut
+    from tunnel.front.dialer import Dialer
     from tunnel.front.proxy_users import ProxyUsers
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
     from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)
 
 
 async def serve_proxy(
-    listeners: Sequence[trio.abc.Listener[QuickSocket]],
-    way_out: WayOut,
+    listeners: Sequence[trio.abc.Listener[FastSocket]],
+    way_out: Dialer,
     *,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
@@ -67,7 +67,7 @@ async def serve_proxy(
 
 async def handle_app(
     app: trio.abc.HalfCloseableStream,
-    way_out: WayOut,
+    way_out: Dialer,
     *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
@@ -92,7 +92,7 @@ async def handle_app(
         raise
     if not first:
         await trio.aclose_forcefully(app)
-        say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
+        log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
     elif first[0] in _SOCKS:
         await handle_socks(
             app,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tunnel.access.guesses import BURST, GUESSES
 from tunnel.addresses import is_localhost
 from tunnel.errors import UsageError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import Told
 from tunnel.proto.frames import UnixPath
 
@@ -108,7 +108,7 @@ class Login:
         self._is_proved = right
         if not right:
             GUESSES.failed(self._host, time.monotonic())
-            say(LOG, logging.WARNING, "login.failed", peer=str(self._peer),
+            log_event(LOG, logging.WARNING, "login.failed", peer=str(self._peer),
                 to=self._what)  # fmt: skip
         return right
 

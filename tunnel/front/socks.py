@@ -22,16 +22,16 @@ from tunnel.front.attempt import (
     last_words,
 )
 from tunnel.front.proxy_users import Login
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, carry, peer_of
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import TcpTarget
 from tunnel.socks.common import SocksCommand
 from tunnel.socks.v4 import Socks4Server
 from tunnel.socks.v5 import Socks5Server
 
 if TYPE_CHECKING:
-    from tunnel.front.dialer import BoundPort, WayOut
+    from tunnel.front.dialer import BoundPort, Dialer
     from tunnel.front.proxy_users import ProxyUsers
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Address
@@ -49,7 +49,7 @@ Dialogue = Socks4Server | Socks5Server
 async def handle_socks(
     app: trio.abc.HalfCloseableStream,
     first: bytes,
-    way_out: WayOut,
+    way_out: Dialer,
     *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
@@ -91,7 +91,7 @@ async def handle_socks(
         early = bytes(serving.early)
         await carry(app, serving.virtual, peer, early=early)
     elif not ready:
-        say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
+        log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 
 
 def _dialogue(first: bytes, users: ProxyUsers | None, login: Login) -> Dialogue:
@@ -112,7 +112,7 @@ class _Serving:
     def __init__(
         self,
         app: trio.abc.HalfCloseableStream,
-        way_out: WayOut,
+        way_out: Dialer,
         dialogue: Dialogue,
         login: Login,
     ) -> None:
@@ -212,7 +212,7 @@ class _Serving:
     async def _associate(self, source: Address) -> bool:
         make = self._way_out.associate
         app = self._app
-        if make is None or not isinstance(app, QuickSocket):
+        if make is None or not isinstance(app, FastSocket):
             raise LocalStreamError(Code.UNSUPPORTED, "no datagrams here")
         datagrams = await attempt(app, bytearray(), make, drop_resource)
         if datagrams is None:

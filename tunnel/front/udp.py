@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import StreamError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.listen import LOG
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Port:
     def __init__(self, open_datagrams: OpenDatagrams, most: int) -> None:
         self._open = open_datagrams
         self._most = most
-        self._patience = PATIENCE.get()
+        self._patience = TIMEOUTS.get()
         self._associations: dict[_Source, _Association] = {}
         self._refusing = False
 
@@ -175,7 +175,7 @@ class _Port:
             datagrams = self._open(visitor)
         except StreamError as error:
             if not self._refusing:  # one line for each bad time: anybody can knock
-                say(LOG, logging.INFO, "visitor.refused", peer=str(visitor),
+                log_event(LOG, logging.INFO, "visitor.refused", peer=str(visitor),
                     reason=error.code.name)  # fmt: skip
             self._refusing = True
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
-from tunnel.net.notify import Bell
+from tunnel.net.notify import Notify
 from tunnel.proto.datagrams import DatagramQueue
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class DatagramStream:
         self._conn = stream.conn
         room = self._carrier.deliver_to(stream.conn, self._deliver)
         self._inbox: DatagramQueue[tuple[Address, bytes]] = DatagramQueue(room)
-        self._news = Bell()
+        self._news = Notify()
         self._end: Code | None = None
         self._closed = False
         stream.on_closed(self._ended)

@@ -26,9 +26,9 @@ from tunnel.errors import (
 )
 from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
-from tunnel.link.write_sizer import MIN_TURN_BYTES, Pace
-from tunnel.log import say
-from tunnel.net.notify import Bell
+from tunnel.link.write_sizer import MIN_TURN_BYTES, WriteSizer
+from tunnel.log import log_event
+from tunnel.net.notify import Notify
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
 
@@ -81,9 +81,9 @@ class Link:
         self._closing = False
         self._flushing = False
         self._abandoned = False
-        self._clock = Bell()
+        self._clock = Notify()
         self._armed = math.inf
-        self._pace = Pace()
+        self._pace = WriteSizer()
         self._turn_bytes = 0
         self._turn_began = -math.inf
         self._goodbye = (Code.NORMAL, "")
@@ -240,7 +240,7 @@ class Link:
                 core.receive_data(data, now) if data else core.receive_more(now)
             )
         except RemoteSessionError as error:
-            say(logger, logging.WARNING, "link.broken", peer=self.transport.peer,
+            log_event(logger, logging.WARNING, "link.broken", peer=self.transport.peer,
                 code=error.code.name, reason=str(error))  # fmt: skip
             self._reason = error
             self.close(error.code, error.what)

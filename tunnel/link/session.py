@@ -21,9 +21,9 @@ from tunnel.errors import (
     SessionError,
 )
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.in_order import InOrder, begun
-from tunnel.net.notify import Bell
+from tunnel.net.notify import Notify
 from tunnel.net.poller import Poller
 from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
@@ -125,11 +125,11 @@ class Session:
         self.repeated_bytes = 0
         self._parked: dict[VirtualConn, Target] = {}
         self._parked_at: Counter[Target] = Counter()
-        self._link_changed = Bell()
+        self._link_changed = Notify()
         self.ended: TunnelError | None = None
         self.lost_streams = 0
         """Virtual TCP connections that its end has reset."""
-        self.writer = Bell()
+        self.writer = Notify()
         """Where the link's writer waits for output."""
         self.push: Callable[[], bool] = nowhere
         """Writes one turn to the link, without a wait; True if the writer is needed."""
@@ -153,8 +153,8 @@ class Session:
         )
         self._asking = trio.Lock()
         self._unwanted_answers = 0
-        self._pinging = Bell()
-        self._idle = Bell()
+        self._pinging = Notify()
+        self._idle = Notify()
         self._nursery: trio.Nursery | None = None
         self._over = trio.Event()
         self._gone = trio.Event()
@@ -508,7 +508,7 @@ class Session:
                 )
                 self.go_away.retry_after_s = away.retry_after_s
             case PeerDraining():
-                say(logger, logging.INFO, "link.peer_draining")
+                log_event(logger, logging.INFO, "link.peer_draining")
             case PingAnswered():
                 self._pinging.ring()
             case _:  # pragma: no cover - taken above
@@ -564,7 +564,7 @@ class Session:
         try:
             await self._offers.take(stream, self._begin_to_serve)
         except Exception as error:
-            say(logger, logging.ERROR, "stream.failed", exc_info=error,
+            log_event(logger, logging.ERROR, "stream.failed", exc_info=error,
                 sock_map=conn.sock_map)  # fmt: skip
             stream.reset(Code.INTERNAL)
         finally:

@@ -19,13 +19,13 @@ import trio
 
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
-from tunnel.net.sockets import QuickSocket, end_with_fin, quick
+from tunnel.net.sockets import FastSocket, end_with_fin, quick
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.net.sockets import QuickStream
+    from tunnel.net.sockets import FastStream
 
 ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
@@ -346,14 +346,14 @@ async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
     await transport.flush()
 
 
-async def _send_all(stream: QuickStream, data: Buffer) -> None:
+async def _send_all(stream: FastStream, data: Buffer) -> None:
     try:
         await stream.put(data)
     except trio.BrokenResourceError as error:
         raise lost(_reason(error)) from error
 
 
-def tune_link(link: QuickSocket) -> None:
+def tune_link(link: FastSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
     for option, value in (
         (socket.TCP_NODELAY, 1),
@@ -368,7 +368,7 @@ def tune_link(link: QuickSocket) -> None:
     end_with_fin(link.socket)
 
 
-async def dial(host: str, port: int, mss: int | None = None) -> QuickSocket:
+async def dial(host: str, port: int, mss: int | None = None) -> FastSocket:
     """Connect to a center-server; at most 10 s.
 
     Args:
@@ -392,7 +392,7 @@ async def dial(host: str, port: int, mss: int | None = None) -> QuickSocket:
         )
     except LocalStreamError as error:
         raise _dial_failed(where, host, port, error) from error
-    link = QuickSocket(sock)
+    link = FastSocket(sock)
     tune_link(link)
     return link
 

@@ -21,7 +21,7 @@ import trio
 
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.transport import DIAL_S, dial, tune_link
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.words import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _HEAD_BYTES: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Via:
+class UpstreamProxy:
     """A proxy on the way; its text never shows the password."""
 
     scheme: str
@@ -46,7 +46,7 @@ class Via:
     """The flag or variable that its user would mend."""
 
     @classmethod
-    def parse(cls, url: str) -> Via:
+    def parse(cls, url: str) -> UpstreamProxy:
         """Read ``http://[USER:PASSWORD@]HOST:PORT``, ``socks5://…`` or ``socks4://…``.
 
         Raises:
@@ -80,7 +80,7 @@ def _unreadable(cause: str) -> UsageError:
     )
 
 
-async def dial_via(via: Via, host: str, port: int) -> QuickSocket:
+async def dial_through(via: UpstreamProxy, host: str, port: int) -> FastSocket:
     """Connect to a center-server through a proxy; at most 10 s.
 
     Raises:
@@ -107,7 +107,7 @@ async def dial_via(via: Via, host: str, port: int) -> QuickSocket:
 # HTTP --------------------------------------------------------------------------------
 
 
-async def _through_http(via: Via, where: str) -> QuickSocket:
+async def _through_http(via: UpstreamProxy, where: str) -> FastSocket:
     stream = await _dial_proxy(via)
     try:
         await _ask_http(stream, via, where)
@@ -120,7 +120,7 @@ async def _through_http(via: Via, where: str) -> QuickSocket:
     return stream
 
 
-async def _dial_proxy(via: Via) -> QuickSocket:
+async def _dial_proxy(via: UpstreamProxy) -> FastSocket:
     try:
         return await dial(via.host, via.port)
     except LocalLinkError as error:
@@ -128,7 +128,7 @@ async def _dial_proxy(via: Via) -> QuickSocket:
         raise _proxy_not_reached(via, why) from error
 
 
-async def _ask_http(stream: QuickSocket, via: Via, where: str) -> None:
+async def _ask_http(stream: FastSocket, via: UpstreamProxy, where: str) -> None:
     import h11
 
     talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
@@ -154,7 +154,7 @@ async def _ask_http(stream: QuickSocket, via: Via, where: str) -> None:
     raise _refused(via, where, said)
 
 
-async def _http_answer(stream: QuickSocket, talk: h11.Connection) -> h11.Response:
+async def _http_answer(stream: FastSocket, talk: h11.Connection) -> h11.Response:
     import h11
 
     while True:
@@ -170,7 +170,9 @@ async def _http_answer(stream: QuickSocket, talk: h11.Connection) -> h11.Respons
 # SOCKS -------------------------------------------------------------------------------
 
 
-async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSocket:
+async def _through_socks(
+    via: UpstreamProxy, host: str, port: int, where: str
+) -> FastSocket:
     from python_socks import (
         ProxyConnectionError,
         ProxyError,
@@ -182,7 +184,7 @@ async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSoc
     kind = ProxyType.SOCKS5 if via.scheme.startswith("socks5") else ProxyType.SOCKS4
     proxy = Proxy(kind, via.host, via.port, via.user, via.password, rdns=True)
     try:
-        return QuickSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
+        return FastSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
     except ProxyTimeoutError as error:
         raise trio.TooSlowError from error
     except ProxyConnectionError as error:
@@ -200,7 +202,7 @@ async def _through_socks(via: Via, host: str, port: int, where: str) -> QuickSoc
 # Errors ------------------------------------------------------------------------------
 
 
-def _proxy_not_reached(via: Via, why: str) -> LocalLinkError:
+def _proxy_not_reached(via: UpstreamProxy, why: str) -> LocalLinkError:
     return LocalLinkError(
         Code.LINK_LOST,
         f"cannot reach the proxy {via}: {why}",
@@ -210,7 +212,7 @@ def _proxy_not_reached(via: Via, why: str) -> LocalLinkError:
     )
 
 
-def _not_our_user(via: Via, said: str) -> ViaError:
+def _not_our_user(via: UpstreamProxy, said: str) -> ViaError:
     scheme, _, rest = str(via).partition("://")
     return ViaError(
         Code.LINK_LOST,
@@ -223,7 +225,7 @@ def _not_our_user(via: Via, said: str) -> ViaError:
     )
 
 
-def _refused(via: Via, where: str, said: str) -> LocalLinkError:
+def _refused(via: UpstreamProxy, where: str, said: str) -> LocalLinkError:
     return LocalLinkError(
         Code.LINK_LOST,
         f"the proxy {via} does not reach {where}: {said}",
@@ -232,7 +234,7 @@ def _refused(via: Via, where: str, said: str) -> LocalLinkError:
     )
 
 
-def _no_proxy(via: Via, where: str, why: str) -> LocalLinkError:
+def _no_proxy(via: UpstreamProxy, where: str, why: str) -> LocalLinkError:
     return LocalLinkError(
         Code.LINK_LOST,
         f"cannot reach {where} through {via}: {why}",

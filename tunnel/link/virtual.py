@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
-from tunnel.net.notify import Bell
+from tunnel.net.notify import Notify
 from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
@@ -175,7 +175,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._lent = 0
         """Bytes that were lent by ``take_piece``: held until the next call."""
         self._answered = create is not None
-        self._progress = Bell()
+        self._progress = Notify()
         self._send_error: StreamError | None = None
         self._receive_error: StreamError | None = None
         self._eof_sent = False

@@ -18,7 +18,7 @@ MAX_TURN_BYTES: Final = 262_144
 """Above it nothing more is gained."""
 
 
-class Pace:
+class WriteSizer:
     """The size of the next turn, from how long the last ones took."""
 
     __slots__ = ("turn_bytes",)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 ASKED_AFTER: Final = 0.4
 """Of ``dead_after_s``: the kernel asks who was silent for so long (60 s) …"""
@@ -58,7 +58,7 @@ def ask_when_silent(sock: socket.socket) -> None:
     Raises:
         OSError: not TCP.
     """
-    dead_after_s = PATIENCE.get().dead_after_s
+    dead_after_s = TIMEOUTS.get().dead_after_s
     if _KEEP_IDLE:
         after_s = int(dead_after_s * ASKED_AFTER)
         sock.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, after_s)
@@ -107,7 +107,7 @@ async def reset_the_dead(scope: trio.CancelScope) -> None:
 
     Runs until ``scope`` is cancelled; several at once are harmless.
     """
-    dead_after_s = PATIENCE.get().dead_after_s
+    dead_after_s = TIMEOUTS.get().dead_after_s
     with scope:
         while _LINUX:  # elsewhere keepalive has to do
             await trio.sleep(dead_after_s * LOOK_EVERY)
@@ -122,15 +122,21 @@ async def _look_at_all(dead_after_s: float) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _look_at(stream: QuickSocket, dead_after_s: float) -> None:
+def _look_at(stream: FastSocket, dead_after_s: float) -> None:
     if stream not in PRESENT or stream.given_up:
         return  # left, or is about to
     signs = signs_of(stream.socket)
     why = signs.why_dead(dead_after_s) if signs else ""
     if not signs or not why or (signs.is_closed and stream.finished):
         return
-    say(LOG, logging.INFO, "peer.vanished", peer=_name_of(stream.socket), reason=why,
-        silent_s=round(signs.silent_s))  # fmt: skip
+    log_event(
+        LOG,
+        logging.INFO,
+        "peer.vanished",
+        peer=_name_of(stream.socket),
+        reason=why,
+        silent_s=round(signs.silent_s),
+    )
     carrier = PRESENT[stream]
     if carrier is not None:
         carrier.vanished()
@@ -138,7 +144,7 @@ def _look_at(stream: QuickSocket, dead_after_s: float) -> None:
         _break(stream)
 
 
-def _break(stream: QuickSocket) -> None:
+def _break(stream: FastSocket) -> None:
     """Break it for whoever waits for it, to read or to write."""
     stream.give_up()
     DESCRIPTORS.leaving += 1  # until ``Arrivals.left``

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from tunnel.log import say
+from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 RESERVE: Final = 96
 """Kept back: 64 links that prove themselves at the same time, and 32 for files, for the
@@ -55,7 +55,7 @@ def raise_limit() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:
-        say(LOG, logging.WARNING, "descriptors.limited", limit=soft, wanted=hard,
+        log_event(LOG, logging.WARNING, "descriptors.limited", limit=soft, wanted=hard,
             reason=str(error))  # fmt: skip
     DESCRIPTORS.look()
 
@@ -68,11 +68,11 @@ class Carrier(Protocol):
         ...
 
 
-PRESENT: Final[dict[QuickSocket, Carrier | None]] = {}
+PRESENT: Final[dict[FastSocket, Carrier | None]] = {}
 """Local connections of this process, with what carries each once something does."""
 
 
-def carried(stream: QuickSocket, by: Carrier) -> None:
+def carried(stream: FastSocket, by: Carrier) -> None:
     """Have ``by`` hear of it when the other end of ``stream`` has vanished."""
     if stream in PRESENT:
         PRESENT[stream] = by
@@ -85,19 +85,19 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._turn: trio.Lock | None = None  # most never need it, and it is large
-        self._said: dict[QuickSocket, int] = {}
+        self._said: dict[FastSocket, int] = {}
 
     def __len__(self) -> int:
         return len(self._said)
 
-    def came_in(self, visitor: QuickSocket) -> None:
+    def came_in(self, visitor: FastSocket) -> None:
         """Add a visitor: silent for as long as nothing has come from there."""
         if not self._said:
             DESCRIPTORS.crowds.add(self)
         self._said[visitor] = -1
         PRESENT[visitor] = None
 
-    def dialled(self, target: QuickSocket, said_bytes: int = 0) -> None:
+    def dialled(self, target: FastSocket, said_bytes: int = 0) -> None:
         """Add one that was dialled: silent for as long as nobody speaks to it.
 
         Args:
@@ -109,7 +109,7 @@ class Arrivals:
         self._said[target] = said_bytes
         PRESENT[target] = None
 
-    def left(self, stream: QuickSocket) -> None:
+    def left(self, stream: FastSocket) -> None:
         """Take one out again that was added; it is closed, or about to be."""
         self._said.pop(stream, None)
         PRESENT.pop(stream, None)
@@ -266,7 +266,7 @@ class Told:
         now = time.monotonic()
         if now >= self._next_at:
             self._next_at = now + SAY_EVERY_S
-            say(LOG, logging.WARNING, self._event, reason=reason, most=most,
+            log_event(LOG, logging.WARNING, self._event, reason=reason, most=most,
                 count=self._count, peer=str(peer) if peer else None)  # fmt: skip
             self._count = 0
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.visitors import VISITORS
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
 from tunnel.net.relay import relay, reset_socket
-from tunnel.net.sockets import QuickSocket, tune_local
+from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.trusted_proxy import vouched_peer
 from tunnel.proto.frames import Address
 
@@ -62,7 +62,7 @@ _GONE: Final = frozenset(
 )
 
 
-class PortListener(trio.abc.Listener[QuickSocket]):
+class PortListener(trio.abc.Listener[FastSocket]):
     """A TCP port that is listened on.
 
     What waits is accepted at once: trio's own listener takes a turn of the scheduler
@@ -79,7 +79,7 @@ class PortListener(trio.abc.Listener[QuickSocket]):
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
-    async def accept(self) -> QuickSocket:
+    async def accept(self) -> FastSocket:
         """Give the next visitor; who calls this owns the stream.
 
         No checkpoint while some wait, but for every ``ACCEPTS_A_TURN`` of them.
@@ -105,7 +105,7 @@ class PortListener(trio.abc.Listener[QuickSocket]):
                 if error.errno not in _GONE:
                     raise
             else:
-                return QuickSocket(visitor)
+                return FastSocket(visitor)
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -138,7 +138,7 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
     something about this machine, not about the visitor.
     """
-    if not isinstance(stream, QuickSocket):
+    if not isinstance(stream, FastSocket):
         return Address("local", 0)
     try:
         name: tuple[str, int] | tuple[str, int, int, int] | str
@@ -222,7 +222,7 @@ class _Entrance:
         self._visitors = VISITORS.get()
         self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
         self._vouched_for = 0
-        self._said: dict[int, tuple[QuickSocket, Address]] = {}
+        self._said: dict[int, tuple[FastSocket, Address]] = {}
         self._begun: dict[int, Awaitable[None] | None] = {}
         self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
             ADDRESS_SHARE, MAX_PER_ADDRESS
@@ -240,14 +240,14 @@ class _Entrance:
             except OSError as error:
                 if not failing:  # one line for each bad time, not ten a second
                     reason = str(error.strerror)
-                    say(LOG, logging.WARNING, "accept.failed", reason=reason)
+                    log_event(LOG, logging.WARNING, "accept.failed", reason=reason)
                 failing = True
                 DESCRIPTORS.look()
                 DESCRIPTORS.make_room(DESCRIPTORS.limit, "who waits to be accepted")
                 await trio.sleep(ACCEPT_PAUSE_S)
                 continue
             failing = False
-            if isinstance(stream, QuickSocket) and (
+            if isinstance(stream, FastSocket) and (
                 stream.number() >= DESCRIPTORS.edge
                 and await self._is_one_too_many(stream)
             ):
@@ -256,7 +256,7 @@ class _Entrance:
                 self._room.acquire_nowait()
             except trio.WouldBlock:
                 await self._wait_for_a_place(stream)
-            if isinstance(stream, QuickSocket) and not self._links:
+            if isinstance(stream, FastSocket) and not self._links:
                 self._arrivals.came_in(stream)
             self._newcomers.add(stream)
             self._nursery.start_soon(self._supervise, stream)
@@ -271,7 +271,7 @@ class _Entrance:
             await reset_socket(stream)
             raise
 
-    async def _is_one_too_many(self, stream: QuickSocket) -> bool:
+    async def _is_one_too_many(self, stream: FastSocket) -> bool:
         """Make room for who has one of the last descriptors; without it, refuse it.
 
         Nobody else is refused: the others wait in the kernel until there is room.
@@ -293,7 +293,7 @@ class _Entrance:
         peer = peer_of(stream)
         if peer is None:
             return None, None
-        if isinstance(stream, QuickSocket) and self._visitors.trusts(peer.host):
+        if isinstance(stream, FastSocket) and self._visitors.trusts(peer.host):
             self._vouched_for += 1
             return peer, self._serve_vouched(self._vouched_for, stream, peer)
         return peer, self._begin(stream, peer)
@@ -304,7 +304,7 @@ class _Entrance:
         return begun(self._handle, stream, peer) if self._enter(peer) else None
 
     async def _serve_vouched(
-        self, number: int, stream: QuickSocket, proxy: Address
+        self, number: int, stream: FastSocket, proxy: Address
     ) -> None:
         """Serve who comes through a trusted proxy, from its PROXY header on."""
         visitor = await self._vouched(stream, proxy)
@@ -320,7 +320,7 @@ class _Entrance:
                 self._visitors.leave(visitor.host)
 
     async def _begin_in_turn(
-        self, number: int, stream: QuickSocket, visitor: Address
+        self, number: int, stream: FastSocket, visitor: Address
     ) -> Awaitable[None] | None:
         """Begin behind who came before and has said its header in the same turn."""
         self._said[number] = stream, visitor
@@ -335,17 +335,19 @@ class _Entrance:
             if serving is not None:
                 await serving
         except* Exception as errors:
-            say(LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer))
+            log_event(
+                LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer)
+            )
         finally:
             await reset_socket(stream)  # closed by now, unless something went wrong
             if not self._links:
-                if isinstance(stream, QuickSocket):
+                if isinstance(stream, FastSocket):
                     self._arrivals.left(stream)
                 if serving is not None and peer is not None:
                     self._visitors.leave(peer.host)
             self._room.release()
 
-    async def _vouched(self, stream: QuickSocket, peer: Address) -> Address | None:
+    async def _vouched(self, stream: FastSocket, peer: Address) -> Address | None:
         """Give who a trusted proxy says is there; None if that cannot be read."""
         try:
             return await vouched_peer(stream, peer)
@@ -371,7 +373,7 @@ async def carry(
     started = time.monotonic()
     result = await relay(stream, virtual, early=early)
     if LOG.isEnabledFor(logging.DEBUG):
-        say(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
+        log_event(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
             sent=result.sent_bytes, received=result.received_bytes,
             seconds=round(time.monotonic() - started, 3),
             code=result.code.name)  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trio.lowlevel import Abort, RaiseCancelT, Task
 
 
-class Bell:
+class Notify:
     """Any number of tasks wait; one ring wakes all that are there, and nobody later."""
 
     __slots__ = ("waiting",)

@@ -6,7 +6,7 @@ no link: all that it is told of one is how a virtual TCP connection broke.
 
 A socket is carried by the session (``VirtualStream.carry``): the relay's own task waits
 for the end, and for what the socket does not take at once. Any other stream takes two
-tasks. ``_Joint`` decides what the end of one direction means for the other. The ends,
+tasks. ``_Relay`` decides what the end of one direction means for the other. The ends,
 in its order:
 
     end of file, either way      passed on; the other direction goes on; the last of
@@ -38,15 +38,15 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.net.descriptors import carried
-from tunnel.net.notify import Bell
-from tunnel.net.sockets import CHUNK_BYTES, QuickSocket, quick
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.notify import Notify
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick
+from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from tunnel.link.virtual import Local
-    from tunnel.net.sockets import Buffer, QuickStream
+    from tunnel.net.sockets import Buffer, FastStream
     from tunnel.proto.frames import Address
 
 GRACE_S: Final = 1.0
@@ -161,12 +161,12 @@ async def relay(
         virtual: may still wait for the peer's answer; a refusal is a reset.
         early: bytes that were read from ``local`` before.
         idle_s: without a byte either way for this long, and at most 1 % or
-            ``REST_MORE_S`` more, the relay ends with IDLE. None: as ``PATIENCE`` says.
+            ``REST_MORE_S`` more, the relay ends with IDLE. None: as ``TIMEOUTS`` says.
         traffic: counters to be kept up to date meanwhile.
     """
     if idle_s is None:
-        idle_s = PATIENCE.get().idle_s
-    joint = _Joint(local, virtual, traffic or Traffic(), idle_s)
+        idle_s = TIMEOUTS.get().idle_s
+    joint = _Relay(local, virtual, traffic or Traffic(), idle_s)
     try:
         await joint.run(early)
     finally:
@@ -224,7 +224,7 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
     closed. Never raises ``OSError``; does not wait for a socket, so that it also works
     while being cancelled.
     """
-    if isinstance(local, QuickSocket):
+    if isinstance(local, FastSocket):
         local.reset()
     else:
         await trio.aclose_forcefully(local)
@@ -242,7 +242,7 @@ _RESET: Final = _End(Code.RESET, Code.RESET)
 _IDLE: Final = _End(Code.IDLE, Code.IDLE)
 
 
-class _Joint:
+class _Relay:
     """The state that the two directions share."""
 
     __slots__ = (
@@ -280,13 +280,13 @@ class _Joint:
     ) -> None:
         self._local = local
         self._bytes = quick(local)
-        self._socket = self._bytes if isinstance(self._bytes, QuickSocket) else None
+        self._socket = self._bytes if isinstance(self._bytes, FastSocket) else None
         self._virtual = virtual
         self.traffic = traffic
         self._idle_s = idle_s
         self._push_at = math.inf  # a task of ours watches the time from here on
         self._scope: trio.CancelScope | None = None  # around waits for a stream
-        self._changed = Bell()
+        self._changed = Notify()
         self._early = b""
         self._sending = 0  # bytes that local is being given
         self._alone = False  # one task: the session carries local
@@ -632,7 +632,7 @@ async def _pass_end(send_eof: Callable[[], Awaitable[None]]) -> PumpEnd:
     return PumpEnd(Ended.FINISHED)
 
 
-async def _discard(source: QuickStream, pause_s: float = 0.0) -> PumpEnd:
+async def _discard(source: FastStream, pause_s: float = 0.0) -> PumpEnd:
     """Read to the end for nobody; ``pause_s`` keeps a flood from costing much."""
     try:
         while await source.receive_some(CHUNK_BYTES):
@@ -658,7 +658,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
     its word cannot be waited for. After our own FIN nothing is written, and the state
     CLOSE is the regular end of both. Whoever was given up is as good as dead.
     """
-    if not isinstance(local, QuickSocket):
+    if not isinstance(local, FastSocket):
         return False
     if local.given_up or local.finished:
         return local.given_up
@@ -671,7 +671,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
 def _queued_bytes(local: trio.abc.AsyncResource, which: int) -> int:
     """Give how many bytes the kernel holds, unsent or unread; 0 if not a socket."""
-    if not isinstance(local, QuickSocket):
+    if not isinstance(local, FastSocket):
         return 0
     try:
         answer = fcntl.ioctl(local.number(), which, bytes(4))

@@ -34,7 +34,7 @@ _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _FIN_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 
 
-class QuickStream(Protocol):
+class FastStream(Protocol):
     """What the inside of a link or a relay needs of a stream."""
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
@@ -65,12 +65,12 @@ class QuickStream(Protocol):
         ...
 
 
-def quick(stream: trio.abc.Stream) -> QuickSocket | _Other:
+def quick(stream: trio.abc.Stream) -> FastSocket | _Other:
     """Give the quick way to a stream's bytes; its own methods if it is no socket."""
-    return stream if isinstance(stream, QuickSocket) else _Other(stream)
+    return stream if isinstance(stream, FastSocket) else _Other(stream)
 
 
-class QuickSocket(trio.abc.HalfCloseableStream):
+class FastSocket(trio.abc.HalfCloseableStream):
     """A connected socket: a trio stream that is also read and written outside of tasks.
 
     Raises what a ``trio.SocketStream`` would.
@@ -108,13 +108,13 @@ class QuickSocket(trio.abc.HalfCloseableStream):
         """What a cancelled ``put`` did not give to the kernel."""
 
     @classmethod
-    def dialled(cls, sock: socket.socket) -> QuickSocket:
+    def dialled(cls, sock: socket.socket) -> FastSocket:
         """Take over a socket that was connected here, and set its options."""
         tune_local(sock)
         return cls(sock)
 
     @classmethod
-    def of(cls, sock: trio.socket.SocketType) -> QuickSocket:
+    def of(cls, sock: trio.socket.SocketType) -> FastSocket:
         """Take over a socket of trio's, for which no task waits."""
         family, kind, proto = sock.family, sock.type, sock.proto
         return cls(socket.socket(family, kind, proto, fileno=sock.detach()))
@@ -150,7 +150,7 @@ class QuickSocket(trio.abc.HalfCloseableStream):
                 return data
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and put them into ``buffer``; see ``QuickStream``."""
+        """Wait for bytes and put them into ``buffer``; see ``FastStream``."""
         if self._more:
             await trio.lowlevel.checkpoint()
         while True:
@@ -177,7 +177,7 @@ class QuickSocket(trio.abc.HalfCloseableStream):
         await self.put(data)
 
     async def put(self, data: Buffer) -> None:
-        """Do the same; see ``QuickStream``."""
+        """Do the same; see ``FastStream``."""
         if self.finished:
             raise trio.ClosedResourceError("this direction has ended")
         self._check_free(self._writes)
@@ -236,7 +236,7 @@ class QuickSocket(trio.abc.HalfCloseableStream):
             raise self._broken(error) from error
 
     def write_now(self, *pieces: Buffer) -> int:
-        """Give the kernel what it takes; see ``QuickStream``."""
+        """Give the kernel what it takes; see ``FastStream``."""
         try:
             if len(pieces) == 1:
                 return os.write(self._number, pieces[0])
@@ -334,7 +334,7 @@ class _Other:
 def tune_local(sock: socket.socket) -> None:
     """Set the options of a local TCP connection, or of all that a listener accepts.
 
-    From here on its end is a RST, unless ``QuickSocket.close`` makes it a clean one:
+    From here on its end is a RST, unless ``FastSocket.close`` makes it a clean one:
     the kernel closes what a killed process had open, and nobody may take an answer that
     was cut short for a whole one.
     """

@@ -23,7 +23,7 @@ forged, and longer no program waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long silence is borne."""
 
     idle_s: float = math.inf
@@ -38,5 +38,5 @@ class Patience:
         return self.udp_idle_s if answered else min(self.udp_idle_s, UDP_UNANSWERED_S)
 
 
-PATIENCE: Final = ContextVar("PATIENCE", default=Patience())  # noqa: B039
+TIMEOUTS: Final = ContextVar("PATIENCE", default=Timeouts())  # noqa: B039
 """Of the command: every task below sees it."""

@@ -15,7 +15,7 @@ import trio
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, read_proxy_header
 
 if TYPE_CHECKING:
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
     from tunnel.proto.frames import Address
 
 FIRST_S: Final = 0.5
@@ -25,7 +25,7 @@ HEADER_S: Final = 3.0
 """For the rest of a header that has begun."""
 
 
-async def vouched_peer(stream: QuickSocket, peer: Address) -> Address:
+async def vouched_peer(stream: FastSocket, peer: Address) -> Address:
     """Give who the visitor is, as the header says; the peer if there is no header.
 
     Args:

@@ -17,7 +17,7 @@ import trio
 
 from tunnel.errors import AddressError
 from tunnel.net.listen import BACKLOG, open_listener
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address, UnixPath
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MODE: Final = 0o600
 """Only this user: whoever gets through to the socket gets what is behind it."""
 
 
-class UnixListener(trio.abc.Listener[QuickSocket]):
+class UnixListener(trio.abc.Listener[FastSocket]):
     """A unix socket that is listened on; closing it removes its file."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
@@ -37,9 +37,9 @@ class UnixListener(trio.abc.Listener[QuickSocket]):
         self._path = path
         self._inode = _inode(path)
 
-    async def accept(self) -> QuickSocket:
+    async def accept(self) -> FastSocket:
         """Wait for a program; who calls this owns the stream."""
-        return QuickSocket.of((await self._listener.accept()).socket)
+        return FastSocket.of((await self._listener.accept()).socket)
 
     async def aclose(self) -> None:
         """Stop listening, and remove the file if it is still ours."""
@@ -52,7 +52,7 @@ class UnixListener(trio.abc.Listener[QuickSocket]):
 
 async def listen_at(
     where: End, backlog: int = BACKLOG
-) -> tuple[Sequence[trio.abc.Listener[QuickSocket]], End]:
+) -> tuple[Sequence[trio.abc.Listener[FastSocket]], End]:
     """Listen on an address or a unix path; give the listeners, and where they are.
 
     The caller closes them; ``serve`` does.

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from tunnel import __version__
 from tunnel.addresses import EVERYWHERE, host_of
 from tunnel.errors import Exit, TunnelError, UsageError
-from tunnel.ops.timeout_flags import Silence, seconds
+from tunnel.ops.timeout_flags import TimeoutFlags, seconds
 from tunnel.ops.variables import Environment
 from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
@@ -48,7 +48,7 @@ To = Annotated[
     Parameter(help="The line that `tunnel serve` prints, or the name of a saved one."),
 ]
 SaveAs = Annotated[str | None, Parameter(help="Save the server under this name.")]
-Via = Annotated[
+UpstreamProxy = Annotated[
     str | None,
     Parameter(
         help="http:// or socks5:// URL of a proxy through which the server is reached; "
@@ -78,7 +78,7 @@ Json = Annotated[
     bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
 ]
 Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
-_USUAL: Final = Silence()
+_USUAL: Final = TimeoutFlags()
 
 
 @app.command
@@ -146,7 +146,7 @@ def serve(
             negative=(),
         ),
     ] = None,
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -184,7 +184,7 @@ def serve(
 def up(
     *,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     tcp: Annotated[
         list[str] | None,
@@ -245,7 +245,7 @@ def up(
         ),
     ] = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -303,10 +303,10 @@ def tcp(
         ),
     ] = None,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -336,10 +336,10 @@ def udp(
         str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
     ] = "0",
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -372,10 +372,10 @@ def share(
         Parameter(name="--list", negative=(), help="List folders without index.html."),
     ] = False,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -405,10 +405,10 @@ def reach(
     *,
     leave_at: LeaveAt = None,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -438,10 +438,10 @@ def socks(
     udp_public: UdpPublic = None,
     leave_at: LeaveAt = None,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     save_as: SaveAs = None,
     drain: Drain = "8s",
-    silence: Silence = _USUAL,
+    silence: TimeoutFlags = _USUAL,
     as_json: Json = False,
     log: Log = None,
 ) -> int:
@@ -464,7 +464,7 @@ def pipe(
     *,
     leave_at: LeaveAt = None,
     to: To = None,
-    via: Via = None,
+    via: UpstreamProxy = None,
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
@@ -551,7 +551,7 @@ def _count(flag: str, number: int, least: int = 0) -> int:
 
 
 def _up(
-    plan: UpPlan, drain: str, silence: Silence, as_json: bool, log: LogForm | None
+    plan: UpPlan, drain: str, silence: TimeoutFlags, as_json: bool, log: LogForm | None
 ) -> int:
     from tunnel.ops.runtime import run_up
     from tunnel.ops.show import Show

@@ -31,7 +31,7 @@ from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import QuickSocket
+from tunnel.net.sockets import FastSocket
 from tunnel.ops.demo_page import (
     CheckFailedError,
     Visit,
@@ -341,7 +341,7 @@ async def check_way(way: str, first: Address, through: Address | None) -> Seen:
         TunnelError: not reached, not in time, or not the same bytes.
     """
     with _within(CHECK_S, f"the check {way}"):
-        stream = QuickSocket.dialled(await connect(first))
+        stream = FastSocket.dialled(await connect(first))
         try:
             if through is not None:
                 await socks5_connect(stream, through)

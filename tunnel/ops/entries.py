@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import EVERYWHERE, LOCALHOST
 from tunnel.errors import CODES, Code, TunnelError, UsageError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
 from tunnel.front.proxy_users import refuse_open_proxy
@@ -332,10 +332,10 @@ class SocksEntry(Local):
         title = f"SOCKS and HTTP proxy, leaving {leaving}"
         return Line("socks", str(where), "-", title=title)
 
-    def _way_out(self, client: CenterClient) -> WayOut:
+    def _way_out(self, client: CenterClient) -> Dialer:
         if self.exit_name is not None:  # a client is an exit for TCP only
-            return WayOut(partial(client.open, exit_name=self.exit_name))
-        return WayOut(client.open, client.bind, client.associate, self.udp_public)
+            return Dialer(partial(client.open, exit_name=self.exit_name))
+        return Dialer(client.open, client.bind, client.associate, self.udp_public)
 
 
 def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:

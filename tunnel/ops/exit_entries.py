@@ -25,7 +25,7 @@ SOCKS_WORD: Final = "socks"
 
 
 @dataclass(frozen=True, slots=True)
-class InwardEntry(Published):
+class ClientProxyEntry(Published):
     """``--tcp REMOTE=socks``: a public proxy into the network of this machine.
 
     Raises:
@@ -46,7 +46,7 @@ class InwardEntry(Published):
             )
 
     @classmethod
-    def parse(cls, text: str) -> InwardEntry:
+    def parse(cls, text: str) -> ClientProxyEntry:
         """Read ``REMOTE=socks[,auth=USER:PASSWORD…][,network=NET…]``.
 
         Raises:
@@ -107,14 +107,14 @@ class ExitEntry(Published):
         return _not_given(f"the exit {self.name}", notice)
 
 
-def parse_tcp(text: str) -> TcpEntry | InwardEntry:
+def parse_tcp(text: str) -> TcpEntry | ClientProxyEntry:
     """Read what stands behind ``--tcp``.
 
     Raises:
         UsageError: it is no entry.
     """
     target = text.partition(",")[0].rpartition("=")[2]
-    return (InwardEntry if target == SOCKS_WORD else TcpEntry).parse(text)
+    return (ClientProxyEntry if target == SOCKS_WORD else TcpEntry).parse(text)
 
 
 def tcp_entry(
@@ -125,7 +125,7 @@ def tcp_entry(
     socks: bool,
     auth: list[str],
     networks: list[str],
-) -> TcpEntry | InwardEntry:
+) -> TcpEntry | ClientProxyEntry:
     """Make the entry of ``tunnel tcp``.
 
     Raises:
@@ -139,7 +139,7 @@ def tcp_entry(
                 "tunnel tcp --socks --remote 127.0.0.1:1080",
             )
         where, users = parse_remote(remote), parse_users(auth)
-        return InwardEntry(where, Networks.parse(networks), users)
+        return ClientProxyEntry(where, Networks.parse(networks), users)
     if target is None or networks or auth:
         raise UsageError(
             "there is no TARGET"

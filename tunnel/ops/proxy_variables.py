@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import UsageError
-from tunnel.link.upstream_proxy import Via
+from tunnel.link.upstream_proxy import UpstreamProxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ _PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
 
 
-def proxy_of(environ: Mapping[str, str], host: str, port: int) -> Via | None:
+def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy | None:
     """Return the proxy on the way to a server, or None for the straight way.
 
     Raises:
@@ -40,7 +40,7 @@ def proxy_of(environ: Mapping[str, str], host: str, port: int) -> Via | None:
         return None
     url = environ[name].strip()
     try:
-        via = Via.parse(url if "://" in url else f"http://{url}")
+        via = UpstreamProxy.parse(url if "://" in url else f"http://{url}")
     except UsageError as error:
         raise UsageError(
             f"the proxy of {name} cannot be used",

@@ -43,9 +43,9 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.errors import CODES, Code, Exit, StateError, StreamError, UsageError
 from tunnel.front.proxy_users import is_loopback
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.relay import relay
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
@@ -93,7 +93,7 @@ class _Ending:
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
             if live := self._connections():
-                say(logger, logging.INFO, "draining", connections=live)
+                log_event(logger, logging.INFO, "draining", connections=live)
                 self._show.talk(
                     "stopping", f"{connections(live, 'live ')} (Ctrl+C again: now)"
                 )
@@ -130,7 +130,7 @@ class ServePlan:
     max_per_address: int | None = None
     trusted_proxies: tuple[Network, ...] = ()
     drain_s: int = int(DRAIN_S)
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
 
 
 async def run_serve(plan: ServePlan, show: Show) -> Exit:
@@ -139,7 +139,7 @@ async def run_serve(plan: ServePlan, show: Show) -> Exit:
     Raises:
         StateError: another server has the state folder, or it cannot be used.
     """
-    PATIENCE.set(plan.patience)
+    TIMEOUTS.set(plan.patience)
     with sole_server(plan.state):
         return await _serve(plan, show)
 
@@ -213,7 +213,7 @@ def _show_server(
         if where is not None:
             show.talk("", f"{where}  {kind} by name")
     if is_loopback(join.host) and not is_loopback(address.host):
-        say(logger, logging.WARNING, "join.only_here", host=join.host,
+        log_event(logger, logging.WARNING, "join.only_here", host=join.host,
             reason="no address of this machine is known that others reach",
             fix="--public-host HOST")  # fmt: skip
     if join.plain and not is_loopback(address.host):
@@ -281,7 +281,7 @@ class UpPlan:
     via: str | None = None
     """URL of a proxy on the way to the server."""
     drain_s: int = int(DRAIN_S)
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
 
     def check(self) -> None:
         """Refuse what is nothing at all.
@@ -398,7 +398,7 @@ class _Up:
         try:
             self._save_join()
         except StateError as error:
-            say(logger, logging.WARNING, "join.not_saved", reason=error.what,
+            log_event(logger, logging.WARNING, "join.not_saved", reason=error.what,
                 cause=error.cause)  # fmt: skip
 
     def _save_join(self) -> None:
@@ -413,8 +413,14 @@ class _Up:
             what = "the same server, a new token"
             if was != now:
                 what = f"the same server moved from {was} to {now}"
-                say(logger, logging.INFO, "server.moved", was=str(was), now=str(now),
-                    saved=str(path))  # fmt: skip
+                log_event(
+                    logger,
+                    logging.INFO,
+                    "server.moved",
+                    was=str(was),
+                    now=str(now),
+                    saved=str(path),
+                )
             self._show.talk("saved", f"{path} ({what})")
 
     def _link_down(self, notice: LinkDown) -> None:
@@ -477,7 +483,7 @@ class _Up:
 async def run_up(plan: UpPlan, show: Show) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure."""
     plan.check()
-    PATIENCE.set(plan.patience)
+    TIMEOUTS.set(plan.patience)
     join, given = saved.find(plan.to)
     return await _Up(plan, join, given, show).run()
 

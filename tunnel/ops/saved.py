@@ -20,14 +20,14 @@ from tunnel.access.security import (
     write_private,
 )
 from tunnel.errors import Exit, StateError, UsageError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
 from tunnel.proto.codec import is_host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnel.link.upstream_proxy import Via
+    from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.ops.show import Show
 
 LOG: Final = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def show_join(state: Path, show: Show) -> Exit:
     return Exit.OK
 
 
-def find_via(url: str | None, join: JoinLine) -> Via | None:
+def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     """Give the proxy on the way to a server.
 
     It is the one of ``--via`` (``none``: no proxy), else of ``TUNNEL_VIA_FILE``, else
@@ -188,7 +188,7 @@ def find_via(url: str | None, join: JoinLine) -> Via | None:
     Raises:
         UsageError: it cannot be read.
     """
-    from tunnel.link.upstream_proxy import Via  # `join` must not pay for trio
+    from tunnel.link.upstream_proxy import UpstreamProxy  # `join` must not pay for trio
     from tunnel.ops.proxy_variables import proxy_of
 
     if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
@@ -196,8 +196,8 @@ def find_via(url: str | None, join: JoinLine) -> Via | None:
     if url == NO_PROXY:
         return None
     if url:
-        return Via.parse(url)
+        return UpstreamProxy.parse(url)
     via = proxy_of(os.environ, join.host, join.port)
     if via is not None:
-        say(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
+        log_event(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
     return via

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunnel.net.timeouts import Patience
+    from tunnel.net.timeouts import Timeouts
 
 LEAST_DEAD_AFTER_S: Final = 5
 """Lines are lost for that long every day, and come back."""
@@ -22,7 +22,7 @@ _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Silence:
+class TimeoutFlags:
     """How long silence is borne."""
 
     idle: Annotated[
@@ -47,13 +47,13 @@ class Silence:
         ),
     ] = "150s"
 
-    def patience(self) -> Patience:
+    def patience(self) -> Timeouts:
         """Give them as the layers below take them.
 
         Raises:
             UsageError: one cannot be read, or is out of range.
         """
-        from tunnel.net.timeouts import Patience
+        from tunnel.net.timeouts import Timeouts
 
         udp_idle_s = seconds(self.udp_idle)
         if not udp_idle_s:
@@ -63,7 +63,7 @@ class Silence:
             raise UsageError(
                 f"--dead-after {self.dead_after} is out of range", "it is 5s to 12h"
             )
-        return Patience(seconds(self.idle) or math.inf, udp_idle_s, dead_after_s)
+        return Timeouts(seconds(self.idle) or math.inf, udp_idle_s, dead_after_s)
 
 
 def seconds(text: str) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cyclopts import Parameter, Token
 from cyclopts.config import Env
 
-from tunnel.log import say
+from tunnel.log import log_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -168,9 +168,9 @@ class Environment(Env):
     def warn(self) -> None:
         """Log what was taken under an old name, and what nobody takes."""
         for before, name in self.old.items():
-            say(LOG, logging.WARNING, "variable.old", variable=before, now=name)
+            log_event(LOG, logging.WARNING, "variable.old", variable=before, now=name)
         for name, meant in unknown(os.environ).items():
-            say(
+            log_event(
                 LOG,
                 logging.WARNING,
                 "variable.unknown",

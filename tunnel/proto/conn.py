@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tunnel.proto.scheduler import Lane
+from tunnel.proto.scheduler import SendQueue
 from tunnel.proto.state import StreamState
 from tunnel.proto.window import RecvWindow, SendWindow
 
@@ -44,7 +44,7 @@ class VirtualConn:
         self.state = StreamState.IDLE
         self.send = SendWindow(send_limit)
         self.recv = RecvWindow(window, window)
-        self.lane = Lane(sock_map)
+        self.lane = SendQueue(sock_map)
         self.starved = False
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""

@@ -64,12 +64,12 @@ from tunnel.proto.frames import (
 from tunnel.proto.liveness import Due, Liveness
 from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens, PeerOpens
 from tunnel.proto.pools import Pools
-from tunnel.proto.resend import Replay, receipts_for
+from tunnel.proto.resend import ResendBuffer, acks_for
 from tunnel.proto.room import LEAST_BYTES, SHARE
-from tunnel.proto.scheduler import Lanes
+from tunnel.proto.scheduler import SendScheduler
 from tunnel.proto.state import Signal, StreamState, step
-from tunnel.proto.token_bucket import Meter
-from tunnel.proto.window_tuner import Growth
+from tunnel.proto.token_bucket import TokenBucket
+from tunnel.proto.window_tuner import WindowTuner
 from tunnel.proto.work import TURN_WORK, work_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         Target,
         Terms,
     )
-    from tunnel.proto.scheduler import Buffer, Lane
+    from tunnel.proto.scheduler import Buffer, SendQueue
 
 STREAM_QUEUE_BYTES: Final = 262_144
 """Unsent bytes of one virtual TCP connection: two chunks, one on its way, one ready."""
@@ -166,7 +166,7 @@ class MuxCore:
         self._conns: dict[int, VirtualConn] = {}
         self._pools = pools = pools or Pools()
         self._pool = pools.held
-        self._growth: Growth[VirtualConn] = Growth(
+        self._growth: WindowTuner[VirtualConn] = WindowTuner(
             ours.initial_window, self._pool.growth
         )
         self._notify = notify
@@ -174,7 +174,9 @@ class MuxCore:
             client=client, top=top, theirs=theirs, deadline_s=open_deadline_s, now=now
         )
         self._peer_opens = PeerOpens(ours, now)
-        self._lanes = Lanes(min(theirs.max_frame, MAX_FRAME_BYTES), pools.unsent)
+        self._lanes = SendScheduler(
+            min(theirs.max_frame, MAX_FRAME_BYTES), pools.unsent
+        )
         self._paused: dict[VirtualConn, None] = {}
         """Who gets no room while the session has more unsent than its share."""
         self._control: deque[bytes] = deque()
@@ -185,9 +187,9 @@ class MuxCore:
         self._notices: list[Event] = []
         self._mappings_to_answer = 0
         self._mappings_asked = 0
-        self._nuisance = Meter(NUISANCE_PER_S, NUISANCE_BURST, now)
-        self.replay = Replay(replay_limit, pools.kept) if replay_limit else None
-        self._receipts = receipts_for(replay_limit) if replay_limit else None
+        self._nuisance = TokenBucket(NUISANCE_PER_S, NUISANCE_BURST, now)
+        self.replay = ResendBuffer(replay_limit, pools.kept) if replay_limit else None
+        self._receipts = acks_for(replay_limit) if replay_limit else None
         self._again: deque[bytes] = deque()
         self._decoder = FrameDecoder(ours.max_frame, self._admit)
         self._input: Iterator[ProtFrame] | None = None
@@ -527,7 +529,7 @@ class MuxCore:
         if self._windows:
             self._raise_windows(out, now)
         if self._lanes.waiting:
-            served: list[Lane] = []
+            served: list[SendQueue] = []
             self._lanes.take(budget, out, served)
             for lane in served:
                 self._wake_if_starved(lane.sock_map)

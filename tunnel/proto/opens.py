@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import SockMap
-from tunnel.proto.token_bucket import Meter
+from tunnel.proto.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -58,7 +58,7 @@ class OwnOpens(Generic[_Conn]):
         self._cursor = self._lowest
         self._top = top
         self._most = theirs.max_streams
-        self._rate = Meter(theirs.opens_per_s, theirs.opens_per_s, now)
+        self._rate = TokenBucket(theirs.opens_per_s, theirs.opens_per_s, now)
         self._deadline_s = deadline_s
         self._unanswered: dict[_Conn, tuple[float, Target]] = {}
         self._towards: dict[Target, int] = {}
@@ -141,9 +141,9 @@ class PeerOpens:
         """Offers whose task has not ended."""
         self._most = ours.max_streams + OPENS_TOLERANCE
         self._most_numbers = self._most + MAX_UNANSWERED_CLOSES
-        self._rate = Meter(ours.opens_per_s, ours.opens_per_s, now)
+        self._rate = TokenBucket(ours.opens_per_s, ours.opens_per_s, now)
         most = FLOOD_FACTOR * ours.opens_per_s
-        self._flood = Meter(most, most, now)
+        self._flood = TokenBucket(most, most, now)
 
     def check(self, numbers: int, now: float) -> None:
         """Take another CREATE, while the peer holds ``numbers`` already.

@@ -32,7 +32,7 @@ STATE_AFTER_S: Final = 0.1
 _JOINED_BYTES: Final = 16_384
 
 
-class Replay:
+class ResendBuffer:
     """Our direction: bytes with a place, kept until the peer has them.
 
     Args:
@@ -133,7 +133,7 @@ def _is_boundary(chunk: bytes | bytearray, at: int, offset: int) -> bool:
 
 
 @dataclass(slots=True)
-class Receipts:
+class AckTracker:
     """The peer's direction: when to state how much of it we have (RECEIVED).
 
     What is due depends on the peer's replay limit: it must never fill for lack of a
@@ -177,9 +177,9 @@ class Receipts:
         self.due = False
 
 
-def receipts_for(limit_bytes: int) -> Receipts:
+def acks_for(limit_bytes: int) -> AckTracker:
     """Make the receipts for a peer that keeps ``limit_bytes``."""
-    return Receipts(
+    return AckTracker(
         max(1, min(STATE_EVERY_BYTES, limit_bytes // 8)),
         max(1, min(STATE_MOST_BYTES, limit_bytes // 2)),
     )

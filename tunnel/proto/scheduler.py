@@ -23,7 +23,7 @@ there are connections, 16,384 of a byte."""
 Buffer = bytes | memoryview
 
 
-class Lane:
+class SendQueue:
     """The unsent bytes of one virtual TCP connection, in order.
 
     After the bytes come FIN, when ``finishing``, and ``close``, an encoded CLOSE.
@@ -52,7 +52,7 @@ class Lane:
         return not (self.size or self.finishing or self.close)
 
 
-class Lanes:
+class SendScheduler:
     """All lanes of a session that have something to send.
 
     Args:
@@ -65,10 +65,10 @@ class Lanes:
         self.room = room or Room(UNSENT_LIMIT_BYTES)
         self.size = 0
         """Bytes of all lanes."""
-        self.waiting: deque[Lane] = deque()
+        self.waiting: deque[SendQueue] = deque()
         """Who has something to send, in turn; to be looked at only."""
 
-    def push(self, lane: Lane, piece: Buffer) -> None:
+    def push(self, lane: SendQueue, piece: Buffer) -> None:
         """Queue a piece; it is kept by reference and must not change any more."""
         if lane.pieces is None:
             lane.pieces = deque()
@@ -79,23 +79,23 @@ class Lanes:
         self.room.free_bytes -= size
         self.enlist(lane)
 
-    def finish(self, lane: Lane) -> None:
+    def finish(self, lane: SendQueue) -> None:
         """Queue FIN behind the bytes."""
         lane.finishing = True
         self.enlist(lane)
 
-    def close(self, lane: Lane, frame: bytes) -> None:
+    def close(self, lane: SendQueue, frame: bytes) -> None:
         """Queue an encoded CLOSE behind everything."""
         lane.close = frame
         self.enlist(lane)
 
-    def enlist(self, lane: Lane) -> None:
+    def enlist(self, lane: SendQueue) -> None:
         """Give the lane a place in the round if it has none."""
         if not lane.listed:
             lane.listed = True
             self.waiting.append(lane)
 
-    def take(self, budget: int, out: list[Buffer], served: list[Lane]) -> None:
+    def take(self, budget: int, out: list[Buffer], served: list[SendQueue]) -> None:
         """Append frames of about ``budget`` bytes to ``out``, lanes in turn.
 
         The last frame may pass the budget by less than a frame. Lanes that gave bytes
@@ -122,7 +122,7 @@ class Lanes:
         self.size -= sent
         self.room.free_bytes += sent
 
-    def purge(self, lane: Lane) -> None:
+    def purge(self, lane: SendQueue) -> None:
         """Drop everything of a lane that has not been handed out."""
         self.size -= lane.size
         self.room.free_bytes += lane.size
@@ -145,7 +145,7 @@ class Lanes:
         return min(self._max_frame, max(records, 1) * record - HEADER_BYTES)
 
 
-def _take_frame(lane: Lane, most: int, out: list[Buffer]) -> int:
+def _take_frame(lane: SendQueue, most: int, out: list[Buffer]) -> int:
     """Append one DATA frame of ``lane`` and give its size on the wire."""
     size = lane.size
     if size > most:
@@ -159,7 +159,7 @@ def _take_frame(lane: Lane, most: int, out: list[Buffer]) -> int:
     return size + HEADER_BYTES
 
 
-def _take_some(lane: Lane, size: int, out: list[Buffer]) -> None:
+def _take_some(lane: SendQueue, size: int, out: list[Buffer]) -> None:
     """Append the first ``size`` bytes of ``lane``, which has more."""
     pieces = lane.pieces or deque()
     lane.size -= size

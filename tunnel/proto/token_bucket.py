@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Meter:
+class TokenBucket:
     """Lets ``per_s`` things pass each second, and ``burst`` at once.
 
     Times are seconds on the caller's clock.

@@ -50,17 +50,17 @@ class Budget:
         self.taken -= size
 
 
-class Grower(Protocol):
+class Tunable(Protocol):
     """A virtual TCP connection, as far as its window goes."""
 
     recv: RecvWindow
     granted_at: float
 
 
-_Conn = TypeVar("_Conn", bound=Grower)
+_Conn = TypeVar("_Conn", bound=Tunable)
 
 
-class Growth(Generic[_Conn]):
+class WindowTuner(Generic[_Conn]):
     """The windows of one session that are larger than they began.
 
     Args:

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from support.wires import TARGET, session_pair, small_window
 
-from tunnel.center.exit.chained import serve_onward
+from tunnel.center.exit.chained import serve_chained
 from tunnel.errors import Code, StreamError
 from tunnel.proto.frames import Address
 
@@ -43,7 +43,7 @@ async def way(serve: Serve, window: int = 262_144) -> AsyncIterator[Way]:
     async def offered(stream: VirtualStream) -> None:
         assert stream.create is not None
         onward = far.server.open_now(stream.create.target)
-        await serve_onward(stream, onward)
+        await serve_chained(stream, onward)
 
     async with (
         session_pair(serve_client=serve, terms=terms) as far,

@@ -19,7 +19,7 @@ from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.proto.frames import Address, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def serving(
     idle_s: float = 180,
 ) -> AsyncIterator[FakeDatagrams]:
     made = FakeDatagrams()
-    PATIENCE.set(Patience(udp_idle_s=idle_s))
+    TIMEOUTS.set(Timeouts(udp_idle_s=idle_s))
     async with trio.open_nursery() as nursery:
 
         async def run() -> None:

@@ -24,7 +24,7 @@ from tunnel.front.http.names import (
     handle_visitor,
 )
 from tunnel.front.http.server import HttpError, Visit, host_of
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -712,7 +712,7 @@ async def test_nothing_either_way_for_too_long_is_a_gateway_timeout(
     visitor, ours = trio.testing.memory_stream_pair()
     it = Town(visitor)
     async with trio.open_nursery() as nursery:
-        PATIENCE.set(Patience(idle_s=30))
+        TIMEOUTS.set(Timeouts(idle_s=30))
         nursery.start_soon(handle_visitor, Visit(ours, VISITOR), it.route)
         await it.say(get("a.test"))
         assert status(await it.hear()) == 504

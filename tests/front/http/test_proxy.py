@@ -15,13 +15,13 @@ from support.far import Far, read, read_head, read_to_end
 from support.logs import lines
 
 from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.front.dialer import WayOut
+from tunnel.front.dialer import Dialer
 from tunnel.front.http.headers import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
 from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
-from tunnel.net.timeouts import PATIENCE, Patience
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.proto.frames import Address, Target, TcpTarget
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def proxied(
     talk = Talk(refusal, lockstep)
 
     async def run() -> None:
-        await handle_app(talk.ours, WayOut(talk.open), users=users, pseudonym=b"me")
+        await handle_app(talk.ours, Dialer(talk.open), users=users, pseudonym=b"me")
         talk.over.set()
 
     with trio.fail_after(limit_s):
@@ -116,7 +116,7 @@ async def test_a_cancelled_answer_is_a_reset_for_its_app() -> None:
     async with listener, trio.open_nursery() as nursery:
         app = await trio.open_tcp_stream(*listener.socket.getsockname())
         ours = await listener.accept()
-        nursery.start_soon(handle_app, ours, WayOut(open_far))
+        nursery.start_soon(handle_app, ours, Dialer(open_far))
         with trio.fail_after(10):
             await app.send_all(b"GET http://a.test/ HTTP/1.0\r\n\r\n")
             await dialled.wait()
@@ -219,7 +219,7 @@ async def test_a_cancelled_connect_leaves_nothing_open() -> None:
             nursery.cancel_scope.cancel()
             return far
 
-        nursery.start_soon(handle_app, ours, WayOut(open_target))
+        nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(b"CONNECT a.test:443 HTTP/1.1\r\nHost: a\r\n\r\n")
         await trio.sleep_forever()
     assert far.resets == [Code.RESET]
@@ -908,7 +908,7 @@ async def test_an_origin_that_never_answers_is_a_gateway_timeout(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """Point 40."""
-    PATIENCE.set(Patience(idle_s=3_600))
+    TIMEOUTS.set(Timeouts(idle_s=3_600))
     async with proxied(limit_s=math.inf) as talk:
         await talk.ask(GET)
         start = trio.current_time()

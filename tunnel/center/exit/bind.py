@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import AddressError, Code, StreamError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import resolve
 from tunnel.net.listen import open_listener, peer_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.listen import PortListener
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
     Allow = Callable[[str, int], bool]
 
@@ -107,7 +107,7 @@ async def _expected_host(expected: Address, allow: Allow) -> Address | None:
 
 async def _expected_one(
     listener: PortListener, only: Address | None, allow: Allow
-) -> tuple[QuickSocket, Address]:
+) -> tuple[FastSocket, Address]:
     while True:
         local = await listener.accept()
         peer = peer_of(local)
@@ -119,7 +119,7 @@ async def _expected_one(
 
 
 def _refuse(stream: VirtualStream, expected: Address, code: Code, why: str) -> None:
-    say(logger, logging.INFO, "exit.refused", target=f"bind {expected}",
+    log_event(logger, logging.INFO, "exit.refused", target=f"bind {expected}",
         code=code.name, reason=why)  # fmt: skip
     stream.reset(code, why)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
 
 
-async def serve_onward(stream: VirtualStream, onward: VirtualStream) -> None:
+async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
     """Join an opener and the exit at another client: its answer is the answer.
 
     Owns both. Refusals keep their code and reason, half-closes and resets pass.

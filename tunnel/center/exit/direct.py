@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunnel.center.exit.tcp import bound_address
 from tunnel.net.descriptors import TARGETS
-from tunnel.net.sockets import CHUNK_BYTES, QuickSocket
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket
 
 if TYPE_CHECKING:
     import socket
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import Local
 
 
-class Dialled:
+class DirectStream:
     """A socket with the words of a virtual TCP connection.
 
     Args:
@@ -27,12 +27,12 @@ class Dialled:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._local = QuickSocket.dialled(sock)
+        self._local = FastSocket.dialled(sock)
         self.bound = bound_address(self._local)
         TARGETS.dialled(self._local)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See ``QuickSocket``; the same for what follows."""
+        """See ``FastSocket``; the same for what follows."""
         return await self._local.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -17,12 +17,12 @@ import trio
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.net.dial import begin, begin_unix
 from tunnel.net.proxy_protocol import encode_proxy_header
 from tunnel.net.relay import relay
-from tunnel.net.sockets import QuickSocket, tune_local
+from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.proto.frames import (
     Address,
     NameTarget,
@@ -198,7 +198,7 @@ async def _serve_attempt(
     except StreamError as error:
         dialling.failed()
         if not opener.gone:
-            say(logger, logging.INFO, "exit.refused", target=str(target),
+            log_event(logger, logging.INFO, "exit.refused", target=str(target),
                 code=error.code.name, reason=error.what)  # fmt: skip
         stream.reset(error.code, error.what)
         if error.code is Code.RESOURCE:  # the limit may be another by now
@@ -264,16 +264,16 @@ class _Dialling:
     def __init__(self, arrivals: Arrivals, said_bytes: int) -> None:
         self._arrivals = arrivals
         self._said_bytes = said_bytes
-        self._sockets: list[QuickSocket] = []
+        self._sockets: list[FastSocket] = []
 
     def opened(self, sock: socket.socket) -> None:
         if sock.fileno() >= DESCRIPTORS.edge:
             DESCRIPTORS.admit(sock)
-        local = QuickSocket(sock)
+        local = FastSocket(sock)
         self._sockets.append(local)
         self._arrivals.dialled(local, self._said_bytes)
 
-    def succeeded(self, sock: socket.socket) -> QuickSocket:
+    def succeeded(self, sock: socket.socket) -> FastSocket:
         """Give the one that is connected; it stays among the arrivals."""
         tune_local(sock)
         if len(self._sockets) == 1:  # as it mostly is
@@ -322,7 +322,7 @@ class Opener:
                 self._scope.cancel()
 
 
-async def _say_first(local: QuickSocket, header: bytes) -> bool:
+async def _say_first(local: FastSocket, header: bytes) -> bool:
     """Send what comes before the visitor's bytes; say whether the target took it."""
     try:
         await local.send_all(header)
@@ -335,7 +335,7 @@ async def _say_first(local: QuickSocket, header: bytes) -> bool:
     return True
 
 
-def bound_address(local: QuickSocket) -> Address | None:
+def bound_address(local: FastSocket) -> Address | None:
     """Give our own end of a TCP connection, None if it is gone or there is none."""
     try:
         name = local.socket.getsockname()

@@ -17,10 +17,10 @@ import trio
 
 from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost
 from tunnel.errors import Code, LocalStreamError, StreamError
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.dial import resolve
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 from tunnel.proto.frames import Address
 
@@ -72,7 +72,7 @@ async def serve_association(
                 exit_.is_at_home(target.port)
         exit_.open_first()
     except StreamError as error:
-        say(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
+        log_event(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
             code=error.code.name, reason=error.what)  # fmt: skip
         FLOWS.drop(exit_)
         datagrams.close(error.code, error.what)
@@ -100,7 +100,7 @@ class _Exit:
         self.dropped = 0
         self._datagrams = datagrams
         self._allow = allow
-        self._patience = PATIENCE.get()
+        self._patience = TIMEOUTS.get()
         self._answered = False
         self._sockets: dict[int, trio.socket.SocketType] = {}
         self._names: dict[str, tuple[str, float]] = {}

@@ -33,7 +33,7 @@ from tunnel.front.http.server import (
     serve_requests,
 )
 from tunnel.front.proxy_users import Login
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ async def handle_visitor(
             guard.check(request, login)
         started = time.monotonic()
         await _answer(visit, folder, request)
-        say(LOG, logging.DEBUG, "file.served", peer=str(visit.peer),
+        log_event(LOG, logging.DEBUG, "file.served", peer=str(visit.peer),
             seconds=round(time.monotonic() - started, 3))  # fmt: skip
         return True
 

@@ -52,16 +52,16 @@ from tunnel.front.http.server import (
     serve_requests,
 )
 from tunnel.front.proxy_users import Login
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream, relay
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
 
 
 class Absent(Enum):
@@ -87,7 +87,7 @@ _NOT_IN_TRAILERS: Final = NEVER_BY_CONNECTION | {b"trailer"}
 
 
 async def serve_web(
-    listeners: Sequence[trio.abc.Listener[QuickSocket]],
+    listeners: Sequence[trio.abc.Listener[FastSocket]],
     route: Route,
     *,
     max_visitors: int = MAX_VISITORS,
@@ -115,7 +115,7 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
         try:
             return await exchange.run()
         finally:
-            say(LOG, logging.DEBUG, "request.served", peer=str(visitor),
+            log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
                 host=request.host, status=exchange.status,
                 seconds=round(time.monotonic() - started, 3))  # fmt: skip
 
@@ -363,7 +363,7 @@ class _Exchange:
         self._head = self._far.send(
             h11.Request(method=request.method, target=request.target, headers=headers)
         )
-        self._idle_s = PATIENCE.get().idle_s
+        self._idle_s = TIMEOUTS.get().idle_s
         self._scope = trio.CancelScope()
         self._failure: HttpError | VisitorGoneError | None = None
         self._complete = self._switched = False

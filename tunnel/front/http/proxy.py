@@ -55,15 +55,15 @@ from tunnel.front.http.headers import (
     without_frames,
 )
 from tunnel.front.proxy_users import Login
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, carry, peer_of
 from tunnel.net.relay import ResettableStream, reset_socket
 from tunnel.net.sockets import CHUNK_BYTES
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
-    from tunnel.front.dialer import WayOut
+    from tunnel.front.dialer import Dialer
     from tunnel.front.proxy_users import ProxyUsers
     from tunnel.proto.frames import Address
 
@@ -77,7 +77,7 @@ _NOT_HTTP: Final = "the answer is not HTTP, or ended too soon"
 async def handle_http(
     app: trio.abc.HalfCloseableStream,
     first: bytes,
-    way_out: WayOut,
+    way_out: Dialer,
     *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
@@ -111,7 +111,9 @@ async def handle_http(
         early = bytes(talk.early)
         await carry(app, talk.virtual, peer, early=early)
     elif talk.reason:
-        say(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=talk.reason)
+        log_event(
+            LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=talk.reason
+        )
 
 
 class _SlowedError(Exception):
@@ -206,7 +208,7 @@ class _Conversation:
     def __init__(
         self,
         app: trio.abc.HalfCloseableStream,
-        way_out: WayOut,
+        way_out: Dialer,
         users: ProxyUsers | None,
         login: Login,
         head_s: float,
@@ -554,7 +556,7 @@ class _Exchange:
         self._body = body
         self._pseudonym = pseudonym
         self._scope = trio.CancelScope()
-        self._idle_s = PATIENCE.get().idle_s
+        self._idle_s = TIMEOUTS.get().idle_s
         self._push_at = 0.0
         upstream.heard = False
         self.request_over = not body

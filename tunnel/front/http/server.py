@@ -32,7 +32,7 @@ from tunnel.front.http.headers import (
     without_frames,
 )
 from tunnel.net.relay import GRACE_S, reset_socket
-from tunnel.net.timeouts import PATIENCE
+from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -148,7 +148,7 @@ class Visit:
         """Whether a final response has begun."""
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
-        self._idle_s = PATIENCE.get().idle_s
+        self._idle_s = TIMEOUTS.get().idle_s
         self._served = 0
         self._method = ""
         self._accepts_html = False

@@ -34,7 +34,7 @@ from tunnel.front.http.client_hello import (
 )
 from tunnel.front.http.names import Absent, Open, handle_visitor
 from tunnel.front.http.server import HttpError, Visit, host_of
-from tunnel.log import say
+from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import GRACE_S, reset_socket
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from tunnel.front.http.client_hello import ClientHello
     from tunnel.front.http.names import Route
-    from tunnel.net.sockets import QuickSocket
+    from tunnel.net.sockets import FastSocket
     from tunnel.proto.frames import Address
 
 RoutePassed = Callable[[str], Open | Absent]
@@ -87,7 +87,7 @@ def termination(certificate: Path, key: Path) -> Termination:
 
 
 async def serve_tls_names(
-    listeners: Sequence[trio.abc.Listener[QuickSocket]],
+    listeners: Sequence[trio.abc.Listener[FastSocket]],
     route_passed: RoutePassed,
     route_web: Route,
     ending: Termination | None,
@@ -193,7 +193,7 @@ async def _pass_on(
     try:
         virtual = await open_one(peer)
     except StreamError as error:
-        say(LOG, logging.INFO, "visitor.refused", peer=str(peer),
+        log_event(LOG, logging.INFO, "visitor.refused", peer=str(peer),
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
@@ -204,7 +204,7 @@ async def _refuse(
     stream: trio.abc.HalfCloseableStream, peer: Address, reason: str, alert: bytes = b""
 ) -> None:
     """Log it, say the alert and close; bytes that are unread would destroy it."""
-    say(LOG, logging.INFO, "visitor.refused", peer=str(peer), reason=reason)
+    log_event(LOG, logging.INFO, "visitor.refused", peer=str(peer), reason=reason)
     with (
         trio.move_on_after(GRACE_S),
         suppress(trio.BrokenResourceError, trio.ClosedResourceError),
