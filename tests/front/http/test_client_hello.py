@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.certs import choose_curve
 
 from tunnel.front.http.client_hello import (
     HELLO_BYTES,
@@ -23,7 +24,7 @@ def real(name: str | None = "tunnel.test", curve: str = "") -> bytes:
     context = ssl.create_default_context()
     context.check_hostname = False
     if curve:
-        context.set_ecdh_curve(curve)
+        choose_curve(context, curve)
     client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
         client.do_handshake()

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from support.certs import HOST, only_curves_before_x25519, tls_contexts
+from support.certs import HOST, choose_curve, only_curves_before_x25519, tls_contexts
 from support.far import Far
 
 from tunnel.errors import Code
@@ -224,7 +224,7 @@ async def test_a_visitor_with_one_curve_gets_in_with_a_cheap_suite_and_resumes(
     curve: str, tmp_path: Path
 ) -> None:
     client, ending = own_certificate(tmp_path)
-    client.set_ecdh_curve(curve)
+    choose_curve(client, curve)
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         client.maximum_version = version
         session = None
