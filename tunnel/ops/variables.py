@@ -154,7 +154,9 @@ class Environment(Env):
                 self._give(argument, name)
 
     def _give(self, argument: Argument, name: str) -> None:
-        values: Iterable[str] = argument._split_env_value(os.environ[name], ())
+        values: Iterable[str] = argument.parameter.env_var_split(
+            argument.hint, os.environ[name]
+        )
         for index, value in enumerate(values):
             argument.append(Token(keyword=name, value=value, source="env", index=index))
 
