@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from support.processes import eventually
 
+from tunnel.link import tails
+from tunnel.link.tails import TAILS
 from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
@@ -19,10 +23,12 @@ from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
+RTO_MAX_MS = 44
 ALIVE = Signs(is_closed=False, repeats=0, questions=0, silent_s=1.0)
 DEAD = Signs(is_closed=False, repeats=9, questions=0, silent_s=200.0)
+PAUSES = Signs(is_closed=False, repeats=0, questions=1, silent_s=9.0, ever_rarer=True)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +111,12 @@ class Fake:
 
     def __init__(self) -> None:
         self.dead: set[socket.socket] = set()
+        self.paused: set[socket.socket] = set()
 
     def signs_of(self, sock: socket.socket) -> Signs:
-        return DEAD if sock in self.dead else ALIVE
+        if sock in self.dead:
+            return DEAD
+        return PAUSES if sock in self.paused else ALIVE
 
 
 @pytest.fixture
@@ -209,3 +218,135 @@ async def test_a_look_at_thousands_gives_others_their_turns(
             arrivals.left(stream)
     assert sum(turns.looks) == 4 * LOOKS_A_TURN
     assert max(turns.looks) == LOOKS_A_TURN
+
+
+def asks_every_ms(sock: socket.socket) -> int:
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, RTO_MAX_MS)
+    except OSError:
+        pytest.skip("NOT TESTED: this kernel cannot be told how often to ask")
+
+
+@pytest.mark.parametrize(
+    ("dead_after_s", "every_ms"), [(150.0, 25_000), (5.0, 1_000), (43_200.0, 120_000)]
+)
+async def test_who_pauses_is_asked_often_enough_and_nobody_else_costs_anything(
+    dead_after_s: float,
+    every_ms: int,
+    kernel: Fake,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    TIMEOUTS.set(Timeouts(dead_after_s=dead_after_s))
+    arrivals, scope = Arrivals(), trio.CancelScope()
+    with connected() as (pauses, _), connected() as (reads, _):
+        before_ms = asks_every_ms(reads.socket)
+        for stream in (pauses, reads):
+            arrivals.came_in(stream)
+        kernel.paused.add(pauses.socket)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset_the_dead, scope)
+            await trio.sleep(dead_after_s * 0.21)
+            scope.cancel()
+        assert asks_every_ms(pauses.socket) == every_ms
+        assert asks_every_ms(reads.socket) == before_ms
+        for stream in (pauses, reads):
+            arrivals.left(stream)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: not Linux")
+def test_the_kernel_says_who_pauses() -> None:
+    with connected() as (ours, _):
+        signs = signs_of(ours.socket)
+        assert signs is not None
+        assert not signs.ever_rarer
+        while ours.write_now(bytes(65_536)):
+            pass
+        eventually(
+            lambda: (found := signs_of(ours.socket)) is not None and found.ever_rarer,
+            "the kernel asks for room",
+        )
+
+
+class Tail:
+    """A connection that was closed while its reader paused, and is looked at."""
+
+    def __init__(self, far: socket.socket, number: int, size: int) -> None:
+        self.far = far
+        self.number = number
+        self.size = size
+        self.kept = next(iter(TAILS), None)
+
+
+@asynccontextmanager
+async def tail(kernel: Fake) -> AsyncIterator[Tail]:
+    arrivals, scope, size = Arrivals(), trio.CancelScope(), 0
+    with connected() as (ours, far):
+        asks_every_ms(ours.socket)
+        while taken := ours.write_now(bytes(65_536)):
+            size += taken
+        arrivals.came_in(ours)
+        kernel.paused.add(ours.socket)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reset_the_dead, scope)
+            await trio.sleep(31)
+            number = ours.number()
+            ours.close()
+            arrivals.left(ours)
+            yield Tail(far, number, size)
+            scope.cancel()
+    assert not TAILS
+
+
+async def test_who_pauses_at_the_end_gets_the_tail_when_it_reads_on(
+    kernel: Fake, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with tail(kernel) as closed:
+        await trio.sleep(3_600)
+        assert TAILS
+        heard = 0
+        while data := closed.far.recv(1 << 20):
+            heard += len(data)
+        assert heard == closed.size
+        await trio.sleep(31)
+        assert not TAILS
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(closed.number)
+
+
+async def test_who_vanishes_behind_the_end_of_its_connection_is_reset(
+    kernel: Fake, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with tail(kernel) as closed:
+        assert closed.kept is not None
+        kernel.dead.add(closed.kept)
+        await trio.sleep(31)
+        assert not TAILS
+        with pytest.raises(ConnectionResetError):
+            read_to_end(closed.far)
+
+
+async def test_many_tails_leave_the_oldest_to_the_kernel(
+    kernel: Fake,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tails, "MOST_TAILS", 1)
+    async with tail(kernel) as first, tail(kernel) as second:
+        assert list(TAILS) == [second.kept]
+        assert first.kept is not second.kept
+        read_to_end(first.far)
+
+
+async def test_who_was_given_up_while_it_paused_is_reset_and_has_no_tail(
+    kernel: Fake, autojump_clock: trio.testing.MockClock
+) -> None:
+    with connected() as (ours, far):
+        while ours.write_now(bytes(65_536)):
+            pass
+        ours.asked_often = True
+        tune_local(ours.socket)
+        ours.give_up()
+        ours.close()
+        assert not TAILS
+        with pytest.raises(ConnectionResetError):
+            read_to_end(far)

@@ -23,10 +23,8 @@ A unix socket knows no RST: its end is a close, behind what was written.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import socket
-import sys
 import termios
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
+from tunnel.link.tails import queued_bytes
 from tunnel.net.descriptors import carried
 from tunnel.net.notify import Notify
 from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick
@@ -646,7 +645,6 @@ async def _discard(source: FastStream, pause_s: float = 0.0) -> PumpEnd:
 async def _emptied(local: trio.abc.AsyncResource, until: float) -> None:
     """Wait until the other kernel has all that was written: a RST discards the rest."""
     with trio.move_on_at(until):
-        # TIOCOUTQ has the number of SIOCOUTQ; the module knows only the former.
         while _queued_bytes(local, termios.TIOCOUTQ):  # noqa: ASYNC110  # the kernel has no such event
             await trio.sleep(_POLL_S)
 
@@ -673,8 +671,4 @@ def _queued_bytes(local: trio.abc.AsyncResource, which: int) -> int:
     """Give how many bytes the kernel holds, unsent or unread; 0 if not a socket."""
     if not isinstance(local, FastSocket):
         return 0
-    try:
-        answer = fcntl.ioctl(local.number(), which, bytes(4))
-    except OSError:
-        return 0
-    return int.from_bytes(answer, sys.byteorder)
+    return queued_bytes(local.number(), which)

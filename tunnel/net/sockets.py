@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import trio
 
+from tunnel.link.tails import keep_tail
 from tunnel.net.dead_peers import ask_when_silent
 
 Buffer = bytes | bytearray | memoryview
@@ -84,6 +85,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         "_number",
         "_reads",
         "_writes",
+        "asked_often",
         "finished",
         "given_up",
         "socket",
@@ -100,6 +102,9 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """The last read took all that it asked for: there is likely more."""
         self._reads = self._writes = False
         """A task waits for the kernel: a close has to tell it."""
+        self.asked_often = False
+        """Its reader has paused, and the kernel was told to ask it often: may not have
+        it alone, once it is closed. See ``keep_tail``."""
         self.finished = False
         """Our direction has ended."""
         self.given_up = False
@@ -270,7 +275,11 @@ class FastSocket(trio.abc.HalfCloseableStream):
             # never heard of it, a failing system call for each connection.
             trio.lowlevel.notify_closing(self._number)
         self._number = -1
-        os.close(self.socket.detach())
+        number = self.socket.detach()
+        if self.asked_often:
+            keep_tail(socket.socket(fileno=number))
+        else:
+            os.close(number)
 
     def reset(self) -> None:
         """Close with a RST, so that nobody takes the end for a clean one.
@@ -278,6 +287,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         Bytes that the kernel has not sent are lost.
         """
         if self._number >= 0:
+            self.asked_often = False
             with suppress(OSError):
                 self.socket.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
@@ -289,7 +299,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
 
         For callers that do not own it, and so may not close it.
         """
-        self.given_up = True
+        self.given_up, self.asked_often = True, False
         with suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self.socket.shutdown(socket.SHUT_RD)
