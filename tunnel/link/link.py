@@ -316,6 +316,7 @@ class Link:
                 core.next_wakeup(),
                 trio.current_time() + SLEEP_CHECK_S,
                 self._flush_until,
+                self.session.rest.next_at,
             )
             with trio.move_on_at(self._armed):
                 await self._clock.wait()

@@ -20,11 +20,13 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
-from tunnel.link.virtual import REST_STEP_S, VirtualStream
+from tunnel.link.rest import Rest
+from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.notify import Notify
 from tunnel.net.poller import Poller
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,
@@ -135,7 +137,8 @@ class Session:
         """Writes one turn to the link, without a wait; True if the writer is needed."""
         self.poller = Poller(self._read_locals)
         self._gathering = False
-        self._looked_at = trio.current_time()
+        self.rest = Rest(trio.current_time(), TIMEOUTS.get().idle_s)
+        """When ``look_for_rest`` has something to do."""
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
@@ -226,7 +229,7 @@ class Session:
             RemoteSessionError: the count cannot be.
         """
         repeated = self.core.resume(count, trio.current_time())
-        self._looked_at = trio.current_time()
+        self.rest.start(trio.current_time())
         self.lost_at = None
         self.resumes += 1
         self.repeated_bytes += repeated
@@ -481,9 +484,8 @@ class Session:
 
     def look_for_rest(self, now: float) -> None:
         """Tell streams, now and then, that time has passed: called while linked."""
-        step_s = now - self._looked_at
-        if step_s >= REST_STEP_S:
-            self._looked_at = now
+        step_s = self.rest.take_step(now)
+        if step_s:
             for stream in tuple(self._streams.values()):
                 stream.rested(step_s)
 

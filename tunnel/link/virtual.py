@@ -23,6 +23,7 @@ from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
+    from tunnel.link.rest import Rest
     from tunnel.net.poller import Poller
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
@@ -33,11 +34,8 @@ LARGE_PIECE_BYTES: Final = 16_376
 """Pieces from this size on are passed as they are; smaller ones are joined while they
 wait, for a small object costs many times its bytes."""
 JOINED_BYTES: Final = 65_536
-REST_STEP_S: Final = 36.0
-"""How often to look which connections rest, at the most: a hundredth of an hour."""
-REST_MORE_S: Final = 45.0
-"""How much longer than asked a connection may rest: a step, and a turn of the link's
-clock."""
+ROUNDING_S: Final = 0.001
+"""Of the sum of many steps, which is to meet the limit, and not to miss it by a bit."""
 
 _CLOSING: Final = StreamState.CLOSING
 _IDLE: Final = StreamState.IDLE
@@ -82,6 +80,7 @@ class Carrier(Protocol):
 
     core: MuxCore
     poller: Poller
+    rest: Rest
 
     def wake(self) -> None:
         """Tell the link that the core has output."""
@@ -387,7 +386,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         Args:
             local: the socket.
             idle_s: it hears ``idle`` when nothing has passed for so long, while there
-                is a link, or up to ``REST_MORE_S`` later.
+                is a link, or a little later: see ``Rest``.
             ready: it has something to be read already.
 
         Returns:
@@ -397,6 +396,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             return None
         self._local, self._filling, self._patience_s = local, True, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1
+        if idle_s < self._carrier.rest.shortest_s:
+            self._carrier.rest.follow(idle_s)
         if ready or self.create is None:
             self._fill()  # a visitor mostly speaks first
             if self._conn.lane.size:
@@ -623,7 +624,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             self._moved_bytes, self._rested_s = moved_bytes, 0.0
             return
         self._rested_s += step_s
-        if self._local is not None and self._rested_s >= self._patience_s:
+        if self._local is not None and self._rested_s > self._patience_s - ROUNDING_S:
             self._local.idle()
 
     def closed(self, code: Code, reason: str, *, local: bool = False) -> None:

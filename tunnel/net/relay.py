@@ -159,8 +159,8 @@ async def relay(
         local: a socket, or any stream; only a socket can be given a RST.
         virtual: may still wait for the peer's answer; a refusal is a reset.
         early: bytes that were read from ``local`` before.
-        idle_s: without a byte either way for this long, and at most 1 % or
-            ``REST_MORE_S`` more, the relay ends with IDLE. None: as ``TIMEOUTS`` says.
+        idle_s: without a byte either way for this long, or a fifth more, and a second
+            at least, the relay ends with IDLE. None: as ``TIMEOUTS`` says.
         traffic: counters to be kept up to date meanwhile.
     """
     if idle_s is None:

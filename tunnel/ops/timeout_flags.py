@@ -28,8 +28,8 @@ class TimeoutFlags:
     idle: Annotated[
         str,
         Parameter(
-            help="End connections that carried nothing for so long, or a minute more: "
-            "2h; 0: never."
+            help="End connections that carried nothing for so long, or up to a fifth "
+            "more: 2h; 0: never."
         ),
     ] = "0"
     udp_idle: Annotated[
