@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.link.tails import TAILS, let_go, unsent_bytes
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
+from tunnel.net.tails import TAILS, let_go, unsent_bytes
 from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:

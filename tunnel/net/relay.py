@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.link.tails import queued_bytes
 from tunnel.net.descriptors import carried
 from tunnel.net.notify import Notify
 from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick
+from tunnel.net.tails import queued_bytes
 from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Final, Protocol
 
 import trio
 
-from tunnel.link.tails import keep_tail
 from tunnel.net.dead_peers import ask_when_silent
+from tunnel.net.tails import keep_tail
 
 Buffer = bytes | bytearray | memoryview
 
