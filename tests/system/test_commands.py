@@ -212,7 +212,9 @@ def test_a_server_that_moved_is_said_and_saved_by_its_key(
     visit(public_port(again)).close()
 
 
-@pytest.mark.parametrize("how", ["another key", "a name of its own", "--save-as"])
+@pytest.mark.parametrize(
+    "how", ["another key", "a name of its own", "--save-as", "the other still leads"]
+)
 def test_another_server_or_another_way_to_it_does_not_replace_the_saved_one(
     machine: Machine, server: Server, target: Target, how: str
 ) -> None:
@@ -220,16 +222,41 @@ def test_another_server_or_another_way_to_it_does_not_replace_the_saved_one(
     kept = machine.home / "config" / "tunnel" / "default.join"
     kept.parent.mkdir(parents=True)
     pin = OTHER_PIN if how == "another key" else server.join.partition("#")[2]
-    kept.write_text(f"tunnel://default:{OTHER_TOKEN}@127.0.0.1:1/#{pin}\n")
+    line = f"tunnel://default:{OTHER_TOKEN}@127.0.0.1:1/#{pin}"
+    if how == "the other still leads":
+        line = server.join.replace("127.0.0.1", "localhost")
+    kept.write_text(f"{line}\n")
     kept.chmod(0o600)
     before = kept.read_text()
     if how == "a name of its own":
         assert machine.tunnel("join", server.join, "--save-as", "lan").wait() == 0
     more = ("--save-as", "other") if how == "--save-as" else ()
     client = machine.up(server.join, *entry, *more, ready=1)
+    if how == "the other still leads":  # it is looked for, and hears no word
+        server.program.err.wait("link.refused")
     assert client.stop() == 0
     assert kept.read_text() == before
     assert client.err.count("server.moved") == 0
+
+
+@pytest.mark.parametrize("way", [(), ("--save-as", "vps")], ids=["default", "by name"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_command_that_fails_saves_no_server(
+    machine: Machine, server: Server, target: Target, way: tuple[str, ...], moved: bool
+) -> None:
+    folder = machine.home / "config" / "tunnel"
+    folder.mkdir(parents=True)
+    if moved:
+        old = re.sub(r":\d+/", f":{free_port()}/", server.join)
+        (folder / "default.join").write_text(old)
+        (folder / "default.join").chmod(0o600)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        entry = f"{taken.getsockname()[1]}=127.0.0.1:{target.port}"
+        said = fails(machine, 7, "up", "--tcp", entry, "--to", server.join, *way)
+    assert PROVED in said
+    assert "server.moved" not in said
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
 def test_join_reads_a_line_from_stdin_and_saves_it_by_name(

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Address
@@ -41,6 +41,7 @@ from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
+from tunnel.center.whereabouts import is_there
 from tunnel.errors import CODES, Code, Exit, StateError, StreamError, UsageError
 from tunnel.front.proxy_users import is_loopback
 from tunnel.log import log_event
@@ -55,7 +56,7 @@ from tunnel.proto.frames import Address
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
@@ -313,6 +314,8 @@ class _Up:
         """Entries that have never been had, or never will be again, and why."""
         self._local: list[Line] = []
         self._was_up = False
+        self._works = False
+        """One of the entries has come to stand."""
         self._last_error = ""
         self._failure: Exit | None = None
         self._nursery: trio.Nursery | None = None
@@ -389,25 +392,31 @@ class _Up:
         self._show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
         if not self._was_up:
             self._was_up = True
-            self._keep_join()
             for line in self._local:
                 self._say(line)
 
     def _keep_join(self) -> None:
         """The first line that worked is the default from now on, if it can be kept."""
-        try:
-            self._save_join()
-        except StateError as error:
-            log_event(logger, logging.WARNING, "join.not_saved", reason=error.what,
-                cause=error.cause)  # fmt: skip
+        with _logged_if_not_saved():
+            if self._plan.save_as:
+                saved.save(self._join, self._plan.save_as)
+            elif self._given and not saved.is_saved(saved.DEFAULT):
+                path = saved.save(self._join, saved.DEFAULT)
+                self._show.talk("saved", f"{path} (--to is not needed next time)")
+            elif self._given and self._nursery is not None:
+                self._nursery.start_soon(self._replace_join)
 
-    def _save_join(self) -> None:
-        if self._plan.save_as:
-            saved.save(self._join, self._plan.save_as)
-        elif self._given and not saved.is_saved(saved.DEFAULT):
-            path = saved.save(self._join, saved.DEFAULT)
-            self._show.talk("saved", f"{path} (--to is not needed next time)")
-        elif self._given and (old := saved.outdated(self._join)) is not None:
+    async def _replace_join(self) -> None:
+        """Keep ours instead of an older line that leads to the server no more.
+
+        One that still does is another way to it, and nothing has moved.
+        """
+        if (old := saved.outdated(self._join)) is None:
+            return
+        same_token = old.token.reveal() == self._join.token.reveal()
+        if same_token and await is_there(old, self._via):
+            return
+        with _logged_if_not_saved():
             path = saved.save(self._join, saved.DEFAULT)
             was, now = (Address(join.host, join.port) for join in (old, self._join))
             what = "the same server, a new token"
@@ -443,6 +452,9 @@ class _Up:
         self._said[name] = public
 
     def _say(self, line: Line) -> None:
+        if not self._works:  # a command that fails has changed nothing
+            self._works = True
+            self._keep_join()
         text = line.text(terminal=self._show.terminal)
         self._show.line("entry", text, **line.fields)
 
@@ -478,6 +490,16 @@ class _Up:
                     f"  {connections(now[0])}, {size_text(received)} in, "
                     f"{size_text(sent)} out"
                 )
+
+
+@contextmanager
+def _logged_if_not_saved() -> Iterator[None]:
+    """Go on without what could not be kept, and say so."""
+    try:
+        yield
+    except StateError as error:
+        log_event(logger, logging.WARNING, "join.not_saved", reason=error.what,
+            cause=error.cause)  # fmt: skip
 
 
 async def run_up(plan: UpPlan, show: Show) -> Exit:
