@@ -351,13 +351,15 @@ def test_a_public_port_that_is_taken_is_named_and_the_other_entries_go_on(
         client = machine.up(
             server.join, "--tcp", f"{port}={here}", "--tcp", f"0={here}", ready=1
         )
-        client.err.wait(f"error: the server does not give {port} for {here}")
+        said = client.err.wait(f"the server does not give {port} for {here}")
+        assert said.endswith("; it is asked for again until it is free")
         with visit(public_port(client)) as conn:
             conn.sendall(b"hello")
             assert read_exactly(conn, 5) == b"hello"
         assert client.process.poll() is None
         assert client.stop() == 0
     assert len(client.out.all()) == 1
+    assert "error:" not in client.errors()
     assert "Traceback" not in client.errors() + server.program.errors()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Final
@@ -109,19 +110,27 @@ def test_a_client_is_back_by_itself_after_its_server_was_killed(
     assert took_s < UNTRIED_S
 
 
-def test_a_client_waits_for_a_server_that_is_not_there_yet_and_says_so(
+def test_a_client_waits_for_a_server_that_is_not_there_and_says_so_once_an_outage(
     machine: Machine, target: Target
 ) -> None:
     listen = f"127.0.0.1:{free_port()}"
-    first = machine.serve(listen=listen)
-    first.program.stop(signal.SIGKILL)
+    server = machine.serve(listen=listen)
+    server.program.stop(signal.SIGKILL)
     entry = ("--tcp", f"0=127.0.0.1:{target.port}")
-    client = machine.up(first.join, *entry, ready=0)
-    client.err.wait(f"cannot reach {listen}: connection refused", 2)
-    assert client.out.all() == []
-    machine.serve(listen=listen)
-    port = int(client.out.wait("tcp").split()[1].rpartition(":")[2])
-    assert answers(port)
+    client = machine.up(server.join, *entry, ready=0)
+    for outage in (1, 2):
+        said = client.err.wait(f"cannot reach {listen}: connection refused; ", outage)
+        assert re.search(r"[;,] trying again in \d\.\d s$", said)
+        client.err.wait("link.not_made", client.err.count("link.not_made") + 2)
+        assert len(client.out.all()) == outage - 1
+        server = machine.serve(listen=listen)
+        client.err.wait("mapping.ready", outage)
+        port = int(client.out.wait("tcp").split()[1].rpartition(":")[2])
+        assert answers(port)
+        assert client.err.count(" trying again in ") == outage
+        server.program.stop(signal.SIGKILL)
+    assert client.stop() == 0
+    assert "error:" not in client.errors()
     assert "Traceback" not in client.errors()
 
 

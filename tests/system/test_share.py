@@ -289,6 +289,9 @@ def test_without_names_at_the_server_a_port_shows_the_page(
     assert host == "127.0.0.1"
     assert get(machine, host, port, "/")[0] == 200
     client.stop()
+    assert client.err.count("share.at_a_port") == 1
+    assert "level=warning" not in client.errors()
+    assert "refused" not in client.errors()
     named = machine.tunnel("share", str(pages), "--to", server.join, "--name", "shop")
     assert "tunnel serve --http" in named.err.wait("fix")
     assert named.wait() != 0

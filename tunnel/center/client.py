@@ -550,9 +550,11 @@ class CenterClient:
 
     # Mappings ------------------------------------------------------------------------
 
-    async def publish(self, wanted: MappingEntry, serve: Serve) -> str:
+    async def publish(
+        self, wanted: MappingEntry, serve: Serve, *, or_else: bool = False
+    ) -> str:
         """See ``Publisher.publish``."""
-        return await self.publisher.publish(wanted, serve)
+        return await self.publisher.publish(wanted, serve, or_else=or_else)
 
     async def publish_target(
         self,

@@ -44,6 +44,8 @@ _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""
 ASKED_AGAIN: Final = (Code.TAKEN, Code.RESOURCE)
 """Why a name is refused that may be had later: its owner leaves, an old server ends."""
+NOT_OFFERED: Final = (Code.UNSUPPORTED, Code.ADDRESS_UNSUPPORTED)
+"""Why a name is refused that this server never gives: something else may do."""
 
 logger = logging.getLogger("tunnel.client")
 
@@ -56,6 +58,8 @@ class _Mapping:
     serve: Serve
     public: Address | None = None
     refusal: MappingAnswer | None = None
+    or_else: bool = False
+    """Where it is not offered, its owner has something else to ask for."""
     had: bool = False
     """It was open before."""
 
@@ -112,7 +116,9 @@ class Publisher:
 
     # Names ---------------------------------------------------------------------------
 
-    async def publish(self, wanted: MappingEntry, serve: Serve) -> str:
+    async def publish(
+        self, wanted: MappingEntry, serve: Serve, *, or_else: bool = False
+    ) -> str:
         """Ask for a public name, now and on every later link.
 
         Args:
@@ -122,13 +128,17 @@ class Publisher:
                 ``host`` is the public name.
             serve: called for each visitor, in a task of its own; which port of a range
                 it came to is the ``index`` of the stream's ``NameTarget``.
+            or_else: the caller asks for something else where this is not offered, and
+                says so; it is told, but not logged here.
 
         Returns:
             The mapping's name, for ``withdraw`` and in the notices about it.
         """
         self._names += 1
         name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
-        self._mappings[name] = _Mapping(replace(wanted, name=name), serve)
+        self._mappings[name] = _Mapping(
+            replace(wanted, name=name), serve, or_else=or_else
+        )
         if self._session is not None:
             try:
                 await self._ask(MappingOp.ADD, [name])
@@ -242,8 +252,9 @@ class Publisher:
         known_refusal, mapping.refusal = mapping.refusal, answer
         mapping.public = None
         if known_refusal != answer:  # that it goes on is no news
-            log_event(logger, logging.WARNING, "mapping.refused", name=name,
-                code=answer.code.name, reason=answer.reason)  # fmt: skip
+            if not (mapping.or_else and answer.code in NOT_OFFERED):
+                log_event(logger, logging.WARNING, "mapping.refused", name=name,
+                    code=answer.code.name, reason=answer.reason)  # fmt: skip
             self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
 
 

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
+    from tunnel.errors import TunnelError
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.show import Show
     from tunnel.proto.frames import End
@@ -316,7 +317,8 @@ class _Up:
         self._was_up = False
         self._works = False
         """One of the entries has come to stand."""
-        self._last_error = ""
+        self._trouble = ""
+        """Why the last attempt of this outage failed."""
         self._failure: Exit | None = None
         self._nursery: trio.Nursery | None = None
         self._client: CenterClient | None = None
@@ -358,10 +360,12 @@ class _Up:
     def _tell(self, notice: Notice) -> None:
         match notice:
             case LinkUp():
+                self._trouble = ""
                 self._link_up(notice)
             case LinkDown():
                 self._link_down(notice)
             case LinkResumed():
+                self._trouble = ""
                 self._show.talk(
                     "link resumed",
                     f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
@@ -383,8 +387,7 @@ class _Up:
                 if self._nursery is not None:
                     self._nursery.start_soon(self._ready, name, public, over_tls)
             case MappingRefused():
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._refused, notice)
+                self._refused(notice)
 
     def _link_up(self, notice: LinkUp) -> None:
         how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
@@ -433,13 +436,16 @@ class _Up:
             self._show.talk("saved", f"{path} ({what})")
 
     def _link_down(self, notice: LinkDown) -> None:
-        if not self._was_up and notice.reason.what != self._last_error:
-            # Said once; the attempts go on, and only what changes is news.
-            self._last_error = notice.reason.what
-            self._show.error(notice.reason)
         waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
-        what = "link lost" if notice.was_up else "no link"
-        self._show.talk(what, f"{waiting}retry in {notice.retry_s:.1f} s")
+        again = f"{waiting}trying again in {notice.retry_s:.1f} s"
+        if notice.was_up:
+            self._show.talk("link lost", again)
+        elif notice.reason.what != self._trouble:
+            # Said once in each outage; only what changes is news.
+            self._trouble = notice.reason.what
+            self._show.trouble(notice.reason, again)
+        else:
+            self._show.talk("no link", again)
 
     async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
         entry = self._published[name]
@@ -458,24 +464,40 @@ class _Up:
         text = line.text(terminal=self._show.terminal)
         self._show.line("entry", text, **line.fields)
 
-    async def _refused(self, notice: MappingRefused) -> None:
-        other = self._published[notice.name].instead(notice, self._join.host)
-        if other is not None and self._client is not None and self._nursery is not None:
-            await self._client.withdraw(notice.name)
-            await self._start(other, self._client, self._nursery)
+    def _refused(self, notice: MappingRefused) -> None:
+        entry = self._published[notice.name]
+        nursery, client = self._nursery, self._client
+        if nursery is None or client is None:
             return
-        error = self._published[notice.name].refused(notice)
-        self._show.error(error)
+        other = entry.instead(notice, self._join.host)
+        if other is not None:
+            nursery.start_soon(self._start_other, notice.name, other, client, nursery)
+            return
+        error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN
         if not (asked_again and notice.name in self._had):
             self._without[notice.name] = error.exit_status
+        # Only once all answers of one message are counted: is there one that stands?
+        nursery.start_soon(self._say_refused, error, asked_again, client)
+
+    async def _start_other(
+        self, name: str, other: Published, client: CenterClient, nursery: trio.Nursery
+    ) -> None:
+        await client.withdraw(name)
+        await self._start(other, client, nursery)
+
+    async def _say_refused(
+        self, error: TunnelError, asked_again: bool, client: CenterClient
+    ) -> None:
+        await trio.lowlevel.checkpoint()
         if len(self._without) < len(self._plan.entries):
-            if asked_again:
-                self._show.talk("waiting", "it is asked for again until it is free")
-        elif self._client is not None:
-            # No other entry stands: how that of the first ended is how we end.
-            self._failure = next(iter(self._without.values()))
-            self._client.stop()
+            until = "until it is free" if asked_again else "over the next link"
+            self._show.trouble(error, f"it is asked for again {until}")
+            return
+        self._show.error(error)
+        # No other entry stands: how that of the first ended is how we end.
+        self._failure = next(iter(self._without.values()))
+        client.stop()
 
     async def _keep_status(self, client: CenterClient) -> None:
         """Show moving numbers while something moves; silent while nothing does."""

@@ -94,8 +94,15 @@ class Show:
 
     def error(self, error: TunnelError, word: str = "error") -> None:
         """Say what failed, why, and what can be done."""
+        self._explain(f"{word}: {error.what}", error)
+
+    def trouble(self, error: TunnelError, instead: str) -> None:
+        """Say what did not succeed where the program goes on, and how."""
+        self._explain(f"{error.what}; {instead}", error)
+
+    def _explain(self, first: str, error: TunnelError) -> None:
         self._clear_status()
-        parts = [f"{word}: {error.what}"]
+        parts = [first]
         if error.cause:
             parts.append(f"  cause  {error.cause}")
         if error.fix:

@@ -5,6 +5,7 @@ Their line has the address that a person opens.
 
 from __future__ import annotations
 
+import logging
 import os
 from base64 import b32encode
 from dataclasses import dataclass, replace
@@ -23,10 +24,12 @@ from tunnel.addresses import (
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.local_services import share_folder, share_guarded
 from tunnel.center.names import NameOptions
+from tunnel.center.publisher import NOT_OFFERED
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.http.files import Folder
 from tunnel.front.http.names import Guard
 from tunnel.front.proxy_users import is_loopback
+from tunnel.log import log_event
 from tunnel.net.dial import probe
 from tunnel.ops.entries import Line, Published, as_target, parse_target
 from tunnel.proto.frames import UNIX_PREFIX, Address, MappingEntry, MappingType
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from tunnel.center.publisher import Serve
     from tunnel.proto.frames import End
 
+LOG: Final = logging.getLogger(__name__)
 _OWN_NAME_LETTERS: Final = 10
 """50 bits: nobody guesses it, and two of them are never the same."""
 _USUAL_PORTS: Final = {"http": 80, "https": 443}
@@ -140,7 +144,8 @@ class ShareEntry(Published):
         del nursery
         own = self.name or _own_name(client.client_id, self._key)
         wanted = MappingEntry(MappingType.HTTP, "", own)
-        return await client.publish(wanted, self.serving(by_name=True))
+        serve = self.serving(by_name=True)
+        return await client.publish(wanted, serve, or_else=not self.name)
 
     def serving(self, *, by_name: bool) -> Serve:
         """Give what serves the visitors."""
@@ -176,9 +181,9 @@ class ShareEntry(Published):
 
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
         """Give a port: a server without names can show a web page all the same."""
-        offers_none = (Code.UNSUPPORTED, Code.ADDRESS_UNSUPPORTED)
-        if self.name or notice.answer.code not in offers_none:
+        if self.name or notice.answer.code not in NOT_OFFERED:
             return None
+        log_event(LOG, logging.INFO, "share.at_a_port", reason=notice.answer.reason)
         return _SharedPort(self, server_host)
 
     def refused(self, notice: MappingRefused) -> TunnelError:
