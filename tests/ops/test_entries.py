@@ -150,6 +150,11 @@ async def test_a_udp_entry_reads_as_a_tcp_entry_and_says_its_own_line() -> None:
     answer = MappingAnswer(Code.TAKEN, reason="why")
     error = entry.refused(MappingRefused("udp-1", entry.remote, answer))
     assert error.fix == "choose another: --udp 0=localhost:53"
+    short = UdpEntry.of("53", "5353")
+    assert short == entry
+    assert short.refused(MappingRefused("udp-1", entry.remote, answer)).fix == (
+        "choose another: --remote 0"
+    )
 
 
 async def test_a_published_entry_says_what_it_was_refused() -> None:

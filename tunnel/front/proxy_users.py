@@ -113,8 +113,15 @@ class Login:
         return right
 
 
-def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
+def refuse_open_proxy(
+    listen: End, users: ProxyUsers | None, *, in_words: bool = False
+) -> None:
     """Refuse a proxy that whoever reaches its address could use.
+
+    Args:
+        listen: its address.
+        users: who may use it.
+        in_words: it was asked for as ``tunnel socks``, not with ``--socks``.
 
     Raises:
         UsageError: it has no users, and ``listen`` is not a loopback address.
@@ -122,10 +129,13 @@ def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
     if isinstance(listen, UnixPath):  # as private as its folder
         return
     if users is None and not is_loopback(listen.host):
+        alone = "tunnel socks" if in_words else "--socks"
+        auth = " --auth " if in_words else ",auth="
         raise UsageError(
             f"a proxy without users is not opened on {listen}",
             "whoever reaches that address could use it",
-            f"--socks {listen.port}, or with users --socks {listen},auth=USER:PASSWORD",
+            f"{alone} {listen.port}, or with users {alone} '{listen}'{auth}"
+            "USER:PASSWORD",
         )
 
 

@@ -451,7 +451,8 @@ def socks(
     from tunnel.ops.runtime import UpPlan
 
     users = parse_users(auth or [])
-    entry = SocksEntry(parse_listen(listen), leave_at, users, udp_public)
+    where = parse_listen(listen)
+    entry = SocksEntry(where, leave_at, users, udp_public, in_words=True)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -668,7 +669,8 @@ def main() -> NoReturn:
     try:
         status = app(result_action="return_value")
     except CycloptsError as error:
-        status = _refuse(UsageError(str(error), fix="tunnel --help"))
+        command = " ".join(("tunnel", *(error.command_chain or ())))
+        status = _refuse(UsageError(str(error), fix=f"{command} --help"))
     except TunnelError as error:
         status = _refuse(error)
     except KeyboardInterrupt:

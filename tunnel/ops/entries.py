@@ -10,7 +10,7 @@ Knows nothing of signals, exit statuses and the other entries: those are run.py'
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End
 
+REMOTE: Final = "--remote"
+"""What says where an entry is public that is a command of its own."""
 IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
 """Another choice helps."""
 
@@ -133,6 +135,8 @@ class TcpEntry(Published):
     count: int = 1
     proxy: ProxyVersion | None = None
     """Which PROXY header the target hears first."""
+    flag: str = field(default="--tcp", compare=False)
+    """What its user may change: that of ``up``, or ``--remote`` of its own command."""
 
     @classmethod
     def parse(cls, text: str) -> TcpEntry:
@@ -144,10 +148,16 @@ class TcpEntry(Published):
         body, options = split_options(text, ("proxy",))
         remote, equals, target = body.rpartition("=")
         proxy = parse_proxy_version(options["proxy"])
-        return cls.of(target, remote if equals else "0", proxy)
+        return cls.of(target, remote if equals else "0", proxy, "--tcp")
 
     @classmethod
-    def of(cls, target: str, remote: str, proxy: ProxyVersion | None) -> TcpEntry:
+    def of(
+        cls,
+        target: str,
+        remote: str,
+        proxy: ProxyVersion | None = None,
+        flag: str = REMOTE,
+    ) -> TcpEntry:
         """Read TARGET and REMOTE; port 0 of REMOTE stands for as many as are needed.
 
         Raises:
@@ -159,9 +169,9 @@ class TcpEntry(Published):
             raise UsageError(
                 f"{remote} and {target} are not of one length",
                 "the visitor of each port reaches the target of the same place",
-                "for example 6000-6010=127.0.0.1:6000-6010",
+                f"for example {_where(flag, _row(public.first.port, count), target)}",
             )
-        return cls(public.first, end, count, proxy)
+        return cls(public.first, end, count, proxy, flag)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
@@ -192,7 +202,7 @@ class TcpEntry(Published):
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         """See ``Published``."""
-        return _not_given(notice, self._target, "--tcp")
+        return _not_given(notice, self._target, self.flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +216,8 @@ class UdpEntry(Published):
     remote: Address
     target: Address
     count: int = 1
+    flag: str = field(default="--udp", compare=False)
+    """See ``TcpEntry``."""
 
     @classmethod
     def parse(cls, text: str) -> UdpEntry:
@@ -216,21 +228,24 @@ class UdpEntry(Published):
         """
         body, _ = split_options(text, ())
         remote, equals, target = body.rpartition("=")
-        return cls.of(target, remote if equals else "0")
+        return cls.of(target, remote if equals else "0", "--udp")
 
     @classmethod
-    def of(cls, target: str, remote: str) -> UdpEntry:
+    def of(cls, target: str, remote: str, flag: str = REMOTE) -> UdpEntry:
         """Read TARGET and REMOTE, as ``TcpEntry`` does.
 
         Raises:
             UsageError: one is none, or they are not of one length.
         """
-        row = TcpEntry.of(target, remote, None)
+        row = TcpEntry.of(target, remote, flag=flag)
         if isinstance(row.target, UnixPath):
+            command = "tunnel udp" if flag == REMOTE else flag
             raise UsageError(
-                f"{target} takes no datagrams", "UDP goes to an address", "--udp 53"
+                f"{target} takes no datagrams",
+                "UDP goes to an address",
+                f"for example {command} 53",
             )
-        return cls(row.remote, row.target, row.count)
+        return cls(row.remote, row.target, row.count, flag)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
         """See ``Published``."""
@@ -249,7 +264,7 @@ class UdpEntry(Published):
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         """See ``Published``."""
-        return _not_given(notice, self._target, "--udp")
+        return _not_given(notice, self._target, self.flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +315,11 @@ class SocksEntry(Local):
     users: ProxyUsers | None = None
     udp_public: str | None = None
     """IP address under which apps send their datagrams, where NAT is between."""
+    in_words: bool = field(default=False, compare=False)
+    """Of ``tunnel socks``, whose users are a flag of their own."""
 
     def __post_init__(self) -> None:
-        refuse_open_proxy(self.listen, self.users)
+        refuse_open_proxy(self.listen, self.users, in_words=self.in_words)
         if self.udp_public is not None and literal(self.udp_public) is None:
             raise UsageError(
                 f"{self.udp_public!r} is not an IP address",
@@ -345,8 +362,23 @@ def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
     return TunnelError(
         code,
         f"the server does not give {where} for {target}: {reason}",
-        fix=f"choose another: {flag} 0={target}" if code in IN_OTHER_HANDS else "",
+        fix=f"choose another: {_where(flag, '0', target)}"
+        if code in IN_OTHER_HANDS
+        else "",
     )
+
+
+def _row(port: int, count: int) -> str:
+    """Write so many ports from one on; any, if there are not as many."""
+    last = port + count - 1
+    if count == 1:
+        return str(port)
+    return f"{port}-{last}" if last < 65_536 else "0"
+
+
+def _where(flag: str, remote: str, target: str) -> str:
+    """Write what is public where, as the command that was used takes it."""
+    return f"{flag} {remote}" if flag == REMOTE else f"{flag} {remote}={target}"
 
 
 # Values ------------------------------------------------------------------------------

@@ -35,14 +35,22 @@ class ClientProxyEntry(Published):
     remote: Address
     networks: Networks = field(default_factory=Networks)
     users: ProxyUsers | None = None
+    in_words: bool = field(default=False, compare=False)
+    """Of ``tunnel tcp --socks``, whose every word is a flag of its own."""
 
     def __post_init__(self) -> None:
         if self.users is None and not is_loopback(self.remote.host):
+            port = self.remote.port or 1080
+            with_users = f"--tcp {port}=socks,auth=USER:PASSWORD"
+            for_server = f"--tcp 127.0.0.1:{port}=socks"
+            if self.in_words:
+                with_users = "add --auth USER:PASSWORD"
+                for_server = f"--remote 127.0.0.1:{port}"
             raise UsageError(
                 "a public proxy without users is not opened",
                 "whoever reaches the server could use it to enter this network",
-                "add --auth USER:PASSWORD, or let only the server's own programs use "
-                "it: --remote 127.0.0.1:1080",
+                f"{with_users}, or let only the server's own programs use it: "
+                f"{for_server}",
             )
 
     @classmethod
@@ -139,7 +147,7 @@ def tcp_entry(
                 "tunnel tcp --socks --remote 127.0.0.1:1080",
             )
         where, users = parse_remote(remote), parse_users(auth)
-        return ClientProxyEntry(where, Networks.parse(networks), users)
+        return ClientProxyEntry(where, Networks.parse(networks), users, in_words=True)
     if target is None or networks or auth:
         raise UsageError(
             "there is no TARGET"

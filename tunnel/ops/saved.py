@@ -53,10 +53,10 @@ def client_folder() -> Path | None:
         return None
 
 
-def _file(name: str) -> Path:
+def _file(name: str, instead: str = "--to, or XDG_CONFIG_HOME") -> Path:
     if not is_host_name(name):
         raise UsageError(f"{name!r} is not a name: letters, digits, dot, - and _")
-    folder = _of_this_user(user_config_path, "--to, or XDG_CONFIG_HOME")
+    folder = _of_this_user(user_config_path, instead)
     return folder / f"{name}.join"
 
 
@@ -79,7 +79,7 @@ def _of_this_user(find: Callable[[str], Path], instead: str) -> Path:
 
 def save(join: JoinLine, name: str) -> Path:
     """Keep a join line, mode 0600; replaces one of the same name."""
-    path = _file(name)
+    path = _file(name, "XDG_CONFIG_HOME")  # `tunnel join` has no --to
     write_private(path, join.render() + "\n")
     return path
 
