@@ -196,7 +196,7 @@ async def test_a_closed_listener_gives_its_port_back_and_refuses_who_waits(
         center(ports=free_ports) as where,
         tunnel.connect(where.join.render()) as session,
     ):
-        listener = await session.listen()
+        listener = await session.listen("*:0")
         async with await trio.open_tcp_stream(*_pair(listener.public)) as visitor:
             await where.until(lambda: session.connections == 1)
             await listener.aclose()

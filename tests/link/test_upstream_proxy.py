@@ -165,6 +165,7 @@ async def test_a_server_that_the_proxy_does_not_reach_is_told_from_the_proxy() -
         error = await failure(f"http://127.0.0.1:{port}")
     assert not isinstance(error, ViaError)
     assert error.what.endswith("does not reach server.test:7443: 502 Bad Gateway")
+    assert error.fix.endswith("tunnel serve --listen 443")  # of whatever family
 
 
 @pytest.mark.parametrize(

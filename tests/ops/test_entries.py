@@ -43,6 +43,7 @@ def nobody() -> CenterClient:
         ("2222=8000", Address("", 2222)),
         ("[::1]:2222=localhost:8000", Address("::1", 2222)),
         ("0.0.0.0:2222=8000", Address("0.0.0.0", 2222)),
+        ("*:2222=8000", Address("", 2222)),
     ],
 )
 def test_a_tcp_entry_is_a_target_and_where_it_is_public(
@@ -61,7 +62,6 @@ def test_a_tcp_entry_is_a_target_and_where_it_is_public(
         "1=2=3",
         "70000",
         "*:8000",
-        "*:2222=8000",
         "[fe80::1%eth0]:2222=8000",
         "a b:1",
         "::1:8000",

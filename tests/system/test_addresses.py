@@ -171,6 +171,26 @@ def test_a_public_port_that_names_a_family_is_open_on_that_alone(
     assert listening(network, 2223) == {ANY6}
 
 
+def test_an_address_that_is_printed_can_be_asked_for(machine: Machine) -> None:
+    Network(machine, BOTH)
+    server = machine.serve(listen="7443")
+    entries = ("--tcp", "6000-6001=9-10", "--udp", "53", "--socks", "0")
+    first = machine.up(server.join, *entries)
+    printed = [line.split() for line in first.out.all()]
+    assert first.stop() == 0
+    again: list[str] = []
+    for kind, address, target in printed:
+        again += (f"--{kind}", address if kind == "socks" else f"{address}={target}")
+    second = machine.up(server.join, *again)
+    assert sorted(line.split() for line in second.out.all()) == sorted(printed)
+    for kind, address, target in printed:
+        assert second.process.poll() is None
+        if kind != "socks":
+            assert address.startswith("*:")
+            words = (kind, target, "--remote", "*:0", "--to", server.join)
+            assert " *:" in machine.tunnel(*words).out.wait(kind)
+
+
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_a_target_that_is_a_port_alone_is_on_whichever_loopback_answers(
     machine: Machine, host: str

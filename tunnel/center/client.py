@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
+from tunnel.addresses import EVERYWHERE
 from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
 from tunnel.center.client_proxy import serve_client_proxy
@@ -612,16 +613,16 @@ class CenterClient:
         """Open a public TCP address; its visitors come out of the listener.
 
         Args:
-            remote: port, or ``"HOST:PORT"``, at the server; 0 for any port.
+            remote: port, or ``"HOST:PORT"``, at the server; 0 for any port. ``*`` is
+                where its links come in, as a port alone is.
 
         Raises:
             LocalSessionError: the server refused; ``code`` says why.
         """
-        where = (
-            Address("", remote) if isinstance(remote, int) else Address.parse(remote)
-        )
+        where = Address.parse(str(remote), EVERYWHERE)
+        host = "" if where.host == EVERYWHERE else where.host
         return await self.publisher.listen(
-            MappingEntry(MappingType.TCP, "", where.host, where.port)
+            MappingEntry(MappingType.TCP, "", host, where.port)
         )
 
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:

@@ -230,7 +230,7 @@ def _refused(via: UpstreamProxy, where: str, said: str) -> LocalLinkError:
         Code.LINK_LOST,
         f"the proxy {via} does not reach {where}: {said}",
         "the server is down, its name is unknown there, or the proxy forbids this port",
-        "many proxies let only port 443 through: tunnel serve --listen 0.0.0.0:443",
+        "many proxies let only port 443 through: tunnel serve --listen 443",
     )
 
 

@@ -467,14 +467,11 @@ def parse_public_ports(text: str) -> Ports:
 
 
 def _public(where: Address, text: str) -> Address:
-    """Leave to the server where a port without a host is: ``--listen`` says so."""
+    """Leave to the server where a port without a host is: ``--listen`` says so.
+
+    ``*`` is what the line of such a port says, so it means the same.
+    """
     if where.host == EVERYWHERE:
-        if ":" in text:
-            raise UsageError(
-                f"{text!r} does not say an address of the server",
-                "a port alone is where the server's --listen is",
-                f"{where.port} alone, or 0.0.0.0:{where.port}, or [::]:{where.port}",
-            )
         return Address("", where.port)
     if "%" in where.host:
         raise _zone_refused(text, "the public port is one of the server's")
