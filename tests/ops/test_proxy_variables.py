@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import UsageError
-from tunnel.ops.proxy_variables import is_exempt, is_loopback, proxy_of
+from tunnel.ops.proxy_variables import is_exempt, is_loopback, not_used, proxy_of
 
 SERVER = "t.example.net", 7443
 
@@ -29,6 +29,43 @@ def test_the_variable_that_counts_is_the_one_of_curl(
 ) -> None:
     via = proxy_of(variables, *SERVER)
     assert (via and str(via)) == used
+
+
+@pytest.mark.parametrize(
+    ("variables", "host", "said"),
+    [
+        ({}, "t.example.net", None),
+        ({"ALL_PROXY": "http://a:1"}, "t.example.net", None),
+        ({"ALL_PROXY": "http://a:1", "NO_PROXY": "lan"}, "t.example.net", None),
+        (
+            {"ALL_PROXY": "http://a:1", "NO_PROXY": "example.net"},
+            "t.example.net",
+            ("ALL_PROXY", "NO_PROXY names the server"),
+        ),
+        (
+            {"https_proxy": "http://a:1", "no_proxy": "*", "NO_PROXY": "lan"},
+            "t.example.net",
+            ("https_proxy", "no_proxy names the server"),
+        ),
+        (
+            {"HTTPS_PROXY": "http://a:1"},
+            "localhost",
+            ("HTTPS_PROXY", "the server is this machine"),
+        ),
+        (
+            {"http_proxy": "http://a:1"},
+            "t.example.net",
+            ("http_proxy", "the link is not HTTP: HTTPS_PROXY or ALL_PROXY counts"),
+        ),
+        ({"HTTP_PROXY": "http://a:1", "ALL_PROXY": "http://b:1"}, "a.b", None),
+    ],
+)
+def test_why_a_proxy_is_not_used_is_known(
+    variables: dict[str, str], host: str, said: tuple[str, str] | None
+) -> None:
+    assert not_used(variables, host, 7443) == said
+    if said is not None:
+        assert proxy_of(variables, host, 7443) is None
 
 
 def test_a_proxy_knows_its_variable_user_and_password() -> None:

@@ -283,6 +283,8 @@ def test_the_proxy_of_the_machine_is_not_asked_for_the_machine_itself(
         client = machine.tunnel(*entry, env=env)
         assert exchange(tcp(port_of(client, "tcp"))) == HELLO
         assert proxy.asked == []
+        said = client.err.wait("proxy.not_used")
+        assert 'variable=ALL_PROXY reason="the server is this machine"' in said
 
 
 @pytest.mark.parametrize(

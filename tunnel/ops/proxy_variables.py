@@ -9,20 +9,29 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.errors import UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     IP = IPv4Address | IPv6Address
 
 _PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """The first that is not empty counts; lower case first, as curl does."""
+_EXEMPT: Final = ("no_proxy", "NO_PROXY")
+_OTHERS: Final = ("http_proxy", "HTTP_PROXY")
 _WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
+
+
+class Unused(NamedTuple):
+    """A variable that names a proxy which is not used."""
+
+    variable: str
+    reason: str
 
 
 def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy | None:
@@ -32,11 +41,8 @@ def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy 
         UsageError: a variable holds no URL of a proxy. The text names the variable and
             does not repeat the URL, which may hold a password.
     """
-    name = next((name for name in _PROXIES if environ.get(name, "").strip()), None)
-    if name is None or is_loopback(host):
-        return None
-    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    if is_exempt(exempt, host, port):
+    name = _first(environ, _PROXIES)
+    if name is None or not_used(environ, host, port) is not None:
         return None
     url = environ[name].strip()
     try:
@@ -48,6 +54,28 @@ def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy 
             f"{name}=http://USER:PASSWORD@proxy.lan:3128, or --via none to go without",
         ) from None
     return replace(via, named=name)
+
+
+def not_used(environ: Mapping[str, str], host: str, port: int) -> Unused | None:
+    """Return a proxy that the way to a server does not take, with the reason.
+
+    None where the environment names no proxy at all, or where it is used.
+    """
+    name = _first(environ, _PROXIES)
+    if name is None:
+        other = _first(environ, _OTHERS)
+        why = "the link is not HTTP: HTTPS_PROXY or ALL_PROXY counts"
+        return Unused(other, why) if other else None
+    if is_loopback(host):
+        return Unused(name, "the server is this machine")
+    exempt = _first(environ, _EXEMPT)
+    if exempt and is_exempt(environ[exempt], host, port):
+        return Unused(name, f"{exempt} names the server")
+    return None
+
+
+def _first(environ: Mapping[str, str], names: Sequence[str]) -> str | None:
+    return next((name for name in names if environ.get(name, "").strip()), None)
 
 
 def is_loopback(host: str) -> bool:

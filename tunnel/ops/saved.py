@@ -183,13 +183,13 @@ def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     """Give the proxy on the way to a server.
 
     It is the one of ``--via`` (``none``: no proxy), else of ``TUNNEL_VIA_FILE``, else
-    of ``HTTPS_PROXY`` or ``ALL_PROXY``, which is logged.
+    of ``HTTPS_PROXY`` or ``ALL_PROXY``. That it is used is logged, and why it is not.
 
     Raises:
         UsageError: it cannot be read.
     """
     from tunnel.link.upstream_proxy import UpstreamProxy  # `join` must not pay for trio
-    from tunnel.ops.proxy_variables import proxy_of
+    from tunnel.ops.proxy_variables import not_used, proxy_of
 
     if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
         url = read_private(Path(file)).strip()
@@ -200,4 +200,7 @@ def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     via = proxy_of(os.environ, join.host, join.port)
     if via is not None:
         log_event(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
+    elif (unused := not_used(os.environ, join.host, join.port)) is not None:
+        log_event(LOG, logging.INFO, "proxy.not_used", variable=unused.variable,
+            reason=unused.reason)  # fmt: skip
     return via
