@@ -22,6 +22,7 @@ from tunnel.ops.entries import (
     UdpEntry,
     parse_far_target,
 )
+from tunnel.ops.web_entries import PassedEntry, ShareEntry
 from tunnel.proto.frames import Address, MappingAnswer
 
 if TYPE_CHECKING:
@@ -70,6 +71,27 @@ def test_a_tcp_entry_is_a_target_and_where_it_is_public(
 def test_what_is_no_tcp_entry_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         TcpEntry.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "fix"),
+    [
+        (TcpEntry.parse, "80=", "for example --tcp 80=22"),
+        (UdpEntry.parse, "=53", "for example --udp 2222=53"),
+        (ReachEntry.parse, "5432=", "--reach 5432=db.lan:5432"),
+        (ReachEntry.parse, "=db.lan:1", "--reach 5432=db.lan:1"),
+        (ShareEntry.parse, "shop=", "for example --http shop=8000"),
+        (ShareEntry.parse, "=8000", "for example --http shop=8000"),
+        (PassedEntry.parse, "443", "for example --https shop=443"),
+    ],
+)
+def test_an_entry_that_lacks_a_part_is_told_the_flag_and_the_whole(
+    parse: Callable[[str], object], text: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse(text)
+    assert fix.split()[-2] in raised.value.what
+    assert raised.value.fix == fix
 
 
 def test_a_reach_entry_says_both_ends() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from tunnel.errors import Code, UsageError
 from tunnel.ops.cli import app
 from tunnel.ops.entries import TcpEntry, UdpEntry
 from tunnel.proto.frames import Address, MappingAnswer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def flags(command: str) -> set[str]:
@@ -86,3 +90,28 @@ def test_who_lost_a_port_is_told_how_to_ask_for_another(
     fixes = [one.refused(taken).fix for one in (entry.parse("8"), entry.of("8", "80"))]
     hint = "choose another: "
     assert fixes == [f"{hint}{flag} 0=localhost:8", f"{hint}--remote 0"]
+
+
+VALUES = {
+    argument.names[0]: name
+    for name in ("serve", "up", "tcp", "udp", "share", "reach", "socks", "pipe", "join")
+    for argument in app[name].assemble_argument_collection()
+    if argument.hint is not bool and argument.names[0] != "*"
+}
+"""Each flag and positional word, and a command that has it."""
+
+
+@pytest.mark.parametrize(("flag", "command"), VALUES.items())
+def test_an_empty_value_is_refused_with_its_flag_and_what_belongs_there(
+    flag: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an empty folder was this one
+    words = [" ", " "] if flag == "--certificate" else [" " if command == "up" else ""]
+    if flag.startswith("--"):
+        words = [flag, *words]
+        before = {"udp": ["1"], "share": ["1"], "reach": ["1", "1"], "join": ["x"]}
+        words = before.get(command, []) + words
+    with pytest.raises(UsageError, match=f"{flag} is empty") as raised:
+        app([command, *words], result_action="return_value")
+    assert len(raised.value.fix) > len("what belongs there: ")
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from tunnel import __version__
 from tunnel.addresses import EVERYWHERE, host_of
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.ops.timeout_flags import TimeoutFlags, seconds
-from tunnel.ops.variables import Environment
+from tunnel.ops.variables import Environment, refuse_empty
 from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import escaped
@@ -38,7 +38,7 @@ app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=ENVIRONMENT,
+    config=(refuse_empty, ENVIRONMENT),
     print_error=False,
     exit_on_error=False,
 )
@@ -126,7 +126,9 @@ def serve(
     ] = None,
     certificate: Annotated[
         tuple[Path, Path] | None,
-        Parameter(help="CERT KEY: end TLS here for names published with --http."),
+        Parameter(
+            help="CERT KEY: end TLS here for names published with --http.", negative=()
+        ),
     ] = None,
     print_join: Annotated[
         bool, Parameter(negative=(), help="Print the join line that is kept, and end.")
@@ -165,7 +167,7 @@ def serve(
         _public_host(public_host),
         state or state_folder(),
         plain,
-        seconds(resume),
+        seconds("--resume", resume),
         name_options(http, https, domain, certificate),
         max_sessions=_count("--max-sessions", max_sessions, least=1),
         max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
@@ -173,7 +175,7 @@ def serve(
         if max_per_address is None
         else _count("--max-per-address", max_per_address, least=1),
         trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
-        drain_s=seconds(drain),
+        drain_s=seconds("--drain", drain),
         patience=silence.patience(),
     )
     show = Show(as_json=as_json, log=log)
@@ -527,7 +529,9 @@ def _port_range(text: str) -> range:
         if 0 < first <= last < 65_536:
             return range(first, last + 1)
     raise UsageError(
-        f"{text!r} is not a range of ports", "ports are 1 to 65535", "20000-20999"
+        f"--ports {text!r} is not a range of ports",
+        "ports are 1 to 65535",
+        "for example --ports 20000-20999",
     )
 
 
@@ -557,7 +561,7 @@ def _up(
     from tunnel.ops.runtime import run_up
     from tunnel.ops.show import Show
 
-    plan.drain_s, plan.patience = seconds(drain), silence.patience()
+    plan.drain_s, plan.patience = seconds("--drain", drain), silence.patience()
     show = Show(as_json=as_json, log=log)
     return _run(lambda: run_up(plan, show), show)
 

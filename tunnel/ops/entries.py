@@ -146,9 +146,9 @@ class TcpEntry(Published):
             UsageError: it is none.
         """
         body, options = split_options(text, ("proxy",))
-        remote, equals, target = body.rpartition("=")
+        remote, target = _remote_and_target(body, "--tcp")
         proxy = parse_proxy_version(options["proxy"])
-        return cls.of(target, remote if equals else "0", proxy, "--tcp")
+        return cls.of(target, remote, proxy, "--tcp")
 
     @classmethod
     def of(
@@ -227,8 +227,8 @@ class UdpEntry(Published):
             UsageError: it is none.
         """
         body, _ = split_options(text, ())
-        remote, equals, target = body.rpartition("=")
-        return cls.of(target, remote if equals else "0", "--udp")
+        remote, target = _remote_and_target(body, "--udp")
+        return cls.of(target, remote, "--udp")
 
     @classmethod
     def of(cls, target: str, remote: str, flag: str = REMOTE) -> UdpEntry:
@@ -283,12 +283,12 @@ class ReachEntry(Local):
         Raises:
             UsageError: it is none.
         """
-        listen, equals, target = text.rpartition("=")
-        if not equals:
+        listen, _, target = text.rpartition("=")
+        if not (listen and target):
             raise UsageError(
-                f"{text!r} does not say where to listen and what to reach",
+                f"--reach {text!r} does not say where to listen and what to reach",
                 "an entry is LISTEN=TARGET",
-                f"--reach 5432={text}",
+                f"--reach {listen or '5432'}={target or 'db.lan:5432'}",
             )
         return cls(parse_listen(listen), parse_far_target(target), exit_name)
 
@@ -412,6 +412,18 @@ def parse_far_target(text: str) -> End:
     if isinstance(end, Address) and "%" in end.host:
         raise _zone_refused(text, "the target is reached from another machine")
     return end
+
+
+def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
+    """Part ``[REMOTE=]TARGET``; without REMOTE it is any port."""
+    remote, equals, target = text.rpartition("=")
+    if equals and not (remote and target):
+        raise UsageError(
+            f"{flag} {text!r} does not say which port leads where",
+            "an entry is [REMOTE=]TARGET",
+            f"for example {flag} {remote or '2222'}={target or '22'}",
+        )
+    return remote if equals else "0", target
 
 
 def _parse_row(text: str) -> tuple[End, int]:

@@ -138,7 +138,7 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         return parse_join(text), True
     if to is not None and "://" in to:
         return parse_join(to.strip()), True
-    name = to or DEFAULT
+    name = DEFAULT if to is None else to
     path = _file(name)
     if exists(path):
         return parse_join(read_private(path).strip()), False

@@ -55,19 +55,20 @@ class TimeoutFlags:
         """
         from tunnel.net.timeouts import Timeouts
 
-        udp_idle_s = seconds(self.udp_idle)
+        udp_idle_s = seconds("--udp-idle", self.udp_idle)
         if not udp_idle_s:
             raise UsageError("--udp-idle 0 would end every flow at once", "1s or more")
-        dead_after_s = seconds(self.dead_after)
+        dead_after_s = seconds("--dead-after", self.dead_after)
         if not LEAST_DEAD_AFTER_S <= dead_after_s <= MOST_DEAD_AFTER_S:
             raise UsageError(
                 f"--dead-after {self.dead_after} is out of range", "it is 5s to 12h"
             )
-        return Timeouts(seconds(self.idle) or math.inf, udp_idle_s, dead_after_s)
+        idle_s = seconds("--idle", self.idle) or math.inf
+        return Timeouts(idle_s, udp_idle_s, dead_after_s)
 
 
-def seconds(text: str) -> int:
-    """Read a duration: ``30``, ``30s``, ``5m``, ``2h``.
+def seconds(flag: str, text: str) -> int:
+    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``.
 
     Raises:
         UsageError: it is none.
@@ -76,4 +77,8 @@ def seconds(text: str) -> int:
     unit = text[len(number) :]
     if number.isascii() and number.isdigit() and unit in _UNITS:
         return int(number) * _UNITS[unit]
-    raise UsageError(f"{text!r} is not a duration", "for example 30s, 5m or 0")
+    raise UsageError(
+        f"{flag} {text!r} is not a duration",
+        "it is a number with s, m or h",
+        f"for example {flag} 30s",
+    )

@@ -12,9 +12,10 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
-from cyclopts import Parameter, Token
+from cyclopts import UNSET, Parameter, Token
 from cyclopts.config import Env
 
+from tunnel.errors import UsageError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
@@ -117,6 +118,25 @@ def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
             close = get_close_matches(name, sorted(names), 1, 0.75)
             found[name] = close[0] if close else None
     return found
+
+
+def refuse_empty(
+    app: App, commands: tuple[str, ...], arguments: ArgumentCollection
+) -> None:
+    """Refuse empty words of the command line: each would mean something by chance.
+
+    Raises:
+        UsageError: with the flag, and what belongs there.
+    """
+    del app, commands
+    for argument in arguments:
+        given = [one.value for one in argument.tokens if one.implicit_value is UNSET]
+        if not all(map(str.strip, given)):
+            raise UsageError(
+                f"{argument.name} is empty",
+                "perhaps a variable of the shell is not set",
+                f"what belongs there: {argument.parameter.help}",
+            )
 
 
 class Environment(Env):

@@ -245,11 +245,12 @@ def _name_refused(notice: MappingRefused, flag: str) -> TunnelError:
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:
     written, equals, target = text.partition("=")
     name = _published_name(written)
-    if not equals or not name:
+    if not (equals and name and target):
         raise UsageError(
-            f"{text!r} does not say which name leads where",
+            f"{flag} {text!r} does not say which name leads where",
             "an entry is NAME=TARGET",
-            f"{flag} shop={target or text}",
+            f"for example {flag} {(equals and name) or 'shop'}="
+            f"{(target if equals else text) or '8000'}",
         )
     return name, target
 
