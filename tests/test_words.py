@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.words import escaped, printable
+from tunnel.words import bare, escaped, printable
 
 
 @given(st.text())
@@ -25,3 +26,23 @@ def test_any_text_is_shown_on_one_line_and_nothing_of_it_is_lost(text: str) -> N
     shown = escaped(text)
     assert shown.isprintable()
     assert shown == text or json.loads(f'"{shown}"') == text
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("\ufeffa b\r\n", "a b"),
+        ('"a b"\r\n', "a b"),
+        ("\ufeff' a'", "a"),
+        ('"', '"'),
+        ('""', ""),
+        ("\ufeff \n", ""),
+        ("'a\"", "'a\""),
+        ('"a":"b"', '"a":"b"'),
+        ("\"'a'\"", "'a'"),
+    ],
+)
+def test_what_files_and_shells_put_around_a_value_is_taken_off_once(
+    text: str, meant: str
+) -> None:
+    assert bare(text) == meant

@@ -2,6 +2,7 @@
 
     printable    words that a peer said, where they are decoded: what cannot be
                  printed becomes ``?``
+    bare         a value as it was meant, without what files and shells put around it
     escaped      any text where it is shown: what cannot be printed is written as in
                  JSON, so that nothing is lost
 
@@ -19,6 +20,18 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def bare(text: str) -> str:
+    """Return a value without a byte order mark, white space and one pair of quotes.
+
+    Editors, ``echo "…"`` and ``docker --env-file`` leave these around it.
+    """
+    text = text.removeprefix("\ufeff").strip()
+    inner = text[1:-1]
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text if text[0] in inner else inner.strip()
+    return text
 
 
 def escaped(text: str) -> str:

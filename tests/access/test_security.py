@@ -94,6 +94,7 @@ def join_lines(draw: st.DrawFn) -> JoinLine:
 def test_a_rendered_join_line_reads_back_as_itself(join: JoinLine) -> None:
     assert parse_join(join.render()) == join
     assert parse_join(f"  {join.render()}\n") == join
+    assert parse_join(f'\ufeff"{join.render()}"\r\n') == join
 
 
 def test_a_join_line_looks_as_documented() -> None:

@@ -156,10 +156,13 @@ def test_output_in_a_poor_character_set_is_escaped_and_json_stays_json(
 
 def test_help_is_shown_on_a_terminal_that_knows_only_ascii(machine: Machine) -> None:
     poor = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for command in ("serve", "up", "share"):
-        shown = machine.tunnel(command, "--help", env=poor)
+    for words in ((), ("serve",), ("up",), ("share",)):
+        shown = machine.tunnel(*words, "--help", env=poor)
         assert shown.wait() == 0
-        assert "--log" in "\n".join(shown.out.all())
+        lines = shown.out.all()
+        assert "--log" in "\n".join(lines) or not words
+        boxed = [line for line in lines if line.startswith(("|", "+"))]
+        assert {len(line) for line in boxed} == {80}
 
 
 def test_a_join_line_that_could_not_be_printed_is_a_failure(machine: Machine) -> None:

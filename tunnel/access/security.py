@@ -31,6 +31,7 @@ from urllib.parse import quote, unquote
 
 from tunnel.addresses import host_of
 from tunnel.errors import Code, StateError, TlsError, UsageError
+from tunnel.words import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,13 +135,13 @@ class JoinLine:
 
 
 def parse_join(text: str) -> JoinLine:
-    """Read a join line; white space around it is ignored, the port may be absent.
+    """Read a join line; what ``bare`` takes off is ignored, the port may be absent.
 
     Raises:
         UsageError: with what is wrong. No message contains any part of the line that
             could be the token, also where the parts stand in the wrong order.
     """
-    scheme, separator, rest = text.strip().partition("://")
+    scheme, separator, rest = bare(text).partition("://")
     if not separator or scheme not in ("tunnel", "tunnel+plain"):
         _refuse("it does not begin with tunnel:// or tunnel+plain://")
     rest, _, pin = rest.partition("#")
@@ -167,7 +168,7 @@ def _parse_user(user: str) -> tuple[str, Secret]:
     if len(_from_base64url(token)) != TOKEN_BYTES:
         _refuse(
             f"the token is not the base64url of {TOKEN_BYTES} bytes",
-            "copy the whole line that `tunnel serve` or `tunnel invite NAME` printed",
+            "copy the whole line that `tunnel serve` printed",
         )
     try:
         name = unquote(quoted, errors="strict")

@@ -19,7 +19,7 @@ from tunnel.ops.timeout_flags import TimeoutFlags, seconds
 from tunnel.ops.variables import Environment, refuse_empty
 from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
-from tunnel.words import escaped
+from tunnel.words import bare, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,7 +75,12 @@ UdpPublic = Annotated[
     ),
 ]
 Json = Annotated[
-    bool, Parameter(name="--json", negative=(), help="One JSON object per event.")
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        help="Each line of stdout is a JSON object; --log json is for the log.",
+    ),
 ]
 Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
 _USUAL: Final = TimeoutFlags()
@@ -232,7 +237,7 @@ def up(
     socks: Annotated[
         list[str] | None,
         Parameter(
-            help="LISTEN[,auth=USER:PASSWORD…]: a SOCKS and HTTP proxy here, leaving "
+            help="LISTEN[,auth=USER:PASSWORD...]: a SOCKS and HTTP proxy here, leaving "
             "at the server. Repeatable.",
             negative=(),
         ),
@@ -242,8 +247,8 @@ def up(
     be_exit: Annotated[
         str | None,
         Parameter(
-            help="NAME[,network=NET…]: other clients may leave here with --exit NAME; "
-            "without networks they reach everything but this machine itself."
+            help="NAME[,network=NET...]: other clients may leave here with --exit "
+            "NAME; without networks they reach everything but this machine itself."
         ),
     ] = None,
     drain: Drain = "8s",
@@ -384,10 +389,10 @@ def share(
     """Publish one web service, or the files of a folder, under a host name."""
     from tunnel.ops.runtime import UpPlan
     from tunnel.ops.saved import secret_file
-    from tunnel.ops.web_entries import ShareEntry
+    from tunnel.ops.web_entries import ShareEntry, parse_guard
 
-    auth = auth if auth is not None else secret_file("TUNNEL_AUTH_FILE")
-    entry = ShareEntry.of(target, name, auth, listing=list_files)
+    guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
+    entry = ShareEntry.of(target, name, guard, listing=list_files)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -470,7 +475,7 @@ def pipe(
     via: UpstreamProxy = None,
     log: Log = None,
 ) -> int:
-    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=…`."""
+    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`."""
     from tunnel.ops.entries import parse_far_target
     from tunnel.ops.runtime import run_pipe
     from tunnel.ops.show import Show
@@ -498,9 +503,12 @@ def join(
     from tunnel.ops import saved
     from tunnel.ops.show import Show
 
-    text = sys.stdin.readline().strip() if line == "-" else line
+    if line == "-":
+        line = bare(sys.stdin.readline())
+        if not line:
+            raise UsageError("stdin holds no join line", "its first line is empty")
     show = Show()
-    path = saved.save(parse_join(text), save_as or saved.DEFAULT)
+    path = saved.save(parse_join(line), save_as or saved.DEFAULT)
     show.talk("saved", str(path))
     return Exit.OK
 

@@ -11,6 +11,7 @@ from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.proto.frames import Address
+from tunnel.words import bare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,11 +95,20 @@ def parse_users(pairs: list[str]) -> ProxyUsers | None:
     Raises:
         UsageError: one is none. The text does not repeat it.
     """
-    pairs = pairs or (secret_file("TUNNEL_AUTH_FILE") or "").split()
+    if not pairs:
+        return secret_file("TUNNEL_AUTH_FILE", _users_of_file)
+    return _users(pairs)
+
+
+def _users_of_file(text: str) -> ProxyUsers:
+    return _users([bare(pair) for pair in text.split()])
+
+
+def _users(pairs: list[str]) -> ProxyUsers:
     users = {}
     for pair in pairs:
         name, _, password = pair.partition(":")
         if not (name and password):
             raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
         users[name] = password
-    return ProxyUsers(users) if users else None
+    return ProxyUsers(users)

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from platformdirs import user_config_path, user_state_path
 
@@ -23,6 +23,7 @@ from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
 from tunnel.proto.codec import is_host_name
+from tunnel.words import bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tunnel.ops.show import Show
 
 LOG: Final = logging.getLogger(__name__)
+T = TypeVar("T")
 DEFAULT: Final = "default"
 NO_PROXY: Final = "none"
 """What ``--via`` says to go the straight way whatever the environment holds."""
@@ -110,19 +112,30 @@ def outdated(join: JoinLine) -> JoinLine | None:
 
 def _readable(path: Path) -> JoinLine | None:
     try:
-        return parse_join(read_private(path).strip())
+        return parse_join(read_private(path))
     except (StateError, UsageError):
         return None
 
 
-def secret_file(variable: str) -> str | None:
+def secret_file(variable: str, read: Callable[[str], T]) -> T | None:
     """Read the file that an environment variable names; None without the variable.
 
     Raises:
         StateError: it cannot be read, or others can.
+        UsageError: it is empty, or ``read`` takes no such text. It is named.
     """
     file = os.environ.get(variable)
-    return read_private(Path(file)).strip() if file else None
+    return _read_file(Path(file), f"{file} ({variable})", read) if file else None
+
+
+def _read_file(path: Path, named: str, read: Callable[[str], T]) -> T:
+    text = bare(read_private(path))
+    if not text:
+        raise UsageError(f"{named} is empty")
+    try:
+        return read(text)
+    except UsageError as error:
+        raise UsageError(f"{named}: {error.what}", error.cause, error.fix) from None
 
 
 def find(to: str | None) -> tuple[JoinLine, bool]:
@@ -134,14 +147,14 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
     Raises:
         UsageError: none is meant, or it cannot be read.
     """
-    if to is None and (text := secret_file("TUNNEL_TO_FILE")) is not None:
-        return parse_join(text), True
+    if to is None and (told := secret_file("TUNNEL_TO_FILE", parse_join)) is not None:
+        return told, True
     if to is not None and "://" in to:
-        return parse_join(to.strip()), True
+        return parse_join(to), True
     name = DEFAULT if to is None else to
     path = _file(name)
     if exists(path):
-        return parse_join(read_private(path).strip()), False
+        return _read_file(path, str(path), parse_join), False
     if to is None:
         raise UsageError(
             "no server is known yet",
@@ -191,12 +204,13 @@ def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     from tunnel.link.upstream_proxy import UpstreamProxy  # `join` must not pay for trio
     from tunnel.ops.proxy_variables import not_used, proxy_of
 
-    if url is None and (file := os.environ.get("TUNNEL_VIA_FILE")):
-        url = read_private(Path(file)).strip()
-    if url == NO_PROXY:
-        return None
-    if url:
-        return UpstreamProxy.parse(url)
+    def read(text: str) -> UpstreamProxy | None:
+        return None if text == NO_PROXY else UpstreamProxy.parse(text)
+
+    if url is not None:
+        return read(url)
+    if os.environ.get("TUNNEL_VIA_FILE"):
+        return secret_file("TUNNEL_VIA_FILE", read)
     via = proxy_of(os.environ, join.host, join.port)
     if via is not None:
         log_event(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)

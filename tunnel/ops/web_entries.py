@@ -112,7 +112,7 @@ class ShareEntry(Published):
         cls,
         what: str,
         name: str = "",
-        auth: str | None = None,
+        auth: str | Guard | None = None,
         *,
         listing: bool = False,
     ) -> ShareEntry:
@@ -121,14 +121,7 @@ class ShareEntry(Published):
         Raises:
             UsageError: it cannot be shared.
         """
-        guard = None
-        if auth is not None:  # an empty one was meant to be one
-            user, colon, password = auth.partition(":")
-            if not (user and colon and password):
-                raise UsageError(
-                    "that is no user and password", fix="--auth USER:PASSWORD"
-                )
-            guard = Guard(user, password)
+        guard = parse_guard(auth) if isinstance(auth, str) else auth
         if name:
             name = _published_name(name)
             if not name:
@@ -210,6 +203,18 @@ class _SharedPort(Published):
 
     def refused(self, notice: MappingRefused) -> TunnelError:
         return _name_refused(notice, "http")
+
+
+def parse_guard(text: str) -> Guard:
+    """Read ``USER:PASSWORD``.
+
+    Raises:
+        UsageError: a part is missing. The text does not repeat it.
+    """
+    user, _, password = text.partition(":")
+    if not (user and password):
+        raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
+    return Guard(user, password)
 
 
 def url_of(scheme: str, public: Address) -> str:
