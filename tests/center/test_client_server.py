@@ -418,7 +418,7 @@ async def test_the_65th_client_gets_in_and_one_too_many_is_told_of_at_both_ends(
     (refused,) = [line for line in said if line.startswith("session.refused")]
     assert "user=default client=78787878 code=CALM" in refused
     (told,) = [line for line in said if line.startswith("link.not_made")]
-    assert "default has 65 sessions" in told
+    assert '"too many sessions of one user: default has 65"' in told
     assert "client=78787878" in told
 
 
@@ -434,6 +434,24 @@ async def test_who_ends_by_its_own_wish_loses_nothing(
         await stream.aclose()
     assert notices.of(SessionLost) == []
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_a_server_that_stops_is_no_loss_to_a_client_without_connections(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tunnel.client")
+    async with center() as where:
+        client, notices = where.client()
+        async with running(client):
+            await where.server.stop()
+            assert (await notices.next(SessionLost)).connections == 0
+    said = [
+        record.levelname
+        for record, line in zip(caplog.records, lines(caplog), strict=True)
+        if line.startswith("session.ended reason=") and "connections=0" in line
+    ]
+    assert said == ["INFO"]
+    assert "session.lost" not in "".join(lines(caplog))
 
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
@@ -552,7 +570,7 @@ async def test_the_client_is_back_on_the_same_port_after_a_new_server(
 
 
 async def test_a_lost_link_resets_what_runs_and_open_waits_for_the_next(
-    free_ports: range,
+    free_ports: range, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with target(echo) as service, trio.open_nursery() as runner:
         async with center(resume_s=0) as where:
@@ -566,6 +584,8 @@ async def test_a_lost_link_resets_what_runs_and_open_waits_for_the_next(
         assert raised.value.__cause__.code is Code.LINK_LOST
         await stream.aclose()
         assert (await notices.next(SessionLost)).connections == 1
+        (lost,) = [line for line in lines(caplog) if line.startswith("session.lost")]
+        assert "connections=1" in lost
         with pytest.raises(StreamError) as refused:
             client.open_now(TcpTarget(service))
         assert refused.value.code is Code.LINK_LOST

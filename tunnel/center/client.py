@@ -97,6 +97,9 @@ HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
 ASKED_MOST_S: Final = 60.0
 """For how long a server may send us away: before its proof it may be anybody."""
+_NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
+"""So end sessions whose server stops, or was started anew; only connections are a
+loss."""
 _FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
 
 logger = logging.getLogger("tunnel.client")
@@ -420,10 +423,12 @@ class CenterClient:
         self.publisher.detach()
         if self._stopping.is_set():  # as its user wished
             return
-        log_event(logger, logging.WARNING, "session.lost", reason=str(reason),
-            client=short_id(self.client_id),
-            connections=session.lost_streams)  # fmt: skip
-        self._tell(SessionLost(reason, session.lost_streams))
+        lost = session.lost_streams
+        quiet = reason.code in _NO_LOSS and not lost
+        log_event(logger, logging.INFO if quiet else logging.WARNING,
+            "session.ended" if quiet else "session.lost", reason=str(reason),
+            client=short_id(self.client_id), connections=lost)  # fmt: skip
+        self._tell(SessionLost(reason, lost))
 
     async def _carry(self, link: Link) -> TunnelError:
         """Carry the session until the link ends; give the reason."""

@@ -451,7 +451,7 @@ class CenterServer:
             return Code.DUPLICATE, "another client that answers has this client id"
         if not self._sessions.make_room(claim.name):
             most = self.options.max_sessions
-            return refusal(Calm.SESSIONS, f"{claim.name} has {most} sessions")
+            return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 
     async def _succeeds(self, claim: AuthClaim) -> bool:

@@ -372,9 +372,10 @@ class _Up:
                     f"kept, {size_text(notice.repeated_bytes)} sent again",
                 )
             case SessionLost(reason, count):
-                self._show.talk(
-                    "session lost", f"{reason}; reset: {connections(count)}"
-                )
+                if count:  # else nobody has lost anything
+                    self._show.talk(
+                        "session lost", f"{reason}; reset: {connections(count)}"
+                    )
             case ClientIdChanged():
                 self._show.talk(
                     "warning",
@@ -574,7 +575,8 @@ async def run_pipe(
                 stream = await client.open(as_target(target), exit_name=exit_name)
             except StreamError as error:
                 where = exit_name or "the server"
-                error.what = f"cannot reach {target} from {where}: {error.what}"
+                why = error.what.removeprefix(f"cannot reach {target}: ")
+                error.what = f"cannot reach {target} from {where}: {why}"
                 refusals.append(error.with_traceback(None))
             else:
                 result = await relay(standard_stream(), stream)
