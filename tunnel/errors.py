@@ -310,7 +310,28 @@ class ViaError(LocalLinkError):
 
 
 class AddressError(TunnelError):
-    """A local address cannot be listened on."""
+    """A local address cannot be listened on.
 
-    def __init__(self, what: str, cause: str = "", fix: str = "") -> None:
-        super().__init__(Code.TAKEN, what, cause, fix)
+    Args:
+        what: see ``TunnelError``, as ``cause`` and ``fix``.
+        cause: see there.
+        fix: see there.
+        status: with what a command ends that needed it: unless somebody has it, the
+            address itself is wrong, or this user may not have it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        cause: str = "",
+        fix: str = "",
+        status: Exit = Exit.CONFIGURATION,
+    ) -> None:
+        code = Code.NOT_ALLOWED if status is Exit.AUTH else Code.TAKEN
+        super().__init__(code, what, cause, fix)
+        self._status = status
+
+    @property
+    def exit_status(self) -> Exit:
+        """As it was given."""
+        return self._status

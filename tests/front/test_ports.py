@@ -15,6 +15,7 @@ from support.logs import text
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
 from tunnel.net import listen
+from tunnel.net.bind import address_error
 from tunnel.net.descriptors import Told
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address
@@ -177,8 +178,15 @@ async def test_a_taken_port_is_said_with_its_number_and_a_way_out() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such name"])
 async def test_an_address_of_elsewhere_is_said_to_be_that(host: str) -> None:
-    with pytest.raises(AddressError, match=host):
+    with pytest.raises(AddressError, match=host) as caught:
         await listen.open_listener(host, 0)
+    assert caught.value.exit_status is Exit.CONFIGURATION
+
+
+def test_a_port_that_needs_a_right_is_told_from_one_that_is_taken() -> None:
+    error = address_error("127.0.0.1", 80, PermissionError(errno.EACCES, "denied"))
+    assert error.code is Code.NOT_ALLOWED
+    assert error.exit_status is Exit.AUTH
 
 
 class Failing:

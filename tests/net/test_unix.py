@@ -76,6 +76,7 @@ async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(AddressError) as caught:
         open_unix_listener(UnixPath(str(tmp_path / "none" / "s")))
     assert caught.value.fix == f"mkdir -p {tmp_path}/none"
+    assert caught.value.exit_status is Exit.CONFIGURATION
 
 
 async def test_a_front_end_serves_programs_of_this_machine(where: UnixPath) -> None:

@@ -398,6 +398,23 @@ def test_a_link_port_that_is_taken_ends_with_7(
 
 @pytest.mark.parametrize(
     "words",
+    [("serve",), ("serve", "--listen", "127.0.0.1:0", "--http"), ("socks", "--auth")],
+    ids=["link", "names", "proxy"],
+)
+def test_an_address_of_another_machine_is_not_taken_and_ends_with_3(
+    machine: Machine, server: Server, words: tuple[str, ...]
+) -> None:
+    more = ("--listen", "192.0.2.77:7443")
+    if words[-1] == "--http":
+        more = ("192.0.2.77:8080", "--domain", "t.test")
+    elif words[0] == "socks":
+        more = ("me:secret", "192.0.2.77:1080", "--to", server.join)
+    said = fails(machine, 3, *words, *more)
+    assert "192.0.2.77 is not an address of this machine" in said
+
+
+@pytest.mark.parametrize(
+    "words",
     [
         ("up",),
         ("up", "--tcp", "1"),

@@ -183,7 +183,7 @@ class KeyInUse(AddressError):
     """Another program has the port of ``key``; another key may do."""
 
     def __init__(self, key: Key, error: AddressError) -> None:
-        super().__init__(error.what, error.cause, error.fix)
+        super().__init__(error.what, error.cause, error.fix, error.exit_status)
         self.key = key
 
 

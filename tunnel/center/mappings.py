@@ -229,8 +229,7 @@ class MappingTable:
                 if answer.code is not Code.TAKEN:
                     break
         except TunnelError as error:
-            code = Code.NOT_ALLOWED if "not allowed" in error.what else error.code
-            answer = MappingAnswer(code, reason=error.what)
+            answer = MappingAnswer(error.code, reason=error.what)
         return answer
 
     def _is_full(self, member: Member, entry: MappingEntry) -> bool:

@@ -17,7 +17,7 @@ from tunnel.addresses import (
     WILDCARDS,
     is_localhost,
 )
-from tunnel.errors import AddressError
+from tunnel.errors import AddressError, Exit
 from tunnel.net.lookup import addresses_of
 from tunnel.proto.frames import Address
 
@@ -161,6 +161,7 @@ def address_error(host: str, port: int, error: OSError) -> AddressError:
                 f"port {port} is already in use on {host}",
                 "another program, or another tunnel, listens there",
                 f"choose another port, or look who has it: ss -ltnp 'sport = :{port}'",
+                Exit.ADDRESS_TAKEN,
             )
         case errno.EADDRNOTAVAIL:
             return AddressError(
@@ -173,6 +174,7 @@ def address_error(host: str, port: int, error: OSError) -> AddressError:
                 f"port {port} on {host} is not allowed for this user",
                 "ports below 1024 need a right of their own",
                 "choose a port from 1024 up",
+                Exit.AUTH,
             )
         case _:
             return AddressError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.errors import AddressError
+from tunnel.errors import AddressError, Exit
 from tunnel.net.listen import BACKLOG, open_listener
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import Address, UnixPath
@@ -121,6 +121,7 @@ def _address_error(where: UnixPath, error: OSError) -> AddressError:
                 f"{where} is already in use",
                 "another program listens there, or the file is no socket",
                 f"choose another path, or look who has it: ss -lxp src {where.path}",
+                Exit.ADDRESS_TAKEN,
             )
         case errno.ENOENT | errno.ENOTDIR:
             folder = os.path.dirname(where.path)
@@ -134,6 +135,7 @@ def _address_error(where: UnixPath, error: OSError) -> AddressError:
                 f"cannot listen on {where}",
                 "this user may not make a file there",
                 f"choose a folder of your own: unix:{_own_folder()}/app.sock",
+                Exit.AUTH,
             )
         case _:
             return AddressError(f"cannot listen on {where}", error.strerror or "")
