@@ -161,7 +161,8 @@ CODES: Final[Mapping[Code, CodeInfo]] = {
         "no route to the target's network", "C", "stream", True, 3, 502, _OUT
     ),
     Code.HOST_UNREACHABLE: _row(
-        "no route to the target, or no such name", "C", "stream", True, 4, 502, _OUT
+        "no route to the target, or no address of its name", "C", "stream", True, 4,
+        502, _OUT,
     ),
     Code.REFUSED: _row(
         "the target refused the connection", "C", "stream", True, 5, 502, _OUT

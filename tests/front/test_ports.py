@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from support.far import Far
 from support.logs import text
+from support.names import resolve_to
 
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
@@ -187,6 +188,12 @@ def test_a_port_that_needs_a_right_is_told_from_one_that_is_taken() -> None:
     error = address_error("127.0.0.1", 80, PermissionError(errno.EACCES, "denied"))
     assert error.code is Code.NOT_ALLOWED
     assert error.exit_status is Exit.AUTH
+
+
+async def test_a_resolver_that_fails_is_not_a_name_of_elsewhere() -> None:
+    resolve_to(error=socket.gaierror(socket.EAI_AGAIN, "Temporary failure"))
+    with pytest.raises(AddressError, match="the resolver failed"):
+        await listen.open_listener("nas.lan", 0)
 
 
 class Failing:

@@ -316,6 +316,12 @@ async def test_an_unknown_name_is_said_to_be_one() -> None:
         await dial("server.test", 7443)
 
 
+async def test_a_resolver_that_fails_is_not_an_unknown_name() -> None:
+    resolve_to(error=socket.gaierror(socket.EAI_AGAIN, "Temporary failure"))
+    with pytest.raises(LocalLinkError, match="the resolver failed"):
+        await dial("server.test", 7443)
+
+
 async def test_a_silent_resolver_is_waited_for_10_s(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -327,7 +333,7 @@ async def test_a_silent_resolver_is_waited_for_10_s(
 
     lookups().ask = never
     try:
-        with pytest.raises(LocalLinkError, match="no answer within 10 s"):
+        with pytest.raises(LocalLinkError, match="no answer in 10 s"):
             await dial("server.test", 7443)
     finally:
         answer.set()

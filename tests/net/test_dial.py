@@ -5,7 +5,7 @@ import math
 import os
 import socket
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
@@ -262,26 +262,31 @@ async def test_a_probe_tells_an_answering_port_from_a_closed_one() -> None:
 
 # --- names
 
+gai = socket.gaierror
+FAILED: Final = "the resolver failed"
+
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "code", "why"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name not known"), Code.HOST_UNREACHABLE),
-        (socket.gaierror(socket.EAI_NODATA, "No address"), Code.HOST_UNREACHABLE),
-        (socket.gaierror(socket.EAI_AGAIN, "Try again"), Code.TIMEOUT),
-        (socket.gaierror(socket.EAI_MEMORY, "No memory"), Code.RESOURCE),
-        (socket.gaierror(socket.EAI_FAIL, "Failure"), Code.GENERAL),
-        (OSError(errno.EMFILE, "Too many open files"), Code.RESOURCE),
-        (UnicodeError("label too long"), Code.ADDRESS_UNSUPPORTED),
+        (gai(socket.EAI_NONAME, "Not known"), Code.HOST_UNREACHABLE, "no such name"),
+        (gai(socket.EAI_NODATA, "No address"), Code.HOST_UNREACHABLE, "no such name"),
+        (gai(socket.EAI_AGAIN, "Try again"), Code.HOST_UNREACHABLE, FAILED),
+        (gai(socket.EAI_FAIL, "Failure"), Code.HOST_UNREACHABLE, FAILED),
+        (gai(socket.EAI_MEMORY, "No memory"), Code.RESOURCE, FAILED),
+        (OSError(errno.EMFILE, "Too many files"), Code.RESOURCE, "too many files"),
+        (UnicodeError("label too long"), Code.ADDRESS_UNSUPPORTED, ""),
     ],
 )
+@pytest.mark.parametrize("own", [False, True])
 async def test_a_name_that_cannot_be_resolved_says_why(
-    error: Exception, code: Code
+    error: Exception, code: Code, why: str, own: bool
 ) -> None:
     resolve_to(error=error)
     with failing_with(code) as caught:
-        await connect(Address("db.example", 1))
+        await connect(Address("db.example", 1), own=own)
     assert "db.example" in caught.value.what
+    assert why in caught.value.what
 
 
 async def test_a_name_without_an_ip_address_is_no_host() -> None:
@@ -372,10 +377,10 @@ async def test_a_resolver_that_is_silent_is_given_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     silent()
-    with failing_with(Code.TIMEOUT):
-        await connect(Address("dns.example", 53), deadline_s=3)
-    with failing_with(Code.TIMEOUT):
-        await resolve(Address("dns.example", 53), deadline_s=3)
+    for give_up in (connect, resolve):
+        with failing_with(Code.HOST_UNREACHABLE) as caught:
+            await give_up(Address("dns.example", 53), deadline_s=3)
+        assert "the resolver failed (no answer in 3 s)" in caught.value.what
 
 
 # --- staggering: no address is really dialled, so time may jump

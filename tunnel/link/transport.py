@@ -19,6 +19,7 @@ import trio
 
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
+from tunnel.net.lookup import is_unknown, why_not_found
 from tunnel.net.sockets import FastSocket, end_with_fin, quick
 from tunnel.proto.frames import Address
 
@@ -402,7 +403,9 @@ def _dial_failed(
 ) -> LocalLinkError:
     cause = error.__cause__
     if isinstance(cause, socket.gaierror):
-        return _not_reached(where, f"{host} is not known", "check the name")
+        if is_unknown(cause):
+            return _not_reached(where, f"{host} is not known", "check the name")
+        return _not_reached(where, why_not_found(cause), "is this machine online?")
     if error.code is Code.REFUSED:
         return _not_reached(
             where,

@@ -18,7 +18,7 @@ from tunnel.addresses import (
     is_localhost,
 )
 from tunnel.errors import AddressError, Exit
-from tunnel.net.lookup import addresses_of
+from tunnel.net.lookup import addresses_of, why_not_found
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ def address_error(host: str, port: int, error: OSError) -> AddressError:
     """Say why an address cannot be listened on, and what would help."""
     if isinstance(error, socket.gaierror):
         return AddressError(
-            f"{host} cannot be listened on: no such name here",
-            error.strerror or str(error),
+            f"{host} cannot be listened on: {why_not_found(error)}",
+            "only a name whose address this machine has can be listened on",
             "use an IP address of this machine, or the port alone",
         )
     match error.errno:

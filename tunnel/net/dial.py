@@ -28,9 +28,12 @@ from tunnel.net.lookup import (
     LOOKUP_S,
     Asked,
     LookupsBusyError,
+    is_unknown,
     known,
     look_up,
     look_up_own,
+    silence,
+    why_not_found,
 )
 from tunnel.proto.frames import UnixPath
 
@@ -71,14 +74,6 @@ _BY_ERRNO: Final = {
     errno.ENOBUFS: Code.RESOURCE,
     errno.ENOMEM: Code.RESOURCE,
     errno.EADDRNOTAVAIL: Code.RESOURCE,
-}
-
-_BY_RESOLVER: Final = {
-    socket.EAI_NONAME: Code.HOST_UNREACHABLE,
-    socket.EAI_NODATA: Code.HOST_UNREACHABLE,
-    socket.EAI_ADDRFAMILY: Code.HOST_UNREACHABLE,
-    socket.EAI_AGAIN: Code.TIMEOUT,
-    socket.EAI_MEMORY: Code.RESOURCE,
 }
 
 _TELLING: Final = (
@@ -363,7 +358,7 @@ async def _look_up(
     except OSError as error:
         _give_up(address, [error])
     except trio.TooSlowError:
-        _give_up(address, [_no_answer(deadline_s)])
+        _give_up(address, [silence(deadline_s)])
     return found
 
 
@@ -685,13 +680,20 @@ def _give_up(address: Address, failures: list[OSError]) -> NoReturn:
     error = min(failures, key=lambda failure: _TELLING.index(_code_of(failure)))
     code = _code_of(error)
     reason = (error.strerror or str(error)).lower()
-    if isinstance(error, socket.gaierror | LookupsBusyError):
-        cause = f"the name {address.host} could not be resolved"
-    else:
-        cause = _CAUSES.get(code, "")
+    cause = _CAUSES.get(code, "")
+    if isinstance(error, LookupsBusyError):
+        cause = f"the name {address.host} could not be looked up"
+    elif isinstance(error, socket.gaierror):
+        reason = why_not_found(error)
+        cause = f"the resolver of this machine knows no address of {address.host}"
+        if not is_unknown(error):
+            cause = "the resolver of this machine is down, or cannot be reached"
     raise LocalStreamError(code, f"cannot reach {address}: {reason}", cause) from error
 
 
 def _code_of(error: OSError) -> Code:
-    table = _BY_RESOLVER if isinstance(error, socket.gaierror) else _BY_ERRNO
-    return table.get(error.errno or 0, Code.GENERAL)
+    if isinstance(error, socket.gaierror):
+        # Never TIMEOUT: nobody has asked the target yet.
+        no_memory = error.errno == socket.EAI_MEMORY
+        return Code.RESOURCE if no_memory else Code.HOST_UNREACHABLE
+    return _BY_ERRNO.get(error.errno or 0, Code.GENERAL)

@@ -60,6 +60,8 @@ Answer = list[Found] | Exception
 """Addresses, the resolver's first choice first; or why there are none: an ``OSError``,
 or a ``UnicodeError`` for what cannot be a name."""
 
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+
 _LOOPBACK: Final = [
     Found(socket.AF_INET, "127.0.0.1"),
     Found(socket.AF_INET6, "::1", (0, 0)),
@@ -68,6 +70,23 @@ _LOOPBACK: Final = [
 
 class LookupsBusyError(OSError):
     """Too many names are being looked up for one more."""
+
+
+def is_unknown(error: OSError) -> bool:
+    """Say whether the resolver answered that there is no address of that name."""
+    return isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
+
+
+def why_not_found(error: socket.gaierror) -> str:
+    """Say in words what the resolver said, or that it is the resolver that failed."""
+    if is_unknown(error):
+        return "no such name"
+    return f"the resolver failed ({(error.strerror or str(error)).lower()})"
+
+
+def silence(patience_s: float) -> socket.gaierror:
+    """Make the error for a resolver that was waited for so long."""
+    return socket.gaierror(socket.EAI_AGAIN, f"no answer in {patience_s:g} s")
 
 
 def _busy(why: str) -> LookupsBusyError:
@@ -315,8 +334,7 @@ class Asked:
         """Say what it was still waiting for when that time was up."""
         if self._lookup.began is None:
             return _busy("other names, which nobody answers for, are looked up first")
-        why = f"the resolver gave no answer in {patience_s:g} s"
-        return TimeoutError(errno.ETIMEDOUT, why)
+        return silence(patience_s)
 
     def close(self) -> None:
         """Wait no more; harmless when it is over."""

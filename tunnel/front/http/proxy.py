@@ -388,7 +388,7 @@ class _Conversation:
         try:
             self._opened = await attempt(self._stream, early, make, drop_stream)
         except StreamError as error:
-            await self._fail(target, error.code, CODES[error.code].meaning)
+            await self._fail(target, error.code, error.what)
             return False
         return self._opened is not None
 
@@ -498,13 +498,12 @@ class _Conversation:
 
     # Answers of our own
 
-    async def _fail(self, target: Address, code: Code, meaning: str) -> None:
+    async def _fail(self, target: Address, code: Code, why: str) -> None:
         self.reason = code.name
         status = CODES[code].http
         retry = [(b"Retry-After", b"1")] if status == 503 else []
-        await self._refuse(
-            status if status >= 400 else 502, f"{target}: {meaning}", *retry
-        )
+        text = why if str(target) in why else f"{target}: {why}"
+        await self._refuse(status if status >= 400 else 502, text, *retry)
 
     async def _refuse(
         self,
