@@ -232,6 +232,28 @@ def test_socks_udp_leaves_at_the_server(machine: Machine, server: Server) -> Non
             assert app.recv(70_000).endswith(b"by name")
 
 
+def test_socks_udp_to_localhost_finds_a_service_on_ipv6_only(
+    machine: Machine, server: Server
+) -> None:
+    client = machine.up(server.join, "--socks", "127.0.0.1:0")
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as service,
+        visit(port_of(client, "socks")) as conn,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as app,
+    ):
+        service.bind(("::1", 0))
+        service.settimeout(WAIT_S)
+        app.settimeout(WAIT_S)
+        port = service.getsockname()[1].to_bytes(2, "big")
+        socks_command(conn, 3, "0.0.0.0", 0)
+        app.sendto(b"\0\0\0\3\x09localhost" + port + b"ping", socks_reply(conn))
+        payload, exit_ = service.recvfrom(100)
+        assert payload == b"ping"
+        service.sendto(b"pong", exit_)
+        source = b"\4" + socket.inet_pton(socket.AF_INET6, "::1") + port
+        assert app.recv(100) == b"\0\0\0" + source + b"pong"
+
+
 def test_socks_bind_takes_one_connection_at_the_server(
     machine: Machine, server: Server
 ) -> None:

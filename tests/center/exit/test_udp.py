@@ -196,6 +196,50 @@ async def test_a_name_that_is_slow_or_unknown_delays_nobody_else(
             assert (await heard(sock))[0] == b"passes"
 
 
+@pytest.mark.parametrize("host", LOOPBACKS)
+async def test_localhost_is_whichever_loopback_takes_the_datagram(host: str) -> None:
+    with service() as (other, elsewhere), service(host) as (sock, peer):
+        async with serving() as ours:
+            for _ in range(2):
+                ours.put(Address("LocalHost.", peer.port), b"ping")
+                said, source = await heard(sock)
+                assert said == b"ping"
+                sock.sendto(b"pong", source)
+                assert await ours.answer() == (peer, b"pong")
+            # All others see the same port still, and are heard.
+            ours.put(elsewhere, b"hello")
+            said, source = await heard(other)
+            other.sendto(b"there", source)
+            assert await ours.answer() == (elsewhere, b"there")
+
+
+async def test_what_nobody_takes_on_localhost_disturbs_nobody() -> None:
+    with service() as (gone, empty), service("::1") as (sock, peer):
+        gone.close()
+        async with serving() as ours:
+            for number in range(20):
+                ours.put(empty, b"nobody")
+                ours.put(Address("localhost", empty.port), b"nobody")
+                ours.put(Address("localhost", peer.port), bytes([number]))
+            for number in range(20):
+                assert (await heard(sock))[0] == bytes([number])
+
+
+async def test_a_service_on_both_loopbacks_hears_a_datagram_once() -> None:
+    with (
+        service() as (sock, peer),
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
+    ):
+        six.bind(("::1", peer.port))
+        six.setblocking(False)
+        async with serving() as ours:
+            ours.put(Address("localhost", peer.port), b"once")
+            assert (await heard(sock))[0] == b"once"
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(BlockingIOError):
+                six.recv(10)
+
+
 async def test_rights_are_asked_for_each_datagram_on_the_address_that_is_sent_to() -> (
     None
 ):

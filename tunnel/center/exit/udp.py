@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,6 +42,10 @@ SHARE: Final = 1 / 2
 MAX_ASSOCIATIONS: Final = 16_384
 """Of the process, however many descriptors there are: what a session carries."""
 MAX_DATAGRAM_BYTES: Final = 65_535
+_HEAR_ERRORS: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, 11),  # IP_RECVERR of <linux/in.h>
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),  # IPV6_RECVERR of <linux/in6.h>
+}
 NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
 
 FLOWS: Final = Flows("udp.given_up")
@@ -103,6 +108,7 @@ class _Exit:
         self._patience = TIMEOUTS.get()
         self._answered = False
         self._sockets: dict[int, trio.socket.SocketType] = {}
+        self._raw: dict[int, socket.socket] = {}  # the same
         self._names: dict[str, tuple[str, float]] = {}
         self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
         self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
@@ -176,6 +182,8 @@ class _Exit:
             numeric = self._numeric(address)
             if numeric is not None:
                 await self._send(numeric, payload)
+            elif is_localhost(address.host):
+                self._send_local(address.port, payload)
             else:
                 self._wait_for_name(address, payload)
 
@@ -223,16 +231,30 @@ class _Exit:
         if not (to.port > 0 and self._allow(to.host, to.port)):
             self.dropped += 1
             return
-        host = to.host.partition("%")[0]  # of an answer the zone is known apart
-        self._peers.pop(host, None)
-        self._peers[host] = None
-        if len(self._peers) > MAX_PEERS:
-            del self._peers[next(iter(self._peers))]
+        self._hear(to.host.partition("%")[0])  # of an answer the zone is known apart
         try:
             sock = self._socket(_family(to.host))
             await sock.sendto(payload, (to.host, to.port))
         except OSError:
             self.dropped += 1
+
+    def _hear(self, host: str) -> None:
+        """Let the answers of an IP address pass."""
+        self._peers.pop(host, None)
+        self._peers[host] = None
+        if len(self._peers) > MAX_PEERS:
+            del self._peers[next(iter(self._peers))]
+
+    def _send_local(self, port: int, payload: bytes) -> None:
+        """Send to the loopback on which somebody listens, as TCP finds it."""
+        for host in LOOPBACKS:
+            if port > 0 and self._allow(host, port):
+                with suppress(OSError):  # no such loopback, or its socket has no room
+                    self._socket(_family(host))
+                    if _is_taken(self._raw[_family(host)], host, port, payload):
+                        self._hear(host)
+                        return
+        self.dropped += 1
 
     async def _send_home(self, payload: bytes) -> None:
         """Send to the loopback that takes it: nobody knows which a bare port means.
@@ -305,11 +327,31 @@ class _Exit:
                 if _family(home.host) == family:
                     raw.connect((home.host, home.port))
             sock = trio.socket.from_stdlib_socket(raw)
+            self._raw[family] = raw
         except BaseException:
             raw.close()
             raise
         self._sockets[family] = sock
         return sock
+
+
+def _is_taken(sock: socket.socket, host: str, port: int, payload: bytes) -> bool:
+    """Send to a loopback from a socket that others use too; False: nobody is there.
+
+    The kernel says so at once, but only to who asks: to hear it all the time would let
+    one peer's error fail what is sent to another. So it is asked for this datagram.
+    """
+    level, option = _HEAR_ERRORS[sock.family]
+    sock.setsockopt(level, option, 1)
+    try:
+        sock.sendto(payload, socket.MSG_DONTWAIT, (host, port))
+        while sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)[3][:2] != (host, port):
+            pass  # of another peer, in the meantime
+    except BlockingIOError:  # there is no error
+        return True
+    finally:
+        sock.setsockopt(level, option, 0)
+    return False
 
 
 def _undressed(host: str) -> str | None:
