@@ -176,7 +176,7 @@ class _Exit:
             address, payload = await self._datagrams.receive()
             self._touch()
             if self._homes:
-                await self._send_home(payload)
+                self._send_home(payload)
                 continue
             address = self.target or address
             numeric = self._numeric(address)
@@ -256,22 +256,21 @@ class _Exit:
                         return
         self.dropped += 1
 
-    async def _send_home(self, payload: bytes) -> None:
+    def _send_home(self, payload: bytes) -> None:
         """Send to the loopback that takes it: nobody knows which a bare port means.
 
-        The sockets are connected, so where nobody listens the kernel says so at once.
+        The sockets are connected, so where nobody listens the kernel says so at once,
+        to who asks first: between the two calls the reader must not run.
         """
         for home in tuple(self._homes):
-            try:
-                sock = self._socket(_family(home.host))
-                await sock.send(payload)
-                refused = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            except OSError:
-                refused = True
-            if refused:
-                self._leave(home)
-            if self._homes[0] == home:  # else the reader has heard it first
-                return
+            family = _family(home.host)
+            with suppress(OSError):
+                self._socket(family)
+                sock = self._raw[family]
+                sock.send(payload, socket.MSG_DONTWAIT)
+                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    return
+            self._leave(home)
         self.dropped += 1
 
     def _leave(self, home: Address) -> None:
