@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tunnel.addresses import MAX_NAME_BYTES, decode_host, host_of, is_localhost
@@ -89,7 +91,29 @@ def test_what_is_no_address_is_said_to_be_none(text: str) -> None:
         Address.parse(text, "*")
 
 
-def test_who_forgets_the_brackets_is_shown_them() -> None:
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("::1:22", "[::1]:22"),
+        ("2001:db8::1:80", "[2001:db8::1]:80"),
+        ("fe80::1%eth0:80", "[fe80::1%eth0]:80"),
+        ("1:2:3:4:5:6:7:8:22", "[1:2:3:4:5:6:7:8]:22"),
+        ("[::1:80", "[::1]:80"),
+        ("::1]:80", "[::1]:80"),
+        ("::1", "[::1]:PORT"),
+        ("[2001:db8::1]", "[2001:db8::1]:PORT"),
+        ("::ffff", "[::ffff]:PORT"),
+    ],
+)
+def test_who_forgets_the_brackets_is_shown_them(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(text)) as caught:
+        Address.parse(text)
+    assert caught.value.fix == f"write {meant}"
+    Address.parse(meant.replace("PORT", "1"))
+
+
+@pytest.mark.parametrize("text", ["a:b:22", "db.lan", "[db.lan]:1", "::g:1"])
+def test_brackets_are_shown_to_nobody_else(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Address.parse("2001:db8::1:80")
-    assert caught.value.fix == "for example [2001:db8::7]:5432"
+        Address.parse(text)
+    assert caught.value.fix == "for example db.lan:5432"

@@ -57,7 +57,8 @@ class UpstreamProxy:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise _unreadable("its host or port cannot be read") from None
+            why = "its host or port cannot be read; an IPv6 address stands in brackets"
+            raise _unreadable(why) from None
         if parts.scheme not in (_HTTP, *_SOCKS):
             raise _unreadable(
                 f"{parts.scheme or 'no scheme'}: only http, socks5 and socks4 are known"

@@ -79,19 +79,19 @@ class Address:
             UsageError: it is none of those.
         """
         before, colon, port = text.rpartition(":")
-        bare_ipv6 = ":" in before and not before.startswith("[")
         if before != EVERYWHERE:
+            bare_ipv6 = ":" in before and not before.startswith("[")
             before = "" if bare_ipv6 else host_of(before, zone=True) or ""
         before = before or ("" if colon else host)
-        example = "[2001:db8::7]" if bare_ipv6 else host or "db.lan"
-        if not (before and port.isascii() and port.isdigit() and int(port) < 65_536):
-            what = "[HOST:]PORT" if host else "HOST:PORT"
-            raise UsageError(
-                f"{text!r} is not an address",
-                f"an address is {what}, with a port from 0 to 65535",
-                f"for example {example}:5432",
-            )
-        return cls(before, int(port))
+        if before and _is_port(port):
+            return cls(before, int(port))
+        what = "[HOST:]PORT" if host else "HOST:PORT"
+        why = f"an address is {what}, with a port from 0 to 65535"
+        fix = f"for example {host or 'db.lan'}:5432"
+        if in_brackets := _in_brackets(text):
+            why = "an IPv6 address stands in brackets, and a port follows them"
+            fix = f"write {in_brackets}"
+        raise UsageError(f"{text!r} is not an address", why, fix)
 
     def __str__(self) -> str:
         return (
@@ -99,6 +99,21 @@ class Address:
             if ":" in self.host
             else f"{self.host}:{self.port}"
         )
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) < 65_536
+
+
+def _in_brackets(text: str) -> str:
+    """Give an IPv6 address and its port as they must be written; "" for all else."""
+    before, _, port = text.rpartition(":")
+    for host, then in ((before, port), (text, "PORT")):
+        bare = host.removeprefix("[").removesuffix("]")
+        is_ipv6 = ":" in bare and host_of(bare, zone=True) is not None
+        if is_ipv6 and (then == "PORT" or _is_port(then)):
+            return f"[{bare}]:{then}"
+    return ""
 
 
 UNIX_PREFIX: Final = "unix:"
