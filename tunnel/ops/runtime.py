@@ -306,7 +306,7 @@ class _Up:
         self._plan = plan
         self._via = saved.find_via(plan.via, join)
         self._join = join
-        self._given = given
+        self._keep = given
         self._show = show
         self._published: dict[str, Published] = {}
         self._said: dict[str, Address] = {}
@@ -404,10 +404,10 @@ class _Up:
         with _logged_if_not_saved():
             if self._plan.save_as:
                 saved.save(self._join, self._plan.save_as)
-            elif self._given and not saved.is_saved(saved.DEFAULT):
+            elif self._keep and not saved.is_saved(saved.DEFAULT):
                 path = saved.save(self._join, saved.DEFAULT)
                 self._show.talk("saved", f"{path} (--to is not needed next time)")
-            elif self._given and self._nursery is not None:
+            elif self._keep and self._nursery is not None:
                 self._nursery.start_soon(self._replace_join)
 
     async def _replace_join(self) -> None:

@@ -139,16 +139,17 @@ def _read_file(path: Path, named: str, read: Callable[[str], T]) -> T:
 
 
 def find(to: str | None) -> tuple[JoinLine, bool]:
-    """Give the join line meant by ``--to``, and whether it was given as a line.
+    """Return the join line meant by ``--to``, and whether it is one to be saved.
 
     ``to`` is a line, or the name of a saved one; without it ``TUNNEL_TO_FILE`` names a
-    file that holds a line, else the saved ``default`` is meant.
+    file that holds a line, else the saved ``default`` is meant. What lies in a file is
+    kept there already, perhaps as a secret that must not be copied.
 
     Raises:
         UsageError: none is meant, or it cannot be read.
     """
     if to is None and (told := secret_file("TUNNEL_TO_FILE", parse_join)) is not None:
-        return told, True
+        return told, False
     if to is not None and "://" in to:
         return parse_join(to), True
     name = DEFAULT if to is None else to
