@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from support.processes import free_port
 
 from tunnel.errors import AddressError
 from tunnel.front.udp import open_udp_port
@@ -68,8 +69,8 @@ async def test_an_address_is_all_that_it_says_on_one_port(
 
 
 async def test_each_wildcard_leaves_the_other_family_alone() -> None:
-    (one,) = await open_listener("::", 0)
-    port = one.socket.getsockname()[1]
+    port = free_port()
+    (one,) = await open_listener("::", port)
     (two,) = await open_listener("0.0.0.0", port)
     for listener in (one, two):
         listener.socket.close()

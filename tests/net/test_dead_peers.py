@@ -13,8 +13,7 @@ import trio
 import trio.testing
 from support.processes import eventually
 
-from tunnel.link import tails
-from tunnel.net import dead_peers
+from tunnel.net import dead_peers, tails
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
 from tunnel.net.listen import open_listener

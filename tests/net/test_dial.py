@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trio
 from support.names import resolve_to, silent
+from support.processes import free_port
 
 from tunnel.access.networks import Networks
 from tunnel.addresses import LOOPBACKS
@@ -517,7 +518,7 @@ async def test_localhost_where_nobody_listens_is_refused() -> None:
 
 async def test_a_rule_for_one_loopback_does_not_lead_to_the_other() -> None:
     with (
-        socket.create_server(("::1", 0), family=socket.AF_INET6) as service,
+        socket.create_server(("::1", free_port()), family=socket.AF_INET6) as service,
         socket.socket() as nobody,  # keeps the other one from being somebody else's
     ):
         address = Address("localhost", service.getsockname()[1])

@@ -7,6 +7,7 @@ grows under load by as much as comes between two of its rounds.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -41,9 +42,12 @@ class GatePlace:
         leaf = trustme.CA().issue_cert("web.localhost")
         leaf.private_key_pem.write_to_path(folder / "key.pem")
         leaf.cert_chain_pems[0].write_to_path(folder / "chain.pem")
-        self.targets = [Target(echo), Target(web(content)), Target(echo)]
-        told, pages, nobody = (one.port for one in self.targets)
-        self.targets.pop().close()
+        self.targets = [Target(echo), Target(web(content))]
+        told, pages = (one.port for one in self.targets)
+        # Bound and not listened on: refused, and nobody else's meanwhile.
+        self.refusing = socket.socket()
+        self.refusing.bind(("127.0.0.1", 0))
+        nobody = self.refusing.getsockname()[1]
         server = machine.serve(
             "--http", "127.0.0.1:0", "--https", "127.0.0.1:0",
             "--certificate", str(folder / "chain.pem"), str(folder / "key.pem"),
@@ -80,6 +84,7 @@ class GatePlace:
         )
 
     def close(self) -> None:
+        self.refusing.close()
         for target in self.targets:
             target.close()
 
