@@ -33,7 +33,7 @@ AT_ONCE: Final = 16
 SLOW_AT_ONCE: Final = 64
 
 
-class GatePlace:
+class Place:
     """A server and a client without a collector, and all that may come to them."""
 
     def __init__(self, machine: Machine, content: Content) -> None:
@@ -137,21 +137,21 @@ SLOW: Final = (Links.wrong_token,)
 @pytest.fixture(scope="module")
 def place(
     tmp_path_factory: pytest.TempPathFactory, content: Content
-) -> Iterator[GatePlace]:
+) -> Iterator[Place]:
     machine = Machine(tmp_path_factory.mktemp("memory"))
-    made = GatePlace(machine, content)
+    made = Place(machine, content)
     yield made
     made.close()
     machine.close()
 
 
-def bound(place: GatePlace, kind: Callable[..., None]) -> Callable[[], None]:
+def bound(place: Place, kind: Callable[..., None]) -> Callable[[], None]:
     owner = place.links if kind.__qualname__.startswith("Links") else place.ports
     return lambda: kind(owner)
 
 
 def grown(
-    place: GatePlace, kinds: list[Callable[..., None]], first: int, then: int
+    place: Place, kinds: list[Callable[..., None]], first: int, then: int
 ) -> dict[str, int]:
     """Give by how many bytes each program grew after the first ones of these kinds."""
     some = [bound(place, kind) for kind in kinds]
@@ -165,7 +165,7 @@ def grown(
     return {name: after[name] - before[name] for name in after}
 
 
-def test_a_little_of_everything_leaves_no_memory_behind(place: GatePlace) -> None:
+def test_a_little_of_everything_leaves_no_memory_behind(place: Place) -> None:
     """67 KB for each of one kind would show."""
     growth = grown(place, [kind for kind in KINDS if kind not in SLOW], 16, 48)
     assert all(size < 3_200_000 for size in growth.values()), growth
@@ -175,7 +175,7 @@ def test_a_little_of_everything_leaves_no_memory_behind(place: GatePlace) -> Non
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_ten_thousand_of_a_kind_leave_no_memory_behind(
-    place: GatePlace, kind: Callable[..., None], figures: Callable[[str], None]
+    place: Place, kind: Callable[..., None], figures: Callable[[str], None]
 ) -> None:
     growth = grown(place, [kind], 500, 9_500)
     figures(f"{kind.__name__}: {growth}")
@@ -189,7 +189,7 @@ CUT_EVERY_S: Final = 20.0
 @pytest.mark.deep
 @pytest.mark.timeout(SOAK_S + 300)
 def test_half_an_hour_of_everything_ends_as_the_second_minute_did(
-    place: GatePlace, figures: Callable[[str], None]
+    place: Place, figures: Callable[[str], None]
 ) -> None:
     kinds = [kind for kind in KINDS if kind not in SLOW]
     began = time.monotonic()
