@@ -18,7 +18,6 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import ipaddress
 import os
 import re
 import secrets
@@ -51,7 +50,6 @@ mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
 
 _JOIN_FORM: Final = "tunnel://NAME:TOKEN@HOST:PORT/#PIN"
 _PORT: Final = re.compile(r"[0-9]{1,5}")
-_SCOPE: Final = re.compile(r"[\w.-]*")
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _DAMAGED: Final = "the file is damaged"
 
@@ -180,10 +178,11 @@ def _parse_user(user: str) -> tuple[str, Secret]:
 
 def _parse_where(where: str) -> tuple[str, int]:
     if where.startswith("["):
-        host, bracket, after = where[1:].partition("]")
-        if not bracket or not _is_ipv6(host) or (after and after[0] != ":"):
+        address, bracket, after = where[1:].partition("]")
+        found = host_of(f"[{address}]", zone=True)
+        if not bracket or found is None or (after and after[0] != ":"):
             _refuse("what follows the @ is not [IPv6 ADDRESS]:PORT")
-        port = after[1:] if after else str(DEFAULT_PORT)
+        host, port = found, after[1:] if after else str(DEFAULT_PORT)
     else:
         host, colon, port = where.partition(":")
         port = port if colon else str(DEFAULT_PORT)
@@ -196,15 +195,6 @@ def _parse_where(where: str) -> tuple[str, int]:
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
         _refuse(f"the port {port[:8]!r} is not a number from 1 to 65535")
     return host, int(port)
-
-
-def _is_ipv6(host: str) -> bool:
-    address, _, scope = host.partition("%")
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        return False
-    return _SCOPE.fullmatch(scope) is not None
 
 
 def _is_pin(text: str) -> bool:

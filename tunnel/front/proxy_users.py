@@ -8,20 +8,18 @@ import hashlib
 import hmac
 import logging
 import time
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.guesses import BURST, GUESSES
-from tunnel.addresses import is_localhost
+from tunnel.addresses import UnixPath, is_loopback
 from tunnel.errors import UsageError
 from tunnel.log import log_event
 from tunnel.net.descriptors import Told
-from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.proto.frames import Address, End
+    from tunnel.addresses import Address, End
 
 LOG: Final = logging.getLogger("tunnel.front")
 _SLOWED: Final = Told("login.slowed")
@@ -127,14 +125,6 @@ def refuse_open_proxy(listen: End, users: ProxyUsers | None) -> None:
             "whoever reaches that address could use it",
             f"--socks {listen.port}, or with users --socks {listen},auth=USER:PASSWORD",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return is_localhost(host)
 
 
 def _digest(secret: bytes) -> bytes:

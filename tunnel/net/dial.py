@@ -10,19 +10,19 @@ This module knows nothing of links, users or rules; the decision comes in as ``a
 from __future__ import annotations
 
 import errno
-import ipaddress
 import math
 import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from ipaddress import IPv6Address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
-from tunnel.addresses import LOOPBACKS, host_of, is_localhost
+from tunnel.addresses import LOOPBACKS, UnixPath, host_of, is_localhost, unmapped
 from tunnel.errors import Code, LocalStreamError
 from tunnel.net.lookup import (
     LOOKUP_S,
@@ -32,13 +32,12 @@ from tunnel.net.lookup import (
     look_up,
     look_up_own,
 )
-from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
+    from tunnel.addresses import Address, End
     from tunnel.net.lookup import Answer, Found
-    from tunnel.proto.frames import Address, End
 
 STAGGER_S: Final = 0.25
 """How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
@@ -542,10 +541,10 @@ def _undressed(endpoint: _Endpoint) -> _Endpoint:
     """An IPv4-mapped IPv6 address as the IPv4 address that it means."""
     if endpoint.family != socket.AF_INET6:
         return endpoint
-    mapped = ipaddress.IPv6Address(endpoint.host).ipv4_mapped
-    if mapped is None:
+    ip = unmapped(IPv6Address(endpoint.host))
+    if ip.version == 6:
         return endpoint
-    return _Endpoint(socket.AF_INET, (str(mapped), endpoint.sockaddr[1]))
+    return _Endpoint(socket.AF_INET, (str(ip), endpoint.sockaddr[1]))
 
 
 def _in_turn(endpoints: Iterable[_Endpoint]) -> list[_Endpoint]:

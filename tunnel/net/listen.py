@@ -6,7 +6,6 @@ One program that comes in is one task. Whatever goes wrong in it ends that task 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.visitors import VISITORS
+from tunnel.addresses import Address, bare_ip
 from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
@@ -24,7 +24,6 @@ from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.trusted_proxy import vouched_peer
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,8 +134,7 @@ def _share_port(sock: socket.socket) -> None:
 def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     """Return who is at the other end; None once the kernel has forgotten it.
 
-    An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
-    something about this machine, not about the visitor.
+    Without zone and IPv4 mapping, as ``bare_ip`` says.
     """
     if not isinstance(stream, FastSocket):
         return Address("local", 0)
@@ -149,9 +147,7 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
         return Address("local", 0)
     if len(name) == 2:  # IPv4, as the kernel writes it
         return Address(*name)
-    ip = ipaddress.ip_address(name[0].partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return Address(str(mapped or ip), name[1])
+    return Address(bare_ip(name[0]), name[1])
 
 
 Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[None]]

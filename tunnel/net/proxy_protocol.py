@@ -12,12 +12,12 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
-from tunnel.proto.frames import Address
+from tunnel.addresses import Address, IpAddress, parse_ip, unmapped
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_2_PROXY: Final = 0x21
 _TCP: Final = {4: 0x11, 6: 0x21}
-_UNSPECIFIED: Final[dict[int, IPv4Address | IPv6Address]] = {
+_UNSPECIFIED: Final[dict[int, IpAddress]] = {
     4: IPv4Address(0),
     6: IPv6Address(0),
 }
@@ -61,15 +61,10 @@ def encode_proxy_header(
     return _SIGNATURE + head + len(addresses).to_bytes(2, "big") + addresses
 
 
-def _ip(address: Address) -> IPv4Address | IPv6Address | None:
-    """Give the address as numbers, without the scope of this machine."""
-    try:
-        ip = ip_address(address.host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
+def _ip(address: Address) -> IpAddress | None:
+    """Return an address as a number, without the zone; None for a name."""
+    ip = parse_ip(address.host.partition("%")[0])
+    return ip and unmapped(ip)
 
 
 MAX_HEADER_BYTES: Final = 4_096
@@ -149,8 +144,7 @@ def _read_binary(data: bytes) -> ProxyHeader | None:
     return ProxyHeader(size, _visitor(source, port))
 
 
-def _visitor(ip: IPv4Address | IPv6Address, port: int) -> Address:
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+def _visitor(ip: IpAddress, port: int) -> Address:
     if isinstance(ip, IPv6Address) and ip.scope_id:
         raise ValueError("an address with a scope")
-    return Address(str(mapped or ip), port)
+    return Address(str(unmapped(ip)), port)

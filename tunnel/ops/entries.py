@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import EVERYWHERE, LOCALHOST
+from tunnel.addresses import EVERYWHERE, LOCALHOST, parse_ip
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
@@ -36,7 +36,6 @@ from tunnel.proto.frames import (
     UnixPath,
     parse_end,
 )
-from tunnel.socks.common import literal
 
 if TYPE_CHECKING:
     import trio
@@ -303,7 +302,7 @@ class SocksEntry(Local):
 
     def __post_init__(self) -> None:
         refuse_open_proxy(self.listen, self.users)
-        if self.udp_public is not None and literal(self.udp_public) is None:
+        if self.udp_public is not None and parse_ip(self.udp_public) is None:
             raise UsageError(
                 f"{self.udp_public!r} is not an IP address",
                 "SOCKS tells apps a number to send their datagrams to, and no port",

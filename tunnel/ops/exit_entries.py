@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
+from tunnel.addresses import is_host_name, is_loopback
 from tunnel.errors import CODES, TunnelError, UsageError
-from tunnel.front.proxy_users import is_loopback
 from tunnel.ops.entries import Line, Published, TcpEntry, parse_remote
 from tunnel.ops.entry_syntax import parse_proxy_version, parse_users, split_options
-from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:

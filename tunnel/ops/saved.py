@@ -19,10 +19,10 @@ from tunnel.access.security import (
     read_private,
     write_private,
 )
+from tunnel.addresses import is_host_name
 from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
-from tunnel.proto.codec import is_host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

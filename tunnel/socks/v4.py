@@ -9,10 +9,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from typing import Final
 
-from tunnel.addresses import decode_host
+from tunnel.addresses import NOWHERE, Address, decode_host, parse_ip
 from tunnel.errors import Code, RemoteStreamError
-from tunnel.proto.frames import Address
-from tunnel.socks.common import NOWHERE, SocksCommand, SocksRequest, literal
+from tunnel.socks.common import SocksCommand, SocksRequest
 
 _VERSION: Final = 4
 _HEAD_BYTES: Final = 8
@@ -128,7 +127,7 @@ class Socks4Server:
 
 
 def _reply(status: int, address: Address) -> bytes:
-    ip = literal(address.host)
+    ip = parse_ip(address.host)
     if ip is None or ip.version != 4:  # there is no place for it
         return bytes((0, status)) + address.port.to_bytes(2, "big") + bytes(4)
     return bytes((0, status)) + address.port.to_bytes(2, "big") + ip.packed

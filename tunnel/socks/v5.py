@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.socks.common import (
+from tunnel.addresses import (
     NOWHERE,
-    SocksCommand,
-    SocksRequest,
-    UnknownAddressKindError,
-    address_bytes,
-    decode_address,
+    AddressKindError,
+    ShortAddressError,
     encode_address,
-    literal,
+    parse_ip,
 )
+from tunnel.errors import CODES, Code, RemoteStreamError
+from tunnel.socks.common import SocksCommand, SocksRequest, read_target
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 _VERSION: Final = 5
 _LOGIN_VERSION: Final = 1
@@ -109,7 +107,7 @@ class Socks5Server:
         the peer that came, for ASSOCIATE where the app's datagrams are to go.
         """
         # A name says nothing that an app could use.
-        known = bound is not None and literal(bound.host) is not None
+        known = bound is not None and parse_ip(bound.host) is not None
         return _reply(0, bound if bound is not None and known else NOWHERE)
 
     def fail(self, code: Code) -> bytes:
@@ -164,14 +162,12 @@ class Socks5Server:
         buffer = self._input
         self._check_version(_VERSION)
         try:
-            size = address_bytes(buffer, _ADDRESS_AT)
-        except UnknownAddressKindError:  # nothing behind it can be read either
+            address, end = read_target(buffer, _ADDRESS_AT)
+        except ShortAddressError:
+            return False
+        except AddressKindError:  # nothing behind it can be read either
             self._refuse(Code.ADDRESS_UNSUPPORTED)
             return False
-        if size is None or len(buffer) < _ADDRESS_AT + size:
-            return False
-        end = _ADDRESS_AT + size
-        address = decode_address(bytes(buffer[_ADDRESS_AT:end]))
         command = buffer[1]
         if command not in _COMMANDS:
             self._refuse(Code.UNSUPPORTED)

@@ -8,14 +8,13 @@ way there (protocol.md#datagrams).
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost, parse_ip, unmapped
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
@@ -314,12 +313,8 @@ class _Exit:
 
 def _undressed(host: str) -> str | None:
     """Give an IP address as it is checked and dialled; None for a name."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    ip = parse_ip(host)
+    return None if ip is None else str(unmapped(ip))
 
 
 def _any_of(family: int) -> str:
