@@ -14,8 +14,8 @@ from python_socks import ProxyError
 from python_socks.async_.trio import Proxy
 from support.center import LOOPBACK, Center, ask, center, echo, target, user
 
+from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
-from tunnel.access.security import make_token
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
 from tunnel.front.proxy_users import ProxyUsers

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
+from tunnel.access.identity import pin_of, short_id
+from tunnel.access.join import parse_join
+from tunnel.access.tls import client_tls_context
 from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
 from tunnel.center.client_proxy import serve_client_proxy
@@ -81,8 +83,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tunnel.access.join import JoinLine
     from tunnel.access.networks import Networks
-    from tunnel.access.security import JoinLine
     from tunnel.center.events import Notice
     from tunnel.center.publisher import MappingListener, Serve
     from tunnel.front.proxy_users import ProxyUsers

@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import (
-    JoinLine,
-    client_id,
-    kept_join,
-    load_or_make_identity,
-    owner_token,
-    sole_server,
-    write_join,
-)
+from tunnel.access.files import sole_server
+from tunnel.access.identity import client_id, load_or_make_identity
+from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.client import CenterClient

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from support.center import LOOPBACK, center, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import client_session
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code, RemoteStreamError
