@@ -85,9 +85,9 @@ if TYPE_CHECKING:
 
     from tunnel.access.join import JoinLine
     from tunnel.access.networks import Networks
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.events import Notice
     from tunnel.center.publisher import MappingListener, Serve
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.proxy_protocol import ProxyVersion

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from tunnel.access.proxy_users import refuse_open_proxy
 from tunnel.addresses import EVERYWHERE, LOCALHOST, parse_ip
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.proxy_users import refuse_open_proxy
 from tunnel.net.dial import probe
 from tunnel.net.unix import listen_at
 from tunnel.ops.entry_syntax import (
@@ -40,9 +40,9 @@ from tunnel.proto.frames import (
 if TYPE_CHECKING:
     import trio
 
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End
 

@@ -15,9 +15,9 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     import trio
 
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.front.proxy_users import ProxyUsers
 
 SOCKS_WORD: Final = "socks"
 """In the place of a target: a proxy that leaves in the network of this machine."""
