@@ -4,9 +4,21 @@ import re
 
 import pytest
 
-from tunnel.addresses import MAX_NAME_BYTES, decode_host, host_of, is_localhost
+from tunnel.addresses import (
+    MAX_NAME_BYTES,
+    Address,
+    AddressKindError,
+    ShortAddressError,
+    bare_ip,
+    decode_host,
+    encode_address,
+    host_of,
+    is_localhost,
+    parse_ip,
+    read_address,
+    unmapped,
+)
 from tunnel.errors import UsageError
-from tunnel.proto.frames import Address
 
 LONGEST = ".".join(("n" * 63, "n" * 63, "n" * 63, "n" * 61))
 
@@ -117,3 +129,41 @@ def test_brackets_are_shown_to_nobody_else(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Address.parse(text)
     assert caught.value.fix == "for example db.lan:5432"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7", "db.lan"])
+def test_an_address_is_read_wherever_it_begins_and_only_as_a_whole(host: str) -> None:
+    written = b"abc" + encode_address(Address(host, 5432))
+    read, port, end = read_address(written + b"behind", 3)
+    assert (read, port, end) in [
+        (host, 5432, len(written)),
+        (host.encode(), 5432, len(written)),
+    ]
+    for size in range(len(written)):
+        with pytest.raises(ShortAddressError):
+            read_address(bytearray(written[:size]), 3)
+
+
+def test_an_address_of_another_kind_has_no_end() -> None:
+    with pytest.raises(AddressKindError, match="address form 2"):
+        read_address(b"\2\0\0\0\0\0\0", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("2001:db8::7", "2001:db8::7"),
+    ],
+)
+def test_a_peer_is_known_by_its_address_alone(text: str, bare: str) -> None:
+    assert bare_ip(text) == bare
+
+
+def test_only_an_ip_address_is_one() -> None:
+    assert parse_ip("db.lan") is None
+    zoned = parse_ip("fe80::1%eth0")
+    assert zoned is not None
+    assert unmapped(zoned) is zoned

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.access.security import Secret
+from tunnel.access.join import Secret
 from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, log_event
 from tunnel.redaction import redact
 

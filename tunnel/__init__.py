@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tunnel.access.security import parse_join as parse_join
+    from tunnel.access.join import parse_join as parse_join
     from tunnel.blocking import Shared as Shared
     from tunnel.blocking import share as share
     from tunnel.center.client import CenterClient as CenterClient
@@ -48,7 +48,7 @@ _HOMES: Final = {
     "TunnelError": "tunnel.errors",
     "VirtualStream": "tunnel.link.virtual",
     "connect": "tunnel.center.client",
-    "parse_join": "tunnel.access.security",
+    "parse_join": "tunnel.access.join",
     "share": "tunnel.blocking",
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from tunnel.access.security import client_id
+from tunnel.access.identity import client_id
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
@@ -22,7 +22,7 @@ from tunnel.ops.web_entries import ShareEntry
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from tunnel.access.security import JoinLine
+    from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
     from tunnel.ops.entries import Published
 

@@ -26,7 +26,7 @@ from support.logs import lines
 
 import tunnel
 from tunnel.access import gate
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import client as client_module
 from tunnel.center import mappings
 from tunnel.center import server as server_module

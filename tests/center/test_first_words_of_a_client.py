@@ -10,7 +10,7 @@ import trio.testing
 from support import frames
 from support.center import LOOPBACK, WAIT_S
 
-from tunnel.access.security import JoinLine, make_token
+from tunnel.access.join import JoinLine, make_token
 from tunnel.center.client import CenterClient
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, send

@@ -9,7 +9,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import endpoints, mappings
 from tunnel.center.endpoints import Exits, Key, TcpPorts
 from tunnel.center.mappings import MappingTable

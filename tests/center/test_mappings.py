@@ -8,7 +8,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import mappings as mappings_module
 from tunnel.center.endpoints import Endpoint, Key, OpenTarget, TcpPorts
 from tunnel.center.mappings import MappingTable

@@ -9,7 +9,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, ask, center, target, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center.endpoints import HostNames, Key
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions

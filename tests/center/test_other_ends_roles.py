@@ -14,11 +14,11 @@ from python_socks import ProxyError
 from python_socks.async_.trio import Proxy
 from support.center import LOOPBACK, Center, ask, center, echo, target, user
 
+from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
-from tunnel.access.security import make_token
+from tunnel.access.proxy_users import ProxyUsers
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
-from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.listen import open_listener
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.net.unix import open_unix_listener

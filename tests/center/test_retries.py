@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tunnel.access.security import JoinLine, make_token
+from tunnel.access.join import JoinLine, make_token
 from tunnel.center import client as client_module
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
 from tunnel.center.client import ASKED_MOST_S, CenterClient

@@ -241,7 +241,7 @@ async def test_the_loss_of_the_far_side_ends_the_tcp_connection() -> None:
 async def test_without_a_socket_for_it_the_reply_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tunnel.front.associate, "_plain", lambda host: "192.0.2.1")
+    monkeypatch.setattr(tunnel.front.associate, "bare_ip", lambda host: "192.0.2.1")
     async with control() as it:
         await it.control.send_all(b"\5\1\0\5\3\0\1" + bytes(6))
         await it.control.send_eof()

@@ -11,9 +11,9 @@ import socks
 import trio
 from support.processes import curl
 
+from tunnel.access.proxy_users import ProxyUsers
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.listen import open_listener
 from tunnel.proto.frames import Address, Target, TcpTarget
 

@@ -12,10 +12,10 @@ from python_socks.async_.trio import Proxy
 from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
+from tunnel.access.proxy_users import ProxyUsers, refuse_open_proxy
 from tunnel.errors import Code, RemoteStreamError, UsageError
 from tunnel.front.dialer import Dialer, OpenTarget
 from tunnel.front.proxy import handle_app, serve_proxy
-from tunnel.front.proxy_users import ProxyUsers, refuse_open_proxy
 from tunnel.front.socks import BIND_S
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S

@@ -22,7 +22,7 @@ from support.lossy import Lossy
 from support.processes import free_port
 from support.traffic import Traffic
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import backoff
 from tunnel.center import sessions as sessions_module
 from tunnel.center.events import (
@@ -52,7 +52,7 @@ from tunnel.proto.proofs import PLAIN_BINDING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tunnel.access.security import Secret
+    from tunnel.access.join import Secret
     from tunnel.access.users import User
     from tunnel.center.client import CenterClient
     from tunnel.link.virtual import VirtualStream

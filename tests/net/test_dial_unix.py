@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tunnel.errors import Code, LocalStreamError, UsageError
-from tunnel.net.dial import connect_unix, probe
+from tunnel.net.dial import connect, probe
 from tunnel.proto.frames import Address, UnixPath, parse_end
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def open_descriptors() -> int:
 async def failure(target: UnixPath, deadline_s: float = 10) -> LocalStreamError:
     before = open_descriptors()
     with pytest.raises(LocalStreamError) as caught:
-        await connect_unix(target, deadline_s=deadline_s)
+        await connect(target, deadline_s=deadline_s)
     assert open_descriptors() == before
     return caught.value
 
@@ -33,7 +33,7 @@ async def test_a_unix_socket_is_connected(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        with await connect_unix(UnixPath(path)) as sock:
+        with await connect(UnixPath(path)) as sock:
             there, _ = listener.accept()
             with there:
                 sock.send(b"hello")
@@ -65,14 +65,14 @@ async def test_a_full_backlog_is_waited_for_and_not_taken_for_a_connection(
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(0)
-        with await connect_unix(UnixPath(path)):
+        with await connect(UnixPath(path)):
             error = await failure(UnixPath(path), deadline_s=0.1)
             assert error.code is Code.TIMEOUT
             with trio.fail_after(10):
                 async with trio.open_nursery() as nursery:
 
                     async def second() -> None:
-                        with await connect_unix(UnixPath(path)) as sock:
+                        with await connect(UnixPath(path)) as sock:
                             sock.send(b"second")
 
                     nursery.start_soon(second)
@@ -106,7 +106,7 @@ async def test_a_connect_that_is_cancelled_has_closed_its_socket(
     with trio.CancelScope() as scope:
         scope.cancel()
         try:
-            await connect_unix(UnixPath(str(tmp_path / "s")))
+            await connect(UnixPath(str(tmp_path / "s")))
         except trio.Cancelled:
             # Not when the collector comes: what is being raised still holds it.
             assert open_descriptors() == before

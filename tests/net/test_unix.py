@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tunnel.errors import AddressError, Exit
-from tunnel.net.dial import connect_unix
+from tunnel.net.dial import connect
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.net.unix import listen_at, open_unix_listener
@@ -51,7 +51,7 @@ async def test_a_socket_that_was_left_behind_is_replaced(where: UnixPath) -> Non
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(where.path)
     async with open_unix_listener(where):
-        (await connect_unix(where)).close()
+        (await connect(where)).close()
 
 
 async def test_a_socket_that_somebody_listens_on_is_not_taken(where: UnixPath) -> None:
@@ -60,7 +60,7 @@ async def test_a_socket_that_somebody_listens_on_is_not_taken(where: UnixPath) -
             open_unix_listener(where)
         assert caught.value.exit_status is Exit.ADDRESS_TAKEN
         assert os.path.exists(where.path)
-        (await connect_unix(where)).close()
+        (await connect(where)).close()
 
 
 async def test_a_file_that_is_no_socket_is_never_removed(where: UnixPath) -> None:
@@ -89,7 +89,7 @@ async def test_a_front_end_serves_programs_of_this_machine(where: UnixPath) -> N
     assert bound == where
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve, listeners, handle)
-        async with FastSocket(await connect_unix(where)) as stream:
+        async with FastSocket(await connect(where)) as stream:
             assert await stream.receive_some() == b"hello"
         nursery.cancel_scope.cancel()
     assert not os.path.exists(where.path)

@@ -9,7 +9,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, Notices
 
-from tunnel.access.security import JoinLine, make_token
+from tunnel.access.join import JoinLine, make_token
 from tunnel.addresses import LOOPBACKS
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused

@@ -8,8 +8,8 @@ import pytest
 import trio
 from support.center import LOOPBACK
 
+from tunnel.access.join import JoinLine, make_token
 from tunnel.access.networks import Networks
-from tunnel.access.security import JoinLine, make_token
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tunnel.access.security import JoinLine, Secret
+from tunnel.access.join import JoinLine, Secret
 from tunnel.errors import UsageError
 from tunnel.ops import saved
 from tunnel.ops.cli import app

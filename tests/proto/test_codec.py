@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import frames as by_hand
 
+from tunnel.addresses import encode_address, is_host_name
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.codec import (
     MAX_OFFSET,
@@ -17,9 +18,7 @@ from tunnel.proto.codec import (
     check_tlvs,
     decode_one,
     encode,
-    encode_address,
     encode_text,
-    is_host_name,
 )
 from tunnel.proto.frames import (
     HEADER_BYTES,

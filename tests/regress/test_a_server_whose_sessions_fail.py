@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from support import frames
 
-from tunnel.access.security import JoinLine, make_token
+from tunnel.access.join import JoinLine, make_token
 from tunnel.center import client as client_module
 from tunnel.center.client import CenterClient
 from tunnel.center.events import LinkDown

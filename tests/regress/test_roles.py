@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from support.center import LOOPBACK, center
 
-from tunnel.access.security import JoinLine, make_token
+from tunnel.access.join import JoinLine, make_token
 from tunnel.center.client import CenterClient
 from tunnel.center.events import LinkDown, MappingRefused
 from tunnel.errors import Code, TunnelError

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from tunnel.access.security import JoinLine, Secret, load_or_make_identity, make_token
+from tunnel.access.identity import load_or_make_identity
+from tunnel.access.join import JoinLine, Secret, make_token
 from tunnel.access.users import User
 from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.access.security import parse_join
+from tunnel.access.join import parse_join
 from tunnel.center.client import CenterClient
 from tunnel.center.events import LinkDown, LinkResumed, SessionLost
 from tunnel.log import LogfmtFormatter

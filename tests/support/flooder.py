@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from support import frames
 
-from tunnel.access.security import parse_join
+from tunnel.access.join import parse_join
 from tunnel.center.mappings import MAX_CLIENT_NAMES
 from tunnel.errors import Code
 from tunnel.proto.codec import FrameDecoder

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import trustme
 from support import frames
 
-from tunnel.access.security import JoinLine, make_token, pin_of
+from tunnel.access.identity import pin_of
+from tunnel.access.join import JoinLine, make_token
 from tunnel.errors import Code
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (

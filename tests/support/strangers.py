@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from support import frames
 from support.targets import ask_socks, drain, read_exactly, visit
 
-from tunnel.access.security import client_tls_context, make_token, parse_join
+from tunnel.access.join import make_token, parse_join
+from tunnel.access.tls import client_tls_context
 from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ClientHandshake, HandshakeResult, ResumeState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tunnel.access.security import JoinLine
+    from tunnel.access.join import JoinLine
 
 _ANYBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _ANYBODY.check_hostname = False

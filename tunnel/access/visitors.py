@@ -7,16 +7,18 @@ visitor is believed only if it comes from a proxy that the user named.
 
 from __future__ import annotations
 
-import ipaddress
 from contextvars import ContextVar
 from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
+
+from tunnel.addresses import parse_ip, unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.access.networks import Network
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 THIS_MACHINE: Final = "this machine"
 """Loopback and unix sockets: many may stand behind it, visitors of a proxy too."""
@@ -44,12 +46,10 @@ class Visitors:
         """Say whether an address is that of a trusted proxy."""
         if not self.trusted:
             return False
-        try:
-            ip = ipaddress.ip_address(host)
-        except ValueError:
-            return False  # a unix socket
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-            ip = ip.ipv4_mapped
+        ip = parse_ip(host)
+        if ip is None:  # a unix socket
+            return False
+        ip = unmapped(ip)
         return any(ip in network for network in self.trusted)
 
     def visitor(self, peer: Address, hops: Sequence[Address]) -> int:
@@ -110,9 +110,7 @@ def address_key(host: str) -> str:
     """
     if host in ("", "-", "local") or host[0] in "/@\0":
         return THIS_MACHINE
-    ip = ipaddress.ip_address(host)
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return THIS_MACHINE if ip.is_loopback else f"{int(ip) >> 64:x}::/64"
-        ip = ip.ipv4_mapped
-    return THIS_MACHINE if ip.is_loopback else str(ip)
+    ip = unmapped(ip_address(host))
+    if ip.is_loopback:
+        return THIS_MACHINE
+    return f"{int(ip) >> 64:x}::/64" if isinstance(ip, IPv6Address) else str(ip)

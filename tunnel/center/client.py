@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import client_tls_context, parse_join, pin_of, short_id
+from tunnel.access.identity import pin_of, short_id
+from tunnel.access.join import parse_join
+from tunnel.access.tls import client_tls_context
 from tunnel.addresses import EVERYWHERE
 from tunnel.center import backoff
 from tunnel.center.backoff import Backoff
@@ -82,11 +84,11 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tunnel.access.join import JoinLine
     from tunnel.access.networks import Networks
-    from tunnel.access.security import JoinLine
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.events import Notice
     from tunnel.center.publisher import MappingListener, Serve
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.proxy_protocol import ProxyVersion

@@ -18,7 +18,7 @@ from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     from tunnel.access.networks import Networks
-    from tunnel.front.proxy_users import ProxyUsers
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Target

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import short_id
+from tunnel.access.identity import short_id
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError

@@ -14,7 +14,7 @@ from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.names import Guard, handle_guarded
 from tunnel.front.http.server import Visit
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.dial import connect_end
+from tunnel.net.dial import connect
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
 
     async def open_one(visitor: Address) -> DirectStream:
         del visitor
-        return DirectStream(await connect_end(target, opened=DESCRIPTORS.admit))
+        return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
 
     async def serve(stream: VirtualStream) -> None:
         stream.accept()

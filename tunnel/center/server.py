@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
-from tunnel.access.security import server_tls_context, short_id
+from tunnel.access.identity import short_id
+from tunnel.access.tls import server_tls_context
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE
 from tunnel.center.client_session import ClientSession
@@ -63,8 +64,8 @@ from tunnel.proto.proofs import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
+    from tunnel.access.identity import Identity
     from tunnel.access.networks import Network
-    from tunnel.access.security import Identity
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream

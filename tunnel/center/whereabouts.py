@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import client_tls_context, pin_of
+from tunnel.access.identity import pin_of
+from tunnel.access.tls import client_tls_context
 from tunnel.errors import LinkError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.link.upstream_proxy import dial_through
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
-    from tunnel.access.security import JoinLine
+    from tunnel.access.join import JoinLine
     from tunnel.link.upstream_proxy import UpstreamProxy
 
 LOOK_S: Final = 5.0

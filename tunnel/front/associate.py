@@ -6,7 +6,6 @@ datagram of it is dropped, as UDP does; that others send is logged once.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from contextlib import suppress
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.addresses import Address, bare_ip, is_loopback
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
-from tunnel.proto.frames import Address
 from tunnel.socks.udp import decode_datagram, encode_datagram
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ async def associate(
         with _relay_socket(app) as udp:
             relay = _Relay(udp, datagrams, Address(peer.host, port))
             name = udp.getsockname()
-            own = _plain(name[0])
-            if public is not None and not ipaddress.ip_address(own).is_loopback:
+            own = bare_ip(name[0])
+            if public is not None and not is_loopback(own):
                 own = public
             await app.send_all(reply(Address(own, name[1])))
             await relay.run(app)
@@ -77,7 +76,7 @@ async def associate(
 def _relay_socket(app: FastSocket) -> trio.socket.SocketType:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
-    host = _plain(host)
+    host = bare_ip(host)
     is_v4 = "." in host and ":" not in host
     family = socket.AF_INET if is_v4 else socket.AF_INET6
     try:
@@ -91,13 +90,6 @@ def _relay_socket(app: FastSocket) -> trio.socket.SocketType:
         raw.close()
         raise LocalStreamError(Code.RESOURCE, "no port for datagrams") from error
     return trio.socket.from_stdlib_socket(raw)
-
-
-def _plain(host: str) -> str:
-    """Undress an IPv4 address in IPv6 clothes, and leave a scope out."""
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
 
 
 class _Relay:
@@ -132,7 +124,7 @@ class _Relay:
     def _is_the_app(self, name: tuple[str | int, ...]) -> bool:
         if self._name is not None:
             return name == self._name
-        if _plain(str(name[0])) != self._app.host:
+        if bare_ip(str(name[0])) != self._app.host:
             return False
         if self._app.port not in (0, name[1]):
             return False
@@ -143,7 +135,7 @@ class _Relay:
         """Say once that somebody else sends: behind NAT it may be the app itself."""
         if not self._told:
             log_event(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
-                source=str(Address(_plain(str(name[0])), int(name[1]))),
+                source=str(Address(bare_ip(str(name[0])), int(name[1]))),
                 reason="it is not from the app")  # fmt: skip
         self._told = True
 

@@ -21,8 +21,8 @@ from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.front.dialer import Dialer
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.net.sockets import FastSocket
     from tunnel.proto.frames import Address
 

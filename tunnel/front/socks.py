@@ -21,7 +21,7 @@ from tunnel.front.attempt import (
     drop_stream,
     last_words,
 )
-from tunnel.front.proxy_users import Login
+from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, carry, peer_of
 from tunnel.net.sockets import FastSocket
@@ -31,8 +31,8 @@ from tunnel.socks.v4 import Socks4Server
 from tunnel.socks.v5 import Socks5Server
 
 if TYPE_CHECKING:
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.front.dialer import BoundPort, Dialer
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Address
 

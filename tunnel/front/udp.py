@@ -7,7 +7,6 @@ ends an association, and a newcomer ends the one that was silent longest.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from tunnel.addresses import NOWHERE, Address, bare_ip
 from tunnel.errors import StreamError
 from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.listen import LOG
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +36,6 @@ MAX_DATAGRAM_BYTES: Final = 65_535
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked of the kernel for the port: a burst of a thousand datagrams waits there while
 other tasks have their turn. The kernel may give less."""
-_NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
 
 
 class Datagrams(Protocol):
@@ -158,7 +156,7 @@ class _Port:
                 association = self._admit(sock, source)
             if association is not None:
                 self._touch(source, association)
-                association.datagrams.send(_NOWHERE, payload)
+                association.datagrams.send(NOWHERE, payload)
 
     def _touch(self, source: _Source, association: _Association) -> None:
         self._associations.pop(source, None)
@@ -227,6 +225,5 @@ async def _send(sock: trio.socket.SocketType, source: _Source, payload: bytes) -
 
 
 def visitor_of(source: _Source) -> Address:
-    """Give who sent a datagram, without what only says something about this machine."""
-    ip = ipaddress.ip_address(source[0].partition("%")[0])
-    return Address(str(ip), source[1])
+    """Return the sender of a datagram, as a visitor is known by."""
+    return Address(bare_ip(source[0]), source[1])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from tunnel.access.tls import ALPN
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
 from tunnel.net.lookup import is_unknown, why_not_found
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from tunnel.net.sockets import FastStream
 
-ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
 UNPROVEN_READ_BYTES: Final = 8_192

@@ -1,4 +1,4 @@
-"""Sockets on the address that somebody named: one, or several with the same number.
+"""Bind sockets on the address that a person named: one, or several on one port.
 
 ``*`` is every address of this machine and ``localhost`` both loopbacks, a socket for
 each family. A machine that lacks one of them gets the other. An IPv6 socket takes IPv6
@@ -11,21 +11,15 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import (
-    EVERYWHERE,
-    LOOPBACKS,
-    WILDCARDS,
-    is_localhost,
-)
+from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, Address, is_localhost
 from tunnel.errors import AddressError, Exit
 from tunnel.net.lookup import addresses_of, why_not_found
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 TRIES: Final = 16
-"""For a free number that all families of an address have free; mostly the first is."""
+"""Attempts to find a port that is free in all families; mostly the first is."""
 _FAMILY_LACKING: Final = frozenset(
     # A kernel without IPv6; a machine, or a container, where it is switched off.
     (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
@@ -33,7 +27,7 @@ _FAMILY_LACKING: Final = frozenset(
 _NUMERIC: Final = socket.AI_PASSIVE | socket.AI_NUMERICHOST
 
 _Where = tuple[int, tuple[str | int | bytes, ...]]
-"""Family, and what bind(2) takes."""
+"""A family, and the address that bind(2) takes."""
 
 
 async def bind_all(
@@ -43,16 +37,16 @@ async def bind_all(
     prepare: Callable[[socket.socket], None],
     backlog: int | None = None,
 ) -> list[socket.socket]:
-    """Bind a socket on every address of ``host``; the caller closes them.
+    """Bind a socket on every address of ``host``; the caller closes the sockets.
 
-    They do not block. Port 0 takes a number that is free on all of them.
+    The sockets do not block. Port 0 takes one that is free on all addresses.
 
     Args:
         host: an address of this machine, a name of one, ``*`` or ``localhost``.
-        port: the number.
+        port: the same on all addresses.
         kind: TCP or UDP.
-        prepare: called with each before it is bound.
-        backlog: listen, with so much room.
+        prepare: called with each socket before it is bound.
+        backlog: listen, with this many places for connections; None for UDP.
 
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
@@ -73,7 +67,7 @@ async def bind_all(
 
 
 def is_in_use(error: AddressError) -> bool:
-    """Say whether another program has the port: another number may do."""
+    """Say whether another program has the port, so that another one may do."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
 
@@ -109,7 +103,7 @@ def _bind(
         for family, (host, wanted, *rest) in addresses:
             port = int(wanted) or (bound[0].getsockname()[1] if bound else 0)
             try:
-                sock = _bind_one(family, (host, port, *rest), kind, prepare, backlog)
+                sock = bind_one(family, (host, port, *rest), kind, prepare, backlog)
             except OSError as error:
                 if not (may_lack and error.errno in _FAMILY_LACKING):
                     raise address_error(str(host), port, error) from error
@@ -126,13 +120,18 @@ def _bind(
     return bound
 
 
-def _bind_one(
+def bind_one(
     family: int,
-    where: tuple[str | int | bytes, ...],
+    where: tuple[str | int | bytes, ...] | str,
     kind: socket.SocketKind,
     prepare: Callable[[socket.socket], None],
     backlog: int | None,
 ) -> socket.socket:
+    """Bind one socket on what bind(2) takes; arguments as ``bind_all``'s.
+
+    Raises:
+        OSError: nothing is open.
+    """
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
@@ -148,7 +147,7 @@ def _bind_one(
 
 
 def address_error(host: str, port: int, error: OSError) -> AddressError:
-    """Say why an address cannot be listened on, and what would help."""
+    """Return why an address cannot be listened on, and what would help."""
     if isinstance(error, socket.gaierror):
         return AddressError(
             f"{host} cannot be listened on: {why_not_found(error)}",

@@ -1,12 +1,15 @@
 """What all front ends share: listening, a bounded accept loop, and carrying a stream.
 
-One program that comes in is one task. Whatever goes wrong in it ends that task only.
+Each visitor is one task. Whatever goes wrong in it ends that task only.
+
+    open_listener, PortListener     TCP ports
+    serve, _Entrance                accept, bound, count, refuse, supervise
+    carry                           relay one visitor, and log how it went
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 import time
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.visitors import VISITORS
+from tunnel.addresses import Address, bare_ip
 from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
@@ -24,7 +28,6 @@ from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.trusted_proxy import vouched_peer
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,19 +37,21 @@ if TYPE_CHECKING:
 LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
 MAX_VISITORS: Final = 4096
-"""At once and per front end: a quarter of the virtual TCP connections of a session."""
+"""Visitors of one front end at once: a quarter of the virtual TCP connections of a
+session."""
 ENTRY_SHARE: Final = 1 / 2
-"""Of the process's descriptors, for the visitors of one front end."""
+"""Part of the process's descriptors for the visitors of one front end."""
 ADDRESS_SHARE: Final = 1 / 4
-"""Of the process's descriptors, for the visitors of one address: the default."""
+"""Part of the process's descriptors for the visitors of one address, by default."""
 MAX_PER_ADDRESS: Final = 4_096
-"""At most, however many descriptors there are: a quarter of what a session carries."""
+"""Visitors of one address, however many descriptors there are: a quarter of the virtual
+TCP connections of a session."""
 ACCEPTS_A_TURN: Final = 16
-"""Taken from the kernel between two turns of the scheduler."""
+"""Connections taken from the kernel between two turns of the scheduler."""
 ACCEPT_PAUSE_S: Final = 0.1
-"""Without a free descriptor accept fails at once, for ever: look again after this."""
+"""Without a free descriptor accept fails at once, for ever: try again after this."""
 _GONE: Final = frozenset(
-    # Linux reports errors of the *new* connection from accept: the next one is well.
+    # Linux reports errors of the *new* connection from accept: the next may be well.
     (
         errno.ECONNABORTED,
         errno.EHOSTDOWN,
@@ -69,25 +74,25 @@ class PortListener(trio.abc.Listener[FastSocket]):
     for each, 3 to 4 % of what a short connection costs.
 
     Args:
-        listener: a socket that listens and does not block; taken over.
+        listener: listens and does not block; closed by this object.
     """
 
     def __init__(self, listener: socket.socket) -> None:
         self._plain = listener
-        tune_local(self._plain)  # Linux: who is accepted inherits the options
+        tune_local(self._plain)  # Linux: accepted sockets inherit the options
         self.socket = trio.socket.from_stdlib_socket(self._plain)
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
     async def accept(self) -> FastSocket:
-        """Give the next visitor; who calls this owns the stream.
+        """Return the stream of the next visitor; the caller closes it.
 
-        No checkpoint while some wait, but for every ``ACCEPTS_A_TURN`` of them.
+        A checkpoint only when nobody waits, and after ``ACCEPTS_A_TURN`` visitors.
 
         Raises:
-            trio.ClosedResourceError: closed, maybe meanwhile.
-            OSError: no descriptor is free, or the like; not what only says that the
-                visitor has gone.
+            trio.ClosedResourceError: the listener was closed, maybe meanwhile.
+            OSError: no descriptor is free, or the like. A visitor that has gone again
+                is no error.
         """
         while True:
             if self._in_a_row >= ACCEPTS_A_TURN:
@@ -118,7 +123,7 @@ async def open_listener(
 ) -> list[PortListener]:
     """Listen on every address of ``host``, on the same port; 0 takes a free one.
 
-    The caller closes them; ``serve`` does.
+    The caller closes the listeners; ``serve`` does.
 
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
@@ -128,15 +133,14 @@ async def open_listener(
 
 
 def _share_port(sock: socket.socket) -> None:
-    """A port may be had again while connections of its last owner are dying."""
+    """Allow to bind a port while connections of its last owner are dying."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
-    """Return who is at the other end; None once the kernel has forgotten it.
+    """Return the address at the other end; None once the kernel has forgotten it.
 
-    An IPv4 address in IPv6 clothes is undressed, and a scope is left out: both say
-    something about this machine, not about the visitor.
+    An IP address comes without zone and IPv4 mapping; a unix socket is ``local``.
     """
     if not isinstance(stream, FastSocket):
         return Address("local", 0)
@@ -149,13 +153,11 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
         return Address("local", 0)
     if len(name) == 2:  # IPv4, as the kernel writes it
         return Address(*name)
-    ip = ipaddress.ip_address(name[0].partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return Address(str(mapped or ip), name[1])
+    return Address(bare_ip(name[0]), name[1])
 
 
 Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[None]]
-"""Serve one who came in, to the end; owns the stream."""
+"""Begin to serve a visitor, and return what serves it to the end. Owns the stream."""
 
 
 async def serve(
@@ -167,23 +169,25 @@ async def serve(
 ) -> None:
     """Accept until cancelled, or until the listeners were closed and all have left.
 
-    Closes the listeners. ``handle`` owns its stream; what it raises is logged and ends
-    that visitor only. Cancellation resets everybody who is in.
+    Closes the listeners. What ``handle`` raises is logged and ends that visitor only.
+    Cancellation resets every visitor.
 
-    Whoever has said nothing may be reset at any time, to make room: its stream then
-    breaks for ``handle``. An address that has its share is refused. Who comes through a
-    trusted proxy (``access.visitors``) is the one that its PROXY header names.
+    A visitor that has said nothing may be reset at any time, to make room: its stream
+    then breaks for ``handle``. A visitor whose address has its share is refused. One
+    that comes through a trusted proxy (``access.visitors``) has the address that the
+    PROXY header names.
 
     Args:
-        listeners: of one front end.
-        handle: called with the stream and who is at its other end, in the order in
-            which they came; it must not wait, and what it gives is awaited in a task of
-            its own. Not for who has gone between accept and here.
-        max_visitors: at once, if that is not more than the share of descriptors that
-            one front end can have. Then the silent go first; if nobody is, newcomers
-            wait until one has left, all but the first in the kernel's backlog.
-        links: these are links and no visitors. What is kept back is for them: they have
-            no share, are never reset and never refused here.
+        listeners: those of one front end.
+        handle: called with the stream and the address of each visitor, in the order in
+            which they came. It owns the stream and must not wait; what it returns is
+            awaited in a task of its own. Not called for a visitor that has gone again.
+        max_visitors: the bound for visitors at once, unless the share of descriptors
+            for one front end is less. When it is reached the silent go first; if nobody
+            is silent, newcomers wait until a visitor has left, all but the first in the
+            kernel's backlog.
+        links: whether these are links and no visitors. What is kept back is for links:
+            they have no share, are never reset and never refused here.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -191,14 +195,14 @@ async def serve(
             for listener in listeners:
                 nursery.start_soon(entrance.accept_from, listener)
     finally:
-        # Shielded: the first would end here by a cancellation, the others stay open.
+        # Shielded: cancellation would end this at the first, and leave the others open.
         with trio.CancelScope(shield=True):
             for listener in listeners:
                 await trio.aclose_forcefully(listener)
 
 
 _Beginning = tuple[Address | None, Awaitable[None] | None]
-"""Who it is, and what serves them: None for nobody."""
+"""The address of a visitor, and what serves it; None if it has gone or is refused."""
 
 _FULL: Final = Told("silent.reset")
 _CROWD: Final = Told("visitor.refused")
@@ -206,7 +210,7 @@ _BROKEN: Final = Told("visitor.refused")
 
 
 class _Entrance:
-    """One front end: who is in, and who of them is silent."""
+    """The visitors of one front end, and which of them are silent."""
 
     def __init__(
         self, handle: Handle, most: int, nursery: trio.Nursery, *, links: bool
@@ -238,7 +242,7 @@ class _Entrance:
             except trio.ClosedResourceError:
                 return
             except OSError as error:
-                if not failing:  # one line for each bad time, not ten a second
+                if not failing:  # one line for each bad period, not ten a second
                     reason = str(error.strerror)
                     log_event(LOG, logging.WARNING, "accept.failed", reason=reason)
                 failing = True
@@ -262,7 +266,7 @@ class _Entrance:
             self._nursery.start_soon(self._supervise, stream)
 
     async def _wait_for_a_place(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Have a newcomer wait; those behind it do so in the kernel."""
+        """Have a newcomer wait; those behind it wait in the kernel's backlog."""
         if self._arrivals.give_up_one():
             _FULL.tell("the entry is full", self._most)
         try:
@@ -272,14 +276,14 @@ class _Entrance:
             raise
 
     async def _is_one_too_many(self, stream: FastSocket) -> bool:
-        """Make room for who has one of the last descriptors; without it, refuse it.
+        """Make room for a visitor with one of the last descriptors, or refuse it.
 
-        Nobody else is refused: the others wait in the kernel until there is room.
+        After a refusal the others wait in the kernel until there is room.
         """
         number = stream.number()
         if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
             try:
-                await trio.lowlevel.checkpoint()  # whoever gives way can only do so now
+                await trio.lowlevel.checkpoint()  # a turn for those that give way
             except BaseException:
                 stream.reset()
                 raise
@@ -301,14 +305,20 @@ class _Entrance:
     def _begin(
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> Awaitable[None] | None:
-        return begun(self._handle, stream, peer) if self._enter(peer) else None
+        """Begin to serve a visitor, unless its address has its share."""
+        if self._links or self._visitors.enter(peer.host, self._most_of_one):
+            return begun(self._handle, stream, peer)
+        _CROWD.tell("too many of one address", self._most_of_one, peer)
+        return None
 
     async def _serve_vouched(
         self, number: int, stream: FastSocket, proxy: Address
     ) -> None:
-        """Serve who comes through a trusted proxy, from its PROXY header on."""
-        visitor = await self._vouched(stream, proxy)
-        if visitor is None:
+        """Serve a visitor that comes through a trusted proxy, PROXY header included."""
+        try:
+            visitor = await vouched_peer(stream, proxy)
+        except ValueError as error:
+            _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, proxy)
             return
         serving = await self._begin_in_turn(number, stream, visitor)
         if serving is None:
@@ -322,7 +332,7 @@ class _Entrance:
     async def _begin_in_turn(
         self, number: int, stream: FastSocket, visitor: Address
     ) -> Awaitable[None] | None:
-        """Begin behind who came before and has said its header in the same turn."""
+        """Begin behind earlier ones whose header came in the same turn."""
         self._said[number] = stream, visitor
         await trio.lowlevel.cancel_shielded_checkpoint()
         for first in sorted(self._said):
@@ -347,20 +357,6 @@ class _Entrance:
                     self._visitors.leave(peer.host)
             self._room.release()
 
-    async def _vouched(self, stream: FastSocket, peer: Address) -> Address | None:
-        """Give who a trusted proxy says is there; None if that cannot be read."""
-        try:
-            return await vouched_peer(stream, peer)
-        except ValueError as error:
-            _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, peer)
-            return None
-
-    def _enter(self, peer: Address) -> bool:
-        if self._links or self._visitors.enter(peer.host, self._most_of_one):
-            return True
-        _CROWD.tell("too many of one address", self._most_of_one, peer)
-        return False
-
 
 async def carry(
     stream: trio.abc.HalfCloseableStream,
@@ -369,7 +365,7 @@ async def carry(
     *,
     early: bytes = b"",
 ) -> None:
-    """Relay to the end and say in the log how it went. Owns both streams."""
+    """Relay to the end, and log how it went. Owns both streams."""
     started = time.monotonic()
     result = await relay(stream, virtual, early=early)
     if LOG.isEnabledFor(logging.DEBUG):

@@ -18,8 +18,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import idna
 import trio
+
+from tunnel.addresses import ascii_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -304,10 +305,7 @@ def encoded(host: str) -> bytes:
     Raises:
         UnicodeError: it cannot be one.
     """
-    try:
-        return host.encode("ascii")
-    except UnicodeEncodeError:
-        return idna.encode(host, uts46=True)
+    return ascii_name(host).encode("ascii")
 
 
 class Asked:

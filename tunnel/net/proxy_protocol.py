@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: tells a target who its visitor really is.
+"""The PROXY protocol, versions 1 and 2: tells a target the address of its visitor.
 
 The header stands before the first byte of a connection. It is written for targets, and
-read only from proxies that the user trusts: nobody else is believed about who they are.
+read only from proxies that the user trusts.
 Text: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 """
 
@@ -12,19 +12,19 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
-from tunnel.proto.frames import Address
+from tunnel.addresses import Address, IpAddress, parse_ip, unmapped
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_2_PROXY: Final = 0x21
 _TCP: Final = {4: 0x11, 6: 0x21}
-_UNSPECIFIED: Final[dict[int, IPv4Address | IPv6Address]] = {
+_UNSPECIFIED: Final[dict[int, IpAddress]] = {
     4: IPv4Address(0),
     6: IPv6Address(0),
 }
 
 
 class ProxyVersion(Enum):
-    """Which form a target expects; it cannot be found out by asking it."""
+    """The form that a target expects, which cannot be found out by asking it."""
 
     V1 = "v1"
     V2 = "v2"
@@ -35,9 +35,9 @@ def encode_proxy_header(
 ) -> bytes:
     """Write the header for a connection of ``visitor`` to the address ``public``.
 
-    A visitor without an IP address (a unix socket, or nobody knows) gives the form for
-    "unknown": the target then goes by the connection's own addresses. A public address
-    that is a name, or of the other family, is written as 0.0.0.0 or ``::``.
+    A visitor without an IP address (unknown, or a unix socket) gets the form "unknown":
+    the target then uses the connection's own addresses. A public address that is a
+    name, or of the other family, is written as 0.0.0.0 or ``::``.
     """
     source = None if visitor is None else _ip(visitor)
     if visitor is None or source is None:
@@ -61,19 +61,15 @@ def encode_proxy_header(
     return _SIGNATURE + head + len(addresses).to_bytes(2, "big") + addresses
 
 
-def _ip(address: Address) -> IPv4Address | IPv6Address | None:
-    """Give the address as numbers, without the scope of this machine."""
-    try:
-        ip = ip_address(address.host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
+def _ip(address: Address) -> IpAddress | None:
+    """Return an address as a number, without the zone; None for a name."""
+    ip = parse_ip(address.host.partition("%")[0])
+    return ip and unmapped(ip)
 
 
 MAX_HEADER_BYTES: Final = 4_096
-"""Of version 2, whose length field could say 65,551: more than any balancer adds."""
+"""Largest header of version 2, whose length field allows 65,551: more than any load
+balancer adds."""
 _MAX_LINE_BYTES: Final = 107
 _LINE: Final = b"PROXY "
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -81,12 +77,12 @@ _SHORTEST: Final = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216
 
 
 class ProxyHeader(NamedTuple):
-    """What stands at the start of a connection."""
+    """The header at the start of a connection."""
 
     size: int
     """Bytes of the header; 0 when there is none."""
     visitor: Address | None = None
-    """Whose connection it is; None leaves it to the addresses of the socket."""
+    """The visitor that it names; None leaves that to the addresses of the socket."""
 
 
 def read_proxy_header(data: bytes) -> ProxyHeader | None:
@@ -96,7 +92,7 @@ def read_proxy_header(data: bytes) -> ProxyHeader | None:
         None while it could still be the beginning of one.
 
     Raises:
-        ValueError: it begins like one and is none; the text says what is wrong.
+        ValueError: it begins like a header and is none; the text says what is wrong.
     """
     for start, read in ((_LINE, _read_line), (_SIGNATURE, _read_binary)):
         if data[: len(start)] == start[: len(data)]:
@@ -149,8 +145,7 @@ def _read_binary(data: bytes) -> ProxyHeader | None:
     return ProxyHeader(size, _visitor(source, port))
 
 
-def _visitor(ip: IPv4Address | IPv6Address, port: int) -> Address:
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+def _visitor(ip: IpAddress, port: int) -> Address:
     if isinstance(ip, IPv6Address) and ip.scope_id:
         raise ValueError("an address with a scope")
-    return Address(str(mapped or ip), port)
+    return Address(str(unmapped(ip)), port)

@@ -1,7 +1,7 @@
 """The PROXY header at the start of a trusted proxy's connection.
 
-It is looked at without being taken, until its end is known: then exactly its bytes are
-read, and what follows reaches whoever serves the connection, TLS or not.
+The header is peeked at until its end is known. Then exactly its bytes are read: what
+follows is left for the code that serves the connection, TLS or not.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import trio
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, read_proxy_header
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.net.sockets import FastSocket
-    from tunnel.proto.frames import Address
 
 FIRST_S: Final = 0.5
-"""For a first byte. A proxy that sends the header sends it at once; behind another,
-the visitor may wait for the server to speak first, and waits so long for nothing."""
+"""How long a first byte may take. A proxy that sends the header does so at once. Behind
+one that sends none, a visitor whose server speaks first waits so long for nothing."""
 HEADER_S: Final = 3.0
-"""For the rest of a header that has begun."""
+"""How long the rest of a header may take."""
 
 
 async def vouched_peer(stream: FastSocket, peer: Address) -> Address:
-    """Give who the visitor is, as the header says; the peer if there is no header.
+    """Return the visitor that the header names; the peer if there is no header.
 
     Args:
-        stream: of a trusted proxy; not read by anybody yet.
-        peer: that proxy.
+        stream: a trusted proxy's; nothing was read from it yet.
+        peer: the address of that proxy.
 
     Raises:
         ValueError: the header is broken, never ends, or the proxy has left within it.
@@ -52,7 +52,7 @@ async def vouched_peer(stream: FastSocket, peer: Address) -> Address:
                 if not seen:
                     patience.deadline += HEADER_S
                 seen = len(data)
-                # Else the bytes that are there would end each wait at once.
+                # Without it the bytes that are there would end each wait at once.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
     except OSError as error:
         raise ValueError(error.strerror) from error

@@ -1,7 +1,7 @@
-"""Listening on a unix socket: who may connect, and what becomes of the file.
+"""Listening on unix sockets: their files, and the one call for ports and paths.
 
-The file has mode 0600 from its first moment. One that a program left behind is
-replaced, one that somebody listens on never is. It is removed when we close.
+The file has mode 0600 from its first moment. A file that a program left behind is
+replaced, one that a program listens on never is. It is removed on close.
 """
 
 from __future__ import annotations
@@ -13,33 +13,27 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import trio
-
+from tunnel.addresses import Address, UnixPath
 from tunnel.errors import AddressError, Exit
-from tunnel.net.listen import BACKLOG, open_listener
-from tunnel.net.sockets import FastSocket
-from tunnel.proto.frames import Address, UnixPath
+from tunnel.net.bind import bind_one
+from tunnel.net.listen import BACKLOG, PortListener, open_listener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.proto.frames import End
+    from tunnel.addresses import End
 
 MODE: Final = 0o600
-"""Only this user: whoever gets through to the socket gets what is behind it."""
+"""Only this user: whoever reaches the socket gets what is behind it."""
 
 
-class UnixListener(trio.abc.Listener[FastSocket]):
+class UnixListener(PortListener):
     """A unix socket that is listened on; closing it removes its file."""
 
-    def __init__(self, sock: socket.socket, path: str) -> None:
-        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    def __init__(self, listener: socket.socket, path: str) -> None:
+        super().__init__(listener)
         self._path = path
         self._inode = _inode(path)
-
-    async def accept(self) -> FastSocket:
-        """Wait for a program; who calls this owns the stream."""
-        return FastSocket.of((await self._listener.accept()).socket)
 
     async def aclose(self) -> None:
         """Stop listening, and remove the file if it is still ours."""
@@ -47,15 +41,15 @@ class UnixListener(trio.abc.Listener[FastSocket]):
             with suppress(OSError):
                 os.unlink(self._path)
         self._inode = None
-        await self._listener.aclose()
+        await super().aclose()
 
 
 async def listen_at(
     where: End, backlog: int = BACKLOG
-) -> tuple[Sequence[trio.abc.Listener[FastSocket]], End]:
-    """Listen on an address or a unix path; give the listeners, and where they are.
+) -> tuple[Sequence[PortListener], End]:
+    """Listen on an address or a unix path; return the listeners, and where they are.
 
-    The caller closes them; ``serve`` does.
+    The caller closes the listeners; ``serve`` does.
 
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
@@ -71,34 +65,34 @@ def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
     """Listen on a unix path; the caller closes the listener.
 
     Raises:
-        AddressError: somebody listens there, the path is something else, or this user
+        AddressError: a program listens there, the path is something else, or this user
             may not make it.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path = where.path
     try:
-        # Linux gives the file the mode that the socket has now: no moment between.
-        os.fchmod(sock.fileno(), MODE)
-        _bind(sock, where.path)
-        sock.listen(backlog)
-        sock.setblocking(False)
-        return UnixListener(sock, where.path)
+        try:
+            sock = _bind(path, backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
+                raise
+            os.unlink(path)
+            sock = _bind(path, backlog)
+        return UnixListener(sock, path)
     except OSError as error:
-        sock.close()
         raise _address_error(where, error) from error
 
 
-def _bind(sock: socket.socket, path: str) -> None:
-    try:
-        sock.bind(path)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
-            raise
-        os.unlink(path)
-        sock.bind(path)
+def _bind(path: str, backlog: int) -> socket.socket:
+    return bind_one(socket.AF_UNIX, path, socket.SOCK_STREAM, _make_private, backlog)
+
+
+def _make_private(sock: socket.socket) -> None:
+    # Linux gives the file the mode that the socket has now: no moment between.
+    os.fchmod(sock.fileno(), MODE)
 
 
 def _is_left_behind(path: str) -> bool:
-    """Say whether this is a socket on which nobody listens any more."""
+    """Say whether this is a socket that nobody listens on any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

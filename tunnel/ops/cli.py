@@ -499,7 +499,7 @@ def join(
     save_as: SaveAs = None,
 ) -> int:
     """Save a server, its key pin and a token, so that --to is not needed."""
-    from tunnel.access.security import parse_join
+    from tunnel.access.join import parse_join
     from tunnel.ops import saved
     from tunnel.ops.show import Show
 

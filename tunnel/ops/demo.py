@@ -26,7 +26,9 @@ import trio
 from rich.console import Console
 
 import tunnel
-from tunnel.access.security import client_tls_context, parse_join, pin_of
+from tunnel.access.identity import pin_of
+from tunnel.access.join import parse_join
+from tunnel.access.tls import client_tls_context
 from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import EVERYWHERE, LOCALHOST
+from tunnel.access.proxy_users import refuse_open_proxy
+from tunnel.addresses import EVERYWHERE, LOCALHOST, parse_ip
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
-from tunnel.front.proxy_users import refuse_open_proxy
 from tunnel.net.dial import probe
 from tunnel.net.unix import listen_at
 from tunnel.ops.entry_syntax import (
@@ -36,14 +36,13 @@ from tunnel.proto.frames import (
     UnixPath,
     parse_end,
 )
-from tunnel.socks.common import literal
 
 if TYPE_CHECKING:
     import trio
 
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End
 
@@ -320,7 +319,7 @@ class SocksEntry(Local):
 
     def __post_init__(self) -> None:
         refuse_open_proxy(self.listen, self.users, in_words=self.in_words)
-        if self.udp_public is not None and literal(self.udp_public) is None:
+        if self.udp_public is not None and parse_ip(self.udp_public) is None:
             raise UsageError(
                 f"{self.udp_public!r} is not an IP address",
                 "SOCKS tells apps a number to send their datagrams to, and no port",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from tunnel.access.proxy_users import ProxyUsers
 from tunnel.errors import UsageError
-from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.proto.frames import Address

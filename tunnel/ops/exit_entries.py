@@ -6,19 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
+from tunnel.addresses import is_host_name, is_loopback
 from tunnel.errors import CODES, TunnelError, UsageError
-from tunnel.front.proxy_users import is_loopback
 from tunnel.ops.entries import Line, Published, TcpEntry, parse_remote
 from tunnel.ops.entry_syntax import parse_proxy_version, parse_users, split_options
-from tunnel.proto.codec import is_host_name
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     import trio
 
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.front.proxy_users import ProxyUsers
 
 SOCKS_WORD: Final = "socks"
 """In the place of a target: a proxy that leaves in the network of this machine."""

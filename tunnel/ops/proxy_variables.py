@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.addresses import parse_ip, unmapped
 from tunnel.errors import UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from ipaddress import IPv4Address, IPv6Address
 
-    IP = IPv4Address | IPv6Address
+    from tunnel.addresses import IpAddress
 
 _PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 """The first that is not empty counts; lower case first, as curl does."""
@@ -120,9 +120,6 @@ def _name(host: str) -> str:
     return host.lower().removesuffix(".")
 
 
-def _ip(host: str) -> IP | None:
-    try:
-        ip = ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return None
-    return getattr(ip, "ipv4_mapped", None) or ip
+def _ip(host: str) -> IpAddress | None:
+    ip = parse_ip(host.removeprefix("[").removesuffix("]"))
+    return ip and unmapped(ip)

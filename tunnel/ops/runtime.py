@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import socket
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,17 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import (
-    JoinLine,
-    client_id,
-    kept_join,
-    load_or_make_identity,
-    owner_token,
-    sole_server,
-    write_join,
-)
+from tunnel.access.files import sole_server
+from tunnel.access.identity import client_id, load_or_make_identity
+from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
 from tunnel.access.users import OWNER, User
-from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS
+from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.client import CenterClient
 from tunnel.center.drain import DRAIN_S
 from tunnel.center.events import (
@@ -43,9 +36,9 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS
 from tunnel.center.whereabouts import is_there
 from tunnel.errors import CODES, Code, Exit, StateError, StreamError, UsageError
-from tunnel.front.proxy_users import is_loopback
 from tunnel.log import log_event
 from tunnel.net.relay import relay
+from tunnel.net.routes import own_address_outwards
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published, as_target
@@ -231,10 +224,7 @@ def _show_server(
 
 
 def _reachable_host(host: str) -> str:
-    """Give an address for the join line: where we listen, or the default route's own.
-
-    Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
-    """
+    """Return the host of a join line: where we listen, or the default route's own."""
     if host == EVERYWHERE:
         ipv4, ipv6 = map(_own_address, WILDCARDS)
         return ipv4 or ipv6 or LOOPBACKS[0]
@@ -244,19 +234,11 @@ def _reachable_host(host: str) -> str:
 
 
 def _own_address(wildcard: str) -> str:
-    """Give the address that leads out of this machine; empty if none is known."""
-    family, anywhere = (
-        (socket.AF_INET6, "2001:db8::1")
-        if ":" in wildcard
-        else (socket.AF_INET, "192.0.2.1")
-    )
+    """Return the address that leads out of this machine; empty if none is known."""
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe_socket:
-            probe_socket.connect((anywhere, 9))
-            own: str = probe_socket.getsockname()[0]
-            return own
+        return own_address_outwards(wildcard)
     except OSError:  # no default route, as in a network that leads nowhere else
-        return _listed_ipv6() if family == socket.AF_INET6 else ""
+        return _listed_ipv6() if ":" in wildcard else ""
 
 
 def _listed_ipv6() -> str:

@@ -11,18 +11,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from platformdirs import user_config_path, user_state_path
 
-from tunnel.access.security import (
-    JoinLine,
-    exists,
-    kept_join,
-    parse_join,
-    read_private,
-    write_private,
-)
+from tunnel.access.files import exists, read_private, write_private
+from tunnel.access.join import JoinLine, kept_join, parse_join
+from tunnel.addresses import is_host_name
 from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
-from tunnel.proto.codec import is_host_name
 from tunnel.words import bare
 
 if TYPE_CHECKING:

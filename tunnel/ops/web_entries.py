@@ -20,6 +20,7 @@ from tunnel.addresses import (
     WILDCARDS,
     host_of,
     is_localhost,
+    is_loopback,
 )
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.local_services import share_folder, share_guarded
@@ -28,7 +29,6 @@ from tunnel.center.publisher import NOT_OFFERED
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.http.files import Folder
 from tunnel.front.http.names import Guard
-from tunnel.front.proxy_users import is_loopback
 from tunnel.log import log_event
 from tunnel.net.dial import probe
 from tunnel.ops.entries import Line, Published, as_target, parse_target

@@ -10,11 +10,17 @@ This module knows no state and no credit: ``admit`` asks the core about those.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
+from tunnel.addresses import (
+    Address,
+    AddressKindError,
+    ShortAddressError,
+    encode_address,
+    is_host_name,
+    read_address,
+)
+from tunnel.errors import CODES, Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import (
     FIRST_LINK_EXTENSION,
@@ -25,7 +31,6 @@ from tunnel.proto.frames import (
     MAX_MAPPING_ENTRIES,
     MAX_SOCK_MAP,
     PROTOCOL_VERSION,
-    Address,
     BindTarget,
     CreateType,
     MappingAnswer,
@@ -119,10 +124,6 @@ apart for nothing."""
 MAX_OFFSET: Final = 1 << 62
 """No offset or count may pass this: far beyond any transfer, far from overflow."""
 
-_HOST_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-)
-
 
 def _broken(what: str) -> RemoteSessionError:
     return RemoteSessionError(Code.PROTOCOL, f"the peer sent {what}")
@@ -175,20 +176,17 @@ class _Reader:
         return printable(self.name())
 
     def address(self) -> Address:
-        form = self.byte()
-        if form == 1:
-            a, b, c, d, high, low = self.take(6)
-            # The library's way costs six times as much.
-            return Address(f"{a}.{b}.{c}.{d}", high << 8 | low)
-        if form == 4:
-            host = str(IPv6Address(self.take(16)))
-        elif form == 3:
-            host = self.name()
+        try:
+            host, port, self._at = read_address(self._bytes, self._at)
+        except ShortAddressError:
+            raise _broken(f"a {self._what} that is cut short") from None
+        except AddressKindError as error:
+            raise _broken(f"a {self._what} with {error}") from None
+        if isinstance(host, bytes):
+            host = _text(host, self._what)
             if not is_host_name(host):
                 raise _broken(f"a {self._what} with an impossible host name")
-        else:
-            raise _broken(f"a {self._what} with address form {form}")
-        return Address(host, self.number(2))
+        return Address(host, port)
 
     def left(self) -> int:
         return len(self._bytes) - self._at
@@ -217,38 +215,6 @@ def _text(raw: bytes, what: str) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise _broken(f"a {what} with text that is not UTF-8") from None
-
-
-def is_host_name(text: str) -> bool:
-    """Say whether this may be a name: 1 to 255 letters, digits, ``.``, ``-``, ``_``.
-
-    Anything else could smuggle a line end, a NUL or a space into a log or a header.
-    """
-    return 0 < len(text) <= 255 and _HOST_CHARACTERS.issuperset(text)
-
-
-def encode_address(address: Address) -> bytes:
-    """Write the address form of RFC 1928 §5: type, host, port.
-
-    Raises:
-        LocalStreamError: ``ADDRESS_UNSUPPORTED`` for a host that cannot be sent.
-    """
-    return _encode_host(address.host) + address.port.to_bytes(2, "big")
-
-
-@lru_cache(1_024)
-def _encode_host(host: str) -> bytes:
-    """Write type and host; remembered, for visitors come from the same again."""
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        if not is_host_name(host):
-            raise LocalStreamError(
-                Code.ADDRESS_UNSUPPORTED, f"{host!r} is not a host name"
-            ) from None
-        name = host.encode()
-        return bytes((3, len(name))) + name
-    return bytes((1 if ip.version == 4 else 4,)) + ip.packed
 
 
 def encode_text(text: str) -> bytes:

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Final, NewType
 
-from tunnel.addresses import EVERYWHERE, host_of
-from tunnel.errors import Code, UsageError
+from tunnel.addresses import UNIX_PREFIX as UNIX_PREFIX
+from tunnel.addresses import Address as Address
+from tunnel.addresses import End as End
+from tunnel.addresses import UnixPath as UnixPath
+from tunnel.addresses import parse_end as parse_end
+from tunnel.errors import Code
 
 SockMap = NewType("SockMap", int)
 """The number of a virtual TCP connection, 24 bits; 0 is the link or the session."""
@@ -60,112 +64,6 @@ CAN_UDP: Final = 0x2
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host (IPv4, IPv6 or a name) and a port, as RFC 1928 §4 and §5 write them."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, host: str = "") -> Address:
-        """Read ``HOST:PORT``, ``[IPV6]:PORT``, or ``PORT`` where ``host`` is given.
-
-        ``*`` and what ``host_of`` takes is a host, an IPv6 zone included.
-
-        Raises:
-            UsageError: it is none of those.
-        """
-        before, colon, port = text.rpartition(":")
-        if before != EVERYWHERE:
-            bare_ipv6 = ":" in before and not before.startswith("[")
-            before = "" if bare_ipv6 else host_of(before, zone=True) or ""
-        before = before or ("" if colon else host)
-        if before and _is_port(port):
-            return cls(before, int(port))
-        what = "[HOST:]PORT" if host else "HOST:PORT"
-        why = f"an address is {what}, with a port from 0 to 65535"
-        fix = f"for example {host or 'db.lan'}:5432"
-        if in_brackets := _in_brackets(text):
-            why = "an IPv6 address stands in brackets, and a port follows them"
-            fix = f"write {in_brackets}"
-        raise UsageError(f"{text!r} is not an address", why, fix)
-
-    def __str__(self) -> str:
-        return (
-            f"[{self.host}]:{self.port}"
-            if ":" in self.host
-            else f"{self.host}:{self.port}"
-        )
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 65_536
-
-
-def _in_brackets(text: str) -> str:
-    """Give an IPv6 address and its port as they must be written; "" for all else."""
-    before, _, port = text.rpartition(":")
-    for host, then in ((before, port), (text, "PORT")):
-        bare = host.removeprefix("[").removesuffix("]")
-        is_ipv6 = ":" in bare and host_of(bare, zone=True) is not None
-        if is_ipv6 and (then == "PORT" or _is_port(then)):
-            return f"[{bare}]:{then}"
-    return ""
-
-
-UNIX_PREFIX: Final = "unix:"
-MAX_PATH_BYTES: Final = 107
-"""What Linux has room for in a socket's address, without the NUL behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnixPath:
-    """A unix socket on the machine where it is used; absolute, at most 107 bytes."""
-
-    path: str
-
-    @classmethod
-    def parse(cls, text: str) -> UnixPath:
-        """Read ``unix:/path``.
-
-        Raises:
-            UsageError: no socket can have that path.
-        """
-        path = text.removeprefix(UNIX_PREFIX)
-        if not (text.startswith(UNIX_PREFIX) and cls.is_usable(path)):
-            raise UsageError(
-                f"{text!r} is not the address of a unix socket",
-                f"it is unix:/path: absolute, and at most {MAX_PATH_BYTES} bytes",
-                "for example unix:/run/app.sock",
-            )
-        return cls(path)
-
-    @staticmethod
-    def is_usable(path: str) -> bool:
-        """Say whether a socket can have that path."""
-        size = len(path.encode(errors="replace"))
-        return path.startswith("/") and "\0" not in path and size <= MAX_PATH_BYTES
-
-    def __str__(self) -> str:
-        return UNIX_PREFIX + self.path
-
-
-End = Address | UnixPath
-"""Where a program of one machine listens or is reached."""
-
-
-def parse_end(text: str, host: str = "") -> End:
-    """Read ``unix:/path``, or an address as ``Address.parse`` does.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if text.startswith(UNIX_PREFIX):
-        return UnixPath.parse(text)
-    return Address.parse(text, host)
 
 
 class CreateType(IntEnum):

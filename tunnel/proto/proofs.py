@@ -9,7 +9,8 @@ A token never goes over the wire, and what a server stores of it cannot log in
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode, urlsafe_b64encode
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 from tunnel.errors import StateError, UsageError
 
 TOKEN_BYTES: Final = 32
+"""A key that nobody finds by trying at home (protocol.md#link-start)."""
 PROOF_BYTES: Final = 32
 PLAIN_BINDING: Final = b"plain"
 """``binding`` of a link without TLS."""
@@ -24,6 +26,7 @@ NO_BINDING: Final = b"none"
 """``binding`` where both ends are told that something between them ends TLS."""
 
 _MAX_NAME_BYTES: Final = 255
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def _mac(key: bytes, message: bytes) -> bytes:
@@ -32,11 +35,6 @@ def _mac(key: bytes, message: bytes) -> bytes:
 
 def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
-
-
-def _derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """HKDF-SHA256 (RFC 5869) for 32 bytes, which need one round of its expansion."""
-    return _mac(_mac(salt, secret), info + b"\1")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,7 +50,7 @@ class Verifier:
     def render(self) -> str:
         """Give the one-line text form that ``parse_verifier`` reads."""
         keys = (self.stored_key, self.server_key)
-        return ":".join(("prot1", *map(_to_base64, keys)))
+        return ":".join(("prot1", *map(to_base64url, keys)))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,25 +69,29 @@ class Secrets:
         return Verifier(sha256(self.client_key).digest(), self.server_key)
 
 
-def _to_base64(raw: bytes) -> str:
+def to_base64url(raw: bytes) -> str:
+    """Write bytes as base64url without padding (RFC 4648 §5)."""
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _from_base64(text: str, size: int) -> bytes | None:
+def from_base64url(text: str, size: int) -> bytes | None:
+    """Read ``size`` bytes of base64url without padding; None for anything else."""
+    if not _BASE64URL.fullmatch(text):
+        return None
     try:
-        raw = b64decode(text.rstrip("=") + "=" * (-size % 3), b"-_", validate=True)
+        raw = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:
         return None
     return raw if len(raw) == size else None
 
 
 def decode_token(text: str) -> bytes:
-    """Give the 32 bytes of a token in base64url, with or without padding and line end.
+    """Return the 32 bytes of a token in base64url; padding and line end may be there.
 
     Raises:
         UsageError: it is not one. The text is not repeated in the error.
     """
-    token = _from_base64(text.strip(), TOKEN_BYTES)
+    token = from_base64url(text.strip().rstrip("="), TOKEN_BYTES)
     if token is None:
         raise UsageError(
             f"the token is not the base64url form of {TOKEN_BYTES} bytes",
@@ -113,7 +115,8 @@ def secrets_of(name: str, token: bytes | str) -> Secrets:
             f"a user's name has 1 to {_MAX_NAME_BYTES} bytes, this one "
             f"{len(name_bytes)}"
         )
-    key = _derive(raw, b"prot/1", b"auth" + name_bytes)
+    # HKDF-SHA256 (RFC 5869) for 32 bytes, which need one round of its expansion.
+    key = _mac(_mac(b"prot/1", raw), b"auth" + name_bytes + b"\1")
     return Secrets(_mac(key, b"client key"), _mac(key, b"server key"))
 
 
@@ -130,7 +133,9 @@ def parse_verifier(text: str) -> Verifier:
     """
     parts = text.strip().split(":")
     if len(parts) == 3 and parts[0] == "prot1":
-        stored_key, server_key = (_from_base64(part, PROOF_BYTES) for part in parts[1:])
+        stored_key, server_key = (
+            from_base64url(part.rstrip("="), PROOF_BYTES) for part in parts[1:]
+        )
         if stored_key is not None and server_key is not None:
             return Verifier(stored_key, server_key)
     raise StateError(

@@ -1,22 +1,13 @@
-"""What the versions of SOCKS share: commands, and addresses as RFC 1928 §5 has them."""
+"""What the versions of SOCKS share: requests, and the addresses in them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
 
-from tunnel.addresses import decode_host
-from tunnel.proto.frames import Address
-
-_IPV4: Final = 1
-_NAME: Final = 3
-_IPV6: Final = 4
-_PORT_BYTES: Final = 2
-
-NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104  # said, never listened on
-"""Stands in a reply where there is no address to tell."""
+from tunnel.addresses import Address, decode_host, read_address
+from tunnel.errors import Code, RemoteStreamError
 
 
 class SocksCommand(IntEnum):
@@ -29,68 +20,114 @@ class SocksCommand(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SocksRequest:
-    """What the app asks for; ``address.host`` is what it wrote, name or literal.
+    """What the app asks for; the host is what the app wrote, name or IP address.
 
-    Of CONNECT it is the target, of BIND the peer that the app expects, of ASSOCIATE
-    where its datagrams will come from; the last two may be all zeros: not known.
+    For CONNECT the address is the target, for BIND the peer that the app expects, for
+    ASSOCIATE where its datagrams will come from. The last two may be all zeros: not
+    known.
     """
 
     command: SocksCommand
     address: Address
 
 
-class UnknownAddressKindError(ValueError):
-    """An address of a kind that RFC 1928 does not know: its length is unknown too."""
+class SocksServer(ABC):
+    """The server's half of a conversation, the same however its bytes are cut.
+
+    Feed it with ``receive`` and send what ``take_output`` returns. It is over when
+    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND is answered
+    twice when it came to be) or ``refused`` is (the answer is in the output already;
+    close after sending it). ``leftover`` holds what came behind the request, so it is
+    the caller's reads that bound it.
+    """
+
+    __slots__ = ("_input", "_output", "leftover", "refused", "request")
+
+    _COMMANDS: frozenset[int]
+
+    def __init__(self) -> None:
+        self._input = bytearray()
+        self._output = bytearray()
+        self.request: SocksRequest | None = None
+        self.refused: Code | None = None
+        self.leftover = b""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is wanted from the app before the answer to its request."""
+        return self.request is not None or self.refused is not None
+
+    def receive(self, data: bytes | bytearray) -> None:
+        """Take bytes of the app.
+
+        Raises:
+            RemoteStreamError: this is not SOCKS; close, there is nothing to answer.
+        """
+        if self.refused is not None:
+            return
+        self._input += data
+        while not self.over and self._read_message():
+            pass
+        if self.request is not None:
+            self.leftover += bytes(self._input)
+        if self.over:
+            self._input.clear()
+
+    def take_output(self) -> bytes:
+        """Return what is to be sent now, once."""
+        output = bytes(self._output)
+        self._output.clear()
+        return output
+
+    @abstractmethod
+    def succeed(self, bound: Address | None = None) -> bytes:
+        """Return the reply that the request is done, with ``bound`` if known.
+
+        For CONNECT that is the exit's own end, for BIND where the exit listens and then
+        the peer that came, for ASSOCIATE where the app's datagrams are to go.
+        """
+
+    @abstractmethod
+    def fail(self, code: Code) -> bytes:
+        """Return the reply that says why the request is not done, as far as it can."""
+
+    @abstractmethod
+    def _read_message(self) -> bool:
+        """Take the next message off the input; return False if it is not there yet."""
+
+    def _check_version(self, version: int, socks: int) -> None:
+        if self._input and self._input[0] != version:
+            # Kept to one byte: however long a caller goes on, nothing piles up.
+            del self._input[1:]
+            raise RemoteStreamError(
+                Code.PROTOCOL,
+                f"not SOCKS{socks}: a message begins with {self._input[0]}",
+            )
+
+    def _decide(self, command: int, address: Address | None) -> None:
+        """Take a whole request, or refuse it."""
+        if command not in self._COMMANDS:
+            self._refuse(Code.UNSUPPORTED)
+        elif address is None or (command == SocksCommand.CONNECT and not address.port):
+            # REP 8 (address type not supported) is the nearest that there is for those.
+            self._refuse(Code.ADDRESS_UNSUPPORTED)
+        else:
+            self.request = SocksRequest(SocksCommand(command), address)
+
+    def _refuse(self, code: Code) -> None:
+        self.refused = code
+        self._output += self.fail(code)
 
 
-def address_bytes(data: bytes | bytearray, start: int) -> int | None:
-    """Return how long the address (kind, host, port) at ``start`` is.
+def read_target(data: bytes | bytearray, at: int) -> tuple[Address | None, int]:
+    """Read the address (RFC 1928 §5) at ``at``; return it and where it ends.
 
-    None while that cannot be known yet. It may be longer than what is there.
+    None stands for an address whose name cannot be one.
 
     Raises:
-        UnknownAddressKindError: no length to be had.
+        ShortAddressError: it is not there as a whole.
+        AddressKindError: its length cannot be known.
     """
-    if len(data) <= start:
-        return None
-    match data[start]:
-        case 1:
-            return 1 + 4 + _PORT_BYTES
-        case 4:
-            return 1 + 16 + _PORT_BYTES
-        case 3 if len(data) > start + 1:
-            return 2 + data[start + 1] + _PORT_BYTES
-        case 3:
-            return None
-        case kind:
-            raise UnknownAddressKindError(f"address kind {kind}")
-
-
-def decode_address(raw: bytes) -> Address | None:
-    """Return the address that is exactly ``raw``; None for an unusable name."""
-    kind, host = raw[0], raw[1:-_PORT_BYTES]
-    port = int.from_bytes(raw[-_PORT_BYTES:], "big")
-    if kind == _IPV4:
-        return Address(str(IPv4Address(host)), port)
-    if kind == _IPV6:
-        return Address(str(IPv6Address(host)), port)
-    name = decode_host(host[1:])
-    return None if name is None else Address(name, port)
-
-
-def encode_address(address: Address) -> bytes:
-    """Write kind, host and port; a name of more than 255 bytes is not one."""
-    port = address.port.to_bytes(_PORT_BYTES, "big")
-    ip = literal(address.host)
-    if ip is None:
-        name = address.host.encode("latin-1", "replace")[:255]
-        return bytes((_NAME, len(name))) + name + port
-    return bytes((_IPV4 if ip.version == 4 else _IPV6,)) + ip.packed + port
-
-
-def literal(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the IP address that ``host`` is; None for a name."""
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
+    host, port, end = read_address(data, at)
+    name = decode_host(host) if isinstance(host, bytes) else host
+    return None if name is None else Address(name, port), end

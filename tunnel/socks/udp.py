@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.socks.common import (
-    UnknownAddressKindError,
-    address_bytes,
-    decode_address,
-    encode_address,
-)
+from tunnel.addresses import AddressKindError, ShortAddressError, encode_address
+from tunnel.socks.common import read_target
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 _ADDRESS_AT: Final = 3
 """Behind two reserved bytes and FRAG."""
@@ -23,7 +19,11 @@ _FRAGMENT_AT: Final = 2
 
 
 def encode_datagram(source: Address, payload: bytes) -> bytes:
-    """Write what the app gets: who has sent it, and what."""
+    """Write the datagram that an app gets: where it comes from, then the payload.
+
+    Raises:
+        LocalStreamError: ``source`` is a name that cannot be written.
+    """
     return bytes(_ADDRESS_AT) + encode_address(source) + payload
 
 
@@ -36,13 +36,9 @@ def decode_datagram(data: bytes) -> tuple[Address, bytes] | None:
     if len(data) <= _ADDRESS_AT or data[_FRAGMENT_AT]:
         return None
     try:
-        size = address_bytes(data, _ADDRESS_AT)
-    except UnknownAddressKindError:
+        target, end = read_target(data, _ADDRESS_AT)
+    except (ShortAddressError, AddressKindError):
         return None
-    if size is None or len(data) < _ADDRESS_AT + size:
-        return None
-    end = _ADDRESS_AT + size
-    target = decode_address(data[_ADDRESS_AT:end])
     if target is None or target.port == 0:
         return None
     return target, data[end:]

@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.socks.common import (
+from tunnel.addresses import (
     NOWHERE,
-    SocksCommand,
-    SocksRequest,
-    UnknownAddressKindError,
-    address_bytes,
-    decode_address,
+    AddressKindError,
+    ShortAddressError,
     encode_address,
-    literal,
+    parse_ip,
 )
+from tunnel.errors import CODES, Code
+from tunnel.socks.common import SocksCommand, SocksServer, read_target
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 _VERSION: Final = 5
 _LOGIN_VERSION: Final = 1
@@ -33,94 +31,47 @@ _NO_METHOD: Final = 0xFF
 _LOGIN_FAILED: Final = 1
 _GENERAL_FAILURE: Final = 1
 _ADDRESS_AT: Final = 3
-_COMMANDS: Final = frozenset(SocksCommand)
 
 CheckUser = Callable[[bytes, bytes], bool]
 """Say whether this is the password (second) of this user (first), in constant time."""
 
 
-class Socks5Server:
-    """One conversation, the same for every way of cutting its bytes.
+class Socks5Server(SocksServer):
+    """A conversation of SOCKS5.
 
-    Feed it with ``receive`` and send what ``take_output`` returns. It is over when
-    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND is answered
-    twice when it came to be) or ``refused`` is (the answer is in the output already;
-    close after sending it).
-
-    What is kept before that is at most 2 + 255 bytes of greeting, 513 of login and 262
-    of request; ``leftover`` holds what came behind the request, so it is the caller's
-    reads that bound it.
+    What is kept before the request is at most 2 + 255 bytes of greeting, 513 of login
+    and 262 of request.
 
     Args:
         check_user: None for a proxy without users.
     """
 
-    __slots__ = (
-        "_check_user",
-        "_input",
-        "_output",
-        "_reading",
-        "leftover",
-        "refused",
-        "request",
-    )
+    __slots__ = ("_check_user", "_reading")
+
+    _COMMANDS = frozenset(SocksCommand)
 
     def __init__(self, check_user: CheckUser | None = None) -> None:
+        super().__init__()
         self._check_user = check_user
-        self._input = bytearray()
-        self._output = bytearray()
         # Functions, not methods of this object: those would hold it, a cycle.
         self._reading: Callable[[Socks5Server], bool] = Socks5Server._read_greeting
-        self.request: SocksRequest | None = None
-        self.refused: Code | None = None
-        self.leftover = b""
-
-    @property
-    def over(self) -> bool:
-        """Nothing more is wanted from the app before the answer to its request."""
-        return self.request is not None or self.refused is not None
-
-    def receive(self, data: bytes | bytearray) -> None:
-        """Take bytes of the app.
-
-        Raises:
-            RemoteStreamError: this is not SOCKS5; close, there is nothing to answer.
-        """
-        if self.refused is not None:
-            return
-        self._input += data
-        while not self.over and self._reading(self):
-            pass
-        if self.request is not None:
-            self.leftover += bytes(self._input)
-        if self.over:
-            self._input.clear()
-
-    def take_output(self) -> bytes:
-        """Return what is to be sent now, once."""
-        output = bytes(self._output)
-        self._output.clear()
-        return output
 
     def succeed(self, bound: Address | None = None) -> bytes:
-        """Return the reply that it is done, with ``bound`` if known.
-
-        For CONNECT that is the exit's own end, for BIND where the exit listens and then
-        the peer that came, for ASSOCIATE where the app's datagrams are to go.
-        """
-        # A name says nothing that an app could use.
-        known = bound is not None and literal(bound.host) is not None
-        return _reply(0, bound if bound is not None and known else NOWHERE)
+        """Return the reply that the request is done, with ``bound`` if known."""
+        if bound is None or parse_ip(bound.host) is None:
+            bound = NOWHERE  # a name says nothing that an app could use
+        return _reply(0, bound)
 
     def fail(self, code: Code) -> bytes:
         """Return the reply that says why it is not done."""
         return _reply(CODES[code].socks5 or _GENERAL_FAILURE, NOWHERE)
 
-    # Each reads one message: True when it was there as a whole and is taken off.
+    def _read_message(self) -> bool:
+        return self._reading(self)
 
     def _read_greeting(self) -> bool:
         buffer = self._input
-        self._check_version(_VERSION)
+        self._check_version(_VERSION, 5)
         if len(buffer) < 2 or len(buffer) < 2 + buffer[1]:
             return False
         end = 2 + buffer[1]
@@ -143,7 +94,7 @@ class Socks5Server:
 
     def _read_login(self) -> bool:
         buffer = self._input
-        self._check_version(_LOGIN_VERSION)
+        self._check_version(_LOGIN_VERSION, 5)
         name_end = 2 + buffer[1] if len(buffer) > 1 else 2
         if len(buffer) <= name_end:
             return False
@@ -162,38 +113,17 @@ class Socks5Server:
 
     def _read_request(self) -> bool:
         buffer = self._input
-        self._check_version(_VERSION)
+        self._check_version(_VERSION, 5)
         try:
-            size = address_bytes(buffer, _ADDRESS_AT)
-        except UnknownAddressKindError:  # nothing behind it can be read either
+            address, end = read_target(buffer, _ADDRESS_AT)
+        except ShortAddressError:
+            return False
+        except AddressKindError:  # nothing behind it can be read either
             self._refuse(Code.ADDRESS_UNSUPPORTED)
             return False
-        if size is None or len(buffer) < _ADDRESS_AT + size:
-            return False
-        end = _ADDRESS_AT + size
-        address = decode_address(bytes(buffer[_ADDRESS_AT:end]))
-        command = buffer[1]
-        if command not in _COMMANDS:
-            self._refuse(Code.UNSUPPORTED)
-        elif address is None or (command == SocksCommand.CONNECT and not address.port):
-            # REP 8 (address type not supported) is the nearest that there is for those.
-            self._refuse(Code.ADDRESS_UNSUPPORTED)
-        else:
-            self.request = SocksRequest(SocksCommand(command), address)
+        self._decide(buffer[1], address)
         del buffer[:end]
         return True
-
-    def _check_version(self, version: int) -> None:
-        if self._input and self._input[0] != version:
-            # Kept to one byte: however long a caller goes on, nothing piles up.
-            del self._input[1:]
-            raise RemoteStreamError(
-                Code.PROTOCOL, f"not SOCKS5: a message begins with {self._input[0]}"
-            )
-
-    def _refuse(self, code: Code) -> None:
-        self.refused = code
-        self._output += self.fail(code)
 
 
 def _reply(rep: int, address: Address) -> bytes:

@@ -10,10 +10,11 @@ import trio
 import trio.testing
 from support.center import LOOPBACK, center, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.center import client_session
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code, RemoteStreamError
+from tunnel.net import routes
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -116,14 +117,14 @@ def test_a_port_on_all_addresses_is_shown_with_one_that_can_be_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert exit_bind._reachable("127.0.0.1") == "127.0.0.1"
-    monkeypatch.setattr(exit_bind, "_way_to", lambda far: f"own way to {far.host}")
+    monkeypatch.setattr(routes, "own_address_to", lambda far: f"own way to {far}")
     assert exit_bind._reachable("0.0.0.0") == "own way to 192.0.2.1"
     assert exit_bind._reachable("::") == "own way to 2001:db8::1"
 
-    def no_way(_far: Address) -> str:
+    def no_way(_far: str) -> str:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(exit_bind, "_way_to", no_way)
+    monkeypatch.setattr(routes, "own_address_to", no_way)
     assert exit_bind._reachable("0.0.0.0") == "0.0.0.0"
 
 

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from support.center import LOOPBACK, center, user
 
-from tunnel.access.security import make_token
+from tunnel.access.join import make_token
 from tunnel.addresses import LOOPBACKS
 from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp

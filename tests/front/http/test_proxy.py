@@ -14,11 +14,11 @@ import trio.testing
 from support.far import Far, read, read_head, read_to_end
 from support.logs import lines
 
+from tunnel.access.proxy_users import ProxyUsers
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.headers import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
-from tunnel.front.proxy_users import ProxyUsers
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
 from tunnel.net.timeouts import TIMEOUTS, Timeouts

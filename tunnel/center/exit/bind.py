@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.addresses import encode_address, parse_ip
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import resolve
 from tunnel.net.listen import open_listener, peer_of
 from tunnel.net.relay import relay, reset_socket
-from tunnel.proto.codec import encode_address
+from tunnel.net.routes import own_address_outwards, own_address_to
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ async def serve_bind(
     """
     try:
         only = await _expected_host(expected, allow)
-        where = host if only is None else _way_to(only)
+        where = host if only is None else own_address_to(only.host, only.port)
         if not may_listen(where, 0):
             stream.reset(Code.NOT_ALLOWED, "this user may not listen here")
             return
@@ -125,30 +124,15 @@ def _refuse(stream: VirtualStream, expected: Address, code: Code, why: str) -> N
 
 
 def _is_anybody(address: Address) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_unspecified
-    except ValueError:
-        return False
+    ip = parse_ip(address.host)
+    return ip is not None and ip.is_unspecified
 
 
 def _reachable(host: str) -> str:
     """Give an address that a peer can be told, where we listen on all of them."""
     if not _is_anybody(Address(host, 0)):
         return host
-    far = "2001:db8::1" if ":" in host else "192.0.2.1"
     try:
-        return _way_to(Address(far, 9))
+        return own_address_outwards(host)
     except OSError:
         return host
-
-
-def _way_to(peer: Address) -> str:
-    """Give our own address on the way to ``peer``: the one that it can reach.
-
-    Raises:
-        OSError: there is no way.
-    """
-    family = socket.AF_INET6 if ":" in peer.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((peer.host, peer.port or 9))  # sends nothing
-        return str(probe.getsockname()[0])

@@ -19,7 +19,7 @@ from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
-from tunnel.net.dial import begin, begin_unix
+from tunnel.net.dial import begin
 from tunnel.net.proxy_protocol import encode_proxy_header
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket, tune_local
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.publisher import Serve
     from tunnel.link.virtual import VirtualStream
-    from tunnel.net.dial import Dial, Opened, UnixDial
+    from tunnel.net.dial import Dial, Opened
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import Target
 
@@ -86,7 +86,7 @@ def serve_exit(
             return _serve(
                 stream,
                 target,
-                lambda opened: begin_unix(target, opened=opened),
+                lambda opened: begin(target, opened=opened),
                 header,
                 arrivals,
             )
@@ -169,7 +169,7 @@ def _any_path(_path: str) -> bool:
 def _serve(
     stream: VirtualStream,
     target: Target,
-    begin_dial: Callable[[Opened], Dial | UnixDial],
+    begin_dial: Callable[[Opened], Dial],
     header: bytes,
     arrivals: Arrivals,
 ) -> Awaitable[None]:
@@ -228,13 +228,13 @@ class _Attempt:
     def __init__(
         self,
         stream: VirtualStream,
-        begin_dial: Callable[[Opened], Dial | UnixDial],
+        begin_dial: Callable[[Opened], Dial],
         dialling: _Dialling,
     ) -> None:
         self.opener = Opener(stream)
         self.dialling = dialling
         self._begin = begin_dial
-        self._begun: Dial | UnixDial | None = None
+        self._begun: Dial | None = None
         if not (self.opener.gone or DESCRIPTORS.leaving):
             self._begun = begin_dial(dialling.opened)
 

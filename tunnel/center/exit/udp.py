@@ -8,7 +8,6 @@ way there (protocol.md#datagrams).
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import socket
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost, parse_ip, unmapped
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
@@ -355,12 +354,8 @@ def _is_taken(sock: socket.socket, host: str, port: int, payload: bytes) -> bool
 
 def _undressed(host: str) -> str | None:
     """Give an IP address as it is checked and dialled; None for a name."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    ip = parse_ip(host)
+    return None if ip is None else str(unmapped(ip))
 
 
 def _any_of(family: int) -> str:

@@ -32,7 +32,7 @@ from tunnel.front.http.server import (
     VisitorGoneError,
     serve_requests,
 )
-from tunnel.front.proxy_users import Login
+from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG
 

@@ -9,13 +9,12 @@ sent by nobody knows whom.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.access.visitors import VISITORS
+from tunnel.addresses import Address, parse_ip, unmapped
 from tunnel.front.http.headers import values
 from tunnel.front.http.server import HttpError, host_of
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from tunnel.front.http.headers import Fields
@@ -104,14 +103,10 @@ def _node(text: str) -> Address | None:
     if found is not None:
         host = found[1] or found[3]
         port = int(found[2] or found[4] or 0)
-    try:
-        ip = ip_address(host)
-    except ValueError:
+    ip = parse_ip(host)
+    if ip is None or port > 65_535 or "%" in host:
         return None
-    if port > 65_535 or (isinstance(ip, IPv6Address) and ip.scope_id):
-        return None
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
-    return Address(str(mapped or ip), port)
+    return Address(str(unmapped(ip)), port)
 
 
 def _proto(text: str) -> str:

@@ -54,7 +54,7 @@ from tunnel.front.http.headers import (
     without,
     without_frames,
 )
-from tunnel.front.proxy_users import Login
+from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, carry, peer_of
 from tunnel.net.relay import ResettableStream, reset_socket
@@ -63,8 +63,8 @@ from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
+    from tunnel.access.proxy_users import ProxyUsers
     from tunnel.front.dialer import Dialer
-    from tunnel.front.proxy_users import ProxyUsers
     from tunnel.proto.frames import Address
 
 _CONNECTED: Final = b"Connection established"

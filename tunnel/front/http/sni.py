@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.security import exchanges_only
+from tunnel.access.tls import exchanges_only
 from tunnel.errors import StreamError
 from tunnel.front.http.client_hello import (
     HANDSHAKE_FAILURE,

@@ -1,4 +1,4 @@
-"""Who may use a proxy: names and passwords, and the refusal of a proxy open to all."""
+"""Who may use a proxy: names and passwords, and no proxy that is open to all."""
 
 from __future__ import annotations
 
@@ -6,25 +6,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-import logging
-import time
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.guesses import BURST, GUESSES
-from tunnel.addresses import is_localhost
+from tunnel.addresses import UnixPath, is_loopback
 from tunnel.errors import UsageError
-from tunnel.log import log_event
-from tunnel.net.descriptors import Told
-from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.proto.frames import Address, End
+    from tunnel.addresses import End
 
-LOG: Final = logging.getLogger("tunnel.front")
-_SLOWED: Final = Told("login.slowed")
 _MAX_BYTES: Final = 255
 """RFC 1929 has one byte for the length of each."""
 
@@ -75,42 +66,8 @@ class ProxyUsers:
         return bool(colon) and self.check(name, password)
 
 
-class Login:
-    """The passwords that one connection says: who is wrong too often is not heard.
-
-    Args:
-        peer: whose connection it is, as far as is known.
-        what: it wants to use, for the log.
-    """
-
-    __slots__ = ("_host", "_is_proved", "_peer", "_what")
-
-    def __init__(self, peer: Address | None, what: str) -> None:
-        self._peer = peer
-        self._host = peer.host if peer is not None else ""
-        self._what = what
-        self._is_proved = False
-
-    def wait_s(self) -> float:
-        """Say for how long its words must not be looked at; 0: they may be.
-
-        A connection that was right last time is heard whoever else is at its address.
-        """
-        if self._is_proved:
-            return 0.0
-        wait_s = GUESSES.wait_s(self._host, time.monotonic())
-        if wait_s:
-            _SLOWED.tell("too many wrong passwords", BURST, self._peer)
-        return wait_s
-
-    def said(self, *, right: bool) -> bool:
-        """Take note of whether its words were right; give that back."""
-        self._is_proved = right
-        if not right:
-            GUESSES.failed(self._host, time.monotonic())
-            log_event(LOG, logging.WARNING, "login.failed", peer=str(self._peer),
-                to=self._what)  # fmt: skip
-        return right
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
 
 
 def refuse_open_proxy(
@@ -137,15 +94,3 @@ def refuse_open_proxy(
             f"{alone} {listen.port}, or with users {alone} '{listen}'{auth}"
             "USER:PASSWORD",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return is_localhost(host)
-
-
-def _digest(secret: bytes) -> bytes:
-    return hashlib.sha256(secret).digest()

@@ -1,0 +1,219 @@
+"""Files that only their owner may read or write: whole or not at all, and locked.
+
+A secret is never read from a file that other users can read or write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shlex
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TRUST_FILES: Final = "TUNNEL_TRUST_FILES"
+"""The environment variable that has secrets read whoever may read or write them: for
+mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
+DAMAGED: Final = "the file is damaged"
+
+
+def exists(path: Path) -> bool:
+    """Say whether a file is there.
+
+    Raises:
+        StateError: that cannot be told, as in a folder that may not be searched.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(path, "read", error) from error
+    return True
+
+
+def read_private(path: Path) -> str:
+    """Return the text of a file that is ours alone or that only root can write.
+
+    The latter is how Docker, Kubernetes and systemd mount secrets, whoever may read
+    them there. A symbolic link is followed, and the owners of folders do not matter.
+
+    Raises:
+        StateError: it is absent, unreadable, not UTF-8, not ours or open to others.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            _insist_private(path, os.fstat(file.fileno()))
+            return file.read()
+    except OSError as error:
+        raise _unusable(path, "read", error) from error
+    except UnicodeDecodeError as error:
+        raise StateError(f"cannot use {path}", DAMAGED) from error
+
+
+def _insist_private(path: Path, status: os.stat_result) -> None:
+    if status.st_uid == 0 and not status.st_mode & 0o022:
+        return
+    if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
+        return
+    name = shlex.quote(str(path))
+    switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
+    if status.st_uid != os.geteuid():
+        ours = f"chown {os.geteuid()} {name}"
+        # Root would take it away from a service that needs it.
+        way = ours if os.geteuid() else f"run this as user {status.st_uid}"
+        fix = f"{way}, {switch}"
+        raise StateError(f"will not use {path}", "it belongs to another user", fix)
+    if status.st_mode & 0o077:
+        cause = f"others may use it: its mode is {status.st_mode & 0o777:03o}"
+        raise StateError(f"will not use {path}", cause, f"chmod 600 {name}, {switch}")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file with mode 0600, whole or not at all; an old one is replaced.
+
+    Missing folders are made with mode 0700; existing ones stay as they are.
+
+    Raises:
+        StateError: it cannot be written; what was there before is still there.
+    """
+    try:
+        make_private_dir(path.parent)
+        _replace(path, text.encode())
+    except OSError as error:
+        raise _unusable(path, "write", error) from error
+
+
+def make_private_dir(folder: Path) -> None:
+    """Make a folder and those above it, each with mode 0700 whatever the umask is."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return
+    except FileNotFoundError:
+        if folder.parent == folder:
+            raise
+        make_private_dir(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)  # in /proc it says "not found" again
+    folder.chmod(0o700)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file; one that is made has mode 0600 whatever the umask is."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
+            os.fchmod(descriptor, 0o600)
+        return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(open_private(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = _open_dir(path.parent)
+    try:
+        os.fsync(folder)  # or the rename may not outlive a power cut
+    finally:
+        os.close(folder)
+
+
+def _open_dir(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _unusable(path: Path, verb: str, error: OSError) -> StateError:
+    return StateError(f"cannot {verb} {path}", error.strerror or str(error))
+
+
+def create_private(path: Path, make: Callable[[], str]) -> bool:
+    """Write a file that is not there, whole; return False if another was first."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    write_private(temporary, make())
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here: a server is alone in its folder, so nobody was first.
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+# Locks -----------------------------------------------------------------------------
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock a file until the descriptor is closed; return False if another process has.
+
+    The kernel's lock: it ends with the process, however that ends.
+
+    Raises:
+        OSError: there are no locks on this file system.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def sole_server(state_dir: Path) -> Iterator[None]:
+    """Keep other servers off the state folder while the context is open.
+
+    The lock is that of the folder itself: it needs no right to write. Where there are
+    no locks, nobody is kept off.
+
+    Raises:
+        StateError: another process has it, or the folder cannot be made.
+    """
+    try:
+        if not exists(state_dir):
+            make_private_dir(state_dir)
+        folder = _open_dir(state_dir)
+    except OSError as error:
+        raise _unusable(state_dir, "use", error) from error
+    try:
+        with suppress(OSError):
+            if not try_lock(folder):
+                raise StateError(
+                    f"another server uses {state_dir}",
+                    f"{_holder_of(folder)} has its lock; two would share one key and "
+                    "one token",
+                    "stop that one, or give this one a folder of its own: --state DIR",
+                )
+        yield
+    finally:
+        os.close(folder)
+
+
+def _holder_of(descriptor: int) -> str:
+    """Say which process holds the lock of a file, if the kernel tells."""
+    inode = os.fstat(descriptor).st_ino
+    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for words in map(str.split, locks):
+            if "FLOCK" in words and f":{inode} " in f"{' '.join(words)} ":
+                return f"process {words[words.index('WRITE') + 1]}"
+    return "another process"

@@ -1,0 +1,223 @@
+"""Who a server and a client are: key, certificate and pin of the one, id of the other.
+
+The only module that uses ``cryptography``, which takes long to import: only where a key
+or a certificate is made or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shlex
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from tunnel.access.files import (
+    DAMAGED,
+    create_private,
+    exists,
+    make_private_dir,
+    open_private,
+    read_private,
+    try_lock,
+)
+from tunnel.errors import Code, StateError, TlsError
+from tunnel.proto.proofs import to_base64url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VALID_DAYS: Final = 36_500
+"""The pin, not a date, decides whether a key is trusted; expiry would only hurt."""
+CLIENT_ID_BYTES: Final = 16
+
+
+# The server's key ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The server's key and certificate, both in one PEM file."""
+
+    pem_path: Path
+    pin: str
+    certificate_sha256: bytes
+    """Of the leaf certificate: what the proofs of a TLS link are bound to."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the pin as a person sees it."""
+        return f"SHA256:{self.pin}"
+
+
+def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
+    """Return the identity in STATE/identity.pem, and whether it was made now.
+
+    It is made at the first start. Of several processes that start at once one makes it
+    and all load the same.
+
+    Raises:
+        StateError: the file is damaged, not ours or open to others, or the folder
+            cannot be written.
+    """
+    path = state_dir / "identity.pem"
+    created = not exists(path) and create_private(path, _make_identity)
+    return _load_identity(path), created
+
+
+def _load_identity(path: Path) -> Identity:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        load_pem_private_key,
+    )
+    from cryptography.x509 import load_pem_x509_certificate
+
+    pem = read_private(path).encode()
+    try:
+        key = load_pem_private_key(pem, password=None)
+        certificate = load_pem_x509_certificate(pem)
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the key and the certificate are no pair")
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        fix = f"restore it, or mv {shlex.quote(str(path))} away: clients need a new pin"
+        raise StateError(f"cannot use {path}", DAMAGED, fix) from error
+    der = certificate.public_bytes(Encoding.DER)
+    return Identity(path, pin_of(der), hashlib.sha256(der).digest())
+
+
+def _make_identity() -> str:
+    """Return a new P-256 key and a certificate that it signs itself, as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tunnel")])
+    yesterday = datetime.now(UTC) - timedelta(days=1)  # clocks differ
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(yesterday)
+        .not_valid_after(yesterday + timedelta(days=VALID_DAYS))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("tunnel")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    pem = key_pem + certificate.public_bytes(serialization.Encoding.PEM)
+    return pem.decode()
+
+
+def pin_of(certificate_der: bytes) -> str:
+    """Return the pin of a certificate's public key: base64url of SHA-256 of its SPKI.
+
+    Raises:
+        TlsError: the peer's certificate cannot be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.x509 import load_der_x509_certificate
+
+    try:
+        key = load_der_x509_certificate(certificate_der).public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        what = "cannot read the server's certificate"
+        raise TlsError(Code.AUTH, what, str(error)) from error
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return to_base64url(hashlib.sha256(spki).digest())
+
+
+# The client's id -------------------------------------------------------------------
+
+
+class ClientId:
+    """What names this client to its server, and where it is kept.
+
+    Args:
+        value: 16 bytes.
+        lock: the descriptor of its file; None where nothing can be written.
+    """
+
+    def __init__(self, value: bytes, lock: int | None = None) -> None:
+        self.value = value
+        self._lock = lock
+
+    def renew(self) -> bytes:
+        """Take another id, for this one is somebody else's too; keep it if possible."""
+        self.value = secrets.token_bytes(CLIENT_ID_BYTES)
+        if self._lock is not None:
+            with suppress(OSError):
+                _keep_id(self._lock, self.value)
+        return self.value
+
+
+@contextmanager
+def client_id(state_dir: Path | None) -> Iterator[ClientId]:
+    """Hold the id that names this client to its server while the context is open.
+
+    The files STATE/clients/N.id are made once and kept; a process holds the lock of the
+    first that is free. So two processes never share an id, and the successor of a
+    killed one gets the same id again, and with it the same public ports
+    (protocol.md#whose-port). Where nothing can be written, or no folder is known, the
+    id is random and forgotten.
+    """
+    lock: int | None = None
+    value = secrets.token_bytes(CLIENT_ID_BYTES)
+    if state_dir is not None:
+        with suppress(OSError):
+            lock, value = _take_id(state_dir / "clients")
+    try:
+        yield ClientId(value, lock)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _take_id(folder: Path) -> tuple[int, bytes]:
+    """Return the descriptor that locks the first id which nobody holds, and the id."""
+    make_private_dir(folder.parent)
+    make_private_dir(folder)
+    number = 0
+    while True:
+        number += 1
+        path = folder / f"{number}.id"
+        lock = open_private(path, os.O_RDWR)
+        try:
+            if try_lock(lock):
+                return lock, _kept_id(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _kept_id(lock: int) -> bytes:
+    """Read the id; a new file, or one whose writer was killed, gets a new one."""
+    kept = os.pread(lock, CLIENT_ID_BYTES + 1, 0)
+    if len(kept) == CLIENT_ID_BYTES:
+        return kept
+    client = secrets.token_bytes(CLIENT_ID_BYTES)
+    _keep_id(lock, client)
+    return client
+
+
+def _keep_id(lock: int, client: bytes) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, client, 0)
+    os.fsync(lock)
+
+
+def short_id(client_id: bytes) -> str:
+    """Write a client id for logs: enough to tell a user's clients apart."""
+    return client_id[:4].hex()

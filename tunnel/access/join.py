@@ -1,0 +1,212 @@
+"""The join line: all that a client needs to reach a server and to be let in.
+
+    tunnel://NAME:TOKEN@HOST:PORT/#PIN
+
+No message and no ``repr`` shows a token. Proofs made from it are the business of
+``proto.proofs``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import quote, unquote
+
+from tunnel.access.files import exists, read_private, write_private
+from tunnel.addresses import host_of
+from tunnel.errors import StateError, UsageError
+from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, to_base64url
+from tunnel.words import bare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFAULT_PORT: Final = 7443
+PIN_BYTES: Final = 32
+MAX_NAME_BYTES: Final = 255
+
+_FORM: Final = "tunnel://NAME:TOKEN@HOST:PORT/#PIN"
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+
+
+class Secret:
+    """A text that prints as ``***``; ``reveal`` gives it, ``==`` is constant-time."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself, for the one place that needs it."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(_bytes_of(self), _bytes_of(other))
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+def _bytes_of(secret: Secret) -> bytes:
+    return secret.reveal().encode(errors="surrogatepass")
+
+
+def make_token() -> Secret:
+    """Return a new token: 32 random bytes as base64url without padding."""
+    return Secret(to_base64url(secrets.token_bytes(TOKEN_BYTES)))
+
+
+# The line --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JoinLine:
+    """All that a client needs to reach a server and to be let in, in one line of text.
+
+    ``pin`` is the server's (``pin_of``); None means: verify the certificate against the
+    system's authorities and the host name. ``plain`` is a link without TLS or pin.
+    """
+
+    name: str
+    token: Secret
+    host: str
+    port: int
+    pin: str | None
+    plain: bool
+
+    def render(self) -> str:
+        """Return the line, **with the token**, as ``parse_join`` reads it."""
+        scheme = "tunnel+plain" if self.plain else "tunnel"
+        name = quote(self.name, safe="")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        pin = f"#{self.pin}" if self.pin else ""
+        return f"{scheme}://{name}:{self.token.reveal()}@{host}:{self.port}/{pin}"
+
+
+def parse_join(text: str) -> JoinLine:
+    """Read a join line; what ``bare`` takes off is ignored, the port may be absent.
+
+    Raises:
+        UsageError: with what is wrong. No message contains any part of the line that
+            could be the token, also where the parts stand in the wrong order.
+    """
+    scheme, separator, rest = bare(text).partition("://")
+    if not separator or scheme not in ("tunnel", "tunnel+plain"):
+        _refuse("it does not begin with tunnel:// or tunnel+plain://")
+    rest, _, pin = rest.partition("#")
+    authority, _, path = rest.partition("/")
+    user, at, where = authority.rpartition("@")
+    if not at:
+        _refuse("there is no NAME:TOKEN@ before the host")
+    if path:
+        _refuse("there is a path after the host and the port")
+    name, token = _parse_user(user)
+    host, port = _parse_where(where)
+    plain = scheme == "tunnel+plain"
+    if plain and pin:
+        _refuse("a plain link has no key to pin", "drop #PIN, or use tunnel://")
+    if pin and not _is_pin(pin):
+        _refuse(f"the PIN after # is not the base64url of {PIN_BYTES} bytes")
+    return JoinLine(name, token, host, port, pin or None, plain)
+
+
+def _parse_user(user: str) -> tuple[str, Secret]:
+    quoted, colon, token = user.partition(":")
+    if not colon:
+        _refuse("the token is missing", "write NAME:TOKEN before the @")
+    if from_base64url(token, TOKEN_BYTES) is None:
+        _refuse(
+            f"the token is not the base64url of {TOKEN_BYTES} bytes",
+            "copy the whole line that `tunnel serve` printed",
+        )
+    try:
+        name = unquote(quoted, errors="strict")
+    except UnicodeDecodeError:
+        _refuse("the name is not UTF-8")
+    if not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        _refuse(f"the name is not 1 to {MAX_NAME_BYTES} bytes of printable text")
+    return name, Secret(token)
+
+
+def _parse_where(where: str) -> tuple[str, int]:
+    if where.startswith("["):
+        address, bracket, after = where[1:].partition("]")
+        found = host_of(f"[{address}]", zone=True)
+        if not bracket or found is None or (after and after[0] != ":"):
+            _refuse("what follows the @ is not [IPv6 ADDRESS]:PORT")
+        host, port = found, after[1:] if after else str(DEFAULT_PORT)
+    else:
+        host, colon, port = where.partition(":")
+        port = port if colon else str(DEFAULT_PORT)
+        if ":" in port:
+            _refuse("what follows the @ is not HOST:PORT", "put IPv6 addresses in [ ]")
+        known = host_of(host)
+        if known is None:
+            _refuse(f"{host!r} is not a host name or an address")
+        host = known
+    if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
+        _refuse(f"the port {port[:8]!r} is not a number from 1 to 65535")
+    return host, int(port)
+
+
+def _is_pin(text: str) -> bool:
+    data = from_base64url(text, PIN_BYTES)
+    return data is not None and to_base64url(data) == text  # one spelling of each
+
+
+def _refuse(cause: str, fix: str = f"a join line looks like {_FORM}") -> NoReturn:
+    raise UsageError("this join line cannot be used", cause, fix)
+
+
+# Where a server keeps its owner's --------------------------------------------------
+
+
+def owner_token(state_dir: Path) -> Secret:
+    """Return the token in STATE/join, or a new one where there is no such file.
+
+    A new token is kept only when ``write_join`` saves it.
+
+    Raises:
+        StateError: the file is there but damaged, not ours, or open to others.
+    """
+    join = kept_join(state_dir)
+    return make_token() if join is None else join.token
+
+
+def kept_join(state_dir: Path) -> JoinLine | None:
+    """Return the line in STATE/join; None where there is no such file.
+
+    Raises:
+        StateError: the file is there but damaged, not ours, or open to others.
+    """
+    path = state_dir / "join"
+    if not exists(path):
+        return None
+    try:
+        return parse_join(read_private(path))
+    except UsageError as error:
+        fix = f"rm {shlex.quote(str(path))}, and a new token is made"
+        raise StateError(f"cannot use {path}", error.cause, fix) from None
+
+
+def write_join(state_dir: Path, join: JoinLine) -> None:
+    """Save the owner's join line as STATE/join, with mode 0600.
+
+    A line that stands there already is not written again: the folder may be read-only.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    path, text = state_dir / "join", join.render() + "\n"
+    if not (exists(path) and read_private(path) == text):
+        write_private(path, text)
