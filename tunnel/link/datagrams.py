@@ -64,7 +64,7 @@ class DatagramStream:
         """
         self.sent += 1
         self._carrier.core.send_datagram(self._conn, address, payload)
-        self._carrier.wake()
+        self._carrier.output.wake()
 
     async def receive(self) -> tuple[Address, bytes]:
         """Wait for a datagram; give whom it is from, as the far end sees it.

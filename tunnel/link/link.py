@@ -2,7 +2,7 @@
 
 The reader waits for the wire and for nothing else: not for a stream, not for the
 writer. The writer waits for room on the wire; while it rests, whoever says the first
-word of a turn writes it (``_push``). The clock asks whether the peer is there.
+word of a turn writes it (``Output``). The clock asks whether the peer is there.
 Between two awaits the core belongs to whoever runs: trio runs one task at a time, so
 there is no lock.
 """
@@ -24,9 +24,7 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
-from tunnel.link.session import nowhere
 from tunnel.link.transport import lost
-from tunnel.link.write_sizer import MIN_TURN_BYTES, WriteSizer
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
 from tunnel.proto.codec import encode
@@ -83,9 +81,6 @@ class Link:
         self._abandoned = False
         self._clock = Notify()
         self._armed = math.inf
-        self._pace = WriteSizer()
-        self._turn_bytes = 0
-        self._turn_began = -math.inf
         self._goodbye = (Code.NORMAL, "")
         self._flush_until = math.inf
         self._in_a_frame = False
@@ -102,8 +97,11 @@ class Link:
 
         A cancelled link is lost: nobody knows what the wire has taken.
         """
+        output = self.session.output
         if not self._abandoned:
-            self.session.push = self._push
+            output.open(self.transport, self.session.dispatch, self._end)
+            if self._closing or self._flushing:
+                output.shut(self.transport)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -111,9 +109,9 @@ class Link:
                     nursery.start_soon(self._write_loop)
                     nursery.start_soon(self._clock_loop)
         finally:
-            if self.session.push == self._push:
+            if output.transport is self.transport:
                 # It may wait for another link, and our buffers are large.
-                self.session.push = nowhere
+                output.close()
                 self.session.core.drop_input()
                 if self.session.ended is not None:
                     # What was to be sent at the end of it is not sent any more.
@@ -138,24 +136,27 @@ class Link:
         self._reason = self._reason or error
         self._goodbye = (code, reason)
         self._flushing = code is Code.NORMAL
+        if self._flushing:
+            self.session.output.shut(self.transport)
         self.session.end(error, flush=self._flushing)
         if self._flushing:
             self._flush_until = trio.current_time() + FLUSH_S
             self._clock.ring()
         else:
             self._say_goodbye()
-        self.session.wake()
+        self.session.output.wake()
 
     def _stop_flushing(self) -> None:
         """Wait no longer for what the peer has not confirmed: say goodbye now."""
-        if self.session.writer.waiting:
+        if self.session.output.writer.waiting:
             self._say_goodbye()
-            self.session.wake()
+            self.session.output.wake()
         else:
             self._end(lost("the peer takes nothing"))
 
     def _say_goodbye(self) -> None:
         self._flushing, self._closing = False, True
+        self.session.output.shut(self.transport)
         self.session.core.go_away(*self._goodbye)
         self._scope.deadline = trio.current_time() + LINGER_S
 
@@ -166,6 +167,7 @@ class Link:
         tasks may still have one turn each.
         """
         self._abandoned = True
+        self.session.output.shut(self.transport)
         self._end(reason)
 
     async def _bow_out(self) -> None:
@@ -206,9 +208,9 @@ class Link:
                 return self._end(session.go_away)
             # TLS may owe an answer of its own, which only the writer may send.
             if transport.owes_output() or self._flushing:
-                session.wake()
+                session.output.wake()
             else:
-                session.flush()
+                session.output.flush()
             if core.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
             if core.has_input():
@@ -246,18 +248,19 @@ class Link:
             self.close(error.code, error.what)
 
     async def _write_loop(self) -> None:
-        session, transport = self.session, self.transport
-        core = session.core
+        output, transport = self.session.output, self.transport
+        core = self.session.core
         while not self._abandoned:
             try:
-                # What ``_push`` left goes before anything new.
+                # The rest of a turn goes before anything new.
                 if core.has_output() and not transport.owes_output():
-                    self._write_turn()
+                    output.write_turn(transport)
                 if transport.owes_output():
                     self._in_a_frame = True
                     await transport.flush()
                     self._in_a_frame = False
-                    self._turn_is_out()
+                    if output.transport is transport:  # else it is another link's
+                        output.turn_is_out()
             except TunnelError as error:
                 return self._end(error)
             if core.has_output():
@@ -268,45 +271,7 @@ class Link:
             elif self._closing:
                 return await transport.send_eof()
             else:
-                await session.writer.wait()
-
-    def _write_turn(self) -> None:
-        """Give the wire what is next."""
-        core = self.session.core
-        self._turn_began = trio.current_time()
-        pieces = core.data_to_send(self._pace.turn_bytes, self._turn_began)
-        self._turn_bytes = sum(map(len, pieces))
-        self.transport.write(pieces)
-        if not self.transport.owes_output():
-            self._turn_is_out()
-        # Behind the write: who has room now reads his socket at once.
-        if notices := core.take_notices():
-            self.session.dispatch(notices)
-
-    def _turn_is_out(self) -> None:
-        # Less says nothing of the line: a word, or what TLS had to say.
-        if self._turn_bytes >= MIN_TURN_BYTES:
-            took_s = trio.current_time() - self._turn_began
-            self._pace.took(self._turn_bytes, took_s)
-        self._turn_bytes = 0
-
-    def _push(self) -> bool:
-        """Write one turn from whoever has something to say, while the writer rests.
-
-        A wait, every further turn and every end is the writer's affair: True.
-        """
-        if (
-            self._abandoned
-            or self._closing
-            or self._flushing
-            or self.transport.owes_output()
-        ):
-            return True
-        try:
-            self._write_turn()
-        except TunnelError as error:
-            self._end(error)
-        return self.transport.owes_output() or self.session.core.has_output()
+                await output.writer.wait()
 
     async def _clock_loop(self) -> None:
         core = self.session.core
@@ -333,7 +298,7 @@ class Link:
                 return self._end(error)
             self.session.look_for_rest(trio.current_time())
             if core.has_output():
-                self.session.wake()
+                self.session.output.wake()
 
 
 def _asleep_s() -> float:

@@ -20,6 +20,7 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.output import Output
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import log_event
 from tunnel.net.in_order import InOrder, begun
@@ -129,12 +130,8 @@ class Session:
         self.ended: TunnelError | None = None
         self.lost_streams = 0
         """Virtual TCP connections that its end has reset."""
-        self.writer = Notify()
-        """Where the link's writer waits for output."""
-        self.push: Callable[[], bool] = nowhere
-        """Writes one turn to the link, without a wait; True if the writer is needed."""
+        self.output = Output(self.core)
         self.poller = Poller(self._read_locals)
-        self._gathering = False
         self._looked_at = trio.current_time()
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
@@ -190,7 +187,7 @@ class Session:
         They know this session, which knows them: cycles, which only the collector would
         free, and each session that ended would hold its memory until then.
         """
-        if self._gone.is_set() and self.push is nowhere:
+        if self._gone.is_set() and self.output.transport is None:
             self.core.let_go()
             self._serve_offer, self._serve_mapping = _refuse, None
 
@@ -290,7 +287,7 @@ class Session:
             self._link_changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
-        self.wake_soon()
+        self.output.wake_soon()
         return stream
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
@@ -339,7 +336,7 @@ class Session:
             if self.ended is not None:
                 raise self.ended.again()
             self.core.ask_mapping(op, entries)
-            self.wake()
+            self.output.wake()
             try:
                 with trio.fail_after(ANSWER_DEADLINE_S):
                     return await self._answers.receive()
@@ -359,40 +356,22 @@ class Session:
             return None
         began = trio.current_time()
         self.core.ping(began)
-        self.wake()
+        self.output.wake()
         with trio.move_on_after(timeout_s):
             await self._pinging.wait()
             if self.ended is None and self.lost_at is None:
                 return trio.current_time() - began
         return None
 
-    def wake(self) -> None:
-        """Have what there is to send sent, by its link if there is one.
-
-        The first word goes out at once; what else is said in this turn of the scheduler
-        goes together, by the writer's task.
-        """
-        if self.writer.waiting and not self._gathering:
-            self.writer.ring()
-            self.push()
-
-    def wake_soon(self) -> None:
-        """Do the same in the next turn: what follows at once may go with it."""
-        self.writer.ring()
-
     def _read_locals(self, ready: list[tuple[int, int]]) -> None:
-        self._gathering = True
+        output = self.output
+        output.gathering = True
         try:
             for number, _events in ready:
                 self.poller.call(number)
         finally:
-            self._gathering = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Have sent what a whole turn of somebody's had to say."""
-        if self.writer.waiting and self.core.has_output() and self.push():
-            self.writer.ring()
+            output.gathering = False
+        output.flush()
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed."""
@@ -448,36 +427,33 @@ class Session:
         self._idle.ring()
         self._link_changed.ring()
         self._over.set()
-        self.wake()
+        self.output.wake()
 
     # For its link ------------------------------------------------------------------
 
     def dispatch(self, events: Iterable[Event]) -> None:
         """Hand each event to the stream or the task that it is for; never waits.
 
-        What they have to say to it waits for ``flush``, or whatever the caller does.
+        What they have to say to it is gathered: the caller sends it.
         """
-        self._gathering, gathering = True, self._gathering
+        output, streams = self.output, self._streams
+        gathering, output.gathering = output.gathering, True
         try:
-            self._dispatch(events)
+            for event in events:
+                if type(event) is DataReceived:
+                    stream = streams.get(event.conn)
+                    if stream is not None:
+                        stream.deliver(event.pieces, event.size)
+                elif type(event) is DatagramReceived:
+                    deliver = self._deliveries.get(event.conn)
+                    if deliver is not None:
+                        deliver(event.address, event.payload)
+                elif isinstance(event, _OF_STREAMS):
+                    self._dispatch_stream(event)
+                else:
+                    self._dispatch_rare(event)
         finally:
-            self._gathering = gathering
-
-    def _dispatch(self, events: Iterable[Event]) -> None:
-        streams = self._streams
-        for event in events:
-            if type(event) is DataReceived:
-                stream = streams.get(event.conn)
-                if stream is not None:
-                    stream.deliver(event.pieces, event.size)
-            elif type(event) is DatagramReceived:
-                deliver = self._deliveries.get(event.conn)
-                if deliver is not None:
-                    deliver(event.address, event.payload)
-            elif isinstance(event, _OF_STREAMS):
-                self._dispatch_stream(event)
-            else:
-                self._dispatch_rare(event)
+            output.gathering = gathering
 
     def look_for_rest(self, now: float) -> None:
         """Tell streams, now and then, that time has passed: called while linked."""
@@ -490,7 +466,7 @@ class Session:
     def _dispatch_notices(self) -> None:
         self.dispatch(self.core.take_notices())
         # There is a CLOSE to send. Not by ``wake``: the core may be in another call.
-        self.writer.ring()
+        self.output.wake_soon()
 
     def _dispatch_rare(self, event: Event) -> None:
         match event:
@@ -576,14 +552,9 @@ class Session:
             answers = await serve(mapping)
             if self.ended is None:
                 self.core.answer_mapping(answers)
-                self.wake()
+                self.output.wake()
 
 
 async def _refuse(stream: VirtualStream) -> None:
     """Serve what comes after the end."""
     stream.reset(Code.LINK_LOST)
-
-
-def nowhere() -> bool:
-    """Stand in for a link: nobody writes."""
-    return False

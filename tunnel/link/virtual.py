@@ -23,6 +23,7 @@ from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
+    from tunnel.link.output import Output
     from tunnel.net.poller import Poller
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
@@ -81,15 +82,8 @@ class Carrier(Protocol):
     """What a stream needs of its session."""
 
     core: MuxCore
+    output: Output
     poller: Poller
-
-    def wake(self) -> None:
-        """Tell the link that the core has output."""
-        ...
-
-    def wake_soon(self) -> None:
-        """Tell it so, when more may follow at once."""
-        ...
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream."""
@@ -163,7 +157,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._core = carrier.core
         self._conn = conn
         self._carrier = carrier
-        self._wake = carrier.wake
+        self._wake = carrier.output.wake
         self._into_inbox: trio.MemorySendChannel[Piece] | None = None
         self._inbox: trio.MemoryReceiveChannel[Piece] | None = None
         """None until something has to wait in it: see ``_open_inbox``."""
@@ -400,7 +394,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if ready or self.create is None:
             self._fill()  # a visitor mostly speaks first
             if self._conn.lane.size:
-                self._carrier.wake_soon()
+                self._carrier.output.wake_soon()
         else:
             self._watch(wanted=True)  # a target mostly has to be asked
         return self.take_piece
@@ -515,7 +509,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Tell the peer that the target of its CREATE is connected; at most once."""
         if not self._closed and self._send_error is None:
             self._core.accept(self._conn, bound)
-            self._carrier.wake_soon()
+            self._carrier.output.wake_soon()
 
     def reset(self, code: Code, reason: str = "") -> None:
         """Give it up: the peer hears ``code``. Harmless when it is over.

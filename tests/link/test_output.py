@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tunnel.link.write_sizer import MAX_TURN_BYTES, MIN_TURN_BYTES, WriteSizer
+from tunnel.link.output import MAX_TURN_BYTES, MIN_TURN_BYTES, WriteSizer
 
 
 def test_on_a_fast_line_turns_double_to_their_limit() -> None:
