@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from contextlib import suppress
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -56,6 +57,15 @@ SLEPT_S: Final = 2.0
 logger = logging.getLogger("tunnel.link")
 
 
+class _State(Enum):
+    """What a link still says."""
+
+    UP = "whatever the session has to say"
+    FLUSHING = "what closed streams have left, then the goodbye"
+    CLOSING = "nothing after the goodbye, which the peer may still read"
+    ABANDONED = "nothing: another link carries the session, or will"
+
+
 class Link:
     """One wire under ``session``, from the end of the handshake on.
 
@@ -76,9 +86,7 @@ class Link:
         self._early = early
         self._scope = trio.CancelScope()
         self._reason: TunnelError | None = None
-        self._closing = False
-        self._flushing = False
-        self._abandoned = False
+        self._state = _State.UP
         self._clock = Notify()
         self._armed = math.inf
         self._goodbye = (Code.NORMAL, "")
@@ -87,7 +95,7 @@ class Link:
         """A write was begun and has not ended: nothing may be said behind it."""
 
     def __repr__(self) -> str:
-        state = "closing" if self._closing else "up"
+        state = "closing" if self._state is _State.CLOSING else "up"
         return (
             f"<Link {state} peer={self.transport.peer} streams={self.session.streams}>"
         )
@@ -98,10 +106,10 @@ class Link:
         A cancelled link is lost: nobody knows what the wire has taken.
         """
         output = self.session.output
-        if not self._abandoned:
+        if self._state is not _State.ABANDONED:
             output.open(self.transport, self.session.dispatch, self._end)
-            if self._closing or self._flushing:
-                output.shut(self.transport)
+        if self._state is not _State.UP:
+            output.shut(self.transport)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -130,19 +138,18 @@ class Link:
 
         NORMAL sends first what closed streams have left; what is still open is reset.
         """
-        if self._closing or self._flushing:
+        if self._state in (_State.FLUSHING, _State.CLOSING):
             return
         error = LocalSessionError(code, reason or "ended from this side")
         self._reason = self._reason or error
         self._goodbye = (code, reason)
-        self._flushing = code is Code.NORMAL
-        if self._flushing:
-            self.session.output.shut(self.transport)
-        self.session.end(error, flush=self._flushing)
-        if self._flushing:
+        if code is Code.NORMAL and self._state is _State.UP:
+            self._state = _State.FLUSHING
             self._flush_until = trio.current_time() + FLUSH_S
             self._clock.ring()
-        else:
+            self.session.output.shut(self.transport)
+        self.session.end(error, flush=code is Code.NORMAL)
+        if self._state is _State.UP:
             self._say_goodbye()
         self.session.output.wake()
 
@@ -155,7 +162,7 @@ class Link:
             self._end(lost("the peer takes nothing"))
 
     def _say_goodbye(self) -> None:
-        self._flushing, self._closing = False, True
+        self._state = _State.CLOSING
         self.session.output.shut(self.transport)
         self.session.core.go_away(*self._goodbye)
         self._scope.deadline = trio.current_time() + LINGER_S
@@ -166,7 +173,7 @@ class Link:
         From here on not a byte is taken from this wire or given to it, although its
         tasks may still have one turn each.
         """
-        self._abandoned = True
+        self._state = _State.ABANDONED
         self.session.output.shut(self.transport)
         self._end(reason)
 
@@ -179,14 +186,15 @@ class Link:
         code = self._reason.code if isinstance(self._reason, LocalLinkError) else None
         if code not in _SAID or self._in_a_frame or self.transport.owes_output():
             return
-        wait_s = LINGER_S if self._abandoned else LAST_WORD_S
+        abandoned = self._state is _State.ABANDONED
+        wait_s = LINGER_S if abandoned else LAST_WORD_S
         with suppress(TunnelError), trio.move_on_after(wait_s):
             self.transport.write([encode(ProtGoAway(code))])
             await self.transport.flush()
             await self.transport.send_eof()
-            if self._abandoned:  # a client may replace its links at a high rate
+            if abandoned:  # a client may replace its links at a high rate
                 self.transport.shrink()
-            while self._abandoned and await self.transport.receive_some():
+            while abandoned and await self.transport.receive_some():
                 pass
 
     def _end(self, reason: TunnelError) -> None:
@@ -198,16 +206,16 @@ class Link:
         data: bytes | bytearray | memoryview = self._early
         core = session.core
         while True:
-            if self._abandoned:
+            if self._state is _State.ABANDONED:
                 return
-            if self._closing:
+            if self._state is _State.CLOSING:
                 return await self._linger()
             if data or core.has_input():
                 self._take(data)
             if session.go_away is not None:
                 return self._end(session.go_away)
             # TLS may owe an answer of its own, which only the writer may send.
-            if transport.owes_output() or self._flushing:
+            if transport.owes_output() or self._state is _State.FLUSHING:
                 session.output.wake()
             else:
                 session.output.flush()
@@ -250,7 +258,7 @@ class Link:
     async def _write_loop(self) -> None:
         output, transport = self.session.output, self.transport
         core = self.session.core
-        while not self._abandoned:
+        while self._state is not _State.ABANDONED:
             try:
                 # The rest of a turn goes before anything new.
                 if core.has_output() and not transport.owes_output():
@@ -266,9 +274,9 @@ class Link:
             if core.has_output():
                 # The kernel may take many turns without a wait.
                 await trio.lowlevel.checkpoint()
-            elif self._flushing and core.flushed():
+            elif self._state is _State.FLUSHING and core.flushed():
                 self._say_goodbye()
-            elif self._closing:
+            elif self._state is _State.CLOSING:
                 return await transport.send_eof()
             else:
                 await output.writer.wait()
@@ -284,8 +292,7 @@ class Link:
             )
             with trio.move_on_at(self._armed):
                 await self._clock.wait()
-            if self._closing or self._abandoned:
-                # Nothing is said after the goodbye.
+            if self._state in (_State.CLOSING, _State.ABANDONED):
                 return
             if trio.current_time() >= self._flush_until:
                 return self._stop_flushing()

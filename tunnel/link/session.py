@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -80,6 +81,18 @@ _OF_STREAMS: Final = (StreamFinished, StreamClosed, StreamOpened, CreditGranted)
 logger = logging.getLogger("tunnel.session")
 
 
+class _State(Enum):
+    """Where a session is in its life."""
+
+    LINKED = "a link carries it, or will at once"
+    WAITING = "its link is lost, and another may carry it on"
+    ENDED = "its streams are reset; its tasks wind up"
+    GONE = "its tasks are over too"
+
+
+_ALIVE: Final = (_State.LINKED, _State.WAITING)
+
+
 class Session:
     """What both ends share, whatever carries it.
 
@@ -126,8 +139,11 @@ class Session:
         self.repeated_bytes = 0
         self._parked: dict[VirtualConn, Target] = {}
         self._parked_at: Counter[Target] = Counter()
-        self._link_changed = Notify()
+        self._state = _State.LINKED
+        self._changed = Notify()
+        """Its state, or the next time to look at what waits for a link."""
         self.ended: TunnelError | None = None
+        """Why it ended, once it has."""
         self.lost_streams = 0
         """Virtual TCP connections that its end has reset."""
         self.output = Output(self.core)
@@ -153,8 +169,6 @@ class Session:
         self._pinging = Notify()
         self._idle = Notify()
         self._nursery: trio.Nursery | None = None
-        self._over = trio.Event()
-        self._gone = trio.Event()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -171,14 +185,15 @@ class Session:
                 nursery.start_soon(self._watch_time)
                 nursery.start_soon(self.poller.run)
                 task_status.started()
-                await self._over.wait()
+                await self.wait_ended()
                 self.poller.close()
                 nursery.cancel_scope.deadline = trio.current_time() + END_GRACE_S
         finally:
             self._nursery = None
             self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
             self.poller.close()
-            self._gone.set()
+            self._state = _State.GONE
+            self._changed.ring()
             self.let_go()
 
     def let_go(self) -> None:
@@ -187,7 +202,7 @@ class Session:
         They know this session, which knows them: cycles, which only the collector would
         free, and each session that ended would hold its memory until then.
         """
-        if self._gone.is_set() and self.output.transport is None:
+        if self._state is _State.GONE and self.output.transport is None:
             self.core.let_go()
             self._serve_offer, self._serve_mapping = _refuse, None
 
@@ -203,12 +218,13 @@ class Session:
         )
         if final or not self.resume_s:
             self.end(reason)
-        if self.ended is None:
+        if self._state in _ALIVE:
+            self._state = _State.WAITING
             self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
             self._pinging.ring()
-            self._link_changed.ring()
+            self._changed.ring()
 
     def resume(self, count: int) -> int:
         """Go on over another link, which has not begun to read or write.
@@ -224,19 +240,21 @@ class Session:
         """
         repeated = self.core.resume(count, trio.current_time())
         self._looked_at = trio.current_time()
+        if self._state is _State.WAITING:
+            self._state = _State.LINKED
         self.lost_at = None
         self.resumes += 1
         self.repeated_bytes += repeated
         self._parked.clear()
         self._parked_at.clear()
-        self._link_changed.ring()
+        self._changed.ring()
         return repeated
 
     async def _watch_time(self) -> None:
         """Without a link there is no clock task: keep its limits while it waits."""
-        while self.ended is None:
+        while self._state in _ALIVE:
             if self.lost_at is None:
-                await self._link_changed.wait()
+                await self._changed.wait()
                 continue
             now, until = trio.current_time(), self.lost_at + self.resume_s
             next_open = self.core.expire(now)
@@ -248,7 +266,7 @@ class Session:
                 )
                 return
             with trio.move_on_at(min(until, next_open or until)):
-                await self._link_changed.wait()
+                await self._changed.wait()
 
     @property
     def kept_bytes(self) -> int:
@@ -278,13 +296,13 @@ class Session:
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
-        if self.lost_at is not None and self._parked_at[target] >= MAX_PARKED:
+        if self._state is _State.WAITING and self._parked_at[target] >= MAX_PARKED:
             raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
-        if self.lost_at is not None:
+        if self._state is _State.WAITING:
             self._parked[conn] = target
             self._parked_at[target] += 1
-            self._link_changed.ring()  # its deadline may be the next
+            self._changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
         self.output.wake_soon()
@@ -352,14 +370,14 @@ class Session:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Ask whether the peer is there; the round trip in seconds, None if silent."""
-        if self.ended is not None or self.lost_at is not None:
+        if self._state is not _State.LINKED:
             return None
         began = trio.current_time()
         self.core.ping(began)
         self.output.wake()
         with trio.move_on_after(timeout_s):
             await self._pinging.wait()
-            if self.ended is None and self.lost_at is None:
+            if self._state is _State.LINKED:
                 return trio.current_time() - began
         return None
 
@@ -395,11 +413,13 @@ class Session:
 
     async def wait_ended(self) -> None:
         """Wait until the session has ended."""
-        await self._over.wait()
+        while self._state in _ALIVE:
+            await self._changed.wait()
 
     async def wait_gone(self) -> None:
         """Wait until ``run`` has returned: the session has ended and its tasks too."""
-        await self._gone.wait()
+        while self._state is not _State.GONE:
+            await self._changed.wait()
 
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
         """Reset every stream with the error's code; the first call counts.
@@ -407,8 +427,9 @@ class Session:
         What was received stays to be read by the streams' users. With ``flush``, what
         streams that were closed before have left to send stays to be sent.
         """
-        if self.ended is not None:
+        if self._state not in _ALIVE:
             return
+        self._state = _State.ENDED
         self.ended = error
         code = error.code if "C" in CODES[error.code].frames else Code.LINK_LOST
         if code is Code.NORMAL:
@@ -425,8 +446,7 @@ class Session:
         self._ask.close()
         self._pinging.ring()
         self._idle.ring()
-        self._link_changed.ring()
-        self._over.set()
+        self._changed.ring()
         self.output.wake()
 
     # For its link ------------------------------------------------------------------
@@ -473,7 +493,7 @@ class Session:
             case StreamOffered():
                 self._on_offer(event)
             case MappingAsked(mapping):
-                if self.ended is None:
+                if self._state in _ALIVE:
                     self._ask.send_nowait(mapping)
             case MappingAnswered(answers):
                 self._on_answers(answers)
@@ -491,7 +511,7 @@ class Session:
                 pass
 
     def _on_offer(self, event: StreamOffered) -> None:
-        if self.ended is not None:
+        if self._state not in _ALIVE:
             self.core.close(event.conn, Code.DRAINING)
             self.core.released(event.conn)
             return
@@ -511,7 +531,7 @@ class Session:
     def _on_answers(self, answers: list[MappingAnswer]) -> None:
         if self._unwanted_answers:
             self._unwanted_answers -= 1
-        elif self.ended is None:
+        elif self._state in _ALIVE:
             self._answer.send_nowait(answers)
 
     def _dispatch_stream(
@@ -550,7 +570,7 @@ class Session:
     async def _answer_mappings(self, serve: ServeMapping) -> None:
         async for mapping in self._asked:
             answers = await serve(mapping)
-            if self.ended is None:
+            if self._state in _ALIVE:
                 self.core.answer_mapping(answers)
                 self.output.wake()
 
