@@ -15,7 +15,7 @@ from tunnel.center import endpoints, mappings, server, sessions
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
-from tunnel.link import link, output, session, transport
+from tunnel.link import link, mapping_rpc, output, session, transport
 from tunnel.net import descriptors, listen, relay, timeouts
 from tunnel.proto import (
     codec,
@@ -72,7 +72,7 @@ PEER_LIMITS: Final = {
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
-    "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
+    "wait for MAPPING|ACK": mapping_rpc.ANSWER_DEADLINE_S,
     "silent end of a local connection": timeouts.DEAD_AFTER_S,
     "idle UDP association": timeouts.UDP_IDLE_S,
     "idle UDP association without an answer": timeouts.UDP_UNANSWERED_S,

@@ -1,7 +1,7 @@
-"""Session: the core, and the virtual TCP connections that it fans the frames out to.
+"""Session: the core, and the streams that its events are for.
 
 It knows no wire: a ``Link`` carries its bytes. It owns the tasks that serve what the
-peer opens; whoever opens from this side owns the streams.
+peer opens; the streams that are opened from this side belong to whoever opens them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
 )
+from tunnel.link.mapping_rpc import MappingRpc
+from tunnel.link.offers import Offers
 from tunnel.link.output import Output
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import log_event
-from tunnel.net.in_order import InOrder, begun
 from tunnel.net.notify import Notify
 from tunnel.net.poller import Poller
 from tunnel.proto.datagrams import DatagramRoom
@@ -42,14 +43,16 @@ from tunnel.proto.events import (
     StreamOffered,
     StreamOpened,
 )
-from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, MuxCore
+from tunnel.proto.mux import MuxCore
 from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Iterable
 
     from tunnel.errors import TunnelError
+    from tunnel.link.mapping_rpc import ServeMapping
+    from tunnel.link.offers import ServeOffer
     from tunnel.link.virtual import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
@@ -58,25 +61,17 @@ if TYPE_CHECKING:
         MappingAnswer,
         MappingEntry,
         MappingOp,
-        ProtMapping,
         Target,
         Terms,
     )
 
-    ServeOffer = Callable[[VirtualStream], Awaitable[None]]
-    ServeMapping = Callable[[ProtMapping], Awaitable[list[MappingAnswer]]]
-
 OPEN_DEADLINE_S: Final = 10.0
 """How long an opener waits for the real connect at the far end."""
-ANSWER_DEADLINE_S: Final = 10.0
-"""How long a client waits for the answer to its MAPPING."""
 MAX_PARKED: Final = 1_024
 """New visitors of one target that wait for a link; each at most its open deadline. A
 site with 300 a second gets through the 3 s after which a client tries again."""
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
-
-_OF_STREAMS: Final = (StreamFinished, StreamClosed, StreamOpened, CreditGranted)
 
 logger = logging.getLogger("tunnel.session")
 
@@ -91,23 +86,23 @@ class _State(Enum):
 
 
 _ALIVE: Final = (_State.LINKED, _State.WAITING)
+_OF_STREAMS: Final = (CreditGranted, StreamFinished, StreamOpened, StreamClosed)
 
 
 class Session:
     """What both ends share, whatever carries it.
 
+    ``run`` must be running from before the first link until ``end``.
+
     Args:
         client: whether this is the center-client's end.
         ours, theirs: what the two sides announced.
-        serve_offer: called for each virtual TCP connection that the peer opens, in
-            their order; it must not wait. What it gives is awaited in a task of its
-            own: it accepts or resets the stream and serves it to its end.
+        serve_offer: serves what the peer opens: accepts or resets the stream and ends
+            it; see ``Offers``.
         serve_mapping: answers a MAPPING, entry by entry; called one at a time.
         pools: what all sessions of the process hold.
         resume_s: how long it waits for another link; 0 ends it with its link.
         replay_limit: unconfirmed bytes that it keeps for another link.
-
-    ``run`` must be running from before the first link until ``end``.
     """
 
     def __init__(
@@ -132,43 +127,35 @@ class Session:
             notify=self._dispatch_notices,
             replay_limit=replay_limit if resume_s else 0,
         )
-        self.resume_s = resume_s if replay_limit else 0.0
-        self.lost_at: float | None = None
-        """When its link was lost, while it waits for another."""
-        self.resumes = 0
-        self.repeated_bytes = 0
-        self._parked: dict[VirtualConn, Target] = {}
-        self._parked_at: Counter[Target] = Counter()
+        self.output = Output(self.core)
+        self.poller = Poller(self._read_locals)
         self._state = _State.LINKED
         self._changed = Notify()
-        """Its state, or the next time to look at what waits for a link."""
+        """The state, or when to look next at what waits for a link."""
         self.ended: TunnelError | None = None
         """Why it ended, once it has."""
         self.lost_streams = 0
         """Virtual TCP connections that its end has reset."""
-        self.output = Output(self.core)
-        self.poller = Poller(self._read_locals)
-        self._looked_at = trio.current_time()
+        self.resume_s = resume_s if replay_limit else 0.0
+        self.lost_at: float | None = None
+        """When its link was lost, while it waits for another."""
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
+        """Closed by the peer, but holding memory until they are read."""
+        self._parked: dict[VirtualConn, Target] = {}
+        """Opened while there is no link."""
+        self._parked_at: Counter[Target] = Counter()
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
-        self._offers: InOrder[VirtualStream, Awaitable[None]] = InOrder()
-        self._serve_offer = serve_offer
+        self._nursery: trio.Nursery | None = None
+        self._offers = Offers(self.core, serve_offer)
         self._serve_mapping = serve_mapping
-        self._ask, self._asked = trio.open_memory_channel["ProtMapping"](
-            MAX_UNANSWERED_MAPPINGS
-        )
-        self._answer, self._answers = trio.open_memory_channel["list[MappingAnswer]"](
-            MAX_UNANSWERED_MAPPINGS
-        )
-        self._asking = trio.Lock()
-        self._unwanted_answers = 0
+        self._mappings = MappingRpc(self.core, self.output)
         self._pinging = Notify()
         self._idle = Notify()
-        self._nursery: trio.Nursery | None = None
+        self._looked_at = trio.current_time()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -181,7 +168,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if self._serve_mapping is not None:
-                    nursery.start_soon(self._answer_mappings, self._serve_mapping)
+                    nursery.start_soon(self._mappings.serve, self._serve_mapping)
                 nursery.start_soon(self._watch_time)
                 nursery.start_soon(self.poller.run)
                 task_status.started()
@@ -197,14 +184,15 @@ class Session:
             self.let_go()
 
     def let_go(self) -> None:
-        """Forget who is told and who serves, once nobody needs it any more.
+        """Forget callbacks, once the session is gone and no link runs.
 
-        They know this session, which knows them: cycles, which only the collector would
-        free, and each session that ended would hold its memory until then.
+        What they belong to refers to this session: the cycles would keep the memory of
+        every session that ended until the collector runs.
         """
         if self._state is _State.GONE and self.output.transport is None:
             self.core.let_go()
-            self._serve_offer, self._serve_mapping = _refuse, None
+            self._offers.let_go()
+            self._serve_mapping = None
 
     # Its links ---------------------------------------------------------------------
 
@@ -213,10 +201,8 @@ class Session:
 
         While it waits, its streams do too: nothing is reset.
         """
-        final = isinstance(reason, SessionError) and (
-            CODES[reason.code].ends == "session"
-        )
-        if final or not self.resume_s:
+        ends = CODES[reason.code].ends if isinstance(reason, SessionError) else ""
+        if ends == "session" or not self.resume_s:
             self.end(reason)
         if self._state in _ALIVE:
             self._state = _State.WAITING
@@ -236,22 +222,20 @@ class Session:
             How many bytes are sent again.
 
         Raises:
-            RemoteSessionError: the count cannot be.
+            RemoteSessionError: the count is impossible.
         """
         repeated = self.core.resume(count, trio.current_time())
         self._looked_at = trio.current_time()
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
-        self.resumes += 1
-        self.repeated_bytes += repeated
         self._parked.clear()
         self._parked_at.clear()
         self._changed.ring()
         return repeated
 
     async def _watch_time(self) -> None:
-        """Without a link there is no clock task: keep its limits while it waits."""
+        """Keep the limits in time while there is no link, and so no clock task."""
         while self._state in _ALIVE:
             if self.lost_at is None:
                 await self._changed.wait()
@@ -259,12 +243,8 @@ class Session:
             now, until = trio.current_time(), self.lost_at + self.resume_s
             next_open = self.core.expire(now)
             if now >= until:
-                self.end(
-                    LocalLinkError(
-                        Code.LINK_LOST, f"no other link within {self.resume_s:.0f} s"
-                    )
-                )
-                return
+                why = f"no other link within {self.resume_s:.0f} s"
+                return self.end(LocalLinkError(Code.LINK_LOST, why))
             with trio.move_on_at(min(until, next_open or until)):
                 await self._changed.wait()
 
@@ -279,40 +259,6 @@ class Session:
     def streams(self) -> int:
         """Virtual TCP connections that are alive."""
         return len(self._streams)
-
-    def open_now(
-        self,
-        target: Target,
-        visitor: Address | None = None,
-        exit_name: str | None = None,
-    ) -> VirtualStream:
-        """Begin to open; the stream can be used at once and breaks if it is refused.
-
-        ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
-
-        Raises:
-            LocalStreamError: a limit, a drain, the session's end, or a host that
-                cannot be sent.
-        """
-        if self.ended is not None:
-            raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
-        if self._state is _State.WAITING and self._parked_at[target] >= MAX_PARKED:
-            raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
-        conn = self.core.open(target, trio.current_time(), visitor, exit_name)
-        if self._state is _State.WAITING:
-            self._parked[conn] = target
-            self._parked_at[target] += 1
-            self._changed.ring()  # its deadline may be the next
-        stream = VirtualStream(self, conn)
-        self._streams[conn] = stream
-        self.output.wake_soon()
-        return stream
-
-    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
-        """See ``Carrier``."""
-        if conn in self._streams:  # else it is over: nothing comes
-            self._deliveries[conn] = deliver
-        return self._inbox_room
 
     async def open(
         self,
@@ -332,44 +278,55 @@ class Session:
         try:
             with trio.fail_after(deadline_s):
                 await stream.wait_open()
-        except trio.TooSlowError:
+        except BaseException as error:
             stream.reset(Code.RESET)
-            raise LocalStreamError(
-                Code.TIMEOUT, f"{target}: no answer within {deadline_s:.0f} s"
-            ) from None
-        except BaseException:
-            stream.reset(Code.RESET)
+            if isinstance(error, trio.TooSlowError):
+                why = f"{target}: no answer within {deadline_s:.0f} s"
+                raise LocalStreamError(Code.TIMEOUT, why) from None
             raise
+        return stream
+
+    def open_now(
+        self,
+        target: Target,
+        visitor: Address | None = None,
+        exit_name: str | None = None,
+    ) -> VirtualStream:
+        """Begin to open; the stream can be used at once and breaks if it is refused.
+
+        ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
+
+        Raises:
+            LocalStreamError: a limit, a drain, the session's end, or a host that
+                cannot be sent.
+        """
+        if self.ended is not None:
+            raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
+        waiting = self._state is _State.WAITING
+        if waiting and self._parked_at[target] >= MAX_PARKED:
+            raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
+        conn = self.core.open(target, trio.current_time(), visitor, exit_name)
+        if waiting:
+            self._parked[conn] = target
+            self._parked_at[target] += 1
+            self._changed.ring()  # its deadline may be the next
+        stream = VirtualStream(self, conn)
+        self._streams[conn] = stream
+        self.output.wake_soon()
         return stream
 
     async def ask_mapping(
         self, op: MappingOp, entries: list[MappingEntry]
     ) -> list[MappingAnswer]:
-        """Register, withdraw or replace names; give an answer for each.
+        """Register, withdraw or replace names; return an answer for each.
 
         Raises:
-            TunnelError: the session ended before the answer, or sent none in time.
+            TunnelError: the session ended before the answer, or no answer came in time.
         """
-        async with self._asking:
-            if self.ended is not None:
-                raise self.ended.again()
-            self.core.ask_mapping(op, entries)
-            self.output.wake()
-            try:
-                with trio.fail_after(ANSWER_DEADLINE_S):
-                    return await self._answers.receive()
-            except trio.EndOfChannel:
-                lost = LocalLinkError(Code.LINK_LOST, "the link is gone")
-                raise (self.ended or lost).again() from None
-            except trio.TooSlowError:
-                self._unwanted_answers += 1
-                raise LocalLinkError(Code.SILENT, "no answer to MAPPING") from None
-            except trio.Cancelled:
-                self._unwanted_answers += 1
-                raise
+        return await self._mappings.ask(op, entries)
 
     async def ping(self, timeout_s: float) -> float | None:
-        """Ask whether the peer is there; the round trip in seconds, None if silent."""
+        """Return the round trip to the peer in seconds; None if it is silent."""
         if self._state is not _State.LINKED:
             return None
         began = trio.current_time()
@@ -380,28 +337,6 @@ class Session:
             if self._state is _State.LINKED:
                 return trio.current_time() - began
         return None
-
-    def _read_locals(self, ready: list[tuple[int, int]]) -> None:
-        output = self.output
-        output.gathering = True
-        try:
-            for number, _events in ready:
-                self.poller.call(number)
-        finally:
-            output.gathering = False
-        output.flush()
-
-    def forget(self, conn: VirtualConn) -> None:
-        """Dispatch nothing more to this connection's stream: it is closed."""
-        self._streams.pop(conn, None)
-        self._unread.pop(conn, None)
-        if conn in self._parked:
-            target = self._parked.pop(conn)
-            self._parked_at[target] -= 1
-            if not self._parked_at[target]:
-                del self._parked_at[target]
-        self._deliveries.pop(conn, None)
-        self._idle.ring()
 
     async def wait_idle(self) -> None:
         """Wait until no virtual TCP connection is alive.
@@ -422,7 +357,7 @@ class Session:
             await self._changed.wait()
 
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
-        """Reset every stream with the error's code; the first call counts.
+        """Reset every stream with the error's code; only the first call counts.
 
         What was received stays to be read by the streams' users. With ``flush``, what
         streams that were closed before have left to send stays to be sent.
@@ -442,24 +377,54 @@ class Session:
         self._deliveries.clear()
         if not flush:
             self.core.end()
-        self._answer.close()
-        self._ask.close()
+        self._mappings.close(error)
         self._pinging.ring()
         self._idle.ring()
         self._changed.ring()
         self.output.wake()
 
-    # For its link ------------------------------------------------------------------
+    # For its streams: see ``Carrier`` ------------------------------------------------
+
+    def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
+        """Call ``deliver`` with an association's datagrams; return where they count."""
+        if conn in self._streams:  # else it is over: nothing comes
+            self._deliveries[conn] = deliver
+        return self._inbox_room
+
+    def forget(self, conn: VirtualConn) -> None:
+        """Dispatch nothing more to this connection's stream: it is closed."""
+        self._streams.pop(conn, None)
+        self._unread.pop(conn, None)
+        if conn in self._parked:
+            target = self._parked.pop(conn)
+            self._parked_at[target] -= 1
+            if not self._parked_at[target]:
+                del self._parked_at[target]
+        self._deliveries.pop(conn, None)
+        self._idle.ring()
+
+    def _read_locals(self, ready: list[tuple[int, int]]) -> None:
+        output = self.output
+        output.gathering = True
+        try:
+            for number, _events in ready:
+                self.poller.call(number)
+        finally:
+            output.gathering = False
+        output.flush()
+
+    # Events of the core --------------------------------------------------------------
 
     def dispatch(self, events: Iterable[Event]) -> None:
         """Hand each event to the stream or the task that it is for; never waits.
 
-        What they have to say to it is gathered: the caller sends it.
+        What this gives to send is gathered: the caller has it sent.
         """
         output, streams = self.output, self._streams
         gathering, output.gathering = output.gathering, True
         try:
             for event in events:
+                # In the order of how often they come.
                 if type(event) is DataReceived:
                     stream = streams.get(event.conn)
                     if stream is not None:
@@ -475,17 +440,9 @@ class Session:
         finally:
             output.gathering = gathering
 
-    def look_for_rest(self, now: float) -> None:
-        """Tell streams, now and then, that time has passed: called while linked."""
-        step_s = now - self._looked_at
-        if step_s >= REST_STEP_S:
-            self._looked_at = now
-            for stream in tuple(self._streams.values()):
-                stream.rested(step_s)
-
     def _dispatch_notices(self) -> None:
+        """Take events that no call returned; the core may be in another call."""
         self.dispatch(self.core.take_notices())
-        # There is a CLOSE to send. Not by ``wake``: the core may be in another call.
         self.output.wake_soon()
 
     def _dispatch_rare(self, event: Event) -> None:
@@ -493,15 +450,13 @@ class Session:
             case StreamOffered():
                 self._on_offer(event)
             case MappingAsked(mapping):
-                if self._state in _ALIVE:
-                    self._ask.send_nowait(mapping)
+                self._mappings.asked(mapping)
             case MappingAnswered(answers):
-                self._on_answers(answers)
+                self._mappings.answered(answers)
             case LinkClosing(away):
                 why = away.reason or CODES[away.code].meaning
-                self.go_away = RemoteSessionError(
-                    away.code, f"the peer ended the link: {why}"
-                )
+                why = f"the peer ended the link: {why}"
+                self.go_away = RemoteSessionError(away.code, why)
                 self.go_away.retry_after_s = away.retry_after_s
             case PeerDraining():
                 log_event(logger, logging.INFO, "link.peer_draining")
@@ -510,38 +465,13 @@ class Session:
             case _:  # pragma: no cover - taken above
                 pass
 
-    def _on_offer(self, event: StreamOffered) -> None:
-        if self._state not in _ALIVE:
-            self.core.close(event.conn, Code.DRAINING)
-            self.core.released(event.conn)
-            return
-        if event.conn.state is StreamState.CLOSING:
-            # Its own first bytes were too many: it was evicted before this event.
-            self.core.released(event.conn)
-            return
-        stream = VirtualStream(self, event.conn, event.create)
-        self._streams[event.conn] = stream
-        if self._nursery is not None:
-            self._offers.add(stream)
-            self._nursery.start_soon(self._serve, event.conn, stream)
-
-    def _begin_to_serve(self, stream: VirtualStream) -> Awaitable[None]:
-        return begun(self._serve_offer, stream)
-
-    def _on_answers(self, answers: list[MappingAnswer]) -> None:
-        if self._unwanted_answers:
-            self._unwanted_answers -= 1
-        elif self._state in _ALIVE:
-            self._answer.send_nowait(answers)
-
     def _dispatch_stream(
-        self, event: StreamOpened | StreamFinished | StreamClosed | CreditGranted
+        self, event: CreditGranted | StreamFinished | StreamOpened | StreamClosed
     ) -> None:
         stream = self._streams.get(event.conn) or self._unread.get(event.conn)
         if stream is None:
             return
         match event:
-            # In the order of how often they come.
             case CreditGranted():
                 stream.woken()
             case StreamFinished():
@@ -551,30 +481,27 @@ class Session:
             case StreamClosed(conn, code, reason, local):
                 self.forget(conn)
                 if stream.unread_bytes and not local:
-                    # Closed by the peer, but it holds memory until it is read.
                     self._unread[conn] = stream
                 stream.closed(code, reason, local=local)
 
-    async def _serve(self, conn: VirtualConn, stream: VirtualStream) -> None:
-        """Supervise one served stream: its failure is its own."""
-        try:
-            await self._offers.take(stream, self._begin_to_serve)
-        except Exception as error:
-            log_event(logger, logging.ERROR, "stream.failed", exc_info=error,
-                sock_map=conn.sock_map)  # fmt: skip
-            stream.reset(Code.INTERNAL)
-        finally:
-            stream.reset(Code.RESET)
+    def _on_offer(self, event: StreamOffered) -> None:
+        conn = event.conn
+        if self._state not in _ALIVE:
+            self.core.close(conn, Code.DRAINING)
             self.core.released(conn)
+        elif conn.state is StreamState.CLOSING:
+            # Its own first bytes were too many: it was evicted before this event.
+            self.core.released(conn)
+        else:
+            stream = VirtualStream(self, conn, event.create)
+            self._streams[conn] = stream
+            if self._nursery is not None:
+                self._offers.start(stream, self._nursery)
 
-    async def _answer_mappings(self, serve: ServeMapping) -> None:
-        async for mapping in self._asked:
-            answers = await serve(mapping)
-            if self._state in _ALIVE:
-                self.core.answer_mapping(answers)
-                self.output.wake()
-
-
-async def _refuse(stream: VirtualStream) -> None:
-    """Serve what comes after the end."""
-    stream.reset(Code.LINK_LOST)
+    def look_for_rest(self, now: float) -> None:
+        """Tell streams, now and then, that time has passed: called while linked."""
+        step_s = now - self._looked_at
+        if step_s >= REST_STEP_S:
+            self._looked_at = now
+            for stream in tuple(self._streams.values()):
+                stream.rested(step_s)
