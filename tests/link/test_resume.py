@@ -35,9 +35,10 @@ from tunnel.center.events import (
 )
 from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
-from tunnel.link import session as session_module
+from tunnel.link import parking
 from tunnel.link.link import Link
-from tunnel.link.session import MAX_PARKED, Session
+from tunnel.link.parking import MAX_PARKED
+from tunnel.link.session import Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
 from tunnel.proto.frames import Address, NameTarget, Terms
@@ -473,7 +474,7 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
 async def test_only_so_many_visitors_wait_for_a_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "MAX_PARKED", 20)
+    monkeypatch.setattr(parking, "MAX_PARKED", 20)
     async with network() as net, target(echo) as where:
         client, notices = await net.client()
         await client.publish_target(Address("", 0), where)

@@ -12,7 +12,7 @@ from tunnel.errors import Code, RemoteStreamError
 from tunnel.net.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from tunnel.link.local_reader import Local
+    from tunnel.link.virtual import Local
 
 Take = Callable[[], bytes | bytearray | None]
 

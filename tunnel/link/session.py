@@ -7,7 +7,6 @@ peer opens; the streams that are opened from this side belong to whoever opens t
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +23,7 @@ from tunnel.errors import (
 from tunnel.link.mapping_rpc import MappingRpc
 from tunnel.link.offers import Offers
 from tunnel.link.output import Output
+from tunnel.link.parking import Parking
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
@@ -48,8 +48,6 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tunnel.errors import TunnelError
     from tunnel.link.mapping_rpc import ServeMapping
     from tunnel.link.offers import ServeOffer
@@ -67,9 +65,6 @@ if TYPE_CHECKING:
 
 OPEN_DEADLINE_S: Final = 10.0
 """How long an opener waits for the real connect at the far end."""
-MAX_PARKED: Final = 1_024
-"""New visitors of one target that wait for a link; each at most its open deadline. A
-site with 300 a second gets through the 3 s after which a client tries again."""
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
 
@@ -144,9 +139,8 @@ class Session:
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
         """Closed by the peer, but holding memory until they are read."""
-        self._parked: dict[VirtualConn, Target] = {}
-        """Opened while there is no link."""
-        self._parked_at: Counter[Target] = Counter()
+        self._parking: Parking | None = None
+        """Where new ones wait while there is no link."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
         self._nursery: trio.Nursery | None = None
@@ -160,10 +154,7 @@ class Session:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Host the serving tasks until the session has ended and they have too.
-
-        Cancelled, it resets every stream.
-        """
+        """Host the serving tasks until all has ended; cancelled, reset every stream."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -186,8 +177,8 @@ class Session:
     def let_go(self) -> None:
         """Forget callbacks, once the session is gone and no link runs.
 
-        What they belong to refers to this session: the cycles would keep the memory of
-        every session that ended until the collector runs.
+        Their owners refer to this session: such cycles would keep the memory of every
+        session that ended until the collector runs.
         """
         if self._state is _State.GONE and self.output.transport is None:
             self.core.let_go()
@@ -206,6 +197,7 @@ class Session:
             self.end(reason)
         if self._state in _ALIVE:
             self._state = _State.WAITING
+            self._parking = self._parking or Parking()
             self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
@@ -229,8 +221,7 @@ class Session:
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
-        self._parked.clear()
-        self._parked_at.clear()
+        self._parking = None
         self._changed.ring()
         return repeated
 
@@ -302,13 +293,11 @@ class Session:
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
-        waiting = self._state is _State.WAITING
-        if waiting and self._parked_at[target] >= MAX_PARKED:
+        if self._parking is not None and self._parking.is_full(target):
             raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
-        if waiting:
-            self._parked[conn] = target
-            self._parked_at[target] += 1
+        if self._parking is not None:
+            self._parking.add(conn, target)
             self._changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
@@ -383,8 +372,6 @@ class Session:
         self._changed.ring()
         self.output.wake()
 
-    # For its streams: see ``Carrier`` ------------------------------------------------
-
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
         """Call ``deliver`` with an association's datagrams; return where they count."""
         if conn in self._streams:  # else it is over: nothing comes
@@ -395,11 +382,8 @@ class Session:
         """Dispatch nothing more to this connection's stream: it is closed."""
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
-        if conn in self._parked:
-            target = self._parked.pop(conn)
-            self._parked_at[target] -= 1
-            if not self._parked_at[target]:
-                del self._parked_at[target]
+        if self._parking is not None:
+            self._parking.forget(conn)
         self._deliveries.pop(conn, None)
         self._idle.ring()
 
@@ -415,7 +399,7 @@ class Session:
 
     # Events of the core --------------------------------------------------------------
 
-    def dispatch(self, events: Iterable[Event]) -> None:
+    def dispatch(self, events: list[Event]) -> None:
         """Hand each event to the stream or the task that it is for; never waits.
 
         What this gives to send is gathered: the caller has it sent.
@@ -485,16 +469,15 @@ class Session:
                 stream.closed(code, reason, local=local)
 
     def _on_offer(self, event: StreamOffered) -> None:
-        conn = event.conn
         if self._state not in _ALIVE:
-            self.core.close(conn, Code.DRAINING)
-            self.core.released(conn)
-        elif conn.state is StreamState.CLOSING:
+            self.core.close(event.conn, Code.DRAINING)
+            self.core.released(event.conn)
+        elif event.conn.state is StreamState.CLOSING:
             # Its own first bytes were too many: it was evicted before this event.
-            self.core.released(conn)
+            self.core.released(event.conn)
         else:
-            stream = VirtualStream(self, conn, event.create)
-            self._streams[conn] = stream
+            stream = VirtualStream(self, event.conn, event.create)
+            self._streams[event.conn] = stream
             if self._nursery is not None:
                 self._offers.start(stream, self._nursery)
 

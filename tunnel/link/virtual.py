@@ -20,7 +20,7 @@ from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
-    from tunnel.link.local_reader import Local
+    from tunnel.link.local_reader import Local as Local
     from tunnel.link.output import Output
     from tunnel.net.poller import Poller
     from tunnel.proto.conn import VirtualConn

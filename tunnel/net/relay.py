@@ -45,7 +45,7 @@ from tunnel.net.timeouts import TIMEOUTS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tunnel.link.local_reader import Local
+    from tunnel.link.virtual import Local
     from tunnel.net.sockets import Buffer, FastStream
     from tunnel.proto.frames import Address
 

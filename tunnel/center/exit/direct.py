@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.errors import Code
-    from tunnel.link.local_reader import Local
+    from tunnel.link.virtual import Local
 
 
 class DirectStream:
