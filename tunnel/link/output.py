@@ -35,8 +35,6 @@ MAX_TURN_BYTES: Final = 262_144
 class WriteSizer:
     """The size of the next turn: about ``TURN_S`` of what the line carries."""
 
-    __slots__ = ("turn_bytes",)
-
     def __init__(self) -> None:
         self.turn_bytes = 4 * MIN_TURN_BYTES
         """DATA that the next turn should hold."""
@@ -61,19 +59,6 @@ class Output:
     link runs, what there is to send waits in the core.
     """
 
-    __slots__ = (
-        "_broke",
-        "_core",
-        "_dispatch",
-        "_is_open",
-        "_turn_began",
-        "_turn_bytes",
-        "gathering",
-        "sizer",
-        "transport",
-        "writer",
-    )
-
     def __init__(self, core: MuxCore) -> None:
         self._core = core
         self.transport: Transport | None
@@ -92,12 +77,10 @@ class Output:
         dispatch: Callable[[list[Event]], None],
         broke: Callable[[TunnelError], None],
     ) -> None:
-        """Write to ``transport`` from now on.
+        """Write to ``transport`` from now on: its link begins to run.
 
-        Args:
-            transport: of the link that begins to run.
-            dispatch: takes the events that a write sets free.
-            broke: takes the error of a write that was not the writer's.
+        ``dispatch`` takes the events that a write sets free, ``broke`` the error of a
+        write that was not the writer's.
         """
         self.close()
         self.transport = transport

@@ -56,9 +56,9 @@ class Carrier(Protocol):
 class VirtualStream(trio.abc.HalfCloseableStream):
     """Bytes to and from the other end of one virtual TCP connection.
 
-    A ``trio.abc.HalfCloseableStream``. Only ``trio.ClosedResourceError``,
-    ``trio.BusyResourceError`` and ``trio.BrokenResourceError`` leave it; the last is
-    raised from a ``StreamError`` whose ``code`` says why (protocol.md#codes).
+    Only ``trio.ClosedResourceError``, ``trio.BusyResourceError`` and
+    ``trio.BrokenResourceError`` leave it; the last is raised from a ``StreamError``
+    whose ``code`` says why (protocol.md#codes).
 
     * ``send_all`` returns when the bytes have credit and a place in the queue, which
       holds at most 256 KiB of them; waiting there is the backpressure. Cancelled, it
@@ -67,7 +67,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     * ``aclose`` ends both behind what was sent, and does not wait. Cancelled, or with
       received bytes unread, it is a reset instead, as with TCP.
 
-    Its 29 methods share one state: trio's interface, the same without a checkpoint for
+    Its 28 methods share one state: trio's interface, the same without a checkpoint for
     relays and front ends, and six that only the session calls.
 
     Args:
@@ -79,7 +79,6 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     __slots__ = (
         "_answered",
         "_closed",
-        "_conn",
         "_core",
         "_eof_sent",
         "_finished",
@@ -99,6 +98,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_wake",
         "bound",
         "carrier",
+        "conn",
         "create",
         "unread_bytes",
     )
@@ -114,7 +114,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.bound: Address | None = None
         """The far side's own end, once the connection is open and if it was told."""
         self._core = carrier.core
-        self._conn = conn
+        self.conn = conn
         self._wake = carrier.output.wake
         self._answered = create is not None
         self._progress = Notify()
@@ -143,12 +143,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._send_error else "open"
-        return f"<VirtualStream {state} unread={self.unread_bytes} {self._conn!r}>"
-
-    @property
-    def conn(self) -> VirtualConn:
-        """The core's record of the connection."""
-        return self._conn
+        return f"<VirtualStream {state} unread={self.unread_bytes} {self.conn!r}>"
 
     # Receiving -------------------------------------------------------------------
 
@@ -176,7 +171,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             return _end(self._receive_error)
         data = self._inbox.take(max_bytes)
         self.unread_bytes -= len(data)
-        if self._core.consumed(self._conn, len(data)):
+        if self._core.consumed(self.conn, len(data)):
             self._wake()
         return data
 
@@ -201,7 +196,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Do as ``receive_piece`` does, but return None when nothing has come."""
         if self._lent:
             lent, self._lent = self._lent, 0
-            if self._core.consumed(self._conn, lent):
+            if self._core.consumed(self.conn, lent):
                 self._wake()
         if self._closed:
             raise trio.ClosedResourceError
@@ -248,18 +243,18 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """
         self._check_sendable()
         size = len(data)
-        if type(data) is bytes and size <= self._core.send_room(self._conn):
+        if type(data) is bytes and size <= self._core.send_room(self.conn):
             if size:
-                self._core.send_data(self._conn, data)
+                self._core.send_data(self.conn, data)
                 self._wake()
             return
         self._sending = True
         try:
             rest = memoryview(data)
             while len(rest):
-                room = self._core.send_room(self._conn)
+                room = self._core.send_room(self.conn)
                 if room:
-                    self._core.send_data(self._conn, bytes(rest[:room]))
+                    self._core.send_data(self.conn, bytes(rest[:room]))
                     rest = rest[room:]
                     self._wake()
                 else:
@@ -275,7 +270,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint()
             self._check_alive()
-            while not self._core.send_room(self._conn):
+            while not self._core.send_room(self.conn):
                 await self._progress.wait()
                 self._check_alive()
         finally:
@@ -295,7 +290,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._eof_sent:
             return
         self._check_alive()
-        self._core.finish(self._conn)
+        self._core.finish(self.conn)
         self._eof_sent = True
         self._wake()
 
@@ -319,13 +314,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     ) -> Callable[[], bytes | bytearray | None] | None:
         """Have the session carry a socket: no task waits for a piece.
 
-        It is read whenever there is room, so no byte is taken before it has credit, and
-        written to as long as it takes all that comes. What it does not take waits, and
-        everything behind it: ``local`` hears ``news``, and takes piece by piece with
-        what this returns (``take_piece``) until that returns None.
-
-        It goes on until ``local.read`` gives the end, and the connection is closed, by
-        either side.
+        It is read as ``LocalReader`` says, and written to as long as it takes all that
+        comes. What it does not take waits, and everything behind it: ``local`` hears
+        ``news``, and takes piece by piece with what this returns (``take_piece``) until
+        that returns None. This goes on until ``local.read`` has given the end and the
+        connection is closed, by either side.
 
         Args:
             local: the socket.
@@ -340,10 +333,10 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             return None
         self._local, self._patience_s = local, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1
-        self._reader = LocalReader(local, self._conn, self.carrier.poller)
+        self._reader = LocalReader(local, self.conn, self.carrier.poller)
         if ready or self.create is None:
             self._reader.fill()  # a visitor mostly speaks first
-            if self._conn.lane.size:
+            if self.conn.lane.size:
                 self.carrier.output.wake_soon()
         else:
             self._reader.watch(wanted=True)  # a target mostly has to be asked
@@ -383,7 +376,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def accept(self, bound: Address | None = None) -> None:
         """Tell the peer that the target of its CREATE is connected; at most once."""
         if not self._closed and self._send_error is None:
-            self._core.accept(self._conn, bound)
+            self._core.accept(self.conn, bound)
             self.carrier.output.wake_soon()
 
     async def aclose(self) -> None:
@@ -408,7 +401,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed:
             return
         self._closed = True
-        self._core.close(self._conn, code, reason)
+        self._core.close(self.conn, code, reason)
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
@@ -416,7 +409,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._inbox is not None:
             self._inbox.clear()
         self._progress.ring()
-        self.carrier.forget(self._conn)
+        self.carrier.forget(self.conn)
         self._wake()
         if local is not None:
             local.news()
@@ -436,7 +429,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         local, taken = self._local, 0
         if local is not None and not self.unread_bytes and not self._lent:
             taken = local.write(*pieces)
-            if taken and self._core.consumed(self._conn, taken):
+            if taken and self._core.consumed(self.conn, taken):
                 self._wake()
             if taken == size:
                 return
@@ -464,7 +457,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def rested(self, step_s: float) -> None:
         """Take that another ``step_s`` of the link's time have passed."""
-        conn = self._conn
+        conn = self.conn
         moved_bytes = conn.send.taken + conn.recv.received + conn.recv.consumed
         if moved_bytes != self._moved_bytes:
             self._moved_bytes, self._rested_s = moved_bytes, 0.0
