@@ -23,7 +23,6 @@ from tunnel.errors import (
 from tunnel.link.mapping_rpc import MappingRpc
 from tunnel.link.offers import Offers
 from tunnel.link.output import Output
-from tunnel.link.parking import Parking
 from tunnel.link.virtual import REST_STEP_S, VirtualStream
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
@@ -139,8 +138,6 @@ class Session:
         self._streams: dict[VirtualConn, VirtualStream] = {}
         self._unread: dict[VirtualConn, VirtualStream] = {}
         """Closed by the peer, but holding memory until they are read."""
-        self._parking: Parking | None = None
-        """Where new ones wait while there is no link."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
         self._nursery: trio.Nursery | None = None
@@ -197,7 +194,6 @@ class Session:
             self.end(reason)
         if self._state in _ALIVE:
             self._state = _State.WAITING
-            self._parking = self._parking or Parking()
             self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
@@ -221,7 +217,6 @@ class Session:
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
-        self._parking = None
         self._changed.ring()
         return repeated
 
@@ -293,11 +288,8 @@ class Session:
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
-        if self._parking is not None and self._parking.is_full(target):
-            raise LocalStreamError(Code.RESOURCE, "too many wait for the link")
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
-        if self._parking is not None:
-            self._parking.add(conn, target)
+        if self.lost_at is not None:
             self._changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
         self._streams[conn] = stream
@@ -382,8 +374,6 @@ class Session:
         """Dispatch nothing more to this connection's stream: it is closed."""
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
-        if self._parking is not None:
-            self._parking.forget(conn)
         self._deliveries.pop(conn, None)
         self._idle.ring()
 
