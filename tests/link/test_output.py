@@ -4,37 +4,37 @@ from tunnel.link.output import MAX_TURN_BYTES, MIN_TURN_BYTES, WriteSizer
 
 
 def test_on_a_fast_line_turns_double_to_their_limit() -> None:
-    pace = WriteSizer()
+    sizer = WriteSizer()
     sizes = []
     for _ in range(4):
-        sizes.append(pace.turn_bytes)
-        pace.took(pace.turn_bytes, 0.0002)
+        sizes.append(sizer.turn_bytes)
+        sizer.took(sizer.turn_bytes, 0.0002)
     assert sizes == [65_536, 131_072, 262_144, MAX_TURN_BYTES]
 
 
 def test_small_turns_say_nothing_about_a_line_that_took_them_at_once() -> None:
-    pace = WriteSizer()
+    sizer = WriteSizer()
     for _ in range(10):
-        pace.took(100, 0.00002)
-    assert pace.turn_bytes == 65_536
+        sizer.took(100, 0.00002)
+    assert sizer.turn_bytes == 65_536
 
 
 def test_a_turn_is_five_milliseconds_of_a_slower_line() -> None:
-    pace = WriteSizer()
+    sizer = WriteSizer()
     for _ in range(4):
-        pace.took(pace.turn_bytes, 0.0)
+        sizer.took(sizer.turn_bytes, 0.0)
     for _ in range(8):
-        pace.took(pace.turn_bytes, pace.turn_bytes / 10_000_000)
-    assert pace.turn_bytes == 50_000
+        sizer.took(sizer.turn_bytes, sizer.turn_bytes / 10_000_000)
+    assert sizer.turn_bytes == 50_000
 
 
 def test_a_turn_is_never_less_than_a_record() -> None:
-    pace = WriteSizer()
-    pace.took(65_536, 1.0)
-    assert pace.turn_bytes == MIN_TURN_BYTES
+    sizer = WriteSizer()
+    sizer.took(65_536, 1.0)
+    assert sizer.turn_bytes == MIN_TURN_BYTES
 
 
 def test_a_few_bytes_that_waited_say_nothing_about_the_line() -> None:
-    pace = WriteSizer()
-    pace.took(100, 0.5)
-    assert pace.turn_bytes == 65_536
+    sizer = WriteSizer()
+    sizer.took(100, 0.5)
+    assert sizer.turn_bytes == 65_536

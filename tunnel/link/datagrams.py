@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class DatagramStream:
     """Datagrams to and from the other end of one UDP association.
 
-    Make it in the turn in which its stream was opened, or before that is accepted; the
-    owner closes it. Only ``trio.BrokenResourceError`` (from a ``StreamError``) and
-    ``trio.ClosedResourceError`` leave it.
+    Make it in the turn in which its stream was opened, or before the stream is
+    accepted. The owner closes it. Only ``trio.ClosedResourceError`` and, from a
+    ``StreamError``, ``trio.BrokenResourceError`` leave it.
 
     Args:
         stream: opened for, or offered as, a ``UdpTarget``.

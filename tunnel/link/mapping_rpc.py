@@ -39,7 +39,7 @@ class MappingRpc:
         )
         self._asking = trio.Lock()
         self._unwanted_answers = 0
-        """Answers to come that nobody waits for any more."""
+        """Answers to come whose call was given up."""
 
     async def ask(
         self, op: MappingOp, entries: list[MappingEntry]

@@ -1,9 +1,9 @@
 """Output: the one way in which what a session has to send gets to its wire.
 
-Whoever has something to send first writes it, without a wait; for a rest, for further
-turns and for every end, the link's writer is woken. What is committed to the wire
-cannot be overtaken, so on a slow line a turn must be small; on a fast one a small turn
-is all overhead (protocol.md#fairness).
+The first task that has something to send writes it itself, without a wait. For what is
+left, for further turns and for every end it wakes the link's writer. What is committed
+to the wire cannot be overtaken, so on a slow line a turn must be small; on a fast one a
+small turn is all overhead (protocol.md#fairness).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Output:
             self._is_open = False
 
     def close(self) -> None:
-        """Forget the link: nobody writes."""
+        """Forget the link: nothing is written until the next one opens it."""
         self.transport = None
         self._dispatch = self._broke = _ignore
         self._is_open = False
@@ -103,10 +103,10 @@ class Output:
         self._turn_began = 0.0
 
     def wake(self) -> None:
-        """Have what the core has to send sent, if there is a link.
+        """Have the core's output sent, if there is a link.
 
-        The first word goes out at once; what else is said in this turn of the scheduler
-        goes together, by the writer's task.
+        The first frames go out at once; what else comes up in this turn of the
+        scheduler goes together, from the writer's task.
         """
         if self.writer.waiting and not self.gathering:
             self.writer.ring()
@@ -133,7 +133,7 @@ class Output:
         return transport.owes_output() or self._core.has_output()
 
     def write_turn(self, transport: Transport) -> None:
-        """Give the wire, which owes nothing, what is next.
+        """Write what is next; the wire owes nothing.
 
         Raises:
             LocalLinkError: ``LINK_LOST``.

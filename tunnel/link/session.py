@@ -1,7 +1,7 @@
 """Session: the core, and the streams that its events are for.
 
 It knows no wire: a ``Link`` carries its bytes. It owns the tasks that serve what the
-peer opens; the streams that are opened from this side belong to whoever opens them.
+peer opens; a stream that is opened from this side belongs to the caller.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class Session:
     ) -> VirtualStream:
         """Open, and wait until the far end has really connected.
 
-        Cancelled, it gives the number back.
+        Cancelled, it resets the stream.
 
         Raises:
             StreamError: refused; ``code`` says why. ``TIMEOUT`` after ``deadline_s``.
@@ -392,7 +392,7 @@ class Session:
     def dispatch(self, events: list[Event]) -> None:
         """Hand each event to the stream or the task that it is for; never waits.
 
-        What this gives to send is gathered: the caller has it sent.
+        What the streams send meanwhile is gathered: the caller flushes the output.
         """
         output, streams = self.output, self._streams
         gathering, output.gathering = output.gathering, True

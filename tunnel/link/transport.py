@@ -30,7 +30,7 @@ ALPN: Final = "prot/1"
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
 UNPROVEN_READ_BYTES: Final = 8_192
-"""The same before the peer has proved who it is: all that it may say until then."""
+"""The same before the peer has proved who it is: all that it may send until then."""
 TLS_START_BYTES: Final = 16_384
 """What a client may say in a TLS handshake: 600 bytes to 2 KiB are usual, and OpenSSL
 would keep eight times this. Certificates of a server may be larger."""
@@ -167,7 +167,7 @@ class TlsTransport(Transport):
     ) -> None:
         super().__init__(stream, peer)
         self._ended = False
-        """The peer ended TLS, or TLS broke: what comes behind that is nobody's."""
+        """The peer ended TLS, or TLS broke: what comes behind that is dropped."""
         self._unopened = True
         """There may be records that came, or the end, and were not given out."""
         self._incoming = ssl.MemoryBIO()

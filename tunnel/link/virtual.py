@@ -1,6 +1,6 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
-It never touches the wire: it gives bytes to the core, and the session gives it those
+It never touches the wire: it hands bytes to the core, and the session hands it those
 that came. For a relay it has the session ``carry`` a socket: read whenever there is
 room, and written to as long as it takes what comes.
 """
@@ -394,7 +394,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.reset(Code.RESET if self.unread_bytes else Code.NORMAL)
 
     def reset(self, code: Code, reason: str = "") -> None:
-        """Give it up: the peer hears ``code``. Harmless when it is over.
+        """Give the connection up; the peer is told ``code``. Harmless when it is over.
 
         RESET stays behind the bytes that were sent; every other code drops those.
         """
