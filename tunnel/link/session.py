@@ -347,8 +347,8 @@ class Session:
             return
         self._state = _State.ENDED
         self.ended = error
-        code = error.code if "C" in CODES[error.code].frames else Code.LINK_LOST
-        if code is Code.NORMAL:
+        code = error.code
+        if code is Code.NORMAL or "C" not in CODES[code].frames:
             code = Code.LINK_LOST
         streams, self._streams = self._streams, {}
         self.lost_streams = len(streams)
