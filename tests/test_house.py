@@ -15,7 +15,7 @@ from tunnel.center import endpoints, mappings, server, sessions
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
-from tunnel.link import link, session, transport, write_sizer
+from tunnel.link import link, mapping_rpc, output, session, transport
 from tunnel.net import descriptors, listen, relay, timeouts
 from tunnel.proto import (
     codec,
@@ -72,7 +72,7 @@ PEER_LIMITS: Final = {
     "held for readers by a process": window.HELD_LIMIT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
-    "wait for MAPPING|ACK": session.ANSWER_DEADLINE_S,
+    "wait for MAPPING|ACK": mapping_rpc.ANSWER_DEADLINE_S,
     "silent end of a local connection": timeouts.DEAD_AFTER_S,
     "idle UDP association": timeouts.UDP_IDLE_S,
     "idle UDP association without an answer": timeouts.UDP_UNANSWERED_S,
@@ -115,9 +115,9 @@ PROGRAM_LIMITS: Final = {
     "idle window": window_tuner.IDLE_S,
     "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
     "DATA in one frame while others wait, at least": scheduler.SHARED_FRAME_BYTES,
-    "committed to the kernel at once, at most": write_sizer.MAX_TURN_BYTES,
-    "committed to the kernel at once, at least": write_sizer.MIN_TURN_BYTES,
-    "one turn": 1_000 * write_sizer.TURN_S,
+    "committed to the kernel at once, at most": output.MAX_TURN_BYTES,
+    "committed to the kernel at once, at least": output.MIN_TURN_BYTES,
+    "one turn": 1_000 * output.TURN_S,
     "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
     "datagrams waiting, in all": datagrams.SESSION_BYTES,

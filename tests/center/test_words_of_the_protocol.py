@@ -294,7 +294,7 @@ async def test_a_client_stays_away_for_as_long_as_a_running_link_said() -> None:
         await nursery.start(client.run)
         (member,) = made.server.members
         member.session.core.go_away(Code.INTERNAL, "back in a while", 3)
-        member.session.wake()
+        member.session.output.wake()
         down = await notices.next(LinkDown)
         assert down.reason.retry_after_s == 3
         assert 3 <= down.retry_s < 5

@@ -31,8 +31,8 @@ from tunnel.errors import (
     StreamError,
 )
 from tunnel.link.link import FLUSH_S, LINGER_BYTES, Link
+from tunnel.link.output import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
-from tunnel.link.write_sizer import MIN_TURN_BYTES
 from tunnel.proto.frames import Terms
 from tunnel.proto.resend import STATE_AFTER_S
 
@@ -638,7 +638,7 @@ async def test_a_drain_lets_run_what_runs_and_takes_nothing_new(
         left = await pair.client.open(TARGET)
         right = await offers.taken.receive()
         pair.server.core.drain()
-        pair.server.wake()
+        pair.server.output.wake()
         crossed = pair.client.open_now(TARGET)  # before the client has heard of it
         with pytest.raises(StreamError) as refused:
             await crossed.wait_open()

@@ -35,18 +35,18 @@ from tunnel.center.events import (
 )
 from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
-from tunnel.link import session as session_module
 from tunnel.link.link import Link
-from tunnel.link.session import MAX_PARKED, Session
+from tunnel.link.session import Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
+from tunnel.proto import opens
 from tunnel.proto.frames import Address, NameTarget, Terms
 from tunnel.proto.handshake import (
     DEFAULT_REPLAY_LIMIT,
     ClientHandshake,
     ResumeState,
 )
-from tunnel.proto.opens import OPEN_DEADLINE_S
+from tunnel.proto.opens import MAX_UNANSWERED_OF_ONE, OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
@@ -473,7 +473,7 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
 async def test_only_so_many_visitors_wait_for_a_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session_module, "MAX_PARKED", 20)
+    monkeypatch.setattr(opens, "MAX_UNANSWERED_OF_ONE", 20)
     async with network() as net, target(echo) as where:
         client, notices = await net.client()
         await client.publish_target(Address("", 0), where)
@@ -707,7 +707,7 @@ async def test_visitors_in_vain_do_not_take_the_places_of_later_ones(
     async with sessions() as pair:
         await pair.cut()
         for _ in range(3):
-            for _ in range(MAX_PARKED):
+            for _ in range(MAX_UNANSWERED_OF_ONE):
                 pair.server.open_now(NameTarget("web"))
             await trio.sleep(OPEN_DEADLINE_S + 1)
             assert pair.server.streams == 0

@@ -74,7 +74,7 @@ async def test_each_entry_gets_its_answer(
         pair.server._serve_mapping = serve
         # The pair's own server has begun with another answerer: ask a new one.
         assert pair.server._nursery is not None
-        pair.server._nursery.start_soon(pair.server._answer_mappings, serve)
+        pair.server._nursery.start_soon(pair.server._mappings.serve, serve)
         first = await pair.client.ask_mapping(MappingOp.ADD, [ENTRY])
         assert first[0].code is Code.NO_MAPPING
         answers = await pair.client.ask_mapping(MappingOp.REPLACE, [ENTRY, ENTRY])

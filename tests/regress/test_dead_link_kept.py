@@ -52,5 +52,5 @@ async def test_a_link_that_was_superseded_before_it_ran_takes_nothing_over() -> 
         await trio.testing.wait_all_tasks_blocked()
         await late.run()
         session.core.ping(0.0)
-        session.wake()
+        session.output.wake()
         assert not session.core.has_output()  # written at once

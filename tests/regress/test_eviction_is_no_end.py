@@ -94,7 +94,7 @@ async def test_what_trio_has_handed_over_is_nobodys_after_an_eviction(
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
-        dispatch = sessions.server._dispatch
+        dispatch = sessions.server.dispatch
         evicted: list[bool] = []
 
         def then_evict(events: Iterable[Event]) -> None:
@@ -103,7 +103,7 @@ async def test_what_trio_has_handed_over_is_nobodys_after_an_eviction(
                 evicted.append(True)
                 evict(sessions, right)
 
-        monkeypatch.setattr(sessions.server, "_dispatch", then_evict)
+        monkeypatch.setattr(sessions.server, "dispatch", then_evict)
 
         async def read() -> None:
             with pytest.raises(trio.BrokenResourceError):

@@ -9,8 +9,8 @@ import trio.testing
 from support import frames
 from support.wires import Offers, raw_peer
 
+from tunnel.link.output import MIN_TURN_BYTES
 from tunnel.link.transport import PlainTransport
-from tunnel.link.write_sizer import MIN_TURN_BYTES
 
 if TYPE_CHECKING:
     import pytest
@@ -21,15 +21,15 @@ async def test_output_of_the_transport_itself_says_nothing_about_the_line(
 ) -> None:
     async with raw_peer() as peer:
         peer.session.core.ping(trio.current_time())
-        peer.session.wake()
+        peer.session.output.wake()
         await peer.heard()
-        before = peer.link._pace.turn_bytes
+        before = peer.session.output.sizer.turn_bytes
         await trio.sleep(5)
         assert isinstance(peer.link.transport, PlainTransport)
         monkeypatch.setattr(peer.link.transport, "_rest", b"a key update, say")
-        peer.session.wake()
+        peer.session.output.wake()
         assert await peer.heard() == b"a key update, say"
-        assert peer.link._pace.turn_bytes == before
+        assert peer.session.output.sizer.turn_bytes == before
 
 
 async def test_it_says_nothing_behind_a_turn_that_was_one_either(
@@ -41,9 +41,9 @@ async def test_it_says_nothing_behind_a_turn_that_was_one_either(
         stream = await offers.taken.receive()
         await stream.send_all(bytes(MIN_TURN_BYTES))
         await peer.heard()
-        before = peer.link._pace.turn_bytes
+        before = peer.session.output.sizer.turn_bytes
         await trio.sleep(5)
         monkeypatch.setattr(peer.link.transport, "_rest", b"a key update, say")
-        peer.session.wake()
+        peer.session.output.wake()
         assert await peer.heard() == b"a key update, say"
-        assert peer.link._pace.turn_bytes == before
+        assert peer.session.output.sizer.turn_bytes == before

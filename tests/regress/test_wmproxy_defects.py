@@ -108,7 +108,7 @@ async def test_what_waits_for_a_slow_link_is_bounded(
             if peer.session.ended:
                 break
         # A turn is on its way; each stream holds two chunks and not a byte more.
-        unsent = sum(stream._conn.lane.size for stream in streams)
+        unsent = sum(stream.conn.lane.size for stream in streams)
         assert unsent <= 4 * STREAM_QUEUE_BYTES
         nursery.cancel_scope.cancel()
 
@@ -268,12 +268,12 @@ async def test_numbers_wrap_after_2_to_the_23_and_skip_what_is_in_use(
 
     async with session_pair(serve_server=serve) as pair:
         old = await pair.client.open(TARGET)
-        assert old._conn.sock_map == 1
+        assert old.conn.sock_map == 1
         pair.client.core._own_opens._cursor = MAX_SOCK_MAP - 4 | 1
         numbers = []
         for size in range(1, 8):
             async with await pair.client.open(TARGET) as stream:
-                numbers.append(stream._conn.sock_map)
+                numbers.append(stream.conn.sock_map)
                 await stream.send_all(bytes(size))
                 await stream.send_eof()
                 assert await stream.receive_some() == bytes(size)

@@ -551,7 +551,7 @@ class CenterClient:
         session = self._session
         if session is not None:
             session.core.drain()
-            session.wake()
+            session.output.wake()
             with trio.move_on_at(until):
                 await session.wait_idle()
         await self.leave(until + GOODBYE_S - trio.current_time())

@@ -237,7 +237,7 @@ class CenterServer:
         self._draining = True
         for member in self._sessions:
             member.session.core.drain()
-            member.session.wake()
+            member.session.output.wake()
         with trio.move_on_at(until):
             for member in self._sessions:
                 await member.session.wait_idle()

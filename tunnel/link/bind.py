@@ -17,7 +17,7 @@ _NOT_SAID = Address("0.0.0.0", 0)  # noqa: S104 - says that it was not said
 
 
 class BoundPort:
-    """Listens at the exit from the moment it is made; who has it closes it.
+    """Listens at the exit from the moment it is made; the owner closes it.
 
     Args:
         stream: opened for a ``BindTarget``, and accepted.
@@ -25,17 +25,17 @@ class BoundPort:
 
     def __init__(self, stream: VirtualStream) -> None:
         self.address = stream.bound or _NOT_SAID
-        """Where the exit listens, as its peer can be told."""
+        """Where the exit listens: what the peer is told."""
         self._stream = stream
         self._taken = False
 
     async def accept(self) -> tuple[VirtualStream, Address]:
-        """Wait for the peer; give its stream and where it comes from. Once.
+        """Wait for the peer; return its stream and where it comes from. Once.
 
-        Who has the stream closes it. Cancelled, the port is given up.
+        The caller closes the stream. Cancelled, the port is given up.
 
         Raises:
-            StreamError: nobody can come any more; ``TIMEOUT`` when nobody has.
+            StreamError: no peer can come any more; ``TIMEOUT`` when none has.
         """
         try:
             peer = await self._read_address()
@@ -50,13 +50,13 @@ class BoundPort:
         return self._stream, peer
 
     async def aclose(self) -> None:
-        """Listen no more; a stream that was accepted lives on."""
+        """Stop listening; a stream that was accepted lives on."""
         if not self._taken:
             self._stream.reset(Code.RESET)
         await trio.lowlevel.checkpoint()
 
     async def _read_address(self) -> Address:
-        """Read the address in front of the peer's bytes, and not a byte more."""
+        """Read the address in front of the peer's bytes, and no byte more."""
         form = (await self._read(1))[0]
         if form not in (1, 4):
             raise LocalStreamError(Code.GENERAL, f"a peer with address form {form}")

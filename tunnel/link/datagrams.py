@@ -1,7 +1,7 @@
 """DatagramStream: one UDP association for its user.
 
-A virtual TCP connection without credit is under it: that opens and closes it. Its
-datagrams take their own way, which loses rather than waits (protocol.md#datagrams).
+A virtual TCP connection without credit opens and closes it. Its datagrams take their
+own way, which loses rather than waits (protocol.md#datagrams).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class DatagramStream:
     """Datagrams to and from the other end of one UDP association.
 
-    To be made in the turn in which its stream was opened, or before it is accepted.
-    Only ``trio.BrokenResourceError`` (from a ``StreamError``) and
-    ``trio.ClosedResourceError`` leave it. Who has it closes it.
+    Make it in the turn in which its stream was opened, or before the stream is
+    accepted. The owner closes it. Only ``trio.ClosedResourceError`` and, from a
+    ``StreamError``, ``trio.BrokenResourceError`` leave it.
 
     Args:
         stream: opened for, or offered as, a ``UdpTarget``.
@@ -52,26 +52,26 @@ class DatagramStream:
 
     @property
     def dropped(self) -> int:
-        """Datagrams that this end has thrown away, both directions together."""
+        """Datagrams that this end has thrown away, in both directions."""
         queue = self._conn.datagrams
         return self._inbox.dropped + (queue.dropped if queue is not None else 0)
 
     def send(self, address: Address, payload: bytes) -> None:
-        """Send a datagram or drop it; never waits, never says which.
+        """Send a datagram or drop it, without waiting or saying which.
 
         Raises:
             LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
         """
         self.sent += 1
         self._carrier.core.send_datagram(self._conn, address, payload)
-        self._carrier.wake()
+        self._carrier.output.wake()
 
     async def receive(self) -> tuple[Address, bytes]:
-        """Wait for a datagram; give whom it is from, as the far end sees it.
+        """Wait for a datagram; return its sender as the far end sees it, and its bytes.
 
         Raises:
-            trio.BrokenResourceError: the peer or the session has ended it, and what
-                came before has been given.
+            trio.BrokenResourceError: the peer or the session has ended the association,
+                and what came before has been returned.
             trio.ClosedResourceError: closed here.
         """
         await trio.lowlevel.checkpoint()
@@ -93,7 +93,7 @@ class DatagramStream:
         self._news.ring()
 
     async def aclose(self) -> None:
-        """End the association; what has not been sent or taken is dropped."""
+        """End the association; drop what has not been sent or taken."""
         self.close()
         await trio.lowlevel.checkpoint()
 

@@ -1,4 +1,4 @@
-"""Carry a link start over a transport: the sans-IO handshake, with its bytes moved."""
+"""The link start over a transport: moves the bytes of the sans-IO handshake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeResult:
-    """Make the client's side of the link start. The caller sets the deadline.
+    """Play the client's side of the link start. The caller sets the deadline.
 
     Raises:
         LinkError: the server refused, proved nothing, or went away.
@@ -30,9 +30,10 @@ async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeRe
 
 
 async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim:
-    """Make the server's side up to the client's proof. The caller sets the deadline.
+    """Play the server's side up to the client's proof. The caller sets the deadline.
 
-    It also answers the claim: ``handshake.accept`` or ``refuse``, then ``answer``.
+    The caller answers the claim too: ``handshake.accept`` or ``refuse``, then
+    ``answer``.
 
     Raises:
         LinkError: the client proved nothing, or went away. What the handshake has to

@@ -1,10 +1,10 @@
 """The wire under a link: a plain or TLS stream that moves batches of bytes.
 
-TLS is taken over two memory BIOs instead of ``trio.SSLStream``: all records that one
-read brought are opened in one turn, and all that one write holds are sealed in one
-(a record a call costs 40 % of the throughput).
+TLS runs over two memory BIOs instead of ``trio.SSLStream``: all records that one read
+brought are opened in one turn, and all that one write holds are sealed in one (one
+record for each call costs 40 % of the throughput).
 
-Knows no frame. Only this module dials links.
+Nothing here knows a frame, and only this module dials links.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
@@ -27,12 +28,10 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.net.sockets import FastStream
-
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
 UNPROVEN_READ_BYTES: Final = 8_192
-"""The same before the peer has proved who it is: all that it may say until then."""
+"""The same before the peer has proved who it is: all that it may send until then."""
 TLS_START_BYTES: Final = 16_384
 """What a client may say in a TLS handshake: 600 bytes to 2 KiB are usual, and OpenSSL
 would keep eight times this. Certificates of a server may be larger."""
@@ -53,27 +52,39 @@ Buffer = bytes | bytearray | memoryview
 _NOTHING: Final = memoryview(b"")
 
 
-class Transport(Protocol):
-    """Bytes to and from the peer. One task reads, one writes."""
+class Transport(ABC):
+    """Bytes to and from the peer, over a trio stream. One task reads, one writes."""
 
-    encrypted: bool
-    peer: str
+    encrypted: ClassVar[bool]
+
+    def __init__(self, stream: trio.abc.Stream, peer: str = "-") -> None:
+        self._stream = stream
+        self._bytes = quick(stream)
+        self._rest = b""
+        """What the kernel has not taken of the last write."""
+        self.peer = peer
+        self._set_buffers(UNPROVEN_READ_BYTES)
 
     def enlarge(self) -> None:
         """Take ``READ_BYTES`` at a time from now on: the peer has proved who it is."""
-        ...
+        # Buffers for the life of the link: new ones this size cost page faults.
+        self._set_buffers(READ_BYTES)
 
     def shrink(self) -> None:
         """Take little at a time again: the wire only waits for its end."""
-        ...
+        self._set_buffers(UNPROVEN_READ_BYTES)
 
+    def _set_buffers(self, size: int) -> None:
+        self._came = memoryview(bytearray(size))
+
+    @abstractmethod
     async def receive_some(self) -> Buffer:
-        """Give what came, empty at the end; valid until the next call.
+        """Return what came, empty at the end; valid until the next call.
 
-        A loss of any kind is an end: that the peer meant to go, only GO_AWAY says.
+        A loss of any kind is an end: only GO_AWAY says that the peer meant to go.
         """
-        ...
 
+    @abstractmethod
     def write(self, pieces: Sequence[Buffer]) -> None:
         """Take all pieces, in order, and give the kernel what it takes at once.
 
@@ -82,11 +93,10 @@ class Transport(Protocol):
         Raises:
             LocalLinkError: ``LINK_LOST``.
         """
-        ...
 
     def owes_output(self) -> bool:
         """Say whether there is something for ``flush``: a rest, or TLS's own bytes."""
-        ...
+        return bool(self._rest)
 
     async def flush(self) -> None:
         """Wait until the kernel has everything; no checkpoint when it has.
@@ -95,79 +105,54 @@ class Transport(Protocol):
             LocalLinkError: ``LINK_LOST``. Cancelled, the link is lost too: nobody can
                 know how much went out.
         """
-        ...
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            await self._send_all(rest)
+
+    async def _send_all(self, data: Buffer) -> None:
+        try:
+            await self._bytes.put(data)
+        except trio.BrokenResourceError as error:
+            raise lost(_reason(error)) from error
 
     async def send_eof(self) -> None:
         """End our direction; the peer's goes on."""
-        ...
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with suppress(trio.BrokenResourceError):
+                await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """Close the stream below at once. Call it always."""
-        ...
+        # An error may hold us in its traceback: the buffers must not wait for that.
+        self._came, self._rest = _NOTHING, b""
+        await trio.aclose_forcefully(self._stream)
 
 
 def lost(why: str) -> LocalLinkError:
-    """Make the error of a link that broke under us."""
+    """Return the error of a link that broke under us."""
     return LocalLinkError(Code.LINK_LOST, f"the link is lost: {why}")
 
 
-class PlainTransport:
+class PlainTransport(Transport):
     """The stream as it is: for loopback, unix sockets, or where both ends insist."""
 
     encrypted = False
 
-    def __init__(self, stream: trio.abc.Stream, peer: str = "-") -> None:
-        self._stream = stream
-        self._bytes = quick(stream)
-        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
-        self._rest = b""
-        self.peer = peer
-
-    def enlarge(self) -> None:
-        """See ``Transport``."""
-        self._came = memoryview(bytearray(READ_BYTES))
-
-    def shrink(self) -> None:
-        """See ``Transport``."""
-        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
-
     async def receive_some(self) -> Buffer:
-        """See ``Transport``."""
+        """Return what came; see ``Transport``."""
         try:
             return self._came[: await self._bytes.receive_into(self._came)]
         except trio.BrokenResourceError:
             return b""
 
     def write(self, pieces: Sequence[Buffer]) -> None:
-        """See ``Transport``."""
+        """Take all pieces; see ``Transport``."""
         data = b"".join(pieces)
         if data:
             self._rest = data[self._bytes.write_now(data) :]
 
-    def owes_output(self) -> bool:
-        """See ``Transport``."""
-        return bool(self._rest)
 
-    async def flush(self) -> None:
-        """See ``Transport``."""
-        if self._rest:
-            rest, self._rest = self._rest, b""
-            await _send_all(self._bytes, rest)
-
-    async def send_eof(self) -> None:
-        """See ``Transport``."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with suppress(trio.BrokenResourceError):
-                await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """See ``Transport``."""
-        # An error may hold us in its traceback: the buffers must not wait for that.
-        self._came, self._rest = _NOTHING, b""
-        await trio.aclose_forcefully(self._stream)
-
-
-class TlsTransport:
+class TlsTransport(Transport):
     """TLS 1.3 over a stream. ``handshake`` comes first."""
 
     encrypted = True
@@ -181,11 +166,9 @@ class TlsTransport:
         host_name: str | None = None,
         peer: str = "-",
     ) -> None:
-        self._stream = stream
-        self._bytes = quick(stream)
-        self._rest = b""
+        super().__init__(stream, peer)
         self._ended = False
-        """The peer said so, or TLS broke: what comes behind that is nobody's."""
+        """The peer ended TLS, or TLS broke: what comes behind that is dropped."""
         self._unopened = True
         """There may be records that came, or the end, and were not given out."""
         self._incoming = ssl.MemoryBIO()
@@ -196,20 +179,10 @@ class TlsTransport:
             server_side=server_side,
             server_hostname=host_name,
         )
-        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
-        self._plain = memoryview(bytearray(UNPROVEN_READ_BYTES))
-        self.peer = peer
 
-    def enlarge(self) -> None:
-        """See ``Transport``."""
-        # Buffers for the life of the link: new ones this size cost page faults.
-        self._came = memoryview(bytearray(READ_BYTES))
-        self._plain = memoryview(bytearray(READ_BYTES))
-
-    def shrink(self) -> None:
-        """See ``Transport``."""
-        self._came = memoryview(bytearray(UNPROVEN_READ_BYTES))
-        self._plain = memoryview(bytearray(UNPROVEN_READ_BYTES))
+    def _set_buffers(self, size: int) -> None:
+        super()._set_buffers(size)
+        self._plain = memoryview(bytearray(size))
 
     async def handshake(self) -> None:
         """Agree on keys and check that the peer speaks this protocol.
@@ -248,12 +221,11 @@ class TlsTransport:
             raise TlsError(Code.LINK_LOST, f"the peer does not offer ALPN {ALPN}")
 
     def peer_certificate(self) -> bytes:
-        """Give the peer's certificate, DER; the client's side only."""
-        certificate = self._ssl.getpeercert(binary_form=True)
-        return certificate or b""
+        """Return the peer's certificate, DER; the client's side only."""
+        return self._ssl.getpeercert(binary_form=True) or b""
 
     async def receive_some(self) -> Buffer:
-        """See ``Transport``."""
+        """Return what was inside the records that came; see ``Transport``."""
         size = self._open_records() if self._unopened else 0
         while not size:
             if size is None or not await self._receive_raw():
@@ -262,7 +234,7 @@ class TlsTransport:
         return self._plain[:size]
 
     def _open_records(self) -> int | None:
-        """Open all records that are whole; give their size, None after the end."""
+        """Open all whole records; return the bytes inside them, None after the end."""
         if self._ended:
             return None
         size = 0
@@ -284,7 +256,7 @@ class TlsTransport:
         return None if self._ended and not size else size
 
     async def _receive_raw(self) -> int:
-        """Wait for bytes of the peer and give them to TLS; 0 when there are no more."""
+        """Wait for bytes and give TLS them; return how many, 0 when no more come."""
         try:
             size = await self._bytes.receive_into(self._came)
         except trio.BrokenResourceError:
@@ -293,7 +265,7 @@ class TlsTransport:
         return size
 
     def write(self, pieces: Sequence[Buffer]) -> None:
-        """See ``Transport``."""
+        """Take all pieces; see ``Transport``."""
         data = memoryview(b"".join(pieces))
         try:
             for start in range(0, len(data), SEALED_BYTES):
@@ -307,34 +279,31 @@ class TlsTransport:
             self._rest += self._outgoing.read()
 
     def owes_output(self) -> bool:
-        """See ``Transport``."""
+        """Say whether there is something for ``flush``; see ``Transport``."""
         return bool(self._rest) or self._outgoing.pending > 0
 
     async def flush(self) -> None:
-        """See ``Transport``."""
+        """Wait until the kernel has everything; see ``Transport``."""
         while rest := self._rest or self._outgoing.read():
             self._rest = b""
-            await _send_all(self._bytes, rest)
+            await self._send_all(rest)
 
     async def send_eof(self) -> None:
-        """See ``Transport``."""
+        """End our direction; the peer's goes on."""
         # unwrap() queues close_notify, then asks for the peer's, which may never come.
         with suppress(ssl.SSLError):
             self._ssl.unwrap()
-        with suppress(LocalLinkError, trio.BrokenResourceError):
+        with suppress(LocalLinkError):
             await self.flush()
-            if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
+            await super().send_eof()
 
     async def aclose(self) -> None:
-        """See ``Transport``."""
-        # An error may hold us in its traceback: the buffers must not wait for that.
-        self._came = self._plain = _NOTHING
-        self._rest, self._ended, self._unopened = b"", True, True
+        """Close the stream below at once. Call it always."""
+        self._plain, self._ended, self._unopened = _NOTHING, True, True
         self._incoming = self._outgoing = ssl.MemoryBIO()
         if hasattr(self, "_ssl"):
             del self._ssl
-        await trio.aclose_forcefully(self._stream)
+        await super().aclose()
 
 
 async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
@@ -345,13 +314,6 @@ async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
     """
     transport.write(pieces)
     await transport.flush()
-
-
-async def _send_all(stream: FastStream, data: Buffer) -> None:
-    try:
-        await stream.put(data)
-    except trio.BrokenResourceError as error:
-        raise lost(_reason(error)) from error
 
 
 def tune_link(link: FastSocket) -> None:
@@ -381,59 +343,48 @@ async def dial(host: str, port: int, mss: int | None = None) -> FastSocket:
     Raises:
         LocalLinkError: with the cause in words and what can be done.
     """
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def opened(sock: socket.socket) -> None:
         if mss is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
 
+    where = Address(host, port)
     try:
-        sock = await connect(
-            Address(host, port), deadline_s=DIAL_S, opened=opened, own=True
-        )
+        sock = await connect(where, deadline_s=DIAL_S, opened=opened, own=True)
     except LocalStreamError as error:
-        raise _dial_failed(where, host, port, error) from error
+        raise _not_reached(where, error) from error
     link = FastSocket(sock)
     tune_link(link)
     return link
 
 
-def _dial_failed(
-    where: str, host: str, port: int, error: LocalStreamError
-) -> LocalLinkError:
-    cause = error.__cause__
-    if isinstance(cause, socket.gaierror):
-        if is_unknown(cause):
-            return _not_reached(where, f"{host} is not known", "check the name")
-        return _not_reached(where, why_not_found(cause), "is this machine online?")
-    if error.code is Code.REFUSED:
-        return _not_reached(
-            where,
-            "connection refused",
-            f"the machine answers, but nothing listens on port {port}",
-            "run `tunnel serve` there",
-        )
-    if isinstance(cause, TimeoutError):
-        return _not_reached(where, f"no answer within {DIAL_S:.0f} s", "is it up?")
-    why = cause.strerror if isinstance(cause, OSError) else None
-    return _not_reached(where, (why or error.what).lower(), "")
-
-
-def _not_reached(where: str, why: str, cause: str, fix: str = "") -> LocalLinkError:
+def _not_reached(where: Address, error: LocalStreamError) -> LocalLinkError:
+    broke, cause, fix = error.__cause__, "", ""
+    if isinstance(broke, socket.gaierror) and is_unknown(broke):
+        why, cause = f"{where.host} is not known", "check the name"
+    elif isinstance(broke, socket.gaierror):
+        why, cause = why_not_found(broke), "is this machine online?"
+    elif error.code is Code.REFUSED:
+        why = "connection refused"
+        cause = f"the machine answers, but nothing listens on port {where.port}"
+        fix = "run `tunnel serve` there"
+    elif isinstance(broke, TimeoutError):
+        why, cause = f"no answer within {DIAL_S:.0f} s", "is it up?"
+    else:
+        said = broke.strerror if isinstance(broke, OSError) else None
+        why = (said or error.what).lower()
     what = f"cannot reach {where}: {why}"
     return LocalLinkError(Code.LINK_LOST, what, cause, fix)
 
 
-def _first_errno(error: BaseException) -> int | None:
-    """Find the errno in an error or in what caused it."""
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    return _first_errno(error.__cause__) if error.__cause__ else None
-
-
 def _reason(error: BaseException) -> str:
-    number = _first_errno(error)
-    return os.strerror(number).lower() if number else "the connection broke"
+    """Return the system's words for an error, or for what caused it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno).lower()
+        cause = cause.__cause__
+    return "the connection broke"
 
 
 def _tls_error(error: ssl.SSLError) -> TlsError:

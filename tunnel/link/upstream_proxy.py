@@ -1,10 +1,10 @@
 """The way to a center-server through a proxy: HTTP CONNECT, SOCKS5 or SOCKS4a.
 
 The proxy sees the server's name and TLS bytes, nothing else: key and token are checked
-behind it as on a direct wire. Names are resolved by the proxy, for whoever needs one
-often cannot resolve them.
+behind it as on a direct wire. The proxy resolves names, for a machine that needs a
+proxy often cannot.
 
-SOCKS is python-socks's business. Its HTTP side takes whatever the first read brings for
+SOCKS is left to python-socks. Its HTTP side takes whatever the first read brings for
 the whole answer, and would leave the rest of the head to the TLS handshake: CONNECT is
 therefore spoken with h11.
 """
@@ -22,6 +22,7 @@ import trio
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.transport import DIAL_S, dial, tune_link
 from tunnel.net.sockets import FastSocket
+from tunnel.proto.frames import Address
 from tunnel.words import printable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class UpstreamProxy:
     user: str | None = None
     password: str = field(default="", repr=False)
     named: str = "--via"
-    """The flag or variable that its user would mend."""
+    """The flag or variable that named it, for texts that say what to change."""
 
     @classmethod
     def parse(cls, url: str) -> UpstreamProxy:
@@ -69,8 +70,7 @@ class UpstreamProxy:
         return cls(parts.scheme, host, port, user, unquote(parts.password or ""))
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{Address(self.host, self.port)}"
 
 
 def _unreadable(cause: str) -> UsageError:
@@ -85,10 +85,10 @@ async def dial_through(via: UpstreamProxy, host: str, port: int) -> FastSocket:
     """Connect to a center-server through a proxy; at most 10 s.
 
     Raises:
-        ViaError: the proxy does not take our user.
+        ViaError: the proxy does not accept our user.
         LocalLinkError: with the cause in words and what can be done.
     """
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = str(Address(host, port))
     try:
         with trio.fail_after(DIAL_S):
             if via.scheme == _HTTP:
@@ -109,24 +109,18 @@ async def dial_through(via: UpstreamProxy, host: str, port: int) -> FastSocket:
 
 
 async def _through_http(via: UpstreamProxy, where: str) -> FastSocket:
-    stream = await _dial_proxy(via)
+    try:
+        stream = await dial(via.host, via.port)
+    except LocalLinkError as error:
+        raise _proxy_not_reached(via, error.what.rpartition(": ")[2]) from error
     try:
         await _ask_http(stream, via, where)
-    except trio.BrokenResourceError as error:
+    except BaseException as error:
         await trio.aclose_forcefully(stream)
-        raise _no_proxy(via, where, "it broke the connection") from error
-    except BaseException:
-        await trio.aclose_forcefully(stream)
+        if isinstance(error, trio.BrokenResourceError):
+            raise _no_proxy(via, where, "it broke the connection") from error
         raise
     return stream
-
-
-async def _dial_proxy(via: UpstreamProxy) -> FastSocket:
-    try:
-        return await dial(via.host, via.port)
-    except LocalLinkError as error:
-        why = error.what.rpartition(": ")[2]
-        raise _proxy_not_reached(via, why) from error
 
 
 async def _ask_http(stream: FastSocket, via: UpstreamProxy, where: str) -> None:

@@ -1,15 +1,12 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
-It never touches the wire: it gives bytes to the core and takes them from its memory
-channel, which the session fills. For a relay it has the session ``carry`` a socket:
-read whenever there is room, and written to as long as it takes what comes. The session
-calls ``deliver``, ``finished``, ``closed``, ``opened``, ``woken`` and ``rested``;
-everything else is for the stream's user.
+It never touches the wire: it hands bytes to the core, and the session hands it those
+that came. For a relay it has the session ``carry`` a socket: read whenever there is
+room, and written to as long as it takes what comes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,12 +14,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.link.inbox import Inbox
+from tunnel.link.local_reader import LocalReader
 from tunnel.net.notify import Notify
-from tunnel.net.sockets import CHUNK_BYTES
-from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
+    from tunnel.link.local_reader import Local as Local
+    from tunnel.link.output import Output
     from tunnel.link.rest import Rest
     from tunnel.net.poller import Poller
     from tunnel.proto.conn import VirtualConn
@@ -30,81 +29,35 @@ if TYPE_CHECKING:
     from tunnel.proto.frames import Address, ProtCreate
     from tunnel.proto.mux import MuxCore
 
-LARGE_PIECE_BYTES: Final = 16_376
-"""Pieces from this size on are passed as they are; smaller ones are joined while they
-wait, for a small object costs many times its bytes."""
-JOINED_BYTES: Final = 65_536
 ROUNDING_S: Final = 0.001
 """Of the sum of many steps, which is to meet the limit, and not to miss it by a bit."""
 
-_CLOSING: Final = StreamState.CLOSING
-_IDLE: Final = StreamState.IDLE
-
-Piece = bytes | bytearray | memoryview
 Deliver = Callable[["Address", bytes], None]
 
 
-class Local(Protocol):
-    """A socket whose two directions the session carries; it must not wait or raise."""
-
-    def number(self) -> int:
-        """Give the descriptor: open until ``read`` gave the end, or the stream did."""
-        ...
-
-    def read(self, most: int) -> bytes | None:
-        """Give what has come, None for nothing yet, nothing at the end of any kind.
-
-        After the end it is not called again.
-        """
-        ...
-
-    def write(self, *pieces: Piece) -> int:
-        """Take what goes at once, and say how many bytes; 0 also when it is broken."""
-        ...
-
-    def news(self) -> None:
-        """Hear that bytes, the end or an error wait to be taken."""
-        ...
-
-    def ended(self) -> None:
-        """Hear that the peer sends no more, and that nothing of it waits."""
-        ...
-
-    def idle(self) -> None:
-        """Hear that nothing has passed either way for as long as was asked."""
-        ...
-
-
 class Carrier(Protocol):
-    """What a stream needs of its session."""
+    """What a stream needs of its session, which imports this module."""
 
     core: MuxCore
+    output: Output
     poller: Poller
     rest: Rest
-
-    def wake(self) -> None:
-        """Tell the link that the core has output."""
-        ...
-
-    def wake_soon(self) -> None:
-        """Tell it so, when more may follow at once."""
-        ...
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream."""
         ...
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
-        """Call ``deliver`` with an association's datagrams; give where they count."""
+        """Call ``deliver`` with an association's datagrams; return where they count."""
         ...
 
 
 class VirtualStream(trio.abc.HalfCloseableStream):
     """Bytes to and from the other end of one virtual TCP connection.
 
-    A ``trio.abc.HalfCloseableStream``. Only ``trio.ClosedResourceError``,
-    ``trio.BusyResourceError`` and ``trio.BrokenResourceError`` leave it; the last is
-    raised from a ``StreamError`` whose ``code`` says why (protocol.md#codes).
+    Only ``trio.ClosedResourceError``, ``trio.BusyResourceError`` and
+    ``trio.BrokenResourceError`` leave it; the last is raised from a ``StreamError``
+    whose ``code`` says why (protocol.md#codes).
 
     * ``send_all`` returns when the bytes have credit and a place in the queue, which
       holds at most 256 KiB of them; waiting there is the backpressure. Cancelled, it
@@ -113,41 +66,40 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     * ``aclose`` ends both behind what was sent, and does not wait. Cancelled, or with
       received bytes unread, it is a reset instead, as with TCP.
 
+    Its 28 methods share one state: trio's interface, the same without a checkpoint for
+    relays and front ends, and six that only the session calls.
+
     Args:
         carrier: the session.
-        conn: the core's record of it.
+        conn: the core's record of the connection.
         create: what the peer asked for, when the peer opened it.
     """
 
     __slots__ = (
         "_answered",
-        "_carrier",
         "_closed",
-        "_conn",
         "_core",
         "_eof_sent",
-        "_filling",
         "_finished",
         "_inbox",
-        "_into_inbox",
         "_lent",
         "_local",
         "_moved_bytes",
         "_on_closed",
         "_patience_s",
         "_progress",
+        "_reader",
         "_receive_error",
         "_receiving",
-        "_rest",
         "_rested_s",
         "_send_error",
         "_sending",
-        "_tail",
-        "_unread",
         "_wake",
-        "_watched",
         "bound",
+        "carrier",
+        "conn",
         "create",
+        "unread_bytes",
     )
 
     def __init__(
@@ -156,120 +108,71 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         conn: VirtualConn,
         create: ProtCreate | None = None,
     ) -> None:
+        self.carrier = carrier
         self.create = create
         self.bound: Address | None = None
-        self._on_closed: Callable[[Code], None] | None = None
+        """The far side's own end, once the connection is open and if it was told."""
         self._core = carrier.core
-        self._conn = conn
-        self._carrier = carrier
-        self._wake = carrier.wake
-        self._into_inbox: trio.MemorySendChannel[Piece] | None = None
-        self._inbox: trio.MemoryReceiveChannel[Piece] | None = None
-        """None until something has to wait in it: see ``_open_inbox``."""
-        self._finished = False
-        """Nothing comes any more: the peer's direction, or all of it, has ended."""
-        self._tail: bytearray | None = None
-        self._rest: Piece = b""
-        self._unread = 0
-        self._lent = 0
-        """Bytes that were lent by ``take_piece``: held until the next call."""
+        self.conn = conn
+        self._wake = carrier.output.wake
         self._answered = create is not None
         self._progress = Notify()
+        """News of credit, of the peer's answer, or of an end."""
+        self._sending = False
         self._send_error: StreamError | None = None
-        self._receive_error: StreamError | None = None
         self._eof_sent = False
         self._closed = False
+        self._on_closed: Callable[[Code], None] | None = None
+        self._inbox: Inbox | None = None
+        """None until something waits in it: most of what a relay carries never does."""
+        self.unread_bytes = 0
+        """Bytes that were received and not taken."""
+        self._lent = 0
+        """Bytes that were lent by ``take_piece``: held until the next call."""
+        self._receiving = False
+        self._receive_error: StreamError | None = None
+        self._finished = False
+        """Nothing comes any more: the peer's direction, or all of it, has ended."""
         self._local: Local | None = None
         """The socket that the session carries."""
-        self._filling = False
-        """It is read."""
+        self._reader: LocalReader | None = None
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
-        self._watched = False
-        """The poller looks at it: there is room."""
-        self._sending = False
-        self._receiving = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._send_error else "open"
-        return f"<VirtualStream {state} unread={self._unread} {self._conn!r}>"
-
-    @property
-    def conn(self) -> VirtualConn:
-        """The core's record of it."""
-        return self._conn
-
-    @property
-    def carrier(self) -> Carrier:
-        """Its session."""
-        return self._carrier
-
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes that were received and not taken."""
-        return self._unread
+        return f"<VirtualStream {state} unread={self.unread_bytes} {self.conn!r}>"
 
     # Receiving -------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Wait for bytes and give at most ``max_bytes`` of them; empty at the end.
+        """Wait for bytes and return at most ``max_bytes`` of them; empty at the end.
 
         Raises:
             trio.BrokenResourceError: the peer reset the connection or the link is
-                lost; what came before has been given.
+                lost; what came before has been returned.
             trio.ClosedResourceError: closed here.
         """
-        self._begin_receiving(1 if max_bytes is None else index(max_bytes))
+        if max_bytes is not None and index(max_bytes) < 1:
+            raise ValueError("max_bytes must be at least 1")
+        self._begin_receiving()
         try:
-            if self._rest:
+            if self.unread_bytes or self._finished:
                 await trio.lowlevel.checkpoint()
-                if self._closed:
-                    raise trio.ClosedResourceError
-            piece = self._rest or await self._next_in_inbox()
-        except trio.EndOfChannel:
-            end = self._end_of_channel()
-            await trio.lowlevel.checkpoint()
-            return end
+            while not (self.unread_bytes or self._finished or self._closed):
+                await self._open_inbox().arrived.wait()
         finally:
             self._receiving = False
-        data = self._take(piece, max_bytes)
-        self._consumed(len(data))
-        return data
-
-    def _open_inbox(self) -> trio.MemoryReceiveChannel[Piece]:
-        """Give the memory channel, made when first something has to wait in it.
-
-        Most of what a relay carries never does, and a channel is 1.8 KB.
-        """
-        if self._inbox is None:
-            # No bound on items: credit bounds what the channel holds, in bytes, and the
-            # link's reader must never wait for a stream (protocol.md#credit).
-            self._into_inbox, self._inbox = trio.open_memory_channel[Piece](math.inf)
-            if self._finished:
-                self._into_inbox.close()
-        return self._inbox
-
-    async def _next_in_inbox(self) -> Piece:
-        piece = await self._open_inbox().receive()
-        if not self._unread:
-            # Given up for memory since trio handed the piece over: it is nobody's.
-            raise trio.EndOfChannel
-        return piece
-
-    def _begin_receiving(self, max_bytes: int) -> None:
-        if max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
         if self._closed:
             raise trio.ClosedResourceError
-        self._receiving = True
-
-    def _end_of_channel(self) -> bytes:
-        if self._receive_error is not None:
-            raise trio.BrokenResourceError from self._receive_error
-        return b""
+        if self._inbox is None or not self.unread_bytes:
+            return _end(self._receive_error)
+        data = self._inbox.take(max_bytes)
+        self.unread_bytes -= len(data)
+        if self._core.consumed(self.conn, len(data)):
+            self._wake()
+        return data
 
     async def receive_piece(self) -> bytes | bytearray:
         """Wait for bytes and lend them; empty at the end.
@@ -281,47 +184,39 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed here.
         """
         while (piece := self.take_piece()) is None:
-            self._begin_receiving(1)
+            self._begin_receiving()
             try:
-                self._rest = await self._next_in_inbox()
-            except trio.EndOfChannel:
-                return self._end_of_channel()
+                await self._open_inbox().arrived.wait()
             finally:
                 self._receiving = False
         return piece
 
     def take_piece(self) -> bytes | bytearray | None:
-        """Do the same without a wait: None when nothing has come."""
+        """Do as ``receive_piece`` does, but return None when nothing has come."""
         if self._lent:
             lent, self._lent = self._lent, 0
-            self._consumed(lent)
+            if self._core.consumed(self.conn, lent):
+                self._wake()
         if self._closed:
             raise trio.ClosedResourceError
-        piece = self._rest
-        if not piece and self._unread and self._inbox is not None:
-            piece = self._inbox.receive_nowait()
-        if piece:
-            data = self._take(piece, None)
+        if self._inbox is not None and self.unread_bytes:
+            data = self._inbox.take()
             self._lent = len(data)
+            self.unread_bytes -= self._lent
             return data
-        return self._end_of_channel() if self._finished else None
+        return _end(self._receive_error) if self._finished else None
 
-    def _take(self, piece: Piece, max_bytes: int | None) -> bytes | bytearray:
-        if piece is self._tail:
-            self._tail = None
-        if max_bytes is not None and len(piece) > max_bytes:
-            view = memoryview(piece)
-            piece, self._rest = bytes(view[:max_bytes]), view[max_bytes:]
-        else:
-            self._rest = b""
-            if isinstance(piece, memoryview):
-                piece = bytes(piece)
-        self._unread -= len(piece)
-        return piece
+    def _begin_receiving(self) -> None:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving")
+        if self._closed:
+            raise trio.ClosedResourceError
+        self._receiving = True
 
-    def _consumed(self, size: int) -> None:
-        if self._core.consumed(self._conn, size):
-            self._wake()
+    def _open_inbox(self) -> Inbox:
+        if self._inbox is None:
+            self._inbox = Inbox()
+        return self._inbox
 
     # Sending -----------------------------------------------------------------------
 
@@ -346,96 +241,26 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         costs as much as copying it.
         """
         self._check_sendable()
-        self._sending = True
-        try:
-            await self._queue(data)
-        finally:
-            self._sending = False
-
-    async def _queue(self, data: bytes | bytearray | memoryview) -> None:
         size = len(data)
-        if type(data) is bytes and size <= self._core.send_room(self._conn):
+        if type(data) is bytes and size <= self._core.send_room(self.conn):
             if size:
-                self._core.send_data(self._conn, data)
+                self._core.send_data(self.conn, data)
                 self._wake()
             return
-        rest = memoryview(data)
-        while len(rest):
-            room = self._core.send_room(self._conn)
-            if room:
-                self._core.send_data(self._conn, bytes(rest[:room]))
-                rest = rest[room:]
-                self._wake()
-            else:
-                await self._progress.wait()
-                self._check_alive()
-
-    def carry(
-        self, local: Local, idle_s: float, *, ready: bool = False
-    ) -> Callable[[], bytes | bytearray | None] | None:
-        """Have the session carry a socket: no task waits for a piece.
-
-        It is read whenever there is room, so no byte is taken before it has credit, and
-        written to as long as it takes all that comes. What it does not take waits, and
-        everything behind it: local hears ``news``, and takes piece by piece with what
-        this returns (``take_piece``) until that gives None.
-
-        It goes on until ``local.read`` gives the end, and the connection is closed, by
-        whomever.
-
-        Args:
-            local: the socket.
-            idle_s: it hears ``idle`` when nothing has passed for so long, while there
-                is a link, or a little later: see ``Rest``.
-            ready: it has something to be read already.
-
-        Returns:
-            None: it is closed already, and nothing was read.
-        """
-        if self._closed or self._send_error is not None:
-            return None
-        self._local, self._filling, self._patience_s = local, True, idle_s
-        self._rested_s, self._moved_bytes = 0.0, -1
-        if idle_s < self._carrier.rest.shortest_s:
-            self._carrier.rest.follow(idle_s)
-        if ready or self.create is None:
-            self._fill()  # a visitor mostly speaks first
-            if self._conn.lane.size:
-                self._carrier.wake_soon()
-        else:
-            self._watch(wanted=True)  # a target mostly has to be asked
-        return self.take_piece
-
-    def _fill(self) -> None:
-        """Read once the room there is; be watched as long as there is any."""
-        core, conn, local = self._core, self._conn, self._local
-        while self._filling and local is not None:
-            # Closed in the core, it is about to be closed here: by a later event.
-            is_over = conn.state is _CLOSING or conn.state is _IDLE
-            # Beside what is queued a small piece is not worth a frame.
-            room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
-            if is_over or not room:
-                return self._watch(wanted=False)
-            data = local.read(room)
-            if data is None:
-                return self._watch(wanted=True)
-            if not data:
-                return self._stop_filling()
-            core.send_data(conn, data)
-            if len(data) < room:
-                return self._watch(wanted=True)
-
-    def _watch(self, *, wanted: bool) -> None:
-        if wanted is not self._watched and self._local is not None and self._filling:
-            self._watched = wanted
-            if wanted:
-                self._carrier.poller.watch(self._local.number(), self._fill)
-            else:
-                self._carrier.poller.forget(self._local.number())
-
-    def _stop_filling(self) -> None:
-        self._watch(wanted=False)
-        self._filling = False
+        self._sending = True
+        try:
+            rest = memoryview(data)
+            while len(rest):
+                room = self._core.send_room(self.conn)
+                if room:
+                    self._core.send_data(self.conn, bytes(rest[:room]))
+                    rest = rest[room:]
+                    self._wake()
+                else:
+                    await self._progress.wait()
+                    self._check_alive()
+        finally:
+            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
@@ -444,7 +269,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint()
             self._check_alive()
-            while not self._core.send_room(self._conn):
+            while not self._core.send_room(self.conn):
                 await self._progress.wait()
                 self._check_alive()
         finally:
@@ -464,7 +289,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._eof_sent:
             return
         self._check_alive()
-        self._core.finish(self._conn)
+        self._core.finish(self.conn)
         self._eof_sent = True
         self._wake()
 
@@ -480,6 +305,43 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError
         if self._send_error is not None:
             raise trio.BrokenResourceError from self._send_error
+
+    # A socket that the session carries -----------------------------------------------
+
+    def carry(
+        self, local: Local, idle_s: float, *, ready: bool = False
+    ) -> Callable[[], bytes | bytearray | None] | None:
+        """Have the session carry a socket: no task waits for a piece.
+
+        It is read as ``LocalReader`` says, and written to as long as it takes all that
+        comes. What it does not take waits, and everything behind it: ``local`` hears
+        ``news``, and takes piece by piece with what this returns (``take_piece``) until
+        that returns None. This goes on until ``local.read`` has given the end and the
+        connection is closed, by either side.
+
+        Args:
+            local: the socket.
+            idle_s: it hears ``idle`` when nothing has passed for so long, while there
+                is a link, or a little later: see ``Rest``.
+            ready: it has something to be read already.
+
+        Returns:
+            None: the stream is closed already, and nothing was read.
+        """
+        if self._closed or self._send_error is not None:
+            return None
+        self._local, self._patience_s = local, idle_s
+        self._rested_s, self._moved_bytes = 0.0, -1
+        if idle_s < self.carrier.rest.shortest_s:
+            self.carrier.rest.follow(idle_s)
+        self._reader = LocalReader(local, self.conn, self.carrier.poller)
+        if ready or self.create is None:
+            self._reader.fill()  # a visitor mostly speaks first
+            if self.conn.lane.size:
+                self.carrier.output.wake_soon()
+        else:
+            self._reader.watch(wanted=True)  # a target mostly has to be asked
+        return self.take_piece
 
     # Opening and closing -------------------------------------------------------------
 
@@ -515,16 +377,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def accept(self, bound: Address | None = None) -> None:
         """Tell the peer that the target of its CREATE is connected; at most once."""
         if not self._closed and self._send_error is None:
-            self._core.accept(self._conn, bound)
-            self._carrier.wake_soon()
-
-    def reset(self, code: Code, reason: str = "") -> None:
-        """Give it up: the peer hears ``code``. Harmless when it is over.
-
-        RESET stays behind the bytes that were sent; every other code drops those.
-        """
-        if not self._closed:
-            self._close(code, reason)
+            self._core.accept(self.conn, bound)
+            self.carrier.output.wake_soon()
 
     async def aclose(self) -> None:
         """End both directions; see the class. Returns after one checkpoint."""
@@ -538,21 +392,25 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """Do as ``aclose`` does, at once and without a checkpoint."""
-        if not self._closed:
-            self._close(Code.RESET if self._unread else Code.NORMAL)
+        self.reset(Code.RESET if self.unread_bytes else Code.NORMAL)
 
-    def _close(self, code: Code, reason: str = "") -> None:
+    def reset(self, code: Code, reason: str = "") -> None:
+        """Give the connection up; the peer is told ``code``. Harmless when it is over.
+
+        RESET stays behind the bytes that were sent; every other code drops those.
+        """
+        if self._closed:
+            return
         self._closed = True
-        self._core.close(self._conn, code, reason)
-        self._stop_filling()
+        self._core.close(self.conn, code, reason)
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
         local, self._local = self._local, None
-        if self._inbox is not None and self._into_inbox is not None:
-            self._inbox.close()
-            self._into_inbox.close()
-        self._tail = None
-        self._rest = b""
+        if self._inbox is not None:
+            self._inbox.clear()
         self._progress.ring()
-        self._carrier.forget(self._conn)
+        self.carrier.forget(self.conn)
         self._wake()
         if local is not None:
             local.news()
@@ -570,43 +428,24 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._closed:
             return
         local, taken = self._local, 0
-        if local is not None and not self._unread and not self._lent:
+        if local is not None and not self.unread_bytes and not self._lent:
             taken = local.write(*pieces)
-            if taken:
-                self._consumed(taken)
+            if taken and self._core.consumed(self.conn, taken):
+                self._wake()
             if taken == size:
                 return
-        self._queue_unread(b"".join(pieces)[taken:], size - taken)
+        self.unread_bytes += size - taken
+        self._open_inbox().put(b"".join(pieces)[taken:], size - taken)
         if local is not None:
             local.news()
-
-    def _queue_unread(self, payload: bytes, size: int) -> None:
-        self._unread += size
-        tail = self._tail
-        if size >= LARGE_PIECE_BYTES:
-            self._tail = None
-            self._queue_piece(payload)
-        elif tail is not None and len(tail) + size <= JOINED_BYTES:
-            tail += payload
-        else:
-            self._tail = tail = bytearray(payload)
-            self._queue_piece(tail)
-
-    def _queue_piece(self, piece: Piece) -> None:
-        if self._into_inbox is None and not self._rest:
-            self._rest = piece
-            return
-        self._open_inbox()
-        assert self._into_inbox is not None  # noqa: S101 - made with the other end
-        self._into_inbox.send_nowait(piece)
 
     def finished(self) -> None:
         """Take the end of the peer's direction."""
         self._finished = True
-        if self._into_inbox is not None:
-            self._into_inbox.close()
+        if self._inbox is not None:
+            self._inbox.arrived.ring()
         if self._local is not None:
-            if self._unread or self._lent:
+            if self.unread_bytes or self._lent:
                 self._local.news()
             else:
                 self._local.ended()
@@ -614,11 +453,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def woken(self) -> None:
         """Take news of credit or room."""
         self._progress.ring()
-        self._fill()
+        if self._reader is not None:
+            self._reader.fill()
 
     def rested(self, step_s: float) -> None:
         """Take that another ``step_s`` of the link's time have passed."""
-        conn = self._conn
+        conn = self.conn
         moved_bytes = conn.send.taken + conn.recv.received + conn.recv.consumed
         if moved_bytes != self._moved_bytes:
             self._moved_bytes, self._rested_s = moved_bytes, 0.0
@@ -639,23 +479,21 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             self._receive_error = error
         if not self._closed:
             self._finished = True
-            if self._into_inbox is not None:
-                self._into_inbox.close()
             if local:
-                self._forget_unread()
+                self.unread_bytes = 0
+            if self._inbox is not None:
+                self._inbox.clear() if local else self._inbox.arrived.ring()
         self._progress.ring()
-        self._stop_filling()
+        if self._reader is not None:
+            self._reader.stop()
         if self._local is not None:
             self._local.news()
         if self._on_closed is not None:
             self._on_closed(code)
 
-    def _forget_unread(self) -> None:
-        self._tail = None
-        self._rest = b""
-        self._unread = 0
-        try:
-            while self._inbox is not None:
-                self._inbox.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel):
-            pass
+
+def _end(error: StreamError | None) -> bytes:
+    """Return what a receiver gets at the end, or raise how the connection broke."""
+    if error is not None:
+        raise trio.BrokenResourceError from error
+    return b""

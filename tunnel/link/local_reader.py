@@ -1,0 +1,99 @@
+"""Sockets that a session carries: read whenever there is room, without a task each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tunnel.link.inbox import LARGE_PIECE_BYTES
+from tunnel.net.sockets import CHUNK_BYTES
+from tunnel.proto.state import StreamState
+
+if TYPE_CHECKING:
+    from tunnel.link.inbox import Piece
+    from tunnel.net.poller import Poller
+    from tunnel.proto.conn import VirtualConn
+
+_CLOSING: Final = StreamState.CLOSING
+_IDLE: Final = StreamState.IDLE
+
+
+class Local(Protocol):
+    """A socket whose two directions the session carries; it must not wait or raise."""
+
+    def number(self) -> int:
+        """Return the descriptor: open until ``read`` or the stream came to an end."""
+        ...
+
+    def read(self, most: int) -> bytes | None:
+        """Return what has come, None for nothing yet, nothing at the end of any kind.
+
+        After the end it is not called again.
+        """
+        ...
+
+    def write(self, *pieces: Piece) -> int:
+        """Take what goes at once; return how many bytes, 0 also when it is broken."""
+        ...
+
+    def news(self) -> None:
+        """Take notice that bytes, the end or an error wait to be taken."""
+        ...
+
+    def ended(self) -> None:
+        """Take notice that the peer sends no more, and that no byte of it waits."""
+        ...
+
+    def idle(self) -> None:
+        """Take notice that nothing has passed either way for as long as was asked."""
+        ...
+
+
+class LocalReader:
+    """Reads one socket into the core, until the socket ends or ``stop``.
+
+    No byte is taken before it has credit: that is the backpressure.
+    """
+
+    __slots__ = ("_conn", "_local", "_poller", "_stopped", "_watched")
+
+    def __init__(self, local: Local, conn: VirtualConn, poller: Poller) -> None:
+        self._local = local
+        self._conn = conn
+        self._poller = poller
+        self._stopped = False
+        self._watched = False
+        """The poller looks at the socket: there is room."""
+
+    def fill(self) -> None:
+        """Fill the room there is by one read; be watched as long as there is any."""
+        conn, local = self._conn, self._local
+        core = conn.owner
+        while not self._stopped:
+            # Closed in the core, it is about to be closed here: by a later event.
+            is_over = conn.state is _CLOSING or conn.state is _IDLE
+            # Beside what is queued a small piece is not worth a frame.
+            room = min(CHUNK_BYTES, core.send_room(conn, LARGE_PIECE_BYTES))
+            if is_over or not room:
+                return self.watch(wanted=False)
+            data = local.read(room)
+            if data is None:
+                return self.watch(wanted=True)
+            if not data:
+                return self.stop()
+            core.send_data(conn, data)
+            if len(data) < room:
+                return self.watch(wanted=True)
+
+    def watch(self, *, wanted: bool) -> None:
+        """Have the poller call ``fill`` when the socket has bytes, or no more."""
+        if wanted is not self._watched and not self._stopped:
+            self._watched = wanted
+            if wanted:
+                self._poller.watch(self._local.number(), self.fill)
+            else:
+                self._poller.forget(self._local.number())
+
+    def stop(self) -> None:
+        """Read no more; harmless when repeated."""
+        self.watch(wanted=False)
+        self._stopped = True
