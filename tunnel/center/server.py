@@ -19,7 +19,7 @@ from tunnel.access.security import server_tls_context, short_id
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE
 from tunnel.center.client_session import ClientSession
-from tunnel.center.drain import DRAIN_S, GOODBYE_S
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import Exits, TcpPorts, UdpPorts, exit_key
 from tunnel.center.exit.chained import serve_chained
 from tunnel.center.exit.tcp import refuse
@@ -234,12 +234,7 @@ class CenterServer:
         """
         until = trio.current_time() + deadline_s
         self._draining = True
-        for member in self._sessions:
-            member.session.core.drain()
-            member.session.wake()
-        with trio.move_on_at(until):
-            for member in self._sessions:
-                await member.session.wait_idle()
+        await drain((member.session for member in self._sessions), until)
         await self.stop(until + GOODBYE_S - trio.current_time())
 
     async def stop(self, within_s: float = GOODBYE_S) -> None:
