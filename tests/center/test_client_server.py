@@ -315,7 +315,7 @@ async def test_a_wanting_client_that_leaves_meanwhile_keeps_no_port(
         # The owner is asked now.
         assert bytes(await silent.receive_some()) == frames.ping()
         await wanting.aclose()
-        await where.until(lambda: not where.server.members)
+        await where.until(lambda: not where.server.clients)
         await where.until(lambda: len(where.server.mappings) == 0)
         client, notices = where.client()
         wanted = MappingEntry(MappingType.TCP, "", "", port_of(free_ports).port)
@@ -353,7 +353,7 @@ async def test_a_copy_of_a_client_that_answers_takes_an_id_of_its_own(
             async with await first.open(str(service)) as stream, running(copy):
                 (changed,) = others.of(ClientIdChanged)
                 assert changed.client_id == copy.client_id != first.client_id
-                assert len(where.server.members) == 2
+                assert len(where.server.clients) == 2
                 async with await copy.open(str(service)) as another:
                     for one in (stream, another):
                         await one.send_all(b"both live")
@@ -386,7 +386,7 @@ async def test_a_client_that_answers_no_more_is_succeeded_after_2_s(
 async def test_clients_without_an_id_are_not_taken_for_one_another() -> None:
     async with center() as where:
         wires = [await raw_login(where, bytes(16)) for _ in range(3)]
-        assert len(where.server.members) == 3
+        assert len(where.server.clients) == 3
         for wire in wires:
             await wire.aclose()
 
@@ -430,7 +430,7 @@ async def test_who_ends_by_its_own_wish_loses_nothing(
         async with running(client):
             stream = await client.open(str(service))
             assert client.connections == 1
-        await where.until(lambda: not where.server.members)
+        await where.until(lambda: not where.server.clients)
         await stream.aclose()
     assert notices.of(SessionLost) == []
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == []
@@ -517,7 +517,7 @@ async def test_a_client_serves_only_names_that_it_registered() -> None:
     async with center() as where, target(echo) as service:
         client, _ = where.client()
         async with running(client):
-            (member,) = where.server.members
+            (member,) = where.server.clients
             for asked, code in (
                 (NameTarget("tcp-1"), Code.NO_MAPPING),
                 (TcpTarget(service), Code.NOT_ALLOWED),
@@ -880,7 +880,7 @@ async def test_an_error_in_the_block_comes_out_as_it_is() -> None:
         with pytest.raises(ZeroDivisionError):
             async with tunnel.connect(where.join.render()):
                 raise ZeroDivisionError
-        await where.until(lambda: not where.server.members)
+        await where.until(lambda: not where.server.clients)
 
 
 async def test_ten_at_once_from_one_client_and_nothing_left(free_ports: range) -> None:
@@ -899,7 +899,7 @@ async def test_ten_at_once_from_one_client_and_nothing_left(free_ports: range) -
                 for number in range(50):
                     nursery.start_soon(one, number)
             assert len(set(answers)) == 50
-            (member,) = where.server.members
+            (member,) = where.server.clients
             await where.until(
                 lambda: (
                     not (

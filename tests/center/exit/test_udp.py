@@ -397,7 +397,7 @@ async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhil
                 ours = await client.associate()
                 ours.send(target, b"before")
                 _, source = await heard(sock)
-                (member,) = where.server.members
+                (member,) = where.server.clients
                 assert member.link is not None
                 member.link.abandon(LocalLinkError(Code.LINK_LOST, "cut by the test"))
                 await notices.next(LinkDown)
@@ -465,7 +465,7 @@ async def test_a_mapping_is_opened_as_what_it_is(
             else:
                 await client.publish_udp_target(Address("", 0), Address(LOOPBACK, 9))
             name = (await notices.next(MappingReady)).name
-            (member,) = where.server.members
+            (member,) = where.server.clients
             with pytest.raises(RemoteStreamError) as caught:
                 await member.session.open(type(target)(name))
             assert caught.value.code is Code.NO_MAPPING
