@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Networks
     from tunnel.access.security import JoinLine
     from tunnel.center.events import Notice
-    from tunnel.center.publisher import MappingListener, Serve
+    from tunnel.center.exit.tcp import Serve
+    from tunnel.center.publisher import MappingListener
     from tunnel.front.proxy_users import ProxyUsers
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.link.virtual import VirtualStream

@@ -23,7 +23,7 @@ from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:
     from tunnel.access.networks import Networks
-    from tunnel.center.publisher import Serve
+    from tunnel.center.exit.tcp import Serve
     from tunnel.front.proxy_users import ProxyUsers
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream

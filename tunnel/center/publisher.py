@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -18,7 +17,7 @@ import trio
 
 from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
-from tunnel.center.exit.tcp import refuse
+from tunnel.center.exit.tcp import Serve, refuse
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
@@ -33,12 +32,11 @@ from tunnel.proto.frames import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tunnel.center.events import Notice
     from tunnel.link.session import Session
     from tunnel.proto.frames import MappingAnswer, NameTarget
-
-Serve = Callable[[VirtualStream], Awaitable[None]]
-"""Accept or reset the stream, and serve it to its end."""
 
 _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""

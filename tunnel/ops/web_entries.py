@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.center.publisher import Serve
+    from tunnel.center.exit.tcp import Serve
     from tunnel.proto.frames import End
 
 _OWN_NAME_LETTERS: Final = 10

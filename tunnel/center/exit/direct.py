@@ -8,68 +8,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.center.exit.tcp import bound_address
+from tunnel.errors import Code
 from tunnel.net.descriptors import TARGETS
-from tunnel.net.sockets import CHUNK_BYTES, FastSocket
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, tune_local
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from tunnel.errors import Code
     from tunnel.link.virtual import Local
 
 
-class DirectStream:
-    """A socket with the words of a virtual TCP connection.
+class DirectStream(FastSocket):
+    """A socket with the methods of a virtual TCP connection.
 
     Args:
-        sock: connected; closed with this.
+        sock: connected; taken over.
     """
 
+    __slots__ = ("bound",)
+
     def __init__(self, sock: socket.socket) -> None:
-        self._local = FastSocket.dialled(sock)
-        self.bound = bound_address(self._local)
-        TARGETS.dialled(self._local)
+        tune_local(sock)
+        super().__init__(sock)
+        self.bound = bound_address(sock)
+        TARGETS.dialled(self)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """See ``FastSocket``; the same for what follows."""
-        return await self._local.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Return when the kernel has taken the data."""
-        await self._local.send_all(data)
-
-    async def put(self, data: bytes | bytearray | memoryview) -> None:
-        """Do the same; no checkpoint when the kernel takes it at once."""
-        await self._local.put(data)
-
-    def finish(self) -> None:
-        """End our direction."""
-        self._local.finish()
+    async def receive_piece(self) -> bytes:
+        """Wait for bytes; nothing at the end."""
+        return await self.receive_some(CHUNK_BYTES)
 
     def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
-        """Say no: nobody carries for this one."""
+        """Carry nothing: the caller has to read and write."""
         del local, idle_s, ready
 
-    async def aclose(self) -> None:
-        """End both directions."""
-        TARGETS.left(self._local)
-        await self._local.aclose()
-
-    async def receive_piece(self) -> bytes | bytearray:
-        """Wait for bytes."""
-        return await self._local.receive_some(CHUNK_BYTES)
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Do nothing: the kernel tells only a task that reads or writes."""
 
     def close(self) -> None:
         """End both directions without a checkpoint."""
-        TARGETS.left(self._local)
-        self._local.close()
+        TARGETS.left(self)
+        super().close()
 
-    def on_closed(self, call: Callable[[Code], None] | None) -> None:
-        """Do nothing: the kernel tells only who reads or writes."""
-
-    def reset(self, code: Code) -> None:
-        """Close with a RST."""
+    def reset(self, code: Code = Code.RESET) -> None:
+        """Close with a RST; there is no peer to be told the code."""
         del code
-        TARGETS.left(self._local)
-        self._local.reset()
+        TARGETS.left(self)
+        super().reset()

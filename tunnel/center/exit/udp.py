@@ -1,8 +1,8 @@
-"""The far end of a UDP association: its sockets, and who may be talked to.
+"""The far end of a UDP association: its sockets, and the peers it may talk to.
 
-One socket for each family, so that everybody sees the same port of ours. Nothing that
-goes wrong with one datagram ends the association: it is dropped and counted, as on the
-way there (protocol.md#datagrams).
+It has one socket for each family, so that all peers see the same port of ours. Nothing
+that goes wrong with one datagram ends the association: the datagram is dropped and
+counted, as on the way there (protocol.md#datagrams).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from tunnel.link.datagrams import DatagramStream
 
 MAX_NAMES: Final = 64
-"""Resolved names that one association remembers; also how many may be asked at once."""
+"""Resolved names that one association remembers, and names that it asks at once."""
 NAME_S: Final = 30.0
-"""How long a name's address is used again. The resolver does not say how long it may
-be; this is shorter than most zones' own time."""
+"""How long a name's address is used again. The resolver does not tell the lifetime of
+its answer; this is shorter than most zones'."""
 MAX_PEERS: Final = 1_024
-"""IP addresses whose answers pass: those that were sent to last."""
+"""IP addresses whose answers pass: the last ones that something was sent to."""
 SHARE: Final = 1 / 2
 """Of the process's descriptors, for associations: most have one socket, some two."""
 MAX_ASSOCIATIONS: Final = 16_384
@@ -44,7 +44,7 @@ MAX_DATAGRAM_BYTES: Final = 65_535
 NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
 
 FLOWS: Final = Flows("udp.given_up")
-"""Those of this process, the one that was idle longest first."""
+"""The associations of this process, the one that was idle longest first."""
 
 logger = logging.getLogger("tunnel.exit")
 
@@ -63,41 +63,30 @@ async def serve_association(
         target: where all of it goes, whatever the datagrams' addresses say; None sends
             each to its own address. ``localhost`` is the loopback that takes them.
     """
-    exit_ = _Exit(datagrams, allow)
-    FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
+    udp_exit = _UdpExit(datagrams, allow)
+    FLOWS.add(udp_exit, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
+    code, reason = Code.RESET, ""
     try:
-        if target is not None:
-            exit_.target = await resolve(target, allow=allow)
-            if is_localhost(target.host):
-                exit_.is_at_home(target.port)
-        exit_.open_first()
+        await udp_exit.open(target)
+        await udp_exit.run()
     except StreamError as error:
+        code, reason = error.code, error.what
         log_event(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
-            code=error.code.name, reason=error.what)  # fmt: skip
-        FLOWS.drop(exit_)
-        datagrams.close(error.code, error.what)
-        return
-    except BaseException:
-        FLOWS.drop(exit_)
-        raise
-    try:
-        await exit_.run()
+            code=code.name, reason=reason)  # fmt: skip
     finally:
-        FLOWS.drop(exit_)
-        exit_.close()
-        datagrams.close(Code.RESET)
+        FLOWS.drop(udp_exit)
+        udp_exit.close()
+        datagrams.close(code, reason)
 
 
-class _Exit:
-    """The sockets of one association."""
+class _UdpExit:
+    """The sockets of one association, at the end where it leaves the tunnel."""
 
     def __init__(
-        self,
-        datagrams: DatagramStream,
-        allow: Callable[[str, int], bool],
+        self, datagrams: DatagramStream, allow: Callable[[str, int], bool]
     ) -> None:
-        self.target: Address | None = None
         self.dropped = 0
+        self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
         self._patience = TIMEOUTS.get()
@@ -111,21 +100,23 @@ class _Exit:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
 
-    def is_at_home(self, port: int) -> None:
-        """Have a target that is on either loopback."""
-        hosts = [host for host in LOOPBACKS if self._allow(host, port)]
-        self._homes = [Address(host, port) for host in hosts]
-        self._peers = dict.fromkeys(hosts)
-
-    def open_first(self) -> None:
+    async def open(self, target: Address | None) -> None:
         """Open the socket that is surely needed, and accept.
 
         Raises:
-            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``.
+            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``; or
+                as ``resolve`` does.
         """
-        family = _family(self.target.host) if self.target else socket.AF_INET
+        family: int = socket.AF_INET
+        if target is not None:
+            self._target = await resolve(target, allow=self._allow)
+            family = _family(self._target.host)
+            if is_localhost(target.host):
+                hosts = [host for host in LOOPBACKS if self._allow(host, target.port)]
+                self._homes = [Address(host, target.port) for host in hosts]
+                self._peers = dict.fromkeys(hosts)
         try:
-            sock = self._open(family)
+            sock = self._open_socket(family)
         except OSError as error:
             short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
             raise LocalStreamError(
@@ -145,7 +136,7 @@ class _Exit:
         self.close()
 
     async def run(self) -> None:
-        """Carry datagrams both ways until silence, or until the peer ends it."""
+        """Carry datagrams both ways until both are silent or the peer ends it."""
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 self._touch()
@@ -172,7 +163,7 @@ class _Exit:
             if self._homes:
                 await self._send_home(payload)
                 continue
-            address = self.target or address
+            address = self._target or address
             numeric = self._numeric(address)
             if numeric is not None:
                 await self._send(numeric, payload)
@@ -180,7 +171,7 @@ class _Exit:
                 self._wait_for_name(address, payload)
 
     def _numeric(self, address: Address) -> Address | None:
-        """Give the address with an IP address for a host; None if it must be asked."""
+        """Return the address with an IP address for a host; None if it is not known."""
         host = _undressed(address.host)
         if host is None:
             host, until = self._names.get(address.host, ("", 0.0))
@@ -189,7 +180,7 @@ class _Exit:
         return Address(host, address.port)
 
     def _wait_for_name(self, address: Address, payload: bytes) -> None:
-        """Keep a datagram until its name is resolved, and ask if nobody does."""
+        """Keep a datagram until its name is resolved, and ask for it if nobody does."""
         queue = self._asked.get(address.host)
         if queue is None:
             if len(self._asked) >= MAX_NAMES:
@@ -235,7 +226,7 @@ class _Exit:
             self.dropped += 1
 
     async def _send_home(self, payload: bytes) -> None:
-        """Send to the loopback that takes it: nobody knows which a bare port means.
+        """Send to the loopback that takes it: a bare port may be open on either.
 
         The sockets are connected, so where nobody listens the kernel says so at once.
         """
@@ -274,25 +265,25 @@ class _Exit:
                 continue
             self._answered = True
             self._touch()
-            whence = NOWHERE if self.target else Address(host, source[1])
+            whence = NOWHERE if self._target else Address(host, source[1])
             self._datagrams.send(whence, payload)
 
     def _is_answer(self, host: str, port: int) -> bool:
-        """One that leads to a target hears that target only."""
-        if self.target is None or self._homes:  # those are connected
+        """Say whether it comes from the target, where there is one."""
+        if self._target is None or self._homes:  # those are connected
             return True
-        return self.target.host.partition("%")[0] == host and self.target.port == port
+        return self._target.host.partition("%")[0] == host and self._target.port == port
 
     # Sockets -------------------------------------------------------------------------
 
     def _socket(self, family: int) -> trio.socket.SocketType:
         sock = self._sockets.get(family)
         if sock is None:
-            sock = self._open(family)
+            sock = self._open_socket(family)
             self._nursery.start_soon(self._inward, sock)
         return sock
 
-    def _open(self, family: int) -> trio.socket.SocketType:
+    def _open_socket(self, family: int) -> trio.socket.SocketType:
         """Make the socket of a family, on a port that the kernel chooses now."""
         raw = socket.socket(family, socket.SOCK_DGRAM)
         try:
@@ -313,7 +304,7 @@ class _Exit:
 
 
 def _undressed(host: str) -> str | None:
-    """Give an IP address as it is checked and dialled; None for a name."""
+    """Return an IP address as it is checked and dialled; None for a name."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
