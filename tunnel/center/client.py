@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.security import parse_join
-from tunnel.center.drain import DRAIN_S, GOODBYE_S
-from tunnel.center.exit.tcp import exit_to, refuse, serve_exit, udp_exit_to
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
+from tunnel.center.exit.tcp import exit_to, udp_exit_to
 from tunnel.center.link_keeper import LinkKeeper
 from tunnel.center.local_services import share_network
 from tunnel.center.publisher import Publisher
@@ -29,7 +29,6 @@ from tunnel.proto.frames import (
     BindTarget,
     MappingEntry,
     MappingType,
-    NameTarget,
     TcpTarget,
     Terms,
     UdpTarget,
@@ -37,7 +36,7 @@ from tunnel.proto.frames import (
 from tunnel.proto.handshake import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tunnel.access.networks import Networks
     from tunnel.access.security import JoinLine
@@ -93,12 +92,10 @@ class CenterClient:
             client_id=client_id or _random_id(),
         )
         self.publisher = Publisher(join.host, tell)
-        self._exit_networks: Networks | None = None
         self._links = LinkKeeper(
             join,
             terms,
             self.publisher,
-            self._serve_offer,
             tell=tell,
             give_up_s=give_up_s,
             resume_s=resume_s,
@@ -136,7 +133,7 @@ class CenterClient:
 
     async def wait_over(self) -> None:
         """Wait until ``run`` has ended."""
-        await self._links.wait_over()
+        await self._links.over.wait()
 
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
@@ -144,14 +141,20 @@ class CenterClient:
 
     async def leave(self, within_s: float = GOODBYE_S) -> None:
         """Stop; ``run`` is over after ``within_s`` at the latest."""
-        await self._links.leave(within_s)
+        self._links.stop()
+        with trio.move_on_after(within_s):
+            await self._links.over.wait()
+        self._links.give_up()
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, leave.
 
         Lost links are made again meanwhile. Returns at most ``GOODBYE_S`` later.
         """
-        await self._links.drain(deadline_s)
+        until = trio.current_time() + deadline_s
+        if self._links.session is not None:
+            await drain([self._links.session], until)
+        await self.leave(until + GOODBYE_S - trio.current_time())
 
     # Mappings ------------------------------------------------------------------------
 
@@ -192,7 +195,7 @@ class CenterClient:
 
         At most one name; see ``publish`` for what is returned.
         """
-        self._exit_networks = networks
+        self.publisher.exit_networks = networks
         return await self.publish(MappingEntry(MappingType.EXIT, "", name), _refuse)
 
     async def publish_udp_target(
@@ -225,18 +228,6 @@ class CenterClient:
         return await self.publisher.listen(
             MappingEntry(MappingType.TCP, "", where.host, where.port)
         )
-
-    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        """Serve a visitor. Only names that we registered: nobody may reach around."""
-        match stream.create.target if stream.create else None:
-            case (NameTarget() | UdpTarget()) as target:
-                return self.publisher.serve(stream, target)
-            case TcpTarget() as target if self._exit_networks is not None:
-                return serve_exit(stream, target, self._exit_networks.allow)
-            case TcpTarget():
-                return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
-            case _:
-                return refuse(stream, Code.UNSUPPORTED)
 
     # Opening -------------------------------------------------------------------------
 

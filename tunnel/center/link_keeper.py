@@ -1,7 +1,7 @@
-"""Keep one link to the center-server up: dial, prove, resume, back off, drain.
+"""Keep one link to the center-server up: dial, prove, resume, back off.
 
-A session outlives its links: each new link resumes it where both ends still know it,
-and else begins another. What runs over the session is not known here.
+A session outlives its links: a new link resumes it where both ends still know it, and
+else begins another. What runs over the session is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import trio
 
 from tunnel.access.security import client_tls_context, pin_of, short_id
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
-from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
     ClientIdChanged,
     LinkDown,
@@ -56,13 +55,12 @@ from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from tunnel.access.security import JoinLine
     from tunnel.center.events import Notice
     from tunnel.center.publisher import Publisher
     from tunnel.link.transport import Transport
-    from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import Terms
     from tunnel.proto.handshake import HandshakeResult
 
@@ -81,10 +79,9 @@ class LinkKeeper:
     Args:
         join: where the server is, and how the two sides prove themselves.
         terms: what this side announces; ``client_id`` may change meanwhile.
-        publisher: asks for its mappings on each link.
-        serve_offer: see ``Session``.
+        publisher: asks for its mappings on each link, and serves their visitors.
 
-    The others are explained at ``CenterClient``.
+    ``CenterClient`` explains the others.
     """
 
     def __init__(
@@ -92,7 +89,6 @@ class LinkKeeper:
         join: JoinLine,
         terms: Terms,
         publisher: Publisher,
-        serve_offer: Callable[[VirtualStream], Awaitable[None]],
         *,
         tell: Callable[[Notice], None],
         give_up_s: float | None,
@@ -102,10 +98,11 @@ class LinkKeeper:
     ) -> None:
         self.terms = terms
         self.session: Session | None = None
-        """With ``lost_at`` set while it waits for another link."""
+        """Its ``lost_at`` is set while it waits for another link."""
+        self.over = trio.Event()
+        """``run`` has ended."""
         self._join = join
         self._publisher = publisher
-        self._serve_offer = serve_offer
         self._tell = tell
         self._give_up_s = math.inf if give_up_s is None else give_up_s
         self._resume_s = resume_s
@@ -115,7 +112,6 @@ class LinkKeeper:
         self._link: Link | None = None
         self._greeted = Notify()
         self._stopping = trio.Event()
-        self._over = trio.Event()
         self._was_up = False
         self._told_refusal = ""
         self._renewed = False
@@ -159,7 +155,7 @@ class LinkKeeper:
                 looking.cancel()
         finally:
             self._publisher.detach()  # once more: this task may have been cancelled
-            self._over.set()
+            self.over.set()
         if failure is not None:
             raise failure
         if not self._was_up:
@@ -289,7 +285,7 @@ class LinkKeeper:
             client=True,
             ours=self.terms,
             theirs=result.peer_terms,
-            serve_offer=self._serve_offer,
+            serve_offer=self._publisher.serve_offer,
             pools=self._pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
@@ -441,10 +437,6 @@ class LinkKeeper:
             await self._greeted.wait()
         return self.session
 
-    async def wait_over(self) -> None:
-        """Wait until ``run`` has ended."""
-        await self._over.wait()
-
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
         self._stopping.set()
@@ -453,19 +445,9 @@ class LinkKeeper:
         else:
             self._attempts.cancel()
 
-    async def leave(self, within_s: float = GOODBYE_S) -> None:
-        """Stop; ``run`` is over after ``within_s`` at the latest."""
-        self.stop()
-        with trio.move_on_after(within_s):
-            await self._over.wait()
+    def give_up(self) -> None:
+        """End ``run`` without a word."""
         self._attempts.cancel()
-
-    async def drain(self, deadline_s: float = DRAIN_S) -> None:
-        """Take nothing new, let what runs go on for at most ``deadline_s``, leave."""
-        until = trio.current_time() + deadline_s
-        if self.session is not None:
-            await drain([self.session], until)
-        await self.leave(until + GOODBYE_S - trio.current_time())
 
 
 async def _secure(transport: Transport, pin: str | None) -> bytes:

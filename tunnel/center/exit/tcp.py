@@ -54,9 +54,6 @@ def serve_exit(
     target: Target | None,
     allow: Allow,
     allow_unix: AllowUnix = lambda _path: False,
-    *,
-    header: bytes = b"",
-    arrivals: Arrivals = TARGETS,
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it.
 
@@ -69,16 +66,14 @@ def serve_exit(
         target: of the virtual TCP connection; None and unknown forms are refused.
         allow: asked about each address before it is dialled.
         allow_unix: asked about the path of a unix socket.
-        header: sent to the target before the first byte of its visitor.
-        arrivals: the sockets that were dialled for the same entry.
     """
     match target:
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
             return refuse(stream, Code.NOT_ALLOWED, why)
         case TcpTarget() | UnixPath():
-            dial = _TargetDial(stream, target, allow, arrivals, len(header))
-            return _serve_target(stream, dial, header, arrivals)
+            dial = _TargetDial(stream, target, allow, TARGETS, 0)
+            return _serve_target(stream, dial, TARGETS)
         case UdpTarget(""):
             return serve_association(DatagramStream(stream), allow)
         case _:
@@ -119,12 +114,11 @@ def exit_to(
             first = public(asked.name)
             came_to = _in_row(first, asked.index) if first else None
             header = encode_proxy_header(proxy, create.visitor, came_to)
-        here: Target = target
+        here = target
         if isinstance(target, TcpTarget) and asked.index:
             here = TcpTarget(_in_row(target.address, asked.index))
-        return serve_exit(
-            stream, here, _anywhere, _any_path, header=header, arrivals=arrivals
-        )
+        dial = _TargetDial(stream, here, _anywhere, arrivals, len(header))
+        return _serve_target(stream, dial, arrivals, header)
 
     return serve
 
@@ -150,12 +144,8 @@ def _anywhere(_ip: str, _port: int) -> bool:
     return True
 
 
-def _any_path(_path: str) -> bool:
-    return True
-
-
 async def _serve_target(
-    stream: VirtualStream, dial: _TargetDial, header: bytes, arrivals: Arrivals
+    stream: VirtualStream, dial: _TargetDial, arrivals: Arrivals, header: bytes = b""
 ) -> None:
     """Wait for the connection, tell the opener how it went, and relay to the end.
 
