@@ -53,55 +53,42 @@ class NamePorts:
     """
 
     def __init__(self, options: NameOptions) -> None:
+        self.http: Address | None = None
+        """Where HTTP is open."""
+        self.https: Address | None = None
+        """Where HTTPS is open."""
         self._options = options
         self._http: list[PortListener] = []
         self._https: list[PortListener] = []
         self._termination: Termination | None = None
 
-    @property
-    def http(self) -> Address | None:
-        """Where HTTP is open."""
-        return _bound(self._options.http, self._http)
-
-    @property
-    def https(self) -> Address | None:
-        """Where HTTPS is open."""
-        return _bound(self._options.https, self._https)
-
     async def open(self) -> dict[int, EndpointType]:
         """Open the ports; return the types of mappings that can be had on them.
 
         Raises:
-            AddressError: one cannot be listened on.
+            AddressError: one cannot be listened on. None is open then.
             UsageError: the certificate cannot be used.
         """
-        options = self._options
+        options, domain = self._options, self._options.domain
         self._termination = _termination_of(options)
         types: dict[int, EndpointType] = {}
         if options.http is not None:
-            self._http = await open_listener(options.http.host, options.http.port)
-            types[MappingType.HTTP] = self._type(MappingType.HTTP, self.http)
+            self._http, self.http = await _listen(options.http)
+            port = self.http.port
+            types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
         if options.https is not None:
-            where = options.https
             try:
-                self._https = await open_listener(where.host, where.port)
+                self._https, self.https = await _listen(options.https)
             except BaseException:
                 for listener in self._http:
                     listener.socket.close()
                 raise
-            types[MappingType.HTTPS] = self._type(MappingType.HTTPS, self.https)
+            port = self.https.port
+            types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
             if self._termination is not None and options.http is None:
-                web = self._type(MappingType.HTTP, self.https, TLS_ONLY)
+                web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
                 types[MappingType.HTTP] = web
         return types
-
-    def _type(
-        self,
-        type: MappingType,  # noqa: A002 - as in an entry
-        where: Address | None,
-        note: str = "",
-    ) -> EndpointType:
-        return HostNames(type, where.port if where else 0, self._options.domain, note)
 
     async def serve(self, table: MappingTable) -> None:
         """Serve visitors until cancelled; closes the ports."""
@@ -123,11 +110,11 @@ class NamePorts:
                 nursery.start_soon(serve_https)
 
 
-def _bound(wanted: Address | None, opened: list[PortListener]) -> Address | None:
-    if wanted is None or not opened:
-        return None
-    port: int = opened[0].socket.getsockname()[1]
-    return Address(wanted.host, port)
+async def _listen(where: Address) -> tuple[list[PortListener], Address]:
+    """Return the listeners of an address, and the port that it has got."""
+    listeners = await open_listener(where.host, where.port)
+    port = listeners[0].socket.getsockname()[1]
+    return listeners, Address(where.host, port)
 
 
 def _termination_of(options: NameOptions) -> Termination | None:

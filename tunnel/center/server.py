@@ -225,8 +225,14 @@ class CenterServer:
                         await trio.lowlevel.wait_readable(stream.socket)
                     place.heard = True
                     # Not before: a silent peer costs no TLS and no buffers.
-                    transport = self._transport(stream, str(peer))
-                    handshake = await self._begin(transport)
+                    if self._tls is None:
+                        transport = PlainTransport(stream, str(peer))
+                    else:
+                        transport = TlsTransport(
+                            stream, self._tls, server_side=True, peer=str(peer)
+                        )
+                        await transport.handshake()
+                    handshake = self._handshake()
                     return transport, handshake, await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
@@ -237,21 +243,12 @@ class CenterServer:
                 reason="a newcomer needs its place")  # fmt: skip
         return None
 
-    def _transport(self, stream: FastSocket, peer: str) -> Transport:
-        if self._tls is None:
-            return PlainTransport(stream, peer)
-        return TlsTransport(stream, self._tls, server_side=True, peer=peer)
-
-    async def _begin(self, transport: Transport) -> ServerHandshake:
-        binding = PLAIN_BINDING
-        if isinstance(transport, TlsTransport):
-            await transport.handshake()
-        if self._identity is not None and self._tls is not None:
-            binding = self._identity.certificate_sha256
+    def _handshake(self) -> ServerHandshake:
+        identity = self._identity
         return ServerHandshake(
             self.terms,
             secrets.token_bytes(32),
-            binding,
+            PLAIN_BINDING if identity is None else identity.certificate_sha256,
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
