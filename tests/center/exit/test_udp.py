@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from support.center import LOOPBACK, center, user
+from support.center import LOOPBACK, center, running, user
 
 from tunnel.access.security import make_token
 from tunnel.addresses import LOOPBACKS
@@ -24,8 +24,6 @@ from tunnel.proto.frames import Address, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from tunnel.center.client import CenterClient
 
 
 PORTS = range(21_000, 22_000)
@@ -362,14 +360,6 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
                 late.bind(("::1", peer.port))
                 datagrams.put(exit_udp.NOWHERE, b"found")
                 assert (await heard(late))[0] == b"found"
-
-
-@asynccontextmanager
-async def running(client: CenterClient) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.run)
-        yield
-        client.stop()
 
 
 async def test_an_association_leaves_at_the_server() -> None:
