@@ -7,6 +7,7 @@ session, and which one goes on, is the server's business.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 VISITOR_WAITS_S: Final = 3.0
 """How long a visitor of a host name waits for a link that was just lost."""
 _NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
-"""So end sessions whose client went without a word; only connections are a loss."""
+"""How sessions of clients end that go without a word: only connections are a loss."""
 
 logger = logging.getLogger("tunnel.server")
 
@@ -85,7 +86,6 @@ class ClientSession:
         self.link: Link | None = None
         """The link that carries it at the moment."""
         self._host = host
-        self._apply_mapping = apply_mapping
         self._owner = owner
         self._forget = forget
         self.session = Session(
@@ -93,7 +93,7 @@ class ClientSession:
             ours=terms,
             theirs=claim.peer_terms,
             serve_offer=self._serve_offer,
-            serve_mapping=self._serve_mapping,
+            serve_mapping=partial(apply_mapping, self),
             pools=pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
@@ -164,10 +164,7 @@ class ClientSession:
         else:
             self.session.end(LocalSessionError(code, reason))
 
-    # What the client asks for --------------------------------------------------------
-
-    async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
-        return await self._apply_mapping(self, mapping)
+    # What the client opens -----------------------------------------------------------
 
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         create, user = stream.create, self.user
@@ -189,7 +186,7 @@ class ClientSession:
     ) -> Awaitable[None]:
         """Lead the opener to the client that is the exit of this name.
 
-        Opened before this returns: openers keep their order.
+        The far stream is open before this returns: openers keep their order.
         """
         if not isinstance(create.target, TcpTarget):
             why = "an exit at a client takes TCP addresses"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.center.exit.direct import DirectStream
+from tunnel.center.exit.tcp import bound_address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
@@ -17,15 +17,19 @@ from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.names import Guard, handle_guarded
 from tunnel.front.http.server import Visit
 from tunnel.front.proxy import handle_app
-from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import connect, connect_end
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, tune_local
 from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from tunnel.access.networks import Networks
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.proxy_users import ProxyUsers
-    from tunnel.link.virtual import VirtualStream
+    from tunnel.link.virtual import Local, VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import End, Target
 
@@ -96,3 +100,43 @@ def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
 
 def _visitor_of(stream: VirtualStream) -> Address | None:
     return stream.create.visitor if stream.create else None
+
+
+class DirectStream(FastSocket):
+    """A connection of this machine in the place of a virtual TCP connection.
+
+    So that what a front end serves here can also leave here.
+
+    Args:
+        sock: connected; taken over.
+    """
+
+    __slots__ = ("bound",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        tune_local(sock)
+        super().__init__(sock)
+        self.bound = bound_address(sock)
+        TARGETS.dialled(self)
+
+    async def receive_piece(self) -> bytes:
+        """Wait for bytes; nothing at the end."""
+        return await self.receive_some(CHUNK_BYTES)
+
+    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
+        """Carry nothing: the caller has to read and write."""
+        del local, idle_s, ready
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Do nothing: the kernel tells only a task that reads or writes."""
+
+    def close(self) -> None:
+        """End both directions without a checkpoint."""
+        TARGETS.left(self)
+        super().close()
+
+    def reset(self, code: Code = Code.RESET) -> None:
+        """Close with a RST; there is no peer to be told the code."""
+        del code
+        TARGETS.left(self)
+        super().reset()

@@ -47,12 +47,6 @@ class _OpenMapping:
     names: tuple[PublicName, ...]
     endpoint: Endpoint
 
-    def is_same(
-        self, owner: ClientSession, entry: MappingEntry, names: tuple[PublicName, ...]
-    ) -> bool:
-        ours = self.entry.type, self.entry.name, self.names
-        return self.owner is owner and ours == (entry.type, entry.name, names)
-
     @property
     def answer(self) -> MappingAnswer:
         public, note = self.endpoint.public, self.endpoint.note
@@ -203,8 +197,8 @@ class MappingTable:
         taken: _TakenNames,
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
-        had = self._open.get(names[0])
-        if had and had.is_same(client, entry, names):
+        had = self._by_owner.get(client, {}).get(entry.name)
+        if had and (had.entry.type, had.names) == (entry.type, names):
             return had.answer
         for name in names:
             if not await self._is_free(name, client):
@@ -221,8 +215,7 @@ class MappingTable:
         if client.gone:  # it left while we waited: nobody would give the name back
             endpoint.close()
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
-        older = self._by_owner.get(client, {}).get(entry.name)
-        if older is not None:
+        if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
         mapping = _OpenMapping(client, entry, names, endpoint)
         self._take_in(mapping)
