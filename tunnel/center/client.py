@@ -159,7 +159,11 @@ class CenterClient:
     # Mappings ------------------------------------------------------------------------
 
     async def publish(self, wanted: MappingEntry, serve: Serve) -> str:
-        """See ``Publisher.publish``."""
+        """Ask for a mapping, now and on every later link; see ``Publisher.publish``.
+
+        Returns:
+            Its name, for ``withdraw`` and in the notices about it.
+        """
         return await self.publisher.publish(wanted, serve)
 
     async def publish_target(
@@ -206,11 +210,11 @@ class CenterClient:
         return await self.publish(wanted, udp_exit_to(target, count=count))
 
     def public(self, name: str) -> Address | None:
-        """See ``Publisher.public``."""
+        """Return where a mapping is open, None while it is not."""
         return self.publisher.public(name)
 
     async def withdraw(self, name: str) -> None:
-        """See ``Publisher.withdraw``."""
+        """Give a mapping up, and wait until it is; cancelled, it still is."""
         await self.publisher.withdraw(name)
 
     async def listen(self, remote: int | str = 0) -> MappingListener:
@@ -280,7 +284,7 @@ class CenterClient:
         )
 
     async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
-        """Open a UDP association: a port at the server that may talk to anybody.
+        """Open a UDP association: a port at the server that reaches any address.
 
         Each datagram names its own address, and names are resolved at the server.
 
@@ -295,8 +299,8 @@ class CenterClient:
         """Open a port at the server that takes one connection.
 
         Args:
-            expected: from whom; a host of zeros is anybody.
-            deadline_s: for the port, not for who comes.
+            expected: the peer that connects; a host of zeros is anybody.
+            deadline_s: for the port, not for the connection.
 
         Raises:
             StreamError: refused; ``code`` says why.

@@ -82,7 +82,7 @@ class Endpoint:
         await self._closed.wait()
 
     def close(self) -> None:
-        """Let nobody in from now on; visitors who are in stay. Harmless when closed."""
+        """Let nobody in from now on; visitors that are in stay. Harmless twice."""
         self._closed.set()
 
 

@@ -133,7 +133,7 @@ class MappingTable:
         return answers
 
     def drop(self, client: ClientSession) -> None:
-        """Close all mappings of a client. Visitors who are in are not touched."""
+        """Close all mappings of a client; visitors that are in stay."""
         for mapping in tuple(self._by_owner.get(client, {}).values()):
             self._close(mapping)
             self._remember(mapping)
@@ -225,7 +225,7 @@ class MappingTable:
     # Whose it becomes ----------------------------------------------------------------
 
     async def _is_free(self, name: PublicName, client: ClientSession) -> bool:
-        """Say whether the client may have the name now; take it from who must yield."""
+        """Say whether the client may have the name now; take it if its owner yields."""
         mapping = self._open.get(name)
         if mapping is None:
             return True

@@ -22,7 +22,7 @@ MAX_WAITING_SESSIONS: Final = 1_024
 """Of one user, without a link: after an outage all of the fleet."""
 MAX_KEPT_BYTES: Final = 128 * 1024 * 1024
 """Unconfirmed bytes that the process keeps for sessions without a link: half of what
-all may keep, so that an outage of many leaves enough to those who move."""
+all may keep, so that an outage of many leaves enough to those that move."""
 NO_CLIENT_ID: Final = bytes(16)
 """The id of clients that have none: none of them succeeds another, or is its copy."""
 
