@@ -1,8 +1,8 @@
 """The far end of a UDP association: its sockets, and the peers it may talk to.
 
 It has one socket for each family, so that all peers see the same port of ours. Nothing
-that goes wrong with one datagram ends the association: the datagram is dropped and
-counted, as on the way there (protocol.md#datagrams).
+that goes wrong with one datagram ends the association: the datagram is dropped
+(protocol.md#datagrams).
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ class _UdpExit:
     def __init__(
         self, datagrams: DatagramStream, allow: Callable[[str, int], bool]
     ) -> None:
-        self.dropped = 0
         self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
@@ -162,11 +161,8 @@ class _UdpExit:
             self._touch()
             if self._homes:
                 await self._send_home(payload)
-                continue
-            address = self._target or address
-            numeric = self._numeric(address)
-            if numeric is not None:
-                await self._send(numeric, payload)
+            elif (to := self._target or self._numeric(address)) is not None:
+                await self._send(to, payload)
             else:
                 self._wait_for_name(address, payload)
 
@@ -184,7 +180,6 @@ class _UdpExit:
         queue = self._asked.get(address.host)
         if queue is None:
             if len(self._asked) >= MAX_NAMES:
-                self.dropped += 1
                 return
             queue = self._asked[address.host] = DatagramQueue(self._asked_room)
             # In a task of its own: one slow name delays nothing else.
@@ -196,11 +191,9 @@ class _UdpExit:
         try:
             found = await resolve(address)
         except StreamError:
-            self._asked[address.host].clear()
+            self._asked.pop(address.host).clear()
             return
-        finally:
-            queue = self._asked.pop(address.host)
-            self.dropped += queue.dropped
+        queue = self._asked.pop(address.host)
         self._names.pop(address.host, None)
         self._names[address.host] = found.host, trio.current_time() + NAME_S
         if len(self._names) > MAX_NAMES:
@@ -212,7 +205,6 @@ class _UdpExit:
     async def _send(self, to: Address, payload: bytes) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
         if not (to.port > 0 and self._allow(to.host, to.port)):
-            self.dropped += 1
             return
         host = to.host.partition("%")[0]  # of an answer the zone is known apart
         self._peers.pop(host, None)
@@ -223,7 +215,7 @@ class _UdpExit:
             sock = self._socket(_family(to.host))
             await sock.sendto(payload, (to.host, to.port))
         except OSError:
-            self.dropped += 1
+            return
 
     async def _send_home(self, payload: bytes) -> None:
         """Send to the loopback that takes it: a bare port may be open on either.
@@ -241,7 +233,6 @@ class _UdpExit:
                 self._leave(home)
             if self._homes[0] == home:  # else the reader has heard it first
                 return
-        self.dropped += 1
 
     def _leave(self, home: Address) -> None:
         """Try the other loopback first from now on."""
@@ -259,20 +250,17 @@ class _UdpExit:
                     self._leave(self._homes[0])
                 await trio.lowlevel.checkpoint()
                 continue
-            host = source[0].partition("%")[0]
-            if host not in self._peers or not self._is_answer(host, source[1]):
-                self.dropped += 1
+            host, port = source[0].partition("%")[0], source[1]
+            if host not in self._peers:
+                continue
+            whence = NOWHERE
+            if self._target is None:
+                whence = Address(host, port)
+            elif port != self._target.port:
                 continue
             self._answered = True
             self._touch()
-            whence = NOWHERE if self._target else Address(host, source[1])
             self._datagrams.send(whence, payload)
-
-    def _is_answer(self, host: str, port: int) -> bool:
-        """Say whether it comes from the target, where there is one."""
-        if self._target is None or self._homes:  # those are connected
-            return True
-        return self._target.host.partition("%")[0] == host and self._target.port == port
 
     # Sockets -------------------------------------------------------------------------
 
