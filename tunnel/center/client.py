@@ -8,13 +8,14 @@ from __future__ import annotations
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from tunnel.access.security import parse_join
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
-from tunnel.center.exit.tcp import exit_to, udp_exit_to
+from tunnel.center.exit.tcp import exit_to, refuse, udp_exit_to
 from tunnel.center.link_keeper import LinkKeeper
 from tunnel.center.local_services import share_network
 from tunnel.center.publisher import Publisher
@@ -200,7 +201,9 @@ class CenterClient:
         At most one name; see ``publish`` for what is returned.
         """
         self.publisher.exit_networks = networks
-        return await self.publish(MappingEntry(MappingType.EXIT, "", name), _refuse)
+        # An exit has no visitors of its own: their CREATE names the target.
+        serve = partial(refuse, code=Code.NO_MAPPING)
+        return await self.publish(MappingEntry(MappingType.EXIT, "", name), serve)
 
     async def publish_udp_target(
         self, remote: Address, target: Address, *, count: int = 1
@@ -227,11 +230,10 @@ class CenterClient:
             LocalSessionError: the server refused; ``code`` says why.
         """
         where = (
-            Address("", remote) if isinstance(remote, int) else Address.parse(remote)
+            Address.parse(remote) if isinstance(remote, str) else Address("", remote)
         )
-        return await self.publisher.listen(
-            MappingEntry(MappingType.TCP, "", where.host, where.port)
-        )
+        wanted = MappingEntry(MappingType.TCP, "", where.host, where.port)
+        return await self.publisher.listen(wanted)
 
     # Opening -------------------------------------------------------------------------
 
@@ -344,9 +346,3 @@ async def connect(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
-
-
-async def _refuse(stream: VirtualStream) -> None:
-    """An exit has no visitors of its own: CREATE names the target, not the mapping."""
-    await trio.lowlevel.checkpoint()
-    stream.reset(Code.NO_MAPPING)

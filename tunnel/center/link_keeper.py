@@ -427,15 +427,14 @@ class LinkKeeper:
         soon = trio.current_time() + WAITING_MOST_S
         self._step.deadline = min(self._step.deadline, soon)
 
-    async def wait_for_session(self) -> Session | None:
-        """Wait for a session that lives, with or without a link; None when stopping."""
+    async def wait_for_session(self) -> None:
+        """Wait for a session that lives, with or without a link, or for ``stop``."""
         if self._link is None:
             self.hurry()
         while not self._stopping.is_set():
             if self.session is not None and self.session.ended is None:
-                break
+                return
             await self._greeted.wait()
-        return self.session
 
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
