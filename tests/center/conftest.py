@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
+from support.center import LOOPBACK
 
 from tunnel.center import endpoints
 from tunnel.net import listen
@@ -20,3 +23,12 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(endpoints, "open_listener", counting)
     return ports
+
+
+@pytest.fixture
+def free_ports() -> range:
+    """Ports that were free a moment ago."""
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        port = one.getsockname()[1]
+    return range(port, port + 1)

@@ -10,8 +10,8 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.join import make_token
-from tunnel.center import endpoints, mappings
-from tunnel.center.endpoints import Exits, Key, TcpPorts
+from tunnel.center import mappings
+from tunnel.center.endpoints import EndpointType, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -36,6 +36,7 @@ class Client:
     gone = waiting = away = False
 
     def __init__(self, nursery: trio.Nursery) -> None:
+        self.session = self
         self.user = user(make_token())
         self.nursery = nursery
 
@@ -50,8 +51,8 @@ class Client:
         raise AssertionError("it answers")
 
 
-class Counting(set[Key]):
-    """Keys that are taken, and how often somebody asked."""
+class Counting(set[PublicName]):
+    """Names that are taken, and how often somebody asked."""
 
     asked = 0
 
@@ -80,7 +81,9 @@ def leave(name: str) -> MappingEntry:
 @pytest.mark.parametrize("count", [1, 2, 500, 999])
 def test_each_port_of_a_range_is_looked_at_once_for_a_row(count: int) -> None:
     ports = range(20_000, 21_000)
-    taken = Counting(Key(MappingType.TCP, LOOPBACK, port) for port in ports[::count])
+    taken = Counting(
+        PublicName(MappingType.TCP, LOOPBACK, port) for port in ports[::count]
+    )
     entry = MappingEntry(MappingType.TCP, "row", "", 0, count)
     assert not list(TcpPorts(LOOPBACK, ports).candidates(entry, taken))
     assert taken.asked <= 2 * len(ports)
@@ -103,19 +106,19 @@ async def test_a_row_is_not_tried_again_over_a_port_of_another_program(
 async def test_a_name_is_withdrawn_without_a_look_at_the_others(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = MappingTable({MappingType.EXIT: Exits()})
+    table = MappingTable({MappingType.EXIT: EndpointType(MappingType.EXIT)})
     client, crowd = Client(nursery), Client(nursery)
     for at in range(500):
         await ask(table, crowd, MappingOp.ADD, leave(f"x{at}"))
     await ask(table, client, MappingOp.ADD, leave("mine"))
 
-    class Unwalked(dict[Key, object]):
+    class Unwalked(dict[PublicName, object]):
         def values(self) -> None:  # type: ignore[override]
             raise AssertionError("walked")
 
         __iter__ = items = values  # type: ignore[assignment]
 
-    monkeypatch.setattr(table, "_claims", Unwalked(table._claims))
+    monkeypatch.setattr(table, "_open", Unwalked(table._open))
     answers = await ask(
         table, client, MappingOp.REMOVE, leave("mine"), leave("x1"), leave("mine")
     )
@@ -131,21 +134,24 @@ async def test_a_name_is_withdrawn_without_a_look_at_the_others(
     table.drop(crowd)
     assert len(table) == 1
     table.drop(client)
-    assert not table._named
+    assert not table._by_owner
     assert len(table) == 0
 
 
 async def test_a_name_that_is_asked_for_elsewhere_leaves_where_it_was(
     nursery: trio.Nursery,
 ) -> None:
-    table, client = MappingTable({MappingType.EXIT: Exits()}), Client(nursery)
+    table, client = (
+        MappingTable({MappingType.EXIT: EndpointType(MappingType.EXIT)}),
+        Client(nursery),
+    )
     for host in ("here", "there"):
         entry = MappingEntry(MappingType.EXIT, "one", host)
         (answer,) = await ask(table, client, MappingOp.ADD, entry)
         assert answer.code is Code.NORMAL
     assert len(table) == 1
-    assert table.owner(endpoints.exit_key("here")) is None
-    assert table.owner(endpoints.exit_key("there")) is client
+    assert table.owner(PublicName(MappingType.EXIT, "here")) is None
+    assert table.owner(PublicName(MappingType.EXIT, "there")) is client
 
 
 async def test_neither_a_client_nor_all_of_them_have_names_without_end(
@@ -153,7 +159,7 @@ async def test_neither_a_client_nor_all_of_them_have_names_without_end(
 ) -> None:
     monkeypatch.setattr(mappings, "MAX_CLIENT_NAMES", 3)
     monkeypatch.setattr(mappings, "MAX_NAMES", 5)
-    table = MappingTable({MappingType.EXIT: Exits()})
+    table = MappingTable({MappingType.EXIT: EndpointType(MappingType.EXIT)})
     first, second = Client(nursery), Client(nursery)
     names = [leave(str(at)) for at in range(4)]
     codes = [a.code for a in await ask(table, first, MappingOp.ADD, *names)]

@@ -10,7 +10,7 @@ from support.center import LOOPBACK, user
 
 from tunnel.access.join import make_token
 from tunnel.center import mappings as mappings_module
-from tunnel.center.endpoints import Endpoint, Key, OpenTarget, TcpPorts
+from tunnel.center.endpoints import Endpoint, OpenTarget, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -38,6 +38,7 @@ class Client:
     ) -> None:
         self.user = user(make_token(), name, owner=owner)
         self.nursery = nursery
+        self.session = self
         self.gone = False
         self.waiting = False
         self.takes_udp = True
@@ -313,21 +314,21 @@ class Names:
     none_left = "none"
 
     def __init__(self) -> None:
-        self.open_now: set[Key] = set()
+        self.open_now: set[PublicName] = set()
 
     def host(self, entry: MappingEntry) -> str:
         return f"{entry.host}.example"
 
     def candidates(
-        self, entry: MappingEntry, taken: Container[Key]
-    ) -> Iterator[tuple[Key, ...]]:
+        self, entry: MappingEntry, taken: Container[PublicName]
+    ) -> Iterator[tuple[PublicName, ...]]:
         first = entry.port
         yield tuple(
-            Key(MappingType.HTTP, self.host(entry), first + place)
+            PublicName(MappingType.HTTP, self.host(entry), first + place)
             for place in range(entry.count)
         )
 
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+    async def open(self, keys: tuple[PublicName, ...]) -> Endpoint:
         await trio.lowlevel.checkpoint()
         assert self.open_now.isdisjoint(keys)
         return OpenNames(self.open_now, keys)
@@ -336,7 +337,7 @@ class Names:
 class OpenNames:
     note = ""
 
-    def __init__(self, open_now: set[Key], keys: tuple[Key, ...]) -> None:
+    def __init__(self, open_now: set[PublicName], keys: tuple[PublicName, ...]) -> None:
         self.public = Address(keys[0].host, 80)
         self._open_now, self._keys = open_now, keys
         self._closed = trio.Event()

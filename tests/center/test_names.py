@@ -10,7 +10,7 @@ import trio
 from support.center import LOOPBACK, ask, center, target, user
 
 from tunnel.access.join import make_token
-from tunnel.center.endpoints import HostNames, Key
+from tunnel.center.endpoints import HostNames, PublicName
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
 from tunnel.errors import Code, TunnelError, UsageError
@@ -67,7 +67,7 @@ def test_a_name_without_a_dot_is_one_of_the_domain(
 ) -> None:
     kind = HostNames(MappingType.HTTP, 80, domain)
     entry = MappingEntry(MappingType.HTTP, "x", asked)
-    assert list(kind.candidates(entry, ())) == [(Key(MappingType.HTTP, host),)]
+    assert list(kind.candidates(entry, ())) == [(PublicName(MappingType.HTTP, host),)]
 
 
 @pytest.mark.parametrize(

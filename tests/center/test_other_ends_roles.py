@@ -293,8 +293,8 @@ async def test_nobody_leaves_at_a_client_that_did_not_offer_it() -> None:
     async with center() as where, up(where) as home, up(where) as away:
         assert await refusal(away, Address(LOOPBACK, 1), "home") is Code.NO_MAPPING
         # Not even when the server asks for it.
-        (member, _) = where.server.members
-        stream = member.open_now(TcpTarget(Address(LOOPBACK, 1)))
+        (member, _) = where.server.clients
+        stream = member.session.open_now(TcpTarget(Address(LOOPBACK, 1)))
         with pytest.raises(StreamError) as caught:
             await stream.wait_open()
         assert caught.value.code is Code.NOT_ALLOWED

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from tunnel.access.join import JoinLine, make_token
-from tunnel.center import client as client_module
+from tunnel.center import link_keeper
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
-from tunnel.center.client import ASKED_MOST_S, CenterClient
+from tunnel.center.client import CenterClient
 from tunnel.center.events import ClientIdChanged, LinkDown
+from tunnel.center.link_keeper import ASKED_MOST_S, LinkKeeper
 from tunnel.errors import Code, LocalLinkError, RemoteLinkError, StreamError
 
 if TYPE_CHECKING:
@@ -60,9 +61,9 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tries]:
         notices: list[Notice] = []
         join = JoinLine("ann", make_token(), "192.0.2.1", 1, None, plain)
         client = CenterClient(join, tell=notices.append, client_id=b"c" * 16)
-        monkeypatch.setattr(CenterClient, "connections", waiting)
+        monkeypatch.setattr(LinkKeeper, "connections", waiting)
         made = Tries(client, notices, fails)
-        monkeypatch.setattr(client_module, "dial", made.dial)
+        monkeypatch.setattr(link_keeper, "dial", made.dial)
         return made
 
     return make

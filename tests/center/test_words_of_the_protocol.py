@@ -229,7 +229,7 @@ async def test_a_client_tells_a_type_that_it_never_serves_from_one_it_may_not() 
             UdpTarget("none", 0): Code.NO_MAPPING,
             UdpTarget(): Code.NO_MAPPING,
         }
-        (member,) = made.server.members
+        (member,) = made.server.clients
         for one, code in asked.items():
             with pytest.raises(StreamError) as caught:
                 await member.session.open(one)
@@ -272,7 +272,7 @@ async def test_an_old_link_hears_that_a_newer_one_goes_on() -> None:
 async def test_a_later_link_renews_nothing_that_was_said_on_the_first() -> None:
     async with server() as made:
         first = await log_in(made, terms=Terms(client_id=ID, idle_ping_s=9))
-        (member,) = made.server.members
+        (member,) = made.server.clients
         known = first.result
         state = ResumeState(known.session_id, 0, known.resume_secret)
         later = Terms(
@@ -280,7 +280,7 @@ async def test_a_later_link_renews_nothing_that_was_said_on_the_first() -> None:
         )
         second = await log_in(made, link_no=2, resume=state, terms=later, resume_s=3)
         assert second.result.resumed
-        assert made.server.members == (member,)
+        assert made.server.clients == (member,)
         assert member.client_id == ID
         assert member.session.core.theirs == replace(Terms(client_id=ID), idle_ping_s=9)
         assert member.session.resume_s == 120
@@ -292,7 +292,7 @@ async def test_a_client_stays_away_for_as_long_as_a_running_link_said() -> None:
     async with server() as made, trio.open_nursery() as nursery:
         client, notices = made.client(ID)
         await nursery.start(client.run)
-        (member,) = made.server.members
+        (member,) = made.server.clients
         member.session.core.go_away(Code.INTERNAL, "back in a while", 3)
         member.session.output.wake()
         down = await notices.next(LinkDown)

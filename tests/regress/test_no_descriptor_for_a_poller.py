@@ -40,7 +40,7 @@ async def test_a_client_without_a_free_descriptor_tries_again(
         await nursery.start(client.run)
         assert asked == 2
         asked = 1
-        (member,) = where.server.members
+        (member,) = where.server.clients
         member.lose_link(Code.LINK_LOST, "test")
         await notices.next(LinkUp, 2)
         client.stop()

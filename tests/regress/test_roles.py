@@ -54,7 +54,7 @@ async def test_a_client_cancelled_at_any_step_leaves_no_socket_open() -> None:
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
         # A socket that nobody closed would be a ResourceWarning, and an error here.
-        await where.until(lambda: not where.server.members)
+        await where.until(lambda: not where.server.clients)
         await where.until(lambda: where.server._gate.unproven == 0)
 
 

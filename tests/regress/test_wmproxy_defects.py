@@ -130,7 +130,7 @@ async def test_the_tail_arrives_when_the_sender_closes_at_once(
     async with center(state) as where, target(blurt) as service:
         client, _ = where.client()
         async with running(client):
-            (member,) = where.server.members
+            (member,) = where.server.clients
             stream = await client.open(TcpTarget(service))
             got = 0
             async for piece in stream:
@@ -244,7 +244,7 @@ async def test_an_open_that_nobody_serves_is_answered() -> None:
     async with center() as where:
         client, _ = where.client()
         async with running(client):
-            (member,) = where.server.members
+            (member,) = where.server.clients
             with pytest.raises(StreamError) as raised:
                 await member.session.open(NameTarget("nobody"), deadline_s=5)
             assert raised.value.code is Code.NO_MAPPING

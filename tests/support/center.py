@@ -15,6 +15,7 @@ from tunnel.access.users import User
 from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.errors import TunnelError
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial
 from tunnel.proto.frames import Address, Terms
@@ -124,6 +125,29 @@ async def center(
             )
             yield Center(server, address, join)
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running(client: CenterClient) -> AsyncIterator[None]:
+    """Run a client for the block; enter when its link is up."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        yield
+        client.stop()
+
+
+async def failure_of(client: CenterClient) -> TunnelError:
+    """Run a client that ends with an error."""
+    with trio.fail_after(20):
+        try:
+            await client.run()
+        except TunnelError as error:
+            return error
+    raise AssertionError("it ended in peace")
+
+
+def port_of(ports: range) -> Address:
+    return Address(LOOPBACK, ports[0])
 
 
 @asynccontextmanager

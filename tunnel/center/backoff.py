@@ -8,23 +8,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_S: Final = 0.2
-"""A link that was lost is usually to be had again at once."""
+"""Most links that are lost can be had again at once."""
 MOST_S: Final = 20.0
-"""While nothing waits: a server that is back is found within this."""
+"""While nothing waits: a server that is back is found within this time."""
 WAITING_MOST_S: Final = 3.0
 """While connections wait: no pause, no dial and no step of a link start is longer."""
 STEADY_S: Final = MOST_S
-"""A link that lasted as long was a good one, however it ended: to try the next at once
+"""A link that lasted so long was a good one, however it ended: to try the next at once
 costs no more than to try in vain for ever."""
 _JITTER: Final = 0.5
-"""To both sides, so that clients which lost their links together spread out."""
+"""Up and down, so that clients which lost their links together spread out."""
 
 
 class Backoff:
-    """Doubles from 0.2 s to its longest, each with ±50 % jitter.
+    """Pauses that double from 0.2 s to the longest, each with ±50 % jitter.
 
     Args:
-        random: gives numbers from 0 to 1.
+        random: returns numbers from 0 to 1.
     """
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -33,12 +33,12 @@ class Backoff:
         self._failed = False
 
     def next_s(self, *, waiting: bool = False, took_s: float = 0.0) -> float:
-        """Give the next wait; the one after will be twice as long.
+        """Return the next pause; the one after will be twice as long.
 
         Args:
             waiting: connections wait for the link.
-            took_s: what the failed attempt took; the wait is that much shorter, so
-                that attempts begin at a pace, but never shorter than the first.
+            took_s: how long the failed attempt took. The pause is shorter by that, so
+                that attempts begin at an even pace, but never shorter than the first.
         """
         most_s = (WAITING_MOST_S if waiting else MOST_S) / (1 + _JITTER)
         wait_s = min(self._next_s, most_s)
@@ -47,9 +47,9 @@ class Backoff:
         return max(wait_s * factor - took_s, min(wait_s, FIRST_S) * factor)
 
     def carried(self, for_s: float, *, failed: bool) -> None:
-        """Count a link that is over: behind it the waits begin again with the shortest.
+        """Count a link that is over: after it the shortest pause comes next.
 
-        Not so behind the second in a row that ``failed`` before it was steady: a server
+        Not after the second in a row that ``failed`` before it was steady: a server
         whose every session ends with a broken rule is as good as none.
         """
         failed = failed and for_s < STEADY_S

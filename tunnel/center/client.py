@@ -1,65 +1,29 @@
-"""CenterClient: keeps a link to the center-server alive, and what runs over it.
+"""CenterClient: what a center-client offers, opens and accepts over its links.
 
-Registers its mappings on every link, serves what visitors open, opens what programs
-here ask for, and dials again for ever.
+``LinkKeeper`` keeps the link up, ``Publisher`` the mappings on it.
 """
 
 from __future__ import annotations
 
-import hmac
-import logging
-import math
-import random
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import cached_property, partial
-from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.access.identity import pin_of, short_id
 from tunnel.access.join import parse_join
-from tunnel.access.tls import client_tls_context
 from tunnel.addresses import EVERYWHERE
-from tunnel.center import backoff
-from tunnel.center.backoff import Backoff
-from tunnel.center.client_proxy import serve_client_proxy
-from tunnel.center.drain import DRAIN_S, GOODBYE_S
-from tunnel.center.events import (
-    ClientIdChanged,
-    LinkDown,
-    LinkResumed,
-    LinkUp,
-    SessionLost,
-)
-from tunnel.center.exit.tcp import exit_to, refuse, serve_exit, udp_exit_to
-from tunnel.center.path_mtu import Path
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
+from tunnel.center.exit.tcp import exit_to, refuse, udp_exit_to
+from tunnel.center.link_keeper import LinkKeeper
+from tunnel.center.local_services import share_network
 from tunnel.center.publisher import Publisher
-from tunnel.errors import (
-    Code,
-    LinkError,
-    LocalLinkError,
-    LocalSessionError,
-    LocalStreamError,
-    RemoteLinkError,
-    RemoteSessionError,
-    SessionError,
-    TlsError,
-    TunnelError,
-    ViaError,
-)
+from tunnel.errors import Code, LocalStreamError
 from tunnel.link.bind import BoundPort
 from tunnel.link.datagrams import DatagramStream
-from tunnel.link.link import Link
-from tunnel.link.session import OPEN_DEADLINE_S, Session
-from tunnel.link.start import prove
-from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
-from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
-from tunnel.log import log_event
-from tunnel.net.dead_peers import reset_the_dead
-from tunnel.net.notify import Notify
+from tunnel.link.session import OPEN_DEADLINE_S
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -67,44 +31,25 @@ from tunnel.proto.frames import (
     BindTarget,
     MappingEntry,
     MappingType,
-    NameTarget,
     TcpTarget,
     Terms,
     UdpTarget,
 )
-from tunnel.proto.handshake import (
-    DEFAULT_RESUME_S,
-    ClientHandshake,
-    ResumeState,
-)
-from tunnel.proto.pools import Pools
-from tunnel.proto.proofs import PLAIN_BINDING
+from tunnel.proto.handshake import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tunnel.access.join import JoinLine
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.events import Notice
-    from tunnel.center.publisher import MappingListener, Serve
-    from tunnel.link.transport import Transport
+    from tunnel.center.exit.tcp import Serve
+    from tunnel.center.publisher import MappingListener
+    from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End, Target
-    from tunnel.proto.handshake import HandshakeResult
-
-HANDSHAKE_S: Final = 10.0
-"""From the first byte to the server's proof."""
-ASKED_MOST_S: Final = 60.0
-"""For how long a server may send us away: before its proof it may be anybody."""
-_NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
-"""So end sessions whose server stops, or was started anew; only connections are a
-loss."""
-_FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
-
-logger = logging.getLogger("tunnel.client")
 
 
 def _ignore(notice: Notice) -> None:
@@ -119,7 +64,7 @@ class CenterClient:
     """The center-client's role. Everything below may be used once ``run`` has started.
 
     Args:
-        join: where the server is, who we are, and how the server is known.
+        join: where the server is, which user joins, and how the server is known.
         client_id: 16 bytes; the same again after a restart, so that the server knows
             whose ports are whose. Random when not given.
         tell: called with each ``Notice``; must not wait.
@@ -128,8 +73,8 @@ class CenterClient:
         resume_s: how long connections wait for another link; the server may want
             less; 0 resets them with their link.
         via: a proxy on the way to the server.
-        new_id: gives another client id when a client that answers has ours; by default
-            a random one.
+        new_id: makes another client id when a client that answers has this one; by
+            default a random one.
     """
 
     def __init__(
@@ -143,55 +88,39 @@ class CenterClient:
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
     ) -> None:
-        self._join = join
-        self._via = via
-        self._terms = replace(
+        terms = replace(
             Terms(),
             capabilities=CAN_MAP | CAN_UDP,
             client_id=client_id or _random_id(),
         )
-        self._new_id = new_id
-        self._tell = tell
-        self._pools = Pools()
-        self._give_up_s = give_up_s
-        self._resume_s = resume_s
         self.publisher = Publisher(join.host, tell)
-        self._exit_networks: Networks | None = None
-        self._session: Session | None = None
-        self._link: Link | None = None
-        self._changed = Notify()
-        self._stopping = trio.Event()
-        self._over = trio.Event()
-        self._was_up = False
-        self._told_refusal = ""
-        self._renewed = False
-        self._link_no = 0
-        self._session_id = self._secret = b""
-        self._traffic = (0, 0)
-        self._path = Path()
-        self._attempts = trio.CancelScope()
-        self._step = trio.CancelScope()
-        """What stands between now and a link: a pause, a dial."""
+        self._links = LinkKeeper(
+            join,
+            terms,
+            self.publisher,
+            tell=tell,
+            give_up_s=give_up_s,
+            resume_s=resume_s,
+            via=via,
+            new_id=new_id,
+        )
 
     @property
     def client_id(self) -> bytes:
         """What names this client to its server, 16 bytes."""
-        return self._terms.client_id
+        return self._links.terms.client_id
 
     @property
     def connections(self) -> int:
         """Virtual TCP connections that are alive."""
-        return self._session.streams if self._session else 0
+        return self._links.connections
 
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes of virtual TCP connections so far: sent, received."""
-        if self._session is None:
-            return self._traffic
-        core = self._session.core
-        return self._traffic[0] + core.data_sent, self._traffic[1] + core.data_received
+        return self._links.traffic
 
-    # The link ------------------------------------------------------------------------
+    # Its life ------------------------------------------------------------------------
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -202,345 +131,22 @@ class CenterClient:
             TunnelError: before the first link was up: wrong token, pin or version; at
                 any time: ``TAKEN_OVER``; or no link was had within ``give_up_s``.
         """
-        failure: TunnelError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                looking = trio.CancelScope()
-                nursery.start_soon(reset_the_dead, looking)
-                with self._attempts:
-                    failure = await self._keep_up(nursery, task_status)
-                self.publisher.detach()
-                if self._session is not None:
-                    end = failure or LocalSessionError(Code.NORMAL, "stopped")
-                    self._session.end(end)
-                looking.cancel()
-        finally:
-            self.publisher.detach()  # once more: we may have been cancelled
-            self._over.set()
-        if failure is not None:
-            raise failure
-        if not self._was_up:
-            task_status.started()
-
-    async def _keep_up(
-        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
-    ) -> TunnelError | None:
-        """Make links and carry them, until stopped or until a failure is final."""
-        pauses = Backoff(random.random)
-        give_up_at = math.inf
-        if self._give_up_s is not None:
-            give_up_at = trio.current_time() + self._give_up_s
-        while not self._stopping.is_set():
-            was_up = False
-            began = trio.current_time()
-            try:
-                link = await self._make_link(nursery, task_status)
-            except LinkError as error:
-                reason: TunnelError = error
-                took_s = trio.current_time() - began
-            else:
-                was_up = True
-                up_at = trio.current_time()
-                reason = await self._carry(link)
-                took_s = 0.0
-                pauses.carried(trio.current_time() - up_at, failed=_is_failure(reason))
-            if self._was_up:
-                give_up_at = math.inf
-            if self._stopping.is_set():
-                return None
-            left_s = give_up_at - trio.current_time()
-            if left_s <= 0 or self._is_final(reason):
-                return reason
-            if self._takes_another_id(reason):
-                continue
-            wait_s = self._pause_s(pauses, reason, took_s)
-            self._say_down(reason, min(wait_s, left_s), was_up=was_up)
-            with trio.move_on_after(min(wait_s, left_s)) as scope:
-                if not reason.retry_after_s:  # that is for the server to say
-                    self._step = scope
-                await trio.sleep_forever()
-        return None
-
-    def _pause_s(self, pauses: Backoff, reason: TunnelError, took_s: float) -> float:
-        """Give the pause before the next attempt; the server may ask for more."""
-        waiting = self.connections > 0
-        asked_s = min(reason.retry_after_s, ASKED_MOST_S)
-        if waiting and self._join.plain:
-            asked_s = 0  # anybody on the way could have said it
-        return asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
-
-    def _say_down(self, reason: TunnelError, wait_s: float, *, was_up: bool) -> None:
-        # A refusal is told once; that it goes on is no news.
-        refused = isinstance(reason, RemoteLinkError) and str(reason)
-        news = bool(refused) and refused != self._told_refusal
-        self._told_refusal = refused or self._told_refusal
-        log_event(logger, logging.WARNING if news else logging.INFO,
-            "link.lost" if was_up else "link.not_made",
-            reason=str(reason), cause=reason.cause or None,
-            client=short_id(self.client_id) if news else None,
-            retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip
-        self._tell(LinkDown(reason, wait_s, was_up, self.connections))
-
-    def _takes_another_id(self, reason: TunnelError) -> bool:
-        """Take an id of our own when somebody else lives under ours; at once, once."""
-        if reason.code is not Code.DUPLICATE:
-            return False
-        old = self.client_id
-        self._terms = replace(self._terms, client_id=self._new_id())
-        log_event(logger, logging.WARNING, "client.id_taken", client=short_id(old),
-            now=short_id(self.client_id), reason=str(reason))  # fmt: skip
-        self._tell(ClientIdChanged(self.client_id))
-        first, self._renewed = not self._renewed, True
-        return first
-
-    def _hurry(self) -> None:
-        """Have a pause or a dial not last long: a connection begins to wait for it."""
-        soon = trio.current_time() + backoff.WAITING_MOST_S
-        self._step.deadline = min(self._step.deadline, soon)
-
-    def _is_final(self, reason: TunnelError) -> bool:
-        """A captive portal must not end what has worked before."""
-        if reason.code is Code.TAKEN_OVER:
-            return True
-        return not self._was_up and (
-            reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
-        )
-
-    async def _make_link(
-        self,
-        nursery: trio.Nursery,
-        task_status: trio.TaskStatus[None],
-    ) -> Link:
-        """Dial, prove, and find the session that the new link carries.
-
-        Raises:
-            LinkError: it never came to be.
-        """
-        old = self._session
-        if old is not None and old.ended is not None:
-            self._forget_session(old, old.ended)
-            old = None
-        waiting = self.connections > 0
-        transport = await self._reach(backoff.WAITING_MOST_S if waiting else DIAL_S)
-        step_s = backoff.WAITING_MOST_S if waiting else HANDSHAKE_S
-        try:
-            with trio.fail_after(HANDSHAKE_S):
-                with trio.fail_after(step_s):
-                    binding = await self._secure(transport)
-                with trio.fail_after(step_s):
-                    result = await prove(transport, self._handshake(binding, old))
-            self._told_refusal, self._renewed = "", False
-            if result.resumed and old is not None:
-                self._resume(old, result, transport)
-                session = old
-            else:
-                if old is not None:
-                    reason = LocalLinkError(
-                        Code.LINK_LOST, "the server does not know the session any more"
-                    )
-                    self._forget_session(old, reason)
-                session = await self._new_session(nursery, result)
-            nursery.start_soon(
-                partial(
-                    self._greet,
-                    session,
-                    transport,
-                    nursery,
-                    task_status,
-                    resumed=result.resumed,
-                )
-            )
-        except trio.TooSlowError:
-            self._path.handshake_silent()
-            await transport.aclose()
-            raise LocalLinkError(
-                Code.SILENT, f"no answer from {transport.peer} within {step_s:.0f} s"
-            ) from None
-        except BaseException:
-            await transport.aclose()
-            raise
-        return Link(session, transport, result.leftover)
-
-    def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
-        self._link_no += 1
-        resume = None
-        if old is not None:
-            resume = ResumeState(self._session_id, old.core.received, self._secret)
-        return ClientHandshake(
-            self._join.name,
-            self._join.token.reveal(),
-            self._terms,
-            secrets.token_bytes(32),
-            binding,
-            link_no=self._link_no,
-            resume=resume,
-            resume_s=self._resume_s,
-        )
-
-    async def _new_session(
-        self, nursery: trio.Nursery, result: HandshakeResult
-    ) -> Session:
-        session = Session(
-            client=True,
-            ours=self._terms,
-            theirs=result.peer_terms,
-            serve_offer=self._serve_offer,
-            pools=self._pools,
-            resume_s=result.resume_s,
-            replay_limit=result.replay_limit,
-        )
-        self._session_id, self._secret = result.session_id, result.resume_secret
-        await nursery.start(session.run)
-        self._session = session
-        if self._was_up:  # at first there is nobody who waits for an answer
-            self.publisher.attach(session, nursery)
-        return session
-
-    def _resume(
-        self, session: Session, result: HandshakeResult, transport: Transport
-    ) -> None:
-        """Go on with the session where the server stands.
-
-        Raises:
-            LocalLinkError: it ended meanwhile; the next attempt begins another.
-        """
-        if session.ended is not None or session.lost_at is None:
-            raise LocalLinkError(Code.LINK_LOST, "the session ended meanwhile")
-        after_s = trio.current_time() - session.lost_at
-        try:
-            repeated = session.resume(result.count)
-        except RemoteSessionError as error:
-            session.end(error)
-            raise LocalLinkError(Code.LINK_LOST, str(error)) from error
-        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
-            after_s=round(after_s, 3), connections=session.streams,
-            repeated_bytes=repeated)  # fmt: skip
-        self._tell(LinkResumed(transport.peer, after_s, session.streams, repeated))
-
-    def _forget_session(self, session: Session, reason: TunnelError) -> None:
-        """Reset what was left of a session that cannot go on."""
-        session.end(reason)
-        self._traffic = self.traffic
-        self._session = None
-        self.publisher.detach()
-        if self._stopping.is_set():  # as its user wished
-            return
-        lost = session.lost_streams
-        quiet = reason.code in _NO_LOSS and not lost
-        log_event(logger, logging.INFO if quiet else logging.WARNING,
-            "session.ended" if quiet else "session.lost", reason=str(reason),
-            client=short_id(self.client_id), connections=lost)  # fmt: skip
-        self._tell(SessionLost(reason, lost))
-
-    async def _carry(self, link: Link) -> TunnelError:
-        """Carry the session until the link ends; give the reason."""
-        session = link.session
-        self._link = link
-        self._path.link_up(trio.current_time())
-        if self._stopping.is_set():
-            link.close(Code.NORMAL)
-        try:
-            reason = await link.run()
-        finally:
-            self._link = None
-        self._path.link_lost(self._session_id, session.core, trio.current_time())
-        session.link_lost(reason)
-        if session.ended is not None:
-            self._forget_session(session, reason)
-        return reason
-
-    async def _reach(self, limit_s: float) -> Transport:
-        join = self._join
-        where = str(Address(join.host, join.port))
-        with trio.move_on_after(limit_s) as self._step:
-            if self._via is None:
-                stream = await dial(join.host, join.port, self._path.mss)
-            else:
-                stream = await dial_through(self._via, join.host, join.port)
-        if self._step.cancelled_caught:
-            why = "no answer in time, and connections wait"
-            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
-        if join.plain:
-            return PlainTransport(stream, where)
-        return TlsTransport(
-            stream,
-            self._tls,
-            server_side=False,
-            host_name=join.host,
-            peer=where,
-        )
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        """One for all links: the authorities of a system take 10 ms to load."""
-        return client_tls_context(self._join.pin)
-
-    async def _secure(self, transport: Transport) -> bytes:
-        """Make the wire secure, and check the server's key before a byte is said."""
-        if not isinstance(transport, TlsTransport):
-            return PLAIN_BINDING
-        await transport.handshake()
-        certificate = transport.peer_certificate()
-        pin = self._join.pin
-        if pin is None:
-            return _digest(certificate)
-        offered = pin_of(certificate)
-        if not hmac.compare_digest(offered, pin):
-            raise TlsError(
-                Code.AUTH,
-                f"the key of {transport.peer} is not the pinned one; nothing was sent",
-                f"pinned SHA256:{pin}, offered SHA256:{offered}: the server was set up "
-                "anew, or somebody stands between you and it",
-                "compare with the fingerprint that `tunnel serve` prints, then join "
-                "with its line",
-            )
-        return _digest(certificate)
-
-    async def _greet(
-        self,
-        session: Session,
-        transport: Transport,
-        nursery: trio.Nursery,
-        task_status: trio.TaskStatus[None],
-        *,
-        resumed: bool,
-    ) -> None:
-        """Use a new link first for the round trip and the mappings."""
-        rtt_s = await session.ping(math.inf)  # a silent server ends the link
-        if rtt_s is None:
-            return
-        self._path.greeted()
-        if not (resumed and self._was_up):
-            log_event(logger, logging.INFO, "link.up", peer=transport.peer,
-                tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
-            pinned = transport.encrypted and self._join.pin is not None
-            self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
-        if session.ended is None:
-            self.publisher.attach(session, nursery)
-        await self.publisher.register(resumed=resumed)
-        if not self._was_up:
-            self._was_up = True
-            task_status.started()
-        self._changed.ring()
+        await self._links.run(task_status)
 
     async def wait_over(self) -> None:
         """Wait until ``run`` has ended."""
-        await self._over.wait()
+        await self._links.over.wait()
 
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
-        self._stopping.set()
-        if self._link is not None:
-            self._link.close(Code.NORMAL)
-        else:
-            self._attempts.cancel()
+        self._links.stop()
 
     async def leave(self, within_s: float = GOODBYE_S) -> None:
         """Stop; ``run`` is over after ``within_s`` at the latest."""
-        self.stop()
+        self._links.stop()
         with trio.move_on_after(within_s):
-            await self._over.wait()
-        self._attempts.cancel()
+            await self._links.over.wait()
+        self._links.give_up()
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, leave.
@@ -548,12 +154,8 @@ class CenterClient:
         Lost links are made again meanwhile. Returns at most ``GOODBYE_S`` later.
         """
         until = trio.current_time() + deadline_s
-        session = self._session
-        if session is not None:
-            session.core.drain()
-            session.output.wake()
-            with trio.move_on_at(until):
-                await session.wait_idle()
+        if self._links.session is not None:
+            await drain([self._links.session], until)
         await self.leave(until + GOODBYE_S - trio.current_time())
 
     # Mappings ------------------------------------------------------------------------
@@ -561,7 +163,11 @@ class CenterClient:
     async def publish(
         self, wanted: MappingEntry, serve: Serve, *, or_else: bool = False
     ) -> str:
-        """See ``Publisher.publish``."""
+        """Ask for a mapping, now and on every later link; see ``Publisher.publish``.
+
+        Returns:
+            Its name, for ``withdraw`` and in the notices about it.
+        """
         return await self.publisher.publish(wanted, serve, or_else=or_else)
 
     async def publish_target(
@@ -590,16 +196,17 @@ class CenterClient:
     ) -> str:
         """Publish a proxy whose visitors leave in the network of this machine."""
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
-        serve = partial(serve_client_proxy, networks=networks, users=users)
-        return await self.publish(wanted, serve)
+        return await self.publish(wanted, share_network(networks, users))
 
     async def be_exit(self, name: str, networks: Networks) -> str:
         """Let other clients of the server leave here, to these networks alone.
 
         At most one name; see ``publish`` for what is returned.
         """
-        self._exit_networks = networks
-        return await self.publish(MappingEntry(MappingType.EXIT, "", name), _refuse)
+        self.publisher.exit_networks = networks
+        # An exit has no visitors of its own: their CREATE names the target.
+        serve = partial(refuse, code=Code.NO_MAPPING)
+        return await self.publish(MappingEntry(MappingType.EXIT, "", name), serve)
 
     async def publish_udp_target(
         self, remote: Address, target: Address, *, count: int = 1
@@ -609,11 +216,11 @@ class CenterClient:
         return await self.publish(wanted, udp_exit_to(target, count=count))
 
     def public(self, name: str) -> Address | None:
-        """See ``Publisher.public``."""
+        """Return where a mapping is open, None while it is not."""
         return self.publisher.public(name)
 
     async def withdraw(self, name: str) -> None:
-        """See ``Publisher.withdraw``."""
+        """Give a mapping up, and wait until it is; cancelled, it still is."""
         await self.publisher.withdraw(name)
 
     async def listen(self, remote: int | str = 0) -> MappingListener:
@@ -628,21 +235,8 @@ class CenterClient:
         """
         where = Address.parse(str(remote), EVERYWHERE)
         host = "" if where.host == EVERYWHERE else where.host
-        return await self.publisher.listen(
-            MappingEntry(MappingType.TCP, "", host, where.port)
-        )
-
-    def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        """Serve a visitor. Only names that we registered: nobody may reach around."""
-        match stream.create.target if stream.create else None:
-            case (NameTarget() | UdpTarget()) as target:
-                return self.publisher.serve(stream, target)
-            case TcpTarget() as target if self._exit_networks is not None:
-                return serve_exit(stream, target, self._exit_networks.allow)
-            case TcpTarget():
-                return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
-            case _:
-                return refuse(stream, Code.UNSUPPORTED)
+        wanted = MappingEntry(MappingType.TCP, "", host, where.port)
+        return await self.publisher.listen(wanted)
 
     # Opening -------------------------------------------------------------------------
 
@@ -655,13 +249,14 @@ class CenterClient:
         """Begin to open at the server or an exit; see ``Session.open_now``.
 
         Raises:
-            LocalStreamError: ``LINK_LOST`` while there is no link.
+            LocalStreamError: ``LINK_LOST`` while there is no session.
         """
-        if self._link is None:
-            self._hurry()
-        if self._session is None:
+        session = self._links.session
+        if session is None or session.lost_at is not None:
+            self._links.hurry()
+        if session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
-        return self._session.open_now(target, visitor, exit_name)
+        return session.open_now(target, visitor, exit_name)
 
     async def open(
         self,
@@ -682,21 +277,19 @@ class CenterClient:
         if isinstance(target, str):
             target = TcpTarget(Address.parse(target))
         until = trio.current_time() + deadline_s
-        if self._link is None:
-            self._hurry()
         with trio.move_on_at(until):
-            while not self._has_session() and not self._stopping.is_set():
-                await self._changed.wait()
-        if self._session is None:
+            await self._links.wait_for_session()
+        session = self._links.session
+        if session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
-        return await self._session.open(
+        return await session.open(
             target,
             deadline_s=max(until - trio.current_time(), 0),
             exit_name=exit_name,
         )
 
     async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
-        """Open a UDP association: a port at the server that may talk to anybody.
+        """Open a UDP association: a port at the server that reaches any address.
 
         Each datagram names its own address, and names are resolved at the server.
 
@@ -711,17 +304,13 @@ class CenterClient:
         """Open a port at the server that takes one connection.
 
         Args:
-            expected: from whom; a host of zeros is anybody.
-            deadline_s: for the port, not for who comes.
+            expected: the peer that connects; a host of zeros is anybody.
+            deadline_s: for the port, not for the connection.
 
         Raises:
             StreamError: refused; ``code`` says why.
         """
         return BoundPort(await self.open(BindTarget(expected), deadline_s))
-
-    def _has_session(self) -> bool:
-        """Say whether what is opened now can come to be, with or without a link."""
-        return self._session is not None and self._session.ended is None
 
 
 @asynccontextmanager
@@ -760,18 +349,3 @@ async def connect(
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
-
-
-def _is_failure(reason: TunnelError) -> bool:
-    """Say whether a session was ended by a fault of either side, not by its wire."""
-    return isinstance(reason, SessionError) and reason.code is not Code.NORMAL
-
-
-async def _refuse(stream: VirtualStream) -> None:
-    """An exit has no visitors of its own: CREATE names the target, not the mapping."""
-    await trio.lowlevel.checkpoint()
-    stream.reset(Code.NO_MAPPING)
-
-
-def _digest(certificate: bytes) -> bytes:
-    return sha256(certificate).digest()

@@ -1,55 +1,81 @@
 """ClientSession: a client that has proved itself, for as long as its session lives.
 
-Knows which link carries it at the moment; who may have a session, and which one goes
-on, is the server's business.
+Serves what the client opens, within the rights of its user. Which clients may have a
+session, and which one goes on, is the server's business.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
-from tunnel.center.exit.tcp import serve_exit
-from tunnel.errors import Code, LocalLinkError, LocalSessionError
+from tunnel.center.exit.chained import serve_chained
+from tunnel.center.exit.tcp import refuse, serve_exit
+from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.session import Session
 from tunnel.log import log_event
-from tunnel.proto.frames import CAN_UDP, BindTarget
+from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from tunnel.access.users import User
-    from tunnel.center.server import CenterServer
     from tunnel.link.link import Link
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import Address, MappingAnswer, ProtMapping, Target
+    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtMapping, Terms
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
+    from tunnel.proto.pools import Pools
+
+    ApplyMapping = Callable[
+        ["ClientSession", ProtMapping], Awaitable[list[MappingAnswer]]
+    ]
 
 VISITOR_WAITS_S: Final = 3.0
 """How long a visitor of a host name waits for a link that was just lost."""
 _NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
-"""So end sessions whose client went without a word; only connections are a loss."""
+"""How sessions of clients end that go without a word: only connections are a loss."""
 
 logger = logging.getLogger("tunnel.server")
 
 
 class ClientSession:
-    """A client that has proved itself, while its session lives."""
+    """A client that has proved itself, while its session lives.
+
+    Args:
+        user: as whom it has proved itself.
+        claim: what it said in its proof.
+        result: what the handshake agreed on.
+        encrypted: whether its links are.
+        terms: what the server announced.
+        pools: what all sessions of the process hold.
+        host: where a BIND listens for anybody.
+        apply_mapping: answers a MAPPING.
+        owner: finds the client that is an exit.
+        forget: called when the session has ended.
+    """
 
     nursery: trio.Nursery
+    """Hosts the client's mappings."""
 
     def __init__(
         self,
-        server: CenterServer,
         user: User,
         claim: AuthClaim,
         result: HandshakeResult,
         *,
         encrypted: bool,
+        terms: Terms,
+        pools: Pools,
+        host: str,
+        apply_mapping: ApplyMapping,
+        owner: Callable[[PublicName], ClientSession | None],
+        forget: Callable[[ClientSession], None],
     ) -> None:
         self.user = user
         self.client_id = claim.client_id
@@ -58,14 +84,17 @@ class ClientSession:
         self.link_no = claim.link_no
         self.encrypted = encrypted
         self.link: Link | None = None
-        self._server = server
+        """The link that carries it at the moment."""
+        self._host = host
+        self._owner = owner
+        self._forget = forget
         self.session = Session(
             client=False,
-            ours=server.terms,
+            ours=terms,
             theirs=claim.peer_terms,
             serve_offer=self._serve_offer,
-            serve_mapping=self._serve_mapping,
-            pools=server.pools,
+            serve_mapping=partial(apply_mapping, self),
+            pools=pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
@@ -73,12 +102,12 @@ class ClientSession:
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Host the session and its public ports until it has ended."""
+        """Host the session and its mappings until it has ended."""
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.session.run)
             task_status.started()
             await self.session.wait_ended()
-            self._server.forget(self)
+            self._forget(self)
             self._say_end()
 
     def _say_end(self) -> None:
@@ -92,34 +121,30 @@ class ClientSession:
             code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
 
     @property
-    def gone(self) -> bool:
-        """See ``Member``."""
-        return self.session.ended is not None
-
-    @property
     def takes_udp(self) -> bool:
-        """See ``Member``."""
+        """Whether the client serves UDP associations."""
         return bool(self.session.core.theirs.capabilities & CAN_UDP)
 
     @property
+    def gone(self) -> bool:
+        """Whether the session is over."""
+        return self.session.ended is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the link is lost and the session waits for another."""
+        return self.link is None
+
+    @property
     def away(self) -> bool:
-        """See ``Member``."""
+        """Whether it waits for a link for longer than a visitor should."""
         lost_at = self.session.lost_at
         return self.waiting and (
             lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
         )
 
-    @property
-    def waiting(self) -> bool:
-        """See ``Member``."""
-        return self.link is None
-
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
-        """See ``Session.open_now``."""
-        return self.session.open_now(target, visitor)
-
     async def answers(self, timeout_s: float) -> bool:
-        """See ``Member``."""
+        """Say whether the client is there."""
         link, began = self.link, trio.current_time()
         if await self.session.ping(timeout_s) is not None:
             return True
@@ -128,32 +153,52 @@ class ClientSession:
         return self.link is link is not None and heard_at > began + timeout_s / 2
 
     def lose_link(self, code: Code, reason: str) -> None:
-        """See ``Member``."""
+        """Give the link up; the session may go on over another."""
         if self.link is not None:
             self.link.abandon(LocalLinkError(code, reason))
 
     def dismiss(self, code: Code, reason: str) -> None:
-        """End its session, and tell the client if there is a link."""
+        """End the session, and tell the client if there is a link."""
         if self.link is not None:
             self.link.close(code, reason)
         else:
             self.session.end(LocalSessionError(code, reason))
 
-    async def _serve_mapping(self, mapping: ProtMapping) -> list[MappingAnswer]:
-        return await self._server.mappings.apply(self, mapping)
+    # What the client opens -----------------------------------------------------------
 
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        create = stream.create
+        create, user = stream.create, self.user
         if create is not None and create.exit is not None:
-            return self._server.serve_chained(self.user, stream, create)
+            return self._serve_chained(stream, create, create.exit)
         target = create.target if create else None
-        user = self.user
         if isinstance(target, BindTarget):
             return serve_bind(
                 stream,
                 target.expected,
-                host=self._server.options.listen.host,
+                host=self._host,
                 allow=user.may_reach,
                 may_listen=user.may_publish,
             )
         return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
+
+    def _serve_chained(
+        self, stream: VirtualStream, create: ProtCreate, name: str
+    ) -> Awaitable[None]:
+        """Lead the opener to the client that is the exit of this name.
+
+        The far stream is open before this returns: openers keep their order.
+        """
+        if not isinstance(create.target, TcpTarget):
+            why = "an exit at a client takes TCP addresses"
+            return refuse(stream, Code.UNSUPPORTED, why)
+        if not self.user.may_leave_at(name):
+            why = f"{self.user.name} may not leave at {name}"
+            return refuse(stream, Code.NOT_ALLOWED, why)
+        owner = self._owner(PublicName(MappingType.EXIT, name))
+        if owner is None:
+            return refuse(stream, Code.NO_MAPPING, f"no client is the exit {name}")
+        try:
+            onward = owner.session.open_now(create.target)
+        except StreamError as error:
+            return refuse(stream, error.code, error.what)
+        return serve_chained(stream, onward)

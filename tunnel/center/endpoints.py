@@ -1,16 +1,15 @@
-"""What the types of mappings open at a center-server, each behind the same few words.
+"""What mappings open at a center-server: public TCP and UDP ports, host names, exits.
 
-A kind turns an entry into keys, and keys into an opening that carries visitors. Whose
-key is whose it never knows: that is mappings.py's one rule for all of them.
+An ``EndpointType`` turns an entry into public names, and those into an ``Endpoint``
+that carries visitors. ``mappings`` decides which client has which name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -24,7 +23,7 @@ from tunnel.net.listen import open_listener
 from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Awaitable, Container, Iterator
 
     from tunnel.net.listen import PortListener
     from tunnel.proto.frames import MappingEntry
@@ -38,17 +37,16 @@ MAX_RANGE: Final = 1_000
 OpenTarget = Callable[[Target, Address], VirtualStream]
 """Open at the owner for a visitor, without waiting; see ``front.ports.OpenNow``."""
 
-
-_NAME: Final = re.compile(
+_HOST_NAME: Final = re.compile(
     r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 )
 
 
-class Key(NamedTuple):
-    """What one mapping alone can have: a port of an address, or a host name."""
+class PublicName(NamedTuple):
+    """A port of an address, a host name or an exit: what one mapping alone can have."""
 
     type: MappingType
-    """What shares one space of ports or names: SOCKS ports are TCP ports."""
+    """TCP and UDP ports are apart, and so are the names of HTTP, HTTPS and exits."""
     host: str
     port: int = 0
     """0 where the host name is all."""
@@ -57,97 +55,159 @@ class Key(NamedTuple):
         return f"port {self.port}" if self.port else self.host
 
 
-class Endpoint(Protocol):
-    """A mapping that is open."""
+class NameInUse(AddressError):
+    """Another program has the port of ``name``; another name may do."""
 
-    @property
-    def public(self) -> Address:
-        """Where, as the client is told."""
-        ...
+    def __init__(self, name: PublicName, error: AddressError) -> None:
+        super().__init__(error.what, error.cause, error.fix, error.exit_status)
+        self.name = name
 
-    @property
-    def note(self) -> str:
-        """What else the client is told, as the reason of the answer."""
-        ...
 
-    async def serve(self, name: str, open_target: OpenTarget) -> None:
-        """Carry visitors to ``NameTarget(name)`` until closed and all have left."""
-        ...
+class Endpoint:
+    """A mapping that is open; this one listens nowhere: others look its names up.
+
+    Args:
+        public: where it is, as the client is told.
+        note: what else the client is told, as the reason of the answer.
+    """
+
+    def __init__(self, public: Address, note: str = "") -> None:
+        self.public = public
+        self.note = note
+        self._closed = trio.Event()
+
+    async def serve(self, mapping: str, open_target: OpenTarget) -> None:
+        """Lead visitors to the mapping of this name until closed and all have left."""
+        del mapping, open_target
+        await self._closed.wait()
 
     def close(self) -> None:
-        """Let nobody in from now on; those inside stay. A second time does nothing."""
-        ...
+        """Let nobody in from now on; visitors that are in stay. Harmless twice."""
+        self._closed.set()
 
 
-class EndpointType(Protocol):
-    """How entries of one type are opened."""
+class EndpointType:
+    """How entries of one type are opened; this one has names that need no port.
 
-    @property
-    def max_count(self) -> int:
-        """How many ports an entry may have; 1 where it has none."""
-        ...
+    Args:
+        type: of the entries.
+        port: of the public address, for the answer; 0 where there is none.
+        note: see ``Endpoint``.
+    """
 
-    @property
-    def none_left(self) -> str:
-        """Say why ``candidates`` gave nothing."""
-        ...
+    max_count = 1
+    """How many ports an entry may have; 1 where it has none."""
+    none_left = ""
+    """Why ``candidates`` gave nothing."""
+
+    def __init__(
+        self,
+        type: MappingType,  # noqa: A002 - as in an entry
+        port: int = 0,
+        note: str = "",
+    ) -> None:
+        self._type = type
+        self._port = port
+        self._note = note
 
     def host(self, entry: MappingEntry) -> str:
-        """Give the whole host, where the entry says a part of it or nothing."""
-        ...
+        """Return the whole host, where the entry says a part of it or nothing."""
+        return entry.host
 
     def candidates(
-        self, entry: MappingEntry, taken: Container[Key]
-    ) -> Iterator[tuple[Key, ...]]:
-        """Give what would do, best first; ``taken`` matters where there is a choice.
+        self, entry: MappingEntry, taken: Container[PublicName]
+    ) -> Iterator[tuple[PublicName, ...]]:
+        """Yield the names that would do for the entry, best first.
 
-        It is asked anew behind each candidate, for it may have grown.
+        ``taken`` matters where there is a choice. It is asked anew behind each
+        candidate, for it may have grown.
 
         Raises:
-            TunnelError: it can never be given; ``code`` says why.
+            TunnelError: the entry can never be open; ``code`` says why.
         """
-        ...
+        del taken
+        yield (PublicName(self._type, self.host(entry)),)
 
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
+    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
         """Open one candidate.
 
         Raises:
-            KeyInUse: of one of the keys, the first that was tried.
+            NameInUse: for the first name that another program has.
             AddressError: no other candidate will do either. Nothing is open then.
         """
-        ...
+        await trio.lowlevel.checkpoint()
+        return Endpoint(Address(names[0].host, self._port), self._note)
 
 
-class TcpPorts:
+class HostNames(EndpointType):
+    """Names on the server's one HTTP or HTTPS port; the mapping table routes them.
+
+    Args:
+        type: ``HTTP`` or ``HTTPS``.
+        port: the public one.
+        domain: completes names without a dot; None refuses those.
+        note: see ``Endpoint``.
+    """
+
+    def __init__(
+        self,
+        type: MappingType,  # noqa: A002 - as in an entry
+        port: int,
+        domain: str | None,
+        note: str = "",
+    ) -> None:
+        super().__init__(type, port, note)
+        self._domain = domain
+
+    def host(self, entry: MappingEntry) -> str:
+        """Return the name in small letters, without a last dot, and with a domain."""
+        name = entry.host.lower().removesuffix(".")
+        if "." in name or not self._domain:
+            return name
+        return f"{name}.{self._domain}"
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[PublicName]
+    ) -> Iterator[tuple[PublicName, ...]]:
+        """Yield the name, or raise if no DNS knows such names."""
+        host = self.host(entry)
+        if "." not in host:
+            raise TunnelError(
+                Code.ADDRESS_UNSUPPORTED,
+                f"this server has no --domain for {host!r}: name the whole host",
+            )
+        if not _HOST_NAME.fullmatch(host):
+            raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
+        return super().candidates(entry, taken)
+
+
+class TcpPorts(EndpointType):
     """Public TCP ports: each visitor is one virtual TCP connection.
 
     Args:
         host: where an entry listens that names no host.
-        ports: from which an entry gets one that names no port.
+        ports: the range for entries that name no port.
     """
 
     max_count = MAX_RANGE
-    _type = MappingType.TCP
+    _of_type = MappingType.TCP
 
     def __init__(self, host: str, ports: range) -> None:
+        super().__init__(self._of_type)
         self._host = host
         self._ports = ports
-
-    @property
-    def none_left(self) -> str:
-        """See ``EndpointType``."""
-        if not self._ports:
-            return "this server chooses no port: name one"
-        return f"every port from {self._ports[0]} to {self._ports[-1]} is taken"
+        self.none_left = "this server chooses no port: name one"
+        if ports:
+            self.none_left = f"every port from {ports[0]} to {ports[-1]} is taken"
 
     def host(self, entry: MappingEntry) -> str:
-        """See ``EndpointType``."""
+        """Return the entry's host, or the address of the server's links."""
         return entry.host or self._host
 
     def candidates(
-        self, entry: MappingEntry, taken: Container[Key]
-    ) -> Iterator[tuple[Key, ...]]:
-        """See ``EndpointType``."""
+        self, entry: MappingEntry, taken: Container[PublicName]
+    ) -> Iterator[tuple[PublicName, ...]]:
+        """Yield the row of ports that the entry names, or those of the range."""
         host, count = self.host(entry), entry.count
         if entry.port:
             yield self._row(host, entry.port, count)
@@ -155,7 +215,7 @@ class TcpPorts:
         # Each port is looked at once, and rows are made only of free ones.
         free = 0
         for port in self._ports:
-            free = 0 if Key(self._type, host, port) in taken else free + 1
+            free = 0 if PublicName(self._type, host, port) in taken else free + 1
             if free < count:
                 continue
             row = self._row(host, port - count + 1, count)
@@ -163,67 +223,26 @@ class TcpPorts:
             # By now another program may be known to have one of them.
             free = next((at for at in range(count) if row[-1 - at] in taken), free)
 
-    def _row(self, host: str, first: int, count: int) -> tuple[Key, ...]:
-        return tuple(Key(self._type, host, first + at) for at in range(count))
+    def _row(self, host: str, first: int, count: int) -> tuple[PublicName, ...]:
+        return tuple(PublicName(self._type, host, first + at) for at in range(count))
 
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
-        """See ``EndpointType``."""
-        rows: list[list[PortListener]] = []
+    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+        """Open all ports or none."""
+        ports: list[_TcpPort | _UdpPort] = []
+        endpoint = _Ports(Address(names[0].host, names[0].port), ports)
         try:
-            for key in keys:
-                with _named(key):
-                    rows.append(await open_listener(key.host, key.port))
-        except BaseException:
-            _close_all(rows)
+            for name in names:
+                port = await self._open_port(name.host, name.port)
+                ports.append(port)
+        except BaseException as error:
+            endpoint.close()
+            if isinstance(error, AddressError) and is_in_use(error):
+                raise NameInUse(names[len(ports)], error) from error.__cause__
             raise
-        return _TcpPorts(Address(keys[0].host, keys[0].port), rows)
+        return endpoint
 
-
-class KeyInUse(AddressError):
-    """Another program has the port of ``key``; another key may do."""
-
-    def __init__(self, key: Key, error: AddressError) -> None:
-        super().__init__(error.what, error.cause, error.fix, error.exit_status)
-        self.key = key
-
-
-@contextmanager
-def _named(key: Key) -> Iterator[None]:
-    """Say of which key it is that a port is in use."""
-    try:
-        yield
-    except AddressError as error:
-        if is_in_use(error):
-            raise KeyInUse(key, error) from error.__cause__
-        raise
-
-
-def _close_all(rows: list[list[PortListener]]) -> None:
-    for listeners in rows:
-        for listener in listeners:
-            listener.socket.close()
-
-
-class _TcpPorts:
-    """See ``Endpoint``. The visitor of each port is told from those of the others."""
-
-    note = ""
-
-    def __init__(self, public: Address, rows: list[list[PortListener]]) -> None:
-        self.public = public
-        self._rows = rows
-
-    async def serve(self, name: str, open_target: OpenTarget) -> None:
-        async with trio.open_nursery() as nursery:
-            for index, listeners in enumerate(self._rows):
-                open_now = partial(open_target, NameTarget(name, index))
-                serve_one = partial(
-                    serve_port, listeners, open_now, max_visitors=MAX_VISITORS
-                )
-                nursery.start_soon(serve_one)
-
-    def close(self) -> None:
-        _close_all(self._rows)
+    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
+        return _TcpPort(await open_listener(host, port))
 
 
 class UdpPorts(TcpPorts):
@@ -232,140 +251,58 @@ class UdpPorts(TcpPorts):
     They are numbered apart from the TCP ports, so both may have the same.
     """
 
-    _type = MappingType.UDP
+    _of_type = MappingType.UDP
 
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
-        """See ``EndpointType``."""
-        rows: list[list[trio.socket.SocketType]] = []
-        opening = _UdpPorts(Address(keys[0].host, keys[0].port), rows)
-        try:
-            for key in keys:
-                with _named(key):
-                    rows.append(await open_udp_port(key.host, key.port))
-        except BaseException:
-            opening.close()
-            raise
-        return opening
+    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
+        return _UdpPort(await open_udp_port(host, port))
 
 
-class _UdpPorts:
-    """See ``Endpoint``. The visitor of each port is told from those of the others."""
+class _Ports(Endpoint):
+    """Ports that are open; visitors of each are told from those of the others."""
 
-    note = ""
+    def __init__(self, public: Address, ports: list[_TcpPort | _UdpPort]) -> None:
+        super().__init__(public)
+        self._ports = ports
 
-    def __init__(
-        self, public: Address, rows: list[list[trio.socket.SocketType]]
-    ) -> None:
-        self.public = public
-        self._rows = rows
-
-    async def serve(self, name: str, open_target: OpenTarget) -> None:
-        def open_datagrams(index: int, visitor: Address) -> DatagramStream:
-            return DatagramStream(open_target(UdpTarget(name, index), visitor))
-
+    async def serve(self, mapping: str, open_target: OpenTarget) -> None:
         async with trio.open_nursery() as nursery:
-            for index, sockets in enumerate(self._rows):
-                open_now = partial(open_datagrams, index)
-                nursery.start_soon(serve_udp_port, sockets, open_now)
+            for index, port in enumerate(self._ports):
+                nursery.start_soon(port.serve, mapping, index, open_target)
 
     def close(self) -> None:
-        for sockets in self._rows:
-            for sock in sockets:
-                sock.close()
+        for port in self._ports:
+            port.close()
 
 
-class HostNames:
-    """Names on the server's one HTTP or HTTPS port; the table of claims routes them.
+class _TcpPort:
+    def __init__(self, listeners: list[PortListener]) -> None:
+        self._listeners = listeners
 
-    Args:
-        type: ``HTTP`` or ``HTTPS``.
-        port: the public one, for the answer.
-        domain: completes names without a dot; None refuses those.
-        note: see ``Endpoint``.
-    """
-
-    max_count = 1
-    none_left = "there is no such name"
-
-    def __init__(
-        self,
-        type: MappingType,  # noqa: A002 - as in Key
-        port: int,
-        domain: str | None,
-        note: str = "",
-    ) -> None:
-        self._type = type
-        self._note = note
-        self._port = port
-        self._domain = domain
-
-    def host(self, entry: MappingEntry) -> str:
-        """See ``EndpointType``."""
-        name = entry.host.lower().removesuffix(".")
-        if "." in name or not self._domain:
-            return name
-        return f"{name}.{self._domain}"
-
-    def candidates(
-        self, entry: MappingEntry, taken: Container[Key]
-    ) -> Iterator[tuple[Key, ...]]:
-        """See ``EndpointType``."""
-        del taken
-        host = self.host(entry)
-        if "." not in host:
-            raise TunnelError(
-                Code.ADDRESS_UNSUPPORTED,
-                f"this server has no --domain for {host!r}: name the whole host",
-            )
-        if not _NAME.fullmatch(host):
-            raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
-        yield (Key(self._type, host),)
-
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
-        """See ``EndpointType``."""
-        await trio.lowlevel.checkpoint()
-        return _Name(Address(keys[0].host, self._port), self._note)
-
-
-class Exits:
-    """Clients that others may leave at: nobody visits them, CREATE names them."""
-
-    max_count = 1
-    none_left = ""  # there is always one candidate
-
-    def host(self, entry: MappingEntry) -> str:
-        """See ``EndpointType``."""
-        return entry.host
-
-    def candidates(
-        self, entry: MappingEntry, taken: Container[Key]
-    ) -> Iterator[tuple[Key, ...]]:
-        """See ``EndpointType``."""
-        del taken
-        yield (exit_key(entry.host),)
-
-    async def open(self, keys: tuple[Key, ...]) -> Endpoint:
-        """See ``EndpointType``."""
-        await trio.lowlevel.checkpoint()
-        return _Name(Address(keys[0].host, 0))
-
-
-def exit_key(name: str) -> Key:
-    """Give the key of an exit."""
-    return Key(MappingType.EXIT, name)
-
-
-class _Name:
-    """See ``Endpoint``: nothing is opened, the claim itself is what others look up."""
-
-    def __init__(self, public: Address, note: str = "") -> None:
-        self.public = public
-        self.note = note
-        self._closed = trio.Event()
-
-    async def serve(self, name: str, open_target: OpenTarget) -> None:
-        del name, open_target
-        await self._closed.wait()
+    def serve(
+        self, mapping: str, index: int, open_target: OpenTarget
+    ) -> Awaitable[None]:
+        open_now = partial(open_target, NameTarget(mapping, index))
+        return serve_port(self._listeners, open_now, max_visitors=MAX_VISITORS)
 
     def close(self) -> None:
-        self._closed.set()
+        for listener in self._listeners:
+            listener.socket.close()
+
+
+class _UdpPort:
+    def __init__(self, sockets: list[trio.socket.SocketType]) -> None:
+        self._sockets = sockets
+
+    def serve(
+        self, mapping: str, index: int, open_target: OpenTarget
+    ) -> Awaitable[None]:
+        target = UdpTarget(mapping, index)
+
+        def open_now(visitor: Address) -> DatagramStream:
+            return DatagramStream(open_target(target, visitor))
+
+        return serve_udp_port(self._sockets, open_now)
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()

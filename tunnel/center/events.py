@@ -51,7 +51,7 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class ClientIdChanged:
-    """Another client that answers has our client id, so we have taken another."""
+    """Another client that answers has the same client id, so this one took another."""
 
     client_id: bytes
 
@@ -63,7 +63,7 @@ class MappingReady:
     name: str
     public: Address
     over_tls: bool = False
-    """A web service, to which only ``https://`` leads."""
+    """It is a web service that only ``https://`` leads to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,43 @@
-"""What a center-client serves itself to visitors: a guarded service, a folder.
+"""What a center-client serves to visitors itself: a guarded service, a folder, a proxy.
 
-The password and the files are looked at here, at the client: neither the secret nor the
-decision is the server's, and both work the same behind a host name and behind a port.
+Passwords, files and the dialogue of the proxy are looked at here, at the client:
+neither the secret nor the decision is the server's, which carries bytes. The services
+work the same behind a host name and behind a port.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.center.exit.direct import DirectStream
+from tunnel.center.exit.tcp import bound_address
+from tunnel.errors import Code, LocalStreamError
+from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.names import Guard, handle_guarded
 from tunnel.front.http.server import Visit
-from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.front.proxy import handle_app
+from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import connect
-from tunnel.proto.frames import Address
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, tune_local
+from tunnel.proto.frames import Address, TcpTarget
 
 if TYPE_CHECKING:
-    from tunnel.center.publisher import Serve
-    from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import End
+    import socket
+    from collections.abc import Callable
+
+    from tunnel.access.networks import Networks
+    from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.center.exit.tcp import Serve
+    from tunnel.link.virtual import Local, VirtualStream
+    from tunnel.net.relay import ResettableStream
+    from tunnel.proto.frames import End, Target
 
 _NOBODY: Final = Address("unknown", 0)
 
 
 def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
-    """Serve visitors with an HTTP service that only who has the password reaches.
+    """Serve visitors with an HTTP service that is reached with a password alone.
 
     Args:
         target: of the service.
@@ -40,9 +51,9 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
         return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
 
     async def serve(stream: VirtualStream) -> None:
-        stream.accept()
-        visit = Visit(stream, _visitor_of(stream))
-        await handle_guarded(visit, guard, open_one, believe_headers=by_name)
+        await handle_guarded(
+            _accepted(stream), guard, open_one, believe_headers=by_name
+        )
 
     return serve
 
@@ -51,12 +62,81 @@ def share_folder(folder: Folder, guard: Guard | None) -> Serve:
     """Serve visitors with the files of a folder."""
 
     async def serve(stream: VirtualStream) -> None:
-        stream.accept()
-        await handle_folder_visitor(Visit(stream, _visitor_of(stream)), folder, guard)
+        await handle_folder_visitor(_accepted(stream), folder, guard)
 
     return serve
 
 
-def _visitor_of(stream: VirtualStream) -> Address:
-    create = stream.create
-    return (create.visitor if create else None) or _NOBODY
+def _accepted(stream: VirtualStream) -> Visit:
+    stream.accept()
+    return Visit(stream, _visitor_of(stream) or _NOBODY)
+
+
+def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
+    """Serve visitors with a proxy into these networks of this machine.
+
+    Args:
+        networks: where visitors may be led.
+        users: who may use it; None only where just the server's own programs come.
+    """
+
+    async def open_target(target: Target) -> ResettableStream:
+        if not isinstance(target, TcpTarget):
+            raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
+        return DirectStream(
+            await connect(
+                target.address, allow=networks.allow, opened=DESCRIPTORS.admit
+            )
+        )
+
+    async def serve(stream: VirtualStream) -> None:
+        stream.accept()
+        await handle_app(
+            stream, Dialer(open_target), peer=_visitor_of(stream), users=users
+        )
+
+    return serve
+
+
+def _visitor_of(stream: VirtualStream) -> Address | None:
+    return stream.create.visitor if stream.create else None
+
+
+class DirectStream(FastSocket):
+    """A connection of this machine in the place of a virtual TCP connection.
+
+    So that what a front end serves here can also leave here.
+
+    Args:
+        sock: connected; taken over.
+    """
+
+    __slots__ = ("bound",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        tune_local(sock)
+        super().__init__(sock)
+        self.bound = bound_address(sock)
+        TARGETS.dialled(self)
+
+    async def receive_piece(self) -> bytes:
+        """Wait for bytes; nothing at the end."""
+        return await self.receive_some(CHUNK_BYTES)
+
+    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
+        """Carry nothing: the caller has to read and write."""
+        del local, idle_s, ready
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Do nothing: the kernel tells only a task that reads or writes."""
+
+    def close(self) -> None:
+        """End both directions without a checkpoint."""
+        TARGETS.left(self)
+        super().close()
+
+    def reset(self, code: Code = Code.RESET) -> None:
+        """Close with a RST; there is no peer to be told the code."""
+        del code
+        TARGETS.left(self)
+        super().reset()

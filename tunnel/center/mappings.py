@@ -1,19 +1,19 @@
-"""Whose public port or name is whose (protocol.md#whose-port).
+"""Which client has which public name (protocol.md#whose-port).
 
-A mapping belongs to an owner: a user's client. Decides what happens when two want the
-same; how it is opened and served is its kind's business. Carries no byte.
+Decides what happens when two clients want the same name. How a mapping is opened and
+served is the business of its ``EndpointType``. Carries no byte.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import trio
 
-from tunnel.center.endpoints import Key, KeyInUse
+from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.errors import Code, TunnelError
 from tunnel.log import log_event
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from tunnel.access.users import User
+    from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import Endpoint, EndpointType
-    from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import Address, MappingEntry, ProtMapping, Target
+    from tunnel.proto.frames import MappingEntry, ProtMapping
 
 KNOWN_NAMES: Final = 10_000
 """Host names whose clients have left that a server remembers, to say so."""
@@ -38,102 +38,93 @@ SILENT_OWNER_S: Final = 2.0
 logger = logging.getLogger("tunnel.mappings")
 
 
-class Member(Protocol):
-    """A client that is connected: who owns mappings and serves their visitors."""
-
-    user: User
-    nursery: trio.Nursery
-
-    @property
-    def takes_udp(self) -> bool:
-        """Whether it serves UDP associations."""
-        ...
-
-    @property
-    def waiting(self) -> bool:
-        """Whether its link is lost and its session waits for another."""
-        ...
-
-    @property
-    def away(self) -> bool:
-        """Whether it waits for a link for longer than a visitor should."""
-        ...
-
-    @property
-    def gone(self) -> bool:
-        """Whether its session is over."""
-        ...
-
-    def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
-        """Begin to open a virtual TCP connection to the client."""
-        ...
-
-    async def answers(self, timeout_s: float) -> bool:
-        """Say whether the client is there."""
-        ...
-
-    def lose_link(self, code: Code, reason: str) -> None:
-        """Give its link up; its session may go on over another."""
-        ...
-
-
 @dataclass(slots=True, eq=False)
-class _Claim:
-    """A public name in use: its owner, its keys, and what is open."""
+class _OpenMapping:
+    """A mapping that is open: whose it is, its public names, its endpoint."""
 
-    owner: Member
+    owner: ClientSession
     entry: MappingEntry
-    keys: tuple[Key, ...]
-    opening: Endpoint
-
-    def is_same(
-        self, member: Member, entry: MappingEntry, keys: tuple[Key, ...]
-    ) -> bool:
-        ours = self.entry.type, self.entry.name, self.keys
-        return self.owner is member and ours == (entry.type, entry.name, keys)
+    names: tuple[PublicName, ...]
+    endpoint: Endpoint
 
     @property
     def answer(self) -> MappingAnswer:
-        public, note = self.opening.public, self.opening.note
+        public, note = self.endpoint.public, self.endpoint.note
         return MappingAnswer(Code.NORMAL, public.host, public.port, note)
 
 
+class _TakenNames:
+    """Names that cannot be chosen: mapped, or found to be another program's."""
+
+    def __init__(self, mapped: Container[PublicName]) -> None:
+        self._mapped = mapped
+        self.by_others: set[PublicName] = set()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._mapped or name in self.by_others
+
+
 class MappingTable:
-    """All public names of a center-server.
+    """All mappings of a center-server that are open.
 
     Args:
-        kinds: what is offered: how entries of a type are opened.
+        types: what is offered: how entries of each type are opened.
     """
 
-    def __init__(self, kinds: Mapping[int, EndpointType]) -> None:
-        self._kinds = dict(kinds)
-        self._claims: dict[Key, _Claim] = {}
-        self._named: dict[Member, dict[str, _Claim]] = {}
-        """The same, by owner and name."""
+    def __init__(self, types: Mapping[int, EndpointType]) -> None:
+        self._types = dict(types)
+        self._open: dict[PublicName, _OpenMapping] = {}
+        self._by_owner: dict[ClientSession, dict[str, _OpenMapping]] = {}
+        """The same, by owner and by the name of the entry."""
         self._count = 0
-        self._left: dict[Key, None] = {}
-        self._lost: WeakKeyDictionary[Member, set[Key]] = WeakKeyDictionary()
+        self._left: dict[PublicName, None] = {}
+        self._lost: WeakKeyDictionary[ClientSession, set[PublicName]] = (
+            WeakKeyDictionary()
+        )
         """What another client took from one that lives on: nobody takes it back."""
 
     def __len__(self) -> int:
         return self._count
 
-    def offer(self, kinds: Mapping[int, EndpointType]) -> None:
-        """Offer more kinds from now on."""
-        self._kinds.update(kinds)
+    def offer(self, types: Mapping[int, EndpointType]) -> None:
+        """Offer more types from now on."""
+        self._types.update(types)
 
-    async def apply(self, member: Member, mapping: ProtMapping) -> list[MappingAnswer]:
-        """Do what a MAPPING asks for; an answer for each entry, in order."""
+    # Who has it ----------------------------------------------------------------------
+
+    def owner(self, name: PublicName) -> ClientSession | None:
+        """Return the client that has this name."""
+        mapping = self._open.get(name)
+        return mapping.owner if mapping else None
+
+    def find(self, of_type: MappingType, host: str) -> tuple[ClientSession, str] | None:
+        """Return who has a host name or a wildcard for it, and the mapping's name."""
+        for name in _names_of(of_type, host):
+            mapping = self._open.get(name)
+            if mapping is not None:
+                return mapping.owner, mapping.entry.name
+        return None
+
+    def is_known(self, of_type: MappingType, host: str) -> bool:
+        """Say whether there was such a host name; its client has left."""
+        return any(name in self._left for name in _names_of(of_type, host))
+
+    # What clients ask for ------------------------------------------------------------
+
+    async def apply(
+        self, client: ClientSession, mapping: ProtMapping
+    ) -> list[MappingAnswer]:
+        """Do what a MAPPING asks for; return an answer for each entry, in order."""
         if mapping.op is MappingOp.REPLACE:
-            self.drop(member)
+            self.drop(client)
         answers = []
         for entry in mapping.entries:
             # A refusal may have looked at a thousand ports without a wait.
             await trio.lowlevel.checkpoint()
             if mapping.op is MappingOp.REMOVE:
-                answers.append(self._remove(member, entry))
+                answers.append(self._remove(client, entry))
             else:
-                answers.append(await self._add(member, entry))
+                answers.append(await self._add(client, entry))
         most = f"more than {len(answers)} names in one MAPPING"
         for _ in range(mapping.too_many):
             # With words, so many would not fit one frame.
@@ -141,202 +132,175 @@ class MappingTable:
             most = ""
         return answers
 
-    def drop(self, member: Member) -> None:
-        """Close all names of a client. Visitors who are in are not touched."""
-        for claim in tuple(self._named.get(member, {}).values()):
-            self._close(claim)
-            self._remember(claim)
+    def drop(self, client: ClientSession) -> None:
+        """Close all mappings of a client; visitors that are in stay."""
+        for mapping in tuple(self._by_owner.get(client, {}).values()):
+            self._close(mapping)
+            self._remember(mapping)
 
-    def find(self, kind: MappingType, host: str) -> tuple[Member, str] | None:
-        """Give who has a host name, or ``*.`` for its first label, and the mapping."""
-        for key in _keys_of(kind, host):
-            claim = self._claims.get(key)
-            if claim is not None:
-                return claim.owner, claim.entry.name
-        return None
-
-    def is_known(self, kind: MappingType, host: str) -> bool:
-        """Say whether there was such a host name; its client has left."""
-        return any(key in self._left for key in _keys_of(kind, host))
-
-    def _remember(self, claim: _Claim) -> None:
-        if not claim.keys[0].port:
-            self._left.update(dict.fromkeys(claim.keys))
-            while len(self._left) > KNOWN_NAMES:
-                del self._left[next(iter(self._left))]
-
-    def owner(self, key: Key) -> Member | None:
-        """Give the client that has this key."""
-        claim = self._claims.get(key)
-        return claim.owner if claim else None
-
-    def _remove(self, member: Member, entry: MappingEntry) -> MappingAnswer:
-        claim = self._claim_named(member, entry.name)
-        if claim is None:
+    def _remove(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
+        mapping = self._by_owner.get(client, {}).get(entry.name)
+        if mapping is None:
             why = f"{entry.name} is not registered"
             return MappingAnswer(Code.NO_MAPPING, reason=why)
-        self._close(claim)
+        self._close(mapping)
         return MappingAnswer(Code.NORMAL)
 
-    def _claim_named(self, member: Member, name: str) -> _Claim | None:
-        return self._named.get(member, {}).get(name)
-
-    def _open(self, claim: _Claim) -> None:
-        if (lost := self._lost.get(claim.owner)) is not None:
-            lost.difference_update(claim.keys)
-        self._claims.update(dict.fromkeys(claim.keys, claim))
-        self._named.setdefault(claim.owner, {})[claim.entry.name] = claim
-        self._count += 1
-        for key in claim.keys:
-            self._left.pop(key, None)
-
-    def _close(self, claim: _Claim) -> None:
-        for key in claim.keys:
-            del self._claims[key]
-        names = self._named[claim.owner]
-        del names[claim.entry.name]
-        if not names:
-            del self._named[claim.owner]
-        self._count -= 1
-        claim.opening.close()
-
-    async def _add(self, member: Member, entry: MappingEntry) -> MappingAnswer:
-        kind = self._kinds.get(entry.type)
-        if kind is None:
+    async def _add(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
+        of_type = self._types.get(entry.type)
+        if of_type is None:
             return MappingAnswer(Code.UNSUPPORTED, reason=_not_offered(entry.type))
-        if not entry.name:
-            # CREATE could not say it: empty is what a UDP association to anywhere says.
-            return MappingAnswer(Code.UNSUPPORTED, reason="an entry without a name")
-        if entry.type == MappingType.UDP and not member.takes_udp:
-            why = "this client offers no UDP"
-            return MappingAnswer(Code.UNSUPPORTED, reason=why)
-        if not (1 <= entry.count <= kind.max_count and _has_ports(entry)):
-            return MappingAnswer(
-                Code.UNSUPPORTED, reason=f"{entry.count} ports from {entry.port}"
-            )
-        if not _may(member.user, entry, kind.host(entry)):
-            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
-            return MappingAnswer(
-                Code.NOT_ALLOWED, reason=f"{member.user.name} may not publish {what}"
-            )
-        if self._is_full(member, entry):
-            return MappingAnswer(Code.RESOURCE, reason="too many names")
-        answer = MappingAnswer(Code.TAKEN, reason=kind.none_left)
-        taken = _Taken(self._claims)
+        refusal = self._refusal(client, entry, of_type)
+        if refusal is not None:
+            code, reason = refusal
+            return MappingAnswer(code, reason=reason)
+        answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
+        taken = _TakenNames(self._open)
         try:
-            for keys in kind.candidates(entry, taken):
-                answer = await self._claim(member, entry, kind, keys, taken)
+            for names in of_type.candidates(entry, taken):
+                answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
                     break
         except TunnelError as error:
             answer = MappingAnswer(error.code, reason=error.what)
         return answer
 
-    def _is_full(self, member: Member, entry: MappingEntry) -> bool:
-        names = self._named.get(member, {})
-        return entry.name not in names and (
-            len(names) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
-        )
+    def _refusal(
+        self, client: ClientSession, entry: MappingEntry, of_type: EndpointType
+    ) -> tuple[Code, str] | None:
+        """Say why the client cannot have the entry, whatever others have."""
+        if not entry.name:
+            # CREATE could not say it: empty is what a UDP association to anywhere says.
+            return Code.UNSUPPORTED, "an entry without a name"
+        if entry.type == MappingType.UDP and not client.takes_udp:
+            return Code.UNSUPPORTED, "this client offers no UDP"
+        last_port = entry.port + entry.count - 1
+        if not (1 <= entry.count <= of_type.max_count and last_port <= 65_535):
+            return Code.UNSUPPORTED, f"{entry.count} ports from {entry.port}"
+        if not _may(client.user, entry, of_type.host(entry)):
+            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
+            return Code.NOT_ALLOWED, f"{client.user.name} may not publish {what}"
+        had = self._by_owner.get(client, {})
+        if entry.name not in had and (
+            len(had) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
+        ):
+            return Code.RESOURCE, "too many names"
+        return None
 
-    async def _claim(
+    async def _open_one(
         self,
-        member: Member,
+        client: ClientSession,
         entry: MappingEntry,
-        kind: EndpointType,
-        keys: tuple[Key, ...],
-        taken: _Taken,
+        of_type: EndpointType,
+        names: tuple[PublicName, ...],
+        taken: _TakenNames,
     ) -> MappingAnswer:
-        had = self._claims.get(keys[0])
-        if had and had.is_same(member, entry, keys):
+        """Open the entry at these names, if the client can have them all."""
+        had = self._by_owner.get(client, {}).get(entry.name)
+        if had and (had.entry.type, had.names) == (entry.type, names):
             return had.answer
-        for key in keys:
-            if not await self._is_free(key, member):
-                if key in self._lost.get(member, ()):
-                    why = f"another client took {key} over"
+        for name in names:
+            if not await self._is_free(name, client):
+                if name in self._lost.get(client, ()):
+                    why = f"another client took {name} over"
                     return MappingAnswer(Code.TAKEN_OVER, reason=why)
-                return MappingAnswer(
-                    Code.TAKEN, reason=f"{key} belongs to another client"
-                )
+                why = f"{name} belongs to another client"
+                return MappingAnswer(Code.TAKEN, reason=why)
         try:
-            opening = await kind.open(keys)
-        except KeyInUse as error:
-            taken.by_others.add(error.key)
+            endpoint = await of_type.open(names)
+        except NameInUse as error:
+            taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
-        if member.gone:  # it left while we waited: nobody would give the name back
-            opening.close()
+        if client.gone:  # it left while we waited: nobody would give the name back
+            endpoint.close()
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
-        if (older := self._claim_named(member, entry.name)) is not None:
+        if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
-        claim = _Claim(member, entry, keys, opening)
-        self._open(claim)
-        member.nursery.start_soon(self._serve, claim)
-        return claim.answer
+        mapping = _OpenMapping(client, entry, names, endpoint)
+        self._take_in(mapping)
+        client.nursery.start_soon(_serve, mapping)
+        return mapping.answer
 
-    async def _is_free(self, key: Key, member: Member) -> bool:
-        """Say whether ``member`` may have the key now; takes it from who must yield."""
-        claim = self._claims.get(key)
-        if claim is None:
-            return True
-        if claim.owner is member:
-            self._close(claim)
-            return True
-        return await self._yields(claim, member)
+    # Whose it becomes ----------------------------------------------------------------
 
-    async def _yields(self, claim: _Claim, member: Member) -> bool:
-        """Say whether the owner has lost it to ``member``."""
-        owner = claim.owner
-        if owner.user.name != member.user.name:
+    async def _is_free(self, name: PublicName, client: ClientSession) -> bool:
+        """Say whether the client may have the name now; take it if its owner yields."""
+        mapping = self._open.get(name)
+        if mapping is None:
+            return True
+        if mapping.owner is client:
+            self._close(mapping)
+            return True
+        return await self._yields(mapping, client)
+
+    async def _yields(self, mapping: _OpenMapping, client: ClientSession) -> bool:
+        """Say whether the owner has lost the mapping to the client."""
+        owner = mapping.owner
+        if owner.user.name != client.user.name:
             return False
-        if not self._lost.get(member, set()).isdisjoint(claim.keys):
+        if not self._lost.get(client, set()).isdisjoint(mapping.names):
             return False  # both would take it from one another for ever
         if owner.waiting:
             # The port follows the living; what runs over that session may go on.
-            self._lose(claim)
+            self._lose(mapping)
             return True
         if await owner.answers(SILENT_OWNER_S):
             return False
         owner.lose_link(Code.SILENT, "no answer while another client wants its port")
-        for one in tuple(self._named.get(owner, {}).values()):
+        for one in tuple(self._by_owner.get(owner, {}).values()):
             self._lose(one)
             self._remember(one)
         return True
 
-    def _lose(self, claim: _Claim) -> None:
-        """Take a name from an owner that may come back: it shall hear TAKEN_OVER."""
-        self._close(claim)
-        self._lost.setdefault(claim.owner, set()).update(claim.keys)
+    def _lose(self, mapping: _OpenMapping) -> None:
+        """Take a mapping from an owner that may come back: it hears TAKEN_OVER then."""
+        self._close(mapping)
+        self._lost.setdefault(mapping.owner, set()).update(mapping.names)
 
-    async def _serve(self, claim: _Claim) -> None:
-        public = str(claim.opening.public)
-        log_event(logger, logging.INFO, "mapping.open", public=public,
-            user=claim.owner.user.name)  # fmt: skip
-        await claim.opening.serve(claim.entry.name, claim.owner.open_now)
-        log_event(logger, logging.INFO, "mapping.closed", public=public)
+    def _take_in(self, mapping: _OpenMapping) -> None:
+        if (lost := self._lost.get(mapping.owner)) is not None:
+            lost.difference_update(mapping.names)
+        self._open.update(dict.fromkeys(mapping.names, mapping))
+        self._by_owner.setdefault(mapping.owner, {})[mapping.entry.name] = mapping
+        self._count += 1
+        for name in mapping.names:
+            self._left.pop(name, None)
+
+    def _close(self, mapping: _OpenMapping) -> None:
+        for name in mapping.names:
+            del self._open[name]
+        of_owner = self._by_owner[mapping.owner]
+        del of_owner[mapping.entry.name]
+        if not of_owner:
+            del self._by_owner[mapping.owner]
+        self._count -= 1
+        mapping.endpoint.close()
+
+    def _remember(self, mapping: _OpenMapping) -> None:
+        if not mapping.names[0].port:
+            self._left.update(dict.fromkeys(mapping.names))
+            while len(self._left) > KNOWN_NAMES:
+                del self._left[next(iter(self._left))]
 
 
-class _Taken:
-    """Keys that are no choice: claimed, or found to be another program's."""
-
-    def __init__(self, claims: Container[Key]) -> None:
-        self._claims = claims
-        self.by_others: set[Key] = set()
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._claims or key in self.by_others
+async def _serve(mapping: _OpenMapping) -> None:
+    public = str(mapping.endpoint.public)
+    log_event(logger, logging.INFO, "mapping.open", public=public,
+        user=mapping.owner.user.name)  # fmt: skip
+    # The session itself, which lives as long as its client: a call less for a visitor.
+    await mapping.endpoint.serve(mapping.entry.name, mapping.owner.session.open_now)
+    log_event(logger, logging.INFO, "mapping.closed", public=public)
 
 
-def _keys_of(kind: MappingType, host: str) -> tuple[Key, Key]:
-    return Key(kind, host), Key(kind, f"*.{host.partition('.')[2]}")
+def _names_of(of_type: MappingType, host: str) -> tuple[PublicName, PublicName]:
+    wildcard = f"*.{host.partition('.')[2]}"
+    return PublicName(of_type, host), PublicName(of_type, wildcard)
 
 
 def _not_offered(type: int) -> str:  # noqa: A002 - as in an entry
     if type in (MappingType.HTTP, MappingType.HTTPS):
         return f"this server has no public {MappingType(type).name} port"
     return f"this server offers no type {type}"
-
-
-def _has_ports(entry: MappingEntry) -> bool:
-    return entry.port + entry.count <= 65_536
 
 
 def _may(user: User, entry: MappingEntry, host: str) -> bool:

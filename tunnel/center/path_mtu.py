@@ -1,11 +1,11 @@
 """Suspect a path on which large packets vanish, and go on with smaller ones.
 
-Where one hop takes less than the others and its word about that is lost (a PMTU black
-hole: a VPN, PPPoE, a firewall that drops ICMP), small packets pass and large ones never
-do. Links come up there, and each stands still at the first large packet until it is
-given up for silence. Two that did so at the same byte are no accident.
+Where one hop takes less than the others and its ICMP message about that is lost (a PMTU
+black hole: a VPN, PPPoE, a firewall), small packets pass and large ones never do. Links
+come up there, and each stands still at the first large packet until it is given up for
+silence. Two that did so at the same byte are no accident.
 
-Knows counts and times. It dials nothing: the next dial asks for ``mss``.
+Knows counts and times. Dials nothing: the next dial asks for ``mss``.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from tunnel.proto.mux import MuxCore
 
 SMALL_MSS_BYTES: Final = 1_200
-"""Fits, with its headers, into the 1,280 bytes that every path of IPv6 takes. It is
-announced with our first packet, so that it bounds what the server sends as well. Costs
-a fifth more packets."""
+"""Fits, with its headers, into the 1,280 bytes that every path of IPv6 takes. The first
+packet announces it, so that it bounds what the server sends as well. It costs a fifth
+more packets."""
 STILL_S: Final = 15.0
-"""A link that was lost sooner, without a byte of progress, was cut and did not stand
-still: silence is only noticed after more."""
+"""A link that was lost sooner without a byte of progress was cut and did not stand
+still: silence is noticed later."""
 _HANDSHAKE: Final = (b"", "handshake", 0)
 
 _Mark = tuple[bytes, str, int]
-"""A byte at which things stood still: of which session, which way, which one."""
+"""A byte at which a link stood still: its session, its direction, its number."""
 
 logger = logging.getLogger("tunnel.client")
 
 
 class Path:
-    """What the links of a client tell about the way to its server."""
+    """The path to the server, as the client's links have found it."""
 
     def __init__(self) -> None:
         self.mss: int | None = None
@@ -79,7 +79,7 @@ class Path:
             self._still.add(_HANDSHAKE)
 
     def _suspect(self) -> None:
-        """Take the other size: this one was tried twice."""
+        """Change the size of packets: the one in use was tried twice."""
         self._still.clear()
         self.mss = SMALL_MSS_BYTES if self.mss is None else None
         if self.mss is None:

@@ -1,15 +1,13 @@
-"""The public names of a center-client: asked for, given, refused, given back.
+"""What a center-client publishes: its mappings, and who serves their visitors.
 
-Asks again on every link of every session, and after growing pauses for what somebody
-else still has. Knows no port from a host name: what a name is made of is the server's
-business, and who serves its visitors the caller's.
+Asks for the mappings again on every link of every session, and after growing pauses for
+what somebody else still has. What a public name is made of is the server's business.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -18,7 +16,7 @@ import trio
 
 from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
-from tunnel.center.exit.tcp import refuse
+from tunnel.center.exit.tcp import Serve, refuse, serve_exit
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
@@ -29,30 +27,32 @@ from tunnel.proto.frames import (
     MappingEntry,
     MappingOp,
     MappingType,
+    NameTarget,
+    TcpTarget,
     UdpTarget,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tunnel.access.networks import Networks
     from tunnel.center.events import Notice
     from tunnel.link.session import Session
-    from tunnel.proto.frames import MappingAnswer, NameTarget
-
-Serve = Callable[[VirtualStream], Awaitable[None]]
-"""Accept or reset the stream, and serve it to its end."""
+    from tunnel.proto.frames import MappingAnswer
 
 _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""
 ASKED_AGAIN: Final = (Code.TAKEN, Code.RESOURCE)
-"""Why a name is refused that may be had later: its owner leaves, an old server ends."""
+"""Refused so, a name may be had later: its owner leaves, an old server ends."""
 NOT_OFFERED: Final = (Code.UNSUPPORTED, Code.ADDRESS_UNSUPPORTED)
-"""Why a name is refused that this server never gives: something else may do."""
+"""Refused so, a name is never given by this server: something else may do."""
 
 logger = logging.getLogger("tunnel.client")
 
 
 @dataclass(slots=True)
 class _Mapping:
-    """A public name of ours: what to ask for, and who serves its visitors."""
+    """What to ask for, what the server said, and who serves the visitors."""
 
     entry: MappingEntry
     serve: Serve
@@ -61,7 +61,7 @@ class _Mapping:
     or_else: bool = False
     """Where it is not offered, its owner has something else to ask for."""
     had: bool = False
-    """It was open before."""
+    """It was open once."""
 
     @property
     def is_due(self) -> bool:
@@ -81,6 +81,8 @@ class Publisher:
     def __init__(self, server_host: str, tell: Callable[[Notice], None]) -> None:
         self._server_host = server_host
         self._tell = tell
+        self.exit_networks: Networks | None = None
+        """Where other clients of the server may go from here, if anywhere."""
         self._mappings: dict[str, _Mapping] = {}
         self._names = 0
         self._session: Session | None = None
@@ -114,22 +116,22 @@ class Publisher:
             op = MappingOp.ADD if resumed else MappingOp.REPLACE
             await self._ask(op, list(self._mappings))
 
-    # Names ---------------------------------------------------------------------------
+    # Mappings ------------------------------------------------------------------------
 
     async def publish(
         self, wanted: MappingEntry, serve: Serve, *, or_else: bool = False
     ) -> str:
-        """Ask for a public name, now and on every later link.
+        """Ask for a mapping, now and on every later link.
 
         Args:
             wanted: of any type; its ``name`` is given here. Of a port: host ``""`` for
                 the address that the server's links come in on, port 0 for one of the
                 server's choice, which is asked for again later. Of HTTP and HTTPS:
                 ``host`` is the public name.
-            serve: called for each visitor, in a task of its own; which port of a range
-                it came to is the ``index`` of the stream's ``NameTarget``.
+            serve: called for each visitor, in a task of its own; the ``index`` of the
+                stream's ``NameTarget`` says to which port of a range it came.
             or_else: the caller asks for something else where this is not offered, and
-                says so; it is told, but not logged here.
+                says so; the caller is told, but nothing is logged here.
 
         Returns:
             The mapping's name, for ``withdraw`` and in the notices about it.
@@ -148,12 +150,12 @@ class Publisher:
         return name
 
     def public(self, name: str) -> Address | None:
-        """Give where a mapping is open, None while it is not."""
+        """Return where a mapping is open, None while it is not."""
         mapping = self._mappings.get(name)
         return mapping.public if mapping else None
 
     async def withdraw(self, name: str) -> None:
-        """Give a public name up, and wait until it is; cancelled, it still is."""
+        """Give a mapping up, and wait until it is; cancelled, it still is."""
         await self._give_back(name).wait()
 
     async def listen(self, wanted: MappingEntry) -> MappingListener:
@@ -177,18 +179,27 @@ class Publisher:
         listener.name, listener.public = name, mapping.public
         return listener
 
-    def serve(
-        self, stream: VirtualStream, target: NameTarget | UdpTarget
-    ) -> Awaitable[None]:
-        """Serve a visitor of one of our names."""
-        mapping = self._mappings.get(target.name)
-        is_udp = isinstance(target, UdpTarget)
-        if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
-            return refuse(stream, Code.NO_MAPPING)
-        return mapping.serve(stream)
+    def serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
+        """Serve a visitor of a mapping, or of this exit: nobody may reach around them.
+
+        For ``Session``.
+        """
+        match stream.create.target if stream.create else None:
+            case (NameTarget() | UdpTarget()) as target:
+                mapping = self._mappings.get(target.name)
+                is_udp = isinstance(target, UdpTarget)
+                if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
+                    return refuse(stream, Code.NO_MAPPING)
+                return mapping.serve(stream)
+            case TcpTarget() as target if self.exit_networks is not None:
+                return serve_exit(stream, target, self.exit_networks.allow)
+            case TcpTarget():
+                return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
+            case _:
+                return refuse(stream, Code.UNSUPPORTED)
 
     def _give_back(self, name: str) -> trio.Event:
-        """Begin to give a public name up; the event says when it is."""
+        """Begin to give a mapping up; the event is set when it is."""
         done = trio.Event()
         mapping = self._mappings.pop(name, None)
         if mapping is None or self._session is None or self._nursery is None:
@@ -213,9 +224,6 @@ class Publisher:
             op = MappingOp.ADD
             for name, mapping, answer in zip(some, mappings, answers, strict=False):
                 self._take_answer(name, mapping, answer)
-        self._ask_again_later()
-
-    def _ask_again_later(self) -> None:
         if self._asking_again is None and self._nursery is not None and self._due():
             self._asking_again = trio.CancelScope()
             self._nursery.start_soon(self._keep_asking, self._asking_again)
@@ -228,7 +236,7 @@ class Publisher:
         pauses = Backoff(random.random)
         with scope:
             while due := self._due():
-                # Whoever knows the address of what was open is waiting for it.
+                # Who knows the address of what was open may wait for it.
                 waiting = any(self._mappings[name].had for name in due)
                 await trio.sleep(pauses.next_s(waiting=waiting))
                 await self._ask(MappingOp.ADD, self._due())
@@ -241,7 +249,7 @@ class Publisher:
             public = Address(answer.host or self._server_host, answer.port)
             known, mapping.public = mapping.public, public
             if entry.type not in _NAMED:
-                # Whatever was given once is asked for again: the address is known.
+                # What was given once is asked for again: its address is known.
                 mapping.entry = replace(entry, port=answer.port)
             if known != public:
                 log_event(logger, logging.INFO, "mapping.ready", name=name,
@@ -271,7 +279,7 @@ class MappingListener(trio.abc.Listener[VirtualStream]):
     """A public address at the server as a trio listener: each visitor is a stream.
 
     Works with ``trio.serve_listeners``. A visitor is accepted when ``accept`` returns
-    it; up to 64 wait, more are refused. ``aclose`` gives the address up.
+    it; up to 64 wait, and more are refused. ``aclose`` gives the address up.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -281,7 +289,7 @@ class MappingListener(trio.abc.Listener[VirtualStream]):
         self._put, self._waiting = trio.open_memory_channel[VirtualStream](64)
 
     async def take(self, stream: VirtualStream) -> None:
-        """Queue a visitor, and stay until whoever accepted it has closed it."""
+        """Queue a visitor, and return when the user who accepted it has closed it."""
         try:
             self._put.send_nowait(stream)
         except (trio.WouldBlock, trio.BrokenResourceError):
@@ -290,13 +298,13 @@ class MappingListener(trio.abc.Listener[VirtualStream]):
         await stream.wait_closed()
 
     async def accept(self) -> VirtualStream:
-        """Wait for a visitor; who calls this owns the stream."""
+        """Wait for a visitor; the caller owns the stream."""
         stream = await self._waiting.receive()
         stream.accept()
         return stream
 
     async def aclose(self) -> None:
-        """Give the public address up, and refuse who waits."""
+        """Give the public address up, and refuse the visitors that wait."""
         with suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
             while True:
                 waiting = self._waiting.receive_nowait()

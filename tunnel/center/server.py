@@ -1,6 +1,6 @@
-"""CenterServer: accepts links, owns the public ports, is the exit of what comes in.
+"""CenterServer: accepts links, owns the public ports, is the exit of its clients.
 
-One task per wire, from its first byte to its last; a client that has proved itself
+Each wire has one task, from its first byte to its last. A client that has proved itself
 becomes a ``ClientSession`` for as long as its session lives.
 """
 
@@ -20,20 +20,12 @@ from tunnel.access.tls import server_tls_context
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE
 from tunnel.center.client_session import ClientSession
-from tunnel.center.drain import DRAIN_S, GOODBYE_S
-from tunnel.center.endpoints import Exits, TcpPorts, UdpPorts, exit_key
-from tunnel.center.exit.chained import serve_chained
-from tunnel.center.exit.tcp import refuse
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
+from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
-from tunnel.errors import (
-    Code,
-    LinkError,
-    LocalLinkError,
-    StreamError,
-    TunnelError,
-)
+from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
@@ -43,49 +35,33 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import open_listener, serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import (
-    CAN_MAP,
-    CAN_UDP,
-    Address,
-    MappingType,
-    TcpTarget,
-    Terms,
-)
-from tunnel.proto.handshake import (
-    DEFAULT_RESUME_S,
-    ServerHandshake,
-)
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, MappingType, Terms
+from tunnel.proto.handshake import DEFAULT_RESUME_S, ServerHandshake
 from tunnel.proto.pools import Pools
-from tunnel.proto.proofs import (
-    PLAIN_BINDING,
-    verifier_of,
-)
+from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from tunnel.access.identity import Identity
     from tunnel.access.networks import Network
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
-    from tunnel.link.virtual import VirtualStream
-    from tunnel.net.listen import PortListener
-    from tunnel.proto.frames import ProtCreate
-    from tunnel.proto.handshake import AuthClaim
+    from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.proofs import Verifier
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
-"""Whoever needs longer is not a slow client but none."""
+"""From the first byte to the client's proof: even a slow client needs less."""
 FAILURE_DELAY_S: Final = 1.0
-"""How long a wrong proof waits for its answer; a newcomer may have its place."""
+"""How long a wrong proof waits for its answer; a newcomer may take its place."""
 UNPROVEN_SHARE: Final = 1 / 16
 """Of the process's descriptors, for links that are not proved: with 1,024 they are 64,
 and what is kept back for links is more."""
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
 RETRY_AFTER_S: Final = 5
-"""After how long a client for which there is no session may ask again."""
+"""The pause that a client is told to make when there is no session for it."""
 
 logger = logging.getLogger("tunnel.server")
 
@@ -96,9 +72,9 @@ class ServerOptions:
 
     listen: Address = field(default_factory=lambda: Address(EVERYWHERE, 7443))
     ports: range = range(20_000, 21_000)
-    """From which mappings that name no port get one."""
+    """For mappings that name no port."""
     plain: bool = False
-    """Links without TLS: for loopback, or where both ends are told so."""
+    """Links without TLS: on loopback, or where both ends are told so."""
     resume_s: int = DEFAULT_RESUME_S
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
@@ -110,7 +86,7 @@ class ServerOptions:
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Whom to believe about who a visitor, or a client, is."""
+    """The proxies that are believed about who a visitor, or a client, is."""
 
 
 class CenterServer:
@@ -130,13 +106,12 @@ class CenterServer:
     ) -> None:
         self.options = options or ServerOptions()
         self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
-        self.pools = Pools()
         where = self.options.listen.host, self.options.ports
         self.mappings = MappingTable(
             {
                 MappingType.TCP: TcpPorts(*where),
                 MappingType.UDP: UdpPorts(*where),
-                MappingType.EXIT: Exits(),
+                MappingType.EXIT: EndpointType(MappingType.EXIT),
             }
         )
         self.names = NamePorts(self.options.names)
@@ -147,24 +122,24 @@ class CenterServer:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
+        self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self._sessions = Sessions(
             self.options.max_sessions, self.options.max_waiting_sessions
         )
-        self._listeners: list[PortListener] = []
-        self._stopped = trio.Event()
         self._draining = False
+        self._running = trio.CancelScope()
         self._nursery: trio.Nursery
+
+    @property
+    def clients(self) -> tuple[ClientSession, ...]:
+        """The clients whose sessions live."""
+        return tuple(self._sessions)
 
     @property
     def connections(self) -> int:
         """Virtual TCP connections of all clients."""
-        return sum(member.session.streams for member in self._sessions)
-
-    @property
-    def members(self) -> tuple[ClientSession, ...]:
-        """The clients whose sessions live."""
-        return tuple(self._sessions)
+        return sum(client.session.streams for client in self._sessions)
 
     async def run(
         self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -177,56 +152,25 @@ class CenterServer:
         """
         options = self.options
         VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
-        listen = self.options.listen
-        self._listeners = await open_listener(listen.host, listen.port)
+        listeners = await open_listener(options.listen.host, options.listen.port)
         try:
             self.mappings.offer(await self.names.open())
         except BaseException:
-            for listener in self._listeners:
+            for listener in listeners:
                 listener.socket.close()
             raise
-        port = self._listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-
-            async def until_stopped() -> None:
-                await self._stopped.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(until_stopped)
-            nursery.start_soon(reset_the_dead, trio.CancelScope())
-            nursery.start_soon(self.names.serve, self.mappings)
-            address = Address(listen.host, port)
-            task_status.started(address)
-            log_event(logger, logging.INFO, "server.listening", address=str(address),
-                tls=self._tls is not None)  # fmt: skip
-            await serve(
-                self._listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
-            )
-
-    def serve_chained(
-        self, user: User, stream: VirtualStream, create: ProtCreate
-    ) -> Awaitable[None]:
-        """Lead an opener to the client that it wants to leave at.
-
-        Opened before this returns: openers keep their order.
-        """
-        name = create.exit or ""
-        owner = self.mappings.owner(exit_key(name))
-        if not isinstance(create.target, TcpTarget):
-            why = "an exit at a client takes TCP addresses"
-            return refuse(stream, Code.UNSUPPORTED, why)
-        if not user.may_leave_at(name):
-            why = f"{user.name} may not leave at {name}"
-            return refuse(stream, Code.NOT_ALLOWED, why)
-        if owner is None:
-            why = f"no client is the exit {name}"
-            return refuse(stream, Code.NO_MAPPING, why)
-        try:
-            onward = owner.open_now(create.target)
-        except StreamError as error:
-            return refuse(stream, error.code, error.what)
-        return serve_chained(stream, onward)
+        port = listeners[0].socket.getsockname()[1]
+        address = Address(options.listen.host, port)
+        with self._running:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(reset_the_dead, trio.CancelScope())
+                self._nursery.start_soon(self.names.serve, self.mappings)
+                task_status.started(address)
+                log_event(logger, logging.INFO, "server.listening",
+                    address=str(address), tls=self._tls is not None)  # fmt: skip
+                await serve(
+                    listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
+                )
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop.
@@ -235,25 +179,20 @@ class CenterServer:
         """
         until = trio.current_time() + deadline_s
         self._draining = True
-        for member in self._sessions:
-            member.session.core.drain()
-            member.session.output.wake()
-        with trio.move_on_at(until):
-            for member in self._sessions:
-                await member.session.wait_idle()
+        await drain((client.session for client in self._sessions), until)
         await self.stop(until + GOODBYE_S - trio.current_time())
 
     async def stop(self, within_s: float = GOODBYE_S) -> None:
         """Say goodbye to every client, give all time to hear it, and end ``run``."""
-        links = [member.link for member in self.members if member.link is not None]
-        for member in self.members:
-            member.dismiss(Code.NORMAL, "the server stops")
+        links = [client.link for client in self._sessions if client.link is not None]
+        for client in self._sessions:
+            client.dismiss(Code.NORMAL, "the server stops")
         with trio.move_on_after(within_s):
             for link in links:
                 await link.gone.wait()
-        self._stopped.set()
+        self._running.cancel()
 
-    # One wire ----------------------------------------------------------------------
+    # One wire ------------------------------------------------------------------------
 
     async def _serve_wire(
         self, stream: trio.abc.HalfCloseableStream, peer: Address
@@ -267,7 +206,7 @@ class CenterServer:
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
                 try:
-                    await self._serve_member(*proved)
+                    await self._serve_link(*proved)
                 finally:
                     self._gate.ended(peer.host, trio.current_time())
         finally:
@@ -276,7 +215,7 @@ class CenterServer:
     async def _prove(
         self, stream: FastSocket, peer: Address
     ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
-        """Hear who it is; None, after the answer, if it does not prove that."""
+        """Hear who the client is; without a proof, answer it and return None."""
         transport: Transport | None = None
         handshake: ServerHandshake | None = None
         with trio.CancelScope() as scope:
@@ -286,9 +225,15 @@ class CenterServer:
                     with trio.fail_after(FIRST_BYTE_S):
                         await trio.lowlevel.wait_readable(stream.socket)
                     place.heard = True
-                    # Not before: who is silent costs no TLS and no buffers.
-                    transport = self._transport(stream, str(peer))
-                    handshake = await self._begin(transport)
+                    # Not before: a silent peer costs no TLS and no buffers.
+                    if self._tls is None:
+                        transport = PlainTransport(stream, str(peer))
+                    else:
+                        transport = TlsTransport(
+                            stream, self._tls, server_side=True, peer=str(peer)
+                        )
+                        await transport.handshake()
+                    handshake = self._handshake()
                     return transport, handshake, await hear(transport, handshake)
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
@@ -299,21 +244,12 @@ class CenterServer:
                 reason="a newcomer needs its place")  # fmt: skip
         return None
 
-    def _transport(self, stream: FastSocket, peer: str) -> Transport:
-        if self._tls is None:
-            return PlainTransport(stream, peer)
-        return TlsTransport(stream, self._tls, server_side=True, peer=peer)
-
-    async def _begin(self, transport: Transport) -> ServerHandshake:
-        binding = PLAIN_BINDING
-        if isinstance(transport, TlsTransport):
-            await transport.handshake()
-        if self._identity is not None and self._tls is not None:
-            binding = self._identity.certificate_sha256
+    def _handshake(self) -> ServerHandshake:
+        identity = self._identity
         return ServerHandshake(
             self.terms,
             secrets.token_bytes(32),
-            binding,
+            PLAIN_BINDING if identity is None else identity.certificate_sha256,
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
@@ -330,7 +266,7 @@ class CenterServer:
         peer: Address,
         error: TunnelError | trio.TooSlowError,
     ) -> None:
-        """Answer, log one line, close. Who guesses waits; an honest fault does not."""
+        """Answer and log one line; a wrong proof waits, an honest fault does not."""
         if isinstance(error, TunnelError):
             code, reason = error.code.name, str(error)
         else:
@@ -352,79 +288,78 @@ class CenterServer:
                 while await transport.receive_some():
                     pass
 
-    async def _serve_member(
+    # One link, of a client that has proved itself -------------------------------------
+
+    async def _serve_link(
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
-        """Carry a session of a client that has proved itself, over this link."""
-        member = self._claimed_session(claim, encrypted=transport.encrypted)
-        if member is not None and claim.link_no <= member.link_no:
-            handshake.refuse(Code.STALE, "a newer link is known")
-        elif member is not None:
-            self._resume(member, transport, handshake, claim)
+        """Carry a session over this link: the one that is claimed, or another."""
+        client = self._claimed_session(claim, encrypted=transport.encrypted)
+        if client is None:
+            client = await self._new_client(transport, handshake, claim)
+        elif claim.link_no > client.link_no:
+            self._resume(client, transport, handshake, claim)
         else:
-            member = await self._new_member(transport, handshake, claim)
-        link = member.link if member is not None else None
+            handshake.refuse(Code.STALE, "a newer link is known")
+            client = None
+        link = client.link if client is not None else None  # now: it may change
         await answer(transport, handshake)
-        if member is not None and link is not None and link.transport is transport:
-            await self._carry(member, link)
+        if client is not None and link is not None:
+            await self._carry(client, link)
 
     def _claimed_session(
         self, claim: AuthClaim, *, encrypted: bool
     ) -> ClientSession | None:
-        """Find the session that the client wants to go on with, if it is its own."""
-        member = self._sessions.find(claim.session_id)
+        """Return the session that the client wants to go on with, if it is its own."""
+        client = self._sessions.find(claim.session_id)
         if (
-            member is None
-            or member.gone
-            or member.user.name != claim.name
-            or member.encrypted != encrypted
-            or not claim.proves(member.secret)
+            client is None
+            or client.gone
+            or client.user.name != claim.name
+            or client.encrypted != encrypted
+            or not claim.proves(client.secret)
         ):
             # Unknown, expired or foreign: nobody learns which.
             if claim.session_id:
                 log_event(logger, logging.WARNING, "session.unknown", user=claim.name,
                     client=short_id(claim.client_id))  # fmt: skip
             return None
-        if claim.link_no > member.link_no and (
-            not member.session.core.can_resume(claim.count)
+        if claim.link_no > client.link_no and (
+            not client.session.core.can_resume(claim.count)
         ):
-            why = f"a resume cannot begin at {claim.count}"
-            member.dismiss(Code.PROTOCOL, why)
+            client.dismiss(Code.PROTOCOL, f"a resume cannot begin at {claim.count}")
             return None
-        return member
+        return client
 
     def _resume(
         self,
-        member: ClientSession,
+        client: ClientSession,
         transport: Transport,
         handshake: ServerHandshake,
         claim: AuthClaim,
     ) -> None:
         """Stop the old link, fix the count, switch: one step, without an await."""
-        session = member.session
-        if member.link is not None:
-            member.link.abandon(
-                LocalLinkError(Code.SUPERSEDED, "a newer link took over")
-            )
+        session = client.session
+        client.lose_link(Code.SUPERSEDED, "a newer link took over")
         now = trio.current_time()
         after_s = now - (now if session.lost_at is None else session.lost_at)
-        member.link_no = claim.link_no
+        client.link_no = claim.link_no
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
-        self._sessions.has_link(member)
-        member.link = Link(session, transport, _leftover(handshake))
+        self._sessions.has_link(client)
+        client.link = Link(session, transport, _result(handshake).leftover)
         log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
-            user=member.user.name, after_s=round(after_s, 3),
+            user=client.user.name, after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
 
-    async def _new_member(
+    async def _new_client(
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         user = self._users[claim.name]
-        refusal = await self._refusal(claim)
-        if refusal is not None:
-            code, reason = refusal
+        no_room = await self._refusal(claim)
+        if no_room is not None:
+            code, reason = no_room
             after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
             handshake.refuse(code, reason, retry_after_s=after_s)
             log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
@@ -432,20 +367,29 @@ class CenterServer:
                 reason=reason)  # fmt: skip
             return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
-        assert handshake.result is not None  # noqa: S101 - accept has set it
-        member = ClientSession(
-            self, user, claim, handshake.result, encrypted=transport.encrypted
+        result = _result(handshake)
+        client = ClientSession(
+            user,
+            claim,
+            result,
+            encrypted=transport.encrypted,
+            terms=self.terms,
+            pools=self._pools,
+            host=self.options.listen.host,
+            apply_mapping=self.mappings.apply,
+            owner=self.mappings.owner,
+            forget=self._forget,
         )
         # Before the first wait: two links of one client must see each other.
-        self._sessions.add(member)
-        member.link = Link(member.session, transport, _leftover(handshake))
-        await self._nursery.start(member.run)
+        self._sessions.add(client)
+        client.link = Link(client.session, transport, result.leftover)
+        await self._nursery.start(client.run)
         log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
-        return member
+        return client
 
     async def _refusal(self, claim: AuthClaim) -> tuple[Code, str] | None:
-        """Say why a client gets no session; None, when there is room for it."""
+        """Say why a client gets no session; None when there is room for it."""
         if self._draining:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
@@ -468,34 +412,35 @@ class CenterServer:
                     return False
                 if older.link not in (None, link):
                     continue  # it has found another meanwhile
-            self.forget(older)
+            self._forget(older)
             older.dismiss(Code.TAKEN_OVER, "the same client came back")
         return True
 
-    async def _carry(self, member: ClientSession, link: Link) -> None:
-        """Carry the member's session over ``link`` to the link's end."""
+    async def _carry(self, client: ClientSession, link: Link) -> None:
+        """Carry the client's session over ``link`` to the link's end."""
         try:
             reason = await link.run()
         except BaseException:
-            member.session.end(LocalLinkError(Code.LINK_LOST, "the server stops"))
+            client.session.end(LocalLinkError(Code.LINK_LOST, "the server stops"))
             raise
-        if member.link is not link:
+        if client.link is not link:
             return
-        member.link = None
-        streams = member.session.streams
-        member.session.link_lost(reason)
-        if not member.gone:
-            self._sessions.waits(member)
+        client.link = None
+        streams = client.session.streams
+        client.session.link_lost(reason)
+        if not client.gone:
+            self._sessions.waits(client)
         log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
-            user=member.user.name, code=reason.code.name, reason=str(reason),
-            connections=streams, waiting=not member.gone)  # fmt: skip
+            user=client.user.name, code=reason.code.name, reason=str(reason),
+            connections=streams, waiting=not client.gone)  # fmt: skip
 
-    def forget(self, member: ClientSession) -> None:
+    def _forget(self, client: ClientSession) -> None:
         """Close what belongs to a session that has ended or is about to."""
-        self._sessions.remove(member)
-        self.mappings.drop(member)
+        self._sessions.remove(client)
+        self.mappings.drop(client)
 
 
-def _leftover(handshake: ServerHandshake) -> bytes:
-    """Give what came behind the handshake; there is none before its end."""
-    return handshake.result.leftover if handshake.result else b""
+def _result(handshake: ServerHandshake) -> HandshakeResult:
+    """Return what was agreed on; the handshake has accepted."""
+    assert handshake.result is not None  # noqa: S101 - accept has set it
+    return handshake.result

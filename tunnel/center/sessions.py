@@ -1,7 +1,7 @@
 """Which sessions a center-server has: whose, how many, and how many without a link.
 
-Decides who must go when there are too many; what that means is the session's business.
-Work is by name or by what waits: thousands of clients lose their links at once.
+Decides which session ends when there are too many. Everything costs what one user has
+or what waits, not what all have: thousands of clients lose their links at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_WAITING_SESSIONS: Final = 1_024
 """Of one user, without a link: after an outage all of the fleet."""
 MAX_KEPT_BYTES: Final = 128 * 1024 * 1024
 """Unconfirmed bytes that the process keeps for sessions without a link: half of what
-all may keep, so that an outage of many leaves enough to those who move."""
+all may keep, so that an outage of many leaves enough to those that move."""
 NO_CLIENT_ID: Final = bytes(16)
-"""What a client says that has none: it is nobody's successor and nobody's copy."""
+"""The id of clients that have none: none of them succeeds another, or is its copy."""
 
 
 class Sessions:
@@ -43,8 +43,8 @@ class Sessions:
         self._by_id: dict[bytes, ClientSession] = {}
         self._by_client: dict[tuple[str, bytes], ClientSession] = {}
         self._count: Counter[str] = Counter()
-        # The longest waiting first, each with the bytes that are kept for it: nothing
-        # is added to those without a link.
+        # The longest waiting first, each with the bytes that are kept for it: they do
+        # not grow without a link.
         self._waiting: dict[ClientSession, int] = {}
         self._waiting_count: Counter[str] = Counter()
         self._kept_bytes = 0
@@ -53,15 +53,15 @@ class Sessions:
         return iter(tuple(self._by_id.values()))
 
     def find(self, session_id: bytes) -> ClientSession | None:
-        """Give the session with this id."""
+        """Return the session with this id."""
         return self._by_id.get(session_id)
 
     def of_client(self, user: str, client_id: bytes) -> ClientSession | None:
-        """Give the session that this client of the user has."""
+        """Return the session that this client of the user has."""
         return self._by_client.get((user, client_id))
 
     def add(self, session: ClientSession) -> None:
-        """Take a session in; its client has no other."""
+        """Add a session; its client has no other."""
         name = session.user.name
         self._by_id[session.session_id] = session
         self._count[name] += 1
@@ -69,7 +69,7 @@ class Sessions:
             self._by_client[name, session.client_id] = session
 
     def remove(self, session: ClientSession) -> None:
-        """Forget a session; harmless when it is forgotten."""
+        """Remove a session; harmless when it is removed."""
         if self._by_id.pop(session.session_id, None) is None:
             return
         name = session.user.name
@@ -78,14 +78,14 @@ class Sessions:
         self.has_link(session)
 
     def has_link(self, session: ClientSession) -> None:
-        """Take note that a session waits no longer."""
+        """Note that a session waits no longer."""
         kept = self._waiting.pop(session, None)
         if kept is not None:
             self._kept_bytes -= kept
             _count_down(self._waiting_count, session.user.name)
 
     def waits(self, session: ClientSession) -> None:
-        """Take note that a session has lost its link; who is too many must go."""
+        """Note that a session has lost its link; end those that are too many then."""
         self.has_link(session)
         name = session.user.name
         self._waiting[session] = session.session.kept_bytes
@@ -100,9 +100,9 @@ class Sessions:
             self._keep_less()
 
     def make_room(self, user: str) -> bool:
-        """Say whether the user may have one session more.
+        """Say whether the user may have one more session.
 
-        One that has neither a link nor a connection ends for it.
+        A session that has neither a link nor a connection ends for it.
         """
         if self._count[user] < self._most:
             return True
@@ -113,7 +113,7 @@ class Sessions:
         return True
 
     def _first_to_go(self, user: str) -> ClientSession | None:
-        """Give what waits without a live connection, else what waits longest."""
+        """Return what waits without a live connection, else what waits longest."""
         of_user = [one for one in self._waiting if one.user.name == user]
         idle = (one for one in of_user if not one.session.streams)
         return next(idle, of_user[0] if of_user else None)
@@ -133,7 +133,7 @@ class Sessions:
 
 
 def _count_down(counts: Counter[str], name: str) -> None:
-    """Names come from a list of users, but nothing should be kept for who left."""
+    """Keep nothing for users that have left."""
     counts[name] -= 1
     if not counts[name]:
         del counts[name]

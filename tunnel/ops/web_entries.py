@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
-    from tunnel.center.publisher import Serve
+    from tunnel.center.exit.tcp import Serve
     from tunnel.proto.frames import End
 
 LOG: Final = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from support.center import LOOPBACK, center, user
+from support.center import LOOPBACK, center, running, user
 
 from tunnel.access.join import make_token
 from tunnel.addresses import LOOPBACKS
@@ -24,8 +24,6 @@ from tunnel.proto.frames import Address, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from tunnel.center.client import CenterClient
 
 
 PORTS = range(21_000, 22_000)
@@ -416,14 +414,6 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
                 assert (await heard(late))[0] == b"found"
 
 
-@asynccontextmanager
-async def running(client: CenterClient) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.run)
-        yield
-        client.stop()
-
-
 async def test_an_association_leaves_at_the_server() -> None:
     async with center(ports=PORTS) as where:
         client, _ = where.client()
@@ -449,7 +439,7 @@ async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhil
                 ours = await client.associate()
                 ours.send(target, b"before")
                 _, source = await heard(sock)
-                (member,) = where.server.members
+                (member,) = where.server.clients
                 assert member.link is not None
                 member.link.abandon(LocalLinkError(Code.LINK_LOST, "cut by the test"))
                 await notices.next(LinkDown)
@@ -517,7 +507,7 @@ async def test_a_mapping_is_opened_as_what_it_is(
             else:
                 await client.publish_udp_target(Address("", 0), Address(LOOPBACK, 9))
             name = (await notices.next(MappingReady)).name
-            (member,) = where.server.members
+            (member,) = where.server.clients
             with pytest.raises(RemoteStreamError) as caught:
                 await member.session.open(type(target)(name))
             assert caught.value.code is Code.NO_MAPPING

@@ -18,13 +18,10 @@ from tunnel.net.routes import own_address_outwards, own_address_to
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tunnel.center.exit.tcp import Allow
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.listen import PortListener
     from tunnel.net.sockets import FastSocket
-
-    Allow = Callable[[str, int], bool]
 
 WAIT_S: Final = 120.0
 """For the peer to come: an FTP server comes within seconds, a person within this."""
@@ -45,9 +42,9 @@ async def serve_bind(
 
     Args:
         stream: as it was offered; the session ends it.
-        expected: who shall come; a host of zeros is anybody.
+        expected: the peer that shall come; a host of zeros is anybody.
         host: where to listen for anybody.
-        allow: asked about whom the opener expects, and about who comes.
+        allow: asked about the expected peer, or about each that comes.
         may_listen: asked about where the port is.
         wait_s: how long the peer has to come.
     """
@@ -94,7 +91,7 @@ async def serve_bind(
 
 
 async def _expected_host(expected: Address, allow: Allow) -> Address | None:
-    """Give who may come, None for anybody; the port says only what rights are for."""
+    """Return the only host that may come, or None; the port is for ``allow`` alone."""
     if _is_anybody(expected):
         return None
 
@@ -129,7 +126,7 @@ def _is_anybody(address: Address) -> bool:
 
 
 def _reachable(host: str) -> str:
-    """Give an address that a peer can be told, where we listen on all of them."""
+    """Return an address that a peer can be told, where we listen on all of them."""
     if not _is_anybody(Address(host, 0)):
         return host
     try:

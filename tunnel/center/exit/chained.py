@@ -1,7 +1,6 @@
 """Leaving at another client: the server between an opener and an exit.
 
-The exit's answer is the answer, and it alone decides what it dials
-(protocol.md#exits).
+The exit alone decides what it dials, and its answer is the answer (protocol.md#exits).
 """
 
 from __future__ import annotations
@@ -20,24 +19,21 @@ if TYPE_CHECKING:
 
 
 async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
-    """Join an opener and the exit at another client: its answer is the answer.
+    """Join an opener and the exit at another client; owns both streams.
 
-    Owns both. Refusals keep their code and reason, half-closes and resets pass.
+    Refusals keep their code and reason; half-closes and resets pass.
     """
-    is_open = False
     try:
         with Opener(stream).waits(math.inf):
             await onward.wait_open()
-        is_open = True
-    except StreamError as error:
-        stream.reset(error.code, error.what)
-        return
-    except trio.TooSlowError:
-        return
-    finally:
-        if not is_open:
-            onward.reset(Code.RESET)
-            stream.reset(Code.RESET)
+    except BaseException as error:
+        onward.reset(Code.RESET)
+        if isinstance(error, StreamError):
+            return stream.reset(error.code, error.what)
+        stream.reset(Code.RESET)
+        if isinstance(error, trio.TooSlowError):
+            return None
+        raise
     stream.on_closed(None)
     stream.accept(onward.bound)
     with trio.CancelScope() as scope:

@@ -1,8 +1,8 @@
-"""The far end of a UDP association: its sockets, and who may be talked to.
+"""The far end of a UDP association: its sockets, and the peers it may talk to.
 
-One socket for each family, so that everybody sees the same port of ours. Nothing that
-goes wrong with one datagram ends the association: it is dropped and counted, as on the
-way there (protocol.md#datagrams).
+It has one socket for each family, so that all peers see the same port of ours. Nothing
+that goes wrong with one datagram ends the association: the datagram is dropped
+(protocol.md#datagrams).
 """
 
 from __future__ import annotations
@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.addresses import LOOPBACKS, WILDCARDS, is_localhost, parse_ip, unmapped
+from tunnel.addresses import (
+    LOOPBACKS,
+    WILDCARDS,
+    Address,
+    is_localhost,
+    parse_ip,
+    unmapped,
+)
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.dial import resolve
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +36,12 @@ if TYPE_CHECKING:
     from tunnel.link.datagrams import DatagramStream
 
 MAX_NAMES: Final = 64
-"""Resolved names that one association remembers; also how many may be asked at once."""
+"""Resolved names that one association remembers, and names that it asks at once."""
 NAME_S: Final = 30.0
-"""How long a name's address is used again. The resolver does not say how long it may
-be; this is shorter than most zones' own time."""
+"""How long a name's address is used again. The resolver does not tell the lifetime of
+its answer; this is shorter than most zones'."""
 MAX_PEERS: Final = 1_024
-"""IP addresses whose answers pass: those that were sent to last."""
+"""IP addresses whose answers pass: the last ones that something was sent to."""
 SHARE: Final = 1 / 2
 """Of the process's descriptors, for associations: most have one socket, some two."""
 MAX_ASSOCIATIONS: Final = 16_384
@@ -48,7 +54,7 @@ _HEAR_ERRORS: Final = {
 NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
 
 FLOWS: Final = Flows("udp.given_up")
-"""Those of this process, the one that was idle longest first."""
+"""The associations of this process, the one that was idle longest first."""
 
 logger = logging.getLogger("tunnel.exit")
 
@@ -67,41 +73,29 @@ async def serve_association(
         target: where all of it goes, whatever the datagrams' addresses say; None sends
             each to its own address. ``localhost`` is the loopback that takes them.
     """
-    exit_ = _Exit(datagrams, allow)
-    FLOWS.add(exit_, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
+    udp_exit = _UdpExit(datagrams, allow)
+    FLOWS.add(udp_exit, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
+    code, reason = Code.RESET, ""
     try:
-        if target is not None:
-            exit_.target = await resolve(target, allow=allow)
-            if is_localhost(target.host):
-                exit_.is_at_home(target.port)
-        exit_.open_first()
+        await udp_exit.open(target)
+        await udp_exit.run()
     except StreamError as error:
+        code, reason = error.code, error.what
         log_event(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
-            code=error.code.name, reason=error.what)  # fmt: skip
-        FLOWS.drop(exit_)
-        datagrams.close(error.code, error.what)
-        return
-    except BaseException:
-        FLOWS.drop(exit_)
-        raise
-    try:
-        await exit_.run()
+            code=code.name, reason=reason)  # fmt: skip
     finally:
-        FLOWS.drop(exit_)
-        exit_.close()
-        datagrams.close(Code.RESET)
+        FLOWS.drop(udp_exit)
+        udp_exit.close()
+        datagrams.close(code, reason)
 
 
-class _Exit:
-    """The sockets of one association."""
+class _UdpExit:
+    """The sockets of one association, at the end where it leaves the tunnel."""
 
     def __init__(
-        self,
-        datagrams: DatagramStream,
-        allow: Callable[[str, int], bool],
+        self, datagrams: DatagramStream, allow: Callable[[str, int], bool]
     ) -> None:
-        self.target: Address | None = None
-        self.dropped = 0
+        self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
         self._patience = TIMEOUTS.get()
@@ -116,21 +110,23 @@ class _Exit:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery
 
-    def is_at_home(self, port: int) -> None:
-        """Have a target that is on either loopback."""
-        hosts = [host for host in LOOPBACKS if self._allow(host, port)]
-        self._homes = [Address(host, port) for host in hosts]
-        self._peers = dict.fromkeys(hosts)
-
-    def open_first(self) -> None:
+    async def open(self, target: Address | None) -> None:
         """Open the socket that is surely needed, and accept.
 
         Raises:
-            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``.
+            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``; or
+                as ``resolve`` does.
         """
-        family = _family(self.target.host) if self.target else socket.AF_INET
+        family: int = socket.AF_INET
+        if target is not None:
+            self._target = await resolve(target, allow=self._allow)
+            family = _family(self._target.host)
+            if is_localhost(target.host):
+                hosts = [host for host in LOOPBACKS if self._allow(host, target.port)]
+                self._homes = [Address(host, target.port) for host in hosts]
+                self._peers = dict.fromkeys(hosts)
         try:
-            sock = self._open(family)
+            sock = self._open_socket(family)
         except OSError as error:
             short = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
             raise LocalStreamError(
@@ -150,7 +146,7 @@ class _Exit:
         self.close()
 
     async def run(self) -> None:
-        """Carry datagrams both ways until silence, or until the peer ends it."""
+        """Carry datagrams both ways until both are silent or the peer ends it."""
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 self._touch()
@@ -176,18 +172,15 @@ class _Exit:
             self._touch()
             if self._homes:
                 self._send_home(payload)
-                continue
-            address = self.target or address
-            numeric = self._numeric(address)
-            if numeric is not None:
-                await self._send(numeric, payload)
+            elif (to := self._target or self._numeric(address)) is not None:
+                await self._send(to, payload)
             elif is_localhost(address.host):
                 self._send_local(address.port, payload)
             else:
                 self._wait_for_name(address, payload)
 
     def _numeric(self, address: Address) -> Address | None:
-        """Give the address with an IP address for a host; None if it must be asked."""
+        """Return the address with an IP address for a host; None if it is not known."""
         host = _undressed(address.host)
         if host is None:
             host, until = self._names.get(address.host, ("", 0.0))
@@ -196,11 +189,10 @@ class _Exit:
         return Address(host, address.port)
 
     def _wait_for_name(self, address: Address, payload: bytes) -> None:
-        """Keep a datagram until its name is resolved, and ask if nobody does."""
+        """Keep a datagram until its name is resolved, and ask for it if nobody does."""
         queue = self._asked.get(address.host)
         if queue is None:
             if len(self._asked) >= MAX_NAMES:
-                self.dropped += 1
                 return
             queue = self._asked[address.host] = DatagramQueue(self._asked_room)
             # In a task of its own: one slow name delays nothing else.
@@ -212,11 +204,9 @@ class _Exit:
         try:
             found = await resolve(address)
         except StreamError:
-            self._asked[address.host].clear()
+            self._asked.pop(address.host).clear()
             return
-        finally:
-            queue = self._asked.pop(address.host)
-            self.dropped += queue.dropped
+        queue = self._asked.pop(address.host)
         self._names.pop(address.host, None)
         self._names[address.host] = found.host, trio.current_time() + NAME_S
         if len(self._names) > MAX_NAMES:
@@ -228,14 +218,13 @@ class _Exit:
     async def _send(self, to: Address, payload: bytes) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
         if not (to.port > 0 and self._allow(to.host, to.port)):
-            self.dropped += 1
             return
         self._hear(to.host.partition("%")[0])  # of an answer the zone is known apart
         try:
             sock = self._socket(_family(to.host))
             await sock.sendto(payload, (to.host, to.port))
         except OSError:
-            self.dropped += 1
+            return
 
     def _hear(self, host: str) -> None:
         """Let the answers of an IP address pass."""
@@ -251,15 +240,13 @@ class _Exit:
                 with suppress(OSError):  # no such loopback, or its socket has no room
                     self._socket(_family(host))
                     if _is_taken(self._raw[_family(host)], host, port, payload):
-                        self._hear(host)
-                        return
-        self.dropped += 1
+                        return self._hear(host)
 
     def _send_home(self, payload: bytes) -> None:
-        """Send to the loopback that takes it: nobody knows which a bare port means.
+        """Send to the loopback that takes it: a bare port may be open on either.
 
         The sockets are connected, so where nobody listens the kernel says so at once,
-        to who asks first: between the two calls the reader must not run.
+        to whichever call asks first: between the two calls the reader must not run.
         """
         for home in tuple(self._homes):
             family = _family(home.host)
@@ -270,7 +257,6 @@ class _Exit:
                 if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     return
             self._leave(home)
-        self.dropped += 1
 
     def _leave(self, home: Address) -> None:
         """Try the other loopback first from now on."""
@@ -288,31 +274,28 @@ class _Exit:
                     self._leave(self._homes[0])
                 await trio.lowlevel.checkpoint()
                 continue
-            host = source[0].partition("%")[0]
-            if host not in self._peers or not self._is_answer(host, source[1]):
-                self.dropped += 1
+            host, port = source[0].partition("%")[0], source[1]
+            if host not in self._peers:
+                continue
+            whence = NOWHERE
+            if self._target is None:
+                whence = Address(host, port)
+            elif port != self._target.port:
                 continue
             self._answered = True
             self._touch()
-            whence = NOWHERE if self.target else Address(host, source[1])
             self._datagrams.send(whence, payload)
-
-    def _is_answer(self, host: str, port: int) -> bool:
-        """One that leads to a target hears that target only."""
-        if self.target is None or self._homes:  # those are connected
-            return True
-        return self.target.host.partition("%")[0] == host and self.target.port == port
 
     # Sockets -------------------------------------------------------------------------
 
     def _socket(self, family: int) -> trio.socket.SocketType:
         sock = self._sockets.get(family)
         if sock is None:
-            sock = self._open(family)
+            sock = self._open_socket(family)
             self._nursery.start_soon(self._inward, sock)
         return sock
 
-    def _open(self, family: int) -> trio.socket.SocketType:
+    def _open_socket(self, family: int) -> trio.socket.SocketType:
         """Make the socket of a family, on a port that the kernel chooses now."""
         raw = socket.socket(family, socket.SOCK_DGRAM)
         try:
@@ -334,9 +317,9 @@ class _Exit:
 
 
 def _is_taken(sock: socket.socket, host: str, port: int, payload: bytes) -> bool:
-    """Send to a loopback from a socket that others use too; False: nobody is there.
+    """Send to a loopback from a shared socket; return False if nobody listens there.
 
-    The kernel says so at once, but only to who asks: to hear it all the time would let
+    The kernel says so at once, but only when asked: to hear it all the time would let
     one peer's error fail what is sent to another. So it is asked for this datagram.
     """
     level, option = _HEAR_ERRORS[sock.family]
@@ -353,7 +336,7 @@ def _is_taken(sock: socket.socket, host: str, port: int, payload: bytes) -> bool
 
 
 def _undressed(host: str) -> str | None:
-    """Give an IP address as it is checked and dialled; None for a name."""
+    """Return an IP address as it is checked and dialled; None for a name."""
     ip = parse_ip(host)
     return None if ip is None else str(unmapped(ip))
 

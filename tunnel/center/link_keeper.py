@@ -1,0 +1,485 @@
+"""Keep one link to the center-server up: dial, prove, resume, back off.
+
+A session outlives its links: a new link resumes it where both ends still know it, and
+else begins another. What runs over the session is not known here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import random
+import secrets
+from dataclasses import replace
+from functools import cached_property, partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.identity import pin_of, short_id
+from tunnel.access.tls import client_tls_context
+from tunnel.center.backoff import WAITING_MOST_S, Backoff
+from tunnel.center.events import (
+    ClientIdChanged,
+    LinkDown,
+    LinkResumed,
+    LinkUp,
+    SessionLost,
+)
+from tunnel.center.path_mtu import Path
+from tunnel.errors import (
+    Code,
+    LinkError,
+    LocalLinkError,
+    LocalSessionError,
+    RemoteLinkError,
+    RemoteSessionError,
+    SessionError,
+    TlsError,
+    TunnelError,
+    ViaError,
+)
+from tunnel.link.link import Link
+from tunnel.link.session import Session
+from tunnel.link.start import prove
+from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
+from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
+from tunnel.log import log_event
+from tunnel.net.dead_peers import reset_the_dead
+from tunnel.net.notify import Notify
+from tunnel.proto.frames import Address
+from tunnel.proto.handshake import ClientHandshake, ResumeState
+from tunnel.proto.pools import Pools
+from tunnel.proto.proofs import PLAIN_BINDING
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from tunnel.access.join import JoinLine
+    from tunnel.center.events import Notice
+    from tunnel.center.publisher import Publisher
+    from tunnel.link.transport import Transport
+    from tunnel.proto.frames import Terms
+    from tunnel.proto.handshake import HandshakeResult
+
+HANDSHAKE_S: Final = 10.0
+"""From the first byte to the server's proof."""
+ASKED_MOST_S: Final = 60.0
+"""The longest pause that a server may ask for: before its proof it may be anybody."""
+_NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
+"""So end sessions whose server stops or was restarted: only connections are a loss."""
+_FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
+
+logger = logging.getLogger("tunnel.client")
+
+
+class LinkKeeper:
+    """The links of a center-client, one after another, and the session over them.
+
+    Args:
+        join: where the server is, and how the two sides prove themselves.
+        terms: what this side announces; ``client_id`` may change meanwhile.
+        publisher: asks for its mappings on each link, and serves their visitors.
+
+    ``CenterClient`` explains the others.
+    """
+
+    def __init__(
+        self,
+        join: JoinLine,
+        terms: Terms,
+        publisher: Publisher,
+        *,
+        tell: Callable[[Notice], None],
+        give_up_s: float | None,
+        resume_s: int,
+        via: UpstreamProxy | None,
+        new_id: Callable[[], bytes],
+    ) -> None:
+        self.terms = terms
+        self.session: Session | None = None
+        """Its ``lost_at`` is set while it waits for another link."""
+        self.over = trio.Event()
+        """``run`` has ended."""
+        self._join = join
+        self._publisher = publisher
+        self._tell = tell
+        self._give_up_s = math.inf if give_up_s is None else give_up_s
+        self._resume_s = resume_s
+        self._via = via
+        self._new_id = new_id
+        self._pools = Pools()
+        self._link: Link | None = None
+        self._greeted = Notify()
+        self._stopping = trio.Event()
+        self._was_up = False
+        self._told_refusal = ""
+        self._renewed = False
+        self._link_no = 0
+        self._session_id = self._secret = b""
+        self._traffic = (0, 0)
+        self._path = Path()
+        self._attempts = trio.CancelScope()
+        self._step = trio.CancelScope()
+        """What stands between now and a link: a pause, a dial."""
+        self._nursery: trio.Nursery
+        self._task_status: trio.TaskStatus[None]
+
+    @property
+    def connections(self) -> int:
+        """Virtual TCP connections that are alive."""
+        return self.session.streams if self.session else 0
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of virtual TCP connections so far: sent, received."""
+        if self.session is None:
+            return self._traffic
+        core = self.session.core
+        return self._traffic[0] + core.data_sent, self._traffic[1] + core.data_received
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Keep a link up until ``stop``; see ``CenterClient.run``."""
+        self._task_status = task_status
+        failure: TunnelError | None = None
+        try:
+            async with trio.open_nursery() as self._nursery:
+                looking = trio.CancelScope()
+                self._nursery.start_soon(reset_the_dead, looking)
+                with self._attempts:
+                    failure = await self._keep_up()
+                self._publisher.detach()
+                if self.session is not None:
+                    end = failure or LocalSessionError(Code.NORMAL, "stopped")
+                    self.session.end(end)
+                looking.cancel()
+        finally:
+            self._publisher.detach()  # once more: this task may have been cancelled
+            self.over.set()
+        if failure is not None:
+            raise failure
+        if not self._was_up:
+            task_status.started()
+
+    async def _keep_up(self) -> TunnelError | None:
+        """Make links and carry them, until stopped or until a failure is final."""
+        pauses = Backoff(random.random)
+        give_up_at = trio.current_time() + self._give_up_s
+        while not self._stopping.is_set():
+            was_up = False
+            began = trio.current_time()
+            try:
+                link = await self._make_link()
+            except LinkError as error:
+                reason: TunnelError = error
+                took_s = trio.current_time() - began
+            else:
+                was_up = True
+                up_at = trio.current_time()
+                reason = await self._carry(link)
+                took_s = 0.0
+                pauses.carried(trio.current_time() - up_at, failed=_is_failure(reason))
+            if self._was_up:
+                give_up_at = math.inf
+            if self._stopping.is_set():
+                return None
+            left_s = give_up_at - trio.current_time()
+            if left_s <= 0 or self._is_final(reason):
+                return reason
+            if self._takes_another_id(reason):
+                continue
+            wait_s = self._pause_s(pauses, reason, took_s)
+            self._say_down(reason, min(wait_s, left_s), was_up=was_up)
+            with trio.move_on_after(min(wait_s, left_s)) as scope:
+                if not reason.retry_after_s:  # else the server says how long it lasts
+                    self._step = scope
+                await trio.sleep_forever()
+        return None
+
+    # Making a link -------------------------------------------------------------------
+
+    async def _make_link(self) -> Link:
+        """Dial, prove, and find the session that the new link carries.
+
+        Raises:
+            LinkError: there is no link; its wire is closed.
+        """
+        old = self.session
+        if old is not None and old.ended is not None:
+            self._forget_session(old, old.ended)
+            old = None
+        waiting = self.connections > 0
+        transport = await self._reach(WAITING_MOST_S if waiting else DIAL_S)
+        step_s = WAITING_MOST_S if waiting else HANDSHAKE_S
+        try:
+            with trio.fail_after(HANDSHAKE_S):
+                with trio.fail_after(step_s):
+                    binding = await _secure(transport, self._join.pin)
+                with trio.fail_after(step_s):
+                    result = await prove(transport, self._handshake(binding, old))
+            self._told_refusal, self._renewed = "", False
+            session = await self._session_for(result, old, transport)
+            self._nursery.start_soon(
+                partial(self._greet, session, transport, resumed=result.resumed)
+            )
+        except trio.TooSlowError:
+            self._path.handshake_silent()
+            await transport.aclose()
+            raise LocalLinkError(
+                Code.SILENT, f"no answer from {transport.peer} within {step_s:.0f} s"
+            ) from None
+        except BaseException:
+            await transport.aclose()
+            raise
+        return Link(session, transport, result.leftover)
+
+    async def _reach(self, limit_s: float) -> Transport:
+        join = self._join
+        where = str(Address(join.host, join.port))
+        with trio.move_on_after(limit_s) as self._step:
+            if self._via is None:
+                stream = await dial(join.host, join.port, self._path.mss)
+            else:
+                stream = await dial_through(self._via, join.host, join.port)
+        if self._step.cancelled_caught:
+            why = "no answer in time, and connections wait"
+            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
+        if join.plain:
+            return PlainTransport(stream, where)
+        return TlsTransport(
+            stream, self._tls, server_side=False, host_name=join.host, peer=where
+        )
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """One for all links: the authorities of a system take 10 ms to load."""
+        return client_tls_context(self._join.pin)
+
+    def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
+        self._link_no += 1
+        resume = None
+        if old is not None:
+            resume = ResumeState(self._session_id, old.core.received, self._secret)
+        return ClientHandshake(
+            self._join.name,
+            self._join.token.reveal(),
+            self.terms,
+            secrets.token_bytes(32),
+            binding,
+            link_no=self._link_no,
+            resume=resume,
+            resume_s=self._resume_s,
+        )
+
+    async def _session_for(
+        self, result: HandshakeResult, old: Session | None, transport: Transport
+    ) -> Session:
+        """Return the session that the server carries over the new link."""
+        if old is not None:
+            if result.resumed:
+                self._resume(old, result, transport)
+                return old
+            why = "the server does not know the session any more"
+            self._forget_session(old, LocalLinkError(Code.LINK_LOST, why))
+        session = Session(
+            client=True,
+            ours=self.terms,
+            theirs=result.peer_terms,
+            serve_offer=self._publisher.serve_offer,
+            pools=self._pools,
+            resume_s=result.resume_s,
+            replay_limit=result.replay_limit,
+        )
+        self._session_id, self._secret = result.session_id, result.resume_secret
+        await self._nursery.start(session.run)
+        self.session = session
+        if self._was_up:  # at first nobody waits for an answer
+            self._publisher.attach(session, self._nursery)
+        return session
+
+    def _resume(
+        self, session: Session, result: HandshakeResult, transport: Transport
+    ) -> None:
+        """Go on with the session where the server stands.
+
+        Raises:
+            LocalLinkError: it ended meanwhile; the next attempt begins another.
+        """
+        if session.ended is not None or session.lost_at is None:
+            raise LocalLinkError(Code.LINK_LOST, "the session ended meanwhile")
+        after_s = trio.current_time() - session.lost_at
+        try:
+            repeated = session.resume(result.count)
+        except RemoteSessionError as error:
+            session.end(error)
+            raise LocalLinkError(Code.LINK_LOST, str(error)) from error
+        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
+            after_s=round(after_s, 3), connections=session.streams,
+            repeated_bytes=repeated)  # fmt: skip
+        self._tell(LinkResumed(transport.peer, after_s, session.streams, repeated))
+
+    # A link that is up ---------------------------------------------------------------
+
+    async def _carry(self, link: Link) -> TunnelError:
+        """Carry the session until the link ends; return the reason."""
+        session = link.session
+        self._link = link
+        self._path.link_up(trio.current_time())
+        if self._stopping.is_set():
+            link.close(Code.NORMAL)
+        try:
+            reason = await link.run()
+        finally:
+            self._link = None
+        self._path.link_lost(self._session_id, session.core, trio.current_time())
+        session.link_lost(reason)
+        if session.ended is not None:
+            self._forget_session(session, reason)
+        return reason
+
+    async def _greet(
+        self, session: Session, transport: Transport, *, resumed: bool
+    ) -> None:
+        """Measure the round trip of a new link, then ask for the mappings."""
+        rtt_s = await session.ping(math.inf)  # a silent server ends the link
+        if rtt_s is None:
+            return
+        self._path.greeted()
+        if not (resumed and self._was_up):
+            log_event(logger, logging.INFO, "link.up", peer=transport.peer,
+                tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
+            pinned = transport.encrypted and self._join.pin is not None
+            self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
+        if session.ended is None:
+            self._publisher.attach(session, self._nursery)
+        await self._publisher.register(resumed=resumed)
+        if not self._was_up:
+            self._was_up = True
+            self._task_status.started()
+        self._greeted.ring()
+
+    def _forget_session(self, session: Session, reason: TunnelError) -> None:
+        """Reset what was left of a session that cannot go on."""
+        session.end(reason)
+        self._traffic = self.traffic
+        self.session = None
+        self._publisher.detach()
+        if self._stopping.is_set():  # as its user wished
+            return
+        lost = session.lost_streams
+        quiet = reason.code in _NO_LOSS and not lost
+        log_event(logger, logging.INFO if quiet else logging.WARNING,
+            "session.ended" if quiet else "session.lost", reason=str(reason),
+            client=short_id(self.terms.client_id), connections=lost)  # fmt: skip
+        self._tell(SessionLost(reason, lost))
+
+    # After a failure -----------------------------------------------------------------
+
+    def _is_final(self, reason: TunnelError) -> bool:
+        """Say whether no other attempt may follow.
+
+        After the first link hardly anything is final: a captive portal must not end
+        what has worked before.
+        """
+        if reason.code is Code.TAKEN_OVER:
+            return True
+        return not self._was_up and (
+            reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
+        )
+
+    def _takes_another_id(self, reason: TunnelError) -> bool:
+        """Take another client id if a client that answers has ours.
+
+        Return whether to try it at once: the first time after a link that was made.
+        """
+        if reason.code is not Code.DUPLICATE:
+            return False
+        old = self.terms.client_id
+        self.terms = replace(self.terms, client_id=self._new_id())
+        log_event(logger, logging.WARNING, "client.id_taken", client=short_id(old),
+            now=short_id(self.terms.client_id), reason=str(reason))  # fmt: skip
+        self._tell(ClientIdChanged(self.terms.client_id))
+        first, self._renewed = not self._renewed, True
+        return first
+
+    def _pause_s(self, pauses: Backoff, reason: TunnelError, took_s: float) -> float:
+        """Return the pause before the next attempt; the server may ask for more."""
+        waiting = self.connections > 0
+        asked_s = min(reason.retry_after_s, ASKED_MOST_S)
+        if waiting and self._join.plain:
+            asked_s = 0  # anybody on the way could have said it
+        return asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
+
+    def _say_down(self, reason: TunnelError, wait_s: float, *, was_up: bool) -> None:
+        # A refusal is told once; that it goes on is no news.
+        refused = isinstance(reason, RemoteLinkError) and str(reason)
+        news = bool(refused) and refused != self._told_refusal
+        self._told_refusal = refused or self._told_refusal
+        log_event(logger, logging.WARNING if news else logging.INFO,
+            "link.lost" if was_up else "link.not_made",
+            reason=str(reason), cause=reason.cause or None,
+            client=short_id(self.terms.client_id) if news else None,
+            retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip
+        self._tell(LinkDown(reason, wait_s, was_up, self.connections))
+
+    # For the client ------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Shorten a pause or a dial to ``WAITING_MOST_S``: a connection waits."""
+        soon = trio.current_time() + WAITING_MOST_S
+        self._step.deadline = min(self._step.deadline, soon)
+
+    async def wait_for_session(self) -> None:
+        """Wait for a session that lives, with or without a link, or for ``stop``."""
+        if self._link is None:
+            self.hurry()
+        while not self._stopping.is_set():
+            if self.session is not None and self.session.ended is None:
+                return
+            await self._greeted.wait()
+
+    def stop(self) -> None:
+        """End the session in good order: the server frees our ports at once."""
+        self._stopping.set()
+        if self._link is not None:
+            self._link.close(Code.NORMAL)
+        else:
+            self._attempts.cancel()
+
+    def give_up(self) -> None:
+        """End ``run`` without a word."""
+        self._attempts.cancel()
+
+
+async def _secure(transport: Transport, pin: str | None) -> bytes:
+    """Make the wire secure, and check the server's key before anything is sent.
+
+    Return what the proofs of both sides are bound to.
+
+    Raises:
+        TlsError: the key is not the pinned one, or TLS failed.
+    """
+    if not isinstance(transport, TlsTransport):
+        return PLAIN_BINDING
+    await transport.handshake()
+    certificate = transport.peer_certificate()
+    if pin is not None:
+        offered = pin_of(certificate)
+        if not hmac.compare_digest(offered, pin):
+            raise TlsError(
+                Code.AUTH,
+                f"the key of {transport.peer} is not the pinned one; nothing was sent",
+                f"pinned SHA256:{pin}, offered SHA256:{offered}: the server was set up "
+                "anew, or somebody stands between you and it",
+                "compare with the fingerprint that `tunnel serve` prints, then join "
+                "with its line",
+            )
+    return sha256(certificate).digest()
+
+
+def _is_failure(reason: TunnelError) -> bool:
+    """Say whether a fault of either side ended the session, and not its wire."""
+    return isinstance(reason, SessionError) and reason.code is not Code.NORMAL
