@@ -24,6 +24,7 @@ from tunnel.proto.state import StreamState
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.net.poller import Poller
+    from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
@@ -44,37 +45,6 @@ _IDLE: Final = StreamState.IDLE
 
 Piece = bytes | bytearray | memoryview
 Deliver = Callable[["Address", bytes], None]
-
-
-class Local(Protocol):
-    """A socket whose two directions the session carries; it must not wait or raise."""
-
-    def number(self) -> int:
-        """Give the descriptor: open until ``read`` gave the end, or the stream did."""
-        ...
-
-    def read(self, most: int) -> bytes | None:
-        """Give what has come, None for nothing yet, nothing at the end of any kind.
-
-        After the end it is not called again.
-        """
-        ...
-
-    def write(self, *pieces: Piece) -> int:
-        """Take what goes at once, and say how many bytes; 0 also when it is broken."""
-        ...
-
-    def news(self) -> None:
-        """Hear that bytes, the end or an error wait to be taken."""
-        ...
-
-    def ended(self) -> None:
-        """Hear that the peer sends no more, and that nothing of it waits."""
-        ...
-
-    def idle(self) -> None:
-        """Hear that nothing has passed either way for as long as was asked."""
-        ...
 
 
 class Carrier(Protocol):
@@ -180,7 +150,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._receive_error: StreamError | None = None
         self._eof_sent = False
         self._closed = False
-        self._local: Local | None = None
+        self._local: LocalEnd | None = None
         """The socket that the session carries."""
         self._filling = False
         """It is read."""
@@ -372,7 +342,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
                 self._check_alive()
 
     def carry(
-        self, local: Local, idle_s: float, *, ready: bool = False
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
     ) -> Callable[[], bytes | bytearray | None] | None:
         """Have the session carry a socket: no task waits for a piece.
 

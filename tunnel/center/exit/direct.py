@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.errors import Code
-    from tunnel.link.virtual import Local
+    from tunnel.net.virtual_connection import LocalEnd
 
 
 class DirectStream:
@@ -47,7 +47,7 @@ class DirectStream:
         """End our direction."""
         self._local.finish()
 
-    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
+    def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:
         """Say no: nobody carries for this one."""
         del local, idle_s, ready
 
