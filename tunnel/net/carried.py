@@ -37,7 +37,7 @@ class Carried(RelayState):
         idle_s: float,
         early: bytes,
     ) -> None:
-        super().__init__(local, virtual, traffic, idle_s, early)
+        super().__init__(local, local, virtual, traffic, idle_s, early)
         self._socket = local
 
     async def run(self) -> None:
@@ -52,12 +52,10 @@ class Carried(RelayState):
         take = self.virtual.carry(self, self.idle_s, ready=bool(self.early))
         if take is not None:
             await self._wait(take)
-        if not self.is_over():
-            self.virtual.on_closed(self.peer_closed)
 
     async def _wait(self, take: Callable[[], bytes | bytearray | None]) -> None:
         """Bring local what it does not take at once, and wait for the end."""
-        while self._is_carried():
+        while not self.is_over() and self.up is not Up.DROPPED:
             try:
                 piece = take() if self.down is Down.OPEN else None
             except trio.BrokenResourceError as error:
@@ -77,9 +75,6 @@ class Carried(RelayState):
                     await self.changed.wait()
             except trio.BrokenResourceError:
                 self.local_write_failed()
-
-    def _is_carried(self) -> bool:
-        return self.up is not Up.DROPPED and not self.is_over()
 
     async def _write_out(self, piece: bytes | bytearray) -> None:
         rest = piece[self.write(piece) :]

@@ -21,7 +21,7 @@ from tunnel.net.carried import Carried
 from tunnel.net.pumped import discard, pump_both
 from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Farewell
 from tunnel.net.relay_state import RelayState, Traffic, in_grace
-from tunnel.net.sockets import FastSocket
+from tunnel.net.sockets import FastSocket, quick
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.net.virtual_connection import ResettableStream
 
@@ -79,13 +79,11 @@ async def relay(
     verdict = RESET  # unless the end is reached: a cancellation, or a fault
     try:
         if isinstance(local, FastSocket):
-            ends: RelayState = (
-                carried := Carried(local, virtual, traffic, idle_s, early)
-            )
+            carried = Carried(local, virtual, traffic, idle_s, early)
             await carried.run()
+            ends: RelayState = carried
         else:
-            ends = RelayState(local, virtual, traffic, idle_s, early)
-            virtual.on_closed(ends.peer_closed)
+            ends = RelayState(local, quick(local), virtual, traffic, idle_s, early)
         if not ends.is_over():
             await pump_both(ends)
         virtual.on_closed(None)

@@ -18,13 +18,14 @@ from tunnel.errors import Code, StreamError
 from tunnel.net import platform
 from tunnel.net.notify import Notify
 from tunnel.net.relay_policy import GRACE_S, TABLE, Act, Down, Event, Up, closed
-from tunnel.net.sockets import FastSocket, quick
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from tunnel.net.relay_policy import Verdict
+    from tunnel.net.sockets import FastStream
     from tunnel.net.virtual_connection import ResettableStream
 
 
@@ -61,13 +62,14 @@ class RelayState:
     def __init__(
         self,
         local: trio.abc.HalfCloseableStream,
+        its_bytes: FastStream,
         virtual: ResettableStream,
         traffic: Traffic,
         idle_s: float,
         early: bytes,
     ) -> None:
         self.local = local
-        self.bytes = quick(local)
+        self.bytes = its_bytes
         self.virtual = virtual
         self.traffic = traffic
         self.idle_s = idle_s
