@@ -19,6 +19,7 @@ from tunnel.addresses import (
 )
 from tunnel.errors import AddressError
 from tunnel.net.lookup import addresses_of
+from tunnel.platform.sockets import open_socket
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _bind_one(
     prepare: Callable[[socket.socket], None],
     backlog: int | None,
 ) -> socket.socket:
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    sock = open_socket(family, kind)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

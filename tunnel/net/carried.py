@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from tunnel.errors import Code
     from tunnel.net.relay_state import Traffic
-    from tunnel.net.sockets import Buffer, FastSocket
+    from tunnel.net.sockets import FastSocket
     from tunnel.net.virtual_connection import ResettableStream
+    from tunnel.platform.sockets import Buffer
 
 
 class Carried(RelayState):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,6 +22,12 @@ import trio
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
 from tunnel.net.timeouts import TIMEOUTS
+from tunnel.platform.sockets import (
+    KEEPALIVE_AFTER,
+    KEEPALIVE_EVERY,
+    KNOWS_PEERS,
+    tcp_info,
+)
 
 if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket
@@ -45,9 +50,6 @@ end one in thirty of those each hour."""
 
 _INFO: Final = struct.Struct("=B1xBB48xII")
 _CLOSE: Final = 7
-_LINUX: Final = sys.platform == "linux"
-_KEEP_IDLE: Final = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
-_KEEP_EVERY: Final = getattr(socket, "TCP_KEEPINTVL", 0)
 
 LOG: Final = logging.getLogger("tunnel.dead_peers")
 
@@ -59,12 +61,12 @@ def ask_when_silent(sock: socket.socket) -> None:
         OSError: not TCP.
     """
     dead_after_s = TIMEOUTS.get().dead_after_s
-    if _KEEP_IDLE:
+    if KEEPALIVE_AFTER:
         after_s = int(dead_after_s * ASKED_AFTER)
-        sock.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, after_s)
-    if _KEEP_EVERY:
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_AFTER, after_s)
+    if KEEPALIVE_EVERY:
         every_s = int(dead_after_s * ASKED_EVERY) or 1
-        sock.setsockopt(socket.IPPROTO_TCP, _KEEP_EVERY, every_s)
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_EVERY, every_s)
     # At last: with it each of the others would start the kernel's clock anew.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -95,9 +97,9 @@ class Signs(NamedTuple):
 def signs_of(sock: socket.socket) -> Signs | None:
     """Ask the kernel; None where it cannot say: not TCP, or not Linux."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        info = tcp_info(sock, _INFO.size)
         state, repeats, questions, data_ms, ack_ms = _INFO.unpack(info)
-    except (OSError, AttributeError, struct.error):
+    except (OSError, struct.error):
         return None
     return Signs(state == _CLOSE, repeats, questions, min(data_ms, ack_ms) / 1000)
 
@@ -109,7 +111,7 @@ async def reset_the_dead(scope: trio.CancelScope) -> None:
     """
     dead_after_s = TIMEOUTS.get().dead_after_s
     with scope:
-        while _LINUX:  # elsewhere keepalive has to do
+        while KNOWS_PEERS:  # elsewhere keepalive has to do
             await trio.sleep(dead_after_s * LOOK_EVERY)
             await _look_at_all(dead_after_s)
 

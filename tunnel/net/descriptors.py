@@ -14,17 +14,22 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
-import socket
-import struct
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from tunnel.log import log_event
+from tunnel.platform.process import (
+    descriptor_hard_limit,
+    descriptor_limit,
+    raise_descriptor_limit,
+)
+from tunnel.platform.sockets import passed
 
 if TYPE_CHECKING:
+    import socket
+
     from tunnel.net.sockets import FastSocket
 
 RESERVE: Final = 96
@@ -42,20 +47,16 @@ LEAVERS_TURNS: Final = 1_000
 SAY_EVERY_S: Final = 10.0
 """A bad time is one line when it begins, and one so often while it goes on."""
 
-_TCP_INFO_BYTES: Final = 136
-_ACKED_AND_RECEIVED: Final = struct.Struct("=QQ")
-_ACKED_AT: Final = 120
-
 LOG: Final = logging.getLogger("tunnel.descriptors")
 
 
 def raise_limit() -> None:
     """Take as many descriptors as this process may have; say so if that fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        raise_descriptor_limit()
     except (OSError, ValueError) as error:
-        log_event(LOG, logging.WARNING, "descriptors.limited", limit=soft, wanted=hard,
+        log_event(LOG, logging.WARNING, "descriptors.limited",
+            limit=descriptor_limit(), wanted=descriptor_hard_limit(),
             reason=str(error))  # fmt: skip
     DESCRIPTORS.look()
 
@@ -150,15 +151,14 @@ class Arrivals:
 
 def _is_silent(sock: socket.socket, said_bytes: int) -> bool:
     """Ask the kernel; where it cannot say, nobody is silent."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        acked, received = _ACKED_AND_RECEIVED.unpack_from(info, _ACKED_AT)
-    except (OSError, AttributeError, struct.error):  # not TCP, or not Linux
+    bytes_of = passed(sock)
+    if bytes_of is None:
         return False
+    acked, received = bytes_of
     if said_bytes < 0:
-        return not received and bool(acked <= GREETING_BYTES)
+        return not received and acked <= GREETING_BYTES
     # The kernel counts the SYN of who dials as a byte.
-    return bool(acked <= said_bytes + 1) and bool(received <= GREETING_BYTES)
+    return acked <= said_bytes + 1 and received <= GREETING_BYTES
 
 
 class Descriptors:
@@ -180,8 +180,7 @@ class Descriptors:
 
     def look(self) -> None:
         """Learn the limit anew."""
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.limit = soft if soft != resource.RLIM_INFINITY else 1 << 30
+        self.limit = descriptor_limit()
         self.edge = self.limit - self._reserve
 
     @property

@@ -32,6 +32,13 @@ from tunnel.net.lookup import (
     look_up,
     look_up_own,
 )
+from tunnel.platform.sockets import (
+    CONNECT_BEGUN,
+    CONNECT_UNDER_WAY,
+    EAI_ADDRFAMILY,
+    open_unix_socket,
+)
+from tunnel.platform.sockets import open_tcp_socket as _new_socket
 from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
@@ -76,7 +83,7 @@ _BY_ERRNO: Final = {
 _BY_RESOLVER: Final = {
     socket.EAI_NONAME: Code.HOST_UNREACHABLE,
     socket.EAI_NODATA: Code.HOST_UNREACHABLE,
-    socket.EAI_ADDRFAMILY: Code.HOST_UNREACHABLE,
+    EAI_ADDRFAMILY: Code.HOST_UNREACHABLE,
     socket.EAI_AGAIN: Code.TIMEOUT,
     socket.EAI_MEMORY: Code.RESOURCE,
 }
@@ -413,8 +420,7 @@ class UnixDial:
         try:
             # trio takes the kernel's "no room in the backlog" (EAGAIN) for a connect
             # that is under way, and would give back a socket that is not connected.
-            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._sock.setblocking(False)
+            self._sock = open_unix_socket()
             opened(self._sock)
             self._connected = _connected_at_once(self._sock, target.path)
         except OSError as failed:
@@ -573,10 +579,10 @@ def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
     try:
         opened(sock)
         error = sock.connect_ex(sockaddr)
-        if error == errno.EINPROGRESS:
+        if error in CONNECT_BEGUN:
             # Over loopback it has succeeded or failed by now, and this says how.
             error = sock.connect_ex(sockaddr)
-        if error == errno.EALREADY:
+        if error in CONNECT_UNDER_WAY:
             return _Begun(sock, sockaddr, True)
         _check_connected(sock, sockaddr, error)
     except BaseException:
@@ -588,7 +594,7 @@ def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
 def _check_connected(
     sock: socket.socket, sockaddr: tuple[str | int | bytes, ...], error: int
 ) -> None:
-    if error:
+    if error and error != errno.EISCONN:
         raise OSError(error, os.strerror(error))
     if sock.getsockname() == sockaddr:
         # Dialling a free local port may pick this very port as the source, and TCP
@@ -627,10 +633,6 @@ async def _finish(
             sock.close()
             raise
     return sock
-
-
-def _new_socket(family: int) -> socket.socket:
-    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
 class _Race:

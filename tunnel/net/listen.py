@@ -24,6 +24,7 @@ from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.trusted_proxy import vouched_peer
+from tunnel.platform.sockets import ENONET
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _GONE: Final = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETDOWN,
         errno.ENETUNREACH,
-        errno.ENONET,
+        ENONET,
         errno.ENOPROTOOPT,
         errno.EOPNOTSUPP,
         errno.EPERM,

@@ -8,12 +8,12 @@ are readable, and the link is written to once behind them.
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.errors import Code, LocalLinkError
+from tunnel.platform.sockets import READABLE, open_epoll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class Poller:
 
     def __init__(self, turn: Callable[[list[tuple[int, int]]], None]) -> None:
         try:
-            self._epoll = select.epoll()
+            self._epoll = open_epoll()
         except OSError as error:
             why = f"no descriptor for a session: {error.strerror}"
             raise LocalLinkError(Code.LINK_LOST, why) from error
@@ -56,7 +56,7 @@ class Poller:
         It must neither wait nor raise. ``forget`` comes before the descriptor's close.
         """
         if not self._epoll.closed:
-            self._epoll.register(number, select.EPOLLIN)
+            self._epoll.register(number, READABLE)
             self._calls[number] = call
 
     def forget(self, number: int) -> None:

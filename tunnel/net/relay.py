@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from tunnel.errors import Code
-from tunnel.net import platform
 from tunnel.net.carried import Carried
 from tunnel.net.pumped import discard, pump_both
 from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Farewell
@@ -24,6 +23,7 @@ from tunnel.net.relay_state import RelayState, Traffic, in_grace
 from tunnel.net.sockets import FastSocket, quick
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.net.virtual_connection import ResettableStream
+from tunnel.platform.sockets import unread_bytes, unsent_bytes
 
 if TYPE_CHECKING:
     from tunnel.net.relay_policy import Verdict
@@ -97,13 +97,13 @@ async def relay(
 
 async def _write_out(ends: RelayState) -> None:
     """Give the other kernel, and the program, the time to take what was written."""
-    if not isinstance(ends.local, FastSocket):
+    local, until = ends.local, min(ends.grace_until, in_grace())
+    if not isinstance(local, FastSocket):
         return
-    sock, until = ends.local.socket, min(ends.grace_until, in_grace())
     with trio.move_on_at(until):
-        while platform.unsent_bytes(sock):  # noqa: ASYNC110  # the kernel has no such event
+        while unsent_bytes(local.number()):  # noqa: ASYNC110  # the kernel has no such event
             await trio.sleep(_POLL_S)
-    if ends.traffic.received and platform.unread_bytes(sock):
+    if ends.traffic.received and unread_bytes(local.number()):
         # It is still sending, and has not looked at the answer: its next write would
         # meet the RST first. Whoever only reads hears the RST at once.
         with trio.move_on_at(until):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.net import platform
 from tunnel.net.notify import Notify
 from tunnel.net.relay_policy import GRACE_S, TABLE, Act, Down, Event, Up, closed
 from tunnel.net.sockets import FastSocket
+from tunnel.platform.sockets import is_closed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -201,7 +201,7 @@ def is_dead(local: trio.abc.AsyncResource) -> bool:
         return False
     if local.given_up or local.finished:
         return local.given_up
-    return platform.is_closed(local.socket)
+    return is_closed(local.socket)
 
 
 def in_grace() -> float:

@@ -8,7 +8,6 @@ as the copying, and its three objects for a socket 2 % of a short connection.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from contextlib import suppress
@@ -18,8 +17,8 @@ from typing import Final, Protocol
 import trio
 
 from tunnel.net.dead_peers import ask_when_silent
-
-Buffer = bytes | bytearray | memoryview
+from tunnel.platform import sockets as kernel
+from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, Buffer
 
 CHUNK_BYTES: Final = 131_056
 """One read of a local socket: two of the largest frames, which with their headers fill
@@ -138,7 +137,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
                 finally:
                     self._reads = False
             try:
-                data = os.read(self._number, most)
+                data = kernel.read(self._number, most)
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -162,7 +161,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
                 finally:
                     self._reads = False
             try:
-                size = os.readv(self._number, (buffer,))
+                size = kernel.readv(self._number, (buffer,))
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -184,7 +183,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         self.unsent = memoryview(data)
         while True:
             try:
-                sent = os.write(self._number, self.unsent)
+                sent = kernel.write(self._number, self.unsent)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -229,7 +228,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: as a stream would.
         """
         try:
-            return os.read(self._number, max_bytes)
+            return kernel.read(self._number, max_bytes)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -239,10 +238,10 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """Give the kernel what it takes; see ``FastStream``."""
         try:
             if len(pieces) == 1:
-                return os.write(self._number, pieces[0])
+                return kernel.write(self._number, pieces[0])
             if len(pieces) > MAX_PIECES:
-                return os.write(self._number, b"".join(pieces))
-            return os.writev(self._number, pieces)
+                return kernel.write(self._number, b"".join(pieces))
+            return kernel.writev(self._number, pieces)
         except OSError:
             return 0
 
@@ -270,7 +269,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
             # never heard of it, a failing system call for each connection.
             trio.lowlevel.notify_closing(self._number)
         self._number = -1
-        os.close(self.socket.detach())
+        kernel.close(self.socket.detach())
 
     def reset(self) -> None:
         """Close with a RST, so that nobody takes the end for a clean one.
@@ -340,7 +339,8 @@ def tune_local(sock: socket.socket) -> None:
     """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        if TCP_NOTSENT_LOWAT:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         ask_when_silent(sock)
     except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -18,9 +17,11 @@ import trio
 from tunnel.errors import AddressError
 from tunnel.net.listen import BACKLOG, open_listener
 from tunnel.net.sockets import FastSocket
+from tunnel.platform.sockets import bind_private, open_unix_socket
 from tunnel.proto.frames import Address, UnixPath
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from tunnel.proto.frames import End
@@ -74,13 +75,13 @@ def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
         AddressError: somebody listens there, the path is something else, or this user
             may not make it.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Linux gives the file the mode that the socket has now: no moment between.
-        os.fchmod(sock.fileno(), MODE)
+        sock = open_unix_socket()
+    except OSError as error:
+        raise _address_error(where, error) from error
+    try:
         _bind(sock, where.path)
         sock.listen(backlog)
-        sock.setblocking(False)
         return UnixListener(sock, where.path)
     except OSError as error:
         sock.close()
@@ -89,20 +90,19 @@ def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
 
 def _bind(sock: socket.socket, path: str) -> None:
     try:
-        sock.bind(path)
+        bind_private(sock, path, MODE)
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
             raise
         os.unlink(path)
-        sock.bind(path)
+        bind_private(sock, path, MODE)
 
 
 def _is_left_behind(path: str) -> bool:
     """Say whether this is a socket on which nobody listens any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    with open_unix_socket() as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.errors import Code
-    from tunnel.net.sockets import Buffer
+    from tunnel.platform.sockets import Buffer
     from tunnel.proto.frames import Address
 
 
