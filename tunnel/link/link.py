@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +28,7 @@ from tunnel.link.transport import lost
 from tunnel.link.write_sizer import MIN_TURN_BYTES, WriteSizer
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
+from tunnel.platform.process import asleep_s as _asleep_s
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
 
@@ -334,11 +334,3 @@ class Link:
             self.session.look_for_rest(trio.current_time())
             if core.has_output():
                 self.session.wake()
-
-
-def _asleep_s() -> float:
-    """Give for how long this machine has been suspended since it started.
-
-    The clock that trio runs on stands still meanwhile.
-    """
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
