@@ -26,6 +26,7 @@ from support.certs import only_curves_before_x25519
 from tunnel.access import security
 from tunnel.access.security import JoinLine, Secret, parse_join
 from tunnel.errors import Exit, StateError, TlsError, UsageError
+from tunnel.platform import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -772,7 +773,7 @@ def test_who_holds_the_lock_of_a_folder_is_told_from_who_holds_another(
         f"3: FLOCK  ADVISORY  WRITE 13 00:1f:{inode} 0 EOF\n"
     )
     monkeypatch.setattr(
-        security, "open", lambda *_args, **_kw: io.StringIO(table), raising=False
+        files, "open", lambda *_args, **_kw: io.StringIO(table), raising=False
     )
     with (
         security.sole_server(tmp_path),

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import ipaddress
@@ -31,6 +30,16 @@ from urllib.parse import quote, unquote
 
 from tunnel.addresses import host_of
 from tunnel.errors import Code, StateError, TlsError, UsageError
+from tunnel.platform.files import (
+    lock_file,
+    lock_holder,
+    open_file,
+    open_lockable,
+    read_at,
+    set_mode,
+    sync_folder,
+)
+from tunnel.platform.process import user_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,16 +248,17 @@ def read_private(path: Path) -> str:
 
 
 def _insist_private(path: Path, status: os.stat_result) -> None:
-    if status.st_uid == 0 and not status.st_mode & 0o022:
+    user = user_id()
+    if user is None or (status.st_uid == 0 and not status.st_mode & 0o022):
         return
     if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
         return
     name = shlex.quote(str(path))
     switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
-    if status.st_uid != os.geteuid():
-        ours = f"chown {os.geteuid()} {name}"
+    if status.st_uid != user:
+        ours = f"chown {user} {name}"
         # Root would take it away from a service that needs it.
-        way = ours if os.geteuid() else f"run this as user {status.st_uid}"
+        way = ours if user else f"run this as user {status.st_uid}"
         fix = f"{way}, {switch}"
         raise StateError(f"will not use {path}", "it belongs to another user", fix)
     if status.st_mode & 0o077:
@@ -289,10 +299,9 @@ def _make_private_dir(folder: Path) -> None:
 
 def _open_private(path: Path, flags: int) -> int:
     """Open a file; one that is made has mode 0600 whatever the umask is."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, flags | os.O_CREAT, 0o600)
     try:
-        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
-            os.fchmod(descriptor, 0o600)
+        set_mode(descriptor, 0o600)
         return descriptor
     except BaseException:
         os.close(descriptor)
@@ -306,21 +315,11 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with _opened_dir(path.parent) as folder:
-        os.fsync(folder)  # or the rename may not outlive a power cut
-
-
-@contextlib.contextmanager
-def _opened_dir(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)  # or the rename may not outlive a power cut
 
 
 def _unusable(path: Path, verb: str, error: OSError) -> StateError:
@@ -381,13 +380,13 @@ def sole_server(state_dir: Path) -> Iterator[None]:
     try:
         if not exists(state_dir):
             _make_private_dir(state_dir)
-        folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = open_lockable(state_dir)
     except OSError as error:
         raise _unusable(state_dir, "use", error) from error
     try:
         with contextlib.suppress(OSError):
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(folder)
             except BlockingIOError:
                 raise StateError(
                     f"another server uses {state_dir}",
@@ -402,12 +401,8 @@ def sole_server(state_dir: Path) -> Iterator[None]:
 
 def _holder_of(descriptor: int) -> str:
     """Say which process holds the lock of a file, if the kernel tells."""
-    inode = os.fstat(descriptor).st_ino
-    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
-        for words in map(str.split, locks):
-            if "FLOCK" in words and f":{inode} " in f"{' '.join(words)} ":
-                return f"process {words[words.index('WRITE') + 1]}"
-    return "another process"
+    holder = lock_holder(descriptor)
+    return "another process" if holder is None else f"process {holder}"
 
 
 class ClientId:
@@ -462,7 +457,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
         path = folder / f"{number}.id"
         lock = _open_private(path, os.O_RDWR)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
             return lock, _kept_id(lock)
         except BlockingIOError:
             os.close(lock)
@@ -473,7 +468,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
 
 def _kept_id(lock: int) -> bytes:
     """Read the id; a new file, or one whose writer was killed, gets a new one."""
-    kept = os.pread(lock, CLIENT_ID_BYTES + 1, 0)
+    kept = read_at(lock, CLIENT_ID_BYTES + 1, 0)
     if len(kept) == CLIENT_ID_BYTES:
         return kept
     client = secrets.token_bytes(CLIENT_ID_BYTES)
@@ -483,7 +478,8 @@ def _kept_id(lock: int) -> bytes:
 
 def _keep_id(lock: int, client: bytes) -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, client, 0)
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, client)
     os.fsync(lock)
 
 
@@ -549,7 +545,7 @@ def _create_private(path: Path, make: Callable[[], str]) -> bool:
         return False
     except OSError:
         # No hard links here: a server is alone in its folder, so nobody was first.
-        temporary.rename(path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return True
