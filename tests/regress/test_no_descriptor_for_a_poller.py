@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from support.center import center
+from support.engines import needs_epoll
 
 from tunnel.center.events import LinkUp
 from tunnel.errors import Code
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
 
+@needs_epoll
 async def test_a_client_without_a_free_descriptor_tries_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

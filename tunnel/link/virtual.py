@@ -19,6 +19,7 @@ import trio
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.net.notify import Notify
 from tunnel.net.sockets import CHUNK_BYTES
+from tunnel.platform.sockets import HAS_EPOLL
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
@@ -361,9 +362,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             ready: it has something to be read already.
 
         Returns:
-            None: it is closed already, and nothing was read.
+            None: it is closed already, or nobody can watch; and nothing was read.
         """
-        if self._closed or self._send_error is not None:
+        if self._closed or self._send_error is not None or not HAS_EPOLL:
             return None
         self._local, self._filling, self._patience_s = local, True, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1

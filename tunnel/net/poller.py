@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import Code, LocalLinkError
-from tunnel.platform.sockets import READABLE, open_epoll
+from tunnel.platform.sockets import HAS_EPOLL, READABLE, open_epoll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ class Poller:
 
     def __init__(self, turn: Callable[[list[tuple[int, int]]], None]) -> None:
         try:
-            self._epoll = open_epoll()
+            self._epoll = open_epoll() if HAS_EPOLL else None
         except OSError as error:
             why = f"no descriptor for a session: {error.strerror}"
             raise LocalLinkError(Code.LINK_LOST, why) from error
@@ -55,23 +55,23 @@ class Poller:
 
         It must neither wait nor raise. ``forget`` comes before the descriptor's close.
         """
-        if not self._epoll.closed:
+        if self._epoll is not None:
             self._epoll.register(number, READABLE)
             self._calls[number] = call
 
     def forget(self, number: int) -> None:
         """Call no more, also in this turn."""
-        if self._calls.pop(number, None) is not None:
+        if self._calls.pop(number, None) is not None and self._epoll is not None:
             self._epoll.unregister(number)
 
     async def run(self) -> None:
         """Serve until ``close``."""
         with self._scope:
             # ``close`` may come before the first step, and between a wait and its turn.
-            while not self._epoll.closed:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if not self._epoll.closed:
-                    self._turn(self._epoll.poll(0, TURN_SOCKETS))
+            while (epoll := self._epoll) is not None:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                if self._epoll is not None:
+                    self._turn(epoll.poll(0, TURN_SOCKETS))
 
     def call(self, number: int) -> None:
         """Call who watches this descriptor, unless it was forgotten meanwhile."""
@@ -84,6 +84,7 @@ class Poller:
         self._scope.cancel()
         self._calls.clear()
         self._turn = _nothing  # it knows us, and we it: a cycle for the collector
-        if not self._epoll.closed:
-            trio.lowlevel.notify_closing(self._epoll.fileno())
-            self._epoll.close()
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            trio.lowlevel.notify_closing(epoll.fileno())
+            epoll.close()

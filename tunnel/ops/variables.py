@@ -71,6 +71,7 @@ SHARED: Final = frozenset(
         "VIA_FILE",
         "AUTH_FILE",
         "TRUST_FILES",
+        "NET",
     )
 )
 """What is behind the prefix of the others."""

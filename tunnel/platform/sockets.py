@@ -1,7 +1,7 @@
 """Sockets: what one operating system does with them, or knows of them, and another not.
 
-``TUNNEL_NET=portable`` forbids what only Linux has where there is another way, so that
-the other way can be tested on Linux.
+``TUNNEL_NET=portable`` has no epoll opened, so that Linux too carries each socket by
+tasks of its own, as other systems do.
 """
 
 from __future__ import annotations
@@ -227,11 +227,6 @@ READABLE: Final = 1  # EPOLLIN
 
 class Epoll(Protocol):
     """The part of ``select.epoll`` that is used."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        ...
 
     def fileno(self) -> int:
         """Return its descriptor, which is readable when one that it watches is."""
