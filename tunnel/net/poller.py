@@ -1,9 +1,9 @@
 """Poller: one task that reads many sockets, each when it has bytes and they have room.
 
-A task for each socket costs a turn of trio's loop and an ``epoll_ctl`` for each piece
-that comes, as much as everything else that is done with a small one; and what several
-sockets bring at once would go to the link in as many writes. Here a turn takes all that
-are readable, and the link is written to once behind them.
+A task for each socket would cost a turn of trio's loop and an ``epoll_ctl`` for each
+piece that comes, as much as everything else that is done with a small piece; and what
+several sockets bring at once would go to the link in as many writes. Here one turn
+reads all sockets that are readable, and the link is written to once behind them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ TURN_SOCKETS: Final = 64
 
 
 def _nothing(ready: list[tuple[int, int]]) -> None:
-    """Stand in for a turn when nobody is called any more."""
+    """Stand in for the turn of a closed poller."""
 
 
 class Poller:
     """Calls back when sockets become readable.
 
-    Level-triggered, in an epoll of its own, which trio waits for: a socket here can
-    still be waited for by trio in the other direction.
+    It is level-triggered, and has an epoll of its own, which trio waits for: so trio
+    can wait for the same socket in the other direction. Where there is no epoll, it
+    does nothing, and ``VirtualStream.carry`` asks nothing of it.
 
     Args:
-        turn: is given the readable ones of a turn, with what epoll says of them, and
-            calls ``call`` for each.
+        turn: is given the readable descriptors of a turn, with what epoll says of each,
+            and calls ``call`` for each.
 
     Raises:
         LocalLinkError: ``LINK_LOST``: no descriptor is free.
@@ -60,7 +61,7 @@ class Poller:
             self._calls[number] = call
 
     def forget(self, number: int) -> None:
-        """Call no more, also in this turn."""
+        """Call no more for this descriptor, not even in this turn."""
         if self._calls.pop(number, None) is not None and self._epoll is not None:
             self._epoll.unregister(number)
 
@@ -74,16 +75,16 @@ class Poller:
                     self._turn(epoll.poll(0, TURN_SOCKETS))
 
     def call(self, number: int) -> None:
-        """Call who watches this descriptor, unless it was forgotten meanwhile."""
+        """Call what watches this descriptor, unless it was forgotten meanwhile."""
         call = self._calls.get(number)
         if call is not None:
             call()
 
     def close(self) -> None:
-        """Call nobody any more, and give the epoll back; harmless when repeated."""
+        """Call nothing any more, and close the epoll; harmless when repeated."""
         self._scope.cancel()
         self._calls.clear()
-        self._turn = _nothing  # it knows us, and we it: a cycle for the collector
+        self._turn = _nothing  # or a cycle is left to the garbage collector
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
             trio.lowlevel.notify_closing(epoll.fileno())
