@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 async def pump_both(ends: RelayState) -> None:
     """Carry what is left of both directions until they are over."""
     ends.virtual.on_closed(ends.peer_closed)
+    if ends.is_over():
+        return
     with ends.waiting_idly():
         async with trio.open_nursery() as nursery:
             if ends.down is Down.OPEN:
