@@ -16,12 +16,10 @@ from tunnel.net.relay_policy import Act, Down, Event, Up, closed
 from tunnel.net.relay_state import RelayState, code_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnel.errors import Code
     from tunnel.net.relay_state import Traffic
     from tunnel.net.sockets import FastSocket
-    from tunnel.net.virtual_connection import ResettableStream
+    from tunnel.net.virtual_connection import ResettableStream, Take
     from tunnel.platform.sockets import Buffer
 
 
@@ -54,7 +52,7 @@ class Carried(RelayState):
         if take is not None:
             await self._wait(take)
 
-    async def _wait(self, take: Callable[[], bytes | bytearray | None]) -> None:
+    async def _wait(self, take: Take) -> None:
         """Bring local what it does not take at once, and wait for the end."""
         while not self.is_over() and self.up is not Up.DROPPED:
             try:

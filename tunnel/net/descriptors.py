@@ -67,7 +67,6 @@ class Carrier(Protocol):
 
     def vanished(self) -> None:
         """End the relay: the other end of the socket is gone. Must not wait."""
-        ...
 
 
 PRESENT: Final[dict[FastSocket, Carrier | None]] = {}
@@ -276,7 +275,6 @@ class Flow(Protocol):
 
     def give_way(self) -> None:
         """End the flow at once: its descriptors are free when this returns."""
-        ...
 
 
 class Flows:

@@ -38,11 +38,9 @@ class FastStream(Protocol):
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
         """Wait for bytes and return them; empty at end of file."""
-        ...
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes, put them into ``buffer``, return how many; 0 at the end."""
-        ...
 
     async def put(self, data: Buffer) -> None:
         """Return when the kernel has all of ``data``.
@@ -50,18 +48,15 @@ class FastStream(Protocol):
         It is no checkpoint when it need not wait, so a loop around it needs another
         one; ``receive_some`` and ``receive_into`` always are.
         """
-        ...
 
     async def send_eof(self) -> None:
         """End our direction."""
-        ...
 
     def write_now(self, *pieces: Buffer) -> int:
         """Give the kernel what it takes without a wait, and return how many bytes.
 
         0 also when the stream is broken: ``put`` raises then.
         """
-        ...
 
 
 def quick(stream: trio.abc.Stream) -> FastSocket | _Other:

@@ -230,25 +230,20 @@ class Epoll(Protocol):
 
     def fileno(self) -> int:
         """Return its descriptor, which is readable when one that it watches is."""
-        ...
 
     def register(self, fd: int, eventmask: int = ..., /) -> None:
         """Watch a descriptor."""
-        ...
 
     def unregister(self, fd: int, /) -> None:
         """Watch it no more."""
-        ...
 
     def poll(
         self, timeout: float | None = ..., maxevents: int = ..., /
     ) -> list[tuple[int, int]]:
         """Return descriptors, and what is up with each."""
-        ...
 
     def close(self) -> None:
         """Give its descriptor back."""
-        ...
 
 
 HAS_EPOLL: Final = sys.platform == "linux" and not PORTABLE
