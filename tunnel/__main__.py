@@ -10,6 +10,7 @@ from typing import NoReturn
 from tunnel.errors import Exit
 from tunnel.ops.hide import hide_secrets
 from tunnel.ops.standard import secure_standard_files
+from tunnel.platform.process import let_through
 
 
 def main() -> NoReturn:
@@ -34,7 +35,7 @@ def _end_when_asked() -> None:
     if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
         # It was held back while the program executed itself again.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        let_through(signal.SIGTERM)
 
 
 if __name__ == "__main__":

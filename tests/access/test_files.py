@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from support.private import another, mode_of, own
 
-from tunnel.access import files
 from tunnel.access.files import read_private, sole_server, write_private
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import owner_token
 from tunnel.errors import Exit, StateError
+from tunnel.platform import files as platform_files
 
 USER = 1234
 
@@ -226,7 +226,7 @@ def test_who_holds_the_lock_of_a_folder_is_told_from_who_holds_another(
         f"3: FLOCK  ADVISORY  WRITE 13 00:1f:{inode} 0 EOF\n"
     )
     monkeypatch.setattr(
-        files, "open", lambda *_args, **_kw: io.StringIO(table), raising=False
+        platform_files, "open", lambda *_args, **_kw: io.StringIO(table), raising=False
     )
     with (
         sole_server(tmp_path),

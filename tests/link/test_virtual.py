@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from support.engines import needs_epoll
 from support.wires import TARGET, Offers, SessionPair, open_one, session_pair
 
 from tunnel.errors import Code, LocalLinkError, StreamError
@@ -185,6 +186,7 @@ def slow() -> Iterator[Slow]:
         yield slow
 
 
+@needs_epoll
 async def test_what_a_socket_does_not_take_comes_in_order_behind_it(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -219,6 +221,7 @@ async def test_what_a_socket_does_not_take_comes_in_order_behind_it(
         assert right.unread_bytes == 0
 
 
+@needs_epoll
 async def test_a_socket_is_given_nothing_while_a_rest_waits(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -241,6 +244,7 @@ async def test_a_socket_is_given_nothing_while_a_rest_waits(
         assert slow.took == b"third"
 
 
+@needs_epoll
 @pytest.mark.parametrize("held", ["all is written", "a piece waits", "one is lent"])
 async def test_an_end_overtakes_nothing_that_was_sent_before_it(
     slow: Slow, held: str, autojump_clock: trio.testing.MockClock
@@ -279,6 +283,7 @@ async def test_a_piece_is_held_until_the_next_is_asked_for(
         assert held.held_bytes == 0
 
 
+@needs_epoll
 async def test_a_carried_socket_hears_when_nothing_passed_for_long(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -296,6 +301,7 @@ async def test_a_carried_socket_hears_when_nothing_passed_for_long(
         assert slow.is_idle
 
 
+@needs_epoll
 async def test_time_without_a_link_is_not_counted_as_rest(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -432,6 +438,7 @@ async def read_to_end(stream: VirtualStream) -> bytes:
     return b"".join([bytes(piece) async for piece in stream])
 
 
+@needs_epoll
 async def test_a_socket_is_read_by_the_session_to_its_end(local: Local) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
@@ -448,6 +455,7 @@ async def test_a_socket_is_read_by_the_session_to_its_end(local: Local) -> None:
         assert await right.receive_some() == b""
 
 
+@needs_epoll
 async def test_what_a_socket_held_before_goes_out_at_once(local: Local) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
@@ -459,6 +467,7 @@ async def test_what_a_socket_held_before_goes_out_at_once(local: Local) -> None:
             assert await right.receive_some() == b"banner"
 
 
+@needs_epoll
 async def test_a_socket_is_not_read_without_credit_and_costs_nothing_meanwhile(
     local: Local,
 ) -> None:
@@ -485,6 +494,7 @@ async def test_a_socket_is_not_read_without_credit_and_costs_nothing_meanwhile(
             await local.gone.wait()
 
 
+@needs_epoll
 @pytest.mark.parametrize(
     "how", ["closed here", "closed by the peer", "reset by the peer", "session over"]
 )
@@ -508,6 +518,7 @@ async def test_no_socket_is_read_after_its_connection(local: Local, how: str) ->
         assert local.reads == reads
 
 
+@needs_epoll
 async def test_what_waits_is_not_the_links_buffer(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:

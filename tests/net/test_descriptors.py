@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -149,7 +150,7 @@ def test_who_has_left_is_no_more_in_the_way(own: Descriptors) -> None:
 def test_some_descriptors_are_kept_back(
     own: Descriptors, monkeypatch: pytest.MonkeyPatch, limit: int, kept: int
 ) -> None:
-    monkeypatch.setattr(descriptors.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     own.look()
     assert own.edge == limit - kept
     assert own.share(1 / 4, 4_096) == limit // 4

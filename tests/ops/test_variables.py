@@ -18,7 +18,9 @@ def test_the_table_is_what_the_commands_take() -> None:
         for argument in cli.app[command].assemble_argument_collection()
     } - {None}
     files = {f"TUNNEL_{word}_FILE" for word in ("TO", "VIA", "AUTH")}
-    assert taken | files | {"TUNNEL_ONCE", "TUNNEL_TRUST_FILES"} == known()
+    assert (
+        taken | files | {"TUNNEL_ONCE", "TUNNEL_TRUST_FILES", "TUNNEL_NET"} == known()
+    )
 
 
 @pytest.mark.parametrize(

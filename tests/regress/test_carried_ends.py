@@ -7,6 +7,7 @@ import socket
 import pytest
 import trio
 import trio.testing
+from support.engines import needs_epoll
 from support.wires import Offers, open_one, session_pair
 
 from tunnel.errors import Code
@@ -92,6 +93,7 @@ async def test_the_limit_of_silence_is_kept_whatever_the_sessions_age(
     assert idle_s <= took_s <= 1.2 * idle_s + SLEEP_CHECK_S
 
 
+@needs_epoll
 async def test_a_stream_that_another_resets_ends_its_relay(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -219,7 +219,7 @@ class Machine:
         self.descriptors: tuple[int, int] | None = None
         """Soft and hard limit of the ``tunnel`` commands that start from now on."""
         self._programs: list[Program] = []
-        kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME")
+        kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "TUNNEL_NET")
         self.env = {k: os.environ[k] for k in kept if k in os.environ} | {
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"),

@@ -12,7 +12,7 @@ from tunnel.errors import Code, RemoteStreamError
 from tunnel.net.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from tunnel.link.virtual import Local
+    from tunnel.net.virtual_connection import LocalEnd
 
 Take = Callable[[], bytes | bytearray | None]
 
@@ -54,7 +54,9 @@ class ScriptedVirtual:
         self.eof = True
         self._note()
 
-    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> Take | None:
+    def carry(
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
+    ) -> Take | None:
         return None
 
     def _check(self) -> None:
@@ -98,7 +100,9 @@ class ReadingVirtual(ScriptedVirtual):
     def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
         self._call = call
 
-    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> Take | None:
+    def carry(
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
+    ) -> Take | None:
         self._carries = True
         self._nursery.start_soon(self._read, local)
         self._nursery.start_soon(self._write, local)
@@ -121,7 +125,7 @@ class ReadingVirtual(ScriptedVirtual):
             await self.activity.wait()
         return piece
 
-    async def _write(self, local: Local) -> None:
+    async def _write(self, local: LocalEnd) -> None:
         async for item in self._heard:
             piece = item
             waits = self._waiting or self._lent
@@ -134,7 +138,7 @@ class ReadingVirtual(ScriptedVirtual):
                 self._note()
                 local.news()
 
-    async def _read(self, local: Local) -> None:
+    async def _read(self, local: LocalEnd) -> None:
         number = local.number()
         while True:
             if self.refuses is not None:

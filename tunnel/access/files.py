@@ -5,7 +5,6 @@ A secret is never read from a file that other users can read or write.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shlex
@@ -13,6 +12,15 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import StateError
+from tunnel.platform.files import (
+    lock_file,
+    lock_holder,
+    open_file,
+    open_lockable,
+    set_mode,
+    sync_folder,
+)
+from tunnel.platform.process import user_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,16 +67,17 @@ def read_private(path: Path) -> str:
 
 
 def _insist_private(path: Path, status: os.stat_result) -> None:
-    if status.st_uid == 0 and not status.st_mode & 0o022:
+    user = user_id()
+    if user is None or (status.st_uid == 0 and not status.st_mode & 0o022):
         return
     if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
         return
     name = shlex.quote(str(path))
     switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
-    if status.st_uid != os.geteuid():
-        ours = f"chown {os.geteuid()} {name}"
+    if status.st_uid != user:
+        ours = f"chown {user} {name}"
         # Root would take it away from a service that needs it.
-        way = ours if os.geteuid() else f"run this as user {status.st_uid}"
+        way = ours if user else f"run this as user {status.st_uid}"
         fix = f"{way}, {switch}"
         raise StateError(f"will not use {path}", "it belongs to another user", fix)
     if status.st_mode & 0o077:
@@ -109,10 +118,9 @@ def make_private_dir(folder: Path) -> None:
 
 def open_private(path: Path, flags: int) -> int:
     """Open a file; one that is made has mode 0600 whatever the umask is."""
-    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, flags | os.O_CREAT, 0o600)
     try:
-        if os.fstat(descriptor).st_mode & 0o777 != 0o600:
-            os.fchmod(descriptor, 0o600)
+        set_mode(descriptor, 0o600)
         return descriptor
     except BaseException:
         os.close(descriptor)
@@ -126,19 +134,11 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.rename(path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = _open_dir(path.parent)
-    try:
-        os.fsync(folder)  # or the rename may not outlive a power cut
-    finally:
-        os.close(folder)
-
-
-def _open_dir(folder: Path) -> int:
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_folder(path.parent)  # or the rename may not outlive a power cut
 
 
 def _unusable(path: Path, verb: str, error: OSError) -> StateError:
@@ -155,7 +155,7 @@ def create_private(path: Path, make: Callable[[], str]) -> bool:
         return False
     except OSError:
         # No hard links here: a server is alone in its folder, so nobody was first.
-        temporary.rename(path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return True
@@ -173,7 +173,7 @@ def try_lock(descriptor: int) -> bool:
         OSError: there are no locks on this file system.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor)
     except BlockingIOError:
         return False
     return True
@@ -192,7 +192,7 @@ def sole_server(state_dir: Path) -> Iterator[None]:
     try:
         if not exists(state_dir):
             make_private_dir(state_dir)
-        folder = _open_dir(state_dir)
+        folder = open_lockable(state_dir)
     except OSError as error:
         raise _unusable(state_dir, "use", error) from error
     try:
@@ -211,9 +211,5 @@ def sole_server(state_dir: Path) -> Iterator[None]:
 
 def _holder_of(descriptor: int) -> str:
     """Say which process holds the lock of a file, if the kernel tells."""
-    inode = os.fstat(descriptor).st_ino
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
-        for words in map(str.split, locks):
-            if "FLOCK" in words and f":{inode} " in f"{' '.join(words)} ":
-                return f"process {words[words.index('WRITE') + 1]}"
-    return "another process"
+    holder = lock_holder(descriptor)
+    return "another process" if holder is None else f"process {holder}"

@@ -25,6 +25,7 @@ from tunnel.access.files import (
     try_lock,
 )
 from tunnel.errors import Code, StateError, TlsError
+from tunnel.platform.files import read_at
 from tunnel.proto.proofs import to_base64url
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
 
 def _kept_id(lock: int) -> bytes:
     """Read the id; a new file, or one whose writer was killed, gets a new one."""
-    kept = os.pread(lock, CLIENT_ID_BYTES + 1, 0)
+    kept = read_at(lock, CLIENT_ID_BYTES + 1, 0)
     if len(kept) == CLIENT_ID_BYTES:
         return kept
     client = secrets.token_bytes(CLIENT_ID_BYTES)
@@ -214,7 +215,8 @@ def _kept_id(lock: int) -> bytes:
 
 def _keep_id(lock: int, client: bytes) -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, client, 0)
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, client)
     os.fsync(lock)
 
 

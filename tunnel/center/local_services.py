@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.exit.tcp import Serve
-    from tunnel.link.virtual import Local, VirtualStream
+    from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
+    from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.frames import End, Target
 
 _NOBODY: Final = Address("unknown", 0)
@@ -123,7 +124,7 @@ class DirectStream(FastSocket):
         """Wait for bytes; nothing at the end."""
         return await self.receive_some(CHUNK_BYTES)
 
-    def carry(self, local: Local, idle_s: float, *, ready: bool = False) -> None:
+    def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:
         """Carry nothing: the caller has to read and write."""
         del local, idle_s, ready
 

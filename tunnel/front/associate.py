@@ -19,6 +19,7 @@ from tunnel.front.attempt import drop_resource
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
+from tunnel.platform.sockets import open_socket
 from tunnel.socks.udp import decode_datagram, encode_datagram
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _relay_socket(app: FastSocket) -> trio.socket.SocketType:
     is_v4 = "." in host and ":" not in host
     family = socket.AF_INET if is_v4 else socket.AF_INET6
     try:
-        raw = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        raw = open_socket(family, socket.SOCK_DGRAM)
     except OSError as error:
         raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
     try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from tunnel.errors import (
 from tunnel.link.transport import lost
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
+from tunnel.platform.process import asleep_s as _asleep_s
 from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
 
@@ -313,11 +313,3 @@ class Link:
             self.session.look_for_rest(trio.current_time())
             if core.has_output():
                 self.session.output.wake()
-
-
-def _asleep_s() -> float:
-    """Return how long this machine has been suspended since it started.
-
-    The clock that trio runs on stands still meanwhile.
-    """
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

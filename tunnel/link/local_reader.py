@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from tunnel.link.inbox import LARGE_PIECE_BYTES
 from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
-    from tunnel.link.inbox import Piece
     from tunnel.net.poller import Poller
+    from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
 
 _CLOSING: Final = StreamState.CLOSING
 _IDLE: Final = StreamState.IDLE
-
-
-class Local(Protocol):
-    """A socket whose two directions the session carries; it must not wait or raise."""
-
-    def number(self) -> int:
-        """Return the descriptor: open until ``read`` or the stream came to an end."""
-        ...
-
-    def read(self, most: int) -> bytes | None:
-        """Return what has come, None for nothing yet, nothing at the end of any kind.
-
-        After the end it is not called again.
-        """
-        ...
-
-    def write(self, *pieces: Piece) -> int:
-        """Take what goes at once; return how many bytes, 0 also when it is broken."""
-        ...
-
-    def news(self) -> None:
-        """Take notice that bytes, the end or an error wait to be taken."""
-        ...
-
-    def ended(self) -> None:
-        """Take notice that the peer sends no more, and that no byte of it waits."""
-        ...
-
-    def idle(self) -> None:
-        """Take notice that nothing has passed either way for as long as was asked."""
-        ...
 
 
 class LocalReader:
@@ -56,7 +25,7 @@ class LocalReader:
 
     __slots__ = ("_conn", "_local", "_poller", "_stopped", "_watched")
 
-    def __init__(self, local: Local, conn: VirtualConn, poller: Poller) -> None:
+    def __init__(self, local: LocalEnd, conn: VirtualConn, poller: Poller) -> None:
         self._local = local
         self._conn = conn
         self._poller = poller

@@ -23,6 +23,7 @@ from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
 from tunnel.net.lookup import is_unknown, why_not_found
 from tunnel.net.sockets import FastSocket, end_with_fin, quick
+from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ NOTSENT_LOWAT_BYTES: Final = 65_536
 LOST_AFTER_MS: Final = 30_000
 """The kernel gives up unacknowledged bytes when the liveness rule would."""
 DIAL_S: Final = 10.0
-
-_TCP_USER_TIMEOUT: Final = 18
 
 Buffer = bytes | bytearray | memoryview
 
@@ -320,8 +319,8 @@ def tune_link(link: FastSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
     for option, value in (
         (socket.TCP_NODELAY, 1),
-        (socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
-        (_TCP_USER_TIMEOUT, LOST_AFTER_MS),
+        (TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
+        (TCP_USER_TIMEOUT, LOST_AFTER_MS),
     ):
         # A kernel or a socket family without the option works without it.
         with suppress(OSError):

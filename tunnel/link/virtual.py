@@ -17,13 +17,14 @@ from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.link.inbox import Inbox
 from tunnel.link.local_reader import LocalReader
 from tunnel.net.notify import Notify
+from tunnel.platform.sockets import HAS_EPOLL
 
 if TYPE_CHECKING:
     from tunnel.errors import StreamError
-    from tunnel.link.local_reader import Local as Local
     from tunnel.link.output import Output
     from tunnel.link.rest import Rest
     from tunnel.net.poller import Poller
+    from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import Address, ProtCreate
@@ -133,7 +134,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._receive_error: StreamError | None = None
         self._finished = False
         """Nothing comes any more: the peer's direction, or all of it, has ended."""
-        self._local: Local | None = None
+        self._local: LocalEnd | None = None
         """The socket that the session carries."""
         self._reader: LocalReader | None = None
         self._patience_s = 0.0
@@ -309,7 +310,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     # A socket that the session carries -----------------------------------------------
 
     def carry(
-        self, local: Local, idle_s: float, *, ready: bool = False
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
     ) -> Callable[[], bytes | bytearray | None] | None:
         """Have the session carry a socket: no task waits for a piece.
 
@@ -326,9 +327,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             ready: it has something to be read already.
 
         Returns:
-            None: the stream is closed already, and nothing was read.
+            None: the stream is closed already, or nobody can watch; nothing was read.
         """
-        if self._closed or self._send_error is not None:
+        if self._closed or self._send_error is not None or not HAS_EPOLL:
             return None
         self._local, self._patience_s = local, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1

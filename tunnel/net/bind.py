@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, Address, is_localhost
 from tunnel.errors import AddressError, Exit
 from tunnel.net.lookup import addresses_of, why_not_found
+from tunnel.platform.sockets import open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,7 +133,7 @@ def bind_one(
     Raises:
         OSError: nothing is open.
     """
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK)
+    sock = open_socket(family, kind)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,8 +24,16 @@ import trio
 
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
-from tunnel.net.tails import TAILS, let_go, unsent_bytes
+from tunnel.net.tails import TAILS, let_go
 from tunnel.net.timeouts import TIMEOUTS
+from tunnel.platform.sockets import (
+    KEEPALIVE_AFTER,
+    KEEPALIVE_EVERY,
+    KNOWS_PEERS,
+    TCP_RTO_MAX_MS,
+    tcp_info,
+    unsent_bytes,
+)
 
 if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket
@@ -52,15 +59,9 @@ times before it counts as dead, though the kernel's timers are up to an eighth l
 gives up after 15 of what it repeats: with a tenth that could be before us."""
 
 _INFO: Final = struct.Struct("=BxBBB47xII")
-_RTO_MAX_MS: Final = 44
-"""Linux's TCP_RTO_MAX_MS, which Python does not name: how far apart it repeats and asks
-at most."""
 _LEAST_RTO_MAX_MS: Final = 1_000
 _MOST_RTO_MAX_MS: Final = 120_000
 _CLOSE: Final = 7
-_LINUX: Final = sys.platform == "linux"
-_KEEP_IDLE: Final = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
-_KEEP_EVERY: Final = getattr(socket, "TCP_KEEPINTVL", 0)
 
 LOG: Final = logging.getLogger("tunnel.dead_peers")
 
@@ -72,12 +73,12 @@ def ask_when_silent(sock: socket.socket) -> None:
         OSError: not TCP.
     """
     dead_after_s = TIMEOUTS.get().dead_after_s
-    if _KEEP_IDLE:
+    if KEEPALIVE_AFTER:
         after_s = int(dead_after_s * ASKED_AFTER)
-        sock.setsockopt(socket.IPPROTO_TCP, _KEEP_IDLE, after_s)
-    if _KEEP_EVERY:
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_AFTER, after_s)
+    if KEEPALIVE_EVERY:
         every_s = int(dead_after_s * ASKED_EVERY) or 1
-        sock.setsockopt(socket.IPPROTO_TCP, _KEEP_EVERY, every_s)
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_EVERY, every_s)
     # At last: with it each of the others would start the kernel's clock anew.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
@@ -110,9 +111,9 @@ class Signs(NamedTuple):
 def signs_of(sock: socket.socket) -> Signs | None:
     """Ask the kernel; None where it cannot say: not TCP, or not Linux."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        info = tcp_info(sock, _INFO.size)
         state, repeats, questions, doubled, data_ms, ack_ms = _INFO.unpack(info)
-    except (OSError, AttributeError, struct.error):
+    except (OSError, struct.error):
         return None
     silent_s = min(data_ms, ack_ms) / 1000
     return Signs(state == _CLOSE, repeats, questions, silent_s, doubled > 0)
@@ -127,7 +128,7 @@ async def reset_the_dead(scope: trio.CancelScope) -> None:
     dead_after_s = TIMEOUTS.get().dead_after_s
     try:
         with scope:
-            while _LINUX:  # elsewhere keepalive has to do
+            while KNOWS_PEERS:  # elsewhere keepalive has to do
                 await trio.sleep(dead_after_s * LOOK_EVERY)
                 await _look_at_all(dead_after_s)
     finally:
@@ -166,7 +167,7 @@ def _look_at(stream: FastSocket, dead_after_s: float) -> None:
 
 def _look_at_tail(sock: socket.socket, dead_after_s: float) -> None:
     signs = signs_of(sock)
-    if not signs or signs.is_closed or not unsent_bytes(sock):
+    if not signs or signs.is_closed or not unsent_bytes(sock.fileno()):
         return let_go(sock)
     why = signs.why_dead(dead_after_s)
     if why:
@@ -182,7 +183,7 @@ def _ask_often(sock: socket.socket, dead_after_s: float) -> bool:
     most_ms = int(dead_after_s * PAUSED_ASKED_EVERY * 1_000)
     most_ms = min(max(most_ms, _LEAST_RTO_MAX_MS), _MOST_RTO_MAX_MS)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, _RTO_MAX_MS, most_ms)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, most_ms)
     except OSError:
         return False
     return True

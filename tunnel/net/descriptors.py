@@ -1,12 +1,13 @@
-"""The descriptors of this process: how many there are, and who gives way when few are.
+"""The descriptors of this process: how many there are, and what gives way when few are.
 
-The kernel always gives the lowest number that is free. So nothing has to be counted: a
-socket whose number is at the edge or above proves that so many are open. A few are kept
-back above it, for links and for what the process itself needs.
+The kernel always gives out the lowest free number. So nothing has to be counted: a
+socket whose number is at the edge or above proves that so many are open. A few numbers
+above the edge are kept back, for links and for what the process itself needs.
 
-When that is reached, or when one entry has its share, the silent go first: visitors
-that have said nothing since they came, the oldest before the others. The kernel knows
-who has spoken, and is asked only then; nothing is noted while bytes pass.
+When the edge is reached, or when one entry has its share, silent connections go first:
+visitors that have said nothing since they came, the oldest before the others. The
+kernel knows which have spoken, and is asked only then; nothing is noted while bytes
+pass.
 """
 
 from __future__ import annotations
@@ -14,66 +15,66 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
-import socket
-import struct
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from tunnel.log import log_event
+from tunnel.platform.process import (
+    descriptor_hard_limit,
+    descriptor_limit,
+    raise_descriptor_limit,
+)
+from tunnel.platform.sockets import passed
 
 if TYPE_CHECKING:
+    import socket
+
     from tunnel.net.sockets import FastSocket
 
 RESERVE: Final = 96
-"""Kept back: 64 links that prove themselves at the same time, and 32 for files, for the
-resolver and for what comes in one turn of the loop. Where there are fewer than four
-times as many in all, it is a quarter of them."""
+"""Kept back: for 64 links that prove themselves at the same time, and 32 for files, for
+the resolver and for what comes in one turn of the loop. Where there are fewer than four
+times as many descriptors in all, a quarter of them."""
 GREETING_BYTES: Final = 4_096
-"""Who came in and was told more than this, without a word, is not silent but listens: a
+"""A visitor that was told more than this and says nothing is not silent but listens: a
 data connection of FTP, a stream of prices. Greetings are shorter."""
 LOOKS: Final = 1_024
-"""How many are asked about at most to find one who is silent: about 3 ms. Who has
-spoken is asked about once and never again."""
+"""How many connections are looked at, at most, to find a silent one: about 3 ms. One
+that has spoken is looked at once and never again."""
 LEAVERS_TURNS: Final = 1_000
-"""Of the loop, for which a newcomer waits for others to leave; each takes two."""
+"""Turns of the loop that a newcomer waits for others to leave; each takes two."""
 SAY_EVERY_S: Final = 10.0
-"""A bad time is one line when it begins, and one so often while it goes on."""
-
-_TCP_INFO_BYTES: Final = 136
-_ACKED_AND_RECEIVED: Final = struct.Struct("=QQ")
-_ACKED_AT: Final = 120
+"""A bad time is one line in the log when it begins, and one so often while it lasts."""
 
 LOG: Final = logging.getLogger("tunnel.descriptors")
 
 
 def raise_limit() -> None:
-    """Take as many descriptors as this process may have; say so if that fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Raise the limit of descriptors as far as possible; log it if that fails."""
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        raise_descriptor_limit()
     except (OSError, ValueError) as error:
-        log_event(LOG, logging.WARNING, "descriptors.limited", limit=soft, wanted=hard,
+        log_event(LOG, logging.WARNING, "descriptors.limited",
+            limit=descriptor_limit(), wanted=descriptor_hard_limit(),
             reason=str(error))  # fmt: skip
     DESCRIPTORS.look()
 
 
 class Carrier(Protocol):
-    """What carries a socket, and is told of it where nobody may be reading."""
+    """What carries a socket, and has to be told of its end where nobody reads it."""
 
     def vanished(self) -> None:
-        """End it: the other end is gone. Must not wait."""
-        ...
+        """End the relay: the other end of the socket is gone. Must not wait."""
 
 
 PRESENT: Final[dict[FastSocket, Carrier | None]] = {}
-"""Local connections of this process, with what carries each once something does."""
+"""Local connections of this process, each with its carrier once it has one."""
 
 
 def carried(stream: FastSocket, by: Carrier) -> None:
-    """Have ``by`` hear of it when the other end of ``stream`` has vanished."""
+    """Have ``by`` told when the other end of ``stream`` has vanished."""
     if stream in PRESENT:
         PRESENT[stream] = by
 
@@ -91,18 +92,18 @@ class Arrivals:
         return len(self._said)
 
     def came_in(self, visitor: FastSocket) -> None:
-        """Add a visitor: silent for as long as nothing has come from there."""
+        """Add a visitor, which is silent for as long as it has sent nothing."""
         if not self._said:
             DESCRIPTORS.crowds.add(self)
         self._said[visitor] = -1
         PRESENT[visitor] = None
 
     def dialled(self, target: FastSocket, said_bytes: int = 0) -> None:
-        """Add one that was dialled: silent for as long as nobody speaks to it.
+        """Add a dialled socket, which is silent for as long as nobody speaks to it.
 
         Args:
-            target: connected.
-            said_bytes: said, or about to be, by ourselves.
+            target: is connected.
+            said_bytes: what this process itself has said to it, or is about to.
         """
         if not self._said:
             DESCRIPTORS.crowds.add(self)
@@ -110,7 +111,7 @@ class Arrivals:
         PRESENT[target] = None
 
     def left(self, stream: FastSocket) -> None:
-        """Take one out again that was added; it is closed, or about to be."""
+        """Take out one that was added and is closed, or about to be."""
         self._said.pop(stream, None)
         PRESENT.pop(stream, None)
         if stream.given_up:
@@ -120,11 +121,11 @@ class Arrivals:
             DESCRIPTORS.crowds.discard(self)
 
     async def wait_for_leavers(self) -> None:
-        """Let those who were given up leave, one newcomer of this entry after another.
+        """Wait for those that were given up to leave; one newcomer waits at a time.
 
-        Any number may come in one turn of the loop, in which nobody can leave: without
-        this they would be refused, and if all looked again in each turn, those of other
-        entries would wait for them.
+        Any number may come in one turn of the loop, in which none can leave: without
+        this wait they would be refused, and if all of them looked again in each turn,
+        newcomers of other entries would wait for that.
         """
         self._turn = self._turn or trio.Lock()
         async with self._turn:
@@ -134,9 +135,9 @@ class Arrivals:
                 await trio.lowlevel.checkpoint()
 
     def give_up_one(self) -> bool:
-        """Reset who is silent and was here longest; False if nobody is silent.
+        """Reset the silent one that came first; return False if none is silent.
 
-        Its descriptor is free when the task that owns it has heard of it: soon.
+        Its descriptor is free as soon as the task that owns it has noticed.
         """
         for _ in range(min(len(self._said), LOOKS)):
             stream, said_bytes = next(iter(self._said.items()))
@@ -149,39 +150,37 @@ class Arrivals:
 
 
 def _is_silent(sock: socket.socket, said_bytes: int) -> bool:
-    """Ask the kernel; where it cannot say, nobody is silent."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        acked, received = _ACKED_AND_RECEIVED.unpack_from(info, _ACKED_AT)
-    except (OSError, AttributeError, struct.error):  # not TCP, or not Linux
+    """Ask the kernel; where it does not know, none is silent."""
+    bytes_of = passed(sock)
+    if bytes_of is None:
         return False
+    acked, received = bytes_of
     if said_bytes < 0:
-        return not received and bool(acked <= GREETING_BYTES)
+        return not received and acked <= GREETING_BYTES
     # The kernel counts the SYN of who dials as a byte.
-    return bool(acked <= said_bytes + 1) and bool(received <= GREETING_BYTES)
+    return acked <= said_bytes + 1 and received <= GREETING_BYTES
 
 
 class Descriptors:
-    """How many descriptors the process may have, and who has them.
+    """How many descriptors the process may have, and which entries have them.
 
-    The limit is looked up when this is made, and again when there was none left: it can
-    be changed from outside.
+    The limit is read when this is made, and again when none was left: it can be changed
+    from outside.
     """
 
     def __init__(self) -> None:
         self.limit = self.edge = 0
         self.crowds: set[Arrivals] = set()
-        """Entries that somebody came in by who may be silent."""
+        """Entries with connections that may be silent."""
         self.leaving = 0
-        """Those who were given up and are not closed yet."""
+        """How many were given up and are not closed yet."""
         self._given_up = Told("silent.reset")
         self._refused = Told("newcomer.refused")
         self.look()
 
     def look(self) -> None:
-        """Learn the limit anew."""
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.limit = soft if soft != resource.RLIM_INFINITY else 1 << 30
+        """Read the limit anew."""
+        self.limit = descriptor_limit()
         self.edge = self.limit - self._reserve
 
     @property
@@ -190,15 +189,15 @@ class Descriptors:
 
     @property
     def many_leave(self) -> bool:
-        """More of them than fit into what is kept back, beside links."""
+        """Whether more of them are leaving than fit beside links into the reserve."""
         return self.leaving * 4 >= self._reserve
 
     def share(self, part: float, most: int) -> int:
-        """Give a part of all descriptors: at least 1, and no more than ``most``."""
+        """Return a part of all descriptors: at least 1, and no more than ``most``."""
         return max(1, min(most, int(self.limit * part)))
 
     def few(self) -> bool:
-        """Say whether only those are left that are kept back."""
+        """Say whether only the reserve is left."""
         try:
             number = os.dup(0)
         except OSError:
@@ -207,15 +206,15 @@ class Descriptors:
         return number >= self.edge
 
     def make_room(self, number: int, who: object) -> bool:
-        """Reset silent ones for a newcomer; False if too few give way.
+        """Reset silent connections for a newcomer; return False if too few give way.
 
-        Of the entry that has most: a crowd at one is not paid for by the others.
+        They are those of the entry that has most, so that the others do not pay for it.
 
         Args:
-            number: of the newcomer's descriptor: as many are open at the least.
-            who: it is.
+            number: the newcomer's descriptor: at least so many are open.
+            who: the newcomer, for the log.
         """
-        # Not one for one: who comes next gets the low number that becomes free.
+        # Not one for one: the next newcomer gets the low number that becomes free.
         while number - self.leaving >= self.edge:
             if not self._give_up_one():
                 self._refused.tell("few descriptors are left", self.limit, who)
@@ -229,7 +228,7 @@ class Descriptors:
             if largest.give_up_one():
                 return True
             if largest:
-                return False  # so many who are not: others may look further
+                return False  # so many are not silent: the next call looks further
             self.crowds.discard(largest)
         return False
 
@@ -237,11 +236,11 @@ class Descriptors:
         """Keep a new socket; if it has one of the last numbers, another gives way.
 
         Args:
-            sock: just opened; the caller closes it, also when this raises.
-            who: it is for, in the log.
+            sock: was just opened; the caller closes it, also when this raises.
+            who: what it is for, in the log.
 
         Raises:
-            OSError: EMFILE, as if there were none at all: nobody gave way.
+            OSError: EMFILE, as if no descriptor were free: none gave way.
         """
         number = sock.fileno()
         if number >= self.edge and not self.make_room(number, who):
@@ -249,7 +248,7 @@ class Descriptors:
 
 
 class Told:
-    """A warning about what goes on: given at once, and then at times, with a count.
+    """A warning that is logged at once, and then now and then, with a count.
 
     Args:
         event: its name in the log.
@@ -261,7 +260,7 @@ class Told:
         self._next_at = 0.0
 
     def tell(self, reason: str, most: int, peer: object = None) -> None:
-        """Say it, or count it for the next time that it is said."""
+        """Log it, or count it for the next time that it is logged."""
         self._count += 1
         now = time.monotonic()
         if now >= self._next_at:
@@ -272,18 +271,17 @@ class Told:
 
 
 class Flow(Protocol):
-    """What holds a descriptor for datagrams and can be ended by others."""
+    """What holds a descriptor for datagrams, and can be ended by others."""
 
     def give_way(self) -> None:
-        """End at once: its descriptors are free when this returns."""
-        ...
+        """End the flow at once: its descriptors are free when this returns."""
 
 
 class Flows:
     """Flows of datagrams, of which the one that was idle longest gives way.
 
     Args:
-        event: that is logged when one has to.
+        event: what is logged when one does.
     """
 
     def __init__(self, event: str) -> None:
@@ -294,7 +292,7 @@ class Flows:
         return len(self._flows)
 
     def add(self, flow: Flow, most: int) -> None:
-        """Add one that is about to begin, and end others so that there are ``most``."""
+        """Add one that is about to begin; end others if there are ``most`` already."""
         while len(self._flows) >= most:
             self.give_up_one()
         self._flows[flow] = None
@@ -311,16 +309,16 @@ class Flows:
         return False
 
     def touch(self, flow: Flow) -> None:
-        """Note that something passed; harmless when it had to give way."""
+        """Note that something passed; harmless when the flow had to give way."""
         if self._flows.pop(flow, 0) is None:
             self._flows[flow] = None
 
     def drop(self, flow: Flow) -> None:
-        """Take one out again; harmless when it is."""
+        """Take one out; harmless when it is out already."""
         self._flows.pop(flow, None)
 
 
 DESCRIPTORS: Final = Descriptors()
-"""Of this process, whatever runs in it: the kernel has one table for all."""
+"""Those of this process, whatever runs in it: the kernel has one table for all."""
 TARGETS: Final = Arrivals()
-"""What was dialled for nobody's entry in particular."""
+"""Sockets that were dialled for no entry in particular."""

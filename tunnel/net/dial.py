@@ -39,6 +39,13 @@ from tunnel.net.lookup import (
     look_up_own,
     silence,
 )
+from tunnel.platform.sockets import (
+    CONNECT_BEGUN,
+    CONNECT_UNDER_WAY,
+    UNIX_FAMILY,
+    open_tcp_socket,
+    open_unix_socket,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -200,7 +207,7 @@ class Dial:
             if isinstance(target, UnixPath):
                 if not UnixPath.is_usable(target.path):
                     raise unusable(target, "it is not absolute")
-                self._begin_next([_Endpoint(socket.AF_UNIX, target.path)])
+                self._begin_next([_Endpoint(UNIX_FAMILY, target.path)])
                 return
             _check(target)
             host = target.host
@@ -351,11 +358,11 @@ def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
     try:
         opened(sock)
         error = sock.connect_ex(sockaddr)
-        if error == errno.EINPROGRESS:
+        if error in CONNECT_BEGUN:
             # Over loopback it has succeeded or failed by now, and this says how.
             error = sock.connect_ex(sockaddr)
-        if error == errno.EALREADY or (
-            error == errno.EAGAIN and endpoint.family == socket.AF_UNIX
+        if error in CONNECT_UNDER_WAY or (
+            error == errno.EAGAIN and endpoint.family == UNIX_FAMILY
         ):
             return _Begun(sock, sockaddr, True)
         _check_connected(sock, sockaddr, error)
@@ -366,7 +373,7 @@ def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
 
 
 def _new_socket(family: int) -> socket.socket:
-    return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    return open_unix_socket() if family == UNIX_FAMILY else open_tcp_socket(family)
 
 
 async def _finish(

@@ -1,9 +1,9 @@
-"""Begin in order what tasks shall end.
+"""Begin in order what separate tasks finish.
 
-trio starts the tasks of one turn in any order. Where the order is seen from outside,
-that of connections for instance, the first part of what they do is therefore a plain
-function, which gives what the task awaits; and the first task of a turn to run calls
-those of all the others as well, in the right order.
+trio starts the tasks of one turn in any order. Where that order can be seen from
+outside, as that of connections, the first part of each task is a plain function, which
+returns what the task awaits then; and the first task that runs in a turn calls the
+functions of all the others too, in the right order.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Ts = TypeVarTuple("Ts")
 
 
 class InOrder(Generic[K, T]):
-    """First parts, in the order in which their keys were added.
+    """The first parts of tasks, in the order in which their keys were added.
 
-    It knows nobody who begins: it is theirs, and a cycle would be the collector's.
+    It keeps no reference to what begins them: that owns it, and a cycle would be left
+    to the garbage collector.
     """
 
     def __init__(self) -> None:
@@ -29,11 +30,11 @@ class InOrder(Generic[K, T]):
         self._begun: dict[K, T] = {}
 
     def add(self, key: K) -> None:
-        """Have it begun behind the others; a task that was started takes it."""
+        """Add a first part behind the others; the task that was started takes it."""
         self._added.append(key)
 
     def take(self, key: K, begin: Callable[[K], T]) -> T:
-        """Begin all that was added, and give what became of this one.
+        """Begin all that were added, and return what became of this one.
 
         ``begin`` neither waits nor raises.
         """
@@ -46,9 +47,9 @@ class InOrder(Generic[K, T]):
 
 
 def begun(serve: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> Awaitable[None]:
-    """Call ``serve``; what it raises comes out where the result is awaited.
+    """Call ``serve``; what it raises is raised where the result is awaited.
 
-    So whoever supervises the task hears of it, and whoever begins is not ended by it.
+    So the task's supervisor hears of it, and the task that begins others goes on.
     """
     try:
         return serve(*args)

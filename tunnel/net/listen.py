@@ -28,6 +28,7 @@ from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.net.trusted_proxy import vouched_peer
+from tunnel.platform.sockets import ENONET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ _GONE: Final = frozenset(
         errno.EHOSTUNREACH,
         errno.ENETDOWN,
         errno.ENETUNREACH,
-        errno.ENONET,
+        ENONET,
         errno.ENOPROTOOPT,
         errno.EOPNOTSUPP,
         errno.EPERM,

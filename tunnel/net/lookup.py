@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from tunnel.addresses import ascii_name
+from tunnel.platform.sockets import EAI_ADDRFAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ Answer = list[Found] | Exception
 """Addresses, the resolver's first choice first; or why there are none: an ``OSError``,
 or a ``UnicodeError`` for what cannot be a name."""
 
-_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY)
+_NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA, EAI_ADDRFAMILY)
 
 _LOOPBACK: Final = [
     Found(socket.AF_INET, "127.0.0.1"),

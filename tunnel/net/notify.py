@@ -1,8 +1,8 @@
-"""Bell: where tasks wait until somebody rings.
+"""Notify: where tasks wait until somebody rings.
 
-``trio.lowlevel.ParkingLot`` with less: most bells of a connection are rung with nobody
-there, which costs four calls in a lot, and its ordered dictionary is memory of an idle
-connection.
+It does less than ``trio.lowlevel.ParkingLot``: mostly nobody waits when it is rung,
+which costs four calls there, and the ordered dictionary of a parking lot is memory of
+each idle connection.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Notify:
-    """Any number of tasks wait; one ring wakes all that are there, and nobody later."""
+    """Any number of tasks wait; a ring wakes those that wait now, and no later one."""
 
     __slots__ = ("waiting",)
 
     def __init__(self) -> None:
         self.waiting: list[Task] = []
-        """Who waits; to be looked at only."""
+        """The tasks that wait; for others to look at only."""
 
     async def wait(self) -> None:
-        """Wait for the next ring; a checkpoint."""
+        """Wait for the next ring. A checkpoint."""
         task = trio.lowlevel.current_task()
         self.waiting.append(task)
 
@@ -36,7 +36,7 @@ class Notify:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def ring(self) -> None:
-        """Wake who waits; costs next to nothing when nobody does."""
+        """Wake the tasks that wait; costs next to nothing when none does."""
         if self.waiting:
             tasks, self.waiting = self.waiting, []
             for task in tasks:

@@ -1,14 +1,13 @@
-"""Bytes in and out of a connected socket, with as few turns of the scheduler as can be.
+"""Read and write a connected socket with as few turns of the scheduler as possible.
 
-trio's own ``receive_some`` begins with a system call that mostly fails and, when it
-does not, takes a turn of the scheduler all the same; ``send_all`` takes one even for
-what the kernel swallows at once. Measured over a whole tunnel, those turns cost as much
-as the copying, and its three objects for a socket 2 % of a short connection.
+trio's own ``receive_some`` begins with a system call that mostly fails, and takes a
+turn of the scheduler even when it does not; ``send_all`` takes one even for what the
+kernel accepts at once. Measured over a whole tunnel, those turns cost as much as the
+copying, and trio's three objects for a socket cost 2 % of a short connection.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from contextlib import suppress
@@ -19,16 +18,16 @@ import trio
 
 from tunnel.net.dead_peers import ask_when_silent
 from tunnel.net.tails import keep_tail
-
-Buffer = bytes | bytearray | memoryview
+from tunnel.platform import sockets as kernel
+from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, Buffer
 
 CHUNK_BYTES: Final = 131_056
-"""One read of a local socket: two of the largest frames, which with their headers fill
-eight TLS records."""
+"""One read of a local socket: two of the largest frames, which fill eight TLS records
+with their headers."""
 MAX_PIECES: Final = 64
-"""Written as they are; more would be small ones, and cheaper joined."""
+"""So many are written as they are; more would be small, and are cheaper joined."""
 UNSENT_BYTES: Final = 16_384
-"""What the kernel takes beyond what is on its way: the rest waits here, counted."""
+"""The kernel takes so much beyond what is on its way; the rest waits here, counted."""
 _READ_BYTES: Final = 65_536
 _NOTHING: Final = memoryview(b"")
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -36,45 +35,40 @@ _FIN_ON_CLOSE: Final = struct.pack("ii", 0, 0)
 
 
 class FastStream(Protocol):
-    """What the inside of a link or a relay needs of a stream."""
+    """What a link or a relay needs of a stream."""
 
     async def receive_some(self, max_bytes: int) -> bytes | bytearray:
-        """Wait for bytes and give them; empty at end of file."""
-        ...
+        """Wait for bytes and return them; empty at end of file."""
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and put them into ``buffer``; give how many, 0 at the end."""
-        ...
+        """Wait for bytes, put them into ``buffer``, return how many; 0 at the end."""
 
     async def put(self, data: Buffer) -> None:
         """Return when the kernel has all of ``data``.
 
-        No checkpoint when it has not to wait: whoever calls it in a loop must have one,
-        as ``receive_some`` and ``receive_into`` always are.
+        It is no checkpoint when it need not wait, so a loop around it needs another
+        one; ``receive_some`` and ``receive_into`` always are.
         """
-        ...
 
     async def send_eof(self) -> None:
         """End our direction."""
-        ...
 
     def write_now(self, *pieces: Buffer) -> int:
-        """Give the kernel what it takes without a wait, and say how many bytes.
+        """Give the kernel what it takes without a wait, and return how many bytes.
 
-        0 also when it is broken: ``put`` will say so.
+        0 also when the stream is broken: ``put`` raises then.
         """
-        ...
 
 
 def quick(stream: trio.abc.Stream) -> FastSocket | _Other:
-    """Give the quick way to a stream's bytes; its own methods if it is no socket."""
+    """Return the fast way to a stream's bytes: its own methods if it is no socket."""
     return stream if isinstance(stream, FastSocket) else _Other(stream)
 
 
 class FastSocket(trio.abc.HalfCloseableStream):
-    """A connected socket: a trio stream that is also read and written outside of tasks.
+    """A connected socket: a trio stream that can be read and written outside of tasks.
 
-    Raises what a ``trio.SocketStream`` would.
+    Its methods raise what those of a ``trio.SocketStream`` raise.
 
     Args:
         sock: taken over.
@@ -96,42 +90,42 @@ class FastSocket(trio.abc.HalfCloseableStream):
         if sock.gettimeout() != 0:
             sock.setblocking(False)
         self.socket = sock
-        """For its options and names; closed by the methods here only."""
+        """For its options and addresses; only the methods here close it."""
         self._number = sock.fileno()
         self._more = False
-        """The last read took all that it asked for: there is likely more."""
+        """The last read filled its buffer: there is likely more."""
         self._reads = self._writes = False
-        """A task waits for the kernel: a close has to tell it."""
+        """A task waits for the kernel: a close has to wake it."""
         self.asked_often = False
-        """Its reader has paused, and the kernel was told to ask it often: may not have
-        it alone, once it is closed. See ``keep_tail``."""
+        """Its reader has paused, and the kernel was told to ask it often: the kernel
+        may not have the socket alone once it is closed. See ``keep_tail``."""
         self.finished = False
         """Our direction has ended."""
         self.given_up = False
-        """Its end of file is ours, and means a reset."""
+        """Its end of file was made here (``give_up``), and means a reset."""
         self.unsent = _NOTHING
-        """What a cancelled ``put`` did not give to the kernel."""
+        """What a cancelled ``put`` has not written."""
 
     @classmethod
     def dialled(cls, sock: socket.socket) -> FastSocket:
-        """Take over a socket that was connected here, and set its options."""
+        """Make one of a socket that was connected here, and set its options."""
         tune_local(sock)
         return cls(sock)
 
     @classmethod
     def of(cls, sock: trio.socket.SocketType) -> FastSocket:
-        """Take over a socket of trio's, for which no task waits."""
+        """Make one of a socket of trio's, for which no task waits."""
         family, kind, proto = sock.family, sock.type, sock.proto
         return cls(socket.socket(family, kind, proto, fileno=sock.detach()))
 
     # As any stream -------------------------------------------------------------------
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for bytes and give them; empty at end of file."""
+        """Wait for bytes and return them; empty at end of file."""
         most = _READ_BYTES if max_bytes is None else index(max_bytes)
         if most < 1:
             raise ValueError("max_bytes must be at least 1")
-        # Not one helper more: each coroutine on the way is 400 bytes of a stream.
+        # No helper for the wait: each coroutine on the way is 400 bytes of a stream.
         if self._more:
             await trio.lowlevel.checkpoint()
         while True:
@@ -143,7 +137,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
                 finally:
                     self._reads = False
             try:
-                data = os.read(self._number, most)
+                data = kernel.read(self._number, most)
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -167,7 +161,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
                 finally:
                     self._reads = False
             try:
-                size = os.readv(self._number, (buffer,))
+                size = kernel.readv(self._number, (buffer,))
             except BlockingIOError:
                 self._more = False
             except OSError as error:
@@ -182,14 +176,14 @@ class FastSocket(trio.abc.HalfCloseableStream):
         await self.put(data)
 
     async def put(self, data: Buffer) -> None:
-        """Do the same; see ``FastStream``."""
+        """Do the same, see ``FastStream``; cancelled, it leaves ``unsent``."""
         if self.finished:
             raise trio.ClosedResourceError("this direction has ended")
         self._check_free(self._writes)
         self.unsent = memoryview(data)
         while True:
             try:
-                sent = os.write(self._number, self.unsent)
+                sent = kernel.write(self._number, self.unsent)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -222,19 +216,23 @@ class FastSocket(trio.abc.HalfCloseableStream):
     # Outside of any task -------------------------------------------------------------
 
     def number(self) -> int:
-        """Give the descriptor: asked for each time, for it may have been closed."""
+        """Return the descriptor; ask each time, for it may have been closed.
+
+        Raises:
+            trio.ClosedResourceError: it is.
+        """
         if self._number < 0:
             raise trio.ClosedResourceError("this socket was already closed")
         return self._number
 
     def read_now(self, max_bytes: int) -> bytes | None:
-        """Give what is there; None if there is nothing yet, empty at end of file.
+        """Return what is there; None if nothing yet, empty at end of file.
 
         Raises:
-            trio.BrokenResourceError: as a stream would.
+            trio.BrokenResourceError: as ``receive_some`` does.
         """
         try:
-            return os.read(self._number, max_bytes)
+            return kernel.read(self._number, max_bytes)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -244,15 +242,15 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """Give the kernel what it takes; see ``FastStream``."""
         try:
             if len(pieces) == 1:
-                return os.write(self._number, pieces[0])
+                return kernel.write(self._number, pieces[0])
             if len(pieces) > MAX_PIECES:
-                return os.write(self._number, b"".join(pieces))
-            return os.writev(self._number, pieces)
+                return kernel.write(self._number, b"".join(pieces))
+            return kernel.writev(self._number, pieces)
         except OSError:
             return 0
 
     def finish(self) -> None:
-        """Do as ``send_eof`` does."""
+        """Do as ``send_eof`` does, without a checkpoint."""
         if not self.finished:
             self._check_free(self._writes)
             try:
@@ -262,7 +260,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
             self.finished = True
 
     def close(self) -> None:
-        """Do as ``aclose`` does: a clean end, behind what is still unsent."""
+        """Do as ``aclose`` does: a FIN behind what the kernel has not sent yet."""
         if self._number < 0:
             return
         if not self.given_up:
@@ -271,15 +269,15 @@ class FastSocket(trio.abc.HalfCloseableStream):
 
     def _close(self) -> None:
         if self._reads or self._writes:
-            # Only then: trio has its epoll forget the descriptor, which mostly has
-            # never heard of it, a failing system call for each connection.
+            # Only then: trio tells its epoll to forget the descriptor, which it mostly
+            # does not know, and that is a failing system call for each connection.
             trio.lowlevel.notify_closing(self._number)
         self._number = -1
         number = self.socket.detach()
         if self.asked_often:
             keep_tail(socket.socket(fileno=number))
         else:
-            os.close(number)
+            kernel.close(number)
 
     def reset(self) -> None:
         """Close with a RST, so that nobody takes the end for a clean one.
@@ -295,7 +293,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
             self._close()
 
     def give_up(self) -> None:
-        """Break it for whoever reads it; the peer gets a RST when that one closes it.
+        """Have its reader find it broken, and the peer get a RST when it is closed.
 
         For callers that do not own it, and so may not close it.
         """
@@ -317,7 +315,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
 
 
 class _Other:
-    """The same promises over any other stream: its own methods."""
+    """A ``FastStream`` of any other stream: its own methods."""
 
     __slots__ = ("_stream", "put")
 
@@ -344,13 +342,14 @@ class _Other:
 def tune_local(sock: socket.socket) -> None:
     """Set the options of a local TCP connection, or of all that a listener accepts.
 
-    From here on its end is a RST, unless ``FastSocket.close`` makes it a clean one:
-    the kernel closes what a killed process had open, and nobody may take an answer that
-    was cut short for a whole one.
+    Its end is a RST from here on, unless ``FastSocket.close`` makes it a clean one: the
+    kernel closes what a killed process had open, and nobody may take an answer that was
+    cut short for a whole one.
     """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        if TCP_NOTSENT_LOWAT:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         ask_when_silent(sock)
     except OSError:
@@ -358,9 +357,9 @@ def tune_local(sock: socket.socket) -> None:
 
 
 def end_with_fin(sock: socket.socket) -> None:
-    """Have a close send what is unsent, and then a FIN: undo what ``tune_local`` did.
+    """Have a close send what is unsent and then a FIN, which ``tune_local`` forbade.
 
-    For ends that are clean, and for links: their sessions tell an end from a loss.
+    For clean ends, and for links, whose sessions know an end from a loss.
     """
     try:  # noqa: SIM105 - a context manager for each connection costs more
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FIN_ON_CLOSE)

@@ -8,15 +8,13 @@ a socket is kept until its reader has everything, or has vanished.
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
-import sys
-import termios
 from contextlib import suppress
 from typing import Final
 
 from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.platform.sockets import unsent_bytes
 
 TAILS_PART: Final = 1 / 16
 """Of all descriptors, for tails: one more, and the oldest is left to the kernel."""
@@ -35,7 +33,7 @@ def keep_tail(sock: socket.socket) -> None:
     """
     with suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
-    if not unsent_bytes(sock):
+    if not unsent_bytes(sock.fileno()):
         return sock.close()
     while len(TAILS) >= DESCRIPTORS.share(TAILS_PART, MOST_TAILS):
         let_go(next(iter(TAILS)))
@@ -49,18 +47,3 @@ def let_go(sock: socket.socket, *, reset: bool = False) -> None:
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
     sock.close()
-
-
-def unsent_bytes(sock: socket.socket) -> int:
-    """Give how much of what was written, and of our end, the reader does not have."""
-    # TIOCOUTQ has the number of SIOCOUTQ; the module knows only the former.
-    return queued_bytes(sock.fileno(), termios.TIOCOUTQ)
-
-
-def queued_bytes(number: int, which: int) -> int:
-    """Give how many bytes the kernel holds for a descriptor, unsent or unread."""
-    try:
-        answer = fcntl.ioctl(number, which, bytes(4))
-    except OSError:
-        return 0
-    return int.from_bytes(answer, sys.byteorder)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.errors import AddressError, Exit
-from tunnel.net.bind import bind_one
 from tunnel.net.listen import BACKLOG, PortListener, open_listener
+from tunnel.platform.sockets import bind_private, open_unix_socket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
     from tunnel.addresses import End
@@ -83,20 +83,21 @@ def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
 
 
 def _bind(path: str, backlog: int) -> socket.socket:
-    return bind_one(socket.AF_UNIX, path, socket.SOCK_STREAM, _make_private, backlog)
-
-
-def _make_private(sock: socket.socket) -> None:
-    # Linux gives the file the mode that the socket has now: no moment between.
-    os.fchmod(sock.fileno(), MODE)
+    sock = open_unix_socket()
+    try:
+        bind_private(sock, path, MODE)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _is_left_behind(path: str) -> bool:
     """Say whether this is a socket that nobody listens on any more."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    with open_unix_socket() as probe:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 

@@ -14,10 +14,16 @@ import signal
 import sys
 from typing import Final
 
+from tunnel.platform.process import (
+    hold_back,
+    let_through,
+    memory_file,
+    set_short_name,
+    short_name,
+)
+
 VARIABLE: Final = "_TUNNEL_ARGUMENTS"
 """Tells the second life the number of the descriptor; removed at once."""
-_COMM: Final = "/proc/self/comm"
-"""The short name that ``ps`` and ``killall`` know; an exec would make it ``python``."""
 
 
 def hide_secrets() -> None:
@@ -43,18 +49,18 @@ def _execute_masked() -> None:
     if shown == words or not ours or not sys.executable:
         return
     try:
-        number = os.memfd_create("arguments", 0)
-    except (AttributeError, OSError):
+        number = memory_file()
+    except OSError:
         return
     try:
-        os.write(number, json.dumps([_comm(), words]).encode())
+        os.write(number, json.dumps([short_name(), words]).encode())
         before = sys.orig_argv[1 : len(sys.orig_argv) - len(words)]
         told = os.environ | {VARIABLE: str(number)}
         if os.getpid() == 1:  # nothing else keeps the signal until we listen again
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            hold_back(signal.SIGTERM)
         os.execve(sys.executable, [sys.executable, *before, *shown], told)  # noqa: S606
     except OSError:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        let_through(signal.SIGTERM)
         os.close(number)
 
 
@@ -67,15 +73,6 @@ def _take_back(number: str) -> None:
             comm, words = json.loads(file.read())
         if masked(words) == sys.argv[1:]:
             sys.argv[1:] = words
-            with open(_COMM, "w") as name:
-                name.write(comm)
+            set_short_name(comm)
     except (OSError, TypeError, ValueError):
         return
-
-
-def _comm() -> str:
-    try:
-        with open(_COMM) as file:
-            return file.read().strip()
-    except OSError:
-        return ""

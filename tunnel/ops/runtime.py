@@ -8,8 +8,6 @@ import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import IPv6Address
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -45,11 +43,14 @@ from tunnel.ops.entries import Local, Published, as_target
 from tunnel.ops.show import connections, is_journal, size_text
 from tunnel.ops.signals import ending_signals
 from tunnel.ops.stdio import standard_stream
+from tunnel.platform.process import HANGUP
+from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.frames import Address
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
@@ -100,7 +101,7 @@ class _Ending:
 
                 nursery.start_soon(until_drained)
                 # Of a closed window two may come: the kernel's and the shell's.
-                while await anext(signals) == signal.SIGHUP:
+                while await anext(signals) == HANGUP:
                     pass
                 nursery.cancel_scope.cancel()
             await stop()
@@ -238,18 +239,7 @@ def _own_address(wildcard: str) -> str:
     try:
         return own_address_outwards(wildcard)
     except OSError:  # no default route, as in a network that leads nowhere else
-        return _listed_ipv6() if ":" in wildcard else ""
-
-
-def _listed_ipv6() -> str:
-    """Give a global IPv6 address of this machine; Linux lists them (proc(5))."""
-    try:
-        lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return ""
-    scopes = {words[0]: words[3] for words in map(str.split, lines)}
-    own = (digits for digits, scope in scopes.items() if scope == "00")
-    return next((str(IPv6Address(bytes.fromhex(digits))) for digits in own), "")
+        return listed_ipv6() if ":" in wildcard else ""
 
 
 # up ----------------------------------------------------------------------------------

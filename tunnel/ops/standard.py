@@ -11,9 +11,10 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import select
 import sys
 from typing import TYPE_CHECKING, Final
+
+from tunnel.platform.process import PIPE_BYTES, has_room
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -22,7 +23,7 @@ STUCK_S: Final = 1.0
 """How long a write waits for a reader that stands still (Ctrl+S, a full pipe): above
 what a busy machine needs, below what a link takes for the death of its peer. After one
 such wait there is no other until something was read."""
-PIECE_BYTES: Final = select.PIPE_BUF
+PIECE_BYTES: Final = PIPE_BYTES
 """What fits into a pipe that has room at all (POSIX), so that the write returns."""
 
 _PLAIN: Final = {"→": "->", "…": "...", "—": "-", "–": "-", "·": "-", "×": "x"}
@@ -55,11 +56,9 @@ class EnduringFile(io.FileIO):
         return size
 
     def _has_room(self) -> bool:
-        room = select.poll()
-        room.register(self.fileno(), select.POLLOUT)
-        found = room.poll(0 if self._stuck else STUCK_S * 1000)
+        found = has_room(self.fileno(), 0 if self._stuck else STUCK_S)
         self._stuck = not found
-        return bool(found)
+        return found
 
 
 def secure_standard_files() -> None:

@@ -9,6 +9,7 @@ import sys
 import trio
 
 from tunnel.errors import StateError
+from tunnel.platform.pipes import stream_of
 
 
 class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
@@ -41,12 +42,12 @@ class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
         await trio.lowlevel.checkpoint()
 
 
-def _stream_of(fd: int) -> trio.lowlevel.FdStream | _ThreadedFile:
+def _stream_of(fd: int) -> trio.abc.Stream | _ThreadedFile:
     own = os.dup(fd)
     mode = os.fstat(own).st_mode
     if stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(own)):
         return _ThreadedFile(own)
-    return trio.lowlevel.FdStream(own)
+    return stream_of(own) or _ThreadedFile(own)
 
 
 class _Output(trio.abc.SendStream):

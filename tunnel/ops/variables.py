@@ -72,6 +72,7 @@ SHARED: Final = frozenset(
         "VIA_FILE",
         "AUTH_FILE",
         "TRUST_FILES",
+        "NET",
     )
 )
 """What is behind the prefix of the others."""

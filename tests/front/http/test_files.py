@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.front.http import files
 from tunnel.front.http.files import PIECE_BYTES, Folder, handle_visitor
 from tunnel.front.http.names import Guard
 from tunnel.front.http.server import Visit
@@ -358,7 +359,7 @@ async def test_a_large_file_comes_whole_and_an_empty_one_too(root: Path) -> None
 async def test_a_file_that_shrinks_meanwhile_does_not_look_complete(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    monkeypatch.setattr(files, "read_at", lambda *_: b"")
     async with site(root) as it:
         with pytest.raises(AssertionError):
             await it.ask("/a.txt")

@@ -28,6 +28,7 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.dial import resolve
 from tunnel.net.timeouts import TIMEOUTS
+from tunnel.platform.sockets import send_heard
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 
 if TYPE_CHECKING:
@@ -47,10 +48,6 @@ SHARE: Final = 1 / 2
 MAX_ASSOCIATIONS: Final = 16_384
 """Of the process, however many descriptors there are: what a session carries."""
 MAX_DATAGRAM_BYTES: Final = 65_535
-_HEAR_ERRORS: Final = {
-    socket.AF_INET: (socket.IPPROTO_IP, 11),  # IP_RECVERR of <linux/in.h>
-    socket.AF_INET6: (socket.IPPROTO_IPV6, 25),  # IPV6_RECVERR of <linux/in6.h>
-}
 NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
 
 FLOWS: Final = Flows("udp.given_up")
@@ -239,7 +236,7 @@ class _UdpExit:
             if port > 0 and self._allow(host, port):
                 with suppress(OSError):  # no such loopback, or its socket has no room
                     self._socket(_family(host))
-                    if _is_taken(self._raw[_family(host)], host, port, payload):
+                    if send_heard(self._raw[_family(host)], payload, (host, port)):
                         return self._hear(host)
 
     def _send_home(self, payload: bytes) -> None:
@@ -253,7 +250,7 @@ class _UdpExit:
             with suppress(OSError):
                 self._socket(family)
                 sock = self._raw[family]
-                sock.send(payload, socket.MSG_DONTWAIT)
+                sock.send(payload)
                 if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     return
             self._leave(home)
@@ -314,25 +311,6 @@ class _UdpExit:
             raise
         self._sockets[family] = sock
         return sock
-
-
-def _is_taken(sock: socket.socket, host: str, port: int, payload: bytes) -> bool:
-    """Send to a loopback from a shared socket; return False if nobody listens there.
-
-    The kernel says so at once, but only when asked: to hear it all the time would let
-    one peer's error fail what is sent to another. So it is asked for this datagram.
-    """
-    level, option = _HEAR_ERRORS[sock.family]
-    sock.setsockopt(level, option, 1)
-    try:
-        sock.sendto(payload, socket.MSG_DONTWAIT, (host, port))
-        while sock.recvmsg(0, 0, socket.MSG_ERRQUEUE)[3][:2] != (host, port):
-            pass  # of another peer, in the meantime
-    except BlockingIOError:  # there is no error
-        return True
-    finally:
-        sock.setsockopt(level, option, 0)
-    return False
 
 
 def _undressed(host: str) -> str | None:

@@ -15,7 +15,6 @@ import mimetypes
 import os
 import stat
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from html import escape
@@ -35,6 +34,7 @@ from tunnel.front.http.server import (
 from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG
+from tunnel.platform.files import open_real, read_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class Folder:
     def __init__(self, path: Path, *, listing: bool = False) -> None:
         self.listing = listing
         self.root = os.fsencode(path.resolve(strict=True))
-        os.close(os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.scandir(self.root).close()
 
     def open(self, parts: list[bytes]) -> _Opened | None:
         """Open what lies there; None if it is not to be shown, whatever the reason.
@@ -80,24 +80,12 @@ class Folder:
         The caller closes it.
         """
         path = b"/".join([self.root, *parts])
-        try:
-            # O_PATH touches nothing: a device or a pipe does not notice.
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (OSError, ValueError):
-            return None
-        with ExitStack() as stack:
-            stack.callback(os.close, place)
-            really = os.readlink(b"/proc/self/fd/%d" % place)
-            status = os.fstat(place)
-            if not (self._shows(really) and _is_plain(status.st_mode)):
-                return None
-            try:
-                number = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return None
-            return _Opened(number, status)
+        found = open_real(path, self._shows)
+        return _Opened(*found) if found is not None else None
 
-    def _shows(self, really: bytes) -> bool:
+    def _shows(self, really: bytes, status: os.stat_result) -> bool:
+        if not _is_plain(status.st_mode):
+            return False
         if really == self.root:
             return True
         inside = really.removeprefix(self.root.rstrip(b"/") + b"/")
@@ -289,7 +277,7 @@ async def _send_file(
             return
         while first < stop:
             size = min(PIECE_BYTES, stop - first)
-            piece = await trio.to_thread.run_sync(os.pread, opened.number, size, first)
+            piece = await trio.to_thread.run_sync(read_at, opened.number, size, first)
             if not piece:  # shorter than it was: the visitor must not think it whole
                 raise VisitorGoneError
             first += len(piece)

@@ -1,0 +1,100 @@
+"""What a relay and a virtual TCP connection need of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from tunnel.errors import Code
+
+if TYPE_CHECKING:
+    from tunnel.platform.sockets import Buffer
+    from tunnel.proto.frames import Address
+
+Bytes = bytes | bytearray
+Take = Callable[[], Bytes | None]
+OnClosed = Callable[[Code], None]
+
+
+class ResettableStream(Protocol):
+    """A virtual TCP connection: a half-closeable trio stream that can be reset.
+
+    When the peer reset or refused it, or its link is lost, its methods raise
+    ``trio.BrokenResourceError`` from a ``StreamError`` that carries the code. Code
+    NORMAL, from ``send_all``, ``put`` or ``finish`` only, means that the peer reads no
+    more; what the peer sent still comes.
+    """
+
+    bound: Address | None
+    """The far side's own end of the connection, once it is open and if it was told."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> Bytes:
+        """Wait for at least one byte; return nothing at end of file."""
+
+    def carry(
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
+    ) -> Take | None:
+        """Carry a socket without a task of its own.
+
+        Args:
+            local: the socket.
+            idle_s: its ``idle`` is called when nothing has passed for so long.
+            ready: it has something to be read already.
+
+        Returns:
+            The function that takes what the socket did not, piece by piece, and then
+            gives None. None instead of a function: the caller has to carry the socket.
+        """
+
+    async def receive_piece(self) -> Bytes:
+        """Wait for bytes and lend them until the next call; nothing at end of file."""
+
+    async def send_all(self, data: Buffer) -> None:
+        """Return when ``data`` is taken; waiting here is the backpressure."""
+
+    async def put(self, data: Buffer) -> None:
+        """Do as ``send_all`` does, without a checkpoint when there is room."""
+
+    def finish(self) -> None:
+        """End this direction behind what was sent."""
+
+    async def aclose(self) -> None:
+        """End both directions behind what was sent; harmless when already over."""
+
+    def close(self) -> None:
+        """Do as ``aclose`` does, without a checkpoint."""
+
+    def on_closed(self, call: OnClosed | None) -> None:
+        """Have ``call`` called when the peer closes it or the link is lost.
+
+        It is called at once if that has happened. It must not wait. None takes the last
+        one back.
+        """
+
+    def reset(self, code: Code) -> None:
+        """Give it up at once and tell the peer why; harmless when already over."""
+
+
+class LocalEnd(Protocol):
+    """A socket whose two directions a session carries; it must not wait or raise."""
+
+    def number(self) -> int:
+        """Return the descriptor: open until ``read`` or the stream is at its end."""
+
+    def read(self, most: int) -> bytes | None:
+        """Return what has come, None if nothing yet, nothing at the end of any kind.
+
+        It is not called again after the end.
+        """
+
+    def write(self, *pieces: Buffer) -> int:
+        """Take what goes at once; return how many bytes, 0 also when it is broken."""
+
+    def news(self) -> None:
+        """Note that bytes, the end or an error wait to be taken."""
+
+    def ended(self) -> None:
+        """Note that the peer sends no more, and that nothing of it waits."""
+
+    def idle(self) -> None:
+        """Note that nothing has passed either way for as long as was asked."""

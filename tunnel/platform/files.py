@@ -1,0 +1,152 @@
+"""Files: locks, modes, and opening with care, on every operating system."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_Status = os.stat_result
+
+
+def open_file(path: Path, flags: int, mode: int) -> int:
+    """Open a file for bytes; return its descriptor, which the caller closes."""
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """Give an open file exactly this mode; does nothing on Windows."""
+    if sys.platform != "win32" and os.fstat(descriptor).st_mode & 0o777 != mode:
+        os.fchmod(descriptor, mode)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a power cut; Windows does without being asked.
+
+    Raises:
+        OSError: the folder cannot be read, or the disk failed.
+    """
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def open_lockable(folder: Path) -> int:
+    """Return what ``lock_file`` takes for a folder; the caller closes it.
+
+    It is the folder itself, which need not be writable; on Windows, where a folder
+    cannot be locked, a file ``lock`` in it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if sys.platform == "win32":
+        return open_file(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    else:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def lock_file(descriptor: int) -> None:
+    """Lock a file against other processes until the descriptor is closed.
+
+    Raises:
+        BlockingIOError: another descriptor holds the lock.
+        OSError: there are no locks here.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # readers are kept off that byte
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from error
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def lock_holder(descriptor: int) -> int | None:
+    """Return the process that holds the lock of a file; None if not known."""
+    inode = os.fstat(descriptor).st_ino
+    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for words in map(str.split, locks):
+            if "FLOCK" in words and f":{inode} " in f"{' '.join(words)} ":
+                return int(words[words.index("WRITE") + 1])
+    return None
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Read from a place in a file that nobody else reads."""
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
+def open_real(
+    path: bytes, may_open: Callable[[bytes, _Status], bool]
+) -> tuple[int, _Status] | None:
+    """Open a file or a folder to read it, if what it really is may be opened.
+
+    Links are followed. ``may_open`` is given the path without links, and the status;
+    a device or a pipe does not notice that. On Linux nothing can change in between.
+    Elsewhere a folder that becomes a link and a folder again at two certain moments
+    would not be noticed.
+
+    Returns:
+        A descriptor, which the caller closes, and the status. None: it is not there, or
+        may not be opened.
+    """
+    if sys.platform == "linux":
+        return _open_looked_at(path, may_open)
+    else:
+        return _open_twice_looked_at(path, may_open)
+
+
+if sys.platform == "linux":
+
+    def _open_looked_at(
+        path: bytes, may_open: Callable[[bytes, _Status], bool]
+    ) -> tuple[int, _Status] | None:
+        try:
+            place = os.open(path, os.O_PATH)  # touches nothing
+        except (OSError, ValueError):
+            return None
+        with ExitStack() as stack:
+            stack.callback(os.close, place)
+            status = os.fstat(place)
+            if not may_open(os.readlink(b"/proc/self/fd/%d" % place), status):
+                return None
+            try:
+                return os.open(f"/proc/self/fd/{place}", os.O_RDONLY), status
+            except OSError:
+                return None
+
+
+def _open_twice_looked_at(
+    path: bytes, may_open: Callable[[bytes, _Status], bool]
+) -> tuple[int, _Status] | None:
+    try:
+        really = os.path.realpath(path, strict=True)
+        before = os.lstat(really)
+        if not may_open(really, before):
+            return None
+        number = os.open(really, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError):
+        return None
+    status = os.fstat(number)
+    if os.path.samestat(before, status) and os.path.realpath(path) == really:
+        return number, status
+    os.close(number)
+    return None

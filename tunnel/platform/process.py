@@ -1,0 +1,147 @@
+"""The process: signals, descriptors, its name in ``ps``, and the clock.
+
+Imports nothing heavy: it is used before the rest of the program is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import sys
+import time
+from typing import Final
+
+if sys.platform != "win32":
+    import resource
+
+MANY: Final = 1 << 30
+
+# Signals -----------------------------------------------------------------------------
+
+if sys.platform == "win32":
+    HANGUP: Final[signal.Signals | None] = None
+    """The terminal was closed; None where nobody says so."""
+else:
+    HANGUP: Final[signal.Signals | None] = signal.SIGHUP
+
+
+def hold_back(number: signal.Signals) -> None:
+    """Have a signal wait, also while the program executes another; not on Windows."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+
+def let_through(number: signal.Signals) -> None:
+    """Undo ``hold_back``."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+
+
+# Descriptors -------------------------------------------------------------------------
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have; ``MANY`` if not known."""
+    if sys.platform == "win32":
+        return MANY
+    else:
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return soft if soft != resource.RLIM_INFINITY else MANY
+
+
+def descriptor_hard_limit() -> int:
+    """Return how far the process may raise that limit; ``MANY`` if not known."""
+    if sys.platform == "win32":
+        return MANY
+    else:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the limit as far as the process may.
+
+    Raises:
+        OSError: it does not work; nothing has changed.
+        ValueError: the same.
+    """
+    if sys.platform != "win32":
+        hard = descriptor_hard_limit()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def memory_file() -> int:
+    """Return the descriptor of a new file in memory, which an exec passes on.
+
+    Raises:
+        OSError: ENOSYS where there is no such thing.
+    """
+    if sys.platform == "linux":
+        return os.memfd_create("arguments", 0)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+# Pipes and terminals -----------------------------------------------------------------
+
+PIPE_BYTES: Final[int] = getattr(select, "PIPE_BUF", 512)
+"""What fits into a pipe that has room at all (POSIX)."""
+
+
+def has_room(descriptor: int, wait_s: float) -> bool:
+    """Say whether a write would not block, after so long at most; yes if not known."""
+    if sys.platform == "win32":
+        return True
+    else:
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        return bool(room.poll(wait_s * 1000))
+
+
+# Who and when ------------------------------------------------------------------------
+
+
+def user_id() -> int | None:
+    """Return the user whose rights this process has; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    else:
+        return os.geteuid()
+
+
+_COMM: Final = "/proc/self/comm"
+
+
+def short_name() -> str:
+    """Return the name that ``ps`` and ``killall`` know; empty if not known.
+
+    An exec makes it that of the new program: ``python``.
+    """
+    try:
+        with open(_COMM) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def set_short_name(name: str) -> None:
+    """Set the name that ``ps`` and ``killall`` know.
+
+    Raises:
+        OSError: that is not possible here.
+    """
+    with open(_COMM, "w") as file:
+        file.write(name)
+
+
+def asleep_s() -> float:
+    """Return for how long this machine has been suspended since it started.
+
+    The clock that trio runs on stands still meanwhile. 0 where that is not known: a
+    link then notices the sleep by the silence of its peer.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    else:
+        return 0.0
