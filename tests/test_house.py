@@ -22,8 +22,8 @@ from tunnel.proto import (
     datagrams,
     frames,
     handshake,
-    mux,
     opens,
+    output,
     resend,
     room,
     scheduler,
@@ -31,6 +31,8 @@ from tunnel.proto import (
     window_tuner,
     work,
 )
+from tunnel.proto import input as incoming
+from tunnel.proto import mappings as proto_mappings
 from tunnel.proto.calm import Calm
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
@@ -56,13 +58,13 @@ PEER_LIMITS: Final = {
         TERMS.max_streams + opens.OPENS_TOLERANCE + opens.MAX_UNANSWERED_CLOSES
     ),
     "opens_per_s": TERMS.opens_per_s,
-    "unanswered MAPPINGs": mux.MAX_UNANSWERED_MAPPINGS,
+    "unanswered MAPPINGs": proto_mappings.MAX_UNANSWERED_MAPPINGS,
     "entries of one MAPPING": frames.MAX_MAPPING_ENTRIES,
     "entries of one MAPPING, at the most": frames.MAX_MAPPING_COUNT,
     "fields of one list": codec.MAX_FIELDS,
-    "frames without effect": mux.NUISANCE_PER_S,
-    "frames without effect at once": mux.NUISANCE_BURST,
-    "waiting control bytes": mux.CONTROL_QUEUE_BYTES,
+    "frames without effect": incoming.NUISANCE_PER_S,
+    "frames without effect at once": incoming.NUISANCE_BURST,
+    "waiting control bytes": output.CONTROL_QUEUE_BYTES,
     "control in a process": room.CONTROL_LIMIT_BYTES,
     "idle_ping_s": TERMS.idle_ping_s,
     "resume_s if not said": handshake.DEFAULT_RESUME_S,
@@ -100,8 +102,8 @@ PEER_LIMITS: Final = {
 
 PROGRAM_LIMITS: Final = {
     "unanswered opens": opens.MAX_UNANSWERED_OPENS,
-    "control in one turn": mux.CONTROL_TURN_BYTES,
-    "grants in one turn": mux.WINDOWS_A_TURN,
+    "control in one turn": output.CONTROL_TURN_BYTES,
+    "grants in one turn": output.WINDOWS_A_TURN,
     "a frame costs of a turn, besides its bytes": scheduler.FRAME_COST_BYTES,
     "work of one turn for what came": work.TURN_WORK,
     "unconfirmed session bytes": resend.REPLAY_LIMIT_BYTES,
@@ -113,7 +115,7 @@ PROGRAM_LIMITS: Final = {
     "growing windows measure the round trip": window_tuner.PROBE_S,
     "smallest round trip for windows": 1_000 * window_tuner.MIN_ROUND_TRIP_S,
     "idle window": window_tuner.IDLE_S,
-    "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
+    "unsent bytes of a virtual TCP connection": output.STREAM_QUEUE_BYTES,
     "DATA in one frame while others wait, at least": scheduler.SHARED_FRAME_BYTES,
     "committed to the kernel at once, at most": write_sizer.MAX_TURN_BYTES,
     "committed to the kernel at once, at least": write_sizer.MIN_TURN_BYTES,
@@ -139,16 +141,16 @@ CALM_LIMITS: Final = {
     Calm.SESSIONS: sessions.MAX_SESSIONS,
     Calm.FIELDS: codec.MAX_FIELDS,
     Calm.NAMES: frames.MAX_MAPPING_COUNT,
-    Calm.MAPPINGS: mux.MAX_UNANSWERED_MAPPINGS,
+    Calm.MAPPINGS: proto_mappings.MAX_UNANSWERED_MAPPINGS,
     Calm.OPENS: opens.FLOOD_FACTOR * TERMS.opens_per_s,
     Calm.NUMBERS: PEER_LIMITS["numbers of the peer's that are not free"],
-    Calm.UNREAD: mux.CONTROL_QUEUE_BYTES,
-    Calm.PING: mux.NUISANCE_BURST,
-    Calm.WINDOW: mux.NUISANCE_BURST,
-    Calm.RECEIVED: mux.NUISANCE_BURST,
-    Calm.DRAINING: mux.NUISANCE_BURST,
-    Calm.DATAGRAM: mux.NUISANCE_BURST,
-    Calm.EXTENSION: mux.NUISANCE_BURST,
+    Calm.UNREAD: output.CONTROL_QUEUE_BYTES,
+    Calm.PING: incoming.NUISANCE_BURST,
+    Calm.WINDOW: incoming.NUISANCE_BURST,
+    Calm.RECEIVED: incoming.NUISANCE_BURST,
+    Calm.DRAINING: incoming.NUISANCE_BURST,
+    Calm.DATAGRAM: incoming.NUISANCE_BURST,
+    Calm.EXTENSION: incoming.NUISANCE_BURST,
 }
 
 

@@ -18,7 +18,9 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, NUISANCE_BURST, MuxCore
+from tunnel.proto.input import NUISANCE_BURST
+from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
+from tunnel.proto.mux import MuxCore
 from tunnel.proto.opens import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)

@@ -160,7 +160,7 @@ def test_a_peer_without_udp_is_not_asked() -> None:
 
 def test_who_offers_no_udp_refuses_it() -> None:
     pair = CorePair(UDP, UDP)
-    pair.server.core.ours = Terms()
+    pair.server.core._table._can_udp = False
     ours = pair.client.core.open(ANYWHERE, pair.now)
     pair.settle()
     assert pair.client.hear() == [StreamClosed(ours, Code.UNSUPPORTED, "")]

@@ -18,11 +18,8 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.mux import (
-    CONTROL_TURN_BYTES,
-    NUISANCE_BURST,
-    WINDOWS_A_TURN,
-)
+from tunnel.proto.input import NUISANCE_BURST
+from tunnel.proto.output import CONTROL_TURN_BYTES, WINDOWS_A_TURN
 from tunnel.proto.scheduler import FRAME_COST_BYTES
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
@@ -98,7 +95,7 @@ def test_much_control_goes_in_turns_and_no_data_overtakes_it() -> None:
     assert max(map(len, turns)) <= CONTROL_TURN_BYTES + 1_024
     assert turns[-1].endswith(b"data")
     assert not any(b"data" in turn for turn in turns[:-1])
-    assert pair.client.core._control_bytes == 0
+    assert pair.client.core._output.control.size == 0
     pair.inject(pair.server, b"".join(turns))
     assert len(pair.server.heard) == 3_001
 

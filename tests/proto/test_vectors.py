@@ -476,7 +476,7 @@ class End:
             case "extend":
                 # This program knows no extension: a later one would send it so.
                 frame = ProtExtension(int(first), SockMap(int(rest)), 0)
-                core._push_control(encode(frame))
+                core._output.control.push(encode(frame))
             case "leave":
                 core.go_away(Code[first], json.loads(rest))
             case "mapping":

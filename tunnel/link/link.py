@@ -209,7 +209,7 @@ class Link:
                 session.wake()
             else:
                 session.flush()
-            if core.sooner and core.next_wakeup() < self._armed:
+            if core.liveness.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
             if core.has_input():
                 # The others' turn. What came is ours, also when the wire ends

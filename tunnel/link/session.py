@@ -40,7 +40,8 @@ from tunnel.proto.events import (
     StreamOffered,
     StreamOpened,
 )
-from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, MuxCore
+from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
+from tunnel.proto.mux import MuxCore
 from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 

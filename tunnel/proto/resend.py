@@ -142,6 +142,7 @@ class AckTracker:
 
     every_bytes: int
     most_bytes: int
+    received: int = 0
     stated: int = 0
     stated_at: float = -math.inf
     due_at: float | None = None
@@ -149,6 +150,7 @@ class AckTracker:
 
     def took(self, count: int, now: float) -> bool:
         """Count session bytes up to ``count``; True when ``due_at`` was set."""
+        self.received = count
         size = count - self.stated
         if size >= self.most_bytes or (
             size >= self.every_bytes and now - self.stated_at >= STATE_PAUSE_S
@@ -159,9 +161,9 @@ class AckTracker:
             return True
         return False
 
-    def worth(self, count: int) -> bool:
-        """Say whether stating ``count`` is worth a frame where others go anyway."""
-        return count - self.stated >= self.every_bytes
+    def worth(self) -> bool:
+        """Say whether to state what was received where other frames go anyway."""
+        return self.received - self.stated >= self.every_bytes
 
     def on_time(self, now: float) -> None:
         """Make it due when its time has come."""
@@ -169,12 +171,13 @@ class AckTracker:
             self.due = True
             self.due_at = None
 
-    def state(self, count: int, now: float) -> None:
-        """Count that ``count`` is being said now."""
-        self.stated = count
+    def state(self, now: float) -> int:
+        """Return the count to be stated, and count it as said now."""
+        self.stated = self.received
         self.stated_at = now
         self.due_at = None
         self.due = False
+        return self.received
 
 
 def acks_for(limit_bytes: int) -> AckTracker:

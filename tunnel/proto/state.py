@@ -1,7 +1,9 @@
 """The life of one virtual TCP connection as a table, and nothing else.
 
 A pair that is not in the table is illegal: whoever sent the signal broke a rule.
-protocol.md#states is written from this table.
+protocol.md#states is written from this table, and each change of a state follows it
+(``VirtualConn.on_send``, ``on_recv``), but for the end of a session, which frees every
+number at once.
 """
 
 from __future__ import annotations
@@ -60,12 +62,10 @@ TRANSITIONS: Final[Mapping[tuple[StreamState, Signal], StreamState]] = {
     (_S.OPENING, _G.RECV_ACCEPT): _S.OPEN,
     (_S.OPENING, _G.SEND_DATA): _S.OPENING,
     (_S.OPENING, _G.SEND_FINISH): _S.OPENING_FINISHED,
-    (_S.OPENING, _G.SEND_WINDOW): _S.OPENING,
     (_S.OPENING, _G.RECV_WINDOW): _S.OPENING,
     (_S.OPENING, _G.SEND_CLOSE): _S.CLOSING,
     (_S.OPENING, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
     (_S.OPENING_FINISHED, _G.RECV_ACCEPT): _S.LOCAL_FINISHED,
-    (_S.OPENING_FINISHED, _G.SEND_WINDOW): _S.OPENING_FINISHED,
     (_S.OPENING_FINISHED, _G.RECV_WINDOW): _S.OPENING_FINISHED,
     (_S.OPENING_FINISHED, _G.SEND_CLOSE): _S.CLOSING,
     (_S.OPENING_FINISHED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
@@ -78,7 +78,6 @@ TRANSITIONS: Final[Mapping[tuple[StreamState, Signal], StreamState]] = {
     (_S.OFFERED, _G.SEND_CLOSE): _S.CLOSING,
     (_S.OFFERED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
     (_S.OFFERED_FINISHED, _G.SEND_ACCEPT): _S.REMOTE_FINISHED,
-    (_S.OFFERED_FINISHED, _G.SEND_WINDOW): _S.OFFERED_FINISHED,
     (_S.OFFERED_FINISHED, _G.RECV_WINDOW): _S.OFFERED_FINISHED,
     (_S.OFFERED_FINISHED, _G.SEND_CLOSE): _S.CLOSING,
     (_S.OFFERED_FINISHED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
@@ -90,7 +89,7 @@ TRANSITIONS: Final[Mapping[tuple[StreamState, Signal], StreamState]] = {
     (_S.OPEN, _G.RECV_WINDOW): _S.OPEN,
     (_S.OPEN, _G.SEND_CLOSE): _S.CLOSING,
     (_S.OPEN, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
-    # A grant may cross a FIN: it changes nothing, and nobody is at fault.
+    # Nothing is granted behind a FIN, but a grant may cross one: nobody is at fault.
     (_S.LOCAL_FINISHED, _G.RECV_DATA): _S.LOCAL_FINISHED,
     (_S.LOCAL_FINISHED, _G.RECV_FINISH): _S.FINISHED,
     (_S.LOCAL_FINISHED, _G.SEND_WINDOW): _S.LOCAL_FINISHED,
@@ -99,11 +98,9 @@ TRANSITIONS: Final[Mapping[tuple[StreamState, Signal], StreamState]] = {
     (_S.LOCAL_FINISHED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
     (_S.REMOTE_FINISHED, _G.SEND_DATA): _S.REMOTE_FINISHED,
     (_S.REMOTE_FINISHED, _G.SEND_FINISH): _S.FINISHED,
-    (_S.REMOTE_FINISHED, _G.SEND_WINDOW): _S.REMOTE_FINISHED,
     (_S.REMOTE_FINISHED, _G.RECV_WINDOW): _S.REMOTE_FINISHED,
     (_S.REMOTE_FINISHED, _G.SEND_CLOSE): _S.CLOSING,
     (_S.REMOTE_FINISHED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
-    (_S.FINISHED, _G.SEND_WINDOW): _S.FINISHED,
     (_S.FINISHED, _G.RECV_WINDOW): _S.FINISHED,
     (_S.FINISHED, _G.SEND_CLOSE): _S.CLOSING,
     (_S.FINISHED, _G.RECV_CLOSE): _S.CLOSED_BY_PEER,
@@ -118,5 +115,5 @@ TRANSITIONS: Final[Mapping[tuple[StreamState, Signal], StreamState]] = {
 
 
 def step(state: StreamState, signal: Signal) -> StreamState | None:
-    """Give the next state, or None when ``signal`` is illegal in ``state``."""
+    """Return the next state, or None when ``signal`` is illegal in ``state``."""
     return TRANSITIONS.get((state, signal))
