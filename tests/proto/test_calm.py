@@ -8,7 +8,7 @@ from support.pair import CorePair, End
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm
-from tunnel.proto.codec import MAX_FIELDS, FrameDecoder
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import MappingAsked, StreamOffered
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -22,6 +22,7 @@ from tunnel.proto.input import NUISANCE_BURST
 from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.opens import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
+from tunnel.proto.payloads import MAX_FIELDS
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 BOTH = Terms(capabilities=CAN_MAP | CAN_UDP, max_datagram=1_000)

@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 from support import frames as by_hand
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.codec import (
-    MAX_OFFSET,
-    FrameDecoder,
-    check_tlvs,
-    decode_one,
-    encode,
-    encode_address,
-    encode_text,
-    is_host_name,
-)
+from tunnel.proto.codec import FrameDecoder, decode_one, encode
 from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -53,6 +44,13 @@ from tunnel.proto.frames import (
     TcpTarget,
     UdpTarget,
     UnixPath,
+)
+from tunnel.proto.payloads import (
+    MAX_OFFSET,
+    check_tlvs,
+    encode_address,
+    encode_text,
+    is_host_name,
 )
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tunnel.errors import (
     RemoteLinkError,
     UsageError,
 )
-from tunnel.proto.codec import auth_answer_before_proof, decode_one, encode
+from tunnel.proto.codec import decode_one, encode
 from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
@@ -38,6 +38,7 @@ from tunnel.proto.handshake import (
     hello_tlvs,
     read_terms,
 )
+from tunnel.proto.payloads import auth_answer_before_proof
 from tunnel.proto.proofs import (
     NO_BINDING,
     PLAIN_BINDING,

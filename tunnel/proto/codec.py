@@ -10,29 +10,15 @@ This module knows no state and no credit: ``admit`` asks the core about those.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.calm import Calm, calm
+from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.frames import (
     FIRST_LINK_EXTENSION,
     FIRST_SESSION_EXTENSION,
     HEADER_BYTES,
     MAX_FRAME_BYTES,
-    MAX_MAPPING_COUNT,
-    MAX_MAPPING_ENTRIES,
     MAX_SOCK_MAP,
-    PROTOCOL_VERSION,
-    Address,
-    BindTarget,
-    CreateType,
-    MappingAnswer,
-    MappingEntry,
-    MappingOp,
-    NameTarget,
-    OtherTarget,
     ProtAccept,
     ProtAuth,
     ProtAuthAnswer,
@@ -51,18 +37,34 @@ from tunnel.proto.frames import (
     ProtReceived,
     ProtWindow,
     SockMap,
-    TcpTarget,
-    UdpTarget,
-    UnixPath,
 )
-from tunnel.words import printable
+from tunnel.proto.payloads import (
+    auth_answer_before_proof,
+    auth_before_proof,
+    broken,
+    decode_accept,
+    decode_auth,
+    decode_auth_answer,
+    decode_close,
+    decode_create,
+    decode_datagram,
+    decode_go_away,
+    decode_hello,
+    decode_mapping,
+    decode_mapping_answer,
+    decode_number,
+    encode_address,
+    encode_create,
+    encode_hello,
+    encode_mapping,
+    encode_mapping_answer,
+    encode_text,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from tunnel.proto.frames import ProtFrame, Target
-
-MAGIC: Final = b"PROT"
+    from tunnel.proto.frames import ProtFrame
 
 MAX_PAYLOAD: Final[Mapping[int, int]] = {
     ProtKind.DATA: MAX_FRAME_BYTES,
@@ -103,7 +105,6 @@ _LINK_ID_KINDS: Final = frozenset(
 _EXACT: Final = frozenset((ProtKind.PING, ProtKind.WINDOW, ProtKind.RECEIVED))
 
 _HEADER: Final = struct.Struct(">II")
-_pack_tlv: Final = struct.Struct(">BH").pack
 _pack_header: Final = _HEADER.pack
 _unpack_header: Final = _HEADER.unpack_from
 _KIND_DATA: Final = int(ProtKind.DATA)
@@ -113,23 +114,9 @@ _KIND_WINDOW: Final = int(ProtKind.WINDOW)
 _ACK: Final = int(ProtFlag.ACK)
 _FIN: Final = int(ProtFlag.FIN)
 
-MAX_FIELDS: Final = 32
-"""In one list; three times what any has. An empty one is three bytes, but is not taken
-apart for nothing."""
-MAX_OFFSET: Final = 1 << 62
-"""No offset or count may pass this: far beyond any transfer, far from overflow."""
-
-_HOST_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-)
-
-
-def _broken(what: str) -> RemoteSessionError:
-    return RemoteSessionError(Code.PROTOCOL, f"the peer sent {what}")
-
 
 def data_header(sock_map: int, length: int, *, fin: bool = False) -> bytes:
-    """Give the eight bytes in front of ``length`` payload bytes of a DATA frame."""
+    """Return the eight bytes in front of ``length`` payload bytes of a DATA frame."""
     return _pack_header(length << 8, (_FIN << 24 | sock_map) if fin else sock_map)
 
 
@@ -137,254 +124,15 @@ def _frame(kind: int, flag: int, sock_map: int, payload: bytes) -> bytes:
     return _pack_header(len(payload) << 8 | kind, flag << 24 | sock_map) + payload
 
 
-# Pieces of payloads ----------------------------------------------------------------
-
-
-class _Reader:
-    """Takes a payload apart; whatever is missing or left over is the peer's fault."""
-
-    __slots__ = ("_at", "_bytes", "_what")
-
-    def __init__(self, payload: bytes, what: str) -> None:
-        self._bytes = payload
-        self._at = 0
-        self._what = what
-
-    def take(self, size: int) -> bytes:
-        start, self._at = self._at, self._at + size
-        if self._at > len(self._bytes):
-            raise _broken(f"a {self._what} that is cut short")
-        return self._bytes[start : self._at]
-
-    def byte(self) -> int:
-        # One of these is every second thing that is read: no slice, no second call.
-        at, self._at = self._at, self._at + 1
-        if at >= len(self._bytes):
-            raise _broken(f"a {self._what} that is cut short")
-        return self._bytes[at]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def name(self) -> str:
-        """Read text that identifies something, as it was sent."""
-        return _text(self.take(self.byte()), self._what)
-
-    def text(self) -> str:
-        """Read words for people, without what could move a terminal's cursor."""
-        return printable(self.name())
-
-    def address(self) -> Address:
-        form = self.byte()
-        if form == 1:
-            a, b, c, d, high, low = self.take(6)
-            # The library's way costs six times as much.
-            return Address(f"{a}.{b}.{c}.{d}", high << 8 | low)
-        if form == 4:
-            host = str(IPv6Address(self.take(16)))
-        elif form == 3:
-            host = self.name()
-            if not is_host_name(host):
-                raise _broken(f"a {self._what} with an impossible host name")
-        else:
-            raise _broken(f"a {self._what} with address form {form}")
-        return Address(host, self.number(2))
-
-    def left(self) -> int:
-        return len(self._bytes) - self._at
-
-    def tlvs(self, size: int) -> dict[int, bytes]:
-        stop = self._at + size
-        found: dict[int, bytes] = {}
-        while self._at < stop:
-            kind = self.byte()
-            if kind in found:
-                raise _broken(f"a {self._what} with field {kind} twice")
-            if len(found) == MAX_FIELDS:
-                raise calm(Calm.FIELDS)
-            found[kind] = self.take(self.number(2))
-        if self._at != stop:
-            raise _broken(f"a {self._what} whose fields overlap its end")
-        return found
-
-    def end(self) -> None:
-        if self.left():
-            raise _broken(f"a {self._what} with {self.left()} bytes too many")
-
-
-def _text(raw: bytes, what: str) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise _broken(f"a {what} with text that is not UTF-8") from None
-
-
-def is_host_name(text: str) -> bool:
-    """Say whether this may be a name: 1 to 255 letters, digits, ``.``, ``-``, ``_``.
-
-    Anything else could smuggle a line end, a NUL or a space into a log or a header.
-    """
-    return 0 < len(text) <= 255 and _HOST_CHARACTERS.issuperset(text)
-
-
-def encode_address(address: Address) -> bytes:
-    """Write the address form of RFC 1928 §5: type, host, port.
-
-    Raises:
-        LocalStreamError: ``ADDRESS_UNSUPPORTED`` for a host that cannot be sent.
-    """
-    return _encode_host(address.host) + address.port.to_bytes(2, "big")
-
-
-@lru_cache(1_024)
-def _encode_host(host: str) -> bytes:
-    """Write type and host; remembered, for visitors come from the same again."""
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        if not is_host_name(host):
-            raise LocalStreamError(
-                Code.ADDRESS_UNSUPPORTED, f"{host!r} is not a host name"
-            ) from None
-        name = host.encode()
-        return bytes((3, len(name))) + name
-    return bytes((1 if ip.version == 4 else 4,)) + ip.packed
-
-
-def encode_text(text: str) -> bytes:
-    """Write ``u8 length`` and UTF-8, cut at a character if longer than 255 bytes."""
-    raw = text.encode(errors="replace")[:255].decode(errors="ignore").encode()
-    return bytes((len(raw),)) + raw
-
-
-def encode_tlvs(tlvs: Mapping[int, bytes]) -> bytes:
-    """Write ``u8 type, u16 length, value`` for each."""
-    out = b""
-    for kind, value in tlvs.items():
-        out += _pack_tlv(kind, len(value)) + value
-    return out
-
-
-_MANDATORY_TLVS: Final = 128
-
-
-def check_tlvs(tlvs: Mapping[int, bytes], known: Container[int]) -> None:
-    """Refuse an unknown field below 128; from 128 on they may be ignored.
-
-    Raises:
-        RemoteSessionError: ``VERSION``: the peer speaks a later dialect.
-    """
-    for kind in tlvs:
-        if kind < _MANDATORY_TLVS and kind not in known:
-            raise RemoteSessionError(
-                Code.VERSION, f"the peer needs field {kind}, unknown here"
-            )
-
-
-def _code_for(frame: str, number: int, otherwise: Code) -> Code:
-    """Codes that a later version may send are read as the most general one."""
-    try:
-        code = Code(number)
-    except ValueError:
-        return otherwise
-    return code if frame in CODES[code].frames else otherwise
-
-
 # Encoding --------------------------------------------------------------------------
 
 
 def close_frame(sock_map: int, code: Code = Code.NORMAL, reason: str = "") -> bytes:
-    """Write a CLOSE, of which every connection needs one or two."""
+    """Write a CLOSE: every connection needs one or two."""
     if not code and not reason:
         return _pack_header(_KIND_CLOSE, sock_map)
     payload = code.to_bytes(2, "big") + encode_text(reason)
     return _frame(ProtKind.CLOSE, 0, sock_map, payload)
-
-
-def _create_payload(frame: ProtCreate) -> bytes:
-    tlvs: dict[int, bytes] = {}
-    if frame.visitor is not None:
-        tlvs[1] = encode_address(frame.visitor)
-    if frame.deadline_ms is not None:
-        tlvs[2] = frame.deadline_ms.to_bytes(4, "big")
-    if frame.host_name is not None:
-        tlvs[3] = frame.host_name.encode()
-    if frame.exit is not None:
-        tlvs[4] = frame.exit.encode()
-    target = frame.target
-    if isinstance(target, OtherTarget):
-        return bytes((target.type,)) + target.body
-    return _target_payload(target) + encode_tlvs(tlvs)
-
-
-def _target_payload(
-    target: TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget,
-) -> bytes:
-    match target:
-        case TcpTarget(address):
-            return bytes((CreateType.TCP,)) + encode_address(address)
-        case UnixPath(path):
-            return bytes((CreateType.UNIX,)) + encode_text(path)
-        case BindTarget(expected):
-            return bytes((CreateType.BIND,)) + encode_address(expected)
-        case _:
-            udp = isinstance(target, UdpTarget)
-            kind = CreateType.UDP if udp else CreateType.NAME
-            name = encode_text(target.name)
-            return bytes((kind,)) + name + target.index.to_bytes(2, "big")
-
-
-def _entry_payload(entry: MappingEntry) -> bytes:
-    return (
-        bytes((entry.type,))
-        + encode_text(entry.name)
-        + encode_text(entry.host)
-        + entry.port.to_bytes(2, "big")
-        + entry.count.to_bytes(2, "big")
-        + b"\0\0"
-    )
-
-
-def _answer_payload(answer: MappingAnswer) -> bytes:
-    return (
-        answer.code.to_bytes(2, "big")
-        + encode_text(answer.host)
-        + answer.port.to_bytes(2, "big")
-        + encode_text(answer.reason)
-    )
-
-
-def auth_before_proof(frame: ProtAuth) -> bytes:
-    """Give the payload of AUTH up to its proof: what the proof is made over."""
-    resume = b"\0"
-    if frame.session_id:
-        resume = (
-            b"\1"
-            + frame.session_id
-            + frame.count.to_bytes(8, "big")
-            + frame.resume_proof
-        )
-    return (
-        encode_text(frame.name)
-        + frame.link_no.to_bytes(4, "big")
-        + resume
-        + encode_tlvs(frame.tlvs)
-    )
-
-
-def auth_answer_before_proof(frame: ProtAuthAnswer) -> bytes:
-    """Give the payload of the server's AUTH up to its proof."""
-    return (
-        frame.session_id
-        + frame.count.to_bytes(8, "big")
-        + bytes((frame.resumed,))
-        + encode_tlvs(frame.tlvs)
-    )
-
-
-def _hello_payload(frame: ProtHello) -> bytes:
-    versions = bytes((frame.min_version, frame.max_version))
-    return MAGIC + versions + frame.nonce + encode_tlvs(frame.tlvs)
 
 
 def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case per kind
@@ -401,20 +149,16 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
         case ProtClose(sock_map, code, reason):
             return close_frame(sock_map, code, reason)
         case ProtCreate(sock_map):
-            return _frame(ProtKind.CREATE, 0, sock_map, _create_payload(frame))
+            return _frame(ProtKind.CREATE, 0, sock_map, encode_create(frame))
         case ProtAccept(sock_map, bound):
             payload = b"" if bound is None else encode_address(bound)
             return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
         case ProtMapping(op, entries):
-            payload = bytes((op,)) + len(entries).to_bytes(2, "big")
-            payload += b"".join(map(_entry_payload, entries))
-            return _frame(ProtKind.MAPPING, 0, 0, payload)
+            return _frame(ProtKind.MAPPING, 0, 0, encode_mapping(op, entries))
         case ProtMappingAnswer(answers):
-            payload = len(answers).to_bytes(2, "big")
-            payload += b"".join(map(_answer_payload, answers))
-            return _frame(ProtKind.MAPPING, _ACK, 0, payload)
+            return _frame(ProtKind.MAPPING, _ACK, 0, encode_mapping_answer(answers))
         case ProtHello(ack):
-            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, _hello_payload(frame))
+            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, encode_hello(frame))
         case ProtAuth():
             payload = auth_before_proof(frame) + frame.proof
             return _frame(ProtKind.AUTH, 0, 0, payload)
@@ -439,160 +183,6 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
 # Decoding --------------------------------------------------------------------------
 
 
-def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
-    reader = _Reader(payload, "CREATE")
-    kind = reader.byte()
-    read = _TARGETS.get(kind)
-    if read is None:
-        return ProtCreate(sock_map, OtherTarget(kind, payload[1:]))
-    target = read(reader)
-    tlvs = reader.tlvs(reader.left())
-    check_tlvs(tlvs, _CREATE_TLVS)
-    visitor = deadline = None
-    if 1 in tlvs:
-        field = _Reader(tlvs[1], "visitor's address")
-        visitor = field.address()
-        field.end()
-    if 2 in tlvs:
-        field = _Reader(tlvs[2], "deadline")
-        deadline = field.number(4)
-        field.end()
-    return ProtCreate(
-        sock_map, target, visitor, deadline, _tlv_text(tlvs, 3), _tlv_text(tlvs, 4)
-    )
-
-
-_CREATE_TLVS: Final = range(1, 5)
-_TARGETS: Final[Mapping[int, Callable[[_Reader], Target]]] = {
-    CreateType.TCP: lambda reader: TcpTarget(reader.address()),
-    CreateType.NAME: lambda reader: NameTarget(reader.name(), reader.number(2)),
-    CreateType.UDP: lambda reader: UdpTarget(reader.name(), reader.number(2)),
-    CreateType.UNIX: lambda reader: UnixPath(reader.name()),
-    CreateType.BIND: lambda reader: BindTarget(reader.address()),
-}
-
-
-def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
-    # No host and no exit has a name with a "?", so nothing is mistaken for another.
-    return printable(_text(tlvs[kind], "field")) if kind in tlvs else None
-
-
-def _decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
-    if not payload:
-        return ProtAccept(sock_map)
-    reader = _Reader(payload, "CREATE|ACK")
-    bound = reader.address()
-    reader.end()
-    return ProtAccept(sock_map, bound)
-
-
-def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
-    if not payload:
-        return ProtClose(sock_map)
-    reader = _Reader(payload, "CLOSE")
-    code = _code_for("C", reader.number(2), Code.GENERAL)
-    reason = reader.text()
-    reader.end()
-    return ProtClose(sock_map, code, reason)
-
-
-def _count(reader: _Reader) -> int:
-    """Read how many entries follow, before one of them is taken apart."""
-    count = reader.number(2)
-    if count > MAX_MAPPING_COUNT:
-        raise calm(Calm.NAMES)
-    return count
-
-
-def _decode_mapping(payload: bytes) -> ProtMapping:
-    reader = _Reader(payload, "MAPPING")
-    op = reader.byte()
-    if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
-        raise _broken(f"a MAPPING with operation {op}")
-    entries: list[MappingEntry] = []
-    size = _count(reader)
-    for _ in range(size):
-        kind, name, host = reader.byte(), reader.name(), reader.name()
-        port, count = reader.number(2), reader.number(2)
-        check_tlvs(reader.tlvs(reader.number(2)), ())
-        if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
-            raise _broken("a MAPPING with an impossible host name")
-        if len(entries) < MAX_MAPPING_ENTRIES:
-            entries.append(MappingEntry(kind, name, host, port, count))
-    reader.end()
-    return ProtMapping(MappingOp(op), entries, size - len(entries))
-
-
-def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
-    reader = _Reader(payload, "MAPPING|ACK")
-    answers = []
-    for _ in range(_count(reader)):
-        code = _code_for("M", reader.number(2), Code.GENERAL)
-        host, port = reader.text(), reader.number(2)
-        answers.append(MappingAnswer(code, host, port, reader.text()))
-    reader.end()
-    return ProtMappingAnswer(answers)
-
-
-def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
-    reader = _Reader(payload, "HELLO")
-    if reader.take(4) != MAGIC:
-        raise _broken("a HELLO of another protocol")
-    low, high = reader.byte(), reader.byte()
-    hello = ProtHello(ack, low, high, reader.take(32))
-    # Of a version that is not spoken here, nobody knows how the fields are written.
-    if low <= PROTOCOL_VERSION <= (low if ack else high):
-        hello.tlvs = reader.tlvs(reader.left())
-    return hello
-
-
-def _decode_auth(payload: bytes) -> ProtAuth:
-    reader = _Reader(payload, "AUTH")
-    auth = ProtAuth(reader.name(), reader.number(4))
-    resume = reader.byte()
-    if resume > 1:
-        raise _broken(f"an AUTH with resume {resume}")
-    if resume:
-        auth.session_id = reader.take(16)
-        auth.count = reader.number(8)
-        auth.resume_proof = reader.take(32)
-    auth.tlvs = reader.tlvs(max(reader.left() - 32, 0))
-    auth.proof = reader.take(32)
-    return auth
-
-
-def _decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
-    reader = _Reader(payload, "AUTH|ACK")
-    session_id, count, resumed = reader.take(16), reader.number(8), reader.byte()
-    if resumed > 1:
-        raise _broken(f"an AUTH|ACK with resumed {resumed}")
-    answer = ProtAuthAnswer(session_id, count, resumed == 1)
-    answer.tlvs = reader.tlvs(max(reader.left() - 32, 0))
-    answer.proof = reader.take(32)
-    return answer
-
-
-def _decode_go_away(payload: bytes) -> ProtGoAway:
-    reader = _Reader(payload, "GO_AWAY")
-    code = _code_for("G", reader.number(2), Code.INTERNAL)
-    away = ProtGoAway(code, reader.number(2), reader.text())
-    reader.end()
-    return away
-
-
-def _decode_datagram(sock_map: SockMap, payload: bytes) -> ProtDatagram:
-    reader = _Reader(payload, "DATAGRAM")
-    address = reader.address()
-    return ProtDatagram(sock_map, address, reader.take(reader.left()))
-
-
-def _decode_number(payload: bytes, what: str) -> int:
-    number = int.from_bytes(payload, "big")
-    if number > MAX_OFFSET:
-        raise _broken(f"a {what} beyond 2^62")
-    return number
-
-
 def check_header(
     kind: int, flag: int, sock_map: int, length: int, max_frame: int
 ) -> None:
@@ -606,19 +196,19 @@ def check_header(
         if kind == ProtKind.TOKEN:
             raise RemoteSessionError(Code.AUTH, "the peer sent a login in clear text")
         if kind < FIRST_LINK_EXTENSION:
-            raise _broken(f"a frame of unknown kind {kind:#04x}")
+            raise broken(f"a frame of unknown kind {kind:#04x}")
         limit = max_frame
     else:
         if (kind in _LINK_ID_KINDS) != (sock_map == 0):
-            raise _broken(f"{ProtKind(kind).name} with sock_map {sock_map}")
+            raise broken(f"{ProtKind(kind).name} with sock_map {sock_map}")
         if kind in _EXACT and length != limit:
-            raise _broken(f"{ProtKind(kind).name} with a payload of {length} bytes")
+            raise broken(f"{ProtKind(kind).name} with a payload of {length} bytes")
         if kind == _KIND_DATA:
             limit = max_frame
             if not length and not flag & _FIN:
-                raise _broken("an empty DATA without FIN")
+                raise broken("an empty DATA without FIN")
     if length > limit:
-        raise _broken(f"a payload of {length} bytes where {limit} are allowed")
+        raise broken(f"a payload of {length} bytes where {limit} are allowed")
 
 
 def _decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
@@ -629,32 +219,30 @@ def _decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
     if kind == _KIND_DATA:
         return ProtData(number, payload, bool(flag & _FIN))
     if kind == _KIND_WINDOW:
-        return ProtWindow(number, _decode_number(payload, "WINDOW"))
+        return ProtWindow(number, decode_number(payload, "WINDOW"))
     if kind == _KIND_CLOSE:
-        return _decode_close(number, payload)
+        return decode_close(number, payload)
     if kind == _KIND_CREATE:
-        return (
-            _decode_accept(number, payload) if ack else _decode_create(number, payload)
-        )
+        return decode_accept(number, payload) if ack else decode_create(number, payload)
     return _decode_rare(kind, ack, number, payload)
 
 
 def _decode_rare(kind: int, ack: bool, number: SockMap, payload: bytes) -> ProtFrame:
     match kind:
         case ProtKind.MAPPING:
-            return _decode_mapping_answer(payload) if ack else _decode_mapping(payload)
+            return decode_mapping_answer(payload) if ack else decode_mapping(payload)
         case ProtKind.HELLO:
-            return _decode_hello(ack, payload)
+            return decode_hello(ack, payload)
         case ProtKind.AUTH:
-            return _decode_auth_answer(payload) if ack else _decode_auth(payload)
+            return decode_auth_answer(payload) if ack else decode_auth(payload)
         case ProtKind.PING:
             return ProtPing(payload, ack)
         case ProtKind.GO_AWAY:
-            return _decode_go_away(payload)
+            return decode_go_away(payload)
         case ProtKind.DATAGRAM:
-            return _decode_datagram(number, payload)
+            return decode_datagram(number, payload)
         case ProtKind.RECEIVED:
-            return ProtReceived(_decode_number(payload, "RECEIVED"))
+            return ProtReceived(decode_number(payload, "RECEIVED"))
         case _:
             return ProtExtension(kind, number, len(payload))
 
@@ -662,7 +250,7 @@ def _decode_rare(kind: int, ack: bool, number: SockMap, payload: bytes) -> ProtF
 def decode_one(
     data: bytes, max_frame: int = MAX_FRAME_BYTES
 ) -> tuple[ProtFrame, int] | None:
-    """Decode the first frame of ``data``: the frame and its size, None if incomplete.
+    """Return the first frame of ``data`` and its size, or None when it is incomplete.
 
     For the few frames of a link start; a running link uses ``FrameDecoder``.
 
@@ -681,7 +269,7 @@ def decode_one(
 
 
 def _admit_all(kind: int, flag: int, sock_map: int, length: int) -> None:
-    """Stand in for a core that has nothing against any frame."""
+    """Stand in for a core that allows every frame."""
 
 
 class FrameDecoder:
@@ -739,7 +327,7 @@ class FrameDecoder:
             yield from self._whole_frames(view[at:])
 
     def _fill(self, view: memoryview) -> int:
-        """Complete the held header, then the held frame; say how much was used."""
+        """Complete the held header, then the held frame; return how much was used."""
         used = 0
         if not self._size:
             used = min(HEADER_BYTES - len(self._held), len(view))
@@ -752,7 +340,7 @@ class FrameDecoder:
         return used + more
 
     def _begin(self, data: bytearray | memoryview, at: int) -> int:
-        """Check a header whose payload is not all there; give the frame's size."""
+        """Check a header whose payload is not all there; return the frame's size."""
         first, second = _unpack_header(data, at)
         head = first & 0xFF, second >> 24, second & MAX_SOCK_MAP, first >> 8
         check_header(*head, self._max_frame)

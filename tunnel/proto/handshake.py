@@ -25,13 +25,7 @@ from tunnel.errors import (
     RemoteLinkError,
     RemoteSessionError,
 )
-from tunnel.proto.codec import (
-    auth_answer_before_proof,
-    auth_before_proof,
-    check_tlvs,
-    decode_one,
-    encode,
-)
+from tunnel.proto.codec import decode_one, encode
 from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -43,6 +37,11 @@ from tunnel.proto.frames import (
     ProtHello,
     ProtKind,
     Terms,
+)
+from tunnel.proto.payloads import (
+    auth_answer_before_proof,
+    auth_before_proof,
+    check_tlvs,
 )
 from tunnel.proto.proofs import (
     PROOF_BYTES,
