@@ -28,6 +28,7 @@ from tunnel.proto import (
     resend,
     room,
     scheduler,
+    terms,
     window,
     window_tuner,
     work,
@@ -50,8 +51,8 @@ PEER_LIMITS: Final = {
     "smallest max_frame": MIN_FRAME_BYTES,
     "bytes before the proof": handshake.MAX_UNPROVEN_BYTES,
     "initial_window": TERMS.initial_window,
-    "smallest initial_window": handshake._MIN_WINDOW,
-    "largest initial_window": handshake._MAX_WINDOW,
+    "smallest initial_window": terms.MIN_WINDOW,
+    "largest initial_window": terms.MAX_WINDOW,
     "largest offset or count": payloads.MAX_OFFSET,
     "max_streams": TERMS.max_streams,
     "tolerance above max_streams": opens.OPENS_TOLERANCE,
@@ -68,8 +69,8 @@ PEER_LIMITS: Final = {
     "waiting control bytes": output.CONTROL_QUEUE_BYTES,
     "control in a process": room.CONTROL_LIMIT_BYTES,
     "idle_ping_s": TERMS.idle_ping_s,
-    "resume_s if not said": handshake.DEFAULT_RESUME_S,
-    "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
+    "resume_s if not said": terms.DEFAULT_RESUME_S,
+    "replay_limit if not said": terms.DEFAULT_REPLAY_LIMIT,
     "RECEIVED after": resend.STATE_EVERY_BYTES,
     "RECEIVED after, at the latest": 1_000 * resend.STATE_AFTER_S,
     "held for readers by a process": window.HELD_LIMIT_BYTES,
@@ -247,7 +248,7 @@ def test_the_fields_of_hello_have_the_defaults_of_the_code() -> None:
 
 def test_the_fields_of_hello_are_those_that_the_code_knows() -> None:
     said = {int(row[0]) for row in rows(section(TEXT, "hello")) if row[1]}
-    assert said == handshake._HELLO_FIELDS
+    assert said == terms._HELLO_FIELDS
 
 
 def anchors() -> set[str]:

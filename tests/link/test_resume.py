@@ -42,12 +42,12 @@ from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
 from tunnel.proto.frames import Address, NameTarget, Terms
 from tunnel.proto.handshake import (
-    DEFAULT_REPLAY_LIMIT,
     ClientHandshake,
     ResumeState,
 )
 from tunnel.proto.opens import OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
+from tunnel.proto.terms import DEFAULT_REPLAY_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

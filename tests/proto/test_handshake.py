@@ -28,15 +28,11 @@ from tunnel.proto.frames import (
     Terms,
 )
 from tunnel.proto.handshake import (
-    DEFAULT_REPLAY_LIMIT,
-    DEFAULT_RESUME_S,
     MAX_UNPROVEN_BYTES,
     ClientHandshake,
     HandshakeResult,
     ResumeState,
     ServerHandshake,
-    hello_tlvs,
-    read_terms,
 )
 from tunnel.proto.payloads import auth_answer_before_proof
 from tunnel.proto.proofs import (
@@ -50,6 +46,12 @@ from tunnel.proto.proofs import (
     server_proof,
     transcript,
     verifier_of,
+)
+from tunnel.proto.terms import (
+    DEFAULT_REPLAY_LIMIT,
+    DEFAULT_RESUME_S,
+    hello_tlvs,
+    read_terms,
 )
 
 if TYPE_CHECKING:

@@ -70,12 +70,12 @@ from tunnel.proto.frames import (
     UdpTarget,
 )
 from tunnel.proto.handshake import (
-    DEFAULT_RESUME_S,
     ClientHandshake,
     ResumeState,
 )
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING
+from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     import ssl

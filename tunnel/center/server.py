@@ -51,7 +51,6 @@ from tunnel.proto.frames import (
     Terms,
 )
 from tunnel.proto.handshake import (
-    DEFAULT_RESUME_S,
     ServerHandshake,
 )
 from tunnel.proto.pools import Pools
@@ -59,6 +58,7 @@ from tunnel.proto.proofs import (
     PLAIN_BINDING,
     verifier_of,
 )
+from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
