@@ -11,7 +11,7 @@ from support.wires import Offers, raw_peer
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.work import TURN_WORK
+from tunnel.proto.input import TURN_WORK
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 SMALL = HEADER_BYTES + 1

@@ -45,7 +45,7 @@ from tunnel.proto.handshake import (
     ClientHandshake,
     ResumeState,
 )
-from tunnel.proto.opens import OPEN_DEADLINE_S
+from tunnel.proto.limits import OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
 from tunnel.proto.terms import DEFAULT_REPLAY_LIMIT
 

@@ -37,8 +37,7 @@ from tunnel.proto.frames import (
     ProtMapping,
     Terms,
 )
-from tunnel.proto.pools import Pools
-from tunnel.proto.window import HeldPool
+from tunnel.proto.pools import HeldPool, Pools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

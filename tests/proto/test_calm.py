@@ -10,6 +10,7 @@ from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import MappingAsked, StreamOffered
+from tunnel.proto.fields import MAX_FIELDS
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -19,10 +20,9 @@ from tunnel.proto.frames import (
     UdpTarget,
 )
 from tunnel.proto.input import NUISANCE_BURST
+from tunnel.proto.limits import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
 from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
 from tunnel.proto.mux import MuxCore
-from tunnel.proto.opens import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
-from tunnel.proto.payloads import MAX_FIELDS
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 BOTH = Terms(capabilities=CAN_MAP | CAN_UDP, max_datagram=1_000)

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from support import frames as by_hand
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.codec import FrameDecoder, decode_one, encode
+from tunnel.proto.codec import FrameDecoder, decode_one
+from tunnel.proto.fields import (
+    MAX_OFFSET,
+    check_tlvs,
+    encode_address,
+    encode_text,
+    is_host_name,
+)
 from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
@@ -45,13 +52,7 @@ from tunnel.proto.frames import (
     UdpTarget,
     UnixPath,
 )
-from tunnel.proto.payloads import (
-    MAX_OFFSET,
-    check_tlvs,
-    encode_address,
-    encode_text,
-    is_host_name,
-)
+from tunnel.proto.payloads import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

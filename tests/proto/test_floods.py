@@ -9,6 +9,7 @@ from support.pair import CorePair, End
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.codec import decode_one
 from tunnel.proto.events import PeerDraining
+from tunnel.proto.fields import MAX_FIELDS
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -20,7 +21,6 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.input import NUISANCE_BURST
 from tunnel.proto.output import CONTROL_TURN_BYTES, WINDOWS_A_TURN
-from tunnel.proto.payloads import MAX_FIELDS
 from tunnel.proto.scheduler import FRAME_COST_BYTES
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)

@@ -18,7 +18,7 @@ from tunnel.errors import (
     RemoteLinkError,
     UsageError,
 )
-from tunnel.proto.codec import decode_one, encode
+from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
@@ -34,7 +34,7 @@ from tunnel.proto.handshake import (
     ResumeState,
     ServerHandshake,
 )
-from tunnel.proto.payloads import auth_answer_before_proof
+from tunnel.proto.payloads import auth_answer_before_proof, encode
 from tunnel.proto.proofs import (
     NO_BINDING,
     PLAIN_BINDING,

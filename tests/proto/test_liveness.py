@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.proto.limits import TokenBucket
 from tunnel.proto.liveness import HURRY_S, Due, Liveness
-from tunnel.proto.token_bucket import TokenBucket
 
 
 def test_nothing_is_due_while_bytes_come() -> None:

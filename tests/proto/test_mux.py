@@ -10,8 +10,8 @@ from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteSessionError
 from tunnel.proto import input as incoming
-from tunnel.proto import mappings, opens, output
-from tunnel.proto.codec import FrameDecoder, data_header, encode
+from tunnel.proto import limits, mappings, output
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import (
     CreditGranted,
     DataReceived,
@@ -53,9 +53,9 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.liveness import HURRY_S
 from tunnel.proto.mux import MuxCore
-from tunnel.proto.pools import Pools
+from tunnel.proto.payloads import data_header, encode
+from tunnel.proto.pools import HeldPool, Pools
 from tunnel.proto.state import StreamState
-from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
@@ -802,7 +802,7 @@ def test_the_opener_keeps_to_the_peers_max_streams() -> None:
 def test_offers_above_max_streams_are_refused_until_a_task_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 1)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 1)
     pair = CorePair(server=Terms(max_streams=1))
     inject(pair, pair.server, ProtCreate(ONE, TARGET), ProtCreate(THREE, TARGET))
     first, _ = pair.server.heard_of(StreamOffered)
@@ -842,7 +842,7 @@ def test_faster_opens_are_refused_and_far_faster_ones_end_the_session() -> None:
 
 
 def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OPENS", 3)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_OPENS", 3)
     pair = CorePair()
     core = pair.client.core
     ours = [core.open(TARGET, pair.now) for _ in range(3)]
@@ -863,7 +863,7 @@ def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unanswered_opens_of_one_busy_target_leave_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OF_ONE", 3)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_OF_ONE", 3)
     pair = CorePair()
     core, busy, other = pair.client.core, NameTarget("busy"), NameTarget("other")
     ours = [core.open(busy, pair.now) for _ in range(3)]
@@ -880,15 +880,15 @@ def test_unanswered_opens_of_one_busy_target_leave_room_for_others(
         core.open(busy, pair.now)
     with pytest.raises(LocalStreamError):
         core.open(busy, pair.now)
-    core.expire(pair.now + opens.OPEN_DEADLINE_S)
+    core.expire(pair.now + limits.OPEN_DEADLINE_S)
     core.open(busy, pair.now)
 
 
 def test_a_peer_that_answers_no_close_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_CLOSES", 3)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 0)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_CLOSES", 3)
     pair = CorePair(server=Terms(max_streams=1))
     creates = [ProtCreate(SockMap(2 * place + 1), TARGET) for place in range(5)]
     inject(pair, pair.server, *creates[:4])
@@ -940,7 +940,7 @@ def test_the_reader_that_stalls_longest_is_reset_when_memory_is_short() -> None:
 
 
 def test_a_pool_is_shared_and_tells_the_session_that_lost_a_reader() -> None:
-    pool: HeldPool[VirtualConn] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     told: list[int] = []
     cores = [
         MuxCore(
@@ -1008,8 +1008,8 @@ FREQUENT = Terms(
 def say(pair: CorePair, end: End, conn: VirtualConn, other: VirtualConn) -> None:
     """Let ``end`` send until the other's window has grown; all of it is read."""
     listener = pair.other(end)
-    before = listener.pool.growth.taken
-    while listener.pool.growth.taken == before:
+    before = listener.pool.grown_bytes
+    while listener.pool.grown_bytes == before:
         size = end.core.send_room(conn)
         end.core.send_data(conn, bytes(size))
         pair.settle()
@@ -1079,7 +1079,7 @@ def assert_as_new(pair: CorePair) -> None:
         assert end.core.conns == 0
         assert end.core.offered == 0
         assert end.pool.held_bytes == 0
-        assert end.pool.growth.taken == 0
+        assert end.pool.grown_bytes == 0
         assert not end.core.has_output()
         # Nothing else has a time: no open, no grown window, nothing to confirm.
         assert end.core.next_wakeup() == end.core.liveness.next_wakeup()
@@ -1106,7 +1106,7 @@ WAYS_TO_END = (
 def test_however_a_connection_ends_it_leaves_nothing_behind(
     how: str, replay_limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 0)
     pair = CorePair(
         FREQUENT, FREQUENT, replay_limit=replay_limit, top=41, open_deadline_s=1.0
     )
@@ -1137,12 +1137,12 @@ def test_a_session_that_ends_with_everything_alive_leaves_nothing_behind() -> No
     pair.cut()
     for end in pair.ends:
         assert end.pool.held_bytes > 0
-        assert end.pool.growth.taken > 0
+        assert end.pool.grown_bytes > 0
         lived = end.core.end()
         assert offered in lived or end is pair.server
         assert end.core.conns == 0
         assert end.pool.held_bytes == 0
-        assert end.pool.growth.taken == 0
+        assert end.pool.grown_bytes == 0
         assert end.core.expire(pair.now) is None
         assert not end.core.has_output()
         for conn in lived:

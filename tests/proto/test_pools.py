@@ -8,15 +8,14 @@ from support.pair import TARGET, CorePair
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto import frames, output, pools
 from tunnel.proto import resend as replay_module
-from tunnel.proto.codec import encode
 from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
 from tunnel.proto.events import CreditGranted, DataReceived
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.output import STREAM_QUEUE_BYTES
-from tunnel.proto.pools import Pools
+from tunnel.proto.payloads import encode
+from tunnel.proto.pools import LEAST_BYTES, SHARE, Pools, Room
 from tunnel.proto.resend import ResendBuffer
-from tunnel.proto.room import LEAST_BYTES, SHARE, Room
 from tunnel.proto.scheduler import SendQueue, SendScheduler
 
 LIMIT = 4_000_000

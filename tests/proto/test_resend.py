@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import frames as raw
 
-from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
+from tunnel.proto.payloads import data_header
+from tunnel.proto.pools import Room
 from tunnel.proto.resend import (
     LEAST_KEPT_BYTES,
     REPLAY_LIMIT_BYTES,
@@ -22,7 +23,6 @@ from tunnel.proto.resend import (
     ResendBuffer,
     acks_for,
 )
-from tunnel.proto.room import Room
 
 PAYLOADS = st.one_of(
     st.integers(0, 40), st.integers(16_370, 16_390), st.just(65_528)

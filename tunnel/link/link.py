@@ -29,8 +29,8 @@ from tunnel.link.transport import lost
 from tunnel.link.write_sizer import MIN_TURN_BYTES, WriteSizer
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
-from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
+from tunnel.proto.payloads import encode
 
 if TYPE_CHECKING:
     from tunnel.link.session import Session

@@ -10,8 +10,8 @@ from tunnel.errors import CODES, TunnelError, UsageError
 from tunnel.front.proxy_users import is_loopback
 from tunnel.ops.entries import Line, Published, TcpEntry, parse_remote
 from tunnel.ops.entry_syntax import parse_proxy_version, parse_users, split_options
+from tunnel.proto.fields import is_host_name
 from tunnel.proto.frames import Address
-from tunnel.proto.payloads import is_host_name
 
 if TYPE_CHECKING:
     import trio

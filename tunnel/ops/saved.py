@@ -22,7 +22,7 @@ from tunnel.access.security import (
 from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
-from tunnel.proto.payloads import is_host_name
+from tunnel.proto.fields import is_host_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

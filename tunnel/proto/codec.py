@@ -1,4 +1,4 @@
-"""Bytes to ProtFrames and back (protocol.md#header, #kinds).
+"""Bytes of a link to ProtFrames: the header, FrameDecoder (protocol.md#header, #kinds).
 
 Kind, number and length are checked with the header, before a byte of the payload is
 kept; a frame has no effect before its last byte arrived, and nothing is allocated ahead
@@ -13,53 +13,19 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, RemoteSessionError
+from tunnel.proto.fields import broken
 from tunnel.proto.frames import (
     FIRST_LINK_EXTENSION,
     FIRST_SESSION_EXTENSION,
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
-    ProtAccept,
-    ProtAuth,
-    ProtAuthAnswer,
-    ProtClose,
-    ProtCreate,
     ProtData,
-    ProtDatagram,
-    ProtExtension,
     ProtFlag,
-    ProtGoAway,
-    ProtHello,
     ProtKind,
-    ProtMapping,
-    ProtMappingAnswer,
-    ProtPing,
-    ProtReceived,
-    ProtWindow,
     SockMap,
 )
-from tunnel.proto.payloads import (
-    auth_answer_before_proof,
-    auth_before_proof,
-    broken,
-    decode_accept,
-    decode_auth,
-    decode_auth_answer,
-    decode_close,
-    decode_create,
-    decode_datagram,
-    decode_go_away,
-    decode_hello,
-    decode_mapping,
-    decode_mapping_answer,
-    decode_number,
-    encode_address,
-    encode_create,
-    encode_hello,
-    encode_mapping,
-    encode_mapping_answer,
-    encode_text,
-)
+from tunnel.proto.payloads import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -104,83 +70,9 @@ _LINK_ID_KINDS: Final = frozenset(
 )
 _EXACT: Final = frozenset((ProtKind.PING, ProtKind.WINDOW, ProtKind.RECEIVED))
 
-_HEADER: Final = struct.Struct(">II")
-_pack_header: Final = _HEADER.pack
-_unpack_header: Final = _HEADER.unpack_from
+_unpack_header: Final = struct.Struct(">II").unpack_from
 _KIND_DATA: Final = int(ProtKind.DATA)
-_KIND_CLOSE: Final = int(ProtKind.CLOSE)
-_KIND_CREATE: Final = int(ProtKind.CREATE)
-_KIND_WINDOW: Final = int(ProtKind.WINDOW)
-_ACK: Final = int(ProtFlag.ACK)
 _FIN: Final = int(ProtFlag.FIN)
-
-
-def data_header(sock_map: int, length: int, *, fin: bool = False) -> bytes:
-    """Return the eight bytes in front of ``length`` payload bytes of a DATA frame."""
-    return _pack_header(length << 8, (_FIN << 24 | sock_map) if fin else sock_map)
-
-
-def _frame(kind: int, flag: int, sock_map: int, payload: bytes) -> bytes:
-    return _pack_header(len(payload) << 8 | kind, flag << 24 | sock_map) + payload
-
-
-# Encoding --------------------------------------------------------------------------
-
-
-def close_frame(sock_map: int, code: Code = Code.NORMAL, reason: str = "") -> bytes:
-    """Write a CLOSE: every connection needs one or two."""
-    if not code and not reason:
-        return _pack_header(_KIND_CLOSE, sock_map)
-    payload = code.to_bytes(2, "big") + encode_text(reason)
-    return _frame(ProtKind.CLOSE, 0, sock_map, payload)
-
-
-def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case per kind
-    """Write one frame, header and payload.
-
-    The caller keeps to the sizes of ``MAX_PAYLOAD``; a CREATE whose host cannot be
-    written raises ``LocalStreamError``.
-    """
-    match frame:
-        case ProtData(sock_map, payload, fin):
-            return data_header(sock_map, len(payload), fin=fin) + payload
-        case ProtWindow(sock_map, limit):
-            return _frame(ProtKind.WINDOW, 0, sock_map, limit.to_bytes(8, "big"))
-        case ProtClose(sock_map, code, reason):
-            return close_frame(sock_map, code, reason)
-        case ProtCreate(sock_map):
-            return _frame(ProtKind.CREATE, 0, sock_map, encode_create(frame))
-        case ProtAccept(sock_map, bound):
-            payload = b"" if bound is None else encode_address(bound)
-            return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
-        case ProtMapping(op, entries):
-            return _frame(ProtKind.MAPPING, 0, 0, encode_mapping(op, entries))
-        case ProtMappingAnswer(answers):
-            return _frame(ProtKind.MAPPING, _ACK, 0, encode_mapping_answer(answers))
-        case ProtHello(ack):
-            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, encode_hello(frame))
-        case ProtAuth():
-            payload = auth_before_proof(frame) + frame.proof
-            return _frame(ProtKind.AUTH, 0, 0, payload)
-        case ProtAuthAnswer():
-            payload = auth_answer_before_proof(frame) + frame.proof
-            return _frame(ProtKind.AUTH, _ACK, 0, payload)
-        case ProtPing(opaque, ack):
-            return _frame(ProtKind.PING, _ACK if ack else 0, 0, opaque)
-        case ProtGoAway(code, retry_after_s, reason):
-            payload = code.to_bytes(2, "big") + retry_after_s.to_bytes(2, "big")
-            return _frame(ProtKind.GO_AWAY, 0, 0, payload + encode_text(reason))
-        case ProtDatagram(sock_map, address, payload):
-            return _frame(
-                ProtKind.DATAGRAM, 0, sock_map, encode_address(address) + payload
-            )
-        case ProtReceived(count):
-            return _frame(ProtKind.RECEIVED, 0, 0, count.to_bytes(8, "big"))
-        case ProtExtension(kind, sock_map, size):
-            return _frame(kind, 0, sock_map, bytes(size))
-
-
-# Decoding --------------------------------------------------------------------------
 
 
 def check_header(
@@ -211,42 +103,6 @@ def check_header(
         raise broken(f"a payload of {length} bytes where {limit} are allowed")
 
 
-def _decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
-    """Take apart a payload whose header has passed ``check_header``."""
-    number = SockMap(sock_map)
-    ack = bool(flag & _ACK)
-    # DATA and WINDOW are most of all frames on a busy link, so they are asked first.
-    if kind == _KIND_DATA:
-        return ProtData(number, payload, bool(flag & _FIN))
-    if kind == _KIND_WINDOW:
-        return ProtWindow(number, decode_number(payload, "WINDOW"))
-    if kind == _KIND_CLOSE:
-        return decode_close(number, payload)
-    if kind == _KIND_CREATE:
-        return decode_accept(number, payload) if ack else decode_create(number, payload)
-    return _decode_rare(kind, ack, number, payload)
-
-
-def _decode_rare(kind: int, ack: bool, number: SockMap, payload: bytes) -> ProtFrame:
-    match kind:
-        case ProtKind.MAPPING:
-            return decode_mapping_answer(payload) if ack else decode_mapping(payload)
-        case ProtKind.HELLO:
-            return decode_hello(ack, payload)
-        case ProtKind.AUTH:
-            return decode_auth_answer(payload) if ack else decode_auth(payload)
-        case ProtKind.PING:
-            return ProtPing(payload, ack)
-        case ProtKind.GO_AWAY:
-            return decode_go_away(payload)
-        case ProtKind.DATAGRAM:
-            return decode_datagram(number, payload)
-        case ProtKind.RECEIVED:
-            return ProtReceived(decode_number(payload, "RECEIVED"))
-        case _:
-            return ProtExtension(kind, number, len(payload))
-
-
 def decode_one(
     data: bytes, max_frame: int = MAX_FRAME_BYTES
 ) -> tuple[ProtFrame, int] | None:
@@ -265,7 +121,7 @@ def decode_one(
     check_header(*head, first >> 8, max_frame)
     if len(data) < size:
         return None
-    return _decode(*head, data[HEADER_BYTES:size]), size
+    return decode(*head, data[HEADER_BYTES:size]), size
 
 
 def _admit_all(kind: int, flag: int, sock_map: int, length: int) -> None:
@@ -273,7 +129,7 @@ def _admit_all(kind: int, flag: int, sock_map: int, length: int) -> None:
 
 
 class FrameDecoder:
-    """Turns what a link's peer sends, split in any way, into frames.
+    """Turn what the peer of a link sends, split in any way, into frames.
 
     Args:
         max_frame: the largest DATA payload that this side announced.
@@ -371,7 +227,7 @@ class FrameDecoder:
             else:
                 head = kind, second >> 24, second & MAX_SOCK_MAP
                 check_header(*head, first >> 8, max_frame)
-                frame = _decode(*head, bytes(view[start:stop]))
+                frame = decode(*head, bytes(view[start:stop]))
                 if kind in SESSION_KINDS or kind >= FIRST_SESSION_EXTENSION:
                     self.session_bytes += stop - at
                 yield frame

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
@@ -34,7 +33,6 @@ class VirtualConn:
     __slots__ = (
         "_give_up",
         "datagrams",
-        "granted_at",
         "held_bytes",
         "lane",
         "offered",
@@ -66,8 +64,6 @@ class VirtualConn:
         """Bytes that arrived and that its reader has not taken (``HeldPool``)."""
         self.datagrams: DatagramQueue[bytes] | None = None
         """What a UDP association has to send; None for a virtual TCP connection."""
-        self.granted_at = -math.inf
-        """When its window was last raised."""
         self._give_up = give_up
 
     def on_send(self, signal: Signal) -> None:

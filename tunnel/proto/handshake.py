@@ -21,7 +21,7 @@ from tunnel.errors import (
     RemoteLinkError,
     RemoteSessionError,
 )
-from tunnel.proto.codec import decode_one, encode
+from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
     HEADER_BYTES,
     PROTOCOL_VERSION,
@@ -31,7 +31,7 @@ from tunnel.proto.frames import (
     ProtHello,
     ProtKind,
 )
-from tunnel.proto.payloads import auth_answer_before_proof, auth_before_proof
+from tunnel.proto.payloads import auth_answer_before_proof, auth_before_proof, encode
 from tunnel.proto.proofs import (
     PROOF_BYTES,
     client_proof,

@@ -89,5 +89,5 @@ class Liveness:
         return Due.LOST if self._asking() else Due.PING
 
     def _asking(self) -> bool:
-        """A question counts only while nothing was heard since it was put."""
+        """Say whether a PING waits for its answer: nothing was heard since."""
         return self.asked_at is not None and self.asked_at >= self.heard_at

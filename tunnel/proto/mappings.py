@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
-from tunnel.proto.codec import encode
 from tunnel.proto.events import MappingAnswered, MappingAsked
 from tunnel.proto.frames import ProtMapping, ProtMappingAnswer
+from tunnel.proto.payloads import encode
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import MappingAnswer, MappingEntry, MappingOp

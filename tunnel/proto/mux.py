@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 from tunnel.errors import Code, LocalLinkError, RemoteSessionError
 from tunnel.proto.frames import MAX_SOCK_MAP
 from tunnel.proto.input import Input
+from tunnel.proto.limits import OPEN_DEADLINE_S, OwnOpens
 from tunnel.proto.liveness import Due
 from tunnel.proto.mappings import MappingExchange
-from tunnel.proto.opens import OPEN_DEADLINE_S, OwnOpens
 from tunnel.proto.output import Output
 from tunnel.proto.pools import Pools
 from tunnel.proto.table import ConnTable, nobody
@@ -90,7 +90,7 @@ class MuxCore:
         self.theirs = theirs
         self.pools = pools = pools or Pools()
         self._output = output = Output(ours, theirs, now, pools, replay_limit)
-        self._own_opens: OwnOpens[VirtualConn] = OwnOpens(
+        self._own_opens = OwnOpens(
             client=client, top=top, theirs=theirs, deadline_s=open_deadline_s, now=now
         )
         self._table = table = ConnTable(output, self._own_opens, now, notify)

@@ -15,7 +15,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code
-from tunnel.proto.codec import encode
 from tunnel.proto.datagrams import Outbox
 from tunnel.proto.events import CreditGranted
 from tunnel.proto.frames import (
@@ -27,18 +26,18 @@ from tunnel.proto.frames import (
     ProtWindow,
 )
 from tunnel.proto.liveness import Liveness
+from tunnel.proto.payloads import encode
+from tunnel.proto.pools import LEAST_BYTES, SHARE
 from tunnel.proto.resend import ResendBuffer, acks_for
-from tunnel.proto.room import LEAST_BYTES, SHARE
 from tunnel.proto.scheduler import SendScheduler
 from tunnel.proto.state import Signal, StreamState, step
-from tunnel.proto.window_tuner import WindowTuner
+from tunnel.proto.window import WindowTuner
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import Address, Terms
-    from tunnel.proto.pools import Pools
-    from tunnel.proto.room import Room
+    from tunnel.proto.pools import Pools, Room
     from tunnel.proto.scheduler import Buffer, SendQueue
 
 STREAM_QUEUE_BYTES: Final = 262_144
@@ -129,9 +128,7 @@ class Output:
         """Events that no call has returned."""
         self._control_frames = self.control.frames
         self._pool = pools.held
-        self._tuner: WindowTuner[VirtualConn] = WindowTuner(
-            ours.initial_window, pools.held.growth
-        )
+        self._tuner = WindowTuner(ours.initial_window, pools.held)
         self._grants: dict[VirtualConn, None] = {}
         """Connections whose window is to be raised."""
         self._paused: dict[VirtualConn, None] = {}
@@ -212,7 +209,7 @@ class Output:
 
     def forget(self, conn: VirtualConn) -> None:
         """Grant no more, and drop the datagrams: the connection is over."""
-        self._tuner.forget(conn)
+        self._tuner.forget(conn.recv)
         self._grants.pop(conn, None)
         self._paused.pop(conn, None)
         if conn.datagrams is not None:
@@ -364,12 +361,11 @@ class Output:
         return out
 
     def _raise_windows(self, out: list[Buffer], now: float) -> None:
-        rtt_s, scarce = self.liveness.rtt_s, self._pool.is_scarce()
-        grants = self._grants
+        grants, rtt_s = self._grants, self.liveness.rtt_s
         for conn in tuple(islice(grants, WINDOWS_A_TURN)):
             del grants[conn]
-            self._tuner.before_grant(conn, now, rtt_s, scarce=scarce)
-            out.append(encode(ProtWindow(conn.sock_map, conn.recv.grant())))
+            limit = self._tuner.grant(conn.recv, now, rtt_s)
+            out.append(encode(ProtWindow(conn.sock_map, limit)))
         self.liveness.sooner = True
         if self._tuner.probe_due(now):
             self.ping(now)
@@ -407,7 +403,7 @@ class Output:
         return min(self._tuner.next_wakeup(), math.inf if due_at is None else due_at)
 
     def on_time(self, now: float) -> None:
-        """Give idle windows their first size; state what was received."""
+        """Shrink idle windows; let what was received be stated."""
         self._tuner.on_time(now)
         if self.acks is not None:
             self.acks.on_time(now)

@@ -1,23 +1,31 @@
-"""One payload to bytes and back, for each kind of frame (protocol.md#payloads).
+"""Frames to bytes, and payloads back, kind by kind (protocol.md#payloads).
 
-Malformed bytes raise ``RemoteSessionError`` and nothing else. Knows no header, no state
-and no credit.
+Malformed bytes raise ``RemoteSessionError`` and nothing else. Knows no state and no
+credit; the headers of what arrives are checked by ``codec``.
 """
 
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
+from tunnel.errors import CODES, Code
 from tunnel.proto.calm import Calm, calm
+from tunnel.proto.fields import (
+    MAX_OFFSET,
+    Reader,
+    broken,
+    check_tlvs,
+    decode_text,
+    encode_address,
+    encode_text,
+    encode_tlvs,
+    is_host_name,
+)
 from tunnel.proto.frames import (
     MAX_MAPPING_COUNT,
     MAX_MAPPING_ENTRIES,
     PROTOCOL_VERSION,
-    Address,
     BindTarget,
     CreateType,
     MappingAnswer,
@@ -30,11 +38,18 @@ from tunnel.proto.frames import (
     ProtAuthAnswer,
     ProtClose,
     ProtCreate,
+    ProtData,
     ProtDatagram,
+    ProtExtension,
+    ProtFlag,
     ProtGoAway,
     ProtHello,
+    ProtKind,
     ProtMapping,
     ProtMappingAnswer,
+    ProtPing,
+    ProtReceived,
+    ProtWindow,
     SockMap,
     TcpTarget,
     UdpTarget,
@@ -43,172 +58,18 @@ from tunnel.proto.frames import (
 from tunnel.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from tunnel.proto.frames import Target
+    from tunnel.proto.frames import ProtFrame, Target
 
 MAGIC: Final = b"PROT"
-_pack_tlv: Final = struct.Struct(">BH").pack
-
-MAX_FIELDS: Final = 32
-"""In one list; three times what any has. An empty one is three bytes, but is not taken
-apart for nothing."""
-MAX_OFFSET: Final = 1 << 62
-"""No offset or count may pass this: far beyond any transfer, far from overflow."""
-
-
-_HOST_CHARACTERS: Final = frozenset(
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
-)
-
-
-def broken(what: str) -> RemoteSessionError:
-    """Make the error for what ``the peer sent``."""
-    return RemoteSessionError(Code.PROTOCOL, f"the peer sent {what}")
-
-
-# Pieces of payloads ----------------------------------------------------------------
-
-
-class _Reader:
-    """Takes a payload apart; whatever is missing or left over is the peer's fault."""
-
-    __slots__ = ("_at", "_bytes", "_what")
-
-    def __init__(self, payload: bytes, what: str) -> None:
-        self._bytes = payload
-        self._at = 0
-        self._what = what
-
-    def take(self, size: int) -> bytes:
-        start, self._at = self._at, self._at + size
-        if self._at > len(self._bytes):
-            raise broken(f"a {self._what} that is cut short")
-        return self._bytes[start : self._at]
-
-    def byte(self) -> int:
-        # One of these is every second thing that is read: no slice, no second call.
-        at, self._at = self._at, self._at + 1
-        if at >= len(self._bytes):
-            raise broken(f"a {self._what} that is cut short")
-        return self._bytes[at]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def name(self) -> str:
-        """Read text that identifies something, as it was sent."""
-        return _text(self.take(self.byte()), self._what)
-
-    def text(self) -> str:
-        """Read words for people, without what could move a terminal's cursor."""
-        return printable(self.name())
-
-    def address(self) -> Address:
-        form = self.byte()
-        if form == 1:
-            a, b, c, d, high, low = self.take(6)
-            # The library's way costs six times as much.
-            return Address(f"{a}.{b}.{c}.{d}", high << 8 | low)
-        if form == 4:
-            host = str(IPv6Address(self.take(16)))
-        elif form == 3:
-            host = self.name()
-            if not is_host_name(host):
-                raise broken(f"a {self._what} with an impossible host name")
-        else:
-            raise broken(f"a {self._what} with address form {form}")
-        return Address(host, self.number(2))
-
-    def left(self) -> int:
-        return len(self._bytes) - self._at
-
-    def tlvs(self, size: int) -> dict[int, bytes]:
-        stop = self._at + size
-        found: dict[int, bytes] = {}
-        while self._at < stop:
-            kind = self.byte()
-            if kind in found:
-                raise broken(f"a {self._what} with field {kind} twice")
-            if len(found) == MAX_FIELDS:
-                raise calm(Calm.FIELDS)
-            found[kind] = self.take(self.number(2))
-        if self._at != stop:
-            raise broken(f"a {self._what} whose fields overlap its end")
-        return found
-
-    def end(self) -> None:
-        if self.left():
-            raise broken(f"a {self._what} with {self.left()} bytes too many")
-
-
-def _text(raw: bytes, what: str) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise broken(f"a {what} with text that is not UTF-8") from None
-
-
-def is_host_name(text: str) -> bool:
-    """Say whether this may be a name: 1 to 255 letters, digits, ``.``, ``-``, ``_``.
-
-    Anything else could smuggle a line end, a NUL or a space into a log or a header.
-    """
-    return 0 < len(text) <= 255 and _HOST_CHARACTERS.issuperset(text)
-
-
-def encode_address(address: Address) -> bytes:
-    """Write the address form of RFC 1928 §5: type, host, port.
-
-    Raises:
-        LocalStreamError: ``ADDRESS_UNSUPPORTED`` for a host that cannot be sent.
-    """
-    return _encode_host(address.host) + address.port.to_bytes(2, "big")
-
-
-@lru_cache(1_024)
-def _encode_host(host: str) -> bytes:
-    """Write type and host; remembered, for visitors come from the same again."""
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        if not is_host_name(host):
-            raise LocalStreamError(
-                Code.ADDRESS_UNSUPPORTED, f"{host!r} is not a host name"
-            ) from None
-        name = host.encode()
-        return bytes((3, len(name))) + name
-    return bytes((1 if ip.version == 4 else 4,)) + ip.packed
-
-
-def encode_text(text: str) -> bytes:
-    """Write ``u8 length`` and UTF-8, cut at a character if longer than 255 bytes."""
-    raw = text.encode(errors="replace")[:255].decode(errors="ignore").encode()
-    return bytes((len(raw),)) + raw
-
-
-def encode_tlvs(tlvs: Mapping[int, bytes]) -> bytes:
-    """Write ``u8 type, u16 length, value`` for each."""
-    out = b""
-    for kind, value in tlvs.items():
-        out += _pack_tlv(kind, len(value)) + value
-    return out
-
-
-_MANDATORY_TLVS: Final = 128
-
-
-def check_tlvs(tlvs: Mapping[int, bytes], known: Container[int]) -> None:
-    """Refuse an unknown field below 128; from 128 on they may be ignored.
-
-    Raises:
-        RemoteSessionError: ``VERSION``: the peer speaks a later dialect.
-    """
-    for kind in tlvs:
-        if kind < _MANDATORY_TLVS and kind not in known:
-            raise RemoteSessionError(
-                Code.VERSION, f"the peer needs field {kind}, unknown here"
-            )
+_pack_header: Final = struct.Struct(">II").pack
+_ACK: Final = int(ProtFlag.ACK)
+_FIN: Final = int(ProtFlag.FIN)
+_KIND_DATA: Final = int(ProtKind.DATA)
+_KIND_CLOSE: Final = int(ProtKind.CLOSE)
+_KIND_CREATE: Final = int(ProtKind.CREATE)
+_KIND_WINDOW: Final = int(ProtKind.WINDOW)
 
 
 def _code_for(frame: str, number: int, otherwise: Code) -> Code:
@@ -223,8 +84,7 @@ def _code_for(frame: str, number: int, otherwise: Code) -> Code:
 # CREATE ------------------------------------------------------------------------
 
 
-def encode_create(frame: ProtCreate) -> bytes:
-    """Write CREATE."""
+def _encode_create(frame: ProtCreate) -> bytes:
     tlvs: dict[int, bytes] = {}
     if frame.visitor is not None:
         tlvs[1] = encode_address(frame.visitor)
@@ -257,9 +117,8 @@ def _target_payload(
             return bytes((kind,)) + name + target.index.to_bytes(2, "big")
 
 
-def decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
-    """Read CREATE; a form that is not served here is an ``OtherTarget``."""
-    reader = _Reader(payload, "CREATE")
+def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
+    reader = Reader(payload, "CREATE")
     kind = reader.byte()
     read = _TARGETS.get(kind)
     if read is None:
@@ -269,11 +128,11 @@ def decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
     check_tlvs(tlvs, _CREATE_TLVS)
     visitor = deadline = None
     if 1 in tlvs:
-        reader = _Reader(tlvs[1], "visitor's address")
+        reader = Reader(tlvs[1], "visitor's address")
         visitor = reader.address()
         reader.end()
     if 2 in tlvs:
-        reader = _Reader(tlvs[2], "deadline")
+        reader = Reader(tlvs[2], "deadline")
         deadline = reader.number(4)
         reader.end()
     return ProtCreate(
@@ -282,7 +141,7 @@ def decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
 
 
 _CREATE_TLVS: Final = range(1, 5)
-_TARGETS: Final[Mapping[int, Callable[[_Reader], Target]]] = {
+_TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
     CreateType.TCP: lambda reader: TcpTarget(reader.address()),
     CreateType.NAME: lambda reader: NameTarget(reader.name(), reader.number(2)),
     CreateType.UDP: lambda reader: UdpTarget(reader.name(), reader.number(2)),
@@ -293,14 +152,13 @@ _TARGETS: Final[Mapping[int, Callable[[_Reader], Target]]] = {
 
 def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
     # No host and no exit has a name with a "?", so nothing is mistaken for another.
-    return printable(_text(tlvs[kind], "field")) if kind in tlvs else None
+    return printable(decode_text(tlvs[kind], "field")) if kind in tlvs else None
 
 
-def decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
-    """Read CREATE|ACK."""
+def _decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
     if not payload:
         return ProtAccept(sock_map)
-    reader = _Reader(payload, "CREATE|ACK")
+    reader = Reader(payload, "CREATE|ACK")
     bound = reader.address()
     reader.end()
     return ProtAccept(sock_map, bound)
@@ -309,20 +167,18 @@ def decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
 # CLOSE, GO_AWAY ---------------------------------------------------------------
 
 
-def decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
-    """Read CLOSE."""
+def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
     if not payload:
         return ProtClose(sock_map)
-    reader = _Reader(payload, "CLOSE")
+    reader = Reader(payload, "CLOSE")
     code = _code_for("C", reader.number(2), Code.GENERAL)
     reason = reader.text()
     reader.end()
     return ProtClose(sock_map, code, reason)
 
 
-def decode_go_away(payload: bytes) -> ProtGoAway:
-    """Read GO_AWAY."""
-    reader = _Reader(payload, "GO_AWAY")
+def _decode_go_away(payload: bytes) -> ProtGoAway:
+    reader = Reader(payload, "GO_AWAY")
     code = _code_for("G", reader.number(2), Code.INTERNAL)
     away = ProtGoAway(code, reader.number(2), reader.text())
     reader.end()
@@ -352,18 +208,16 @@ def _encode_answer(answer: MappingAnswer) -> bytes:
     )
 
 
-def encode_mapping(op: MappingOp, entries: Sequence[MappingEntry]) -> bytes:
-    """Write MAPPING."""
+def _encode_mapping(op: MappingOp, entries: Sequence[MappingEntry]) -> bytes:
     payload = bytes((op,)) + len(entries).to_bytes(2, "big")
     return payload + b"".join(map(_encode_entry, entries))
 
 
-def encode_mapping_answer(answers: Sequence[MappingAnswer]) -> bytes:
-    """Write MAPPING|ACK."""
+def _encode_mapping_answer(answers: Sequence[MappingAnswer]) -> bytes:
     return len(answers).to_bytes(2, "big") + b"".join(map(_encode_answer, answers))
 
 
-def _count(reader: _Reader) -> int:
+def _count(reader: Reader) -> int:
     """Read how many entries follow, before one of them is taken apart."""
     count = reader.number(2)
     if count > MAX_MAPPING_COUNT:
@@ -371,9 +225,8 @@ def _count(reader: _Reader) -> int:
     return count
 
 
-def decode_mapping(payload: bytes) -> ProtMapping:
-    """Read MAPPING."""
-    reader = _Reader(payload, "MAPPING")
+def _decode_mapping(payload: bytes) -> ProtMapping:
+    reader = Reader(payload, "MAPPING")
     op = reader.byte()
     if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
         raise broken(f"a MAPPING with operation {op}")
@@ -391,9 +244,8 @@ def decode_mapping(payload: bytes) -> ProtMapping:
     return ProtMapping(MappingOp(op), entries, size - len(entries))
 
 
-def decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
-    """Read MAPPING|ACK."""
-    reader = _Reader(payload, "MAPPING|ACK")
+def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
+    reader = Reader(payload, "MAPPING|ACK")
     answers = []
     for _ in range(_count(reader)):
         code = _code_for("M", reader.number(2), Code.GENERAL)
@@ -406,15 +258,13 @@ def decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
 # HELLO, AUTH --------------------------------------------------------------------
 
 
-def encode_hello(frame: ProtHello) -> bytes:
-    """Write HELLO of either side."""
+def _encode_hello(frame: ProtHello) -> bytes:
     versions = bytes((frame.min_version, frame.max_version))
     return MAGIC + versions + frame.nonce + encode_tlvs(frame.tlvs)
 
 
-def decode_hello(ack: bool, payload: bytes) -> ProtHello:
-    """Read HELLO of either side."""
-    reader = _Reader(payload, "HELLO")
+def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
+    reader = Reader(payload, "HELLO")
     if reader.take(4) != MAGIC:
         raise broken("a HELLO of another protocol")
     low, high = reader.byte(), reader.byte()
@@ -443,9 +293,8 @@ def auth_before_proof(frame: ProtAuth) -> bytes:
     )
 
 
-def decode_auth(payload: bytes) -> ProtAuth:
-    """Read AUTH of the client."""
-    reader = _Reader(payload, "AUTH")
+def _decode_auth(payload: bytes) -> ProtAuth:
+    reader = Reader(payload, "AUTH")
     auth = ProtAuth(reader.name(), reader.number(4))
     resume = reader.byte()
     if resume > 1:
@@ -469,9 +318,8 @@ def auth_answer_before_proof(frame: ProtAuthAnswer) -> bytes:
     )
 
 
-def decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
-    """Read AUTH of the server."""
-    reader = _Reader(payload, "AUTH|ACK")
+def _decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
+    reader = Reader(payload, "AUTH|ACK")
     session_id, count, resumed = reader.take(16), reader.number(8), reader.byte()
     if resumed > 1:
         raise broken(f"an AUTH|ACK with resumed {resumed}")
@@ -484,16 +332,117 @@ def decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
 # DATAGRAM, WINDOW, RECEIVED ------------------------------------------------------
 
 
-def decode_datagram(sock_map: SockMap, payload: bytes) -> ProtDatagram:
-    """Read DATAGRAM."""
-    reader = _Reader(payload, "DATAGRAM")
+def _decode_datagram(sock_map: SockMap, payload: bytes) -> ProtDatagram:
+    reader = Reader(payload, "DATAGRAM")
     address = reader.address()
     return ProtDatagram(sock_map, address, reader.take(reader.left()))
 
 
-def decode_number(payload: bytes, what: str) -> int:
-    """Read an offset or a count."""
+def _decode_number(payload: bytes, what: str) -> int:
     number = int.from_bytes(payload, "big")
     if number > MAX_OFFSET:
         raise broken(f"a {what} beyond 2^62")
     return number
+
+
+# Any kind -------------------------------------------------------------------------
+
+
+def data_header(sock_map: int, length: int, *, fin: bool = False) -> bytes:
+    """Return the eight bytes in front of ``length`` payload bytes of a DATA frame."""
+    return _pack_header(length << 8, (_FIN << 24 | sock_map) if fin else sock_map)
+
+
+def _frame(kind: int, flag: int, sock_map: int, payload: bytes) -> bytes:
+    return _pack_header(len(payload) << 8 | kind, flag << 24 | sock_map) + payload
+
+
+def close_frame(sock_map: int, code: Code = Code.NORMAL, reason: str = "") -> bytes:
+    """Write a CLOSE: every connection needs one or two."""
+    if not code and not reason:
+        return _pack_header(_KIND_CLOSE, sock_map)
+    payload = code.to_bytes(2, "big") + encode_text(reason)
+    return _frame(ProtKind.CLOSE, 0, sock_map, payload)
+
+
+def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case per kind
+    """Write one frame, header and payload.
+
+    The caller keeps to the sizes of ``MAX_PAYLOAD``; a CREATE whose host cannot be
+    written raises ``LocalStreamError``.
+    """
+    match frame:
+        case ProtData(sock_map, payload, fin):
+            return data_header(sock_map, len(payload), fin=fin) + payload
+        case ProtWindow(sock_map, limit):
+            return _frame(ProtKind.WINDOW, 0, sock_map, limit.to_bytes(8, "big"))
+        case ProtClose(sock_map, code, reason):
+            return close_frame(sock_map, code, reason)
+        case ProtCreate(sock_map):
+            return _frame(ProtKind.CREATE, 0, sock_map, _encode_create(frame))
+        case ProtAccept(sock_map, bound):
+            payload = b"" if bound is None else encode_address(bound)
+            return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
+        case ProtMapping(op, entries):
+            return _frame(ProtKind.MAPPING, 0, 0, _encode_mapping(op, entries))
+        case ProtMappingAnswer(answers):
+            return _frame(ProtKind.MAPPING, _ACK, 0, _encode_mapping_answer(answers))
+        case ProtHello(ack):
+            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, _encode_hello(frame))
+        case ProtAuth():
+            payload = auth_before_proof(frame) + frame.proof
+            return _frame(ProtKind.AUTH, 0, 0, payload)
+        case ProtAuthAnswer():
+            payload = auth_answer_before_proof(frame) + frame.proof
+            return _frame(ProtKind.AUTH, _ACK, 0, payload)
+        case ProtPing(opaque, ack):
+            return _frame(ProtKind.PING, _ACK if ack else 0, 0, opaque)
+        case ProtGoAway(code, retry_after_s, reason):
+            payload = code.to_bytes(2, "big") + retry_after_s.to_bytes(2, "big")
+            return _frame(ProtKind.GO_AWAY, 0, 0, payload + encode_text(reason))
+        case ProtDatagram(sock_map, address, payload):
+            return _frame(
+                ProtKind.DATAGRAM, 0, sock_map, encode_address(address) + payload
+            )
+        case ProtReceived(count):
+            return _frame(ProtKind.RECEIVED, 0, 0, count.to_bytes(8, "big"))
+        case ProtExtension(kind, sock_map, size):
+            return _frame(kind, 0, sock_map, bytes(size))
+
+
+def decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
+    """Read a payload; the header has passed ``codec.check_header``."""
+    number = SockMap(sock_map)
+    ack = bool(flag & _ACK)
+    # DATA and WINDOW are most of all frames on a busy link, so they are asked first.
+    if kind == _KIND_DATA:
+        return ProtData(number, payload, bool(flag & _FIN))
+    if kind == _KIND_WINDOW:
+        return ProtWindow(number, _decode_number(payload, "WINDOW"))
+    if kind == _KIND_CLOSE:
+        return _decode_close(number, payload)
+    if kind == _KIND_CREATE:
+        return (
+            _decode_accept(number, payload) if ack else _decode_create(number, payload)
+        )
+    return _decode_rare(kind, ack, number, payload)
+
+
+def _decode_rare(kind: int, ack: bool, number: SockMap, payload: bytes) -> ProtFrame:
+    match kind:
+        case ProtKind.MAPPING:
+            return _decode_mapping_answer(payload) if ack else _decode_mapping(payload)
+        case ProtKind.HELLO:
+            return _decode_hello(ack, payload)
+        case ProtKind.AUTH:
+            return _decode_auth_answer(payload) if ack else _decode_auth(payload)
+        case ProtKind.PING:
+            return ProtPing(payload, ack)
+        case ProtKind.GO_AWAY:
+            return _decode_go_away(payload)
+        case ProtKind.DATAGRAM:
+            return _decode_datagram(number, payload)
+        case ProtKind.RECEIVED:
+            return ProtReceived(_decode_number(payload, "RECEIVED"))
+        case _:
+            return ProtExtension(kind, number, len(payload))

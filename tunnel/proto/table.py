@@ -9,18 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.codec import close_frame, encode
 from tunnel.proto.conn import VirtualConn, not_open
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import CAN_UDP, ProtAccept, ProtCreate, UdpTarget
-from tunnel.proto.opens import PeerOpens
+from tunnel.proto.limits import PeerOpens
+from tunnel.proto.payloads import close_frame, encode
 from tunnel.proto.state import Signal, StreamState, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.proto.frames import Address, ProtClose, SockMap, Target
-    from tunnel.proto.opens import OwnOpens
+    from tunnel.proto.limits import OwnOpens
     from tunnel.proto.output import Output
 
 
@@ -37,7 +37,7 @@ class ConnTable:
     def __init__(
         self,
         output: Output,
-        own_opens: OwnOpens[VirtualConn],
+        own_opens: OwnOpens,
         now: float,
         notify: Callable[[], None],
     ) -> None:
@@ -83,7 +83,7 @@ class ConnTable:
         return conn
 
     def expire(self, now: float) -> float | None:
-        """Give up opens that were not answered in time; return the next one's time."""
+        """Close opens that were not answered in time; return the next deadline."""
         for conn in self.own_opens.expired(now):
             self.close(conn, Code.RESET)
             self.output.notices.append(

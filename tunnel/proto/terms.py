@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, RemoteLinkError
+from tunnel.proto.fields import check_tlvs
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, Terms
-from tunnel.proto.payloads import check_tlvs
 from tunnel.words import printable
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import resolve
 from tunnel.net.listen import open_listener, peer_of
 from tunnel.net.relay import relay, reset_socket
+from tunnel.proto.fields import encode_address
 from tunnel.proto.frames import Address
-from tunnel.proto.payloads import encode_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
