@@ -56,10 +56,7 @@ def expected_alive(state: StreamState, signal: Signal) -> StreamState | None:
             return AFTER_OUR_FIN.get(state)
         case G.RECV_FINISH:
             return AFTER_THEIR_FIN.get(state)
-        case G.SEND_WINDOW:
-            # Before the accept nothing has come, behind a FIN nothing will.
-            return state if state in MAY_RECEIVE else None
-        case G.RECV_WINDOW:
+        case G.SEND_WINDOW | G.RECV_WINDOW:
             return state
         case G.SEND_CLOSE:
             return S.CLOSING

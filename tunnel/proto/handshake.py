@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 MAX_UNPROVEN_BYTES: Final = 8_192
 """What a client may send in all before the server's AUTH: a stranger costs no more."""
 
+_UP_TO_PROOF: Final = slice(HEADER_BYTES, -PROOF_BYTES)
+"""Of AUTH as it was on the wire: what its proof is made over."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:
@@ -166,11 +169,6 @@ class _Side:
         return frame, raw
 
 
-def _before_proof(raw: bytes) -> bytes:
-    """Return the payload up to the proof, as it was on the wire."""
-    return raw[HEADER_BYTES:-PROOF_BYTES]
-
-
 class ClientHandshake(_Side):
     """The center-client's side of a link start.
 
@@ -261,7 +259,7 @@ class ClientHandshake(_Side):
         if not isinstance(frame, ProtAuthAnswer):
             raise broken("a client's AUTH")
         key, script = self._secrets.server_key, self._transcript
-        proof = server_proof(key, script, self._auth.proof, _before_proof(raw))
+        proof = server_proof(key, script, self._auth.proof, raw[_UP_TO_PROOF])
         if not hmac.compare_digest(proof, frame.proof):
             raise RemoteLinkError(
                 Code.AUTH,
@@ -438,7 +436,7 @@ class ServerHandshake(_Side):
         known = self._lookup(frame.name)
         verifier = self._dummy if known is None else known
         proved = is_client_proof(
-            verifier, self._transcript, _before_proof(raw), frame.proof
+            verifier, self._transcript, raw[_UP_TO_PROOF], frame.proof
         )
         if known is None or not proved:
             raise RemoteLinkError(

@@ -30,7 +30,7 @@ from tunnel.proto.payloads import encode
 from tunnel.proto.pools import LEAST_BYTES, SHARE
 from tunnel.proto.resend import ResendBuffer, acks_for
 from tunnel.proto.scheduler import SendScheduler
-from tunnel.proto.state import Signal, StreamState, step
+from tunnel.proto.state import Signal, StreamState
 from tunnel.proto.window import WindowTuner
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ WINDOWS_A_TURN: Final = 128
 """Grants of one turn: twice what 64 busy readers ask for."""
 
 _OPEN: Final = StreamState.OPEN
+_PEER_MAY_SEND: Final = (_OPEN, StreamState.LOCAL_FINISHED, StreamState.OFFERED)
+"""The states in which a grant is of use."""
 
 
 class ControlQueue:
@@ -200,9 +202,7 @@ class Output:
     def consumed(self, conn: VirtualConn, size: int) -> bool:
         """Count bytes that the application took; True when a grant became due."""
         self._pool.release(conn, size)
-        if conn.recv.consume(size) and (
-            conn.state is _OPEN or step(conn.state, Signal.SEND_WINDOW) is not None
-        ):
+        if conn.recv.consume(size) and conn.state in _PEER_MAY_SEND:
             self._grants[conn] = None
             return True
         return False
