@@ -14,8 +14,9 @@ import platform
 import time
 from typing import TYPE_CHECKING
 
-from tunnel.proto.codec import FrameDecoder, data_header, encode
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import MAX_FRAME_BYTES, ProtData, SockMap
+from tunnel.proto.payloads import data_header, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

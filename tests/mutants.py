@@ -2,7 +2,7 @@
 
     python -m tests.mutants --count 200 --seed 1 tunnel/proto tunnel/link tunnel/access
     python -m tests.mutants --drop-calls give_back,forget,release tunnel/proto
-    python -m tests.mutants tunnel/proto/window_tuner.py:115
+    python -m tests.mutants tunnel/proto/window.py:115
 
 Each mutant is one change of one place, written into a copy of the tree in a temporary
 folder; the tree itself is only read. The tests run in the copy, in stages, until one

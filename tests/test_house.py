@@ -15,22 +15,25 @@ from tunnel.center import endpoints, mappings, server, sessions
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
-from tunnel.link import link, mapping_rpc, output, session, transport
+from tunnel.link import link, mapping_rpc, session, transport
+from tunnel.link import output as link_output
 from tunnel.net import descriptors, listen, relay, timeouts
 from tunnel.proto import (
     codec,
     datagrams,
     frames,
     handshake,
-    mux,
-    opens,
+    limits,
+    output,
+    pools,
     resend,
-    room,
     scheduler,
+    terms,
     window,
-    window_tuner,
-    work,
 )
+from tunnel.proto import fields as wire_fields
+from tunnel.proto import input as incoming
+from tunnel.proto import mappings as proto_mappings
 from tunnel.proto.calm import Calm
 from tunnel.proto.frames import MAX_FRAME_BYTES, MIN_FRAME_BYTES, ProtKind, Terms
 
@@ -47,31 +50,31 @@ PEER_LIMITS: Final = {
     "smallest max_frame": MIN_FRAME_BYTES,
     "bytes before the proof": handshake.MAX_UNPROVEN_BYTES,
     "initial_window": TERMS.initial_window,
-    "smallest initial_window": handshake._MIN_WINDOW,
-    "largest initial_window": handshake._MAX_WINDOW,
-    "largest offset or count": codec.MAX_OFFSET,
+    "smallest initial_window": terms.MIN_WINDOW,
+    "largest initial_window": terms.MAX_WINDOW,
+    "largest offset or count": wire_fields.MAX_OFFSET,
     "max_streams": TERMS.max_streams,
-    "tolerance above max_streams": opens.OPENS_TOLERANCE,
+    "tolerance above max_streams": limits.OPENS_TOLERANCE,
     "numbers of the peer's that are not free": (
-        TERMS.max_streams + opens.OPENS_TOLERANCE + opens.MAX_UNANSWERED_CLOSES
+        TERMS.max_streams + limits.OPENS_TOLERANCE + limits.MAX_UNANSWERED_CLOSES
     ),
     "opens_per_s": TERMS.opens_per_s,
-    "unanswered MAPPINGs": mux.MAX_UNANSWERED_MAPPINGS,
+    "unanswered MAPPINGs": proto_mappings.MAX_UNANSWERED_MAPPINGS,
     "entries of one MAPPING": frames.MAX_MAPPING_ENTRIES,
     "entries of one MAPPING, at the most": frames.MAX_MAPPING_COUNT,
-    "fields of one list": codec.MAX_FIELDS,
-    "frames without effect": mux.NUISANCE_PER_S,
-    "frames without effect at once": mux.NUISANCE_BURST,
-    "waiting control bytes": mux.CONTROL_QUEUE_BYTES,
-    "control in a process": room.CONTROL_LIMIT_BYTES,
+    "fields of one list": wire_fields.MAX_FIELDS,
+    "frames without effect": incoming.NUISANCE_PER_S,
+    "frames without effect at once": incoming.NUISANCE_BURST,
+    "waiting control bytes": output.CONTROL_QUEUE_BYTES,
+    "control in a process": pools.CONTROL_LIMIT_BYTES,
     "idle_ping_s": TERMS.idle_ping_s,
-    "resume_s if not said": handshake.DEFAULT_RESUME_S,
-    "replay_limit if not said": handshake.DEFAULT_REPLAY_LIMIT,
+    "resume_s if not said": terms.DEFAULT_RESUME_S,
+    "replay_limit if not said": terms.DEFAULT_REPLAY_LIMIT,
     "RECEIVED after": resend.STATE_EVERY_BYTES,
     "RECEIVED after, at the latest": 1_000 * resend.STATE_AFTER_S,
-    "held for readers by a process": window.HELD_LIMIT_BYTES,
+    "held for readers by a process": pools.HELD_LIMIT_BYTES,
     "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
-    "CREATE without an answer, at the latest": opens.OPEN_DEADLINE_S,
+    "CREATE without an answer, at the latest": limits.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": mapping_rpc.ANSWER_DEADLINE_S,
     "silent end of a local connection": timeouts.DEAD_AFTER_S,
     "idle UDP association": timeouts.UDP_IDLE_S,
@@ -99,32 +102,32 @@ PEER_LIMITS: Final = {
 """What a peer notices."""
 
 PROGRAM_LIMITS: Final = {
-    "unanswered opens": opens.MAX_UNANSWERED_OPENS,
-    "control in one turn": mux.CONTROL_TURN_BYTES,
-    "grants in one turn": mux.WINDOWS_A_TURN,
+    "unanswered opens": limits.MAX_UNANSWERED_OPENS,
+    "control in one turn": output.CONTROL_TURN_BYTES,
+    "grants in one turn": output.WINDOWS_A_TURN,
     "a frame costs of a turn, besides its bytes": scheduler.FRAME_COST_BYTES,
-    "work of one turn for what came": work.TURN_WORK,
+    "work of one turn for what came": incoming.TURN_WORK,
     "unconfirmed session bytes": resend.REPLAY_LIMIT_BYTES,
     "RECEIVED again, at the earliest": 1_000 * resend.STATE_PAUSE_S,
     "RECEIVED after, at most": resend.STATE_MOST_BYTES,
-    "largest window": window_tuner.MAX_WINDOW_BYTES,
-    "growth of windows, a session": window_tuner.SESSION_GROWTH_BYTES,
-    "growth of windows, a process": window_tuner.PROCESS_GROWTH_BYTES,
-    "growing windows measure the round trip": window_tuner.PROBE_S,
-    "smallest round trip for windows": 1_000 * window_tuner.MIN_ROUND_TRIP_S,
-    "idle window": window_tuner.IDLE_S,
-    "unsent bytes of a virtual TCP connection": mux.STREAM_QUEUE_BYTES,
+    "largest window": window.MAX_WINDOW_BYTES,
+    "growth of windows, a session": window.SESSION_GROWTH_BYTES,
+    "growth of windows, a process": pools.PROCESS_GROWTH_BYTES,
+    "growing windows measure the round trip": window.PROBE_S,
+    "smallest round trip for windows": 1_000 * window.MIN_ROUND_TRIP_S,
+    "idle window": window.IDLE_S,
+    "unsent bytes of a virtual TCP connection": output.STREAM_QUEUE_BYTES,
     "DATA in one frame while others wait, at least": scheduler.SHARED_FRAME_BYTES,
-    "committed to the kernel at once, at most": output.MAX_TURN_BYTES,
-    "committed to the kernel at once, at least": output.MIN_TURN_BYTES,
-    "one turn": 1_000 * output.TURN_S,
+    "committed to the kernel at once, at most": link_output.MAX_TURN_BYTES,
+    "committed to the kernel at once, at least": link_output.MIN_TURN_BYTES,
+    "one turn": 1_000 * link_output.TURN_S,
     "unsent in the kernel": transport.NOTSENT_LOWAT_BYTES,
     "datagrams waiting, of one association": datagrams.ASSOCIATION_BYTES,
     "datagrams waiting, in all": datagrams.SESSION_BYTES,
-    "unsent in a process": room.UNSENT_LIMIT_BYTES,
-    "unconfirmed in a process": room.KEPT_LIMIT_BYTES,
-    "datagrams waiting, in a process": room.DATAGRAM_LIMIT_BYTES,
-    "of each of these for a session, at least": room.LEAST_BYTES,
+    "unsent in a process": pools.UNSENT_LIMIT_BYTES,
+    "unconfirmed in a process": pools.KEPT_LIMIT_BYTES,
+    "datagrams waiting, in a process": pools.DATAGRAM_LIMIT_BYTES,
+    "of each of these for a session, at least": pools.LEAST_BYTES,
     "unconfirmed of a session, at least": resend.LEAST_KEPT_BYTES,
     "datagrams before a turn of DATA": datagrams.DATAGRAM_TURN_BYTES,
     "before RST, for the kernel to send": relay.GRACE_S,
@@ -137,18 +140,18 @@ PROGRAM_LIMITS: Final = {
 CALM_LIMITS: Final = {
     Calm.FAILED_LOGINS: gate.FAILURE_BURST,
     Calm.SESSIONS: sessions.MAX_SESSIONS,
-    Calm.FIELDS: codec.MAX_FIELDS,
+    Calm.FIELDS: wire_fields.MAX_FIELDS,
     Calm.NAMES: frames.MAX_MAPPING_COUNT,
-    Calm.MAPPINGS: mux.MAX_UNANSWERED_MAPPINGS,
-    Calm.OPENS: opens.FLOOD_FACTOR * TERMS.opens_per_s,
+    Calm.MAPPINGS: proto_mappings.MAX_UNANSWERED_MAPPINGS,
+    Calm.OPENS: limits.FLOOD_FACTOR * TERMS.opens_per_s,
     Calm.NUMBERS: PEER_LIMITS["numbers of the peer's that are not free"],
-    Calm.UNREAD: mux.CONTROL_QUEUE_BYTES,
-    Calm.PING: mux.NUISANCE_BURST,
-    Calm.WINDOW: mux.NUISANCE_BURST,
-    Calm.RECEIVED: mux.NUISANCE_BURST,
-    Calm.DRAINING: mux.NUISANCE_BURST,
-    Calm.DATAGRAM: mux.NUISANCE_BURST,
-    Calm.EXTENSION: mux.NUISANCE_BURST,
+    Calm.UNREAD: output.CONTROL_QUEUE_BYTES,
+    Calm.PING: incoming.NUISANCE_BURST,
+    Calm.WINDOW: incoming.NUISANCE_BURST,
+    Calm.RECEIVED: incoming.NUISANCE_BURST,
+    Calm.DRAINING: incoming.NUISANCE_BURST,
+    Calm.DATAGRAM: incoming.NUISANCE_BURST,
+    Calm.EXTENSION: incoming.NUISANCE_BURST,
 }
 
 
@@ -244,7 +247,7 @@ def test_the_fields_of_hello_have_the_defaults_of_the_code() -> None:
 
 def test_the_fields_of_hello_are_those_that_the_code_knows() -> None:
     said = {int(row[0]) for row in rows(section(TEXT, "hello")) if row[1]}
-    assert said == handshake._HELLO_FIELDS
+    assert said == terms._HELLO_FIELDS
 
 
 def anchors() -> set[str]:

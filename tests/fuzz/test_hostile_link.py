@@ -77,7 +77,7 @@ async def hostile(pieces: list[bytes], split: int, *, client: bool) -> None:
             await peer.session.wait_gone()
         core = peer.session.core
         assert peer.session.streams == core.conns == 0
-        assert core._pool.held_bytes == 0
+        assert core.pools.held.held_bytes == 0
         assert not peer.session._deliveries
 
 

@@ -11,7 +11,7 @@ from support.wires import Offers, raw_peer
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.work import TURN_WORK
+from tunnel.proto.input import TURN_WORK
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 SMALL = HEADER_BYTES + 1
@@ -78,7 +78,7 @@ async def test_what_was_to_be_sent_at_the_end_is_given_back_when_the_wire_breaks
         await stream.send_all(bytes(100_000))
         stream.close()
         peer.link.close(Code.NORMAL)
-        pools = peer.session.core._pools
+        pools = peer.session.core.pools
         assert pools.unsent.taken_bytes + pools.control.taken_bytes > 0
         await peer.wire.aclose()
         await peer.link.gone.wait()

@@ -39,15 +39,15 @@ from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
-from tunnel.proto import opens
+from tunnel.proto import limits
 from tunnel.proto.frames import Address, NameTarget, Terms
 from tunnel.proto.handshake import (
-    DEFAULT_REPLAY_LIMIT,
     ClientHandshake,
     ResumeState,
 )
-from tunnel.proto.opens import MAX_UNANSWERED_OF_ONE, OPEN_DEADLINE_S
+from tunnel.proto.limits import MAX_UNANSWERED_OF_ONE, OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
+from tunnel.proto.terms import DEFAULT_REPLAY_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -473,7 +473,7 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
 async def test_only_so_many_visitors_wait_for_a_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OF_ONE", 20)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_OF_ONE", 20)
     async with network() as net, target(echo) as where:
         client, notices = await net.client()
         await client.publish_target(Address("", 0), where)

@@ -37,13 +37,12 @@ from tunnel.proto.frames import (
     ProtMapping,
     Terms,
 )
-from tunnel.proto.window import HeldPool
+from tunnel.proto.pools import HeldPool, Pools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.conn import VirtualConn
 
 ENTRY = MappingEntry(MappingType.TCP, "web", "", 8080)
 ANSWERED = frames.mapping_answers(frames.mapping_answer(0, "0.0.0.0", 8080))
@@ -330,7 +329,7 @@ async def test_when_memory_is_short_the_longest_stalled_reader_is_given_up(
 ) -> None:
     offers = Offers()
     async with session_pair(serve_server=offers) as pair:
-        pair.server.core._pool.limit_bytes = 500_000
+        pair.server.core.pools.held.limit_bytes = 500_000
         senders = [await pair.client.open(TARGET) for _ in range(3)]
         readers = [await offers.taken.receive() for _ in range(3)]
         for sender in senders:  # 3 x 200,000: one too many
@@ -348,20 +347,19 @@ async def test_when_memory_is_short_the_longest_stalled_reader_is_given_up(
             got = 0
             while got < 200_000:
                 got += len(await reader.receive_some())
-        assert pair.server.core._pool.held_bytes == 0
+        assert pair.server.core.pools.held.held_bytes == 0
         assert pair.reasons == {}
 
 
 async def test_one_sessions_bytes_may_cost_another_sessions_stalled_reader(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    pool: HeldPool[VirtualConn] = HeldPool(150_000)
+    pools = Pools(HeldPool(150_000))
     stalled, busy = Offers(), Offers()
     async with (
-        session_pair(serve_server=stalled) as one,
-        session_pair(serve_server=busy) as two,
+        session_pair(serve_server=stalled, pools=pools) as one,
+        session_pair(serve_server=busy, pools=pools) as two,
     ):
-        one.server.core._pool = two.server.core._pool = pool
         sender = await one.client.open(TARGET)
         await sender.send_all(bytes(100_000))
         await trio.testing.wait_all_tasks_blocked()
@@ -384,7 +382,7 @@ async def test_a_reader_that_is_given_up_before_its_service_began_is_not_served(
         stream.accept()
 
     async with raw_peer(serve=serve) as peer:
-        peer.session.core._pool.limit_bytes = 100
+        peer.session.core.pools.held.limit_bytes = 100
         create = frames.create_tcp(2, frames.ipv4(1, 2, 3, 4, 5))
         await peer.wire.send_all(create + frames.data(2, bytes(200)))
         said = await peer.heard()

@@ -14,7 +14,7 @@ from support.wires import TARGET, Offers, SessionPair, open_one, session_pair
 
 from tunnel.errors import Code, LocalLinkError, StreamError
 from tunnel.proto.frames import Terms
-from tunnel.proto.mux import STREAM_QUEUE_BYTES
+from tunnel.proto.output import STREAM_QUEUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,7 +274,7 @@ async def test_a_piece_is_held_until_the_next_is_asked_for(
     offers = Offers()
     async with session_pair(serve_server=offers) as sessions:
         left, right = await open_one(sessions, offers)
-        held = sessions.server.core._pool
+        held = sessions.server.core.pools.held
         await left.send_all(b"piece")
         assert await right.receive_piece() == b"piece"
         assert held.held_bytes == 5
@@ -337,7 +337,7 @@ async def test_a_stalled_reader_holds_its_window_and_stops_nobody(
             got = 0
             while got < 4_000_000:
                 got += len(await right.receive_some())
-            assert sessions.server.core._pool.held_bytes == 262_144
+            assert sessions.server.core.pools.held.held_bytes == 262_144
             nursery.cancel_scope.cancel()
 
 

@@ -8,8 +8,9 @@ from support.pair import CorePair, End
 
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm
-from tunnel.proto.codec import MAX_FIELDS, FrameDecoder
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import MappingAsked, StreamOffered
+from tunnel.proto.fields import MAX_FIELDS
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -18,8 +19,10 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS, NUISANCE_BURST, MuxCore
-from tunnel.proto.opens import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
+from tunnel.proto.input import NUISANCE_BURST
+from tunnel.proto.limits import MAX_UNANSWERED_CLOSES, OPENS_TOLERANCE
+from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
+from tunnel.proto.mux import MuxCore
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
 BOTH = Terms(capabilities=CAN_MAP | CAN_UDP, max_datagram=1_000)

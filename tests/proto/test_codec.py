@@ -12,12 +12,10 @@ from support import frames as by_hand
 
 from tunnel.addresses import encode_address, is_host_name
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.codec import (
+from tunnel.proto.codec import FrameDecoder, decode_one
+from tunnel.proto.fields import (
     MAX_OFFSET,
-    FrameDecoder,
     check_tlvs,
-    decode_one,
-    encode,
     encode_text,
 )
 from tunnel.proto.frames import (
@@ -53,6 +51,7 @@ from tunnel.proto.frames import (
     UdpTarget,
     UnixPath,
 )
+from tunnel.proto.payloads import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

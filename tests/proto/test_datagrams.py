@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.codec import FrameDecoder, encode
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.datagrams import (
     ASSOCIATION_BYTES,
     DATAGRAM_TURN_BYTES,
@@ -34,7 +34,8 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.room import DATAGRAM_LIMIT_BYTES
+from tunnel.proto.payloads import encode
+from tunnel.proto.pools import DATAGRAM_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
@@ -160,7 +161,7 @@ def test_a_peer_without_udp_is_not_asked() -> None:
 
 def test_who_offers_no_udp_refuses_it() -> None:
     pair = CorePair(UDP, UDP)
-    pair.server.core.ours = Terms()
+    pair.server.core._table._can_udp = False
     ours = pair.client.core.open(ANYWHERE, pair.now)
     pair.settle()
     assert pair.client.hear() == [StreamClosed(ours, Code.UNSUPPORTED, "")]

@@ -7,8 +7,9 @@ from support import frames
 from support.pair import CorePair, End
 
 from tunnel.errors import Code, RemoteSessionError
-from tunnel.proto.codec import MAX_FIELDS, decode_one
+from tunnel.proto.codec import decode_one
 from tunnel.proto.events import PeerDraining
+from tunnel.proto.fields import MAX_FIELDS
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -18,11 +19,8 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.mux import (
-    CONTROL_TURN_BYTES,
-    NUISANCE_BURST,
-    WINDOWS_A_TURN,
-)
+from tunnel.proto.input import NUISANCE_BURST
+from tunnel.proto.output import CONTROL_TURN_BYTES, WINDOWS_A_TURN
 from tunnel.proto.scheduler import FRAME_COST_BYTES
 
 HERE = frames.ipv4(127, 0, 0, 1, 80)
@@ -98,7 +96,7 @@ def test_much_control_goes_in_turns_and_no_data_overtakes_it() -> None:
     assert max(map(len, turns)) <= CONTROL_TURN_BYTES + 1_024
     assert turns[-1].endswith(b"data")
     assert not any(b"data" in turn for turn in turns[:-1])
-    assert pair.client.core._control_bytes == 0
+    assert pair.client.core._output.control.size == 0
     pair.inject(pair.server, b"".join(turns))
     assert len(pair.server.heard) == 3_001
 

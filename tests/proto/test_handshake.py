@@ -18,7 +18,7 @@ from tunnel.errors import (
     RemoteLinkError,
     UsageError,
 )
-from tunnel.proto.codec import auth_answer_before_proof, decode_one, encode
+from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
@@ -28,16 +28,13 @@ from tunnel.proto.frames import (
     Terms,
 )
 from tunnel.proto.handshake import (
-    DEFAULT_REPLAY_LIMIT,
-    DEFAULT_RESUME_S,
     MAX_UNPROVEN_BYTES,
     ClientHandshake,
     HandshakeResult,
     ResumeState,
     ServerHandshake,
-    hello_tlvs,
-    read_terms,
 )
+from tunnel.proto.payloads import auth_answer_before_proof, encode
 from tunnel.proto.proofs import (
     NO_BINDING,
     PLAIN_BINDING,
@@ -49,6 +46,12 @@ from tunnel.proto.proofs import (
     server_proof,
     transcript,
     verifier_of,
+)
+from tunnel.proto.terms import (
+    DEFAULT_REPLAY_LIMIT,
+    DEFAULT_RESUME_S,
+    hello_tlvs,
+    read_terms,
 )
 
 if TYPE_CHECKING:

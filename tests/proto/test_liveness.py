@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.proto.limits import TokenBucket
 from tunnel.proto.liveness import HURRY_S, Due, Liveness
-from tunnel.proto.token_bucket import TokenBucket
 
 
 def test_nothing_is_due_while_bytes_come() -> None:
@@ -56,8 +56,11 @@ def test_a_link_of_a_machine_that_slept_is_lost_in_a_hurry() -> None:
 def test_a_byte_ends_the_hurry() -> None:
     link = Liveness(0.0)
     link.suspect(1.0)
-    assert link.heard(2.0)
-    assert not link.heard(3.0)
+    link.heard(2.0)
+    assert link.sooner
+    link.sooner = False
+    link.heard(3.0)
+    assert not link.sooner
     link.asked(13.0)
     assert link.due(13.0 + HURRY_S) is Due.NOTHING
 

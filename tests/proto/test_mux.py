@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from support.pair import TARGET, CorePair, End
 
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteSessionError
-from tunnel.proto import mux, opens
-from tunnel.proto.codec import FrameDecoder, data_header, encode
+from tunnel.proto import input as incoming
+from tunnel.proto import limits, mappings, output
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import (
     CreditGranted,
     DataReceived,
@@ -52,9 +53,9 @@ from tunnel.proto.frames import (
 )
 from tunnel.proto.liveness import HURRY_S
 from tunnel.proto.mux import MuxCore
-from tunnel.proto.pools import Pools
+from tunnel.proto.payloads import data_header, encode
+from tunnel.proto.pools import HeldPool, Pools
 from tunnel.proto.state import StreamState
-from tunnel.proto.window import HeldPool
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
@@ -549,7 +550,7 @@ def test_a_sender_holds_two_chunks_whatever_was_granted() -> None:
     pair = CorePair(server=small(10_000_000))
     ours, _ = pair.opened()
     room = pair.client.core.send_room(ours)
-    assert room == mux.STREAM_QUEUE_BYTES
+    assert room == output.STREAM_QUEUE_BYTES
     pair.client.core.send_data(ours, bytes(room))
     assert pair.client.core.send_room(ours) == 0
 
@@ -557,7 +558,7 @@ def test_a_sender_holds_two_chunks_whatever_was_granted() -> None:
 def test_a_starved_sender_is_woken_once_when_its_queue_has_room() -> None:
     pair = CorePair(server=small(10_000_000))
     ours, _ = pair.opened()
-    pair.client.core.send_data(ours, bytes(mux.STREAM_QUEUE_BYTES))
+    pair.client.core.send_data(ours, bytes(output.STREAM_QUEUE_BYTES))
     assert pair.client.core.send_room(ours) == 0
     while ours.lane.size:
         pair.flush(pair.client)
@@ -575,7 +576,7 @@ def test_a_sender_that_did_not_ask_hears_of_no_credit() -> None:
 def test_a_grant_wakes_nobody_while_the_queue_is_full() -> None:
     pair = CorePair(server=small(10_000_000))
     ours, _ = pair.opened()
-    pair.client.core.send_data(ours, bytes(mux.STREAM_QUEUE_BYTES))
+    pair.client.core.send_data(ours, bytes(output.STREAM_QUEUE_BYTES))
     assert pair.client.core.send_room(ours) == 0
     inject(pair, pair.client, ProtWindow(ONE, 20_000_000))
     assert pair.client.hear() == []
@@ -666,7 +667,7 @@ def test_a_flood_of_nothing_ends_the_session_and_its_sane_rate_does_not(
     for _ in range(100):
         pair.now += 1.0
         inject(pair, pair.server, *[nothing] * 100)
-    burst = [nothing] * (int(mux.NUISANCE_BURST) + 1)
+    burst = [nothing] * (int(incoming.NUISANCE_BURST) + 1)
     assert refused_with(pair, pair.server, *burst) is Code.CALM
 
 
@@ -728,7 +729,7 @@ def test_more_answers_than_questions_are_the_peers_fault() -> None:
 
 def test_too_many_unanswered_mappings_end_the_session() -> None:
     pair = CorePair()
-    questions = [ProtMapping(MappingOp.ADD, [])] * mux.MAX_UNANSWERED_MAPPINGS
+    questions = [ProtMapping(MappingOp.ADD, [])] * mappings.MAX_UNANSWERED_MAPPINGS
     inject(pair, pair.server, *questions)
     one_more = ProtMapping(MappingOp.ADD, [])
     assert refused_with(pair, pair.server, one_more) is Code.CALM
@@ -801,7 +802,7 @@ def test_the_opener_keeps_to_the_peers_max_streams() -> None:
 def test_offers_above_max_streams_are_refused_until_a_task_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 1)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 1)
     pair = CorePair(server=Terms(max_streams=1))
     inject(pair, pair.server, ProtCreate(ONE, TARGET), ProtCreate(THREE, TARGET))
     first, _ = pair.server.heard_of(StreamOffered)
@@ -841,7 +842,7 @@ def test_faster_opens_are_refused_and_far_faster_ones_end_the_session() -> None:
 
 
 def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OPENS", 3)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_OPENS", 3)
     pair = CorePair()
     core = pair.client.core
     ours = [core.open(TARGET, pair.now) for _ in range(3)]
@@ -862,7 +863,7 @@ def test_unanswered_opens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unanswered_opens_of_one_busy_target_leave_room_for_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_OF_ONE", 3)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_OF_ONE", 3)
     pair = CorePair()
     core, busy, other = pair.client.core, NameTarget("busy"), NameTarget("other")
     ours = [core.open(busy, pair.now) for _ in range(3)]
@@ -879,15 +880,15 @@ def test_unanswered_opens_of_one_busy_target_leave_room_for_others(
         core.open(busy, pair.now)
     with pytest.raises(LocalStreamError):
         core.open(busy, pair.now)
-    core.expire(pair.now + opens.OPEN_DEADLINE_S)
+    core.expire(pair.now + limits.OPEN_DEADLINE_S)
     core.open(busy, pair.now)
 
 
 def test_a_peer_that_answers_no_close_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
-    monkeypatch.setattr(opens, "MAX_UNANSWERED_CLOSES", 3)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 0)
+    monkeypatch.setattr(limits, "MAX_UNANSWERED_CLOSES", 3)
     pair = CorePair(server=Terms(max_streams=1))
     creates = [ProtCreate(SockMap(2 * place + 1), TARGET) for place in range(5)]
     inject(pair, pair.server, *creates[:4])
@@ -897,7 +898,7 @@ def test_a_peer_that_answers_no_close_is_given_up(
 def test_a_peer_that_asks_and_reads_nothing_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mux, "CONTROL_QUEUE_BYTES", 1_000)
+    monkeypatch.setattr(output, "CONTROL_QUEUE_BYTES", 1_000)
     pair = CorePair()
     pieces: list[ProtFrame] = [ProtCreate(ONE, TARGET), ProtClose(ONE)]
     burst = pieces * 100
@@ -915,7 +916,7 @@ def test_grants_and_data_do_not_count_as_control() -> None:
         pair.settle()
         pair.server.core.consumed(theirs, 100)
         pair.settle()
-    assert pair.server.core._control_bytes == 0
+    assert pair.server.core._output.control.size == 0
 
 
 def test_the_reader_that_stalls_longest_is_reset_when_memory_is_short() -> None:
@@ -939,7 +940,7 @@ def test_the_reader_that_stalls_longest_is_reset_when_memory_is_short() -> None:
 
 
 def test_a_pool_is_shared_and_tells_the_session_that_lost_a_reader() -> None:
-    pool: HeldPool[VirtualConn] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     told: list[int] = []
     cores = [
         MuxCore(
@@ -1007,8 +1008,8 @@ FREQUENT = Terms(
 def say(pair: CorePair, end: End, conn: VirtualConn, other: VirtualConn) -> None:
     """Let ``end`` send until the other's window has grown; all of it is read."""
     listener = pair.other(end)
-    before = listener.pool.growth.taken
-    while listener.pool.growth.taken == before:
+    before = listener.pool.grown_bytes
+    while listener.pool.grown_bytes == before:
         size = end.core.send_room(conn)
         end.core.send_data(conn, bytes(size))
         pair.settle()
@@ -1078,7 +1079,7 @@ def assert_as_new(pair: CorePair) -> None:
         assert end.core.conns == 0
         assert end.core.offered == 0
         assert end.pool.held_bytes == 0
-        assert end.pool.growth.taken == 0
+        assert end.pool.grown_bytes == 0
         assert not end.core.has_output()
         # Nothing else has a time: no open, no grown window, nothing to confirm.
         assert end.core.next_wakeup() == end.core.liveness.next_wakeup()
@@ -1105,7 +1106,7 @@ WAYS_TO_END = (
 def test_however_a_connection_ends_it_leaves_nothing_behind(
     how: str, replay_limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opens, "OPENS_TOLERANCE", 0)
+    monkeypatch.setattr(limits, "OPENS_TOLERANCE", 0)
     pair = CorePair(
         FREQUENT, FREQUENT, replay_limit=replay_limit, top=41, open_deadline_s=1.0
     )
@@ -1136,12 +1137,12 @@ def test_a_session_that_ends_with_everything_alive_leaves_nothing_behind() -> No
     pair.cut()
     for end in pair.ends:
         assert end.pool.held_bytes > 0
-        assert end.pool.growth.taken > 0
+        assert end.pool.grown_bytes > 0
         lived = end.core.end()
         assert offered in lived or end is pair.server
         assert end.core.conns == 0
         assert end.pool.held_bytes == 0
-        assert end.pool.growth.taken == 0
+        assert end.pool.grown_bytes == 0
         assert end.core.expire(pair.now) is None
         assert not end.core.has_output()
         for conn in lived:
@@ -1171,13 +1172,18 @@ def test_a_session_that_ends_does_not_repeat_what_was_lost(how: str) -> None:
 
 def test_questions_for_names_are_not_used_up_by_asking() -> None:
     pair = CorePair()
-    for _ in range(2 * mux.MAX_UNANSWERED_MAPPINGS):
+    for _ in range(2 * mappings.MAX_UNANSWERED_MAPPINGS):
         pair.client.core.ask_mapping(MappingOp.ADD, [ENTRY])
         pair.settle()
         pair.server.core.answer_mapping([MappingAnswer(Code.NORMAL)])
         pair.settle()
-    assert len(pair.server.heard_of(MappingAsked)) == 2 * mux.MAX_UNANSWERED_MAPPINGS
-    assert len(pair.client.heard_of(MappingAnswered)) == 2 * mux.MAX_UNANSWERED_MAPPINGS
+    assert (
+        len(pair.server.heard_of(MappingAsked)) == 2 * mappings.MAX_UNANSWERED_MAPPINGS
+    )
+    assert (
+        len(pair.client.heard_of(MappingAnswered))
+        == 2 * mappings.MAX_UNANSWERED_MAPPINGS
+    )
     late = ProtMappingAnswer([MappingAnswer(Code.NORMAL)])
     assert refused_with(pair, pair.client, late) is Code.PROTOCOL
 
@@ -1334,7 +1340,7 @@ def test_hostile_bytes_raise_nothing_but_the_peers_session_error(
     with contextlib.suppress(RemoteSessionError):
         for place, at in enumerate(range(0, len(data), cut)):
             pair.inject(end, data[at : at + cut])
-            assert end.core._decoder.held_bytes <= at + cut
+            assert end.core._input.held_bytes <= at + cut
             if place == action:
                 end.core.close(conns[place % 2])
             pair.flush(end)
@@ -1384,8 +1390,12 @@ def test_a_starved_sender_is_woken_when_half_of_its_queue_is_free() -> None:
     pair = CorePair(server=small(10_000_000))
     ours, _ = pair.opened()
     core = pair.client.core
-    core.send_data(ours, bytes(mux.STREAM_QUEUE_BYTES - 1_000))
+    core.send_data(ours, bytes(output.STREAM_QUEUE_BYTES - 1_000))
     assert core.send_room(ours, least=10_000) == 0
-    core.data_to_send(mux.STREAM_QUEUE_BYTES // 2, pair.now)
-    assert mux.STREAM_QUEUE_BYTES // 3 < ours.lane.size <= mux.STREAM_QUEUE_BYTES // 2
+    core.data_to_send(output.STREAM_QUEUE_BYTES // 2, pair.now)
+    assert (
+        output.STREAM_QUEUE_BYTES // 3
+        < ours.lane.size
+        <= output.STREAM_QUEUE_BYTES // 2
+    )
     assert core.take_notices() == [CreditGranted(ours)]

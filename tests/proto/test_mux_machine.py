@@ -453,7 +453,7 @@ class MuxMachine(RuleBasedStateMachine):
             assert end.core._own_opens.open == 0
             assert end.core._own_opens.unanswered == 0
             assert end.pool.held_bytes == 0
-            assert end.pool.growth.taken == 0
+            assert end.pool.grown_bytes == 0
             assert not end.core.has_output()
         self._pass(STATE_AFTER_S)
         self.settle()

@@ -6,16 +6,16 @@ import pytest
 from support.pair import TARGET, CorePair
 
 from tunnel.errors import Code, RemoteSessionError
-from tunnel.proto import frames, mux, pools
+from tunnel.proto import frames, output, pools
 from tunnel.proto import resend as replay_module
-from tunnel.proto.codec import encode
 from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
 from tunnel.proto.events import CreditGranted, DataReceived
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
-from tunnel.proto.mux import STREAM_QUEUE_BYTES, MuxCore
-from tunnel.proto.pools import Pools
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.output import STREAM_QUEUE_BYTES
+from tunnel.proto.payloads import encode
+from tunnel.proto.pools import LEAST_BYTES, SHARE, Pools, Room
 from tunnel.proto.resend import ResendBuffer
-from tunnel.proto.room import LEAST_BYTES, SHARE, Room
 from tunnel.proto.scheduler import SendQueue, SendScheduler
 
 LIMIT = 4_000_000
@@ -90,7 +90,7 @@ def test_who_was_refused_room_is_woken_and_every_byte_arrives() -> None:
     for conn in conns:
         send(conn)
     assert sum(left.values()) > 0
-    assert core._paused
+    assert core._output._paused
     while core.has_output():
         pair.flush(pair.client)
         pair.deliver(pair.client)
@@ -100,9 +100,9 @@ def test_who_was_refused_room_is_woken_and_every_byte_arrives() -> None:
         for event in pair.client.hear():
             if isinstance(event, CreditGranted):
                 send(event.conn)
-        assert core._lanes.size <= LIMIT // (SHARE + 1) + STREAM_QUEUE_BYTES
+        assert core._output.lanes.size <= LIMIT // (SHARE + 1) + STREAM_QUEUE_BYTES
     assert sum(left.values()) == 0
-    assert not core._paused
+    assert not core._output._paused
     assert pair.client.pools.unsent.taken_bytes == 0
 
 
@@ -197,7 +197,7 @@ def test_control_of_all_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
             calm += error.code is Code.CALM
     assert calm > 0
     assert shared.control.taken_bytes < 1_000_000 + 16 * 2 * LEAST_BYTES
-    assert mux.CONTROL_QUEUE_BYTES > 1_000_000
+    assert output.CONTROL_QUEUE_BYTES > 1_000_000
 
 
 def test_datagrams_of_all_sessions_are_bounded() -> None:

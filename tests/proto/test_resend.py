@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import frames as raw
 
-from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
+from tunnel.proto.payloads import data_header
+from tunnel.proto.pools import Room
 from tunnel.proto.resend import (
     LEAST_KEPT_BYTES,
     REPLAY_LIMIT_BYTES,
@@ -22,7 +23,6 @@ from tunnel.proto.resend import (
     ResendBuffer,
     acks_for,
 )
-from tunnel.proto.room import Room
 
 PAYLOADS = st.one_of(
     st.integers(0, 40), st.integers(16_370, 16_390), st.just(65_528)
@@ -203,13 +203,13 @@ def test_a_receipt_is_due_after_an_eighth_of_the_limit_and_not_too_often(
     assert not receipts.due
     receipts.took(every, 0.0)
     assert receipts.due
-    receipts.state(every, 0.0)
+    assert receipts.state(0.0) == every
     receipts.took(every + most - 1, 0.9 * STATE_PAUSE_S)
     assert not receipts.due
-    assert receipts.worth(every + most - 1) is (most > every)
+    assert receipts.worth() is (most > every)
     receipts.took(every + most, 0.9 * STATE_PAUSE_S)
     assert receipts.due
-    receipts.state(every + most, 1.0)
+    assert receipts.state(1.0) == every + most
     receipts.took(2 * every + most - 1, 1.0 + 1.1 * STATE_PAUSE_S)
     assert not receipts.due
     receipts.took(2 * every + most, 1.0 + 1.1 * STATE_PAUSE_S)
@@ -258,7 +258,7 @@ def test_no_byte_waits_longer_than_its_time_and_none_is_stated_twice(
         assert receipts.due or count - stated < (250 if patient else 100)
         if receipts.due and writes:
             assert count > stated
-            receipts.state(count, now)
+            receipts.state(now)
             stated, stated_at, oldest = count, now, None
             assert not receipts.due
             assert receipts.due_at is None

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.proto.codec import FrameDecoder, encode
+from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import MAX_FRAME_BYTES, ProtClose, ProtData, SockMap
+from tunnel.proto.payloads import encode
 from tunnel.proto.scheduler import SHARED_FRAME_BYTES, SendQueue, SendScheduler
 
 if TYPE_CHECKING:

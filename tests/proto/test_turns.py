@@ -12,7 +12,7 @@ from support.pair import CorePair
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.events import DataReceived, StreamFinished, StreamOffered
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.work import CREATE_WORK, TURN_WORK
+from tunnel.proto.input import CREATE_WORK, TURN_WORK
 
 if TYPE_CHECKING:
     from tunnel.proto.mux import MuxCore

@@ -15,7 +15,7 @@ from support.tables import blocks, protocol_text
 
 from tunnel.errors import Code, RemoteLinkError, RemoteSessionError
 from tunnel.proto import events as ev
-from tunnel.proto.codec import FrameDecoder, decode_one, encode
+from tunnel.proto.codec import FrameDecoder, decode_one
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
@@ -57,6 +57,7 @@ from tunnel.proto.handshake import (
     ServerHandshake,
 )
 from tunnel.proto.mux import MuxCore
+from tunnel.proto.payloads import encode
 from tunnel.proto.proofs import (
     PLAIN_BINDING,
     client_proof,
@@ -476,7 +477,7 @@ class End:
             case "extend":
                 # This program knows no extension: a later one would send it so.
                 frame = ProtExtension(int(first), SockMap(int(rest)), 0)
-                core._push_control(encode(frame))
+                core._output.control.push(encode(frame))
             case "leave":
                 core.go_away(Code[first], json.loads(rest))
             case "mapping":

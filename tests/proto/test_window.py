@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool, RecvWindow, SendWindow
+from tunnel.proto.pools import HELD_LIMIT_BYTES, HeldPool
+from tunnel.proto.window import RecvWindow, SendWindow
 
 SIZES = st.integers(1, 5_000)
 
@@ -99,11 +100,11 @@ class Holder:
 
 
 def test_the_default_bound_is_that_of_the_text() -> None:
-    assert HeldPool[Holder]().limit_bytes == HELD_LIMIT_BYTES == 256 << 20
+    assert HeldPool().limit_bytes == HELD_LIMIT_BYTES == 256 << 20
 
 
 def test_exactly_the_bound_evicts_nobody() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     holder = Holder()
     pool.hold(holder, 100)
     assert not holder.evicted
@@ -111,7 +112,7 @@ def test_exactly_the_bound_evicts_nobody() -> None:
 
 
 def test_the_reader_that_took_nothing_for_longest_is_given_up() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     first, second, third = Holder(), Holder(), Holder()
     pool.hold(first, 40)
     pool.hold(second, 40)
@@ -122,7 +123,7 @@ def test_the_reader_that_took_nothing_for_longest_is_given_up() -> None:
 
 
 def test_arrival_is_no_progress() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     first, second = Holder(), Holder()
     pool.hold(first, 10)
     pool.hold(second, 10)
@@ -131,7 +132,7 @@ def test_arrival_is_no_progress() -> None:
 
 
 def test_one_reader_above_the_bound_gives_itself_up() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     holder = Holder()
     pool.hold(holder, 101)
     assert holder.evicted == 1
@@ -139,7 +140,7 @@ def test_one_reader_above_the_bound_gives_itself_up() -> None:
 
 
 def test_several_are_given_up_until_it_fits() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     order: list[Holder] = []
     small = [Holder(order=order) for _ in range(5)]
     for holder in small:
@@ -150,7 +151,7 @@ def test_several_are_given_up_until_it_fits() -> None:
 
 
 def test_what_was_forgotten_can_be_released_and_forgotten_again() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     holder = Holder()
     pool.hold(holder, 50)
     pool.forget(holder)
@@ -160,7 +161,7 @@ def test_what_was_forgotten_can_be_released_and_forgotten_again() -> None:
 
 
 def test_more_released_than_held_counts_as_all() -> None:
-    pool: HeldPool[Holder] = HeldPool(100)
+    pool: HeldPool = HeldPool(100)
     holder = Holder()
     pool.hold(holder, 50)
     pool.release(holder, 60)
@@ -178,7 +179,7 @@ def test_more_released_than_held_counts_as_all() -> None:
 def test_the_pool_is_the_sum_of_its_holders_and_within_its_bound(
     steps: list[tuple[str, int, int]],
 ) -> None:
-    pool: HeldPool[Holder] = HeldPool(8_000)
+    pool: HeldPool = HeldPool(8_000)
     holders = [Holder() for _ in range(5)]
     for what, who, size in steps:
         if what == "hold":

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,14 +10,13 @@ from support.pair import CorePair
 
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import ProtPing, ProtWindow, Terms
-from tunnel.proto.window import RecvWindow
-from tunnel.proto.window_tuner import (
+from tunnel.proto.pools import PROCESS_GROWTH_BYTES, HeldPool
+from tunnel.proto.window import (
     IDLE_S,
     MAX_WINDOW_BYTES,
     PROBE_S,
-    PROCESS_GROWTH_BYTES,
     SESSION_GROWTH_BYTES,
-    Budget,
+    RecvWindow,
     WindowTuner,
 )
 
@@ -29,94 +27,92 @@ FIRST = 65_536
 RTT_S = 0.1
 
 
-@dataclass(eq=False)
-class Conn:
-    recv: RecvWindow = field(default_factory=lambda: RecvWindow(FIRST, FIRST))
-    granted_at: float = -math.inf
+def first() -> RecvWindow:
+    return RecvWindow(FIRST, FIRST)
 
 
-def growth(process: Budget | None = None) -> WindowTuner[Conn]:
-    return WindowTuner(FIRST, process or Budget())
+def growth(process: HeldPool | None = None) -> WindowTuner:
+    return WindowTuner(FIRST, process or HeldPool())
 
 
-def grant(
-    own: WindowTuner[Conn], conn: Conn, now: float, *, scarce: bool = False
-) -> int:
-    own.before_grant(conn, now, RTT_S, scarce=scarce)
-    return conn.recv.size
+def grant(own: WindowTuner, window: RecvWindow, now: float) -> int:
+    own.grant(window, now, RTT_S)
+    return window.size
 
 
-def grow_fully(own: WindowTuner[Conn], conn: Conn, now: float = 0.0) -> int:
+def grow_fully(own: WindowTuner, window: RecvWindow, now: float = 0.0) -> int:
     for step in range(12):
-        grant(own, conn, now + step * RTT_S)
-    return conn.recv.size
+        grant(own, window, now + step * RTT_S)
+    return window.size
 
 
 def test_a_window_doubles_while_half_of_it_lasts_less_than_two_round_trips() -> None:
-    own, conn = growth(), Conn()
-    assert grant(own, conn, 0.0) == FIRST
-    assert grant(own, conn, 1.9 * RTT_S) == 2 * FIRST
-    assert grant(own, conn, 3.8 * RTT_S) == 4 * FIRST
-    assert grant(own, conn, 5.9 * RTT_S) == 4 * FIRST
+    own, window = growth(), first()
+    assert grant(own, window, 0.0) == FIRST
+    assert grant(own, window, 1.9 * RTT_S) == 2 * FIRST
+    assert grant(own, window, 3.8 * RTT_S) == 4 * FIRST
+    assert grant(own, window, 5.9 * RTT_S) == 4 * FIRST
 
 
 def test_a_window_grows_no_further_than_its_limit() -> None:
-    assert grow_fully(growth(), Conn()) == MAX_WINDOW_BYTES
+    assert grow_fully(growth(), first()) == MAX_WINDOW_BYTES
 
 
 def test_without_a_round_trip_nothing_grows() -> None:
-    own, conn = growth(), Conn()
-    own.before_grant(conn, 0.0, None, scarce=False)
-    own.before_grant(conn, 0.0, None, scarce=False)
-    assert conn.recv.size == FIRST
+    own, window = growth(), first()
+    own.grant(window, 0.0, None)
+    own.grant(window, 0.0, None)
+    assert window.size == FIRST
 
 
 def test_a_reader_that_lags_behind_gets_no_larger_window() -> None:
-    own, conn = growth(), Conn()
-    grant(own, conn, 0.0)
-    conn.recv.charge(FIRST // 2 + 1)
-    assert grant(own, conn, RTT_S) == FIRST
-    conn.recv.consume(1)
-    assert grant(own, conn, 2 * RTT_S) == 2 * FIRST
+    own, window = growth(), first()
+    grant(own, window, 0.0)
+    window.charge(FIRST // 2 + 1)
+    assert grant(own, window, RTT_S) == FIRST
+    window.consume(1)
+    assert grant(own, window, 2 * RTT_S) == 2 * FIRST
 
 
 def test_nothing_grows_while_memory_is_scarce() -> None:
-    own, conn = growth(), Conn()
-    grant(own, conn, 0.0)
-    assert grant(own, conn, RTT_S, scarce=True) == FIRST
+    process = HeldPool(limit_bytes=100)
+    process.held_bytes = 26
+    own, window = growth(process), first()
+    grant(own, window, 0.0)
+    assert grant(own, window, RTT_S) == FIRST
 
 
 def test_a_session_pays_for_the_growth_of_all_its_windows() -> None:
-    process = Budget()
-    own, conns = growth(process), [Conn() for _ in range(8)]
-    for conn in conns:
-        grow_fully(own, conn)
-    grown = sum(conn.recv.size - FIRST for conn in conns)
+    process = HeldPool()
+    own, windows = growth(process), [first() for _ in range(8)]
+    for window in windows:
+        grow_fully(own, window)
+    grown = sum(window.size - FIRST for window in windows)
     assert SESSION_GROWTH_BYTES // 2 < grown <= SESSION_GROWTH_BYTES
-    assert process.taken == grown
+    assert process.grown_bytes == grown
 
 
 def test_a_process_pays_for_the_growth_of_all_its_sessions() -> None:
-    process = Budget()
+    process = HeldPool()
     for _ in range(8):
         own = growth(process)
         for _ in range(8):
-            grow_fully(own, Conn())
-    assert PROCESS_GROWTH_BYTES // 2 < process.taken <= PROCESS_GROWTH_BYTES
+            grow_fully(own, first())
+    assert PROCESS_GROWTH_BYTES // 2 < process.grown_bytes <= PROCESS_GROWTH_BYTES
 
 
 def test_an_idle_window_has_its_first_size_again_and_pays_back() -> None:
-    process = Budget()
-    own, idle, busy = growth(process), Conn(), Conn()
+    process = HeldPool()
+    own, idle, busy = growth(process), first(), first()
     grow_fully(own, idle)
     grow_fully(own, busy, now=5.0)
     assert own.next_wakeup() == idle.granted_at + IDLE_S
     own.on_time(idle.granted_at + IDLE_S)
-    assert idle.recv.size == FIRST
-    assert busy.recv.size == MAX_WINDOW_BYTES
-    assert process.taken == MAX_WINDOW_BYTES - FIRST
+    assert idle.size == FIRST
+    assert busy.size == MAX_WINDOW_BYTES
+    assert process.grown_bytes == MAX_WINDOW_BYTES - FIRST
     own.forget(busy)
-    assert process.taken == 0
+    assert process.grown_bytes == 0
     assert own.next_wakeup() == math.inf
 
 
@@ -133,16 +129,16 @@ def test_the_round_trip_is_probed_now_and_then_and_on_each_link() -> None:
 def test_what_is_paid_is_what_windows_have_grown_by(
     acts: list[tuple[int, float, bool]],
 ) -> None:
-    process, now = Budget(), 0.0
-    own, conns = growth(process), [Conn() for _ in range(5)]
+    process, now = HeldPool(), 0.0
+    own, windows = growth(process), [first() for _ in range(5)]
     for which, later, ends in acts:
         now += later
         own.on_time(now)
         if ends:
-            own.forget(conns[which])
+            own.forget(windows[which])
         else:
-            grant(own, conns[which], now)
-        assert process.taken == sum(conn.recv.size - FIRST for conn in conns)
+            grant(own, windows[which], now)
+        assert process.grown_bytes == sum(window.size - FIRST for window in windows)
 
 
 @given(
@@ -152,34 +148,34 @@ def test_what_is_paid_is_what_windows_have_grown_by(
 def test_what_a_session_may_grow_by_is_not_used_up_by_growing(
     acts: list[tuple[int, float, bool]], process_bytes: int
 ) -> None:
-    process, now = Budget(process_bytes), 0.0
-    own, conns = growth(process), [Conn() for _ in range(5)]
+    process, now = HeldPool(growth_limit_bytes=process_bytes), 0.0
+    own, windows = growth(process), [first() for _ in range(5)]
     for which, later, ends in acts:
         now += later
         own.on_time(now)
         if ends:
-            own.forget(conns[which])
+            own.forget(windows[which])
         else:
-            grant(own, conns[which], now)
-    for conn in conns:
-        own.forget(conn)
-    assert process.taken == 0
+            grant(own, windows[which], now)
+    for window in windows:
+        own.forget(window)
+    assert process.grown_bytes == 0
     assert own.next_wakeup() == math.inf
-    process.limit = PROCESS_GROWTH_BYTES
-    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+    process.growth_limit_bytes = PROCESS_GROWTH_BYTES
+    grown = sum(grow_fully(own, first()) - FIRST for _ in range(8))
     assert grown == SESSION_GROWTH_BYTES  # to the last byte
 
 
 def test_a_growth_that_the_process_refuses_costs_the_session_nothing() -> None:
-    process = Budget(0)
+    process = HeldPool(growth_limit_bytes=0)
     own = growth(process)
     for _ in range(3):
-        assert grow_fully(own, Conn()) == FIRST
-    process.limit = PROCESS_GROWTH_BYTES
-    conn = Conn()
-    grow_fully(own, conn)
-    own.forget(conn)
-    grown = sum(grow_fully(own, Conn()) - FIRST for _ in range(8))
+        assert grow_fully(own, first()) == FIRST
+    process.growth_limit_bytes = PROCESS_GROWTH_BYTES
+    window = first()
+    grow_fully(own, window)
+    own.forget(window)
+    grown = sum(grow_fully(own, first()) - FIRST for _ in range(8))
     assert grown == SESSION_GROWTH_BYTES
 
 
@@ -267,11 +263,11 @@ def test_a_grown_window_has_a_time_that_may_come_before_all_others() -> None:
     pair = CorePair(patient, patient)
     carry_bulk(pair, rtt_s=0.1, seconds=1.0)
     core = pair.server.core
-    assert core.sooner
+    assert core.liveness.sooner
     assert core.next_wakeup() <= pair.now + IDLE_S
-    assert not core.sooner
+    assert not core.liveness.sooner
     pair.wait(IDLE_S)
-    assert pair.server.pool.growth.taken == 0
+    assert pair.server.pool.grown_bytes == 0
 
 
 @pytest.mark.parametrize("closer", ["the reader", "the writer"])
@@ -279,19 +275,19 @@ def test_a_close_pays_back_at_once_whatever_the_peer_says(closer: str) -> None:
     pair = CorePair()
     ours, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
     pair.settle()
-    assert pair.server.pool.growth.taken > 0
+    assert pair.server.pool.grown_bytes > 0
     if closer == "the reader":
         pair.server.core.close(theirs)
     else:
         pair.client.core.close(ours)
         pair.flush(pair.client)
         pair.deliver(pair.client)
-    assert pair.server.pool.growth.taken == 0
+    assert pair.server.pool.grown_bytes == 0
 
 
 def test_a_connection_that_ends_pays_back_what_its_window_had_grown() -> None:
     pair = CorePair()
     carry_bulk(pair, rtt_s=0.1, seconds=1.0)
-    assert pair.server.pool.growth.taken > 0
+    assert pair.server.pool.grown_bytes > 0
     pair.server.core.end()
-    assert pair.server.pool.growth.taken == 0
+    assert pair.server.pool.grown_bytes == 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def evict(sessions: SessionPair, stream: VirtualStream) -> None:
     """Do what the bytes of another session do when memory is short."""
-    sessions.server.core._pool.forget(stream.conn)
+    sessions.server.core.pools.held.forget(stream.conn)
     stream.conn.evict()
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from support import frames
 from support.wires import TARGET, raw_peer
 
+from tunnel.proto.pools import Pools
+
 if TYPE_CHECKING:
     import trio.testing
 
@@ -14,10 +16,9 @@ if TYPE_CHECKING:
 async def test_a_peer_hears_at_once_that_a_stalled_reader_was_given_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with raw_peer() as peer, raw_peer() as other:
-        pool = peer.session.core._pool
-        other.session.core._pool = pool
-        pool.limit_bytes = 50_000
+    pools = Pools()
+    pools.held.limit_bytes = 50_000
+    async with raw_peer(pools=pools) as peer, raw_peer(pools=pools) as other:
         for each in (peer, other):
             each.session.open_now(TARGET)
             await each.heard()

@@ -19,6 +19,6 @@ async def test_bytes_that_came_with_garbage_are_not_counted_for_ever(
         hostile = create + frames.data(2, bytes(1_000)) + frames.frame(0x42)
         await peer.wire.send_all(hostile)
         assert (await peer.read())[3] == frames.GO_AWAY
-        pool = peer.session.core._pool
+        pool = peer.session.core.pools.held
         assert pool.held_bytes == 0
         assert not pool._holders

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 from support.wires import raw_peer
 
-from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtPing, Terms
+from tunnel.proto.payloads import encode
 
 EXTENSION = bytes((0, 0, 0, 0x80, 0, 0, 0, 0))
 

@@ -21,8 +21,8 @@ from tunnel.errors import Code, LocalLinkError
 from tunnel.link.session import Session
 from tunnel.net.relay import RelayResult, relay
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtAccept, ProtClose, ProtWindow, Terms
+from tunnel.proto.payloads import encode
 
 
 def pair() -> tuple[socket.socket, FastSocket]:

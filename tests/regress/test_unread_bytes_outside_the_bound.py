@@ -40,5 +40,5 @@ async def test_what_waits_for_a_stalled_reader_is_counted_as_held(
         whole = 4 * frames.data(1, bytes(60_000))
         await peer.wire.send_all(frames.accept(1) + whole)
         assert await peer.heard() == b""  # no grant for what nobody took
-        assert peer.session.core._pool.held_bytes == 240_000
+        assert peer.session.core.pools.held.held_bytes == 240_000
         nursery.cancel_scope.cancel()

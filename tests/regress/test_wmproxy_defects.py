@@ -20,7 +20,7 @@ from tunnel.front.proxy import serve_proxy
 from tunnel.link.transport import PlainTransport, send
 from tunnel.net.listen import open_listener
 from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
-from tunnel.proto.mux import STREAM_QUEUE_BYTES
+from tunnel.proto.output import STREAM_QUEUE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -235,8 +235,8 @@ async def test_a_thousand_connections_leave_nothing_behind(
             core = session.core
             assert session.streams == core.conns == core.offered == 0
             assert core._own_opens.unanswered == core._own_opens.open == 0
-            assert not core._pool.held_bytes
-            assert not core._pool._holders
+            assert not core.pools.held.held_bytes
+            assert not core.pools.held._holders
 
 
 # 7

@@ -12,10 +12,9 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
 )
+from tunnel.proto.limits import OPEN_DEADLINE_S
 from tunnel.proto.mux import MuxCore
-from tunnel.proto.opens import OPEN_DEADLINE_S
-from tunnel.proto.pools import Pools
-from tunnel.proto.window import HELD_LIMIT_BYTES, HeldPool
+from tunnel.proto.pools import HELD_LIMIT_BYTES, HeldPool, Pools
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
@@ -32,7 +31,7 @@ class End:
     """One core, the bytes on their way from it, and all that it has reported."""
 
     core: MuxCore
-    pool: HeldPool[VirtualConn]
+    pool: HeldPool
     pools: Pools
     wire: bytearray = field(default_factory=bytearray)
     heard: list[Event] = field(default_factory=list)
@@ -72,7 +71,7 @@ class CorePair:
         terms = client or Terms(), server or Terms()
 
         def end(who: int) -> End:
-            pool: HeldPool[VirtualConn] = HeldPool(pool_bytes)
+            pool: HeldPool = HeldPool(pool_bytes)
             pools = Pools(pool)
             core = MuxCore(
                 client=who == 0,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.pools import Pools
 
     MemoryStapled = trio.StapledStream[
         trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream
@@ -159,6 +160,7 @@ class RawPeer:
         early: bytes = b"",
         terms: Terms | None = None,
         lockstep: bool = False,
+        pools: Pools | None = None,
     ) -> None:
         terms = terms or Terms()
         self.session = Session(
@@ -167,6 +169,7 @@ class RawPeer:
             theirs=terms,
             serve_offer=serve or Offers(),
             serve_mapping=None if client else no_names,
+            pools=pools,
         )
         self.wire: trio.abc.HalfCloseableStream
         self.stream: trio.abc.HalfCloseableStream
@@ -210,9 +213,15 @@ async def raw_peer(
     early: bytes = b"",
     terms: Terms | None = None,
     lockstep: bool = False,
+    pools: Pools | None = None,
 ) -> AsyncIterator[RawPeer]:
     peer = RawPeer(
-        client=client, serve=serve, early=early, terms=terms, lockstep=lockstep
+        client=client,
+        serve=serve,
+        early=early,
+        terms=terms,
+        lockstep=lockstep,
+        pools=pools,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(peer.session.run)
@@ -232,6 +241,7 @@ class SessionPair:
         transports: tuple[Transport, Transport] | None = None,
         *,
         resume_s: float = 0,
+        pools: Pools | None = None,
     ) -> None:
         self.client = Session(
             client=True,
@@ -249,6 +259,7 @@ class SessionPair:
             serve_mapping=no_names,
             resume_s=resume_s,
             replay_limit=1 << 20,
+            pools=pools,
         )
         self._wire(transports)
         self.reasons: dict[str, TunnelError] = {}
@@ -294,12 +305,14 @@ async def session_pair(
     serve_client: ServeOffer | None = None,
     serve_server: ServeOffer | None = None,
     transports: tuple[Transport, Transport] | None = None,
+    pools: Pools | None = None,
 ) -> AsyncIterator[SessionPair]:
     pair = SessionPair(
         terms or Terms(),
         serve_client or Offers(),
         serve_server or Offers(),
         transports,
+        pools=pools,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(pair.client.run)

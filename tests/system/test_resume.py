@@ -37,7 +37,7 @@ from support.targets import (
 from support.traffic import Traffic
 
 from tunnel.errors import Exit
-from tunnel.proto.mux import STREAM_QUEUE_BYTES
+from tunnel.proto.output import STREAM_QUEUE_BYTES
 from tunnel.proto.resend import REPLAY_LIMIT_BYTES
 
 if TYPE_CHECKING:

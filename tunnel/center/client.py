@@ -35,7 +35,7 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.handshake import DEFAULT_RESUME_S
+from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -36,9 +36,10 @@ from tunnel.net.listen import open_listener, serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, MappingType, Terms
-from tunnel.proto.handshake import DEFAULT_RESUME_S, ServerHandshake
+from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
+from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

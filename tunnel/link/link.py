@@ -28,8 +28,8 @@ from tunnel.link.transport import lost
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
 from tunnel.platform.process import asleep_s as _asleep_s
-from tunnel.proto.codec import encode
 from tunnel.proto.frames import ProtGoAway
+from tunnel.proto.payloads import encode
 
 if TYPE_CHECKING:
     from tunnel.link.session import Session
@@ -225,7 +225,7 @@ class Link:
                 output.wake()
             else:
                 output.flush()
-            if core.sooner and core.next_wakeup() < self._armed:
+            if core.liveness.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
             if core.has_input():
                 # It is the other tasks' turn. What came is taken even if the wire

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tunnel.net.poller import Poller
     from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.mux import MuxCore
 
 _CLOSING: Final = StreamState.CLOSING
 _IDLE: Final = StreamState.IDLE
@@ -23,10 +24,13 @@ class LocalReader:
     No byte is taken before it has credit: that is the backpressure.
     """
 
-    __slots__ = ("_conn", "_local", "_poller", "_stopped", "_watched")
+    __slots__ = ("_conn", "_core", "_local", "_poller", "_stopped", "_watched")
 
-    def __init__(self, local: LocalEnd, conn: VirtualConn, poller: Poller) -> None:
+    def __init__(
+        self, local: LocalEnd, core: MuxCore, conn: VirtualConn, poller: Poller
+    ) -> None:
         self._local = local
+        self._core = core
         self._conn = conn
         self._poller = poller
         self._stopped = False
@@ -35,8 +39,7 @@ class LocalReader:
 
     def fill(self) -> None:
         """Fill the room there is by one read; be watched as long as there is any."""
-        conn, local = self._conn, self._local
-        core = conn.owner
+        core, conn, local = self._core, self._conn, self._local
         while not self._stopped:
             # Closed in the core, it is about to be closed here: by a later event.
             is_over = conn.state is _CLOSING or conn.state is _IDLE

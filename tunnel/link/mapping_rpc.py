@@ -8,7 +8,7 @@ import trio
 
 from tunnel.errors import Code, LocalLinkError
 from tunnel.proto.frames import MappingAnswer, ProtMapping
-from tunnel.proto.mux import MAX_UNANSWERED_MAPPINGS
+from tunnel.proto.mappings import MAX_UNANSWERED_MAPPINGS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -335,7 +335,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._rested_s, self._moved_bytes = 0.0, -1
         if idle_s < self.carrier.rest.shortest_s:
             self.carrier.rest.follow(idle_s)
-        self._reader = LocalReader(local, self.conn, self.carrier.poller)
+        self._reader = LocalReader(local, self._core, self.conn, self.carrier.poller)
         if ready or self.create is None:
             self._reader.fill()  # a visitor mostly speaks first
             if self.conn.lane.size:

@@ -1,7 +1,7 @@
 """Every reason to tell a peer to calm down (protocol.md#calm).
 
-CALM ends a link that is not proved, or else the session. It is said only through here,
-and the peer hears which of these it was: it knows what it did too often.
+CALM ends a link that is not proved, or else the session. Nothing else makes it, so the
+peer always hears which of these causes it was.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def calm(cause: Calm) -> RemoteSessionError:
 
 
 def refusal(cause: Calm, detail: str = "") -> tuple[Code, str]:
-    """Give what a GO_AWAY says, where there is no session to be ended."""
+    """Return code and reason of a GO_AWAY where there is no session to be ended."""
     return Code.CALM, f"{cause.value}: {detail}" if detail else cause.value

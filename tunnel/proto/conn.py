@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
+from tunnel.errors import Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.scheduler import SendQueue
-from tunnel.proto.state import StreamState
+from tunnel.proto.state import StreamState, step
 from tunnel.proto.window import RecvWindow, SendWindow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunnel.proto.datagrams import DatagramQueue
     from tunnel.proto.frames import SockMap
-    from tunnel.proto.mux import MuxCore
+    from tunnel.proto.state import Signal
 
 
 class VirtualConn:
-    """What MuxCore remembers of one virtual TCP connection until its number is free.
+    """What a core remembers of one virtual TCP connection until its number is free.
 
-    To everybody but its core it is a handle: it stays with its core for ever, also when
-    the number belongs to another connection by then.
+    To everybody else it is a handle, and stays one when the number belongs to another
+    connection.
+
+    Args:
+        sock_map: its number.
+        send_limit: how many bytes the peer lets us send at first.
+        window: how many bytes we let the peer send at first.
+        give_up: resets the connection, which is its argument, to save memory.
     """
 
     __slots__ = (
+        "_give_up",
         "datagrams",
-        "granted_at",
         "held_bytes",
         "lane",
         "offered",
-        "owner",
         "recv",
         "send",
         "sock_map",
@@ -37,29 +44,69 @@ class VirtualConn:
     )
 
     def __init__(
-        self, owner: MuxCore, sock_map: SockMap, send_limit: int, window: int
+        self,
+        sock_map: SockMap,
+        send_limit: int,
+        window: int,
+        give_up: Callable[[VirtualConn], None],
     ) -> None:
-        self.owner = owner
         self.sock_map = sock_map
         self.state = StreamState.IDLE
+        """Changed by ``on_send`` and ``on_recv`` alone, until the session ends."""
         self.send = SendWindow(send_limit)
         self.recv = RecvWindow(window, window)
         self.lane = SendQueue(sock_map)
         self.starved = False
+        """A CreditGranted follows as soon as there is room to send."""
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""
         self.held_bytes = 0
+        """Bytes that arrived and that its reader has not taken (``HeldPool``)."""
         self.datagrams: DatagramQueue[bytes] | None = None
         """What a UDP association has to send; None for a virtual TCP connection."""
-        self.granted_at = -math.inf
-        """When its window was raised last."""
+        self._give_up = give_up
+
+    def on_send(self, signal: Signal) -> None:
+        """Change the state for a frame of ours.
+
+        Raises:
+            LocalStreamError: ``INTERNAL``: the state does not allow the frame.
+        """
+        after = step(self.state, signal)
+        if after is None:
+            raise LocalStreamError(
+                Code.INTERNAL, f"cannot {signal.value} in {self.state.name}"
+            )
+        self.state = after
+
+    def on_recv(self, signal: Signal) -> None:
+        """Change the state for a frame of the peer.
+
+        Raises:
+            RemoteSessionError: ``PROTOCOL``: the state does not allow the frame.
+        """
+        after = step(self.state, signal)
+        if after is None:
+            raise self.broken(signal.value)
+        self.state = after
+
+    def broken(self, what: str) -> RemoteSessionError:
+        """Make the error for ``what`` of the peer, which the state does not allow."""
+        return RemoteSessionError(Code.PROTOCOL, f"{what} in state {self.state.name}")
 
     def evict(self) -> None:
-        """Give it up to save memory (called by HeldPool)."""
-        self.owner.evict(self)
+        """Reset it to save memory (called by ``HeldPool``)."""
+        self._give_up(self)
 
     def __repr__(self) -> str:
         return (
             f"<VirtualConn sock_map={self.sock_map} {self.state.name} "
             f"unsent={self.lane.size} credit={self.send.room()} held={self.held_bytes}>"
         )
+
+
+def not_open(what: str, sock_map: int) -> RemoteSessionError:
+    """Make the error for a frame on a number that names no connection."""
+    return RemoteSessionError(
+        Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
+    )

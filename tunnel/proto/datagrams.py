@@ -1,8 +1,8 @@
 """Datagrams that wait, in bounded queues that drop the oldest (protocol.md#datagrams).
 
-For both directions: what an association has to send, and what came for a reader who
-does not take it. A late datagram is worth less than a new one, so what does not fit
-pushes the oldest of its own association out, and is counted.
+For both directions: what an association has to send, and what came and is not read.
+A late datagram is worth less than a new one, so one that does not fit pushes the oldest
+of its own association out, and that is counted.
 
 This module knows no connection, no frame and no time.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, Generic, TypeVar
 
-from tunnel.proto.room import DATAGRAM_LIMIT_BYTES, Room
+from tunnel.proto.pools import DATAGRAM_LIMIT_BYTES, Room
 
 ASSOCIATION_BYTES: Final = 262_144
 """What one association may have waiting, each way: four of the largest datagrams, or a
@@ -32,8 +32,8 @@ class DatagramRoom:
     """What all queues of a session, in one direction, may hold together.
 
     Args:
-        limit_bytes: those of the session.
-        process: those of all sessions.
+        limit_bytes: bound of the session.
+        process: bound of all sessions together.
     """
 
     __slots__ = ("_limit", "_process", "held_bytes")
@@ -110,29 +110,26 @@ class DatagramQueue(Generic[_T]):
 
 
 class Outbox:
-    """Every association of a session that has datagrams to send, in turn.
-
-    What is in the queues are encoded frames.
-    """
+    """The associations of a session that have datagrams to send, as encoded frames."""
 
     __slots__ = ("_room", "waiting")
 
     def __init__(self, process: Room | None = None) -> None:
         self._room = DatagramRoom(process=process)
         self.waiting: dict[DatagramQueue[bytes], None] = {}
-        """Who has something to send, in turn; to be looked at only."""
+        """Queues with something to send, in turn; to be looked at only."""
 
     def new_queue(self) -> DatagramQueue[bytes]:
         """Make the queue of one association."""
         return DatagramQueue(self._room)
 
     def enlist(self, queue: DatagramQueue[bytes]) -> None:
-        """Give a queue a place in the round: its association is accepted."""
+        """Put a queue into the round: its association is accepted."""
         if queue:
             self.waiting[queue] = None
 
     def take(self, budget: int = DATAGRAM_TURN_BYTES) -> list[bytes]:
-        """Give about ``budget`` bytes of frames, one of each association in turn."""
+        """Return about ``budget`` bytes of frames, one of each association in turn."""
         frames: list[bytes] = []
         waiting = self.waiting
         while waiting and budget > 0:

@@ -6,15 +6,11 @@ peer's proof is verified nothing that it says has an effect beyond this link, an
 bytes raise ``RemoteLinkError`` and nothing else.
 
 Knows no time and no randomness: deadlines are the caller's, nonces are arguments.
-
-    terms       TLVs <-> Terms
-    two sides   ClientHandshake, ServerHandshake
 """
 
 from __future__ import annotations
 
 import hmac
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -25,25 +21,17 @@ from tunnel.errors import (
     RemoteLinkError,
     RemoteSessionError,
 )
-from tunnel.proto.codec import (
-    auth_answer_before_proof,
-    auth_before_proof,
-    check_tlvs,
-    decode_one,
-    encode,
-)
+from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
     HEADER_BYTES,
-    MAX_FRAME_BYTES,
-    MIN_FRAME_BYTES,
     PROTOCOL_VERSION,
     ProtAuth,
     ProtAuthAnswer,
     ProtGoAway,
     ProtHello,
     ProtKind,
-    Terms,
 )
+from tunnel.proto.payloads import auth_answer_before_proof, auth_before_proof, encode
 from tunnel.proto.proofs import (
     PROOF_BYTES,
     client_proof,
@@ -54,138 +42,26 @@ from tunnel.proto.proofs import (
     server_proof,
     transcript,
 )
-from tunnel.words import printable
+from tunnel.proto.terms import (
+    DEFAULT_REPLAY_LIMIT,
+    DEFAULT_RESUME_S,
+    SessionTerms,
+    broken,
+    hello_tlvs,
+    read_terms,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from tunnel.proto.frames import ProtFrame
+    from tunnel.proto.frames import ProtFrame, Terms
     from tunnel.proto.proofs import Verifier
 
-DEFAULT_RESUME_S: Final = 120
-DEFAULT_REPLAY_LIMIT: Final = 16 * 1024 * 1024
 MAX_UNPROVEN_BYTES: Final = 8_192
 """What a client may send in all before the server's AUTH: a stranger costs no more."""
 
-_MAX_AGENT_BYTES: Final = 64
-_MIN_WINDOW: Final = 16_384
-_MAX_WINDOW: Final = (1 << 31) - 1
-_MAX_U32: Final = (1 << 32) - 1
-_MAX_U16: Final = (1 << 16) - 1
-
-
-# Terms -----------------------------------------------------------------------------
-
-
-def _broken(what: str) -> RemoteLinkError:
-    return RemoteLinkError(Code.PROTOCOL, f"the peer sent {what}")
-
-
-def hello_tlvs(terms: Terms, *, client: bool) -> dict[int, bytes]:
-    """Write the fields of a HELLO; the client id is said by clients only."""
-    agent = terms.agent.encode(errors="replace")[:_MAX_AGENT_BYTES]
-    tlvs = {
-        1: terms.max_frame.to_bytes(4, "big"),
-        2: terms.initial_window.to_bytes(4, "big"),
-        3: terms.max_streams.to_bytes(4, "big"),
-        4: terms.max_datagram.to_bytes(2, "big"),
-        5: terms.idle_ping_s.to_bytes(2, "big"),
-        6: terms.capabilities.to_bytes(4, "big"),
-        7: agent.decode(errors="ignore").encode(),
-        10: terms.opens_per_s.to_bytes(4, "big"),
-    }
-    if client:
-        tlvs[8] = terms.client_id
-    return tlvs
-
-
-_HELLO_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10))
-_AUTH_FIELDS: Final = frozenset((1, 2))
-
-
-def _number(
-    tlvs: Mapping[int, bytes],
-    kind: int,
-    default: int,
-    size: int = 4,
-    least: int = 0,
-    most: int = _MAX_U32,
-) -> int:
-    raw = tlvs.get(kind)
-    if raw is None:
-        return default
-    number = int.from_bytes(raw, "big")
-    if len(raw) != size or not least <= number <= most:
-        raise _broken(f"a field {kind} of {len(raw)} bytes that is not {least}..{most}")
-    return number
-
-
-def _agent(raw: bytes) -> str:
-    """Read the peer's name for itself; it goes to logs, so it stays in its line."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise _broken("an agent that is not UTF-8") from None
-    if len(raw) > _MAX_AGENT_BYTES:
-        raise _broken(f"an agent of {len(raw)} bytes")
-    return printable(text)
-
-
-def read_terms(tlvs: Mapping[int, bytes]) -> Terms:
-    """Read the fields of a HELLO; what is not said has the default of ``Terms``.
-
-    A larger ``max_frame`` than this version's is cut down to it: we need not use all
-    that a peer would take.
-
-    Raises:
-        RemoteLinkError: ``PROTOCOL``, a value that is out of its range.
-        RemoteSessionError: ``VERSION``, an unknown field below 128.
-    """
-    check_tlvs(tlvs, _HELLO_FIELDS)
-    usual = Terms()
-    client_id = tlvs.get(8, usual.client_id)
-    if len(client_id) != len(usual.client_id):
-        raise _broken(f"a client id of {len(client_id)} bytes")
-    max_frame = _number(tlvs, 1, usual.max_frame, least=MIN_FRAME_BYTES)
-    return Terms(
-        max_frame=min(max_frame, MAX_FRAME_BYTES),
-        initial_window=_number(
-            tlvs, 2, usual.initial_window, least=_MIN_WINDOW, most=_MAX_WINDOW
-        ),
-        max_streams=_number(tlvs, 3, usual.max_streams),
-        max_datagram=_number(tlvs, 4, usual.max_datagram, size=2, most=_MAX_U16),
-        # 0 would mean a PING without end, and opens that are never due.
-        idle_ping_s=_number(tlvs, 5, usual.idle_ping_s, size=2, least=1, most=_MAX_U16),
-        capabilities=_number(tlvs, 6, usual.capabilities),
-        agent=_agent(tlvs.get(7, b"")),
-        client_id=client_id,
-        opens_per_s=_number(tlvs, 10, usual.opens_per_s, least=1),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _SessionTerms:
-    """The fields of AUTH."""
-
-    resume_s: int
-    replay_limit: int
-
-    def tlvs(self) -> dict[int, bytes]:
-        return {
-            1: self.resume_s.to_bytes(4, "big"),
-            2: self.replay_limit.to_bytes(4, "big"),
-        }
-
-    def merged(self, tlvs: Mapping[int, bytes]) -> _SessionTerms:
-        """Give what holds for both: the smaller of each."""
-        check_tlvs(tlvs, _AUTH_FIELDS)
-        return _SessionTerms(
-            min(self.resume_s, _number(tlvs, 1, DEFAULT_RESUME_S)),
-            min(self.replay_limit, _number(tlvs, 2, DEFAULT_REPLAY_LIMIT)),
-        )
-
-
-# The two sides ---------------------------------------------------------------------
+_UP_TO_PROOF: Final = slice(HEADER_BYTES, -PROOF_BYTES)
+"""Of AUTH as it was on the wire: what its proof is made over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +96,17 @@ class HandshakeResult:
     """Unconfirmed session bytes that are kept; the smaller of both."""
 
 
-class _Side(ABC):
+class _Side:
     """What both roles share: bytes in, bytes out, and one failure for ever."""
 
     _told: ClassVar[Mapping[Code, str]] = {}
     """The failures that the peer hears of, and in which words."""
 
-    def __init__(self) -> None:
+    def __init__(self, binding: bytes, resume_s: int, replay_limit: int) -> None:
+        self._binding = binding
+        self._own = SessionTerms(resume_s, replay_limit)
+        self._peer_terms: Terms | None = None
+        self._transcript = b""
         self._held = bytearray()
         self._taken_bytes = 0
         self._out = bytearray()
@@ -235,7 +115,7 @@ class _Side(ABC):
         """Set when this side is done; nothing may be received after that."""
 
     def data_to_send(self) -> bytes:
-        """Give what is to be written now, after a failure too; often empty."""
+        """Return what is to be written now, after a failure too; often empty."""
         out = bytes(self._out)
         self._out.clear()
         return out
@@ -269,16 +149,16 @@ class _Side(ABC):
         self._out.clear()
         self._out += encode(ProtGoAway(code, retry_after_s, reason))
 
-    @abstractmethod
     def _advance(self) -> None:
         """Take every frame that is complete."""
+        raise NotImplementedError
 
     def _take(self, expected: Collection[int]) -> tuple[ProtFrame, bytes] | None:
         """Take the next frame and its bytes; its kind is judged by the header alone."""
         if len(self._held) < HEADER_BYTES:
             return None
         if self._held[3] not in expected:
-            raise _broken(f"a frame of kind {self._held[3]:#04x} before its proof")
+            raise broken(f"a frame of kind {self._held[3]:#04x} before its proof")
         found = decode_one(bytes(self._held))
         if found is None:
             return None
@@ -287,11 +167,6 @@ class _Side(ABC):
         del self._held[:size]
         self._taken_bytes += size
         return frame, raw
-
-
-def _before_proof(raw: bytes) -> bytes:
-    """Give the payload up to the proof, as it was on the wire."""
-    return raw[HEADER_BYTES:-PROOF_BYTES]
 
 
 class ClientHandshake(_Side):
@@ -327,14 +202,10 @@ class ClientHandshake(_Side):
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
     ) -> None:
-        super().__init__()
+        super().__init__(binding, resume_s, replay_limit)
         self._secrets = secrets_of(name, token)
-        self._binding = binding
         self._resume = resume
-        self._own = _SessionTerms(resume_s, replay_limit)
         self._auth = ProtAuth(name, link_no, tlvs=self._own.tlvs())
-        self._peer_terms: Terms | None = None
-        self._transcript = b""
         hello = ProtHello(
             ack=False,
             min_version=PROTOCOL_VERSION,
@@ -346,55 +217,49 @@ class ClientHandshake(_Side):
         self._out += self._hello
 
     def _advance(self) -> None:
-        if self._peer_terms is None:
-            taken = self._take((ProtKind.HELLO, ProtKind.GO_AWAY))
-            if taken is None:
-                return
+        if self._peer_terms is None and (
+            taken := self._take_from_server(ProtKind.HELLO)
+        ):
             self._peer_terms = self._on_hello(*taken)
-        if self.result is None:
-            taken = self._take((ProtKind.AUTH, ProtKind.GO_AWAY))
-            if taken is not None:
-                self.result = self._on_answer(*taken, self._peer_terms)
+        if (terms := self._peer_terms) is None or self.result is not None:
+            return
+        if (taken := self._take_from_server(ProtKind.AUTH)) is not None:
+            self.result = self._on_answer(*taken, terms)
+
+    def _take_from_server(self, kind: int) -> tuple[ProtFrame, bytes] | None:
+        taken = self._take((kind, ProtKind.GO_AWAY))
+        if taken is not None and isinstance(taken[0], ProtGoAway):
+            raise _refusal(self._auth.name, taken[0])
+        return taken
 
     def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
-        if isinstance(frame, ProtGoAway):
-            raise self._refused(frame)
+        """Prove to the server that this side knows the token."""
         if not isinstance(frame, ProtHello) or not frame.ack:
-            raise _broken("a client's HELLO")
+            raise broken("a client's HELLO")
         if frame.min_version != PROTOCOL_VERSION:
             raise RemoteLinkError(
                 Code.VERSION, f"the server chose protocol version {frame.min_version}"
             )
         terms = read_terms(frame.tlvs)
-        self._transcript = transcript(self._hello, raw, self._binding)
-        self._out += self._prove()
-        return terms
-
-    def _prove(self) -> bytes:
+        self._transcript = script = transcript(self._hello, raw, self._binding)
         auth, resume = self._auth, self._resume
         if resume is not None:
             auth.session_id, auth.count = resume.session_id, resume.count
             auth.resume_proof = resume_proof(
-                resume.secret,
-                self._transcript,
-                resume.session_id,
-                resume.count,
-                auth.link_no,
+                resume.secret, script, resume.session_id, resume.count, auth.link_no
             )
-        auth.proof = client_proof(
-            self._secrets, self._transcript, auth_before_proof(auth)
-        )
-        return encode(auth)
+        auth.proof = client_proof(self._secrets, script, auth_before_proof(auth))
+        self._out += encode(auth)
+        return terms
 
     def _on_answer(
         self, frame: ProtFrame, raw: bytes, peer_terms: Terms
     ) -> HandshakeResult:
-        if isinstance(frame, ProtGoAway):
-            raise self._refused(frame)
+        """Check the server's proof, then read its answer."""
         if not isinstance(frame, ProtAuthAnswer):
-            raise _broken("a client's AUTH")
+            raise broken("a client's AUTH")
         key, script = self._secrets.server_key, self._transcript
-        proof = server_proof(key, script, self._auth.proof, _before_proof(raw))
+        proof = server_proof(key, script, self._auth.proof, raw[_UP_TO_PROOF])
         if not hmac.compare_digest(proof, frame.proof):
             raise RemoteLinkError(
                 Code.AUTH,
@@ -419,51 +284,40 @@ class ClientHandshake(_Side):
     def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
         if not answer.resumed:
             if answer.count:
-                raise _broken(f"a new session that begins at {answer.count}")
+                raise broken(f"a new session that begins at {answer.count}")
             return resume_secret(self._secrets.server_key, self._transcript)
         if self._resume is None or answer.session_id != self._resume.session_id:
-            raise _broken("an answer that resumes another session")
+            raise broken("an answer that resumes another session")
         return self._resume.secret
 
-    def _refused(self, away: ProtGoAway) -> RemoteLinkError:
-        error = self._why(away)
-        error.retry_after_s = away.retry_after_s
-        return error
 
-    def _why(self, away: ProtGoAway) -> RemoteLinkError:
-        name, reason = self._auth.name, away.reason
-        match away.code:
-            case Code.AUTH:
-                return RemoteLinkError(
-                    Code.AUTH,
-                    f"the server refused the login of {name!r}",
-                    "it has no such name or another token for it, or something between "
-                    "opens the TLS; it shows its join line when it starts",
-                    "tunnel join JOIN-LINE",
-                )
-            case Code.VERSION:
-                return RemoteLinkError(
-                    Code.VERSION,
-                    f"the server speaks other versions than {PROTOCOL_VERSION} of the "
-                    "protocol",
-                    f"it says: {reason}; the older of the two has to be updated",
-                )
-            case Code.CALM:
-                return RemoteLinkError(
-                    away.code,
-                    f"the server asks to wait {away.retry_after_s} s",
-                    reason or "too many links or failed logins came from this address",
-                )
-            case Code.DUPLICATE:
-                return RemoteLinkError(
-                    Code.DUPLICATE,
-                    "another client that answers has this client id",
-                    "its state folder was copied from another machine, or to one",
-                )
-            case code:
-                return RemoteLinkError(
-                    code, f"the server ended the link: {CODES[code].meaning}", reason
-                )
+def _refusal(name: str, away: ProtGoAway) -> RemoteLinkError:
+    """Make the error for a GO_AWAY that the client ``name`` has got."""
+    cause, fix = away.reason, ""
+    match away.code:
+        case Code.AUTH:
+            what = f"the server refused the login of {name!r}"
+            cause = (
+                "it has no such name or another token for it, or something between "
+                "opens the TLS; it shows its join line when it starts"
+            )
+            fix = "tunnel join JOIN-LINE"
+        case Code.VERSION:
+            spoken = f"{PROTOCOL_VERSION} of the protocol"
+            what = f"the server speaks other versions than {spoken}"
+            cause = f"it says: {cause}; the older of the two has to be updated"
+        case Code.CALM:
+            what = f"the server asks to wait {away.retry_after_s} s"
+            usual = "too many links or failed logins came from this address"
+            cause = cause or usual
+        case Code.DUPLICATE:
+            what = "another client that answers has this client id"
+            cause = "its state folder was copied from another machine, or to one"
+        case code:
+            what = f"the server ended the link: {CODES[code].meaning}"
+    error = RemoteLinkError(away.code, what, cause, fix)
+    error.retry_after_s = away.retry_after_s
+    return error
 
 
 @dataclass(slots=True)
@@ -511,8 +365,7 @@ class ServerHandshake(_Side):
         binding: see ``proofs.transcript``.
         lookup: the verifier of a user, None if there is no such user.
         dummy: a verifier of a random token: unknown names cost the work of known ones.
-        resume_s: how long this side would keep the session without a link.
-        replay_limit: unconfirmed session bytes that this side would keep.
+        resume_s, replay_limit: see ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.
@@ -531,38 +384,31 @@ class ServerHandshake(_Side):
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
     ) -> None:
-        super().__init__()
+        super().__init__(binding, resume_s, replay_limit)
         self._terms = terms
         self._nonce = nonce
-        self._binding = binding
         self._lookup = lookup
         self._dummy = dummy
-        self._own = _SessionTerms(resume_s, replay_limit)
-        self._peer_terms: Terms | None = None
-        self._transcript = b""
         self._server_key = b""
         self._client_proof = b""
         self.claimed_name = ""
-        """Who the client says that it is, proved or not."""
+        """The name that the client gave, proved or not."""
         self.claim: AuthClaim | None = None
         """Set when the client has proved itself and waits for an answer."""
 
     def _advance(self) -> None:
         if self._taken_bytes + len(self._held) > MAX_UNPROVEN_BYTES:
-            raise _broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
-        if self._peer_terms is None:
-            taken = self._take((ProtKind.HELLO,))
-            if taken is None:
-                return
+            raise broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
+        if self._peer_terms is None and (taken := self._take((ProtKind.HELLO,))):
             self._peer_terms = self._on_hello(*taken)
-        if self.claim is None:
-            taken = self._take((ProtKind.AUTH,))
-            if taken is not None:
-                self.claim = self._on_auth(*taken, self._peer_terms)
+        if (terms := self._peer_terms) is None or self.claim is not None:
+            return
+        if (taken := self._take((ProtKind.AUTH,))) is not None:
+            self.claim = self._on_auth(*taken, terms)
 
     def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
         if not isinstance(frame, ProtHello) or frame.ack:
-            raise _broken("a server's HELLO")
+            raise broken("a server's HELLO")
         if not frame.min_version <= PROTOCOL_VERSION <= frame.max_version:
             raise RemoteLinkError(
                 Code.VERSION,
@@ -585,12 +431,12 @@ class ServerHandshake(_Side):
 
     def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> AuthClaim:
         if not isinstance(frame, ProtAuth):
-            raise _broken("a server's AUTH")
+            raise broken("a server's AUTH")
         self.claimed_name = frame.name
         known = self._lookup(frame.name)
         verifier = self._dummy if known is None else known
         proved = is_client_proof(
-            verifier, self._transcript, _before_proof(raw), frame.proof
+            verifier, self._transcript, raw[_UP_TO_PROOF], frame.proof
         )
         if known is None or not proved:
             raise RemoteLinkError(

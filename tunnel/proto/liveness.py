@@ -36,16 +36,22 @@ class Liveness:
     first_asked_at: float | None = None
     rtt_s: float | None = None
     hurried: bool = False
+    sooner: bool = False
+    """``MuxCore.next_wakeup`` may be sooner than it was when it was last asked for."""
 
-    def heard(self, now: float) -> bool:
-        """Count any byte from the peer; True when it ends the wait for an answer.
+    def begin_link(self, now: float) -> None:
+        """Forget what was measured on another wire."""
+        self.heard_at = now
+        self.asked_at = self.first_asked_at = self.rtt_s = None
+        self.hurried = False
 
-        ``next_wakeup`` may be sooner then: silence is borne for less time.
-        """
-        asking = self._asking()
+    def heard(self, now: float) -> None:
+        """Count any byte from the peer."""
+        if self._asking():
+            # The answer's deadline is gone: silence is borne for less time.
+            self.sooner = True
         self.heard_at = now
         self.hurried = False
-        return asking
 
     def asked(self, now: float) -> None:
         """Count a PING that was queued."""
@@ -70,7 +76,7 @@ class Liveness:
             self.asked_at = self.first_asked_at = None
 
     def next_wakeup(self) -> float:
-        """Give the time at which ``due`` may say something new."""
+        """Return the time at which ``due`` may say something new."""
         if self._asking():
             grace_s = HURRY_S if self.hurried else self.grace_s
             return max(self.heard_at, self.asked_at or 0.0) + grace_s
@@ -83,5 +89,5 @@ class Liveness:
         return Due.LOST if self._asking() else Due.PING
 
     def _asking(self) -> bool:
-        """A question counts only while nothing was heard since it was put."""
+        """Say whether a PING waits for its answer: nothing was heard since."""
         return self.asked_at is not None and self.asked_at >= self.heard_at

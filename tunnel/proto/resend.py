@@ -1,8 +1,8 @@
 """What was sent and is not confirmed; what was received and is not stated.
 
 The numbers that let a session change links (protocol.md#position): each direction is
-one endless sequence of session-frame bytes, counted from 0. Knows no frame but where
-it ends, no time of its own, and never what the bytes mean.
+one endless sequence of session-frame bytes, counted from 0. Knows of a frame only where
+it ends, and no time of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.room import KEPT_LIMIT_BYTES, Room
+from tunnel.proto.pools import KEPT_LIMIT_BYTES, Room
 
 REPLAY_LIMIT_BYTES: Final = 16 * 1024 * 1024
 """Unconfirmed bytes that one session keeps: 100 Mbit/s for more than a second."""
@@ -21,7 +21,7 @@ STATE_EVERY_BYTES: Final = 1_048_576
 """RECEIVED is due after so many bytes, but not before ``STATE_PAUSE_S``."""
 LEAST_KEPT_BYTES: Final = STATE_EVERY_BYTES
 """What a session may keep however little the process has left. With less, RECEIVED
-would come by its timer only, and who moves would stand still for it: 2.6 MB/s."""
+would come by its timer only, and a fast session would wait for it: 2.6 MB/s."""
 STATE_PAUSE_S: Final = 0.004
 """A RECEIVED for itself wakes both ends: a thousand a second cost 5 % of the processor
 time of a gigabyte a second."""
@@ -66,7 +66,7 @@ class ResendBuffer:
         return kept >= self.limit_bytes or not self._room.allows(kept)
 
     def record(self, chunk: bytes) -> None:
-        """Give the next places to ``chunk``: whole frames, kept by reference.
+        """Append ``chunk``: whole frames, kept by reference.
 
         Small chunks are joined: as objects of their own they would cost many times
         their bytes.
@@ -116,7 +116,7 @@ class ResendBuffer:
         self._chunks.clear()
 
     def rest(self) -> list[bytes]:
-        """Give everything that is not confirmed, to be sent again, by reference."""
+        """Return everything that is not confirmed, to be sent again, by reference."""
         # What is repeated must not grow any more, and is not worth a second copy.
         self._chunks = deque(bytes(chunk) for chunk in self._chunks)
         rest = [bytes(chunk) for chunk in self._chunks]
@@ -136,12 +136,13 @@ def _is_boundary(chunk: bytes | bytearray, at: int, offset: int) -> bool:
 class AckTracker:
     """The peer's direction: when to state how much of it we have (RECEIVED).
 
-    What is due depends on the peer's replay limit: it must never fill for lack of a
-    word of ours.
+    What is due depends on the peer's replay limit, which must never fill because we
+    state too little.
     """
 
     every_bytes: int
     most_bytes: int
+    received: int = 0
     stated: int = 0
     stated_at: float = -math.inf
     due_at: float | None = None
@@ -149,6 +150,7 @@ class AckTracker:
 
     def took(self, count: int, now: float) -> bool:
         """Count session bytes up to ``count``; True when ``due_at`` was set."""
+        self.received = count
         size = count - self.stated
         if size >= self.most_bytes or (
             size >= self.every_bytes and now - self.stated_at >= STATE_PAUSE_S
@@ -159,26 +161,27 @@ class AckTracker:
             return True
         return False
 
-    def worth(self, count: int) -> bool:
-        """Say whether stating ``count`` is worth a frame where others go anyway."""
-        return count - self.stated >= self.every_bytes
+    def worth(self) -> bool:
+        """Say whether to state what was received where other frames go anyway."""
+        return self.received - self.stated >= self.every_bytes
 
     def on_time(self, now: float) -> None:
-        """Make it due when its time has come."""
+        """Make a RECEIVED due when its time has come."""
         if self.due_at is not None and now >= self.due_at:
             self.due = True
             self.due_at = None
 
-    def state(self, count: int, now: float) -> None:
-        """Count that ``count`` is being said now."""
-        self.stated = count
+    def state(self, now: float) -> int:
+        """Return the count to be stated, and count it as said now."""
+        self.stated = self.received
         self.stated_at = now
         self.due_at = None
         self.due = False
+        return self.received
 
 
 def acks_for(limit_bytes: int) -> AckTracker:
-    """Make the receipts for a peer that keeps ``limit_bytes``."""
+    """Make the tracker for a peer that keeps ``limit_bytes``."""
     return AckTracker(
         max(1, min(STATE_EVERY_BYTES, limit_bytes // 8)),
         max(1, min(STATE_MOST_BYTES, limit_bytes // 2)),

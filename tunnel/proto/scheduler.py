@@ -1,7 +1,7 @@
 """Whose bytes go next: control first, then round robin by bytes (protocol.md#fairness).
 
-A lane holds what one virtual TCP connection has to send. What is in it has credit
-already; this module never asks about credit, state or time.
+A lane is the SendQueue of one virtual TCP connection. What is in it has credit already;
+this module never asks about credit, state or time.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from tunnel.proto.codec import data_header
 from tunnel.proto.frames import HEADER_BYTES
-from tunnel.proto.room import UNSENT_LIMIT_BYTES, Room
+from tunnel.proto.payloads import data_header
+from tunnel.proto.pools import UNSENT_LIMIT_BYTES, Room
 
 SHARED_FRAME_BYTES: Final = 16_376
 """Smallest payload of a turn while others wait: with its header one TLS record."""
-
 FRAME_COST_BYTES: Final = 128
-"""What a frame costs of a turn besides its bytes: else a turn could hold as many as
-there are connections, 16,384 of a byte."""
+"""What a frame costs of a turn besides its bytes: else a turn could hold one of a byte
+for each of 16,384 connections."""
 
 Buffer = bytes | memoryview
 
@@ -66,7 +65,7 @@ class SendScheduler:
         self.size = 0
         """Bytes of all lanes."""
         self.waiting: deque[SendQueue] = deque()
-        """Who has something to send, in turn; to be looked at only."""
+        """Lanes with something to send, in turn; to be looked at only."""
 
     def push(self, lane: SendQueue, piece: Buffer) -> None:
         """Queue a piece; it is kept by reference and must not change any more."""
@@ -90,7 +89,7 @@ class SendScheduler:
         self.enlist(lane)
 
     def enlist(self, lane: SendQueue) -> None:
-        """Give the lane a place in the round if it has none."""
+        """Put a lane into the round if it is not there."""
         if not lane.listed:
             lane.listed = True
             self.waiting.append(lane)
@@ -136,7 +135,7 @@ class SendScheduler:
         self.waiting.clear()
 
     def _fair_frame(self, budget: int) -> int:
-        """Give the payload of a frame, so that everybody has one in this turn.
+        """Return the payload of a frame with which every lane has one in this turn.
 
         Whole TLS records, and no less than one.
         """
@@ -146,7 +145,7 @@ class SendScheduler:
 
 
 def _take_frame(lane: SendQueue, most: int, out: list[Buffer]) -> int:
-    """Append one DATA frame of ``lane`` and give its size on the wire."""
+    """Append one DATA frame of ``lane``, and return its size on the wire."""
     size = lane.size
     if size > most:
         out.append(data_header(lane.sock_map, most))

@@ -4,18 +4,33 @@ A sender may not put a byte on the link before the receiver has promised room fo
 that is the whole reason why one slow reader cannot stop the others. Offsets are
 absolute: a grant that arrives twice changes nothing.
 
-This module knows numbers only. It never sees bytes, frames or time.
+A window divided by the round trip is the ceiling of a virtual TCP connection. So a
+window doubles while its reader empties half of it in less than two round trips, as long
+as the session and the process can pay for it, and goes back to its first size when
+nothing was granted for a while.
+
+This module knows numbers and times. It never sees bytes or frames.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from tunnel.proto.window_tuner import Budget
+if TYPE_CHECKING:
+    from tunnel.proto.pools import HeldPool
 
-HELD_LIMIT_BYTES: Final = 256 * 1024 * 1024
-"""What one process holds at most for readers that do not read (protocol.md#limits)."""
+MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""1.3 Gbit/s at 100 ms."""
+SESSION_GROWTH_BYTES: Final = 64 * 1024 * 1024
+"""What the windows of one session may have grown by, together."""
+MIN_ROUND_TRIP_S: Final = 0.001
+"""On a shorter line it is the programs that decide how long a grant takes."""
+PROBE_S: Final = 2.0
+"""How often the round trip is measured while a window might grow."""
+IDLE_S: Final = 10.0
+"""Without a grant for this long, a window has its first size again."""
 
 
 @dataclass(slots=True)
@@ -41,7 +56,7 @@ class SendWindow:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RecvWindow:
     """What we have promised to store, and how much of it is used.
 
@@ -53,6 +68,8 @@ class RecvWindow:
     limit: int
     received: int = 0
     consumed: int = 0
+    granted_at: float = -math.inf
+    """When ``limit`` was last raised, or asked for again."""
 
     def fits(self, size: int) -> bool:
         """Say whether the peer may send ``size`` bytes more."""
@@ -76,66 +93,83 @@ class RecvWindow:
         return 2 * (self.received - self.consumed) <= self.size
 
     def grant(self) -> int:
-        """Raise the promise to what may be promised now, and give the new limit."""
+        """Raise the promise to what may be promised now, and return the new limit."""
         self.limit = max(self.limit, self.consumed + self.size)
         return self.limit
 
 
-class Evictable(Protocol):
-    """A virtual TCP connection that can be given up to save memory."""
+class WindowTuner:
+    """How much each connection of a session may be granted now.
 
-    held_bytes: int
-
-    def evict(self) -> None:
-        """Reset it with RESOURCE and forget what it holds."""
-
-
-_Held = TypeVar("_Held", bound=Evictable)
-
-
-class HeldPool(Generic[_Held]):
-    """Bytes that all sessions of a process hold for readers, under one bound.
-
-    Windows alone do not bound a process: ten thousand stalled readers may each hold
-    theirs. Above the bound the reader that has taken nothing for longest is given up.
+    Args:
+        initial: the size that each window begins with.
+        pool: shared by all sessions of the process.
     """
 
-    def __init__(self, limit_bytes: int = HELD_LIMIT_BYTES) -> None:
-        self.limit_bytes = limit_bytes
-        self.growth = Budget()
-        """What windows have grown by."""
-        self.held_bytes = 0
-        # Insertion order is the order of last progress: the first is the most stalled.
-        self._holders: dict[_Held, None] = {}
+    def __init__(self, initial: int, pool: HeldPool) -> None:
+        self._initial = initial
+        self._pool = pool
+        self._grown_bytes = 0
+        # In the order of the last grant: the first has been idle for longest.
+        self._grown: dict[RecvWindow, None] = {}
+        self._probed_at = -math.inf
 
-    def is_scarce(self) -> bool:
-        """Say whether so much is held that no window should grow."""
-        return 4 * self.held_bytes > self.limit_bytes
+    def begin_link(self) -> None:
+        """Forget what was measured on another wire."""
+        self._probed_at = -math.inf
 
-    def hold(self, holder: _Held, size: int) -> None:
-        """Count bytes that arrived for ``holder``; may evict it or another."""
-        if not holder.held_bytes:
-            self._holders[holder] = None
-        holder.held_bytes += size
-        self.held_bytes += size
-        while self.held_bytes > self.limit_bytes:
-            victim = next(iter(self._holders))
-            self.forget(victim)
-            victim.evict()
+    def probe_due(self, now: float) -> bool:
+        """Say, at a grant, whether to measure the round trip; counts as measured."""
+        if now - self._probed_at < PROBE_S:
+            return False
+        self._probed_at = now
+        return True
 
-    def release(self, holder: _Held, size: int) -> None:
-        """Count bytes that ``holder``'s reader took: it is the least stalled now."""
-        if holder not in self._holders:
+    def grant(self, window: RecvWindow, now: float, rtt_s: float | None) -> int:
+        """Choose the size of a window, and return the limit that it is granted.
+
+        Args:
+            window: its reader has emptied half of it since the last grant.
+            now: the time.
+            rtt_s: the link's round trip, None when it is not known.
+        """
+        took_s, window.granted_at = now - window.granted_at, now
+        if rtt_s is not None and took_s < 2 * max(rtt_s, MIN_ROUND_TRIP_S):
+            self._grow(window)
+        if window in self._grown:
+            del self._grown[window]
+            self._grown[window] = None
+        return window.grant()
+
+    def _grow(self, window: RecvWindow) -> None:
+        more, pool = min(window.size, MAX_WINDOW_BYTES - window.size), self._pool
+        if (
+            more > 0
+            and window.keeps_up()
+            and not pool.is_scarce()
+            and self._grown_bytes + more <= SESSION_GROWTH_BYTES
+            and pool.grown_bytes + more <= pool.growth_limit_bytes
+        ):
+            self._grown_bytes += more
+            pool.grown_bytes += more
+            window.size += more
+            self._grown[window] = None
+
+    def next_wakeup(self) -> float:
+        """Return the time at which ``on_time`` has something to do."""
+        return next((window.granted_at + IDLE_S for window in self._grown), math.inf)
+
+    def on_time(self, now: float) -> None:
+        """Shrink idle windows to their first size."""
+        while self.next_wakeup() <= now:
+            self.forget(next(iter(self._grown)))
+
+    def forget(self, window: RecvWindow) -> None:
+        """Take back what a window has grown by: it is idle, or it has ended."""
+        if window not in self._grown:
             return
-        del self._holders[holder]
-        size = min(size, holder.held_bytes)
-        holder.held_bytes -= size
-        self.held_bytes -= size
-        if holder.held_bytes:
-            self._holders[holder] = None
-
-    def forget(self, holder: _Held) -> None:
-        """Take out all that is held for ``holder``: it has ended."""
-        self.held_bytes -= holder.held_bytes
-        holder.held_bytes = 0
-        self._holders.pop(holder, None)
+        del self._grown[window]
+        more = window.size - self._initial
+        window.size = self._initial
+        self._grown_bytes -= more
+        self._pool.grown_bytes -= more

@@ -1,4 +1,4 @@
-"""Who may open how many virtual TCP connections, and which number is next.
+"""How much a peer may do in a while, and how many connections either side may open.
 
 Each side opens under numbers of its own parity and counts what it may still open; the
 other counts too, and believes only its own count (protocol.md#limits). Knows numbers
@@ -7,16 +7,17 @@ and times, and connections only as things to be told apart.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.frames import SockMap
-from tunnel.proto.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
+    from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import Target, Terms
 
 MAX_UNANSWERED_OPENS: Final = 4_096
@@ -35,10 +36,34 @@ OPENS_TOLERANCE: Final = 256
 """CREATEs above max_streams that are refused only by RESOURCE: the sender frees its
 place at CLOSE, the receiver when its task has ended."""
 
-_Conn = TypeVar("_Conn")
+
+@dataclass(slots=True)
+class TokenBucket:
+    """Let ``per_s`` things pass each second, and ``burst`` at once.
+
+    Times are seconds on the caller's clock.
+    """
+
+    per_s: float
+    burst: float
+    filled_at: float
+    left: float = -1.0
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
+
+    def allow(self, now: float, cost: float = 1.0) -> bool:
+        """Take ``cost`` from the bucket; False, and no effect, when it is not there."""
+        refill = (now - self.filled_at) * self.per_s
+        self.left = min(self.burst, self.left + refill)
+        self.filled_at = now
+        if self.left < cost:
+            return False
+        self.left -= cost
+        return True
 
 
-class OwnOpens(Generic[_Conn]):
+class OwnOpens:
     """What this side opens.
 
     Args:
@@ -60,7 +85,7 @@ class OwnOpens(Generic[_Conn]):
         self._most = theirs.max_streams
         self._rate = TokenBucket(theirs.opens_per_s, theirs.opens_per_s, now)
         self._deadline_s = deadline_s
-        self._unanswered: dict[_Conn, tuple[float, Target]] = {}
+        self._unanswered: dict[VirtualConn, tuple[float, Target]] = {}
         self._towards: dict[Target, int] = {}
 
     @property
@@ -73,7 +98,7 @@ class OwnOpens(Generic[_Conn]):
         return number % 2 == self._lowest % 2
 
     def next_number(self, taken: Container[int], target: Target, now: float) -> SockMap:
-        """Give the next free number, for a CREATE of ``target``.
+        """Return the next free number, for a CREATE of ``target``.
 
         Raises:
             LocalStreamError: ``RESOURCE``: too many are open, or too fast.
@@ -94,13 +119,13 @@ class OwnOpens(Generic[_Conn]):
                 return SockMap(number)
         raise LocalStreamError(Code.RESOURCE, "every number is in use")
 
-    def opened(self, conn: _Conn, target: Target, now: float) -> None:
+    def opened(self, conn: VirtualConn, target: Target, now: float) -> None:
         """Count a CREATE that was queued."""
         self.open += 1
         self._unanswered[conn] = now + self._deadline_s, target
         self._towards[target] = self._towards.get(target, 0) + 1
 
-    def answered(self, conn: _Conn) -> None:
+    def answered(self, conn: VirtualConn) -> None:
         """Count the end of waiting for an answer; harmless for any other connection."""
         found = self._unanswered.pop(conn, None)
         if found is not None:
@@ -109,13 +134,13 @@ class OwnOpens(Generic[_Conn]):
                 self._towards[found[1]] = left
 
     def next_deadline(self) -> float | None:
-        """Give when the oldest CREATE is given up."""
+        """Return when the oldest CREATE is given up."""
         for deadline, _target in self._unanswered.values():
             return deadline
         return None
 
-    def expired(self, now: float) -> Iterator[_Conn]:
-        """Give each CREATE whose time is over; the caller closes it."""
+    def expired(self, now: float) -> Iterator[VirtualConn]:
+        """Yield each CREATE whose time is over; the caller closes it."""
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             conn = next(iter(self._unanswered))
             self.answered(conn)
@@ -146,7 +171,7 @@ class PeerOpens:
         self._flood = TokenBucket(most, most, now)
 
     def check(self, numbers: int, now: float) -> None:
-        """Take another CREATE, while the peer holds ``numbers`` already.
+        """Count another CREATE, while the peer holds ``numbers`` already.
 
         Raises:
             RemoteSessionError: ``CALM``: far too fast, or it answers no CLOSE.
