@@ -39,21 +39,22 @@ class MuxCore:
     1. Make the core when the handshake of the first link is done (``handshake``).
     2. Give all bytes of the link to ``receive_data``, and act on each event in order.
        While ``has_input`` says so, let others run and call ``receive_more``.
-    3. While ``has_output`` says so, write what ``data_to_send`` returns, and act on
-       ``take_notices``. Ask again after every command, every event and every write.
-    4. Call ``on_time`` at ``next_wakeup``; ask for a new time after that, and whenever
-       ``liveness.sooner`` is set.
-    5. When the link is lost, call ``drop_input`` and ``link_lost``, and ``expire`` by
-       its own answer until the next link; after that link's handshake ``resume`` with
-       the count of the peer (``can_resume`` asks first), or ``end``.
-    6. A ``RemoteSessionError`` of ``receive_data`` or ``resume`` ends the session: call
-       ``go_away`` with its code, write what is left, then ``end`` and ``let_go``.
-       To stop in peace: ``drain``, wait until ``conns`` is 0 and ``flushed``, go away.
+    3. While ``has_output`` says so, write what ``data_to_send`` returns, and then act
+       on ``take_notices``. Ask again after each command, each event and each write.
+    4. Call ``on_time`` at ``next_wakeup``. Ask for the next time after that, and
+       whenever ``liveness.sooner`` is set.
+    5. When the link is lost, call ``link_lost``, then ``expire`` at the time that it
+       returns itself. After the handshake of the next link call ``resume`` with the
+       peer's count (``can_resume`` says whether it can be), or give up with ``end``.
+    6. When ``receive_data`` or ``resume`` raises RemoteSessionError, the session is
+       over: call ``go_away`` with its code, write what is left, ``end`` and ``let_go``.
+       To stop in peace, ``drain``, wait for no ``conns`` and ``flushed``, then go away.
 
-    Commands come between any two of these: ``open``, or ``accept`` for a StreamOffered;
-    ``send_room``, ``send_data``, ``send_datagram``, ``finish``; ``consumed`` for each
-    byte that was read; ``close`` in the end, and ``released`` when the task that served
-    an offer is over. ``ask_mapping``, ``answer_mapping`` and ``ping`` at any time.
+    Commands may stand between any two of these: ``open``, or ``accept`` for a
+    StreamOffered; ``send_room``, ``send_data``, ``send_datagram``, ``finish``;
+    ``consumed`` for the bytes that were read; ``close`` in the end, and ``released``
+    when the task that served an offer has ended; ``ask_mapping``, ``answer_mapping``,
+    ``ping``.
 
     No method waits, reads a clock or fails half-way: a method either raises without an
     effect or has its whole effect.
