@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tunnel.addresses import Address
 from tunnel.errors import StreamError
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import ResettableStream, reset_socket
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

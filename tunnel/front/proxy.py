@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import Address
     from tunnel.front.dialer import Dialer
     from tunnel.net.sockets import FastSocket
-    from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)
 
