@@ -1,7 +1,7 @@
-"""How often somebody was wrong lately: a few at once, then one every few seconds.
+"""How often each key was wrong lately: a few times at once, then one every few seconds.
 
-Remembers and counts, nothing else: what is wrong, and what becomes of who is wrong too
-often, others decide. Times are seconds of one monotonic clock.
+This module only counts. Callers decide what is wrong, and what follows. Times are
+seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Failures(Generic[_Key]):
     """Failures of each key, forgiven one by one.
 
     Args:
-        burst: at once.
-        most: keys; with more, the one that failed first is forgotten.
-        refill_s: after how long one more is forgiven.
+        burst: failures allowed at once.
+        most: keys remembered; with more, the one that failed first is forgotten.
+        refill_s: the time after which one more failure is forgiven.
     """
 
     def __init__(self, burst: int, most: int, refill_s: float) -> None:
@@ -30,13 +30,13 @@ class Failures(Generic[_Key]):
         self._forgiven_at: dict[_Key, float] = {}
 
     def wait_s(self, key: _Key, now: float) -> float:
-        """Return for how long another failure would be one too many; 0: it is not."""
+        """Return for how long another failure would be one too many, in seconds."""
         spent_s = self._forgiven_at.get(key, now) - now
         wait_s = spent_s - (self._burst - 1) * self._refill_s
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def failed(self, key: _Key, now: float) -> None:
-        """Count a failure; those far beyond the burst add nothing to the wait."""
+        """Count a failure; one far beyond the burst adds nothing to the wait."""
         forgiven_at = max(self._forgiven_at.pop(key, now), now) + self._refill_s
         latest = now + (self._burst + 1) * self._refill_s
         self._forgiven_at[key] = min(forgiven_at, latest)

@@ -93,9 +93,45 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         StateError: it cannot be written; what was there before is still there.
     """
+    _write(path, text, os.replace)
+
+
+def create_private(path: Path, make: Callable[[], str]) -> bool:
+    """Write a file that is not there, whole; return False if another was first.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    created = True
+
+    def link(temporary: Path, path: Path) -> None:
+        nonlocal created
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            created = False
+        except OSError:
+            # No hard links here: a server is alone in its folder, so none was first.
+            temporary.replace(path)
+
+    _write(path, make(), link)
+    return created
+
+
+def _write(path: Path, text: str, place: Callable[[Path, Path], object]) -> None:
+    """Write a file beside ``path``, and have ``place`` give it its name."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         make_private_dir(path.parent)
-        _replace(path, text.encode())
+        try:
+            with open(open_private(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)  # or the name may not outlive a power cut
     except OSError as error:
         raise _unusable(path, "write", error) from error
 
@@ -127,38 +163,8 @@ def open_private(path: Path, flags: int) -> int:
         raise
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(open_private(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)  # or the rename may not outlive a power cut
-
-
 def _unusable(path: Path, verb: str, error: OSError) -> StateError:
     return StateError(f"cannot {verb} {path}", error.strerror or str(error))
-
-
-def create_private(path: Path, make: Callable[[], str]) -> bool:
-    """Write a file that is not there, whole; return False if another was first."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
-    write_private(temporary, make())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        # No hard links here: a server is alone in its folder, so nobody was first.
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
 
 
 # Locks -----------------------------------------------------------------------------

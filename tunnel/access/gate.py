@@ -1,13 +1,13 @@
-"""Who may begin a link: the doorkeeper in front of everything unauthenticated.
+"""The gate in front of links that have not authenticated yet.
 
-A link that has not proved who it is costs a descriptor, a task and 16 KiB, and whoever
-finds the port can begin one. So places are few. Nobody is refused one: a newcomer takes
-the place of a link that is more likely a stranger's, so no address can shut out others
-by sitting in all of them, not even those behind its own NAT. A right proof always gets
-in; failed ones are counted for each address *and* name (protocol.md#limits).
+Such a link costs a descriptor, a task and 16 KiB, and anybody who finds the port can
+begin one. So places are few. No link is refused one: a newcomer takes the place of a
+link that is more likely a stranger's, so no address can shut out others by taking all
+places, not even those behind its own NAT. A right proof always gets in; failed ones are
+counted for each address *and* name (protocol.md#limits).
 
-This module decides and remembers, nothing else: no IO, no clock. Times are seconds of
-one monotonic clock.
+This module decides and remembers: no IO, no clock. Times are seconds of one monotonic
+clock.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ KNOWN_S: Final = 3_600.0
 than the time in which dynamic addresses change hands."""
 
 FAILURE_BURST: Final = 10
-"""Failures that an address may make at once for a name: a wrong token in a start
-script. Against 256 random bits any finite number is safe."""
+"""Failures of an address for one name at once: a wrong token in a start script. Against
+256 random bits any finite number is safe."""
 
 FAILURE_REFILL_S: Final = 6.0
-"""One more failure is forgiven every so often: 10 a minute, so that a scanner's are not
-worth a line each, and a person who mends the token waits no longer than this."""
+"""One more failure is forgiven after this time: 10 a minute, so that a scanner's do not
+fill the log, and a person who mends the token waits no longer than this."""
 
 MAX_REMEMBERED: Final = 4_096
 """Addresses remembered in all: under 1 MiB, whatever an attacker with an IPv6 /32 does.
@@ -46,7 +46,7 @@ _MAX_EACH: Final = MAX_REMEMBERED // 2
 
 
 class GatePlace:
-    """The place of one unauthenticated link; whoever has it owes one ``leave``."""
+    """The place of one unauthenticated link, which calls ``leave`` once."""
 
     __slots__ = ("_gate", "evict", "heard", "key", "known", "taken")
 
@@ -58,22 +58,21 @@ class GatePlace:
         self.known = known
         self.evict = evict
         self.heard = False
-        """The link has said something: silence costs a stranger least."""
+        """The link has sent something: to be silent costs a stranger least."""
         self.taken = False
         """A newcomer has it now."""
 
     def leave(self) -> None:
-        """Give it back: the link has proved itself or ended. Harmless when taken."""
+        """Give the place back: the link has proved itself or ended. May be repeated."""
         self._gate.leave(self)
 
 
 class Gate:
     """Gives places to unauthenticated links; remembers successes and failures.
 
-    What stands for an address is ``address_key``. Everything of this machine is one
-    address: many clients may stand behind it (a reverse proxy's too), and because it
-    may stand for anybody it never becomes known, or a flood through a proxy would be
-    spared like a user.
+    Addresses are told apart by ``address_key``. This machine is one address, with many
+    clients behind it (a reverse proxy's too). Because it may stand for anybody it never
+    becomes known, or a flood through a proxy would be spared like a user.
 
     Args:
         most: places.
@@ -93,16 +92,17 @@ class Gate:
 
     @property
     def unproven(self) -> int:
-        """How many links have a place."""
+        """Return how many links have a place."""
         return len(self._places)
 
     def enter(self, address: str, now: float, evict: Callable[[], None]) -> GatePlace:
-        """Give a link a place, if need be that of another.
+        """Return a place for a link, if need be that of another.
 
         Args:
             address: an IP address, or what a socket says of a unix peer.
             now: the time.
-            evict: called when a newcomer takes the place: the link ends; must not wait.
+            evict: called when a newcomer takes the place. It ends the link and must not
+                wait.
 
         Raises:
             ValueError: ``address`` is neither.
@@ -115,11 +115,11 @@ class Gate:
         return place
 
     def leave(self, place: GatePlace) -> None:
-        """See ``GatePlace.leave``."""
+        """Take a place back, as ``GatePlace.leave`` says."""
         self._places.pop(place, None)
 
     def _make_room(self) -> None:
-        """Take a place: of a stranger before a user, of the silent, of a crowd's."""
+        """Evict a stranger's link before a user's, a silent one, one of a crowd."""
         crowd = Counter(place.key for place in self._places)
         # The first of the best is the oldest.
         victim = max(
@@ -133,10 +133,10 @@ class Gate:
     # Successes -----------------------------------------------------------------------
 
     def succeeded(self, address: str, now: float) -> None:
-        """Count a link that proved itself: its address is known while it lives.
+        """Count an authenticated link, whose address is known while it lives.
 
-        Owes one ``ended``. Failures stay counted, or who owns one account could guess
-        at others for ever by using the own one in between.
+        The caller calls ``ended`` once. Failures stay counted: else the owner of one
+        account could guess at others for ever by using its own in between.
         """
         key = address_key(address)
         if key is not THIS_MACHINE:
@@ -170,7 +170,7 @@ class Gate:
     def failed(self, address: str, name: str, now: float) -> float:
         """Count a failed proof of ``name``; return for how long to stay away, in s.
 
-        0 while there were few. A right proof is never refused for it.
+        0 while there were few. A right proof is never refused because of it.
         """
         key = address_key(address), name
         wait_s = self._failures.wait_s(key, now)

@@ -1,9 +1,8 @@
 """Wrong passwords, counted by the address that they come from.
 
-An address has some at once and then one every few seconds; above that its words are not
-even looked at, right ones neither, so that nothing is learned by going on. A right
-password never counts. Decides and remembers, nothing else: times are seconds of one
-monotonic clock.
+An address has some at once and then one every few seconds. Above that its words are not
+even looked at, right or wrong, so that going on teaches nothing. A right password never
+counts. This module decides and remembers. Times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,16 +13,17 @@ from tunnel.access.failures import Failures
 from tunnel.access.visitors import THIS_MACHINE, address_key
 
 BURST: Final = 10
-"""Wrong passwords of one address at once: a person who tries all of its own."""
+"""Wrong passwords of one address at once: a person tries all that they have."""
 REFILL_S: Final = 6.0
-"""One more after so long: 10 a minute, 14,400 a day, which finds no password that is
-not on a list of the first few thousand."""
+"""One more is allowed after this time: 10 a minute, 14,400 a day, which finds no
+password that is not on a list of the first few thousand."""
 SHARED: Final = 10
-"""So many times as often for this machine: it may stand for all visitors of a proxy in
-front that was not said to be trusted, and one of them must not easily lock the others
-out. With no bound at all, everybody could guess through such a proxy."""
+"""This machine may be wrong so many times as often: it may stand for all visitors of a
+proxy in front that is not trusted, of whom one must not easily lock the others out.
+Without a bound anybody could guess through such a proxy."""
 MAX_REMEMBERED: Final = 4_096
-"""Addresses: under 1 MiB. With more, the one that failed first is forgotten."""
+"""Addresses remembered, in under 1 MiB. With more, the one that failed first is
+forgotten."""
 
 
 class Guesses:
@@ -36,12 +36,12 @@ class Guesses:
         )
 
     def wait_s(self, host: str, now: float) -> float:
-        """Say for how long words of an address are not looked at; 0: they are."""
+        """Return for how long words of an address are not looked at, in seconds."""
         key = _key(host)
         return self._failures(key).wait_s(key, now)
 
     def failed(self, host: str, now: float) -> None:
-        """Count a wrong one."""
+        """Count a wrong password."""
         key = _key(host)
         self._failures(key).failed(key, now)
 
@@ -57,4 +57,4 @@ def _key(host: str) -> str:
 
 
 GUESSES: Final = Guesses()
-"""Of all front ends of this process: who guesses at one is known to the others."""
+"""Shared by all front ends of this process: a guess at one counts for all."""

@@ -1,4 +1,4 @@
-"""Where others may be led in this machine's network: a pure rule about addresses.
+"""What others may reach in this machine's network: a rule about addresses.
 
 It is asked about the very address that is dialled, after a name was resolved.
 """
@@ -26,7 +26,7 @@ class Networks:
 
     @classmethod
     def parse(cls, texts: list[str]) -> Networks:
-        """Read addresses and networks such as ``10.0.0.0/8``; none means the default.
+        """Read addresses and networks such as ``10.0.0.0/8``; none is the default.
 
         Raises:
             UsageError: one is neither.

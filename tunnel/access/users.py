@@ -1,4 +1,4 @@
-"""Who may do what: pure decisions about a user whose proof was verified."""
+"""What a user may do whose proof was verified: pure decisions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from tunnel.proto.proofs import Verifier
 
 OWNER: Final = "default"
-"""The user who is made with the server and may do everything."""
+"""The user that is made with the server and may do everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A name, what checks its token, and its rights: without a right, nothing."""
+    """A name, the verifier of its token, and its rights. Default: no right."""
 
     name: str
     verifier: Verifier
@@ -33,14 +33,14 @@ class User:
     def may_reach_unix(self, path: str) -> bool:
         """Say whether this user may be connected to that socket of the server.
 
-        A unix socket often trusts whoever gets through to it (databases, containers):
-        it is the machine itself, so it takes the right of the machine's owner.
+        A unix socket often trusts everybody that reaches it (databases, containers): it
+        is the machine itself, so it takes the right of the machine's owner.
         """
         del path
         return self.is_owner
 
     def may_be_exit(self, name: str) -> bool:
-        """Say whether others may be led to this user's client under that name."""
+        """Say whether this user's client may be an exit for others under that name."""
         del name
         return self.is_owner
 

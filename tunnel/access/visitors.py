@@ -1,8 +1,8 @@
-"""Who a visitor is, wherever one is counted, slowed, logged or let in.
+"""Which visitor is which, wherever one is counted, slowed, logged or let in.
 
-One rule for all of them: IPv4 by itself, IPv6 by its /64 (what one customer gets),
-IPv4-mapped IPv6 as the IPv4 address that it is. What a connection says about its
-visitor is believed only if it comes from a proxy that the user named.
+IPv4 counts by address, IPv6 by its /64 (what one customer gets), IPv4-mapped IPv6 as
+the IPv4 address that it means. What a connection says about its visitor is believed
+only if it comes from a proxy that the user named.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
 
 THIS_MACHINE: Final = "this machine"
-"""Loopback and unix sockets: many may stand behind it, visitors of a proxy too."""
+"""Loopback and unix sockets: many visitors may stand behind it, as those of a proxy."""
 
 MAX_REMEMBERED: Final = 1_024
-"""Addresses whose key is remembered: to find it anew takes as long as to accept."""
+"""Addresses whose key is remembered: to compute one takes as long as to accept."""
 
 
 class Visitors:
-    """Whom to believe about who a visitor is, and how many each address may have.
+    """The proxies that are trusted about visitors, and the count for each address.
 
     Args:
-        trusted: proxies in front of us, by network.
+        trusted: networks of the proxies in front of us.
         max_per_address: visitors at once; None leaves it to the front ends.
     """
 
@@ -53,16 +53,16 @@ class Visitors:
         return any(ip in network for network in self.trusted)
 
     def visitor(self, peer: Address, hops: Sequence[Address]) -> int:
-        """Find who a visitor is in what the proxies on the way say of themselves.
+        """Find the visitor in what the proxies on the way say.
 
         Args:
-            peer: who is connected.
-            hops: that peer and those before it name, the last one at the end.
+            peer: the address that is connected.
+            hops: the addresses that the peer and those before it name, the peer's last.
 
         Returns:
-            Where in ``hops`` the visitor stands: the last that is not a trusted proxy
-            itself, for nobody vouches for what that one says. ``len(hops)``: it is the
-            peer.
+            The visitor's place in ``hops``: the last that is not a trusted proxy
+            itself, for nothing vouches for what that one says. ``len(hops)`` stands for
+            the peer.
         """
         at = len(hops)
         while at and self.trusts((peer if at == len(hops) else hops[at]).host):
@@ -70,10 +70,10 @@ class Visitors:
         return at
 
     def enter(self, host: str, most: int) -> bool:
-        """Count a visitor of an address; False if it has ``most`` already.
+        """Count a visitor of an address; return False if it has ``most`` already.
 
         This machine and trusted proxies may have any number: they stand for others.
-        After True the caller owes one ``leave``.
+        After True the caller calls ``leave`` once.
         """
         key = address_key(host)
         if key is THIS_MACHINE or self.trusts(host):
@@ -85,7 +85,7 @@ class Visitors:
         return True
 
     def leave(self, host: str) -> None:
-        """Count it no more."""
+        """Count one visitor less."""
         key = address_key(host)
         if key is not THIS_MACHINE and not self.trusts(host):
             left = self._inside.pop(key) - 1
@@ -94,7 +94,7 @@ class Visitors:
 
 
 VISITORS: Final = ContextVar("VISITORS", default=Visitors())  # noqa: B039
-"""Of the server, or else of the process: every task below sees it."""
+"""Those of the server, or else of the process: every task below sees them."""
 
 
 @lru_cache(MAX_REMEMBERED)

@@ -1,7 +1,7 @@
 """One UDP association of SOCKS5: the app's datagrams to the exit, and back.
 
 Only the app may send: its IP address, from one port. What is not a whole, well-formed
-datagram of it is dropped, as UDP does; that others send is logged once.
+datagram of the app is dropped, as UDP does; that others send is logged once.
 """
 
 from __future__ import annotations
@@ -16,43 +16,42 @@ import trio
 from tunnel.addresses import Address, bare_ip, is_loopback
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.attempt import drop_resource
+from tunnel.front.udp import MAX_DATAGRAM_BYTES
 from tunnel.log import log_event
+from tunnel.net.bind import bind_one
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
-from tunnel.platform.sockets import open_socket
 from tunnel.socks.udp import decode_datagram, encode_datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnel.front.dialer import Datagrams
+    from tunnel.front.dialer import Association
     from tunnel.net.sockets import FastSocket
 
-MAX_DATAGRAM_BYTES: Final = 65_535
-"""More than UDP can carry: nothing is ever cut short."""
 _CONTROL_BYTES: Final = 4096
 
 
 async def associate(
     app: FastSocket,
-    datagrams: Datagrams,
+    far: Association,
     port: int,
     reply: Callable[[Address], bytes],
     public: str | None = None,
 ) -> None:
     """Serve one association for as long as the app's TCP connection lives.
 
-    What the app says on TCP is read and ignored; its end or reset is the end of the
+    What the app sends on TCP is read and ignored; its end or reset is the end of the
     association, as is the loss of the far side. The socket for datagrams is bound on
     the address that the app's TCP connection came in on.
 
     Args:
-        app: its reply is not sent yet; the caller closes it.
-        datagrams: the far side; closed in the end.
+        app: awaits its reply; the caller closes it.
+        far: the association at the exit; closed in the end.
         port: the one that the app named for its datagrams; 0 for that of the first.
-        reply: makes the app's answer of where its datagrams are to go.
-        public: the IP address for that answer, where ours is not the one that the app
-            can reach; an app of this machine needs none.
+        reply: makes the app's answer of the address that its datagrams are to go to.
+        public: the IP address for that answer, where the app cannot reach ours; an app
+            of this machine needs none.
 
     Raises:
         StreamError: there is no socket for it; the app has no reply yet.
@@ -62,43 +61,43 @@ async def associate(
         peer = peer_of(app)
         if peer is None:
             raise trio.BrokenResourceError
-        with _relay_socket(app) as udp:
-            relay = _Relay(udp, datagrams, Address(peer.host, port))
+        with _socket_for(app) as udp:
             name = udp.getsockname()
             own = bare_ip(name[0])
             if public is not None and not is_loopback(own):
                 own = public
             await app.send_all(reply(Address(own, name[1])))
-            await relay.run(app)
+            await _AppDatagrams(udp, far, Address(peer.host, port)).run(app)
     finally:
-        await drop_resource(datagrams)
+        await drop_resource(far)
 
 
-def _relay_socket(app: FastSocket) -> trio.socket.SocketType:
+def _socket_for(app: FastSocket) -> trio.socket.SocketType:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
     host = bare_ip(host)
-    is_v4 = "." in host and ":" not in host
-    family = socket.AF_INET if is_v4 else socket.AF_INET6
+    family, where = socket.AF_INET6, (host, 0, *scope)
+    if ":" not in host:
+        family, where = socket.AF_INET, (host, 0)
     try:
-        raw = open_socket(family, socket.SOCK_DGRAM)
+        bound = bind_one(family, where, socket.SOCK_DGRAM, _admit, None)
     except OSError as error:
         raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
-    try:
-        DESCRIPTORS.admit(raw, "datagrams of an app")
-        raw.bind((host, 0) if is_v4 else (host, 0, *scope))
-    except OSError as error:
-        raw.close()
-        raise LocalStreamError(Code.RESOURCE, "no port for datagrams") from error
-    return trio.socket.from_stdlib_socket(raw)
+    return trio.socket.from_stdlib_socket(bound)
 
 
-class _Relay:
+def _admit(sock: socket.socket) -> None:
+    DESCRIPTORS.admit(sock, "datagrams of an app")
+
+
+class _AppDatagrams:
+    """The datagrams of one app, both ways."""
+
     def __init__(
-        self, udp: trio.socket.SocketType, datagrams: Datagrams, app: Address
+        self, udp: trio.socket.SocketType, far: Association, app: Address
     ) -> None:
         self._udp = udp
-        self._datagrams = datagrams
+        self._far = far
         self._app = app
         self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
         self._told = False
@@ -120,7 +119,7 @@ class _Relay:
                 self._tell(name)
                 continue
             if (found := decode_datagram(data)) is not None:
-                self._datagrams.send(*found)
+                self._far.send(*found)
 
     def _is_the_app(self, name: tuple[str | int, ...]) -> bool:
         if self._name is not None:
@@ -133,7 +132,7 @@ class _Relay:
         return True
 
     def _tell(self, name: tuple[str | int, ...]) -> None:
-        """Say once that somebody else sends: behind NAT it may be the app itself."""
+        """Log once that another address sends: behind NAT it may be the app itself."""
         if not self._told:
             log_event(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
                 source=str(Address(bare_ip(str(name[0])), int(name[1]))),
@@ -144,11 +143,11 @@ class _Relay:
         """Carry what comes for the app; end ``association`` when nothing can."""
         while True:
             try:
-                source, payload = await self._datagrams.receive()
+                source, payload = await self._far.receive()
             except trio.BrokenResourceError:
                 association.cancel()
                 return
-            if self._name is None:  # it has sent nothing, so nothing is an answer
+            if self._name is None:  # the app has sent nothing, so this is no answer
                 continue
-            with suppress(OSError):  # too large with its header, or no way there
+            with suppress(OSError):  # too large with its header, or no route
                 await self._udp.sendto(encode_datagram(source, payload), self._name)

@@ -1,4 +1,4 @@
-"""Waiting for the far side while the app is watched, and the last words to an app."""
+"""Wait for the far side while the app is watched, and say the last words to an app."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tunnel.net.relay import ResettableStream
 
 EARLY_BYTES: Final = 65_536
-"""Kept for an app that talks on before it has its answer; more waits in the kernel."""
+"""Kept of what an app sends before it has its answer; more waits in the kernel."""
 READ_BYTES: Final = 4096
-"""One read while an app says what it wants."""
+"""Largest read of an app's request."""
 
 T = TypeVar("T")
 
@@ -31,17 +31,18 @@ async def attempt(
     *,
     ends_with_app: bool = False,
 ) -> T | None:
-    """Wait for ``make`` while watching the app; None when the app has left.
+    """Return what ``make`` has made; None if the app has left before.
 
-    What the app says meanwhile is added to ``early``; its end of file is only a
-    half-close unless said otherwise, and is met again by the next read.
+    What the app sends meanwhile is added to ``early``. Its end of file is only a
+    half-close, which the next read meets again.
 
     Args:
-        app: not read by anybody else meanwhile.
+        app: nothing else may read it meanwhile.
         early: the caller's.
-        make: may raise StreamError.
-        drop: is given what was made in the moment of our own cancellation.
-        ends_with_app: its end of file counts as leaving, as its reset always does.
+        make: is cancelled when the app leaves; may raise StreamError.
+        drop: called with what was made in the moment of our own cancellation.
+        ends_with_app: whether the app's end of file counts as leaving, as its reset
+            always does.
     """
     made: list[T] = []
     refusals: list[StreamError] = []
@@ -52,7 +53,7 @@ async def attempt(
             try:
                 made.append(await make())
             except StreamError as error:
-                # Not through the nursery: it would make a group of it.
+                # Not through the nursery, which would make a group of it.
                 refusals.append(error)
             nursery.cancel_scope.cancel()
     except BaseException:
@@ -65,7 +66,7 @@ async def attempt(
 
 
 async def drop_stream(stream: ResettableStream) -> None:
-    """Give up a stream that nobody will use."""
+    """Reset a stream that will not be used."""
     stream.reset(Code.RESET)
     await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -75,7 +76,7 @@ class _Closeable(Protocol):
 
 
 async def drop_resource(resource: _Closeable) -> None:
-    """Close something that nobody will use, without waiting."""
+    """Close what will not be used, without waiting."""
     with trio.CancelScope() as scope:
         scope.cancel()
         await resource.aclose()
@@ -87,7 +88,7 @@ async def _watch(
     making: trio.CancelScope,
     ends_with_app: bool,
 ) -> None:
-    """Keep what the app says too soon; end ``making`` when it leaves."""
+    """Keep what the app sends too soon; cancel ``making`` when it leaves."""
     try:
         while len(early) < EARLY_BYTES:
             data = await app.receive_some(READ_BYTES)
@@ -101,7 +102,7 @@ async def _watch(
 
 
 async def last_words(app: trio.abc.HalfCloseableStream, words: bytes = b"") -> None:
-    """Send, then let the app close first: unread bytes would turn it into a RST."""
+    """Send, then let the app close first: to close with unread bytes would be a RST."""
     with trio.move_on_after(GRACE_S), suppress(trio.BrokenResourceError):
         if words:
             await app.send_all(words)

@@ -1,7 +1,7 @@
 """What a proxy front end is given: functions that open things at the exit.
 
 A front end sees no link and no session, so each of these can be a few lines in a test.
-What an exit cannot do is None here, and the app hears "command not supported".
+What an exit cannot do is None here, and the app is told "command not supported".
 """
 
 from __future__ import annotations
@@ -10,42 +10,43 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from tunnel.addresses import Address
 from tunnel.net.relay import ResettableStream
-from tunnel.proto.frames import Address, Target
+from tunnel.proto.frames import Target
 
 OpenTarget = Callable[[Target], Awaitable[ResettableStream]]
 """Return a stream once the far side is connected; raise StreamError with the true code
 if it is not. Ends by its own deadline; when cancelled it leaves nothing behind."""
 
 
-class BoundPort(Protocol):
-    """A port at the exit that waits for one peer."""
+class PeerPort(Protocol):
+    """A port at the exit that waits for one peer (BIND)."""
 
     address: Address
     """Where the exit listens, as a peer can be told it."""
 
     async def accept(self) -> tuple[ResettableStream, Address]:  # pragma: no cover
-        """Wait for the peer; return its stream and where it comes from.
+        """Wait for the peer; return its stream and its address.
 
-        The caller bounds the wait and calls it once. Raises StreamError when nobody can
-        come any more; cancelled, it leaves nothing behind.
+        The caller bounds the wait and calls this once. Raises StreamError when no peer
+        can come any more; cancelled, it leaves nothing behind.
         """
         ...
 
     async def aclose(self) -> None:  # pragma: no cover
-        """Listen no more. An accepted stream lives on; harmless when repeated."""
+        """Stop listening. An accepted stream lives on; harmless when repeated."""
         ...
 
 
-class Datagrams(Protocol):
-    """One association: a UDP socket at the exit."""
+class Association(Protocol):
+    """A UDP association: a socket at the exit."""
 
     def send(self, address: Address, payload: bytes) -> None:  # pragma: no cover
         """Send from the exit; names are resolved there. Never waits, may drop."""
         ...
 
     async def receive(self) -> tuple[Address, bytes]:  # pragma: no cover
-        """Wait for a datagram; return who sent it and its payload.
+        """Wait for a datagram; return its sender and its payload.
 
         Raises ``trio.BrokenResourceError`` when the association is lost.
         """
@@ -56,11 +57,11 @@ class Datagrams(Protocol):
         ...
 
 
-Bind = Callable[[Address], Awaitable[BoundPort]]
+Bind = Callable[[Address], Awaitable[PeerPort]]
 """Listen at the exit for one peer; the argument is the one that the app expects, all
 zeros when it does not know. Errors and cancellation as with ``OpenTarget``."""
 
-Associate = Callable[[], Awaitable[Datagrams]]
+Associate = Callable[[], Awaitable[Association]]
 """Begin an association at the exit. Errors and cancellation as with ``OpenTarget``."""
 
 
@@ -73,4 +74,4 @@ class Dialer:
     associate: Associate | None = None
     udp_public: str | None = None
     """IP address at which apps of other machines find the proxy's UDP sockets; None for
-    the one that they came in on. Behind NAT nobody here knows it."""
+    the one that they came in on. Behind NAT nothing here can find it out."""

@@ -18,11 +18,11 @@ _SLOWED: Final = Told("login.slowed")
 
 
 class Login:
-    """The passwords that one connection says: who is wrong too often is not heard.
+    """The passwords of one connection; with too many wrong ones it is not heard.
 
     Args:
-        peer: whose connection it is, as far as is known.
-        what: it wants to use, for the log.
+        peer: the address of the connection, as far as it is known.
+        what: the thing that the connection wants to use, for the log.
     """
 
     __slots__ = ("_host", "_is_proved", "_peer", "_what")
@@ -34,9 +34,9 @@ class Login:
         self._is_proved = False
 
     def wait_s(self) -> float:
-        """Say for how long its words must not be looked at; 0: they may be.
+        """Return for how long its words must not be looked at, in seconds.
 
-        A connection that was right last time is heard whoever else is at its address.
+        0 for a connection that was right last time, whatever others at its address do.
         """
         if self._is_proved:
             return 0.0
@@ -46,7 +46,7 @@ class Login:
         return wait_s
 
     def said(self, *, right: bool) -> bool:
-        """Take note of whether its words were right; give that back."""
+        """Count whether its words were right; return that."""
         self._is_proved = right
         if not right:
             GUESSES.failed(self._host, time.monotonic())

@@ -1,7 +1,7 @@
-"""A port whose every visitor gets one virtual TCP connection, in either direction.
+"""A TCP port whose visitors get one virtual TCP connection each.
 
-The same for a public port of a mapping and for a local port that leads to the far side:
-who owns the port and what is behind it is known to the function that opens.
+It may be the public port of a mapping, or a local port that leads to the far side: only
+the function that opens knows the owner of the port and its target.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tunnel.addresses import Address
 from tunnel.errors import StreamError
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import ResettableStream, reset_socket
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket
 
 OpenNow = Callable[[Address], ResettableStream]
-"""Open for a visitor without waiting; raise StreamError to refuse at once. Bytes may be
-sent before the far side has answered, and its refusal breaks the stream."""
+"""Open for a visitor without waiting; raise StreamError to refuse it. Bytes may be sent
+before the far side has answered, whose refusal breaks the stream."""
 
 
 async def serve_port(
@@ -47,8 +47,8 @@ def handle_visitor(
 ) -> Awaitable[None]:
     """Carry one visitor to its end; owns the stream.
 
-    Does not wait for the far side's answer: what the visitor says first travels with
-    the CREATE. Whoever is refused gets a RST, as from a port where nobody listens.
+    The far side's answer is not waited for: what the visitor says first travels with
+    the CREATE. A visitor that is refused gets a RST, as from a port that is closed.
 
     No coroutine itself: an idle visitor would wait in it too, and each is 400 bytes.
     """

@@ -1,7 +1,7 @@
-"""One port for every kind of proxy: the first byte of an app tells what it speaks.
+"""One port for every kind of proxy: the first byte of an app tells its protocol.
 
-SOCKS begins with its version, 4 or 5; what begins with anything else is HTTP, whose own
-parser says what is wrong with it.
+SOCKS begins with its version, 4 or 5. Anything else is HTTP, whose own parser says what
+is wrong with it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import Address
     from tunnel.front.dialer import Dialer
     from tunnel.net.sockets import FastSocket
-    from tunnel.proto.frames import Address
 
 _SOCKS: Final = (4, 5)
 
 
 async def serve_proxy(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
-    way_out: Dialer,
+    dialer: Dialer,
     *,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
@@ -40,22 +40,21 @@ async def serve_proxy(
     """Serve apps until cancelled; closes the listeners.
 
     Args:
-        listeners: of one front end.
-        way_out: what the apps can have opened.
-        users: who may; None for everybody who reaches the listeners, which only
+        listeners: those of one front end.
+        dialer: opens what the apps ask for.
+        users: None serves every app that reaches the listeners, which only
             ``refuse_open_proxy`` keeps to this machine.
         handshake_s: for an app's first byte, and then for its whole request (SOCKS) or
             for the head of each request (HTTP).
-        max_apps: above it an app waits until one has left.
+        max_apps: with more, an app waits until one has left.
     """
-
-    # Of its own for each proxy: passing two of them is not a loop.
+    # Each proxy has its own: a request that passes two proxies is no loop.
     pseudonym = f"tunnel-{secrets.token_hex(4)}".encode()
 
     async def handle(app: trio.abc.HalfCloseableStream, peer: Address) -> None:
         await handle_app(
             app,
-            way_out,
+            dialer,
             peer=peer,
             users=users,
             handshake_s=handshake_s,
@@ -67,7 +66,7 @@ async def serve_proxy(
 
 async def handle_app(
     app: trio.abc.HalfCloseableStream,
-    way_out: Dialer,
+    dialer: Dialer,
     *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
@@ -76,7 +75,7 @@ async def handle_app(
 ) -> None:
     """Serve one app to its end, whatever it speaks; owns the stream.
 
-    ``peer`` is who it is, where the stream's own end cannot tell.
+    ``peer`` is the address of the app, where its stream cannot tell.
     """
     peer = peer or peer_of(app)
     first = b""
@@ -95,18 +94,13 @@ async def handle_app(
         log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
     elif first[0] in _SOCKS:
         await handle_socks(
-            app,
-            first,
-            way_out,
-            peer=peer,
-            users=users,
-            handshake_s=handshake_s,
+            app, first, dialer, peer=peer, users=users, handshake_s=handshake_s
         )
     else:
         await handle_http(
             app,
             first,
-            way_out,
+            dialer,
             peer=peer,
             users=users,
             head_s=handshake_s,

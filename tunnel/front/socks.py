@@ -1,13 +1,14 @@
 """SOCKS4, 4a and 5 for the programs of this machine.
 
-The whole conversation runs here, so that it costs no round trip of the link; the reply
-comes after the *real* connect and says what became of it (protocol.md#create). Names
-are carried to the exit and never resolved here.
+The whole conversation runs here, so that it costs no round trip of the link. The reply
+comes after the *real* connect and tells its result (protocol.md#create). Names are
+carried to the exit and never resolved here.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -32,24 +33,24 @@ from tunnel.socks.v5 import Socks5Server
 
 if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
-    from tunnel.front.dialer import BoundPort, Dialer
+    from tunnel.addresses import Address
+    from tunnel.front.dialer import Dialer, PeerPort
     from tunnel.net.relay import ResettableStream
-    from tunnel.proto.frames import Address
+    from tunnel.socks.common import SocksRequest, SocksServer
 
 HANDSHAKE_S: Final = 10.0
-"""An honest app needs milliseconds; a silent one holds a descriptor."""
+"""For the words before a request. An app needs milliseconds; a silent one holds a
+descriptor."""
 SLOWED_S: Final = 1.0
-"""Before a refusal of words that were not looked at: SOCKS cannot say "later"."""
+"""Pause before a password is refused that was not looked at: SOCKS has no "later"."""
 BIND_S: Final = 180.0
-"""For the peer of a BIND to come: a person may have to do something there."""
-
-Dialogue = Socks4Server | Socks5Server
+"""For the peer of a BIND to come: a person may have to do something first."""
 
 
 async def handle_socks(
     app: trio.abc.HalfCloseableStream,
     first: bytes,
-    way_out: Dialer,
+    dialer: Dialer,
     *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
@@ -60,26 +61,26 @@ async def handle_socks(
     An app that resets while its target is being reached takes the attempt with it.
 
     Args:
-        app: from which ``first`` was read.
+        app: the stream that ``first`` was read from.
         first: at least one byte; the first is the version.
-        way_out: what can be opened.
-        peer: who the app is, where its stream cannot tell.
-        users: without them everybody is welcome; with them only SOCKS5 is.
+        dialer: opens what the app asks for.
+        peer: the address of the app, where its stream cannot tell.
+        users: None serves every app; with users only SOCKS5 is served.
         handshake_s: for all that is said before the request is there.
     """
     peer = peer or peer_of(app)
     login = Login(peer, "proxy")
-    serving = _Serving(app, way_out, _dialogue(first, users, login), login)
+    serving = _Serving(app, dialer, _server_for(first, users, login), login)
     ready = False
     try:
         reason = await serving.ask(first, handshake_s)
-        if serving.dialogue.request is not None:
-            ready = await serving.answer()
+        if serving.server.request is not None:
+            ready = await serving.answer(serving.server.request)
             reason = "the app left"
     except StreamError as error:
         reason = error.code.name
-        if serving.dialogue.request is not None:
-            await last_words(app, serving.dialogue.fail(error.code))
+        if serving.server.request is not None:
+            await last_words(app, serving.server.fail(error.code))
     except trio.BrokenResourceError:
         reason = "the app left"
     finally:
@@ -94,7 +95,7 @@ async def handle_socks(
         log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 
 
-def _dialogue(first: bytes, users: ProxyUsers | None, login: Login) -> Dialogue:
+def _server_for(first: bytes, users: ProxyUsers | None, login: Login) -> SocksServer:
     if first[0] == 4:
         return Socks4Server(closed=users is not None)
     if users is None:
@@ -112,50 +113,47 @@ class _Serving:
     def __init__(
         self,
         app: trio.abc.HalfCloseableStream,
-        way_out: Dialer,
-        dialogue: Dialogue,
+        dialer: Dialer,
+        server: SocksServer,
         login: Login,
     ) -> None:
         self._app = app
-        self._way_out = way_out
-        self.dialogue = dialogue
+        self._dialer = dialer
         self._login = login
+        self.server = server
         self.early = bytearray()
         self.virtual: ResettableStream | None = None
 
     async def ask(self, data: bytes | bytearray, handshake_s: float) -> str:
-        """Talk until the request is there or there is none; say why there is none."""
-        dialogue = self.dialogue
+        """Talk until the request is there; return why there will be none."""
+        server = self.server
         with trio.move_on_after(handshake_s):
             while True:
-                dialogue.receive(data)
-                output = dialogue.take_output()
-                if dialogue.refused is not None:
+                server.receive(data)
+                output = server.take_output()
+                if server.refused is not None:
                     if self._login.wait_s():
                         await trio.sleep(SLOWED_S)
                     await last_words(self._app, output)
-                    return dialogue.refused.name
+                    return server.refused.name
                 if output:
                     await self._app.send_all(output)
-                if dialogue.over:
+                if server.over:
                     break
                 data = await self._app.receive_some(READ_BYTES)
                 if not data:
                     return "the app left"
         return "no request in time"
 
-    async def answer(self) -> bool:
-        """Do what was asked for and say so; False when the app has left.
+    async def answer(self, request: SocksRequest) -> bool:
+        """Do what was asked for and say so; return False when the app has left.
 
         Afterwards ``virtual`` is to be relayed, or everything is over.
 
         Raises:
             StreamError: it cannot be done; nothing but that remains to be said.
         """
-        request = self.dialogue.request
-        if request is None:
-            return False
-        self.early += self.dialogue.leftover
+        self.early += self.server.leftover
         match request.command:
             case SocksCommand.CONNECT:
                 return await self._connect(request.address)
@@ -165,58 +163,51 @@ class _Serving:
                 return await self._associate(request.address)
 
     async def _connect(self, target: Address) -> bool:
-        async def make() -> ResettableStream:
-            return await self._way_out.open(TcpTarget(target))
-
+        make = partial(self._dialer.open, TcpTarget(target))
         self.virtual = await attempt(self._app, self.early, make, drop_stream)
         if self.virtual is None:
             return False
-        await self._app.send_all(self.dialogue.succeed(self.virtual.bound))
+        await self._app.send_all(self.server.succeed(self.virtual.bound))
         return True
 
     async def _bind(self, expected: Address) -> bool:
-        bind = self._way_out.bind
-        if bind is None:
+        if self._dialer.bind is None:
             raise LocalStreamError(Code.UNSUPPORTED, "this exit does not listen")
-
-        async def make() -> BoundPort:
-            return await bind(expected)
-
-        bound = await attempt(self._app, self.early, make, drop_resource)
-        if bound is None:
+        make = partial(self._dialer.bind, expected)
+        port = await attempt(self._app, self.early, make, drop_resource)
+        if port is None:
             return False
         try:
-            await self._app.send_all(self.dialogue.succeed(bound.address))
-            return await self._accept(bound)
+            await self._app.send_all(self.server.succeed(port.address))
+            return await self._accept(port)
         finally:
-            await drop_resource(bound)
+            await drop_resource(port)
 
-    async def _accept(self, bound: BoundPort) -> bool:
+    async def _accept(self, port: PeerPort) -> bool:
         async def drop(accepted: tuple[ResettableStream, Address]) -> None:
             await drop_stream(accepted[0])
 
         with trio.move_on_after(BIND_S) as waiting:
             # A peer may take minutes to come: a port must not outlive its app so long,
-            # and an app that ends its side before anybody is there has left.
+            # and an app that ends its side before a peer is there has left.
             accepted = await attempt(
-                self._app, self.early, bound.accept, drop, ends_with_app=True
+                self._app, self.early, port.accept, drop, ends_with_app=True
             )
             if accepted is None:
                 return False
             self.virtual, peer = accepted
         if waiting.cancelled_caught or self.virtual is None:
             raise LocalStreamError(Code.TIMEOUT, "nobody came")
-        await self._app.send_all(self.dialogue.succeed(peer))
+        await self._app.send_all(self.server.succeed(peer))
         return True
 
     async def _associate(self, source: Address) -> bool:
-        make = self._way_out.associate
-        app = self._app
+        make, app = self._dialer.associate, self._app
         if make is None or not isinstance(app, FastSocket):
             raise LocalStreamError(Code.UNSUPPORTED, "no datagrams here")
-        datagrams = await attempt(app, bytearray(), make, drop_resource)
-        if datagrams is None:
+        far = await attempt(app, bytearray(), make, drop_resource)
+        if far is None:
             return False
-        reply, public = self.dialogue.succeed, self._way_out.udp_public
-        await associate(app, datagrams, source.port, reply, public)
+        reply, public = self.server.succeed, self._dialer.udp_public
+        await associate(app, far, source.port, reply, public)
         return True

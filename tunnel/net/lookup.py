@@ -1,12 +1,15 @@
-"""Look names up: at once where nobody need be asked, else in a few threads.
+"""Look names up: at once where no resolver need be asked, else in a few threads.
 
-A look-up can only be made in a thread, and one of a dead name holds it for as long as
-the resolver is patient, 10 s and more. So the threads for names are few and do nothing
-else; what needs none of them, an IP address, ``localhost``, a name of ``/etc/hosts``,
-never waits for one. A name that many ask for at the same time is looked up once, and
-all are told in the order in which they asked.
+Only a thread can ask the resolver, and a dead name holds it for as long as the resolver
+is patient, 10 s and more. So the threads for names are few and do nothing else; what
+needs none of them, an IP address, ``localhost``, a name of ``/etc/hosts``, never waits
+for one. A name that many ask for at the same time is looked up once, and all are
+answered in the order in which they asked.
 
-This module knows no port, no rule and nothing of what is done with an address.
+    known                       what needs no resolver
+    Lookups, Lookup             names that threads ask for, and who waits for each
+    Asked, look_up              one wait for an answer
+    look_up_own                 a name that this program's user wrote
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 CREW: Final = 32
 """Threads that look names up. Each costs about 0.1 MB, and is made when needed."""
 SLOW_CREW: Final = 24
-"""Of those, for names that were slow before: the others cannot all be held by them."""
+"""How many of those names that were slow before may hold: never all of them."""
 SLOW_S: Final = 2.0
 """A look-up that takes longer is slow. A resolver asks again only after 5 s."""
 MAX_SLOW: Final = 1_024
@@ -39,14 +42,14 @@ MAX_SLOW: Final = 1_024
 MAX_QUEUED: Final = 1_024
 """Names that wait for a thread; each is under a kilobyte. More are refused at once."""
 LOOKUP_S: Final = 8.0
-"""How long a look-up is waited for: whoever asked has an answer in words before its own
-patience, 10 s in most programs, is over."""
+"""How long a look-up is waited for: less than the patience of the programs that asked,
+10 s in most, so that they get an answer in words."""
 OWN_CREW: Final = 16
-"""Threads for the names that this program was started with: its server, say. A lost
+"""Threads for names that this program was started with, such as its server's. A lost
 link dials every 2 s, and a resolver's patience may be 30 s."""
 HOSTS_PATH: Final = "/etc/hosts"
 HOSTS_BYTES: Final = 262_144
-"""Of ``/etc/hosts``, 8,000 names: what stands behind them is left to the resolver."""
+"""Read of ``/etc/hosts``, 8,000 names: the rest is left to the resolver."""
 
 
 class Found(NamedTuple):
@@ -55,7 +58,7 @@ class Found(NamedTuple):
     family: int
     host: str
     rest: tuple[int, ...] = ()
-    """Of an IPv6 socket address, behind the port."""
+    """What stands behind the port of an IPv6 socket address."""
 
 
 Answer = list[Found] | Exception
@@ -96,9 +99,9 @@ def _busy(why: str) -> LookupsBusyError:
 
 
 def known(host: str) -> list[Found] | None:
-    """Give what can be said without asking: of literals, localhost, ``/etc/hosts``.
+    """Return the addresses of an IP literal, localhost or a name of ``/etc/hosts``.
 
-    None: it must be asked for.
+    None for any other name: the resolver must be asked.
 
     Raises:
         UnicodeError: it cannot be a name.
@@ -106,7 +109,7 @@ def known(host: str) -> list[Found] | None:
     with suppress(socket.gaierror):
         return _getaddrinfo(host, socket.AI_NUMERICHOST)
     name = host.lower().removesuffix(".")
-    # RFC 6761 §6.3: both loopbacks, and nobody else is ever asked about it.
+    # RFC 6761 §6.3: both loopbacks, and no resolver is ever asked about it.
     if name == "localhost":
         return list(_LOOPBACK)
     found = HOSTS.find(name)
@@ -125,7 +128,7 @@ def _getaddrinfo(host: str | bytes, flags: int = 0) -> list[Found]:
 
 
 class HostsFile:
-    """The names of a hosts file, as it is at the moment."""
+    """The names of a hosts file, as the file is at the moment."""
 
     def __init__(self, path: str = HOSTS_PATH) -> None:
         self._path = path
@@ -133,7 +136,7 @@ class HostsFile:
         self._names: dict[str, list[Found]] = {}
 
     def find(self, name: str) -> list[Found]:
-        """Give the addresses of a name in small letters; none if it is not there."""
+        """Return the addresses of a name in small letters; none if it is not there."""
         try:
             stat = os.stat(self._path)
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -156,7 +159,7 @@ def _read_hosts(path: str) -> dict[str, list[Found]]:
                 for alias in aliases:
                     names.setdefault(alias.lower(), []).append(found)
     for addresses in names.values():
-        # As the resolver has them (RFC 6724): IPv6 first, else in the file's order.
+        # As resolvers order them (RFC 6724): IPv6 first, else in the file's order.
         addresses.sort(key=lambda found: found.family != socket.AF_INET6)
     return names
 
@@ -165,28 +168,28 @@ HOSTS: Final = HostsFile()
 
 
 class Lookup:
-    """One name that is being looked up, and who waits for it."""
+    """One name that is being looked up, and the calls that wait for it."""
 
     __slots__ = ("_calls", "began", "host")
 
     def __init__(self, host: bytes) -> None:
         self.host = host
         self.began: float | None = None
-        """When a thread began with it; None while it waits for one."""
+        """When a thread began; None while the name waits for one."""
         self._calls: list[Callable[[Answer], None]] = []
 
     def tell(self, answer: Answer) -> None:
-        """Tell all who wait, the first first."""
+        """Call all that wait, in order."""
         calls, self._calls = self._calls, []
         for call in calls:
             call(answer)
 
     def join(self, call: Callable[[Answer], None]) -> None:
-        """Wait with the others."""
+        """Add a call that waits."""
         self._calls.append(call)
 
     def leave(self, call: Callable[[Answer], None]) -> bool:
-        """Wait no more, if anybody does; say whether others still do."""
+        """Remove a call, if it still waits; return whether others do."""
         with suppress(ValueError):
             self._calls.remove(call)
         return bool(self._calls)
@@ -208,9 +211,9 @@ class Lookups:
         self.own = trio.CapacityLimiter(OWN_CREW)
 
     def begin(self, host: str, call: Callable[[Answer], None]) -> Lookup:
-        """Look a name up; ``call`` is called with the answer, after this returned.
+        """Look a name up; ``call`` gets the answer, after this has returned.
 
-        It must neither wait nor raise. ``give_up`` takes it back.
+        ``call`` must neither wait nor raise. ``give_up`` takes it back.
 
         Raises:
             LookupsBusyError: too many wait already.
@@ -228,18 +231,18 @@ class Lookups:
         return lookup
 
     def give_up(self, lookup: Lookup, call: Callable[[Answer], None]) -> None:
-        """Wait no more. A look-up that nobody waits for gets no thread."""
+        """Take a call back. A look-up that none waits for gets no thread."""
         if not lookup.leave(call) and lookup.began is None and lookup in self._queue:
             del self._queue[lookup]
             del self._lookups[lookup.host]
 
     @property
     def queued(self) -> int:
-        """Names that wait for a thread."""
+        """Return how many names wait for a thread."""
         return len(self._queue)
 
     def _work(self) -> None:
-        """Give threads to those that may have one, the first first."""
+        """Begin with the queued names that may have a thread, in order."""
         while self._at_work < CREW:
             lookup = next(filter(self._may_begin, self._queue), None)
             if lookup is None:
@@ -265,13 +268,13 @@ class Lookups:
     def _tell_trio(
         self, lookup: Lookup, slow: bool, result: Outcome[list[Found]]
     ) -> None:
-        """Hand a result over; runs in the thread."""
+        """Hand a result over to trio; runs in the thread."""
         answer: Answer
         try:
             answer = result.unwrap()
-        except Exception as error:  # raised where it is waited for
+        except Exception as error:  # raised where the answer is waited for
             answer = error.with_traceback(None)
-        with suppress(trio.RunFinishedError):  # nobody is left to hear it
+        with suppress(trio.RunFinishedError):  # no task is left to hear it
             self._trio.run_sync_soon(self._done, lookup, slow, answer)
 
     def _done(self, lookup: Lookup, slow: bool, answer: Answer) -> None:
@@ -291,7 +294,7 @@ _LOOKUPS: Final = trio.lowlevel.RunVar[Lookups]("tunnel.lookups")
 
 
 def lookups() -> Lookups:
-    """Give those of this run of trio."""
+    """Return the look-ups of this run of trio."""
     try:
         return _LOOKUPS.get()
     except LookupError:
@@ -301,7 +304,7 @@ def lookups() -> Lookups:
 
 
 def encoded(host: str) -> bytes:
-    """Give a name as it is asked for.
+    """Return a name as resolvers are asked for it.
 
     Raises:
         UnicodeError: it cannot be one.
@@ -310,7 +313,7 @@ def encoded(host: str) -> bytes:
 
 
 class Asked:
-    """A look-up that one waits for; ``close`` if nobody waits to its end."""
+    """One wait for a look-up; ``close`` it if it may not have come to its end."""
 
     __slots__ = ("_call", "_done", "_lookup", "answer")
 
@@ -330,21 +333,21 @@ class Asked:
         await self._done.wait()
 
     def why_not(self, patience_s: float) -> OSError:
-        """Say what it was still waiting for when that time was up."""
+        """Return what the look-up still waited for when that time was up."""
         if self._lookup.began is None:
             return _busy("other names, which nobody answers for, are looked up first")
         return silence(patience_s)
 
     def close(self) -> None:
-        """Wait no more; harmless when it is over."""
+        """Stop waiting; harmless when it is over."""
         lookups().give_up(self._lookup, self._told)
 
 
 async def look_up(host: str) -> list[Found]:
-    """Give the addresses of a name that came from outside.
+    """Return the addresses of a name that came from outside.
 
     Raises:
-        OSError: there are none, or nobody says them within ``LOOKUP_S``.
+        OSError: there are none, or no answer comes within ``LOOKUP_S``.
         UnicodeError: it cannot be a name.
     """
     found = known(host)
@@ -364,13 +367,14 @@ async def look_up(host: str) -> list[Found]:
 
 
 async def look_up_own(host: str) -> list[Found]:
-    """Give the addresses of a name that this program's user wrote, a server's say.
+    """Return the addresses of a name that this program's user wrote, as a server's.
 
-    Never behind names of others, and always asked anew: what is still being asked may
-    wait for the resolver of a network that this machine has left.
+    It never waits behind names of others, and is always asked for anew: an older
+    question may wait for the resolver of a network that this machine has left. Takes as
+    long as the resolver does.
 
     Raises:
-        OSError: there are none. As long as the resolver takes.
+        OSError: there are none.
         UnicodeError: it cannot be a name.
     """
     found = known(host)
@@ -384,7 +388,7 @@ async def look_up_own(host: str) -> list[Found]:
 
 
 async def addresses_of(host: str) -> list[str]:
-    """Give the IP addresses of a host to listen on, as text; "" is itself.
+    """Return the IP addresses of a host to listen on, as text; "" stays as it is.
 
     Raises:
         OSError: it has none, or cannot be a name.
