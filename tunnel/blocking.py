@@ -17,7 +17,7 @@ from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.ops import saved
-from tunnel.ops.web_entries import ShareEntry
+from tunnel.ops.entry_syntax import share_entry
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,7 +53,7 @@ def share(
     Raises:
         UsageError: a value cannot be used.
     """
-    entry = ShareEntry.of(str(target), name, auth, listing=listing)
+    entry = share_entry(str(target), name, auth, listing=listing)
     return Shared(entry, saved.find(to)[0], timeout_s)
 
 
@@ -66,10 +66,10 @@ class Shared:
         timeout_s: for ``start``.
     """
 
-    def __init__(self, entry: ShareEntry, join: JoinLine, timeout_s: float) -> None:
+    def __init__(self, entry: Published, join: JoinLine, timeout_s: float) -> None:
         self.url = ""
         """What visitors open; known once it has started."""
-        self._entry: Published = entry
+        self._entry = entry
         self._join = join
         self._timeout_s = timeout_s
         self._thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
@@ -137,7 +137,7 @@ class Shared:
                 give_up_s=self._timeout_s,
             )
             async with trio.open_nursery() as nursery:
-                await self._entry.start(client, nursery)
+                await self._entry.start(client)
                 nursery.start_soon(self._follow, client, nursery, notices)
                 nursery.start_soon(self._until_stopped, client)
                 await client.run()
@@ -167,7 +167,7 @@ class Shared:
                     raise self._entry.refused(notice)
                 self._entry = other
                 await client.withdraw(notice.name)
-                await other.start(client, nursery)
+                await other.start(client)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

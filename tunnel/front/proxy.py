@@ -43,7 +43,7 @@ async def serve_proxy(
         listeners: of one front end.
         way_out: what the apps can have opened.
         users: who may; None for everybody who reaches the listeners, which only
-            ``refuse_open_proxy`` keeps to this machine.
+            ``ops.entry_syntax`` keeps to this machine.
         handshake_s: for an app's first byte, and then for its whole request (SOCKS) or
             for the head of each request (HTTP).
         max_apps: above it an app waits until one has left.

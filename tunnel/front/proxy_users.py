@@ -1,4 +1,4 @@
-"""Who may use a proxy: names and passwords, and the refusal of a proxy open to all."""
+"""Who may use a proxy: names and passwords."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from tunnel.addresses import is_localhost
 from tunnel.errors import UsageError
 from tunnel.log import log_event
 from tunnel.net.descriptors import Told
-from tunnel.proto.frames import UnixPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.proto.frames import Address, End
+    from tunnel.proto.frames import Address
 
 LOG: Final = logging.getLogger("tunnel.front")
 _SLOWED: Final = Told("login.slowed")
@@ -111,32 +110,6 @@ class Login:
             log_event(LOG, logging.WARNING, "login.failed", peer=str(self._peer),
                 to=self._what)  # fmt: skip
         return right
-
-
-def refuse_open_proxy(
-    listen: End, users: ProxyUsers | None, *, in_words: bool = False
-) -> None:
-    """Refuse a proxy that whoever reaches its address could use.
-
-    Args:
-        listen: its address.
-        users: who may use it.
-        in_words: it was asked for as ``tunnel socks``, not with ``--socks``.
-
-    Raises:
-        UsageError: it has no users, and ``listen`` is not a loopback address.
-    """
-    if isinstance(listen, UnixPath):  # as private as its folder
-        return
-    if users is None and not is_loopback(listen.host):
-        alone = "tunnel socks" if in_words else "--socks"
-        auth = " --auth " if in_words else ",auth="
-        raise UsageError(
-            f"a proxy without users is not opened on {listen}",
-            "whoever reaches that address could use it",
-            f"{alone} {listen.port}, or with users {alone} '{listen}'{auth}"
-            "USER:PASSWORD",
-        )
 
 
 def is_loopback(host: str) -> bool:

@@ -159,10 +159,9 @@ def serve(
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.access.networks import Networks
-    from tunnel.ops.runtime import ServePlan, run_serve
+    from tunnel.ops.runtime import ServePlan, name_options, run_serve
     from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.show import Show
-    from tunnel.ops.web_entries import name_options
 
     if print_join:
         return show_join(state or state_folder(), Show(as_json=as_json, log=log))
@@ -257,19 +256,17 @@ def up(
     log: Log = None,
 ) -> int:
     """Run a center-client with any number of entries."""
-    from tunnel.ops.entries import ReachEntry, SocksEntry, UdpEntry
-    from tunnel.ops.exit_entries import ExitEntry, parse_tcp
+    from tunnel.ops import entry_syntax as syntax
     from tunnel.ops.runtime import UpPlan
-    from tunnel.ops.web_entries import PassedEntry, ShareEntry
 
     entries: list[Entry] = [
-        *map(parse_tcp, tcp or []),
-        *map(UdpEntry.parse, udp or []),
-        *map(ShareEntry.parse, http or []),
-        *map(PassedEntry.parse, https or []),
-        *(ReachEntry.parse(text, leave_at) for text in reach or []),
-        *(SocksEntry.parse(text, leave_at, udp_public) for text in socks or []),
-        *([ExitEntry.parse(be_exit)] if be_exit else []),
+        *map(syntax.parse_tcp, tcp or []),
+        *map(syntax.parse_udp, udp or []),
+        *map(syntax.parse_http, http or []),
+        *map(syntax.parse_https, https or []),
+        *(syntax.parse_reach(text, leave_at) for text in reach or []),
+        *(syntax.parse_socks(text, leave_at, udp_public) for text in socks or []),
+        *([syntax.parse_exit(be_exit)] if be_exit else []),
     ]
     return _up(UpPlan(to, save_as, entries, via), drain, silence, as_json, log)
 
@@ -318,7 +315,7 @@ def tcp(
     log: Log = None,
 ) -> int:
     """Publish one TCP service: visitors of a port at the server reach TARGET."""
-    from tunnel.ops.exit_entries import tcp_entry
+    from tunnel.ops.entry_syntax import tcp_entry
     from tunnel.ops.runtime import UpPlan
 
     entry = tcp_entry(
@@ -351,10 +348,10 @@ def udp(
     log: Log = None,
 ) -> int:
     """Publish one UDP service: datagrams to a port at the server reach TARGET."""
-    from tunnel.ops.entries import UdpEntry
+    from tunnel.ops.entry_syntax import udp_entry
     from tunnel.ops.runtime import UpPlan
 
-    entry = UdpEntry.of(target, remote)
+    entry = udp_entry(target, remote)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -387,12 +384,13 @@ def share(
     log: Log = None,
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name."""
+    from tunnel.ops.entry_syntax import share_entry
+    from tunnel.ops.entry_values import parse_guard
     from tunnel.ops.runtime import UpPlan
     from tunnel.ops.saved import secret_file
-    from tunnel.ops.web_entries import ShareEntry, parse_guard
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    entry = ShareEntry.of(target, name, guard, listing=list_files)
+    entry = share_entry(target, name, guard, listing=list_files)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -420,10 +418,10 @@ def reach(
     log: Log = None,
 ) -> int:
     """Bring one TCP service of the server's side here."""
-    from tunnel.ops.entries import ReachEntry, parse_far_target, parse_listen
+    from tunnel.ops.entry_syntax import reach_entry
     from tunnel.ops.runtime import UpPlan
 
-    entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
+    entry = reach_entry(listen, target, leave_at)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -453,13 +451,10 @@ def socks(
     log: Log = None,
 ) -> int:
     """Run a SOCKS and HTTP proxy here that leaves at the server."""
-    from tunnel.ops.entries import SocksEntry, parse_listen
-    from tunnel.ops.entry_syntax import parse_users
+    from tunnel.ops.entry_syntax import socks_entry
     from tunnel.ops.runtime import UpPlan
 
-    users = parse_users(auth or [])
-    where = parse_listen(listen)
-    entry = SocksEntry(where, leave_at, users, udp_public, in_words=True)
+    entry = socks_entry(listen, auth or [], leave_at, udp_public)
     return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
 
 
@@ -476,7 +471,7 @@ def pipe(
     log: Log = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`."""
-    from tunnel.ops.entries import parse_far_target
+    from tunnel.ops.entry_values import parse_far_target
     from tunnel.ops.runtime import run_pipe
     from tunnel.ops.show import Show
 

@@ -25,7 +25,7 @@ from tunnel.access.security import (
     write_join,
 )
 from tunnel.access.users import OWNER, User
-from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS
+from tunnel.addresses import EVERYWHERE, LOCALHOST, LOOPBACKS, WILDCARDS, host_of
 from tunnel.center.client import CenterClient
 from tunnel.center.drain import DRAIN_S
 from tunnel.center.events import (
@@ -270,6 +270,37 @@ def _listed_ipv6() -> str:
     return next((str(IPv6Address(bytes.fromhex(digits))) for digits in own), "")
 
 
+def name_options(
+    http: str | None,
+    https: str | None,
+    domain: str | None,
+    certificate: tuple[Path, Path] | None,
+) -> NameOptions:
+    """Read where a server serves host names.
+
+    Without a domain, names on loopback end in ``.localhost``, which browsers and curl
+    look for on their own machine.
+
+    Raises:
+        UsageError: the values do not fit together.
+    """
+    if certificate is not None and https is None:
+        raise UsageError(
+            "a certificate is given, but no port to use it on",
+            fix="--https 443",
+        )
+    known = host_of(domain.strip(".")) if domain is not None else None
+    if domain is not None and (known is None or ":" in known):
+        raise UsageError(f"{domain!r} is not a domain", fix="--domain t.example.net")
+    http_at = Address.parse(http, EVERYWHERE) if http else None
+    https_at = Address.parse(https, EVERYWHERE) if https else None
+    public = [at for at in (http_at, https_at) if at and not is_loopback(at.host)]
+    if known is None and not public:
+        known = LOCALHOST
+    name = known.lower() if known else None
+    return NameOptions(http_at, https_at, name, certificate)
+
+
 # up ----------------------------------------------------------------------------------
 
 
@@ -354,7 +385,7 @@ class _Up:
             case Local():
                 self._local.append(await entry.start(client, nursery))
             case Published():
-                name = await entry.start(client, nursery)
+                name = await entry.start(client)
                 self._published[name] = entry
 
     def _tell(self, notice: Notice) -> None:
