@@ -16,7 +16,7 @@ from tunnel.center.names import NameOptions
 from tunnel.errors import Code, TunnelError, UsageError
 from tunnel.ops.entries import Published, Service, _own_name, url_of
 from tunnel.ops.entry_syntax import parse_http, share_entry
-from tunnel.ops.runtime import name_options
+from tunnel.ops.serve_flags import name_options
 from tunnel.proto.frames import Address, MappingEntry, MappingType
 
 if TYPE_CHECKING:

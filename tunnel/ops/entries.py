@@ -204,7 +204,7 @@ class Published:
         return await client.publish(wanted, serve, or_else=self._has_own_name)
 
     async def ready(self, public: Address) -> Line:
-        """Return the line for its public address; dials TCP targets to see them answer."""
+        """Return the line for its public address; dials a TCP target to try it."""
         where = self._where(public)
         match self.endpoint:
             case Service(target) if self.wanted.type != MappingType.UDP:

@@ -1,0 +1,178 @@
+"""``tunnel serve``: a center-server, the line by which clients join it, and its end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunnel.access.security import (
+    JoinLine,
+    kept_join,
+    load_or_make_identity,
+    owner_token,
+    sole_server,
+    write_join,
+)
+from tunnel.access.users import OWNER, User
+from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS
+from tunnel.center.drain import DRAIN_S
+from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.errors import StateError
+from tunnel.front.proxy_users import is_loopback
+from tunnel.log import log_event
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
+from tunnel.ops.runtime import Ending
+from tunnel.ops.show import is_journal
+from tunnel.proto.proofs import verifier_of
+
+if TYPE_CHECKING:
+    from tunnel.center.names import NamePorts
+    from tunnel.errors import Exit
+    from tunnel.ops.show import Show
+    from tunnel.proto.frames import Address
+
+logger = logging.getLogger("tunnel.client")
+
+
+@dataclass(frozen=True, slots=True)
+class ServePlan:
+    """What ``tunnel serve`` was asked for.
+
+    Args:
+        state: the folder of key, tokens and join line.
+        options: of the center-server.
+        public_host: the host that the join line names; None for one found out.
+        drain_s: how long running connections may go on after a signal.
+        timeouts: how long silence is borne.
+    """
+
+    state: Path
+    options: ServerOptions
+    public_host: str | None = None
+    drain_s: int = int(DRAIN_S)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+async def run_serve(plan: ServePlan, show: Show) -> Exit:
+    """Run a center-server until a signal ends it.
+
+    Raises:
+        StateError: another server has the state folder, or it cannot be used.
+    """
+    TIMEOUTS.set(plan.timeouts)
+    with sole_server(plan.state):
+        return await _serve(plan, show)
+
+
+async def _serve(plan: ServePlan, show: Show) -> Exit:
+    plain = plan.options.plain
+    identity = None
+    if not plain:
+        identity, created = load_or_make_identity(plan.state)
+        show.talk(
+            "identity created" if created else "identity",
+            f"{identity.pem_path}   fingerprint {identity.fingerprint}",
+        )
+    token = owner_token(plan.state)
+    owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
+    server = CenterServer({OWNER: owner}, identity, plan.options)
+    ending = Ending(show, lambda: server.connections)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(server.run)
+        host = plan.public_host or _reachable_host(address.host)
+        pin = identity.pin if identity else None
+        join = JoinLine(OWNER, token, host, address.port, pin, plain)
+        _keep_line(plan.state, join, show)
+
+        async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
+            drain = partial(server.drain, plan.drain_s)
+            await ending.watch(drain, server.stop, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        # A reader of the join line may send a signal at once.
+        await nursery.start(until_signal)
+        _show_server(show, address, join, server.names)
+    return ending.status
+
+
+def _keep_line(state: Path, join: JoinLine, show: Show) -> None:
+    """Keep the join line; a folder that has one with this token may be read-only."""
+    try:
+        write_join(state, join)
+    except StateError as error:
+        if kept_join(state) is None:
+            raise
+        show.error(error, "warning")
+
+
+def _show_server(
+    show: Show, address: Address, join: JoinLine, names: NamePorts
+) -> None:
+    line = join.render()
+    how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
+    show.talk("listening", f"{address}  {how}")
+    for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
+        if where is not None:
+            show.talk("", f"{where}  {kind} by name")
+    if is_loopback(join.host) and not is_loopback(address.host):
+        log_event(logger, logging.WARNING, "join.only_here", host=join.host,
+            reason="no address of this machine is known that others reach",
+            fix="--public-host HOST")  # fmt: skip
+    if join.plain and not is_loopback(address.host):
+        show.talk("warning", "everybody on the way can read and change what passes")
+    if is_journal(sys.stdout):  # others may read it, and it is kept
+        show.talk("", "tunnel serve --print-join prints the join line")
+        show.line("listening", f"listening {address}", address=str(address))
+    elif show.terminal:
+        show.talk("", "On the other machine:")
+        show.secret_line("join", f"    tunnel tcp 8000 --to '{line}'")
+    else:
+        show.secret_line("join", line, join=line, address=str(address))
+
+
+def _reachable_host(host: str) -> str:
+    """Give an address for the join line: where we listen, or the default route's own.
+
+    Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
+    """
+    if host == EVERYWHERE:
+        ipv4, ipv6 = map(_own_address, WILDCARDS)
+        return ipv4 or ipv6 or LOOPBACKS[0]
+    if host in WILDCARDS:
+        return _own_address(host) or LOOPBACKS[WILDCARDS.index(host)]
+    return host
+
+
+def _own_address(wildcard: str) -> str:
+    """Give the address that leads out of this machine; empty if none is known."""
+    family, anywhere = (
+        (socket.AF_INET6, "2001:db8::1")
+        if ":" in wildcard
+        else (socket.AF_INET, "192.0.2.1")
+    )
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe_socket:
+            probe_socket.connect((anywhere, 9))
+            own: str = probe_socket.getsockname()[0]
+            return own
+    except OSError:  # no default route, as in a network that leads nowhere else
+        return _listed_ipv6() if family == socket.AF_INET6 else ""
+
+
+def _listed_ipv6() -> str:
+    """Give a global IPv6 address of this machine; Linux lists them (proc(5))."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ""
+    scopes = {words[0]: words[3] for words in map(str.split, lines)}
+    own = (digits for digits, scope in scopes.items() if scope == "00")
+    return next((str(IPv6Address(bytes.fromhex(digits))) for digits in own), "")
