@@ -16,13 +16,10 @@ from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
-    Log,
+    LogForm,
     RunFlags,
-    SaveAs,
     ServerFlags,
-    To,
-    UdpPublic,
-    Via,
+    Words,
 )
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
@@ -32,6 +29,7 @@ from tunnel.words import bare, escaped
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.runtime import Command
     from tunnel.ops.show import Show
@@ -54,34 +52,20 @@ SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
 RUN: Final = RunFlags()
 
-Remote = Annotated[
-    str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
-]
-Listen = Annotated[
-    str,
-    Parameter(
-        help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
-        "127.0.0.1 and ::1."
-    ),
-]
-FarTarget = Annotated[
-    str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
-]
-
 
 @app.command
 def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.ops.saved import show_join, state_folder
-    from tunnel.ops.serve import ServePlan, run_serve
+    from tunnel.ops.serve import run_serve
 
     state = flags.state or state_folder()
     if flags.print_join:
         return show_join(state, run.show())
-    plan = ServePlan(
-        state, flags.options(), flags.host(), run.drain_s(), run.timeouts()
-    )
-    return _run(partial(run_serve, plan), run.show())
+    options, host, drain_s = flags.options(), flags.host(), run.drain_s()
+    timeouts, show = run.timeouts(), run.show()
+    command = partial(run_serve, state, options, host, drain_s, show)
+    return _run(command, show, timeouts)
 
 
 @app.command
@@ -97,36 +81,28 @@ def up(
 
 @app.command
 def tcp(
-    target: Annotated[
-        str | None,
-        Parameter(help="[HOST:]PORT, [HOST:]LOW-HIGH or unix:/path of the service."),
-    ] = None,
+    target: str | None = None,
     /,
     *,
-    remote: Remote = "0",
-    proxy_protocol: Annotated[
-        Literal["v1", "v2"] | None,
-        Parameter(help="Tell TARGET who its visitor is, in a PROXY header."),
-    ] = None,
-    socks_: Annotated[
-        bool,
-        Parameter(name="--socks", help="No TARGET: a proxy into the network here."),
-    ] = False,
-    auth: Annotated[
-        list[str] | None,
-        Parameter(help="USER:PASSWORD who may use --socks. Repeatable."),
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        Parameter(
-            help="What --socks may reach: 10.0.0.0/8. Repeatable; without it "
-            "everything but this machine itself."
-        ),
-    ] = None,
+    remote: str = "0",
+    proxy_protocol: Literal["v1", "v2"] | None = None,
+    socks_: Annotated[bool, Parameter(name="--socks")] = False,
+    auth: Words = None,
+    network: Words = None,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
-    """Publish one TCP service: visitors of a port at the server reach TARGET."""
+    """Publish one TCP service: visitors of a port at the server reach TARGET.
+
+    Args:
+        target: [HOST:]PORT, [HOST:]LOW-HIGH or unix:/path of the service.
+        remote: Port, ports or HOST:PORT at the server; 0 for any.
+        proxy_protocol: Tell TARGET who its visitor is, in a PROXY header.
+        socks_: No TARGET: a proxy into the network here.
+        auth: USER:PASSWORD who may use --socks. Repeatable.
+        network: What --socks may reach: 10.0.0.0/8. Repeatable; without it everything
+            but this machine itself.
+    """
     from tunnel.ops.entry_syntax import tcp_entry
 
     users, networks = auth or [], network or []
@@ -138,16 +114,19 @@ def tcp(
 
 @app.command
 def udp(
-    target: Annotated[
-        str, Parameter(help="[HOST:]PORT or [HOST:]LOW-HIGH of the service.")
-    ],
+    target: str,
     /,
     *,
-    remote: Remote = "0",
+    remote: str = "0",
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
-    """Publish one UDP service: datagrams to a port at the server reach TARGET."""
+    """Publish one UDP service: datagrams to a port at the server reach TARGET.
+
+    Args:
+        target: [HOST:]PORT or [HOST:]LOW-HIGH of the service.
+        remote: Port, ports or HOST:PORT at the server; 0 for any.
+    """
     from tunnel.ops.entry_syntax import udp_entry
 
     return _up([udp_entry(target, remote)], server, run)
@@ -155,26 +134,24 @@ def udp(
 
 @app.command
 def share(
-    target: Annotated[str, Parameter(help="[HOST:]PORT of a service, or a folder.")],
+    target: str,
     /,
     *,
-    name: Annotated[
-        str, Parameter(help="Host name; without a dot one of the server's domain.")
-    ] = "",
-    auth: Annotated[
-        str | None,
-        Parameter(
-            help="USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may "
-            "name a file with it."
-        ),
-    ] = None,
-    list_files: Annotated[
-        bool, Parameter(name="--list", help="List folders without index.html.")
-    ] = False,
+    name: str = "",
+    auth: str | None = None,
+    list_files: Annotated[bool, Parameter(name="--list")] = False,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
-    """Publish one web service, or the files of a folder, under a host name."""
+    """Publish one web service, or the files of a folder, under a host name.
+
+    Args:
+        target: [HOST:]PORT of a service, or a folder.
+        name: Host name; without a dot one of the server's domain.
+        auth: USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may name
+            a file with it.
+        list_files: List folders without index.html.
+    """
     from tunnel.ops.entry_syntax import share_entry
     from tunnel.ops.entry_values import parse_guard
     from tunnel.ops.saved import secret_file
@@ -185,15 +162,22 @@ def share(
 
 @app.command
 def reach(
-    listen: Listen,
-    target: FarTarget,
+    listen: str,
+    target: str,
     /,
     *,
     leave_at: LeaveAt = None,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
-    """Bring one TCP service of the server's side here."""
+    """Bring one TCP service of the server's side here.
+
+    Args:
+        listen: [HOST:]PORT or unix:/path to listen on here; a port alone is on
+            127.0.0.1 and ::1.
+        target: HOST:PORT or unix:/path at the server's side.
+        leave_at: Leave at this client instead of the server.
+    """
     from tunnel.ops.entry_syntax import reach_entry
 
     return _up([reach_entry(listen, target, leave_at)], server, run)
@@ -201,34 +185,51 @@ def reach(
 
 @app.command
 def socks(
-    listen: Listen = "1080",
+    listen: str = "1080",
     /,
     *,
-    auth: Annotated[
-        list[str] | None, Parameter(help="USER:PASSWORD who may use it. Repeatable.")
-    ] = None,
-    udp_public: UdpPublic = None,
+    auth: Words = None,
+    udp_public_address: str | None = None,
     leave_at: LeaveAt = None,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
-    """Run a SOCKS and HTTP proxy here that leaves at the server."""
+    """Run a SOCKS and HTTP proxy here that leaves at the server.
+
+    Args:
+        listen: [HOST:]PORT or unix:/path to listen on here; a port alone is on
+            127.0.0.1 and ::1.
+        auth: USER:PASSWORD who may use it. Repeatable.
+        udp_public_address: IP address that SOCKS apps of other machines are told for
+            their datagrams, where the proxy is behind NAT.
+        leave_at: Leave at this client instead of the server.
+    """
     from tunnel.ops.entry_syntax import socks_entry
 
-    return _up([socks_entry(listen, auth or [], leave_at, udp_public)], server, run)
+    entry = socks_entry(listen, auth or [], leave_at, udp_public_address)
+    return _up([entry], server, run)
 
 
 @app.command
 def pipe(
-    target: FarTarget,
+    target: str,
     /,
     *,
     leave_at: LeaveAt = None,
-    to: To = None,
-    via: Via = None,
-    log: Log = None,
+    to: str | None = None,
+    via: str | None = None,
+    log: LogForm | None = None,
 ) -> int:
-    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`."""
+    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`.
+
+    Args:
+        target: HOST:PORT or unix:/path at the server's side.
+        leave_at: Leave at this client instead of the server.
+        to: The line that `tunnel serve` prints, or the name of a saved one.
+        via: http:// or socks5:// URL of a proxy through which the server is reached;
+            none: not even that of HTTPS_PROXY or ALL_PROXY.
+        log: Form of the log on stderr.
+    """
     from tunnel.ops.entry_values import parse_far_target
     from tunnel.ops.pipe import run_pipe
     from tunnel.ops.show import Show
@@ -239,18 +240,17 @@ def pipe(
 
 @app.command
 def join(
-    line: Annotated[
-        str,
-        Parameter(
-            help="The join line, or - to read it from stdin.",
-            allow_leading_hyphen=True,
-        ),
-    ],
+    line: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    save_as: SaveAs = None,
+    save_as: str | None = None,
 ) -> int:
-    """Save a server, its key pin and a token, so that --to is not needed."""
+    """Save a server, its key pin and a token, so that --to is not needed.
+
+    Args:
+        line: The join line, or - to read it from stdin.
+        save_as: Save the server under this name.
+    """
     from tunnel.access.security import parse_join
     from tunnel.ops import saved
     from tunnel.ops.show import Show
@@ -266,40 +266,33 @@ def join(
 
 
 @app.command
-def demo(
-    *,
-    once: Annotated[
-        bool, Parameter(help="End after the check, with status 0 or 9.")
-    ] = False,
-) -> int:
-    """Show the whole thing on this machine: server, client, page and proxy."""
+def demo(*, once: bool = False) -> int:
+    """Show the whole thing on this machine: server, client, page and proxy.
+
+    Args:
+        once: End after the check, with status 0 or 9.
+    """
     from tunnel.ops.demo import run_demo
     from tunnel.ops.show import Show
 
-    return _run(lambda _show: run_demo(once), Show(log="terminal"))
+    return _run(partial(run_demo, once), Show(log="terminal"))
 
 
 # Running -----------------------------------------------------------------------------
 
 
 def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
-    from tunnel.ops.up import UpPlan, run_up
+    from tunnel.ops.up import run_up
 
-    plan = UpPlan(
-        entries,
-        server.to,
-        server.save_as,
-        server.via,
-        run.drain_s(),
-        run.timeouts(),
-    )
-    return _run(partial(run_up, plan), run.show())
+    drain_s, timeouts, show = run.drain_s(), run.timeouts(), run.show()
+    command = partial(run_up, entries, server, drain_s, show)
+    return _run(command, show, timeouts)
 
 
-def _run(command: Command, show: Show) -> int:
+def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
     from tunnel.ops.runtime import run
 
-    return run(command, show, ENVIRONMENT.warn)
+    return run(command, show, timeouts, ENVIRONMENT.warn)
 
 
 def _mask_tracebacks() -> None:

@@ -1,7 +1,10 @@
 """The text forms of entries: as words of ``tunnel up``, and as commands of their own.
 
-parse_…    the word behind a flag of ``tunnel up``
-…_entry    the words and flags of a command that has one entry
+    parse_…    reads the word behind a flag of ``tunnel up``
+    …_entry    reads the words and flags of a command that has one entry
+
+Each raises UsageError where words cannot be read, contradict one another, or would open
+a proxy to everybody.
 """
 
 from __future__ import annotations
@@ -60,11 +63,7 @@ REMOTE: Final = "--remote"
 def parse_tcp(text: str) -> Published:
     """Read ``[REMOTE=]TARGET[,proxy=v1|v2]``, or that of a proxy into this network.
 
-    The latter is ``[REMOTE=]socks[,auth=USER:PASSWORD…][,network=NET…]``.
-
-    Raises:
-        UsageError: the text is neither.
-    """
+    The latter is ``[REMOTE=]socks[,auth=USER:PASSWORD…][,network=NET…]``."""
     if text.partition(",")[0].rpartition("=")[2] == "socks":
         body, options = split_options(text, ("auth", "network"))
         remote = body.rpartition("=")[0] or "0"
@@ -85,11 +84,7 @@ def tcp_entry(
     auth: list[str],
     networks: list[str],
 ) -> Published:
-    """Return the entry of ``tunnel tcp``.
-
-    Raises:
-        UsageError: its words contradict one another, or one cannot be read.
-    """
+    """Return the entry of ``tunnel tcp``."""
     if socks:
         if target is not None or proxy is not None:
             raise UsageError(
@@ -112,22 +107,14 @@ def tcp_entry(
 
 
 def parse_udp(text: str) -> Published:
-    """Read ``[REMOTE=]TARGET``.
-
-    Raises:
-        UsageError: the text is no such entry.
-    """
+    """Read ``[REMOTE=]TARGET``."""
     body, _ = split_options(text, ())
     remote, target = _remote_and_target(body, "--udp")
     return udp_entry(target, remote, "--udp")
 
 
 def udp_entry(target: str, remote: str, flag: str = REMOTE) -> Published:
-    """Return the entry of ``tunnel udp``.
-
-    Raises:
-        UsageError: one of its words cannot be read.
-    """
+    """Return the entry of ``tunnel udp``."""
     entry = _service(flag, MappingType.UDP, remote, target)
     if isinstance(entry.endpoint, Service) and isinstance(
         entry.endpoint.target, UnixPath
@@ -203,11 +190,7 @@ def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
 
 
 def parse_http(text: str) -> Published:
-    """Read ``NAME=TARGET``, of a web service or a folder.
-
-    Raises:
-        UsageError: the text is no such entry.
-    """
+    """Read ``NAME=TARGET``, of a web service or a folder."""
     name, what = _name_and_target(text, "--http")
     return _shared(what, name)
 
@@ -225,11 +208,7 @@ def share_entry(
         what: a target or a folder.
         name: its host name; empty for one that this client keeps.
         auth: ``USER:PASSWORD`` that visitors need.
-        listing: list folders that have no index.html.
-
-    Raises:
-        UsageError: it cannot be shared.
-    """
+        listing: list folders that have no index.html."""
     guard = parse_guard(auth) if isinstance(auth, str) else auth
     ascii_name = public_name(name)
     if name and not ascii_name:
@@ -242,22 +221,14 @@ def share_entry(
 
 
 def parse_https(text: str) -> Published:
-    """Read ``NAME=TARGET``, of a service that ends TLS itself.
-
-    Raises:
-        UsageError: the text is no such entry.
-    """
+    """Read ``NAME=TARGET``, of a service that ends TLS itself."""
     name, target = _name_and_target(text, "--https")
     wanted = MappingEntry(MappingType.HTTPS, "", name)
     return Published("https", wanted, Service(parse_target(target)), scheme="https")
 
 
 def parse_exit(text: str) -> Published:
-    """Read ``NAME[,network=NET…]``, of an exit for other clients.
-
-    Raises:
-        UsageError: the text is no such entry.
-    """
+    """Read ``NAME[,network=NET…]``, of an exit for other clients."""
     name, options = split_options(text, ("network",))
     wanted = MappingEntry(MappingType.EXIT, "", parse_exit_name(name))
     return Published("exit", wanted, ClientExit(Networks.parse(options["network"])))
@@ -306,11 +277,7 @@ def _name_and_target(text: str, flag: str) -> tuple[str, str]:
 
 
 def parse_reach(text: str, exit_name: str | None = None) -> Local:
-    """Read ``LISTEN=TARGET``.
-
-    Raises:
-        UsageError: the text is no such entry.
-    """
+    """Read ``LISTEN=TARGET``."""
     listen, _, target = text.rpartition("=")
     if not (listen and target):
         raise UsageError(
@@ -322,22 +289,14 @@ def parse_reach(text: str, exit_name: str | None = None) -> Local:
 
 
 def reach_entry(listen: str, target: str, exit_name: str | None = None) -> Local:
-    """Return the entry of ``tunnel reach``.
-
-    Raises:
-        UsageError: one of its words cannot be read.
-    """
+    """Return the entry of ``tunnel reach``."""
     return Local(parse_listen(listen), parse_far_target(target), exit_name)
 
 
 def parse_socks(
     text: str, exit_name: str | None = None, udp_public: str | None = None
 ) -> Local:
-    """Read ``LISTEN[,auth=USER:PASSWORD…]``.
-
-    Raises:
-        UsageError: the text is no such entry, or the proxy would be open to others.
-    """
+    """Read ``LISTEN[,auth=USER:PASSWORD…]``."""
     listen, options = split_options(text, ("auth",))
     users = parse_users(options["auth"])
     return _proxy_here(parse_listen(listen), users, exit_name, udp_public, "--socks")
@@ -346,11 +305,7 @@ def parse_socks(
 def socks_entry(
     listen: str, auth: list[str], exit_name: str | None, udp_public: str | None
 ) -> Local:
-    """Return the entry of ``tunnel socks``.
-
-    Raises:
-        UsageError: a word cannot be read, or the proxy would be open to others.
-    """
+    """Return the entry of ``tunnel socks``."""
     users = parse_users(auth)
     where = parse_listen(listen)
     return _proxy_here(where, users, exit_name, udp_public, "tunnel socks")
@@ -382,9 +337,6 @@ def refuse_open_proxy(
         listen: its address.
         users: who may use it.
         command: ``--socks``, or ``tunnel socks``, whose users are a flag of their own.
-
-    Raises:
-        UsageError: it has no users, and ``listen`` is not a loopback address.
     """
     if isinstance(listen, UnixPath):  # as private as its folder
         return

@@ -1,4 +1,8 @@
-"""The values that entries are written with: ports, places, options, users and names."""
+"""The values that entries are written with: ports, places, options, users and names.
+
+Each ``parse_…`` raises UsageError where a text is no such value; its error repeats
+nothing of a secret.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +42,7 @@ class Ports:
 
 
 def parse_ports(text: str, host: str = "") -> Ports:
-    """Read ``[HOST:]PORT`` or ``[HOST:]LOW-HIGH``.
-
-    Raises:
-        UsageError: the text is neither.
-    """
+    """Read ``[HOST:]PORT`` or ``[HOST:]LOW-HIGH``."""
     before, colon, ports = text.rpartition(":")
     low, dash, high = ports.partition("-")
     if not (dash and low.isdigit()):
@@ -59,21 +59,13 @@ def parse_ports(text: str, host: str = "") -> Ports:
 
 
 def parse_public_ports(text: str) -> Ports:
-    """Read the public address of one port or several, as ``parse_remote`` does.
-
-    Raises:
-        UsageError: the text is no address, or one with a zone.
-    """
+    """Read the public address of one port or several, as ``parse_remote`` does."""
     ports = parse_ports(text, EVERYWHERE)
     return Ports(_public(ports.first, text), ports.count)
 
 
 def parse_remote(text: str) -> Address:
-    """Read a public address; a bare port has no host, for the server's to be used.
-
-    Raises:
-        UsageError: the text is no address, or one with a zone.
-    """
+    """Read a public address; a bare port has no host, for the server's to be used."""
     return _public(Address.parse(text, EVERYWHERE), text)
 
 
@@ -86,29 +78,17 @@ def _public(where: Address, text: str) -> Address:
 
 
 def parse_listen(text: str) -> End:
-    """Read where to listen here; a bare port listens on both loopbacks.
-
-    Raises:
-        UsageError: the text is no address and no unix path.
-    """
+    """Read where to listen here; a bare port listens on both loopbacks."""
     return parse_end(text, LOCALHOST)
 
 
 def parse_target(text: str) -> End:
-    """Read what is to be reached here; a bare port is one of either loopback.
-
-    Raises:
-        UsageError: the text is no address and no unix path, or has port 0.
-    """
+    """Read what is to be reached here; a bare port is one of either loopback."""
     return _reachable(parse_end(text, LOCALHOST), text)
 
 
 def parse_targets(text: str) -> tuple[End, int]:
-    """Read what is to be reached here: the first of several in a row, and their number.
-
-    Raises:
-        UsageError: as ``parse_target``.
-    """
+    """Read several targets in a row; return the first, and their number."""
     if text.startswith(UNIX_PREFIX):
         return UnixPath.parse(text), 1
     ports = parse_ports(text, LOCALHOST)
@@ -116,11 +96,7 @@ def parse_targets(text: str) -> tuple[End, int]:
 
 
 def parse_far_target(text: str) -> End:
-    """Read what is to be reached from another machine, as ``parse_target`` does.
-
-    Raises:
-        UsageError: also for a zone, which names a network card of this machine.
-    """
+    """Read what is reached from another machine; a zone would mean nothing there."""
     end = parse_target(text)
     if isinstance(end, Address) and "%" in end.host:
         raise _zone_refused(text, "the target is reached from another machine")
@@ -151,11 +127,7 @@ def _zone_refused(text: str, why: str) -> UsageError:
 
 
 def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
-    """Part an entry from its ``,NAME=VALUE…``; an option may be repeated.
-
-    Raises:
-        UsageError: an option is none of ``known``, or has no value.
-    """
+    """Part an entry from its ``,NAME=VALUE…``; an option may be repeated."""
     body, *words = text.split(",")
     found: dict[str, list[str]] = {name: [] for name in known}
     for word in words:
@@ -172,11 +144,7 @@ def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[
 
 
 def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
-    """Return the version of the PROXY header that the last word names; None: no header.
-
-    Raises:
-        UsageError: there is no such version.
-    """
+    """Return the version of the PROXY header that the last word names, if any."""
     version = None
     for text in texts:
         try:
@@ -193,11 +161,7 @@ def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
 
 
 def parse_users(pairs: list[str]) -> ProxyUsers | None:
-    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``.
-
-    Raises:
-        UsageError: a pair lacks a part. The text does not repeat it.
-    """
+    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``."""
     if not pairs:
         return secret_file("TUNNEL_AUTH_FILE", _users_of_file)
     return _users(pairs)
@@ -218,11 +182,7 @@ def _users(pairs: list[str]) -> ProxyUsers:
 
 
 def parse_guard(text: str) -> Guard:
-    """Read the ``USER:PASSWORD`` of a web service.
-
-    Raises:
-        UsageError: a part is missing. The text does not repeat it.
-    """
+    """Read the ``USER:PASSWORD`` of a web service."""
     user, _, password = text.partition(":")
     if not (user and password):
         raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
@@ -230,11 +190,7 @@ def parse_guard(text: str) -> Guard:
 
 
 def parse_exit_name(text: str) -> str:
-    """Read the name of an exit.
-
-    Raises:
-        UsageError: the text is no such name.
-    """
+    """Read the name of an exit."""
     if not is_host_name(text):
         raise UsageError(
             f"{text!r} is not the name of an exit", "letters, digits, dot, - and _"

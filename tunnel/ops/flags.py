@@ -1,7 +1,7 @@
 """Flags that commands share, and those of ``tunnel up``.
 
-Each class is one parameter of a command: cyclopts makes a flag of every field. Their
-methods read what the flags say; nothing here is loaded that needs trio.
+Each class is one parameter of a command: cyclopts makes a flag of every field, and its
+help of the docstring. The methods read what the flags say, and only they load trio.
 """
 
 from __future__ import annotations
@@ -25,88 +25,53 @@ MOST_DEAD_AFTER_S: Final = 43_200
 """Twelve hours: the kernel counts no more than nine before it asks."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
-Json = Annotated[
-    bool,
-    Parameter(
-        name="--json",
-        help="Each line of stdout is a JSON object; --log json is for the log.",
-    ),
-]
-Log = Annotated[
-    Literal["logfmt", "json", "terminal"] | None,
-    Parameter(help="Form of the log on stderr."),
-]
-To = Annotated[
-    str | None,
-    Parameter(help="The line that `tunnel serve` prints, or the name of a saved one."),
-]
-Via = Annotated[
-    str | None,
-    Parameter(
-        help="http:// or socks5:// URL of a proxy through which the server is reached; "
-        "none: not even that of HTTPS_PROXY or ALL_PROXY."
-    ),
-]
-SaveAs = Annotated[str | None, Parameter(help="Save the server under this name.")]
-LeaveAt = Annotated[
-    str | None,
-    Parameter(name="--exit", help="Leave at this client instead of the server."),
-]
-UdpPublic = Annotated[
-    str | None,
-    Parameter(
-        name="--udp-public-address",
-        help="IP address that SOCKS apps of other machines are told for their "
-        "datagrams, where the proxy is behind NAT.",
-    ),
-]
+LogForm = Literal["logfmt", "json", "terminal"]
+LeaveAt = Annotated[str | None, Parameter(name="--exit")]
+Words = list[str] | None
+"""A flag that may be repeated."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ServerFlags:
-    """Which server a client dials, and how."""
+    """Which server a client dials, and how.
 
-    to: To = None
-    via: Via = None
-    save_as: SaveAs = None
+    Args:
+        to: The line that `tunnel serve` prints, or the name of a saved one.
+        via: http:// or socks5:// URL of a proxy through which the server is reached;
+            none: not even that of HTTPS_PROXY or ALL_PROXY.
+        save_as: Save the server under this name.
+    """
+
+    to: str | None = None
+    via: str | None = None
+    save_as: str | None = None
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class RunFlags:
-    """What every command that stays takes: its end, silence, output and log."""
+    """What every command that stays takes: its end, silence, output and log.
 
-    drain: Annotated[
-        str,
-        Parameter(
-            help="How long running connections may go on after SIGTERM or Ctrl+C; the "
-            "process is gone 1.5 s later at most."
-        ),
-    ] = "8s"
-    idle: Annotated[
-        str,
-        Parameter(
-            help="End connections that carried nothing for so long, or up to a fifth "
-            "more: 2h; 0: never."
-        ),
-    ] = "0"
-    udp_idle: Annotated[
-        str,
-        Parameter(
-            help="End UDP flows that carried nothing for so long; before the first "
-            "answer 60s at most. Give both ends the same."
-        ),
-    ] = "180s"
-    dead_after: Annotated[
-        str,
-        Parameter(
-            help="Reset visitors, apps and targets whose machine has not answered for "
-            "so long."
-        ),
-    ] = "150s"
-    as_json: Json = False
-    log: Log = None
+    Args:
+        drain: How long running connections may go on after SIGTERM or Ctrl+C; the
+            process is gone 1.5 s later at most.
+        idle: End connections that carried nothing for so long, or up to a fifth more:
+            2h; 0: never.
+        udp_idle: End UDP flows that carried nothing for so long; before the first
+            answer 60s at most. Give both ends the same.
+        dead_after: Reset visitors, apps and targets whose machine has not answered for
+            so long.
+        as_json: Each line of stdout is a JSON object; --log json is for the log.
+        log: Form of the log on stderr.
+    """
+
+    drain: str = "8s"
+    idle: str = "0"
+    udp_idle: str = "180s"
+    dead_after: str = "150s"
+    as_json: Annotated[bool, Parameter(name="--json")] = False
+    log: LogForm | None = None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``.
@@ -142,66 +107,39 @@ class RunFlags:
         return Show(as_json=self.as_json, log=self.log)
 
 
-Words = list[str] | None
-"""A flag that may be repeated."""
-
-
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EntryFlags:
-    """The entries of ``tunnel up``."""
+    """The entries of ``tunnel up``.
 
-    tcp: Annotated[
-        Words,
-        Parameter(
-            help="[REMOTE=]TARGET[,proxy=v1|v2]: a public port at the server leads to "
-            "TARGET here; LOW-HIGH for several. TARGET `socks` is a proxy into the "
-            "network here. Repeatable."
-        ),
-    ] = None
-    udp: Annotated[
-        Words,
-        Parameter(
-            help="[REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. "
-            "Repeatable."
-        ),
-    ] = None
-    http: Annotated[
-        Words,
-        Parameter(
-            help="NAME=TARGET: a host name at the server leads to a web service, or a "
-            "folder, here. Repeatable."
-        ),
-    ] = None
-    https: Annotated[
-        Words,
-        Parameter(
-            help="NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable."
-        ),
-    ] = None
-    reach: Annotated[
-        Words,
-        Parameter(
-            help="LISTEN=TARGET: a port here leads to TARGET at the server's side. "
-            "Repeatable."
-        ),
-    ] = None
-    socks: Annotated[
-        Words,
-        Parameter(
-            help="LISTEN[,auth=USER:PASSWORD...]: a SOCKS and HTTP proxy here, leaving "
-            "at the server. Repeatable."
-        ),
-    ] = None
-    udp_public: UdpPublic = None
+    Args:
+        tcp: [REMOTE=]TARGET[,proxy=v1|v2]: a public port at the server leads to TARGET
+            here; LOW-HIGH for several. TARGET `socks` is a proxy into the network here.
+            Repeatable.
+        udp: [REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. Repeatable.
+        http: NAME=TARGET: a host name at the server leads to a web service, or a
+            folder, here. Repeatable.
+        https: NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable.
+        reach: LISTEN=TARGET: a port here leads to TARGET at the server's side.
+            Repeatable.
+        socks: LISTEN[,auth=USER:PASSWORD...]: a SOCKS and HTTP proxy here, leaving at
+            the server. Repeatable.
+        udp_public_address: IP address that SOCKS apps of other machines are told for
+            their datagrams, where the proxy is behind NAT.
+        leave_at: Leave at this client instead of the server.
+        be_exit: NAME[,network=NET...]: other clients may leave here with --exit NAME;
+            without networks they reach everything but this machine itself.
+    """
+
+    tcp: Words = None
+    udp: Words = None
+    http: Words = None
+    https: Words = None
+    reach: Words = None
+    socks: Words = None
+    udp_public_address: str | None = None
     leave_at: LeaveAt = None
-    be_exit: Annotated[
-        str | None,
-        Parameter(
-            help="NAME[,network=NET...]: other clients may leave here with --exit "
-            "NAME; without networks they reach everything but this machine itself."
-        ),
-    ] = None
+    be_exit: str | None = None
 
     def entries(self) -> list[Entry]:
         """Return the entries, in the order of the flags.
@@ -211,7 +149,7 @@ class EntryFlags:
         """
         from tunnel.ops import entry_syntax as syntax
 
-        leave_at, public = self.leave_at, self.udp_public
+        leave_at, public = self.leave_at, self.udp_public_address
         return [
             *map(syntax.parse_tcp, self.tcp or []),
             *map(syntax.parse_udp, self.udp or []),

@@ -16,7 +16,6 @@ from tunnel.ops.signals import ending_signals
 from tunnel.ops.stdio import standard_stream
 
 if TYPE_CHECKING:
-    from tunnel.ops.show import Show
     from tunnel.proto.frames import End
 
 GIVE_UP_S: Final = 10.0
@@ -24,25 +23,23 @@ GIVE_UP_S: Final = 10.0
 
 
 async def run_pipe(
-    target: End, to: str | None, via: str | None, exit_name: str | None, show: Show
+    target: End, to: str | None, via: str | None, exit_name: str | None
 ) -> Exit:
-    """Join stdin and stdout to a target at the server's side.
+    """Join stdin and stdout to a target, at the server's side or at an exit.
 
     Raises:
         TunnelError: no server within 10 s, or the target refused.
     """
-    del show
     join, _ = saved.find(to)
-    way = saved.find_via(via, join)
-    client = CenterClient(join, give_up_s=GIVE_UP_S, via=way)
+    client = CenterClient(join, give_up_s=GIVE_UP_S, via=saved.find_via(via, join))
     status = Exit.OK
-    refusals: list[StreamError] = []  # raised behind the goodbye: nobody is to wait
+    refusals: list[StreamError] = []  # raised after the goodbye to the server
     async with trio.open_nursery() as nursery:
         relaying = trio.CancelScope()
 
         async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal status
-            # Killed without a word, the far end would wait for another link.
+            # Without a goodbye, the far end would wait for another link.
             with trio.open_signal_receiver(*ending_signals()) as signals:
                 task_status.started()
                 if await anext(signals) == signal.SIGINT:

@@ -12,35 +12,47 @@ import trio
 from tunnel.errors import Exit, TunnelError
 from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.ops.show import Show, connections
 from tunnel.ops.signals import ending_signals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    Command = Callable[[Show], Awaitable[int]]
+    from tunnel.net.timeouts import Timeouts
+
+    Command = Callable[[], Awaitable[int]]
 
 logger = logging.getLogger("tunnel.client")
 
 COLLECT_AFTER: Final = (20_000, 20, 50)
-"""New objects before a young collection, and of those before the next two. Python's own
-700, 10, 10 walk over every live connection again and again: with 4,000 of them that
-took a third of the requests a second. Hardly anything here is a cycle."""
+"""New objects before a collection of the young, and collections before one of the next
+two generations. Python's own 700, 10, 10 walk over every live connection again and
+again: with 4,000 of them that cost a third of the requests a second. Hardly anything
+here is a cycle."""
 RECYCLED_BYTES: Final = 4_194_304
-"""Memory that comes and goes with what waits for another link, or for a reader."""
+"""Memory that comes and goes with data that waits for a link or for a reader."""
 
 
-def run(command: Command, show: Show, warn: Callable[[], None]) -> int:
-    """Run a command in trio and return its exit status.
+def run(
+    command: Command,
+    show: Show,
+    timeouts: Timeouts | None,
+    warn: Callable[[], None],
+) -> int:
+    """Run a command in trio and return its exit status; an error becomes text and one.
 
-    What it raises becomes text and a status. ``warn`` logs, before the command begins,
-    what is wrong with the environment.
+    Args:
+        command: runs to its end, beside the log.
+        show: writes for the user; closed at the end.
+        timeouts: how long the command bears silence.
+        warn: called once the log is there, to say what is wrong with the environment.
     """
     raise_limit()
     _calm_collector()
     _calm_allocator()
     try:
-        return trio.run(_with_log, command, show, warn)
+        return trio.run(_with_log, command, show, timeouts, warn)
     except BaseException as error:
         fault = _first_fault(error)
         if isinstance(fault, TunnelError):
@@ -53,35 +65,41 @@ def run(command: Command, show: Show, warn: Callable[[], None]) -> int:
         show.close()
 
 
-async def _with_log(command: Command, show: Show, warn: Callable[[], None]) -> int:
-    """Run a command beside the log, which has counts to write in quiet times too."""
+async def _with_log(
+    command: Command,
+    show: Show,
+    timeouts: Timeouts | None,
+    warn: Callable[[], None],
+) -> int:
+    if timeouts is not None:
+        TIMEOUTS.set(timeouts)
     warn()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(show.keep_log)
-        status = await command(show)
+        status = await command()
         nursery.cancel_scope.cancel()
     return status
 
 
 def _calm_collector() -> None:
-    """Have the collector look less often, and never at what stays to the end."""
+    """Have the collector run less often, and never over what was loaded so far."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
 
 
 def _calm_allocator() -> None:
-    """Have memory that was freed kept for the next piece, up to twice as much.
+    """Have the allocator keep freed memory for the next piece of a transfer.
 
-    glibc does so for blocks as large as the largest that was freed once, and gives the
-    rest back to the kernel at once: each piece of a transfer began with page faults.
-    Other allocators take no notice.
+    glibc keeps blocks as large as the largest that was ever freed, up to twice as much
+    in all, and returns larger ones to the kernel at once: without this, each piece
+    began with page faults. Other allocators take no notice.
     """
     bytes(RECYCLED_BYTES)
 
 
 def _first_fault(error: BaseException) -> BaseException:
-    """Look into exception groups: the first of ours, else the first at all."""
+    """Return the first TunnelError of an exception group, or else its first error."""
     while isinstance(error, BaseExceptionGroup):
         ours = error.split(TunnelError)[0]
         error = (ours or error).exceptions[0]
@@ -89,7 +107,12 @@ def _first_fault(error: BaseException) -> BaseException:
 
 
 class Ending:
-    """How a command ends: drain on the first signal, at once on the second Ctrl+C."""
+    """How a command ends: drain on the first signal, stop at once on the second.
+
+    Args:
+        show: writes for the user.
+        connections: returns how many connections are alive.
+    """
 
     def __init__(self, show: Show, connections: Callable[[], int]) -> None:
         self.status = Exit.OK
@@ -103,7 +126,10 @@ class Ending:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Wait for signals; returns when the drain is over or was cut short."""
+        """Wait for a signal, drain and stop; return when both are over.
+
+        Another signal cuts the drain short.
+        """
         with trio.open_signal_receiver(*ending_signals()) as signals:
             task_status.started()
             number = await anext(signals)
@@ -121,7 +147,7 @@ class Ending:
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_drained)
-                # Of a closed window two may come: the kernel's and the shell's.
+                # A closed window may send two: the kernel's and the shell's.
                 while await anext(signals) == signal.SIGHUP:
                     pass
                 nursery.cancel_scope.cancel()

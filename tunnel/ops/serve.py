@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -23,18 +22,17 @@ from tunnel.access.security import (
 )
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS
-from tunnel.center.drain import DRAIN_S
-from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.center.server import CenterServer
 from tunnel.errors import StateError
 from tunnel.front.proxy_users import is_loopback
 from tunnel.log import log_event
-from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from tunnel.center.names import NamePorts
+    from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
     from tunnel.ops.show import Show
     from tunnel.proto.frames import Address
@@ -42,69 +40,57 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tunnel.client")
 
 
-@dataclass(frozen=True, slots=True)
-class ServePlan:
-    """What ``tunnel serve`` was asked for.
+async def run_serve(
+    state: Path,
+    options: ServerOptions,
+    public_host: str | None,
+    drain_s: int,
+    show: Show,
+) -> Exit:
+    """Run a center-server until a signal ends it.
 
     Args:
-        state: the folder of key, tokens and join line.
+        state: the folder of its key, tokens and join line.
         options: of the center-server.
-        public_host: the host that the join line names; None for one found out.
+        public_host: the host that the join line names; None for one found out here.
         drain_s: how long running connections may go on after a signal.
-        timeouts: how long silence is borne.
-    """
-
-    state: Path
-    options: ServerOptions
-    public_host: str | None = None
-    drain_s: int = int(DRAIN_S)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-async def run_serve(plan: ServePlan, show: Show) -> Exit:
-    """Run a center-server until a signal ends it.
+        show: writes for the user.
 
     Raises:
         StateError: another server has the state folder, or it cannot be used.
     """
-    TIMEOUTS.set(plan.timeouts)
-    with sole_server(plan.state):
-        return await _serve(plan, show)
+    with sole_server(state):
+        identity = None
+        if not options.plain:
+            identity, created = load_or_make_identity(state)
+            show.talk(
+                "identity created" if created else "identity",
+                f"{identity.pem_path}   fingerprint {identity.fingerprint}",
+            )
+        token = owner_token(state)
+        owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
+        server = CenterServer({OWNER: owner}, identity, options)
+        ending = Ending(show, lambda: server.connections)
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(server.run)
+            host = public_host or _reachable_host(address.host)
+            pin = identity.pin if identity else None
+            join = JoinLine(OWNER, token, host, address.port, pin, options.plain)
+            _keep_line(state, join, show)
 
+            async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
+                drain = partial(server.drain, drain_s)
+                await ending.watch(drain, server.stop, task_status=task_status)
+                nursery.cancel_scope.cancel()
 
-async def _serve(plan: ServePlan, show: Show) -> Exit:
-    plain = plan.options.plain
-    identity = None
-    if not plain:
-        identity, created = load_or_make_identity(plan.state)
-        show.talk(
-            "identity created" if created else "identity",
-            f"{identity.pem_path}   fingerprint {identity.fingerprint}",
-        )
-    token = owner_token(plan.state)
-    owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
-    server = CenterServer({OWNER: owner}, identity, plan.options)
-    ending = Ending(show, lambda: server.connections)
-    async with trio.open_nursery() as nursery:
-        address = await nursery.start(server.run)
-        host = plan.public_host or _reachable_host(address.host)
-        pin = identity.pin if identity else None
-        join = JoinLine(OWNER, token, host, address.port, pin, plain)
-        _keep_line(plan.state, join, show)
-
-        async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-            drain = partial(server.drain, plan.drain_s)
-            await ending.watch(drain, server.stop, task_status=task_status)
-            nursery.cancel_scope.cancel()
-
-        # A reader of the join line may send a signal at once.
-        await nursery.start(until_signal)
-        _show_server(show, address, join, server.names)
-    return ending.status
+            # A reader of the join line may send a signal at once.
+            await nursery.start(until_signal)
+            _show_server(show, address, join, server.names)
+        return ending.status
 
 
 def _keep_line(state: Path, join: JoinLine, show: Show) -> None:
-    """Keep the join line; a folder that has one with this token may be read-only."""
+    """Save the join line; a read-only folder will do if it holds one already."""
     try:
         write_join(state, join)
     except StateError as error:
@@ -128,7 +114,7 @@ def _show_server(
             fix="--public-host HOST")  # fmt: skip
     if join.plain and not is_loopback(address.host):
         show.talk("warning", "everybody on the way can read and change what passes")
-    if is_journal(sys.stdout):  # others may read it, and it is kept
+    if is_journal(sys.stdout):  # which is kept, and which others may read
         show.talk("", "tunnel serve --print-join prints the join line")
         show.line("listening", f"listening {address}", address=str(address))
     elif show.terminal:
@@ -139,9 +125,9 @@ def _show_server(
 
 
 def _reachable_host(host: str) -> str:
-    """Give an address for the join line: where we listen, or the default route's own.
+    """Return an address for the join line: where we listen, or the default route's own.
 
-    Nobody is asked: connecting a UDP socket sends nothing, it only looks up the route.
+    Nothing is sent: connecting a UDP socket only looks up the route.
     """
     if host == EVERYWHERE:
         ipv4, ipv6 = map(_own_address, WILDCARDS)
@@ -152,7 +138,7 @@ def _reachable_host(host: str) -> str:
 
 
 def _own_address(wildcard: str) -> str:
-    """Give the address that leads out of this machine; empty if none is known."""
+    """Return the address that leads out of this machine; empty if none is known."""
     family, anywhere = (
         (socket.AF_INET6, "2001:db8::1")
         if ":" in wildcard
@@ -168,7 +154,7 @@ def _own_address(wildcard: str) -> str:
 
 
 def _listed_ipv6() -> str:
-    """Give a global IPv6 address of this machine; Linux lists them (proc(5))."""
+    """Return a global IPv6 address of this machine; Linux lists them (proc(5))."""
     try:
         lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
@@ -21,68 +21,45 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ServeFlags:
-    """How a center-server is set up."""
+    """How a center-server is set up.
 
-    listen: Annotated[
-        str,
-        Parameter(
-            help="[HOST:]PORT for links; a port alone is on every address, IPv4 and "
-            "IPv6. Public ports without a host are where this is."
-        ),
-    ] = "7443"
-    ports: Annotated[
-        str, Parameter(help="Public ports for entries that name none.")
-    ] = "20000-20999"
-    public_host: Annotated[
-        str | None, Parameter(help="Host that the join line names.")
-    ] = None
-    state: Annotated[
-        Path | None, Parameter(help="Folder for the server's key and tokens.")
-    ] = None
-    plain: Annotated[
-        bool, Parameter(help="No TLS: only for loopback or your own net.")
-    ] = False
-    resume: Annotated[
-        str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
-    ] = "120s"
-    max_sessions: Annotated[
-        int, Parameter(help="Clients of one user at once; above it, one is refused.")
-    ] = 1_024
-    max_waiting_sessions: Annotated[
-        int,
-        Parameter(
-            help="Of those, without a link; above it one without connections, or the "
-            "longest waiting, is given up."
-        ),
-    ] = 1_024
-    http: Annotated[
-        str | None, Parameter(help="[HOST:]PORT for web services by name.")
-    ] = None
-    https: Annotated[str | None, Parameter(help="[HOST:]PORT for TLS by name.")] = None
-    domain: Annotated[
-        str | None, Parameter(help="Completes names without a dot: NAME.DOMAIN.")
-    ] = None
-    certificate: Annotated[
-        tuple[Path, Path] | None,
-        Parameter(help="CERT KEY: end TLS here for names published with --http."),
-    ] = None
-    print_join: Annotated[
-        bool, Parameter(help="Print the join line that is kept, and end.")
-    ] = False
-    max_per_address: Annotated[
-        int | None,
-        Parameter(
-            help="Visitors of one address at once; without it a quarter of the "
-            "process's descriptors, at most 4096. This machine has no limit."
-        ),
-    ] = None
-    trusted_proxy: Annotated[
-        list[str] | None,
-        Parameter(
-            help="Address or network of a proxy in front of this server that is "
-            "believed about who its visitors are. Repeatable."
-        ),
-    ] = None
+    Args:
+        listen: [HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6.
+            Public ports without a host are where this is.
+        ports: Public ports for entries that name none.
+        public_host: Host that the join line names.
+        state: Folder for the server's key and tokens.
+        plain: No TLS: only for loopback or your own net.
+        resume: How long connections wait for a lost link; 0: not at all.
+        max_sessions: Clients of one user at once; above it, one is refused.
+        max_waiting_sessions: Of those, without a link; above it one without
+            connections, or the longest waiting, is given up.
+        http: [HOST:]PORT for web services by name.
+        https: [HOST:]PORT for TLS by name.
+        domain: Completes names without a dot: NAME.DOMAIN.
+        certificate: CERT KEY: end TLS here for names published with --http.
+        print_join: Print the join line that is kept, and end.
+        max_per_address: Visitors of one address at once; without it a quarter of the
+            process's descriptors, at most 4096. This machine has no limit.
+        trusted_proxy: Address or network of a proxy in front of this server that is
+            believed about who its visitors are. Repeatable.
+    """
+
+    listen: str = "7443"
+    ports: str = "20000-20999"
+    public_host: str | None = None
+    state: Path | None = None
+    plain: bool = False
+    resume: str = "120s"
+    max_sessions: int = 1_024
+    max_waiting_sessions: int = 1_024
+    http: str | None = None
+    https: str | None = None
+    domain: str | None = None
+    certificate: tuple[Path, Path] | None = None
+    print_join: bool = False
+    max_per_address: int | None = None
+    trusted_proxy: list[str] | None = None
 
     def options(self) -> ServerOptions:
         """Return the options of the center-server.

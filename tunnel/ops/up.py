@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +11,6 @@ import trio
 
 from tunnel.access.security import client_id
 from tunnel.center.client import CenterClient
-from tunnel.center.drain import DRAIN_S
 from tunnel.center.events import (
     ClientIdChanged,
     LinkDown,
@@ -26,7 +24,6 @@ from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.whereabouts import is_there
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
-from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published
 from tunnel.ops.runtime import Ending
@@ -36,10 +33,12 @@ from tunnel.proto.frames import Address
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tunnel.access.security import JoinLine
+    from tunnel.access.security import ClientId, JoinLine
     from tunnel.center.events import Notice
     from tunnel.errors import Exit, TunnelError
+    from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.ops.entries import Entry, Line
+    from tunnel.ops.flags import ServerFlags
     from tunnel.ops.show import Show
 
 STATUS_S: Final = 1.0
@@ -48,101 +47,103 @@ STATUS_S: Final = 1.0
 logger = logging.getLogger("tunnel.client")
 
 
-@dataclass(frozen=True, slots=True)
-class UpPlan:
-    """What ``tunnel up`` or one of its short forms was asked for.
-
-    Args:
-        entries: what it brings up.
-        to: the server's join line, or the name of a saved one; None for the default.
-        save_as: the name under which the server is to be saved.
-        via: the URL of a proxy on the way to the server.
-        drain_s: how long running connections may go on after a signal.
-        timeouts: how long silence is borne.
-    """
-
-    entries: list[Entry]
-    to: str | None = None
-    save_as: str | None = None
-    via: str | None = None
-    drain_s: int = int(DRAIN_S)
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-async def run_up(plan: UpPlan, show: Show) -> Exit:
+async def run_up(
+    entries: list[Entry], server: ServerFlags, drain_s: int, show: Show
+) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     Raises:
         UsageError: there is no entry, or no server is known.
+        TunnelError: in a group, what ended the client.
     """
-    if not plan.entries:
+    if not entries:
         raise UsageError(
             "there is nothing to do",
             "no entry is given",
             "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
         )
-    TIMEOUTS.set(plan.timeouts)
-    join, given = saved.find(plan.to)
-    return await _Up(plan, join, given, show).run()
+    join, is_new = saved.find(server.to)
+    via = saved.find_via(server.via, join)
+    with client_id(saved.client_folder()) as own_id:
+        async with trio.open_nursery() as nursery:
+            up = _Up(join, via, own_id, show, nursery)
+            up.save_as, up.keep = server.save_as, is_new
+            status = await up.run(entries, drain_s)
+            nursery.cancel_scope.cancel()
+    return status
 
 
 class _Up:
-    """One run of ``tunnel up``: its entries, and what its user is told of them."""
+    """One run of ``tunnel up``: its entries, and what its user is told of them.
 
-    def __init__(self, plan: UpPlan, join: JoinLine, given: bool, show: Show) -> None:
-        self._plan = plan
-        self._via = saved.find_via(plan.via, join)
+    Args:
+        join: the server.
+        via: the proxy on the way to it.
+        own_id: what names this client to the server.
+        show: writes for the user.
+        nursery: of all tasks of the run.
+    """
+
+    def __init__(
+        self,
+        join: JoinLine,
+        via: UpstreamProxy | None,
+        own_id: ClientId,
+        show: Show,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.save_as: str | None = None
+        """The name under which the server is saved once an entry works."""
+        self.keep = False
+        """Save it as the default then, if there is no other."""
         self._join = join
-        self._keep = given
+        self._via = via
         self._show = show
+        self._nursery = nursery
+        self._client = CenterClient(
+            join,
+            client_id=own_id.value,
+            new_id=own_id.renew,
+            tell=self._tell,
+            via=via,
+        )
         self._published: dict[str, Published] = {}
+        """By the names of their mappings."""
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
         self._without: dict[str, Exit] = {}
-        """Entries that have never been had, or never will be again, and why."""
+        """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
+        self._count = 0
         self._was_up = False
         self._works = False
-        """One of the entries has come to stand."""
+        """Whether an entry has ever been ready."""
         self._trouble = ""
         """Why the last attempt of this outage failed."""
         self._failure: Exit | None = None
-        self._nursery: trio.Nursery | None = None
-        self._client: CenterClient | None = None
 
-    async def run(self) -> Exit:
-        with ExitStack() as stack:
-            own_id = stack.enter_context(client_id(saved.client_folder()))
-            client = CenterClient(
-                self._join,
-                client_id=own_id.value,
-                new_id=own_id.renew,
-                tell=self._tell,
-                via=self._via,
-            )
-            self._client = client
-            ending = Ending(self._show, lambda: client.connections)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                for entry in self._plan.entries:
-                    await self._start(entry, client, nursery)
-                drain = partial(client.drain, self._plan.drain_s)
-                await nursery.start(ending.watch, drain, client.leave)
-                if self._show.terminal:
-                    nursery.start_soon(self._keep_status, client)
-                await client.run()
-                nursery.cancel_scope.cancel()
+    async def run(self, entries: list[Entry], drain_s: int) -> Exit:
+        """Start the entries, and keep the client running until it is told to stop."""
+        client = self._client
+        self._count = len(entries)
+        ending = Ending(self._show, lambda: client.connections)
+        for entry in entries:
+            await self._start(entry)
+        drain = partial(client.drain, drain_s)
+        await self._nursery.start(ending.watch, drain, client.leave)
+        if self._show.terminal:
+            self._nursery.start_soon(self._keep_status)
+        await client.run()
         return self._failure or ending.status
 
-    async def _start(
-        self, entry: Entry, client: CenterClient, nursery: trio.Nursery
-    ) -> None:
+    async def _start(self, entry: Entry) -> None:
         match entry:
             case Local():
-                self._local.append(await entry.start(client, nursery))
+                self._local.append(await entry.start(self._client, self._nursery))
             case Published():
-                name = await entry.start(client)
-                self._published[name] = entry
+                self._published[await entry.start(self._client)] = entry
+
+    # What the client tells -----------------------------------------------------------
 
     def _tell(self, notice: Notice) -> None:
         match notice:
@@ -159,7 +160,7 @@ class _Up:
                     f"kept, {size_text(notice.repeated_bytes)} sent again",
                 )
             case SessionLost(reason, count):
-                if count:  # else nobody has lost anything
+                if count:  # otherwise nothing was lost
                     self._show.talk(
                         "session lost", f"{reason}; reset: {connections(count)}"
                     )
@@ -172,8 +173,7 @@ class _Up:
             case MappingReady(name, public, over_tls):
                 self._without.pop(name, None)
                 self._had.add(name)
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._ready, name, public, over_tls)
+                self._nursery.start_soon(self._ready, name, public, over_tls)
             case MappingRefused():
                 self._refused(notice)
 
@@ -186,54 +186,19 @@ class _Up:
             for line in self._local:
                 self._say(line)
 
-    def _keep_join(self) -> None:
-        """The first line that worked is the default from now on, if it can be kept."""
-        with _logged_if_not_saved():
-            if self._plan.save_as:
-                saved.save(self._join, self._plan.save_as)
-            elif self._keep and not saved.is_saved(saved.DEFAULT):
-                path = saved.save(self._join, saved.DEFAULT)
-                self._show.talk("saved", f"{path} (--to is not needed next time)")
-            elif self._keep and self._nursery is not None:
-                self._nursery.start_soon(self._replace_join)
-
-    async def _replace_join(self) -> None:
-        """Keep ours instead of an older line that leads to the server no more.
-
-        One that still does is another way to it, and nothing has moved.
-        """
-        if (old := saved.outdated(self._join)) is None:
-            return
-        same_token = old.token.reveal() == self._join.token.reveal()
-        if same_token and await is_there(old, self._via):
-            return
-        with _logged_if_not_saved():
-            path = saved.save(self._join, saved.DEFAULT)
-            was, now = (Address(join.host, join.port) for join in (old, self._join))
-            what = "the same server, a new token"
-            if was != now:
-                what = f"the same server moved from {was} to {now}"
-                log_event(
-                    logger,
-                    logging.INFO,
-                    "server.moved",
-                    was=str(was),
-                    now=str(now),
-                    saved=str(path),
-                )
-            self._show.talk("saved", f"{path} ({what})")
-
     def _link_down(self, notice: LinkDown) -> None:
         waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
         again = f"{waiting}trying again in {notice.retry_s:.1f} s"
         if notice.was_up:
             self._show.talk("link lost", again)
         elif notice.reason.what != self._trouble:
-            # Said once in each outage; only what changes is news.
+            # Said in full once in each outage, and whenever the reason changes.
             self._trouble = notice.reason.what
             self._show.trouble(notice.reason, again)
         else:
             self._show.talk("no link", again)
+
+    # Entries -------------------------------------------------------------------------
 
     async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
         entry = self._published[name]
@@ -246,7 +211,7 @@ class _Up:
         self._said[name] = public
 
     def _say(self, line: Line) -> None:
-        if not self._works:  # a command that fails has changed nothing
+        if not self._works:  # a command that fails changes no saved line
             self._works = True
             self._keep_join()
         text = line.text(terminal=self._show.terminal)
@@ -254,41 +219,35 @@ class _Up:
 
     def _refused(self, notice: MappingRefused) -> None:
         entry = self._published[notice.name]
-        nursery, client = self._nursery, self._client
-        if nursery is None or client is None:
-            return
         other = entry.instead(notice, self._join.host)
         if other is not None:
-            nursery.start_soon(self._start_other, notice.name, other, client, nursery)
+            self._nursery.start_soon(self._start_other, notice.name, other)
             return
         error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN
         if not (asked_again and notice.name in self._had):
             self._without[notice.name] = error.exit_status
-        # Only once all answers of one message are counted: is there one that stands?
-        nursery.start_soon(self._say_refused, error, asked_again, client)
+        self._nursery.start_soon(self._say_refused, error, asked_again)
 
-    async def _start_other(
-        self, name: str, other: Published, client: CenterClient, nursery: trio.Nursery
-    ) -> None:
-        await client.withdraw(name)
-        await self._start(other, client, nursery)
+    async def _start_other(self, name: str, other: Published) -> None:
+        await self._client.withdraw(name)
+        await self._start(other)
 
-    async def _say_refused(
-        self, error: TunnelError, asked_again: bool, client: CenterClient
-    ) -> None:
+    async def _say_refused(self, error: TunnelError, asked_again: bool) -> None:
+        # One message has several answers, and all must count in what follows.
         await trio.lowlevel.checkpoint()
-        if len(self._without) < len(self._plan.entries):
+        if len(self._without) < self._count:
             until = "until it is free" if asked_again else "over the next link"
             self._show.trouble(error, f"it is asked for again {until}")
             return
         self._show.error(error)
-        # No other entry stands: how that of the first ended is how we end.
+        # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
-        client.stop()
+        self._client.stop()
 
-    async def _keep_status(self, client: CenterClient) -> None:
+    async def _keep_status(self) -> None:
         """Show moving numbers while something moves; silent while nothing does."""
+        client = self._client
         last = (0, 0, 0)
         while True:
             await trio.sleep(STATUS_S)
@@ -301,10 +260,43 @@ class _Up:
                     f"{size_text(sent)} out"
                 )
 
+    # The join line -------------------------------------------------------------------
+
+    def _keep_join(self) -> None:
+        """Save the server under the name that was asked for, or as the default."""
+        with _logged_if_not_saved():
+            if self.save_as:
+                saved.save(self._join, self.save_as)
+            elif self.keep and not saved.is_saved(saved.DEFAULT):
+                path = saved.save(self._join, saved.DEFAULT)
+                self._show.talk("saved", f"{path} (--to is not needed next time)")
+            elif self.keep:
+                self._nursery.start_soon(self._replace_join)
+
+    async def _replace_join(self) -> None:
+        """Save the server instead of an older line that leads to it no more.
+
+        A line that still does is another way to the server, which has not moved.
+        """
+        if (old := saved.outdated(self._join)) is None:
+            return
+        same_token = old.token.reveal() == self._join.token.reveal()
+        if same_token and await is_there(old, self._via):
+            return
+        with _logged_if_not_saved():
+            path = saved.save(self._join, saved.DEFAULT)
+            was, now = (Address(join.host, join.port) for join in (old, self._join))
+            what = "the same server, a new token"
+            if was != now:
+                what = f"the same server moved from {was} to {now}"
+                log_event(logger, logging.INFO, "server.moved", was=str(was),
+                    now=str(now), saved=str(path))  # fmt: skip
+            self._show.talk("saved", f"{path} ({what})")
+
 
 @contextmanager
 def _logged_if_not_saved() -> Iterator[None]:
-    """Go on without what could not be kept, and say so."""
+    """Go on where the join line cannot be saved, and log why."""
     try:
         yield
     except StateError as error:

@@ -128,15 +128,21 @@ def refuse_empty(
     Raises:
         UsageError: with the flag, and what belongs there.
     """
-    del app, commands
+    del commands
     for argument in arguments:
         given = [one.value for one in argument.tokens if one.implicit_value is UNSET]
         if not all(map(str.strip, given)):
             raise UsageError(
                 f"{argument.name} is empty",
                 "perhaps a variable of the shell is not set",
-                f"what belongs there: {argument.parameter.help}",
+                f"what belongs there: {_help_of(app, argument.name)}",
             )
+
+
+def _help_of(app: App, name: str) -> str:
+    arguments = app.assemble_argument_collection(parse_docstring=True)
+    texts = {one.name: one.parameter.help or "" for one in arguments}
+    return " ".join(texts[name].split())
 
 
 class Environment(Env):
