@@ -1,6 +1,6 @@
-"""``tunnel.share``: publish a web service from a program that knows no trio.
+"""``tunnel.share``: publish a web service from a program without trio.
 
-A thread of its own runs the center-client; all of this may be called from any other.
+The center-client runs in a thread of its own; any other thread may call this.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.ops import saved
 from tunnel.ops.entry_syntax import share_entry
+from tunnel.ops.runtime import first_fault
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tunnel.ops.entries import Published
 
 START_S: Final = 30.0
-"""How long ``start`` looks for the server before it gives up."""
+"""How long ``start`` tries to reach the server."""
 
 
 def share(
@@ -44,11 +45,12 @@ def share(
     Args:
         target: a port, ``"HOST:PORT"``, or the path of a folder.
         to: the line that ``tunnel serve`` prints, or the name of a saved one; without
-            it what ``tunnel`` uses by default.
-        name: the host name; without one a name that this machine keeps.
+            it, the server that ``tunnel`` uses by default.
+        name: the host name; without it, a name that this machine keeps.
         auth: ``"USER:PASSWORD"`` that visitors need.
         listing: list folders that have no index.html.
-        timeout_s: how long to look for the server at first; later it is for ever.
+        timeout_s: how long to try to reach the server at first; a lost link is dialled
+            again for ever.
 
     Raises:
         UsageError: a value cannot be used.
@@ -58,17 +60,17 @@ def share(
 
 
 class Shared:
-    """Something that is published between ``start`` and ``close``, or in a block.
+    """A web service that is public between ``start`` and ``close``, or in a block.
 
     Args:
-        entry: what is published.
-        join: where.
-        timeout_s: for ``start``.
+        entry: the service.
+        join: the server.
+        timeout_s: how long ``start`` tries to reach the server.
     """
 
     def __init__(self, entry: Published, join: JoinLine, timeout_s: float) -> None:
         self.url = ""
-        """What visitors open; known once it has started."""
+        """What visitors open; known after ``start``."""
         self._entry = entry
         self._join = join
         self._timeout_s = timeout_s
@@ -91,10 +93,10 @@ class Shared:
         self.close()
 
     def start(self) -> None:
-        """Publish; returns when ``url`` works. Once only.
+        """Publish; return when ``url`` works. May be called once.
 
         Raises:
-            TunnelError: the server is not reached, or refuses.
+            TunnelError: the server is not reached in time, or refuses.
         """
         self._thread.start()
         try:
@@ -107,7 +109,7 @@ class Shared:
             raise self._error
 
     def close(self) -> None:
-        """Give the name back; returns when the server was told. Harmless when over."""
+        """Give the name back, and return when the server knows. May be called again."""
         if self._token is not None and self._thread.is_alive():
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stop.set)
@@ -119,9 +121,9 @@ class Shared:
         try:
             trio.run(self._main)
         except* TunnelError as group:
-            self._error = _first(group)
+            self._error = first_fault(group)
         except* BaseException as group:
-            self._error = _first(group)
+            self._error = first_fault(group)
         finally:
             self._settled.set()
 
@@ -168,10 +170,3 @@ class Shared:
                 self._entry = other
                 await client.withdraw(notice.name)
                 await other.start(client)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

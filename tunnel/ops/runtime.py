@@ -54,7 +54,7 @@ def run(
     try:
         return trio.run(_with_log, command, show, timeouts, warn)
     except BaseException as error:
-        fault = _first_fault(error)
+        fault = first_fault(error)
         if isinstance(fault, TunnelError):
             show.error(fault)
             return fault.exit_status
@@ -98,7 +98,7 @@ def _calm_allocator() -> None:
     bytes(RECYCLED_BYTES)
 
 
-def _first_fault(error: BaseException) -> BaseException:
+def first_fault(error: BaseException) -> BaseException:
     """Return the first TunnelError of an exception group, or else its first error."""
     while isinstance(error, BaseExceptionGroup):
         ours = error.split(TunnelError)[0]
