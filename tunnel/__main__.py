@@ -19,7 +19,7 @@ def main() -> NoReturn:
         secure_standard_files()
         _end_when_asked()
         hide_secrets()
-        # Only now what takes long to load: until here a secret may stand in `ps`.
+        # Slow to load, so only now: until here, `ps` may show a secret.
         from tunnel.ops.cli import main as run
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
@@ -27,14 +27,14 @@ def main() -> NoReturn:
 
 
 def _end_when_asked() -> None:
-    """Have the first process of a container end by SIGTERM from now on.
+    """Have SIGTERM end the first process of a container from now on.
 
-    The kernel gives it no signal that it does not listen to, and what listens loads
-    later; everybody else is ended by the kernel until then.
+    The kernel gives that process only signals that it handles, and the program handles
+    them later; it ends every other process by itself.
     """
     if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
-        # It was held back while the program executed itself again.
+        # Blocked while the program executed itself again.
         let_through(signal.SIGTERM)
 
 

@@ -1,6 +1,6 @@
-"""``tunnel.share``: publish a web service from a program that knows no trio.
+"""``tunnel.share``: publish a web service from a program without trio.
 
-A thread of its own runs the center-client; all of this may be called from any other.
+The center-client runs in a thread of its own; any other thread may call this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.ops import saved
-from tunnel.ops.web_entries import ShareEntry
+from tunnel.ops.entry_syntax import share_entry
+from tunnel.ops.runtime import first_fault
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tunnel.ops.entries import Published
 
 START_S: Final = 30.0
-"""How long ``start`` looks for the server before it gives up."""
+"""How long ``start`` tries to reach the server."""
 
 
 def share(
@@ -44,32 +45,33 @@ def share(
     Args:
         target: a port, ``"HOST:PORT"``, or the path of a folder.
         to: the line that ``tunnel serve`` prints, or the name of a saved one; without
-            it what ``tunnel`` uses by default.
-        name: the host name; without one a name that this machine keeps.
+            it, the server that ``tunnel`` uses by default.
+        name: the host name; without it, a name that this machine keeps.
         auth: ``"USER:PASSWORD"`` that visitors need.
         listing: list folders that have no index.html.
-        timeout_s: how long to look for the server at first; later it is for ever.
+        timeout_s: how long to try to reach the server at first; a lost link is dialled
+            again for ever.
 
     Raises:
         UsageError: a value cannot be used.
     """
-    entry = ShareEntry.of(str(target), name, auth, listing=listing)
+    entry = share_entry(str(target), name, auth, listing=listing)
     return Shared(entry, saved.find(to)[0], timeout_s)
 
 
 class Shared:
-    """Something that is published between ``start`` and ``close``, or in a block.
+    """A web service that is public between ``start`` and ``close``, or in a block.
 
     Args:
-        entry: what is published.
-        join: where.
-        timeout_s: for ``start``.
+        entry: the service.
+        join: the server.
+        timeout_s: how long ``start`` tries to reach the server.
     """
 
-    def __init__(self, entry: ShareEntry, join: JoinLine, timeout_s: float) -> None:
+    def __init__(self, entry: Published, join: JoinLine, timeout_s: float) -> None:
         self.url = ""
-        """What visitors open; known once it has started."""
-        self._entry: Published = entry
+        """What visitors open; known after ``start``."""
+        self._entry = entry
         self._join = join
         self._timeout_s = timeout_s
         self._thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
@@ -91,10 +93,10 @@ class Shared:
         self.close()
 
     def start(self) -> None:
-        """Publish; returns when ``url`` works. Once only.
+        """Publish; return when ``url`` works. May be called once.
 
         Raises:
-            TunnelError: the server is not reached, or refuses.
+            TunnelError: the server is not reached in time, or refuses.
         """
         self._thread.start()
         try:
@@ -107,7 +109,7 @@ class Shared:
             raise self._error
 
     def close(self) -> None:
-        """Give the name back; returns when the server was told. Harmless when over."""
+        """Give the name back, and return when the server knows. May be called again."""
         if self._token is not None and self._thread.is_alive():
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stop.set)
@@ -119,9 +121,9 @@ class Shared:
         try:
             trio.run(self._main)
         except* TunnelError as group:
-            self._error = _first(group)
+            self._error = first_fault(group)
         except* BaseException as group:
-            self._error = _first(group)
+            self._error = first_fault(group)
         finally:
             self._settled.set()
 
@@ -137,7 +139,7 @@ class Shared:
                 give_up_s=self._timeout_s,
             )
             async with trio.open_nursery() as nursery:
-                await self._entry.start(client, nursery)
+                await self._entry.start(client)
                 nursery.start_soon(self._follow, client, nursery, notices)
                 nursery.start_soon(self._until_stopped, client)
                 await client.run()
@@ -167,11 +169,4 @@ class Shared:
                     raise self._entry.refused(notice)
                 self._entry = other
                 await client.withdraw(notice.name)
-                await other.start(client, nursery)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+                await other.start(client)

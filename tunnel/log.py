@@ -1,11 +1,11 @@
 """Structured logging: an event's name, its fields, and three ways to write them.
 
-Modules speak through ``say``; records of other libraries pass through the same
-formatters. Whatever stands in a record, the peer's words too, one event is one line,
-and no control character reaches a terminal.
+Modules log through ``log_event``; records of other libraries pass through the same
+formatters. Whatever a record holds, a peer's words too, one event is one line, and no
+control character reaches a terminal.
 
 This module writes nothing by itself: handlers, levels and the choice of a formatter
-belong to the program. Secrets are kept by their own ``str``, which is ``***``.
+belong to the program. The ``str`` of a secret is ``***``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Value = str | int | float | bool | None
 logging.getLogger("tunnel").addHandler(logging.NullHandler())
 
 FIELDS: Final = "tunnel_fields"
-"""One attribute of the record for all fields: by themselves they would clash with those
-that logging itself sets (``name``, ``args``, ``message``)."""
+"""The attribute of a record that holds all fields: attributes of their own would clash
+with those of logging (``name``, ``args``, ``message``)."""
 
 _BARE: Final = re.compile(r'[^\s"=]+')
 _NOT_IN_KEYS: Final = re.compile(r"[^\w.-]", re.ASCII)
@@ -55,11 +55,11 @@ def log_event(
 ) -> None:
     """Log ``event``, a stable dotted name such as ``link.up``, with its fields.
 
-    Costs one look-up while the level is off: values are made into text by the
-    formatter, so give them as they are and do no work for them.
+    Costs one look-up while the level is off; the formatter makes text of the values, so
+    give them as they are.
 
     Args:
-        logger: of the module that speaks.
+        logger: of the calling module.
         level: one of ``logging``'s.
         event: the same for every record of its kind; what varies is a field.
         exc_info: the exception behind it; written as the field ``error``.
@@ -72,7 +72,7 @@ def log_event(
 
 
 class _Structured(logging.Formatter):
-    """What the formatters share: a record as an event and plain fields.
+    """What the formatters share: it splits a record into an event and plain fields.
 
     Args:
         traceback: write tracebacks too; for when the level is DEBUG.
@@ -83,7 +83,7 @@ class _Structured(logging.Formatter):
         self._traceback = traceback
 
     def _event(self, record: logging.LogRecord) -> str:
-        # say() gives no arguments; getMessage() leaves such a message alone.
+        # log_event gives no arguments: then getMessage() changes nothing.
         return redact(record.getMessage())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Value]:
@@ -97,13 +97,13 @@ class _Structured(logging.Formatter):
         return fields
 
     def _traceback_of(self, record: logging.LogRecord) -> str:
-        """The traceback when there is one and it is wanted, else nothing."""
+        """Return the traceback if there is one and it is wanted, else nothing."""
         if not (self._traceback and record.exc_info and record.exc_info[1]):
             return ""
         return redact(self.formatException(record.exc_info))
 
     def _row(self, record: logging.LogRecord) -> dict[str, Value]:
-        """Everything that a machine reads, in the order of the line."""
+        """Return the fields for a machine, in the order of the line."""
         row: dict[str, Value] = {
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
@@ -118,12 +118,12 @@ class _Structured(logging.Formatter):
 class LogfmtFormatter(_Structured):
     """``ts=… level=info event=link.up peer=192.0.2.1:7443``: for files and journals.
 
-    A value that is not one plain word stands in quotes, escaped as in JSON, and in
-    ASCII when it holds anything unprintable. Fields without a value are left out.
+    A value that is not one plain word stands in quotes, escaped as in JSON, in ASCII if
+    any of it is unprintable. Fields without a value are left out.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end."""
+        """Return one line, without its line end."""
         return _pairs(self._row(record))
 
 
@@ -131,7 +131,7 @@ class JsonFormatter(_Structured):
     """One JSON object per line, with the keys of ``LogfmtFormatter``; all ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end."""
+        """Return one line, without its line end."""
         return json.dumps(self._row(record), allow_nan=False)
 
 
@@ -150,7 +150,7 @@ class TerminalFormatter(_Structured):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end, and those of the traceback."""
+        """Return one line and those of the traceback, without the last line end."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         level = self._paint(record.levelname.lower(), _colour_of(record.levelno))
         line = f"{self._paint(at, _DIM)} {level} {escaped(self._event(record))}"
@@ -173,7 +173,7 @@ def _colour_of(level: int) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    # A nursery wraps what went wrong; the first fault says more than "group".
+    # A nursery wraps errors in groups; the first error says more than "group".
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     name, text = type(error).__name__, str(error)
@@ -181,13 +181,13 @@ def _describe(error: BaseException) -> str:
 
 
 def _key(key: str) -> str:
-    """``key`` as one word that takes no place of the line's head."""
+    """Return ``key`` as one word that is none of the head's."""
     key = _NOT_IN_KEYS.sub("_", key) or "_"
     return f"{key}_" if key in _HEAD else key
 
 
 def _plain(value: object) -> Value:
-    """``value`` as JSON can say it; what is not plain by itself says its ``str``."""
+    """Return ``value`` as JSON can hold it: as it is, or as its redacted ``str``."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -1,11 +1,11 @@
-"""Passwords and tokens, kept out of every text that a person or a log gets.
+"""Passwords and tokens, kept out of every text for a person or a log.
 
-    redact(text)      the text with ``***`` for each secret that it shows
+    redact(text)      the text with ``***`` for each secret in it
     masked(words)     a command line with its secrets masked
-    keep_secret(...)  what stood in a command line or a variable is known from then on
+    keep_secret(...)  learns the secrets of a command line and of variables
 
 A secret is known by its shape (``NAME:SECRET@HOST``, ``auth=USER:SECRET``), by its
-place (behind ``--auth``), or because it was told to ``keep_secret``.
+place (behind ``--auth``), or because ``keep_secret`` has learnt it.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ _WORD: Final = re.compile(r"\S+")
 _CUT_OFF: Final = re.compile(
     rf"(tunnel(?:\+plain)?://[^\s:@/]*:){_NO_PORT}(?!\*)[^\s@'\"]+"
 )
-"""A join line that was cut off before its @."""
+"""A join line that is cut off before its @."""
 _IN_ENTRY: Final = re.compile(r"(?i)(auth=[^\s:,]{0,255}:)[^\s,]+")
 
 _TOKEN_LIKE: Final = re.compile(
-    # A pin is no secret: it stands behind # or SHA256:.
+    # What follows # or SHA256: is a pin, and no secret.
     r"(?<![\w#-])(?<!SHA256:)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{20,}",
     re.ASCII,
 )
-"""A long word of base64url: perhaps a token that lost what was around it. Only in
-command lines and variables: elsewhere it is a host or a file."""
+"""A long word of base64url in a command line or a variable: perhaps a bare token.
+Elsewhere such a word is a host or a file."""
 
 _PAIR: Final = re.compile(rf"(?s)^([^:/@]*:){_NO_PORT}(?!//|/|\*\*\*).+$")
-"""USER:SECRET where a host and a port would be HOST:NUMBER."""
+"""USER:SECRET, which is not HOST:NUMBER."""
 
 _AUTH_FLAG: Final = re.compile(r"--?-?(?:a[uht]{2,3}s?h?|pass\w*|user\w*|socks-auth)$")
-"""``--auth``, and what a hurried person writes for it."""
+"""``--auth``, and how people misspell it."""
 
 _NO_PAIR: Final = re.compile(r"unix:|\[|.*=|:|[\da-fA-F:.]+(?:%\w+)?$")
 """A path, an entry, or an IPv6 address."""
 
 _NO_SECRETS: Final = frozenset(("", "PASSWORD", "SECRET", "TOKEN"))
-"""What stands in the place of a secret where a form is shown."""
+"""Words that stand for a secret where a syntax is shown."""
 
 _PROXIES: Final = frozenset(("https_proxy", "all_proxy"))
-"""Variables, in either case, whose URLs hold a password now and then."""
+"""Variables, in either case, whose URLs may hold a password."""
 
 _known: dict[str, str] = {}
 _known_pattern: list[re.Pattern[str]] = []
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with ``***`` for each secret in it that can be told."""
+    """Return ``text`` with ``***`` for each secret in it that can be recognised."""
     if _known_pattern:
         text = _known_pattern[0].sub(lambda found: _known[found[0]], text)
-    # Peers choose some of these texts: each step takes linear time.
+    # Peers choose some of these texts, so each step takes linear time.
     if "@" in text:
         text = _WORD.sub(_without_secret, text)
     if "tunnel" in text:
@@ -109,7 +109,7 @@ def _masked_pair(pair: str) -> str:
 def keep_secret(words: Iterable[str], environ: Mapping[str, str]) -> None:
     """Remember what is secret in a command line and in the ``TUNNEL_…`` variables.
 
-    From then on ``redact`` knows it, however little the text around it tells.
+    From then on ``redact`` masks it wherever it stands.
     """
     words = list(words)
     for word, shown in zip(words, masked(words), strict=True):
@@ -129,7 +129,7 @@ def _learn(word: str, shown: str) -> None:
     if shown == word and _PAIR.match(word) and not _NO_PAIR.match(word):
         shown = word.partition(":")[0] + f":{HIDDEN}"
     if shown != word:
-        # As it was given, and as a message may quote it.
+        # As it was given, and as messages may quote it.
         for form in (word, repr(word)[1:-1], json.dumps(word)[1:-1]):
             _known[form] = shown
     for token in _TOKEN_LIKE.findall(word):

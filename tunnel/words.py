@@ -1,13 +1,13 @@
-"""Text of others, made fit for a line of a log and for a terminal.
+"""Text from outside, made fit for one line of a log or a terminal.
 
-    printable    words that a peer said, where they are decoded: what cannot be
-                 printed becomes ``?``
-    bare         a value as it was meant, without what files and shells put around it
-    escaped      any text where it is shown: what cannot be printed is written as in
-                 JSON, so that nothing is lost
+    printable    for a peer's words, where they are decoded: ``?`` for what cannot be
+                 printed
+    bare         for a value from a file or a shell: without what they put around it
+    escaped      for any text, where it is shown: what cannot be printed is written as
+                 in JSON, so that nothing is lost
 
-What cannot be printed is what ``str.isprintable`` says: control characters, line ends,
-marks that turn the direction of text, halves of surrogate pairs.
+``str.isprintable`` decides: it refuses control characters, line ends, marks that turn
+the direction of text, and halves of surrogate pairs.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def bare(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return ``text`` on one printable line, in ASCII if any of it is unprintable."""
+    """Return ``text`` as one printable line, in ASCII if any of it is unprintable."""
     return text if text.isprintable() else encode_basestring_ascii(text)[1:-1]

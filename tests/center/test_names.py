@@ -14,7 +14,9 @@ from tunnel.center.endpoints import HostNames, PublicName
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
 from tunnel.errors import Code, TunnelError, UsageError
-from tunnel.ops.web_entries import ShareEntry, _own_name, name_options, url_of
+from tunnel.ops.entries import Published, Service, _own_name, url_of
+from tunnel.ops.entry_syntax import parse_http, share_entry
+from tunnel.ops.serve_flags import name_options
 from tunnel.proto.frames import Address, MappingEntry, MappingType
 
 if TYPE_CHECKING:
@@ -39,12 +41,18 @@ async def status(where: Center, host: str) -> int:
     return int((await ask(http, GET % host.encode())).split()[1])
 
 
+def web(name: str, at: Address) -> Published:
+    """An entry that leads from a host name to a web service."""
+    wanted = MappingEntry(MappingType.HTTP, "", name)
+    return Published("http", wanted, Service(at), scheme="http")
+
+
 @asynccontextmanager
 async def shared(where: Center, name: str, at: Address) -> AsyncIterator[Code]:
     """Publish for the block; give the answer's code."""
     client, notices = where.client()
     async with trio.open_nursery() as nursery:
-        await ShareEntry(at, name).start(client, nursery)
+        await web(name, at).start(client)
         await nursery.start(client.run)
         refused = notices.of(MappingRefused)
         assert refused or notices.of(MappingReady)
@@ -106,7 +114,7 @@ async def test_a_user_without_rights_gets_no_name() -> None:
     async with center(names=NAMES, others=(guest,)) as where:
         client, notices = where.client(name="guest", token=token)
         async with trio.open_nursery() as nursery:
-            await ShareEntry(Address(LOOPBACK, 1), "shop").start(client, nursery)
+            await web("shop", Address(LOOPBACK, 1)).start(client)
             await nursery.start(client.run)
             (refused,) = notices.of(MappingRefused)
             assert refused.answer.code is Code.NOT_ALLOWED
@@ -126,11 +134,9 @@ async def test_a_taken_http_port_is_said_and_the_link_s_port_is_closed() -> None
 
 
 def test_an_entry_is_a_name_and_a_target_or_a_folder(tmp_path: Path) -> None:
-    assert ShareEntry.parse("shop=8000") == ShareEntry(
-        Address("localhost", 8000), "shop"
-    )
-    assert ShareEntry.parse("*.x.test=a.lan:80").name == "*.x.test"
-    assert ShareEntry.parse(f"site={tmp_path}").name == "site"
+    assert parse_http("shop=8000") == web("shop", Address("localhost", 8000))
+    assert parse_http("*.x.test=a.lan:80").wanted.host == "*.x.test"
+    assert parse_http(f"site={tmp_path}").wanted.host == "site"
 
 
 @pytest.mark.parametrize(
@@ -138,13 +144,13 @@ def test_an_entry_is_a_name_and_a_target_or_a_folder(tmp_path: Path) -> None:
 )
 def test_what_is_no_entry_is_refused(text: str) -> None:
     with pytest.raises(TunnelError):
-        ShareEntry.parse(text)
+        parse_http(text)
 
 
 @pytest.mark.parametrize("auth", ["", "me", "me:", ":secret", ":"])
 def test_a_password_needs_its_user(auth: str) -> None:
     with pytest.raises(TunnelError) as caught:
-        ShareEntry.of("8000", auth=auth)
+        share_entry("8000", auth=auth)
     assert "secret" not in str(caught.value)
 
 
@@ -174,11 +180,11 @@ def test_names_on_loopback_end_in_localhost(tmp_path: Path) -> None:
 
 
 def test_a_name_in_another_script_is_known_as_visitors_ask_for_it() -> None:
-    assert ShareEntry.parse("b\u00fccher=8000").name == "xn--bcher-kva"
-    assert ShareEntry.parse("*.b\u00fccher.de=8000").name == "*.xn--bcher-kva.de"
+    assert parse_http("b\u00fccher=8000").wanted.host == "xn--bcher-kva"
+    assert parse_http("*.b\u00fccher.de=8000").wanted.host == "*.xn--bcher-kva.de"
     names = name_options("80", None, "B\u00fccher.de.", None)
     assert names.domain == "xn--bcher-kva.de"
     assert names.http == Address("*", 80)
     for text in ("a b=8000", "[::1]=8000", "*.=8000"):
         with pytest.raises(UsageError):
-            ShareEntry.parse(text)
+            parse_http(text)

@@ -12,7 +12,7 @@ from python_socks.async_.trio import Proxy
 from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
-from tunnel.access.proxy_users import ProxyUsers, refuse_open_proxy
+from tunnel.access.proxy_users import ProxyUsers
 from tunnel.errors import Code, RemoteStreamError, UsageError
 from tunnel.front.dialer import Dialer, OpenTarget
 from tunnel.front.proxy import handle_app, serve_proxy
@@ -319,19 +319,6 @@ async def test_a_user_is_let_in() -> None:
 def test_a_user_whom_no_app_could_name_is_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(UsageError):
         ProxyUsers(dict([pair]))
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "lan.example"])
-def test_a_proxy_that_others_reach_is_not_opened_without_users(host: str) -> None:
-    with pytest.raises(UsageError, match="without users") as caught:
-        refuse_open_proxy(Address(host, 1080), None)
-    assert "1080" in caught.value.fix
-    refuse_open_proxy(Address(host, 1080), USERS)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_a_proxy_for_this_machine_needs_no_users(host: str) -> None:
-    refuse_open_proxy(Address(host, 1080), None)
 
 
 # BIND ------------------------------------------------------------------------------

@@ -15,19 +15,27 @@ from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops import saved
-from tunnel.ops.entries import Line, ReachEntry, SocksEntry, TcpEntry
-from tunnel.ops.entry_syntax import Ports, parse_ports
-from tunnel.ops.exit_entries import (
-    ClientProxyEntry,
-    ExitEntry,
-    exit_name,
+from tunnel.ops.entries import ClientProxy, Line, Local, Published, Service
+from tunnel.ops.entry_syntax import (
+    parse_exit,
+    parse_reach,
+    parse_socks,
     parse_tcp,
     tcp_entry,
 )
-from tunnel.proto.frames import Address, MappingAnswer, UnixPath
+from tunnel.ops.entry_values import Ports, parse_exit_name, parse_ports
+from tunnel.proto.frames import (
+    Address,
+    MappingAnswer,
+    MappingEntry,
+    MappingType,
+    UnixPath,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tunnel.proto.frames import End
 
 
 def bare(port: int) -> Address:
@@ -38,6 +46,20 @@ def here(port: int) -> Address:
     return Address(LOOPBACK, port)
 
 
+def service(
+    remote: Address, target: End, count: int = 1, proxy: ProxyVersion | None = None
+) -> Published:
+    """An entry that leads from public ports to as many of a service."""
+    wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port, count)
+    return Published("tcp", wanted, Service(target, count, proxy))
+
+
+def client_proxy(remote: Address, networks: tuple[str, ...] = ()) -> Published:
+    """An entry that leads from a public port to a proxy into this network."""
+    wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port)
+    return Published("tcp", wanted, ClientProxy(Networks.parse(list(networks))))
+
+
 def nobody() -> CenterClient:
     """A client that has no link, and never will."""
     return CenterClient(JoinLine("default", make_token(), LOOPBACK, 1, None, True))
@@ -46,31 +68,31 @@ def nobody() -> CenterClient:
 @pytest.mark.parametrize(
     ("text", "entry"),
     [
-        ("2222=22", TcpEntry(Address("", 2222), bare(22))),
+        ("2222=22", service(Address("", 2222), bare(22))),
         (
             "127.0.0.1:2222=db.lan:22,proxy=v2",
-            TcpEntry(here(2222), Address("db.lan", 22), 1, ProxyVersion.V2),
+            service(here(2222), Address("db.lan", 22), 1, ProxyVersion.V2),
         ),
         (
             "6000-6010=10.0.0.5:7000-7010",
-            TcpEntry(Address("", 6000), Address("10.0.0.5", 7000), 11),
+            service(Address("", 6000), Address("10.0.0.5", 7000), 11),
         ),
         (
             "0.0.0.0:6000-6001=6000-6001",
-            TcpEntry(Address("0.0.0.0", 6000), bare(6000), 2),
+            service(Address("0.0.0.0", 6000), bare(6000), 2),
         ),
-        ("[::1]:6000-6001", TcpEntry(Address("", 0), Address("::1", 6000), 2)),
-        ("0=6000-6001", TcpEntry(Address("", 0), bare(6000), 2)),
-        ("80=unix:/run/x.sock", TcpEntry(Address("", 80), UnixPath("/run/x.sock"))),
-        ("unix:/run/x.sock", TcpEntry(Address("", 0), UnixPath("/run/x.sock"))),
-        ("127.0.0.1:1080=socks", ClientProxyEntry(here(1080))),
+        ("[::1]:6000-6001", service(Address("", 0), Address("::1", 6000), 2)),
+        ("0=6000-6001", service(Address("", 0), bare(6000), 2)),
+        ("80=unix:/run/x.sock", service(Address("", 80), UnixPath("/run/x.sock"))),
+        ("unix:/run/x.sock", service(Address("", 0), UnixPath("/run/x.sock"))),
+        ("127.0.0.1:1080=socks", client_proxy(here(1080))),
         (
             "127.0.0.1:0=socks,network=10.0.0.0/8,network=::1",
-            ClientProxyEntry(here(0), Networks.parse(["10.0.0.0/8", "::1"])),
+            client_proxy(here(0), ("10.0.0.0/8", "::1")),
         ),
     ],
 )
-def test_an_entry_of_tcp_is_read(text: str, entry: TcpEntry | ClientProxyEntry) -> None:
+def test_an_entry_of_tcp_is_read(text: str, entry: Published) -> None:
     assert parse_tcp(text) == entry
 
 
@@ -106,10 +128,10 @@ def test_what_is_no_entry_is_refused(text: str) -> None:
 
 def test_a_proxy_with_users_may_be_public() -> None:
     entry = parse_tcp("1080=socks,auth=me:p:w")
-    assert isinstance(entry, ClientProxyEntry)
-    assert entry.remote == Address("", 1080)
-    assert entry.users is not None
-    assert entry.users.check(b"me", b"p:w")
+    assert isinstance(entry.endpoint, ClientProxy)
+    assert Address(entry.wanted.host, entry.wanted.port) == Address("", 1080)
+    assert entry.endpoint.users is not None
+    assert entry.endpoint.users.check(b"me", b"p:w")
     assert "p:w" not in repr(entry)
 
 
@@ -121,9 +143,9 @@ def test_the_users_of_a_proxy_may_lie_in_a_file(
     file.chmod(0o600)
     monkeypatch.setenv("TUNNEL_AUTH_FILE", str(file))
     entry = parse_tcp("1080=socks")
-    assert isinstance(entry, ClientProxyEntry)
-    assert entry.users is not None
-    assert entry.users.check(b"you", b"other")
+    assert isinstance(entry.endpoint, ClientProxy)
+    assert entry.endpoint.users is not None
+    assert entry.endpoint.users.check(b"you", b"other")
 
 
 def test_a_misspelt_option_is_told_the_right_one() -> None:
@@ -165,18 +187,16 @@ def test_ports_are_written_as_they_are_read() -> None:
 
 def test_unix_paths_stand_where_addresses_do() -> None:
     path = UnixPath("/tmp/x.sock")
-    assert ReachEntry.parse("unix:/tmp/x.sock=db.lan:1").listen == path
-    assert ReachEntry.parse("1=unix:/tmp/x.sock", "home") == ReachEntry(
-        bare(1), path, "home"
-    )
+    assert parse_reach("unix:/tmp/x.sock=db.lan:1").listen == path
+    assert parse_reach("1=unix:/tmp/x.sock", "home") == Local(bare(1), path, "home")
     # Whoever may open the file is this user: no address, so no open proxy.
-    assert SocksEntry.parse("unix:/tmp/x.sock").listen == path
+    assert parse_socks("unix:/tmp/x.sock").listen == path
 
 
 async def test_a_local_entry_listens_on_a_unix_path(tmp_path: Path) -> None:
     path = f"unix:{tmp_path}/x.sock"
     async with trio.open_nursery() as nursery:
-        line = await ReachEntry.parse(f"{path}=db.lan:1").start(nobody(), nursery)
+        line = await parse_reach(f"{path}=db.lan:1").start(nobody(), nursery)
         assert line == Line("reach", path, "db.lan:1")
         await (await trio.open_unix_socket(f"{tmp_path}/x.sock")).aclose()
         nursery.cancel_scope.cancel()
@@ -191,31 +211,31 @@ async def test_a_range_is_one_line() -> None:
 
 
 async def test_an_exit_and_a_proxy_say_what_they_lead_to() -> None:
-    entry = ExitEntry.parse("home,network=10.0.0.0/8,network=::1")
+    entry = parse_exit("home,network=10.0.0.0/8,network=::1")
     line = await entry.ready(Address("home", 0))
     assert line.text(terminal=False) == "exit home 10.0.0.0/8,::1/128"
-    line = await ExitEntry.parse("home").ready(Address("home", 0))
+    line = await parse_exit("home").ready(Address("home", 0))
     assert line.text(terminal=False) == "exit home -"
     assert "everything but this machine" in line.text(terminal=True)
-    line = await ClientProxyEntry(here(0)).ready(here(1080))
+    line = await client_proxy(here(0)).ready(here(1080))
     assert line.text(terminal=False) == "tcp 127.0.0.1:1080 socks"
 
 
 def test_what_was_refused_is_named() -> None:
     notice = MappingRefused("-", here(1080), MappingAnswer(Code.TAKEN, reason="why"))
     assert (
-        ClientProxyEntry(here(1080))
+        client_proxy(here(1080))
         .refused(notice)
         .what.endswith("does not give 1080 for a proxy: why")
     )
-    assert ExitEntry("home").refused(notice).what.endswith("the exit home: why")
+    assert parse_exit("home").refused(notice).what.endswith("the exit home: why")
 
 
 def test_the_name_of_an_exit_is_a_plain_word() -> None:
-    assert exit_name("my-home.1") == "my-home.1"
+    assert parse_exit_name("my-home.1") == "my-home.1"
     for wrong in ("", "a b", "a/b"):
         with pytest.raises(UsageError):
-            exit_name(wrong)
+            parse_exit_name(wrong)
 
 
 def test_the_way_to_the_server_may_lie_in_a_file(

@@ -11,11 +11,13 @@ import pytest
 from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError
 from tunnel.ops.cli import app
-from tunnel.ops.entries import TcpEntry, UdpEntry
+from tunnel.ops.entry_syntax import parse_tcp, parse_udp, tcp_entry, udp_entry
 from tunnel.proto.frames import Address, MappingAnswer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tunnel.ops.entries import Published
 
 
 def flags(command: str) -> set[str]:
@@ -81,13 +83,24 @@ def test_a_row_of_another_length_is_proposed_as_it_can_be_asked_for(
     assert fix == f"for example --{kind} {remote}=6000-6010"
 
 
-@pytest.mark.parametrize("entry", [TcpEntry, UdpEntry])
+@pytest.mark.parametrize(
+    ("flag", "entries"),
+    [
+        (
+            "--tcp",
+            (
+                parse_tcp("8"),
+                tcp_entry("8", "80", None, socks=False, auth=[], networks=[]),
+            ),
+        ),
+        ("--udp", (parse_udp("8"), udp_entry("8", "80"))),
+    ],
+)
 def test_who_lost_a_port_is_told_how_to_ask_for_another(
-    entry: type[TcpEntry | UdpEntry],
+    flag: str, entries: tuple[Published, Published]
 ) -> None:
     taken = MappingRefused("-", Address("", 80), MappingAnswer(Code.TAKEN))
-    flag = f"--{entry.__name__[:3].lower()}"
-    fixes = [one.refused(taken).fix for one in (entry.parse("8"), entry.of("8", "80"))]
+    fixes = [entry.refused(taken).fix for entry in entries]
     hint = "choose another: "
     assert fixes == [f"{hint}{flag} 0=localhost:8", f"{hint}--remote 0"]
 

@@ -10,7 +10,7 @@ from tunnel.access.join import JoinLine, Secret
 from tunnel.errors import UsageError
 from tunnel.ops import saved
 from tunnel.ops.cli import app
-from tunnel.ops.entry_syntax import parse_users
+from tunnel.ops.entry_values import parse_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import UsageError
-from tunnel.ops.web_entries import ShareEntry
+from tunnel.ops.entry_syntax import parse_http, share_entry
 
 
 @pytest.mark.parametrize(
@@ -19,14 +19,14 @@ from tunnel.ops.web_entries import ShareEntry
     ],
 )
 def test_a_name_is_given_to_the_server_as_it_takes_it(written: str, name: str) -> None:
-    assert ShareEntry.of("8000", written).name.lower() == name
+    assert share_entry("8000", written).wanted.host.lower() == name
     if name:
-        assert ShareEntry.parse(f"{written}=8000").name.lower() == name
+        assert parse_http(f"{written}=8000").wanted.host.lower() == name
 
 
 @pytest.mark.parametrize("written", ["a b", "a..b", "::1", "*", "x" * 254, "a/b", "."])
 def test_what_is_no_name_is_refused_at_once(written: str) -> None:
     with pytest.raises(UsageError):
-        ShareEntry.of("8000", written)
+        share_entry("8000", written)
     with pytest.raises(UsageError):
-        ShareEntry.parse(f"{written}=8000")
+        parse_http(f"{written}=8000")

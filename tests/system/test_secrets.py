@@ -109,7 +109,8 @@ def no_secret(said: str) -> None:
 
 FORKS: Final = """
 import json, os, sys
-import tunnel.ops.cli, tunnel.ops.runtime, tunnel.ops.show, tunnel.ops.web_entries
+import tunnel.ops.cli, tunnel.ops.serve, tunnel.ops.up, tunnel.ops.pipe
+import tunnel.ops.entry_syntax
 
 for args, variables in json.loads(sys.stdin.read()):
     out = os.memfd_create("out")

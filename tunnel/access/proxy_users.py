@@ -1,4 +1,4 @@
-"""Who may use a proxy: names and passwords, and no proxy that is open to all."""
+"""Who may use a proxy: names and passwords."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import UnixPath, is_loopback
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.addresses import End
 
 _MAX_BYTES: Final = 255
 """RFC 1929 has one byte for the length of each."""
@@ -68,29 +66,3 @@ class ProxyUsers:
 
 def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
-
-
-def refuse_open_proxy(
-    listen: End, users: ProxyUsers | None, *, in_words: bool = False
-) -> None:
-    """Refuse a proxy that whoever reaches its address could use.
-
-    Args:
-        listen: its address.
-        users: who may use it.
-        in_words: it was asked for as ``tunnel socks``, not with ``--socks``.
-
-    Raises:
-        UsageError: it has no users, and ``listen`` is not a loopback address.
-    """
-    if isinstance(listen, UnixPath):  # as private as its folder
-        return
-    if users is None and not is_loopback(listen.host):
-        alone = "tunnel socks" if in_words else "--socks"
-        auth = " --auth " if in_words else ",auth="
-        raise UsageError(
-            f"a proxy without users is not opened on {listen}",
-            "whoever reaches that address could use it",
-            f"{alone} {listen.port}, or with users {alone} '{listen}'{auth}"
-            "USER:PASSWORD",
-        )

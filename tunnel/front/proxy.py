@@ -43,7 +43,7 @@ async def serve_proxy(
         listeners: those of one front end.
         dialer: opens what the apps ask for.
         users: None serves every app that reaches the listeners, which only
-            ``refuse_open_proxy`` keeps to this machine.
+            ``ops.entry_syntax`` keeps to this machine.
         handshake_s: for an app's first byte, and then for its whole request (SOCKS) or
             for the head of each request (HTTP).
         max_apps: with more, an app waits until one has left.

@@ -1,4 +1,4 @@
-"""A handler of the log that counts what comes in bursts instead of writing it all."""
+"""A log handler that writes the first lines of a burst and counts the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Final, TextIO
 from tunnel.log import FIELDS
 
 WINDOW_S: Final = 10.0
-"""Seconds for which lines of one kind are counted together: so much later a person who
-looks at the log during a flood sees how much came."""
+"""Seconds for which lines of one kind are counted together; then the log says how many
+were left out."""
 LINES_IN_A_WINDOW: Final = 100
-"""Lines of one kind in a window; more are only counted. Above what people and small
-fleets cause by hand; at 150 bytes a line 1.5 KB a second in the worst flood."""
+"""Lines of one kind in a window; further ones are only counted. More than people and
+small fleets cause by hand; at 150 bytes a line, 1.5 KB a second in the worst flood."""
 MAX_KINDS: Final = 4_096
-"""Kinds that are told apart at a time: an event, for each user and client that it
-names. Above, all new ones are one kind. About 1.2 MB."""
+"""Kinds that are told apart at a time; all others count as one. A kind is an event and
+the user and client that it names. About 1.2 MB."""
 
 _Key = tuple[str, str, str]
 _REST: Final[_Key] = ("log.others", "", "")
@@ -25,7 +25,7 @@ _REST: Final[_Key] = ("log.others", "", "")
 
 @dataclass(slots=True)
 class _Window:
-    """What came of one kind since ``began``."""
+    """The lines of one kind since ``began``."""
 
     began: float
     logger: str
@@ -35,10 +35,10 @@ class _Window:
 
 
 class BoundedHandler(logging.StreamHandler[TextIO]):
-    """Writes the first records of each kind, and says how many more there were.
+    """Writes the first records of each kind, and how many more there were.
 
-    What was left out is said by ``say_counts``: call it now and then, and at the end.
-    The written lines and the numbers in ``more`` add up to all records.
+    ``say_counts`` writes the latter: call it now and then, and at the end. The lines
+    written and the numbers in ``more`` add up to all records.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -56,7 +56,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             window.more += 1
 
     def say_counts(self, *, everything: bool = False) -> None:
-        """Say what was left out of windows that are over, or of all."""
+        """Write what was left out of the windows that are over, or of all windows."""
         self.acquire()
         try:
             now = time.monotonic()
@@ -68,7 +68,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
             self.release()
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Go on without the log; logging itself would print the record as it is."""
+        """Go on without the log; logging itself would print the record unredacted."""
 
     def _window(self, record: logging.LogRecord, now: float) -> _Window:
         windows = self._windows
@@ -98,5 +98,5 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
 def _key_of(record: logging.LogRecord) -> _Key:
     fields = getattr(record, FIELDS, None)
     if not isinstance(fields, dict):
-        return str(record.msg), "", ""  # of another library: its text without values
+        return str(record.msg), "", ""  # another library's: its text without values
     return str(record.msg), str(fields.get("user", "")), str(fields.get("client", ""))

@@ -2,503 +2,255 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
 import traceback
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
-from tunnel.addresses import EVERYWHERE, host_of
 from tunnel.errors import Exit, TunnelError, UsageError
-from tunnel.ops.timeout_flags import TimeoutFlags, seconds
+from tunnel.ops.flags import (
+    EntryFlags,
+    LeaveAt,
+    LogForm,
+    RunFlags,
+    ServerFlags,
+    Words,
+)
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
-from tunnel.proto.frames import Address
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import bare, escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
+    from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
-    from tunnel.ops.runtime import UpPlan
+    from tunnel.ops.runtime import Command
     from tunnel.ops.show import Show
 
 
 ENVIRONMENT: Final = Environment()
-
-LogForm = Literal["logfmt", "json", "terminal"]
 
 app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
     config=(refuse_empty, ENVIRONMENT),
+    default_parameter=Parameter(negative=()),
     print_error=False,
     exit_on_error=False,
 )
 
-To = Annotated[
-    str | None,
-    Parameter(help="The line that `tunnel serve` prints, or the name of a saved one."),
-]
-SaveAs = Annotated[str | None, Parameter(help="Save the server under this name.")]
-UpstreamProxy = Annotated[
-    str | None,
-    Parameter(
-        help="http:// or socks5:// URL of a proxy through which the server is reached; "
-        "none: not even that of HTTPS_PROXY or ALL_PROXY."
-    ),
-]
-LeaveAt = Annotated[
-    str | None,
-    Parameter(name="--exit", help="Leave at this client instead of the server."),
-]
-Drain = Annotated[
-    str,
-    Parameter(
-        help="How long running connections may go on after SIGTERM or Ctrl+C; the "
-        "process is gone 1.5 s later at most."
-    ),
-]
-UdpPublic = Annotated[
-    str | None,
-    Parameter(
-        name="--udp-public-address",
-        help="IP address that SOCKS apps of other machines are told for their "
-        "datagrams, where the proxy is behind NAT.",
-    ),
-]
-Json = Annotated[
-    bool,
-    Parameter(
-        name="--json",
-        negative=(),
-        help="Each line of stdout is a JSON object; --log json is for the log.",
-    ),
-]
-Log = Annotated[LogForm | None, Parameter(help="Form of the log on stderr.")]
-_USUAL: Final = TimeoutFlags()
+SERVE: Final = ServeFlags()
+SERVER: Final = ServerFlags()
+ENTRIES: Final = EntryFlags()
+RUN: Final = RunFlags()
 
 
 @app.command
-def serve(
-    *,
-    listen: Annotated[
-        str,
-        Parameter(
-            help="[HOST:]PORT for links; a port alone is on every address, IPv4 and "
-            "IPv6. Public ports without a host are where this is."
-        ),
-    ] = "7443",
-    ports: Annotated[
-        str, Parameter(help="Public ports for entries that name none.")
-    ] = "20000-20999",
-    public_host: Annotated[
-        str | None, Parameter(help="Host that the join line names.")
-    ] = None,
-    state: Annotated[
-        Path | None, Parameter(help="Folder for the server's key and tokens.")
-    ] = None,
-    plain: Annotated[
-        bool, Parameter(negative=(), help="No TLS: only for loopback or your own net.")
-    ] = False,
-    resume: Annotated[
-        str, Parameter(help="How long connections wait for a lost link; 0: not at all.")
-    ] = "120s",
-    drain: Drain = "8s",
-    max_sessions: Annotated[
-        int, Parameter(help="Clients of one user at once; above it, one is refused.")
-    ] = 1_024,
-    max_waiting_sessions: Annotated[
-        int,
-        Parameter(
-            help="Of those, without a link; above it one without connections, or the "
-            "longest waiting, is given up."
-        ),
-    ] = 1_024,
-    http: Annotated[
-        str | None, Parameter(help="[HOST:]PORT for web services by name.")
-    ] = None,
-    https: Annotated[str | None, Parameter(help="[HOST:]PORT for TLS by name.")] = None,
-    domain: Annotated[
-        str | None, Parameter(help="Completes names without a dot: NAME.DOMAIN.")
-    ] = None,
-    certificate: Annotated[
-        tuple[Path, Path] | None,
-        Parameter(
-            help="CERT KEY: end TLS here for names published with --http.", negative=()
-        ),
-    ] = None,
-    print_join: Annotated[
-        bool, Parameter(negative=(), help="Print the join line that is kept, and end.")
-    ] = False,
-    max_per_address: Annotated[
-        int | None,
-        Parameter(
-            help="Visitors of one address at once; without it a quarter of the "
-            "process's descriptors, at most 4096. This machine has no limit."
-        ),
-    ] = None,
-    trusted_proxy: Annotated[
-        list[str] | None,
-        Parameter(
-            help="Address or network of a proxy in front of this server that is "
-            "believed about who its visitors are. Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
-) -> int:
+def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
-    from tunnel.access.networks import Networks
-    from tunnel.ops.runtime import ServePlan, run_serve
     from tunnel.ops.saved import show_join, state_folder
-    from tunnel.ops.show import Show
-    from tunnel.ops.web_entries import name_options
+    from tunnel.ops.serve import run_serve
 
-    if print_join:
-        return show_join(state or state_folder(), Show(as_json=as_json, log=log))
-    plan = ServePlan(
-        Address.parse(listen, EVERYWHERE),
-        _port_range(ports),
-        _public_host(public_host),
-        state or state_folder(),
-        plain,
-        seconds("--resume", resume),
-        name_options(http, https, domain, certificate),
-        max_sessions=_count("--max-sessions", max_sessions, least=1),
-        max_waiting_sessions=_count("--max-waiting-sessions", max_waiting_sessions),
-        max_per_address=None
-        if max_per_address is None
-        else _count("--max-per-address", max_per_address, least=1),
-        trusted_proxies=Networks.parse(trusted_proxy or []).allowed,
-        drain_s=seconds("--drain", drain),
-        patience=silence.patience(),
-    )
-    show = Show(as_json=as_json, log=log)
-    return _run(lambda: run_serve(plan, show), show)
+    state = flags.state or state_folder()
+    if flags.print_join:
+        return show_join(state, run.show())
+    options, host, drain_s = flags.options(), flags.host(), run.drain_s()
+    timeouts, show = run.timeouts(), run.show()
+    command = partial(run_serve, state, options, host, drain_s, show)
+    return _run(command, show, timeouts)
 
 
 @app.command
 def up(
     *,
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    tcp: Annotated[
-        list[str] | None,
-        Parameter(
-            help="[REMOTE=]TARGET[,proxy=v1|v2]: a public port at the server leads to "
-            "TARGET here; LOW-HIGH for several. TARGET `socks` is a proxy into the "
-            "network here. Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    udp: Annotated[
-        list[str] | None,
-        Parameter(
-            help="[REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. "
-            "Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    http: Annotated[
-        list[str] | None,
-        Parameter(
-            help="NAME=TARGET: a host name at the server leads to a web service, or a "
-            "folder, here. Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    https: Annotated[
-        list[str] | None,
-        Parameter(
-            help="NAME=TARGET: as --http, but TLS passes through to TARGET. "
-            "Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    reach: Annotated[
-        list[str] | None,
-        Parameter(
-            help="LISTEN=TARGET: a port here leads to TARGET at the server's side. "
-            "Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    socks: Annotated[
-        list[str] | None,
-        Parameter(
-            help="LISTEN[,auth=USER:PASSWORD...]: a SOCKS and HTTP proxy here, leaving "
-            "at the server. Repeatable.",
-            negative=(),
-        ),
-    ] = None,
-    udp_public: UdpPublic = None,
-    leave_at: LeaveAt = None,
-    be_exit: Annotated[
-        str | None,
-        Parameter(
-            help="NAME[,network=NET...]: other clients may leave here with --exit "
-            "NAME; without networks they reach everything but this machine itself."
-        ),
-    ] = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    server: ServerFlags = SERVER,
+    entries: EntryFlags = ENTRIES,
+    run: RunFlags = RUN,
 ) -> int:
     """Run a center-client with any number of entries."""
-    from tunnel.ops.entries import ReachEntry, SocksEntry, UdpEntry
-    from tunnel.ops.exit_entries import ExitEntry, parse_tcp
-    from tunnel.ops.runtime import UpPlan
-    from tunnel.ops.web_entries import PassedEntry, ShareEntry
-
-    entries: list[Entry] = [
-        *map(parse_tcp, tcp or []),
-        *map(UdpEntry.parse, udp or []),
-        *map(ShareEntry.parse, http or []),
-        *map(PassedEntry.parse, https or []),
-        *(ReachEntry.parse(text, leave_at) for text in reach or []),
-        *(SocksEntry.parse(text, leave_at, udp_public) for text in socks or []),
-        *([ExitEntry.parse(be_exit)] if be_exit else []),
-    ]
-    return _up(UpPlan(to, save_as, entries, via), drain, silence, as_json, log)
+    return _up(entries.entries(), server, run)
 
 
 @app.command
 def tcp(
-    target: Annotated[
-        str | None,
-        Parameter(help="[HOST:]PORT, [HOST:]LOW-HIGH or unix:/path of the service."),
-    ] = None,
+    target: str | None = None,
     /,
     *,
-    remote: Annotated[
-        str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
-    ] = "0",
-    proxy_protocol: Annotated[
-        Literal["v1", "v2"] | None,
-        Parameter(help="Tell TARGET who its visitor is, in a PROXY header."),
-    ] = None,
-    socks_: Annotated[
-        bool,
-        Parameter(
-            name="--socks",
-            negative=(),
-            help="No TARGET: a proxy into the network here.",
-        ),
-    ] = False,
-    auth: Annotated[
-        list[str] | None,
-        Parameter(negative=(), help="USER:PASSWORD who may use --socks. Repeatable."),
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        Parameter(
-            negative=(),
-            help="What --socks may reach: 10.0.0.0/8. Repeatable; without it "
-            "everything but this machine itself.",
-        ),
-    ] = None,
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    remote: str = "0",
+    proxy_protocol: Literal["v1", "v2"] | None = None,
+    socks_: Annotated[bool, Parameter(name="--socks")] = False,
+    auth: Words = None,
+    network: Words = None,
+    server: ServerFlags = SERVER,
+    run: RunFlags = RUN,
 ) -> int:
-    """Publish one TCP service: visitors of a port at the server reach TARGET."""
-    from tunnel.ops.exit_entries import tcp_entry
-    from tunnel.ops.runtime import UpPlan
+    """Publish one TCP service: visitors of a port at the server reach TARGET.
 
+    Args:
+        target: [HOST:]PORT, [HOST:]LOW-HIGH or unix:/path of the service.
+        remote: Port, ports or HOST:PORT at the server; 0 for any.
+        proxy_protocol: Tell TARGET who its visitor is, in a PROXY header.
+        socks_: No TARGET: a proxy into the network here.
+        auth: USER:PASSWORD who may use --socks. Repeatable.
+        network: What --socks may reach: 10.0.0.0/8. Repeatable; without it everything
+            but this machine itself.
+    """
+    from tunnel.ops.entry_syntax import tcp_entry
+
+    users, networks = auth or [], network or []
     entry = tcp_entry(
-        target,
-        remote,
-        proxy_protocol,
-        socks=socks_,
-        auth=auth or [],
-        networks=network or [],
+        target, remote, proxy_protocol, socks=socks_, auth=users, networks=networks
     )
-    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
+    return _up([entry], server, run)
 
 
 @app.command
 def udp(
-    target: Annotated[
-        str, Parameter(help="[HOST:]PORT or [HOST:]LOW-HIGH of the service.")
-    ],
+    target: str,
     /,
     *,
-    remote: Annotated[
-        str, Parameter(help="Port, ports or HOST:PORT at the server; 0 for any.")
-    ] = "0",
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    remote: str = "0",
+    server: ServerFlags = SERVER,
+    run: RunFlags = RUN,
 ) -> int:
-    """Publish one UDP service: datagrams to a port at the server reach TARGET."""
-    from tunnel.ops.entries import UdpEntry
-    from tunnel.ops.runtime import UpPlan
+    """Publish one UDP service: datagrams to a port at the server reach TARGET.
 
-    entry = UdpEntry.of(target, remote)
-    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
+    Args:
+        target: [HOST:]PORT or [HOST:]LOW-HIGH of the service.
+        remote: Port, ports or HOST:PORT at the server; 0 for any.
+    """
+    from tunnel.ops.entry_syntax import udp_entry
+
+    return _up([udp_entry(target, remote)], server, run)
 
 
 @app.command
 def share(
-    target: Annotated[str, Parameter(help="[HOST:]PORT of a service, or a folder.")],
+    target: str,
     /,
     *,
-    name: Annotated[
-        str,
-        Parameter(help="Host name; without a dot one of the server's domain."),
-    ] = "",
-    auth: Annotated[
-        str | None,
-        Parameter(
-            help="USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may "
-            "name a file with it."
-        ),
-    ] = None,
-    list_files: Annotated[
-        bool,
-        Parameter(name="--list", negative=(), help="List folders without index.html."),
-    ] = False,
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    name: str = "",
+    auth: str | None = None,
+    list_files: Annotated[bool, Parameter(name="--list")] = False,
+    server: ServerFlags = SERVER,
+    run: RunFlags = RUN,
 ) -> int:
-    """Publish one web service, or the files of a folder, under a host name."""
-    from tunnel.ops.runtime import UpPlan
+    """Publish one web service, or the files of a folder, under a host name.
+
+    Args:
+        target: [HOST:]PORT of a service, or a folder.
+        name: Host name; without a dot one of the server's domain.
+        auth: USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may name
+            a file with it.
+        list_files: List folders without index.html.
+    """
+    from tunnel.ops.entry_syntax import share_entry
+    from tunnel.ops.entry_values import parse_guard
     from tunnel.ops.saved import secret_file
-    from tunnel.ops.web_entries import ShareEntry, parse_guard
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    entry = ShareEntry.of(target, name, guard, listing=list_files)
-    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
+    return _up([share_entry(target, name, guard, listing=list_files)], server, run)
 
 
 @app.command
 def reach(
-    listen: Annotated[
-        str,
-        Parameter(
-            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
-            "127.0.0.1 and ::1."
-        ),
-    ],
-    target: Annotated[
-        str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
-    ],
+    listen: str,
+    target: str,
     /,
     *,
     leave_at: LeaveAt = None,
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    server: ServerFlags = SERVER,
+    run: RunFlags = RUN,
 ) -> int:
-    """Bring one TCP service of the server's side here."""
-    from tunnel.ops.entries import ReachEntry, parse_far_target, parse_listen
-    from tunnel.ops.runtime import UpPlan
+    """Bring one TCP service of the server's side here.
 
-    entry = ReachEntry(parse_listen(listen), parse_far_target(target), leave_at)
-    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
+    Args:
+        listen: [HOST:]PORT or unix:/path to listen on here; a port alone is on
+            127.0.0.1 and ::1.
+        target: HOST:PORT or unix:/path at the server's side.
+        leave_at: Leave at this client instead of the server.
+    """
+    from tunnel.ops.entry_syntax import reach_entry
+
+    return _up([reach_entry(listen, target, leave_at)], server, run)
 
 
 @app.command
 def socks(
-    listen: Annotated[
-        str,
-        Parameter(
-            help="[HOST:]PORT or unix:/path to listen on here; a port alone is on "
-            "127.0.0.1 and ::1."
-        ),
-    ] = "1080",
+    listen: str = "1080",
     /,
     *,
-    auth: Annotated[
-        list[str] | None,
-        Parameter(negative=(), help="USER:PASSWORD who may use it. Repeatable."),
-    ] = None,
-    udp_public: UdpPublic = None,
+    auth: Words = None,
+    udp_public_address: str | None = None,
     leave_at: LeaveAt = None,
-    to: To = None,
-    via: UpstreamProxy = None,
-    save_as: SaveAs = None,
-    drain: Drain = "8s",
-    silence: TimeoutFlags = _USUAL,
-    as_json: Json = False,
-    log: Log = None,
+    server: ServerFlags = SERVER,
+    run: RunFlags = RUN,
 ) -> int:
-    """Run a SOCKS and HTTP proxy here that leaves at the server."""
-    from tunnel.ops.entries import SocksEntry, parse_listen
-    from tunnel.ops.entry_syntax import parse_users
-    from tunnel.ops.runtime import UpPlan
+    """Run a SOCKS and HTTP proxy here that leaves at the server.
 
-    users = parse_users(auth or [])
-    where = parse_listen(listen)
-    entry = SocksEntry(where, leave_at, users, udp_public, in_words=True)
-    return _up(UpPlan(to, save_as, [entry], via), drain, silence, as_json, log)
+    Args:
+        listen: [HOST:]PORT or unix:/path to listen on here; a port alone is on
+            127.0.0.1 and ::1.
+        auth: USER:PASSWORD who may use it. Repeatable.
+        udp_public_address: IP address that SOCKS apps of other machines are told for
+            their datagrams, where the proxy is behind NAT.
+        leave_at: Leave at this client instead of the server.
+    """
+    from tunnel.ops.entry_syntax import socks_entry
+
+    entry = socks_entry(listen, auth or [], leave_at, udp_public_address)
+    return _up([entry], server, run)
 
 
 @app.command
 def pipe(
-    target: Annotated[
-        str, Parameter(help="HOST:PORT or unix:/path at the server's side.")
-    ],
+    target: str,
     /,
     *,
     leave_at: LeaveAt = None,
-    to: To = None,
-    via: UpstreamProxy = None,
-    log: Log = None,
+    to: str | None = None,
+    via: str | None = None,
+    log: LogForm | None = None,
 ) -> int:
-    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`."""
-    from tunnel.ops.entries import parse_far_target
-    from tunnel.ops.runtime import run_pipe
+    """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`.
+
+    Args:
+        target: HOST:PORT or unix:/path at the server's side.
+        leave_at: Leave at this client instead of the server.
+        to: The line that `tunnel serve` prints, or the name of a saved one.
+        via: http:// or socks5:// URL of a proxy through which the server is reached;
+            none: not even that of HTTPS_PROXY or ALL_PROXY.
+        log: Form of the log on stderr.
+    """
+    from tunnel.ops.entry_values import parse_far_target
+    from tunnel.ops.pipe import run_pipe
     from tunnel.ops.show import Show
 
-    where = parse_far_target(target)
-    show = Show(log=log or "terminal")
-    return _run(lambda: run_pipe(where, to, show, via=via, exit_name=leave_at), show)
+    command = partial(run_pipe, parse_far_target(target), to, via, leave_at)
+    return _run(command, Show(log=log or "terminal"))
 
 
 @app.command
 def join(
-    line: Annotated[
-        str,
-        Parameter(
-            help="The join line, or - to read it from stdin.",
-            allow_leading_hyphen=True,
-        ),
-    ],
+    line: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    save_as: SaveAs = None,
+    save_as: str | None = None,
 ) -> int:
-    """Save a server, its key pin and a token, so that --to is not needed."""
+    """Save a server, its key pin and a token, so that --to is not needed.
+
+    Args:
+        line: The join line, or - to read it from stdin.
+        save_as: Save the server under this name.
+    """
     from tunnel.access.join import parse_join
     from tunnel.ops import saved
     from tunnel.ops.show import Show
@@ -514,134 +266,33 @@ def join(
 
 
 @app.command
-def demo(
-    *,
-    once: Annotated[
-        bool, Parameter(negative=(), help="End after the check, with status 0 or 9.")
-    ] = False,
-) -> int:
-    """Show the whole thing on this machine: server, client, page and proxy."""
+def demo(*, once: bool = False) -> int:
+    """Show the whole thing on this machine: server, client, page and proxy.
+
+    Args:
+        once: End after the check, with status 0 or 9.
+    """
     from tunnel.ops.demo import run_demo
     from tunnel.ops.show import Show
 
-    return _run(lambda: run_demo(once), Show(log="terminal"))
-
-
-# Values ------------------------------------------------------------------------------
-
-
-def _port_range(text: str) -> range:
-    low, dash, high = text.partition("-")
-    if low.isdigit() and (high.isdigit() if dash else not high):
-        first, last = int(low), int(high or low)
-        if 0 < first <= last < 65_536:
-            return range(first, last + 1)
-    raise UsageError(
-        f"--ports {text!r} is not a range of ports",
-        "ports are 1 to 65535",
-        "for example --ports 20000-20999",
-    )
-
-
-def _public_host(text: str | None) -> str | None:
-    host = None if text is None else host_of(text)
-    if text is not None and host is None:
-        raise UsageError(
-            f"--public-host {text!r} is not a host",
-            "it is a name or an IP address, without a port",
-            "for example --public-host t.example.net",
-        )
-    return host
-
-
-def _count(flag: str, number: int, least: int = 0) -> int:
-    if number < least:
-        raise UsageError(f"{flag} {number} is too few", f"it is {least} or more")
-    return number
+    return _run(partial(run_demo, once), Show(log="terminal"))
 
 
 # Running -----------------------------------------------------------------------------
 
 
-def _up(
-    plan: UpPlan, drain: str, silence: TimeoutFlags, as_json: bool, log: LogForm | None
-) -> int:
-    from tunnel.ops.runtime import run_up
-    from tunnel.ops.show import Show
+def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
+    from tunnel.ops.up import run_up
 
-    plan.drain_s, plan.patience = seconds("--drain", drain), silence.patience()
-    show = Show(as_json=as_json, log=log)
-    return _run(lambda: run_up(plan, show), show)
+    drain_s, timeouts, show = run.drain_s(), run.timeouts(), run.show()
+    command = partial(run_up, entries, server, drain_s, show)
+    return _run(command, show, timeouts)
 
 
-def _run(command: Callable[[], Awaitable[int]], show: Show) -> int:
-    """Run a command in trio; whatever it says ends as text and a status."""
-    import trio
+def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
+    from tunnel.ops.runtime import run
 
-    from tunnel.net.descriptors import raise_limit
-
-    raise_limit()
-    _calm_collector()
-    _calm_allocator()
-    try:
-        return trio.run(_with_log, command, show)
-    except BaseException as error:
-        fault = _first_fault(error)
-        if isinstance(fault, TunnelError):
-            show.error(fault)
-            return fault.exit_status
-        if isinstance(fault, KeyboardInterrupt):
-            return Exit.INTERRUPTED
-        raise
-    finally:
-        show.close()
-
-
-async def _with_log(command: Callable[[], Awaitable[int]], show: Show) -> int:
-    """Run a command beside the log, which has something to say in quiet times too."""
-    import trio
-
-    ENVIRONMENT.warn()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(show.keep_log)
-        status = await command()
-        nursery.cancel_scope.cancel()
-    return status
-
-
-COLLECT_AFTER: Final = (20_000, 20, 50)
-"""New objects before a young collection, and of those before the next two. Python's own
-700, 10, 10 walk over every live connection again and again: with 4,000 of them that
-took a third of the requests a second. Hardly anything here is a cycle."""
-
-
-def _calm_collector() -> None:
-    """Have the collector look less often, and never at what stays to the end."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-
-
-RECYCLED_BYTES: Final = 4_194_304
-"""Memory that comes and goes with what waits for another link, or for a reader."""
-
-
-def _calm_allocator() -> None:
-    """Have memory that was freed kept for the next piece, up to twice as much.
-
-    glibc does so for blocks as large as the largest that was freed once, and gives the
-    rest back to the kernel at once: each piece of a transfer began with page faults.
-    Other allocators take no notice.
-    """
-    bytes(RECYCLED_BYTES)
-
-
-def _first_fault(error: BaseException) -> BaseException:
-    """Look into exception groups: the first of ours, else the first at all."""
-    while isinstance(error, BaseExceptionGroup):
-        ours = error.split(TunnelError)[0]
-        error = (ours or error).exceptions[0]
-    return error
+    return run(command, show, timeouts, ENVIRONMENT.warn)
 
 
 def _mask_tracebacks() -> None:

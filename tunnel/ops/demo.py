@@ -1,10 +1,8 @@
 """``tunnel demo``: the whole thing on this machine, seen from both sides.
 
 A center-server and a center-client run as child processes, the page to visit in this
-one. What is measured went over the real TLS link between the two.
-
-Nothing of the user's is read or written: the children have folders of their own, which
-are removed at the end.
+one; what is measured passes the real TLS link between the two. Nothing of the user's is
+read or written: the children have folders of their own, removed at the end.
 """
 
 from __future__ import annotations
@@ -55,12 +53,12 @@ ROUND_TRIPS: Final = 20
 READY_S: Final = 20.0
 CHECK_S: Final = 20.0
 STOP_S: Final = 5.0
-"""What a child gets to end by itself."""
+"""How long a child has to end by itself."""
 TAIL_LINES: Final = 5
 
 
 class Seen(NamedTuple):
-    """What one way through the tunnel did."""
+    """How long one way through the tunnel took."""
 
     download_s: float
     upload_s: float
@@ -68,14 +66,14 @@ class Seen(NamedTuple):
 
 
 async def run_demo(once: bool) -> int:
-    """Start everything, check both ways through it, and say what was seen.
+    """Start everything, check both ways through it, and print the results.
 
-    Without ``once`` it stays up for the person to try. SIGTERM ends it with the status
-    reached so far. However it ends, also by cancellation or Ctrl+C, which is raised
-    through as one ``KeyboardInterrupt``: children and files are gone after it.
+    Without ``once`` it stays up for the user to try. SIGTERM ends it with the status
+    reached so far, Ctrl+C with one ``KeyboardInterrupt``. However it ends, also by
+    cancellation, children and files are gone afterwards.
 
     Returns:
-        0, or 9 when a check failed, which was said on stderr then.
+        0, or 9 if a check failed; stderr says which.
     """
     os.umask(0o077)  # its files are for nobody else, whatever the user's umask is
     out, talk = _console(sys.stdout), _console(sys.stderr)
@@ -116,7 +114,7 @@ def _first(errors: ExceptionGroup[TunnelError]) -> TunnelError:
 
 
 def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
-    """Say what, why and what to do; then the last lines that the children wrote."""
+    """Write what failed, why and what to do; then the last lines of the children."""
     talk.print(f"error: {error.what}", style="bold red", markup=False)
     for label, text in (("cause", error.cause), ("fix", error.fix)):
         if text:
@@ -130,7 +128,7 @@ def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
 
 
 class _Demo:
-    """One run: what was started, and whether everything was as it should be."""
+    """One run of the demo; ``checked`` says whether all checks have passed."""
 
     def __init__(self, out: Console, talk: Console) -> None:
         self._out = out
@@ -138,7 +136,7 @@ class _Demo:
         self.checked = False
 
     async def run(self, folder: Path, once: bool) -> None:
-        """Start, check, stay. Raises CheckFailedError, also inside a group."""
+        """Start, check and stay; raises CheckFailedError, alone or in a group."""
         listeners = await open_listener(LOOPBACK, 0)
         page = Address(LOOPBACK, listeners[0].socket.getsockname()[1])
         async with trio.open_nursery() as nursery:
@@ -165,7 +163,7 @@ class _Demo:
                             self._talk.print("  Ctrl+C ends it.")
                             await trio.sleep_forever()
                     finally:
-                        # Visitors first: the children wait for those they carry.
+                        # First the visitors: the children wait for their connections.
                         nursery.cancel_scope.cancel()
 
     async def _show(self, join: str, entries: list[str], page: Address) -> None:
@@ -207,7 +205,7 @@ async def _cancel_on_signal(scope: trio.CancelScope) -> None:
 
 
 def _entry(lines: list[str], kind: str) -> Address:
-    """Find the public or local address of an entry in what ``tunnel up`` printed."""
+    """Return the address of an entry from the lines that ``tunnel up`` printed."""
     for line in lines:
         words = line.split()
         if len(words) == 3 and words[0] == kind:
@@ -220,7 +218,7 @@ def _entry(lines: list[str], kind: str) -> Address:
 
 
 class _Child:
-    """A ``tunnel`` command that runs, and what it says on stdout."""
+    """A running ``tunnel`` command and its stdout."""
 
     def __init__(
         self, verb: str, process: trio.Process, stdout: trio.abc.ReceiveStream
@@ -230,7 +228,7 @@ class _Child:
         self._stdout = stdout
 
     async def lines(self, count: int) -> list[str]:
-        """Give its first lines; raises CheckFailedError when they do not come."""
+        """Return its first lines; raises CheckFailedError if they do not come."""
         said = bytearray()
         with trio.move_on_after(READY_S):
             while said.count(b"\n") < count:
@@ -242,7 +240,7 @@ class _Child:
         raise CheckFailedError(f"`tunnel {self._verb}` was not ready in {READY_S:g} s")
 
     async def watch(self) -> None:
-        """Let it talk on; raise CheckFailedError when it ends."""
+        """Discard what else it prints; raises CheckFailedError when it ends."""
         while await self._stdout.receive_some():
             pass
         await self._ended()
@@ -277,7 +275,7 @@ async def _child(
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Make an environment with no setting for tunnel, and its folders in ``folder``."""
+    """Return an environment without settings for tunnel; its folders are here."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("TUNNEL_")}
     for kind in ("CONFIG_HOME", "STATE_HOME", "DATA_HOME", "CACHE_HOME", "RUNTIME_DIR"):
         path = folder / kind.lower()
@@ -287,7 +285,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 async def _end(process: trio.Process) -> None:
-    """End a child with SIGTERM, or else SIGKILL; it is gone after this."""
+    """End a child with SIGTERM, or else SIGKILL; it is gone afterwards."""
     with trio.CancelScope(shield=True):
         process.terminate()
         with trio.move_on_after(STOP_S):
@@ -299,7 +297,7 @@ async def _end(process: trio.Process) -> None:
 
 
 def _free_port() -> int:
-    """Ask the kernel for a port; somebody else may take it before it is used."""
+    """Return a free port; another program may take it before it is used."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -309,10 +307,10 @@ def _free_port() -> int:
 
 
 async def check_tls(join: str) -> str:
-    """Dial the link's port as a client would; give address and what protects it.
+    """Dial the link's port as a client does; return its address and protection.
 
     Raises:
-        TunnelError: nobody there, no TLS 1.3, or another key than the join line pins.
+        TunnelError: nothing listens there, or without TLS 1.3 or the pinned key.
     """
     line = parse_join(join)
     if line.plain or line.pin is None:
@@ -332,15 +330,15 @@ async def check_tls(join: str) -> str:
 
 
 async def check_way(way: str, first: Address, through: Address | None) -> Seen:
-    """Fetch from the page both ways and compare the hashes.
+    """Download from the page, upload to it, and compare the hashes.
 
     Args:
-        way: its name for people.
-        first: what is dialled.
-        through: None, or the page, where ``first`` is a SOCKS5 proxy.
+        way: what people read of this way.
+        first: the address to dial.
+        through: the page, where ``first`` is a SOCKS5 proxy; else None.
 
     Raises:
-        TunnelError: not reached, not in time, or not the same bytes.
+        TunnelError: the page is not reached, not in time, or sends other bytes.
     """
     with _within(CHECK_S, f"the check {way}"):
         stream = FastSocket.dialled(await connect(first))

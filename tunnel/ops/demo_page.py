@@ -1,8 +1,7 @@
 """The small web page that ``tunnel demo`` publishes, and how the demo visits it.
 
-``GET /`` is for people, ``GET /bytes/N`` sends N bytes that anybody can foretell, and
-``POST /hash`` says what arrived. HTTP/1.1 is h11's.
-It knows nothing of the tunnel in front of it.
+``GET /`` is for people, ``GET /bytes/N`` sends N predictable bytes, and ``POST /hash``
+answers the hash of what arrived. h11 speaks HTTP/1.1. Knows nothing of the tunnel.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES: Final = 65_536
 MAX_BYTES: Final = 1 << 30
-"""Of one answer or one body: a large test, but no way to keep this busy for ever."""
+"""Of one answer or one body: enough for a large test, but not for one without end."""
 MAX_DIGITS: Final = 10
 MAX_VISITORS: Final = 64
-"""At once: several browsers; each costs a task and a chunk."""
+"""At once: enough for several browsers; each visitor costs a task and a chunk."""
 IDLE_S: Final = 30.0
-"""For one step of a visitor, and between two requests of one connection."""
+"""Longest silence of a visitor, in a request and between two."""
 _SEED: Final = 2024
 _BY_HAND: Final = "run `tunnel serve --listen 127.0.0.1:0` to see what it says"
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -69,15 +68,15 @@ code {{ background: #eee; padding: .1em .3em; border-radius: .2em }}
 
 
 def demo_bytes(size: int) -> Iterator[bytes]:
-    """Give ``size`` pseudo-random bytes in chunks, the same ones every time."""
-    source = random.Random(_SEED)  # noqa: S311 - to be foretold, not to be secret
+    """Yield ``size`` pseudo-random bytes in chunks, the same ones every time."""
+    source = random.Random(_SEED)  # noqa: S311 - predictable, not secret
     while size > 0:
         yield source.randbytes(CHUNK_BYTES)[:size]
         size -= CHUNK_BYTES
 
 
 def demo_sha256(size: int) -> str:
-    """Give the SHA-256 of ``demo_bytes(size)``, in hexadecimal."""
+    """Return the SHA-256 of ``demo_bytes(size)``, in hexadecimal."""
     digest = sha256()
     for chunk in demo_bytes(size):
         digest.update(chunk)
@@ -97,20 +96,20 @@ async def serve_page(listeners: Sequence[PortListener]) -> None:
 async def serve_visitor(stream: trio.abc.Stream, *, page: str) -> None:
     """Answer one connection's requests until it ends or idles, then close the stream.
 
-    Cancelled, it leaves the stream to ``serve``, which resets it: a quiet end in the
-    middle of an answer would be carried on to a visitor who may not be reading.
+    Cancelled, it leaves the stream to ``serve``, which resets it: after a quiet end in
+    the middle of an answer, the rest would wait for a visitor who may not be reading.
     """
     visitor = _Visitor(stream, page)
     try:
         while await visitor.serve_request():
             pass
     except (trio.BrokenResourceError, trio.TooSlowError):
-        pass  # gone, or as good as gone
+        pass  # the visitor is gone, or takes too long
     await trio.aclose_forcefully(stream)
 
 
 class _Visitor:
-    """One connection and what HTTP knows about it."""
+    """One connection of a visitor, and its HTTP state."""
 
     def __init__(self, stream: trio.abc.Stream, page: str) -> None:
         self._stream = stream
@@ -119,7 +118,7 @@ class _Visitor:
         self._is_head = False
 
     async def serve_request(self) -> bool:
-        """Serve one request; say whether there may be another."""
+        """Serve one request; return whether another may follow."""
         try:
             event = await self._next_event()
             if not isinstance(event, h11.Request):
@@ -129,7 +128,7 @@ class _Visitor:
             if self._http.their_state is h11.SEND_BODY and not isinstance(
                 self._http.next_event(), h11.EndOfMessage
             ):
-                return False  # a body that nobody asked for, or too much of one
+                return False  # an unexpected body, or too much of one
             self._http.start_next_cycle()
         except h11.RemoteProtocolError as error:
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -211,7 +210,7 @@ class _Visitor:
 
 
 class CheckFailedError(TunnelError):
-    """The demo did not see what it should have seen."""
+    """A check of the demo failed."""
 
     def __init__(self, what: str, cause: str = "", fix: str = _BY_HAND) -> None:
         super().__init__(Code.GENERAL, what, cause, fix)
@@ -237,7 +236,7 @@ class Visit:
         take: Callable[[bytes | bytearray], None],
         body: Sequence[bytes] = (),
     ) -> None:
-        """Send one request and give the answer's body to ``take``, piece by piece."""
+        """Send one request, and pass the answer's body to ``take``, piece by piece."""
         headers = [("host", self._host), ("content-length", str(sum(map(len, body))))]
         await self._send(h11.Request(method=method, target=target, headers=headers))
         for chunk in body:
@@ -262,7 +261,7 @@ async def socks5_connect(stream: trio.abc.Stream, target: Address) -> None:
     """Ask a SOCKS5 proxy for ``target`` (RFC 1928, no authentication).
 
     Raises:
-        CheckFailedError: the proxy refused, or this is none.
+        CheckFailedError: the proxy refused, or it is no SOCKS5 proxy.
         trio.BrokenResourceError: the connection broke.
     """
     host = target.host.encode("ascii")
@@ -291,7 +290,7 @@ async def _receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
 async def _next_event(
     http: h11.Connection, stream: trio.abc.ReceiveStream
 ) -> h11.Event | None:
-    """Give the peer's next event, reading as much as that takes; None for no more."""
+    """Read until the peer's next event and return it; None when there is none left."""
     while (event := http.next_event()) is h11.NEED_DATA:
         http.receive_data(bytes(await stream.receive_some(CHUNK_BYTES)))
     return event if isinstance(event, h11.Event) else None

@@ -1,40 +1,41 @@
-"""What one command may be asked for any number of times: a small class for each kind.
+"""The entries of a command: services published at the server, and ports opened here.
 
-An entry reads its own text form, starts itself, and says the line that scripts rely on.
-Knows nothing of signals, exit statuses and the other entries: those are run.py's.
+An entry starts itself and writes the line that scripts and people read once it is
+ready. ``entry_syntax`` reads its text forms, ``up`` runs the entries of one command.
 
-    Local        listens here; its line is known when it has started
-    Published    is public at the server; its line comes with each answer
+    Published    public at the server; its visitors are led to an endpoint here
+    Local        listens here; its connections leave at the server or another client
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+import logging
+import os
+from base64 import b32encode
+from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.proxy_users import refuse_open_proxy
-from tunnel.addresses import EVERYWHERE, LOCALHOST, parse_ip
-from tunnel.errors import CODES, Code, TunnelError, UsageError
+from tunnel.access.networks import Networks
+from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.center.exit.tcp import exit_to, udp_exit_to
+from tunnel.center.local_services import share_folder, share_guarded, share_network
+from tunnel.center.publisher import NOT_OFFERED
+from tunnel.errors import CODES, Code, TunnelError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
+from tunnel.log import log_event
 from tunnel.net.dial import probe
 from tunnel.net.unix import listen_at
-from tunnel.ops.entry_syntax import (
-    Ports,
-    parse_ports,
-    parse_proxy_version,
-    parse_users,
-    split_options,
-)
+from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import (
-    UNIX_PREFIX,
     Address,
+    MappingEntry,
+    MappingType,
     TcpTarget,
     UnixPath,
-    parse_end,
 )
 
 if TYPE_CHECKING:
@@ -43,13 +44,18 @@ if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
+    from tunnel.center.exit.tcp import Serve
+    from tunnel.front.http.files import Folder
+    from tunnel.front.http.names import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import End
 
-REMOTE: Final = "--remote"
-"""What says where an entry is public that is a command of its own."""
-IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
-"""Another choice helps."""
+LOG: Final = logging.getLogger(__name__)
+_IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
+"""The refusals after which another port or name may be had."""
+_USUAL_PORTS: Final = {"http": 80, "https": 443}
+_OWN_NAME_LETTERS: Final = 10
+"""50 bits: nobody guesses the name, and no two of them collide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Line:
     warning: str = ""
 
     def text(self, *, terminal: bool) -> str:
-        """Write it for a person at a terminal, or for a script."""
+        """Return the line for a person at a terminal, or for a script."""
         if not terminal:
             return f"{self.kind} {self.where} {self.target}"
         state = f" ({self.state})" if self.state else ""
@@ -82,408 +88,272 @@ class Line:
         }
 
 
-class Local(ABC):
-    """An entry that listens here and leaves at the server."""
-
-    @abstractmethod
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
-        """Listen, serve in ``nursery``, and give the line for when there is a link.
-
-        Raises:
-            AddressError: it cannot listen there.
-        """
-
-
-class Published(ABC):
-    """An entry that is public at the server and leaves here."""
-
-    @abstractmethod
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
-        """Publish it; give the mapping's name, which is in the notices about it."""
-
-    @abstractmethod
-    async def ready(self, public: Address) -> Line:
-        """Give the line for the public address that it got; may look at the target."""
-
-    def over_tls(self) -> Published:
-        """Give it as it is where only ``https://`` leads to it."""
-        return self
-
-    def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
-        """Give what is to be published where the server does not offer this."""
-        del notice, server_host
-        return None
-
-    @abstractmethod
-    def refused(self, notice: MappingRefused) -> TunnelError:
-        """Say that the server does not give what was asked for."""
-
-
-Entry = Local | Published
+# Endpoints: where the visitors of a published entry are led --------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class TcpEntry(Published):
-    """``--tcp [REMOTE=]TARGET``: a public port at the server leads to a target here.
+class Service:
+    """A TCP, UDP or web service that is reached from here.
 
-    Or so many ports in a row, each to the target of its place.
+    Args:
+        target: its address; of several ports in a row the first.
+        count: how many ports in a row.
+        proxy: which PROXY header the service hears first.
+        guard: the password that visitors of a web service need.
     """
 
-    remote: Address
     target: End
     count: int = 1
     proxy: ProxyVersion | None = None
-    """Which PROXY header the target hears first."""
-    flag: str = field(default="--tcp", compare=False)
-    """What its user may change: that of ``up``, or ``--remote`` of its own command."""
+    guard: Guard | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> TcpEntry:
-        """Read ``[REMOTE=]TARGET[,proxy=v1|v2]``.
-
-        Raises:
-            UsageError: it is none.
-        """
-        body, options = split_options(text, ("proxy",))
-        remote, target = _remote_and_target(body, "--tcp")
-        proxy = parse_proxy_version(options["proxy"])
-        return cls.of(target, remote, proxy, "--tcp")
-
-    @classmethod
-    def of(
-        cls,
-        target: str,
-        remote: str,
-        proxy: ProxyVersion | None = None,
-        flag: str = REMOTE,
-    ) -> TcpEntry:
-        """Read TARGET and REMOTE; port 0 of REMOTE stands for as many as are needed.
-
-        Raises:
-            UsageError: one is none, or they are not of one length.
-        """
-        end, count = _parse_row(target)
-        public = parse_public_ports(remote)
-        if public.count != count and public.first.port:
-            raise UsageError(
-                f"{remote} and {target} are not of one length",
-                "the visitor of each port reaches the target of the same place",
-                f"for example {_where(flag, _row(public.first.port, count), target)}",
-            )
-        return cls(public.first, end, count, proxy, flag)
-
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
-        """See ``Published``."""
-        del nursery
-        return await client.publish_target(
-            self.remote, self.target, count=self.count, proxy=self.proxy
-        )
-
-    async def ready(self, public: Address) -> Line:
-        """See ``Published``."""
-        where, target = str(Ports(public, self.count)), self._target
-        if await probe(self.target):
-            return Line("tcp", where, target, "answering")
-        return Line(
-            "tcp",
-            where,
-            target,
-            "not answering",
-            warning=f"{self.target} does not answer; visitors are refused until it "
-            "does",
-        )
-
-    @property
-    def _target(self) -> str:
+    def __str__(self) -> str:
         if isinstance(self.target, UnixPath):
             return str(self.target)
         return str(Ports(self.target, self.count))
 
-    def refused(self, notice: MappingRefused) -> TunnelError:
-        """See ``Published``."""
-        return _not_given(notice, self._target, self.flag)
+    def serve(self, client: CenterClient, kind: int) -> Serve:
+        """Return what serves each visitor of a mapping of type ``kind``."""
+        if kind == MappingType.UDP and isinstance(self.target, Address):
+            return udp_exit_to(self.target, count=self.count)
+        if self.guard is not None:
+            by_name = kind == MappingType.HTTP
+            return share_guarded(self.target, self.guard, by_name=by_name)
+        target = as_target(self.target)
+        return exit_to(target, count=self.count, proxy=self.proxy, public=client.public)
 
 
 @dataclass(frozen=True, slots=True)
-class UdpEntry(Published):
-    """``--udp [REMOTE=]TARGET``: a public UDP port leads to a UDP service here.
+class SharedFolder:
+    """The files of a folder, as web pages."""
 
-    Or several in a row. Whether anybody is there cannot be asked: UDP has no answer to
-    "hello?".
+    folder: Folder
+    guard: Guard | None = None
+
+    def __str__(self) -> str:
+        return os.fsdecode(self.folder.root)
+
+    def serve(self, client: CenterClient, kind: int) -> Serve:
+        """Return what serves each visitor."""
+        del client, kind
+        return share_folder(self.folder, self.guard)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProxy:
+    """A SOCKS and HTTP proxy that leaves in the network of this machine."""
+
+    networks: Networks = field(default_factory=Networks)
+    users: ProxyUsers | None = None
+
+    def __str__(self) -> str:
+        return "socks"
+
+    def serve(self, client: CenterClient, kind: int) -> Serve:
+        """Return what serves each visitor."""
+        del client, kind
+        return share_network(self.networks, self.users)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientExit:
+    """The network of this machine, for other clients of the server."""
+
+    networks: Networks = field(default_factory=Networks)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.networks.allowed)) or "-"
+
+
+Endpoint = Service | SharedFolder | ClientProxy | ClientExit
+
+
+# Entries -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Something that is public at the server and leads to an endpoint here.
+
+    Args:
+        kind: the first word of its line.
+        wanted: what the server is asked for; without a host, an HTTP entry gets a name
+            that this client keeps.
+        endpoint: where its visitors are led.
+        flag: what its user changes to ask for something else; empty if nothing helps.
+        scheme: of the URL in its line; empty for a line with an address.
+        server_host: names the URL where the public address has no host of its own.
     """
 
-    remote: Address
-    target: Address
-    count: int = 1
-    flag: str = field(default="--udp", compare=False)
-    """See ``TcpEntry``."""
+    kind: str
+    wanted: MappingEntry
+    endpoint: Endpoint
+    flag: str = field(default="", compare=False)
+    scheme: str = ""
+    server_host: str = ""
 
-    @classmethod
-    def parse(cls, text: str) -> UdpEntry:
-        """Read ``[REMOTE=]TARGET``.
-
-        Raises:
-            UsageError: it is none.
-        """
-        body, _ = split_options(text, ())
-        remote, target = _remote_and_target(body, "--udp")
-        return cls.of(target, remote, "--udp")
-
-    @classmethod
-    def of(cls, target: str, remote: str, flag: str = REMOTE) -> UdpEntry:
-        """Read TARGET and REMOTE, as ``TcpEntry`` does.
-
-        Raises:
-            UsageError: one is none, or they are not of one length.
-        """
-        row = TcpEntry.of(target, remote, flag=flag)
-        if isinstance(row.target, UnixPath):
-            command = "tunnel udp" if flag == REMOTE else flag
-            raise UsageError(
-                f"{target} takes no datagrams",
-                "UDP goes to an address",
-                f"for example {command} 53",
-            )
-        return cls(row.remote, row.target, row.count, flag)
-
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> str:
-        """See ``Published``."""
-        del nursery
-        return await client.publish_udp_target(
-            self.remote, self.target, count=self.count
-        )
+    async def start(self, client: CenterClient) -> str:
+        """Publish it; return the name that the mapping has in the client's events."""
+        if isinstance(self.endpoint, ClientExit):
+            return await client.be_exit(self.wanted.host, self.endpoint.networks)
+        wanted, serve = self.wanted, self.endpoint.serve(client, self.wanted.type)
+        if self._has_own_name:
+            name = _own_name(client.client_id, _key_of(self.endpoint))
+            wanted = replace(wanted, host=name)
+        return await client.publish(wanted, serve, or_else=self._has_own_name)
 
     async def ready(self, public: Address) -> Line:
-        """See ``Published``."""
-        return Line("udp", str(Ports(public, self.count)), self._target)
+        """Return the line for its public address; dials a TCP target to try it."""
+        where = self._where(public)
+        match self.endpoint:
+            case Service(target) if self.wanted.type != MappingType.UDP:
+                return await self._probed(where, target)
+            case ClientProxy(networks):
+                title = f"proxy into {networks} here"
+            case ClientExit(networks):
+                title = f"exit into {networks}"
+            case _:
+                title = ""
+        return Line(self.kind, where, str(self.endpoint), title=title)
 
-    @property
-    def _target(self) -> str:
-        return str(Ports(self.target, self.count))
+    async def _probed(self, where: str, target: End) -> Line:
+        text = str(self.endpoint)
+        if await probe(target):
+            return Line(self.kind, where, text, "answering")
+        visitors = "are told so" if self.scheme else "are refused"
+        warning = f"{target} does not answer; visitors {visitors} until it does"
+        return Line(self.kind, where, text, "not answering", warning=warning)
+
+    def over_tls(self) -> Published:
+        """Return the entry as it is where only ``https://`` leads to it."""
+        return replace(self, scheme="https") if self.scheme else self
+
+    def instead(self, notice: MappingRefused, server_host: str) -> Published | None:
+        """Return what to publish where the server does not offer this; None: nothing.
+
+        A server without host names can show a web page at a port all the same.
+        """
+        if not self._has_own_name or notice.answer.code not in NOT_OFFERED:
+            return None
+        log_event(LOG, logging.INFO, "share.at_a_port", reason=notice.answer.reason)
+        wanted = MappingEntry(MappingType.TCP, "")
+        return replace(self, wanted=wanted, server_host=server_host)
 
     def refused(self, notice: MappingRefused) -> TunnelError:
-        """See ``Published``."""
-        return _not_given(notice, self._target, self.flag)
+        """Return the error that says what the server does not give, and what to do."""
+        code = notice.answer.code
+        reason = notice.answer.reason or CODES[code].meaning
+        what, fix = notice.wanted.host or "a port", ""
+        if self.kind == "exit":
+            what = f"the exit {self.wanted.host}"
+        elif self.scheme:
+            if code is Code.UNSUPPORTED:
+                port = _USUAL_PORTS[self.kind]
+                fix = f"run `tunnel serve --{self.kind} {port} --domain DOMAIN` there"
+            elif code in _IN_OTHER_HANDS:
+                fix = "choose another name"
+        else:
+            is_proxy = isinstance(self.endpoint, ClientProxy)
+            target = "a proxy" if is_proxy else str(self.endpoint)
+            what = f"{notice.wanted.port or 'a port'} for {target}"
+            if self.flag and code in _IN_OTHER_HANDS:
+                fix = f"choose another: {public_flag(self.flag, '0', target)}"
+        what = f"the server does not give {what}: {reason}"
+        return TunnelError(code, what, fix=fix)
+
+    @property
+    def _has_own_name(self) -> bool:
+        return self.wanted.type == MappingType.HTTP and not self.wanted.host
+
+    def _where(self, public: Address) -> str:
+        if self.kind == "exit":
+            return self.wanted.host
+        if not self.scheme:
+            return str(Ports(public, self.wanted.count))
+        if self.server_host and public.host in (EVERYWHERE, *WILDCARDS):
+            public = replace(public, host=self.server_host)  # a URL needs a host
+        return url_of(self.scheme, public)
 
 
 @dataclass(frozen=True, slots=True)
-class ReachEntry(Local):
-    """``--reach LISTEN=TARGET``: a port here leads to a target at the server's side."""
+class Local:
+    """A port or unix socket here whose connections leave at the server.
 
-    listen: End
-    target: End
-    exit_name: str | None = None
-    """The client at which to leave instead."""
-
-    @classmethod
-    def parse(cls, text: str, exit_name: str | None = None) -> ReachEntry:
-        """Read the text form.
-
-        Raises:
-            UsageError: it is none.
-        """
-        listen, _, target = text.rpartition("=")
-        if not (listen and target):
-            raise UsageError(
-                f"--reach {text!r} does not say where to listen and what to reach",
-                "an entry is LISTEN=TARGET",
-                f"--reach {listen or '5432'}={target or 'db.lan:5432'}",
-            )
-        return cls(parse_listen(listen), parse_far_target(target), exit_name)
-
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
-        """See ``Local``."""
-        listeners, where = await listen_at(self.listen)
-        target = as_target(self.target)
-        open_now = partial(client.open_now, target, exit_name=self.exit_name)
-        nursery.start_soon(serve_port, listeners, open_now)
-        return Line("reach", str(where), str(self.target))
-
-
-@dataclass(frozen=True, slots=True)
-class SocksEntry(Local):
-    """``--socks LISTEN``: a SOCKS and HTTP proxy here that leaves at the server.
-
-    Raises:
-        UsageError: the proxy would be open to others.
+    Args:
+        listen: where it listens.
+        target: what it leads to; None for a SOCKS and HTTP proxy, which is told.
+        exit_name: the client at which to leave instead.
+        users: who may use the proxy.
+        udp_public: the IP address that the proxy's apps are told for their datagrams,
+            where NAT is between.
     """
 
     listen: End
+    target: End | None = None
     exit_name: str | None = None
-    """The client at which to leave instead."""
     users: ProxyUsers | None = None
     udp_public: str | None = None
-    """IP address under which apps send their datagrams, where NAT is between."""
-    in_words: bool = field(default=False, compare=False)
-    """Of ``tunnel socks``, whose users are a flag of their own."""
-
-    def __post_init__(self) -> None:
-        refuse_open_proxy(self.listen, self.users, in_words=self.in_words)
-        if self.udp_public is not None and parse_ip(self.udp_public) is None:
-            raise UsageError(
-                f"{self.udp_public!r} is not an IP address",
-                "SOCKS tells apps a number to send their datagrams to, and no port",
-                "for example --udp-public-address 203.0.113.7",
-            )
-
-    @classmethod
-    def parse(
-        cls, text: str, exit_name: str | None = None, udp_public: str | None = None
-    ) -> SocksEntry:
-        """Read ``LISTEN[,auth=USER:PASSWORD…]``.
-
-        Raises:
-            UsageError: it is none.
-        """
-        listen, options = split_options(text, ("auth",))
-        users = parse_users(options["auth"])
-        return cls(parse_listen(listen), exit_name, users, udp_public)
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
-        """See ``Local``."""
+        """Listen, serve in ``nursery``, and return the line for when there is a link.
+
+        Raises:
+            AddressError: it cannot listen there.
+        """
         listeners, where = await listen_at(self.listen)
+        if self.target is not None:
+            open_now = partial(
+                client.open_now, as_target(self.target), exit_name=self.exit_name
+            )
+            nursery.start_soon(serve_port, listeners, open_now)
+            return Line("reach", str(where), str(self.target))
         serve_users = partial(serve_proxy, users=self.users)
-        nursery.start_soon(serve_users, listeners, self._way_out(client))
+        nursery.start_soon(serve_users, listeners, self._dialer(client))
         leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
         title = f"SOCKS and HTTP proxy, leaving {leaving}"
         return Line("socks", str(where), "-", title=title)
 
-    def _way_out(self, client: CenterClient) -> Dialer:
+    def _dialer(self, client: CenterClient) -> Dialer:
         if self.exit_name is not None:  # a client is an exit for TCP only
             return Dialer(partial(client.open, exit_name=self.exit_name))
         return Dialer(client.open, client.bind, client.associate, self.udp_public)
 
 
-def _not_given(notice: MappingRefused, target: str, flag: str) -> TunnelError:
-    code = notice.answer.code
-    reason = notice.answer.reason or CODES[code].meaning
-    where = notice.wanted.port or "a port"
-    return TunnelError(
-        code,
-        f"the server does not give {where} for {target}: {reason}",
-        fix=f"choose another: {_where(flag, '0', target)}"
-        if code in IN_OTHER_HANDS
-        else "",
-    )
-
-
-def _row(port: int, count: int) -> str:
-    """Write so many ports from one on; any, if there are not as many."""
-    last = port + count - 1
-    if count == 1:
-        return str(port)
-    return f"{port}-{last}" if last < 65_536 else "0"
-
-
-def _where(flag: str, remote: str, target: str) -> str:
-    """Write what is public where, as the command that was used takes it."""
-    return f"{flag} {remote}" if flag == REMOTE else f"{flag} {remote}={target}"
+Entry = Local | Published
 
 
 # Values ------------------------------------------------------------------------------
 
 
-def parse_listen(text: str) -> End:
-    """Read where to listen here; a bare port listens on both loopbacks.
-
-    Raises:
-        UsageError: it is no address and no unix path.
-    """
-    return parse_end(text, LOCALHOST)
-
-
-def parse_target(text: str) -> End:
-    """Read what is to be reached here; a bare port is one of either loopback.
-
-    Raises:
-        UsageError: it is no address and no unix path, or has port 0.
-    """
-    return _reachable(parse_end(text, LOCALHOST), text)
-
-
-def parse_far_target(text: str) -> End:
-    """Read what is to be reached from another machine, as ``parse_target`` does.
-
-    Raises:
-        UsageError: besides, it has a zone, which is a card of this machine.
-    """
-    end = parse_target(text)
-    if isinstance(end, Address) and "%" in end.host:
-        raise _zone_refused(text, "the target is reached from another machine")
-    return end
-
-
-def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
-    """Part ``[REMOTE=]TARGET``; without REMOTE it is any port."""
-    remote, equals, target = text.rpartition("=")
-    if equals and not (remote and target):
-        raise UsageError(
-            f"{flag} {text!r} does not say which port leads where",
-            "an entry is [REMOTE=]TARGET",
-            f"for example {flag} {remote or '2222'}={target or '22'}",
-        )
-    return remote if equals else "0", target
-
-
-def _parse_row(text: str) -> tuple[End, int]:
-    """Read a target, or the first of several in a row and their number."""
-    if text.startswith(UNIX_PREFIX):
-        return UnixPath.parse(text), 1
-    ports = parse_ports(text, LOCALHOST)
-    return _reachable(ports.first, text), ports.count
-
-
-def _reachable(end: End, text: str) -> End:
-    if isinstance(end, Address) and not end.port:
-        raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
-    if isinstance(end, Address) and end.host == EVERYWHERE:
-        raise UsageError(
-            f"{text!r} cannot be reached",
-            "* is a place to listen, for every address",
-            f"a port of this machine is {end.port} alone",
-        )
-    return end
-
-
-def _zone_refused(text: str, why: str) -> UsageError:
-    return UsageError(
-        f"{text!r} has a zone, which names a network card of this machine",
-        why,
-        "use an address without %…, or a name",
-    )
-
-
 def as_target(end: End) -> TcpTarget | UnixPath:
-    """Give what a CREATE says of it."""
+    """Return the target that a CREATE names for an address or a unix socket."""
     return TcpTarget(end) if isinstance(end, Address) else end
 
 
-def parse_remote(text: str) -> Address:
-    """Read a public address; a bare port has no host of its own.
-
-    Raises:
-        UsageError: it is none.
-    """
-    return _public(Address.parse(text, EVERYWHERE), text)
+def public_flag(flag: str, remote: str, target: str) -> str:
+    """Return how ``--remote``, ``--tcp`` or ``--udp`` says what is public where."""
+    return f"{flag} {remote}" if flag == "--remote" else f"{flag} {remote}={target}"
 
 
-def parse_public_ports(text: str) -> Ports:
-    """Read a public address with one port or several, as ``parse_remote`` does.
-
-    Raises:
-        UsageError: it is none.
-    """
-    ports = parse_ports(text, EVERYWHERE)
-    return Ports(_public(ports.first, text), ports.count)
+def url_of(scheme: str, public: Address) -> str:
+    """Return the URL of a public address, without the port that its scheme implies."""
+    usual = public.port == _USUAL_PORTS[scheme]
+    where = str(Address(public.host, 0))[:-2] if usual else str(public)
+    return f"{scheme}://{where}/"
 
 
-def _public(where: Address, text: str) -> Address:
-    """Leave to the server where a port without a host is: ``--listen`` says so.
+def _key_of(endpoint: Endpoint) -> str:
+    """Return what a client's own name for an endpoint is made of."""
+    if isinstance(endpoint, Service) and isinstance(endpoint.target, Address):
+        host, port = endpoint.target.host, endpoint.target.port
+        if is_localhost(
+            host
+        ):  # a port alone meant 127.0.0.1 when names were first kept
+            return str(Address(LOOPBACKS[0], port))
+    return str(endpoint)
 
-    ``*`` is what the line of such a port says, so it means the same.
-    """
-    if where.host == EVERYWHERE:
-        return Address("", where.port)
-    if "%" in where.host:
-        raise _zone_refused(text, "the public port is one of the server's")
-    return where
+
+def _own_name(client_id: bytes, target: str) -> str:
+    """Return a short name, the same whenever this client shares the same thing."""
+    digest = sha256(client_id + target.encode(errors="surrogateescape")).digest()
+    return b32encode(digest)[:_OWN_NAME_LETTERS].decode().lower()

@@ -1,114 +1,349 @@
-"""The words of entries: ports in a row, options behind a comma, users."""
+"""The text forms of entries: as words of ``tunnel up``, and as commands of their own.
+
+    parse_…    reads the word behind a flag of ``tunnel up``
+    …_entry    reads the words and flags of a command that has one entry
+
+Each raises UsageError where words cannot be read, contradict one another, or would open
+a proxy to everybody.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from tunnel.access.proxy_users import ProxyUsers
+from tunnel.access.networks import Networks
+from tunnel.addresses import is_loopback, parse_ip
 from tunnel.errors import UsageError
-from tunnel.net.proxy_protocol import ProxyVersion
-from tunnel.ops.saved import secret_file
-from tunnel.proto.frames import Address
-from tunnel.words import bare
+from tunnel.front.http.files import Folder
+from tunnel.ops.entries import (
+    ClientExit,
+    ClientProxy,
+    Local,
+    Published,
+    Service,
+    SharedFolder,
+    public_flag,
+)
+from tunnel.ops.entry_values import (
+    parse_exit_name,
+    parse_far_target,
+    parse_guard,
+    parse_listen,
+    parse_proxy_version,
+    parse_public_ports,
+    parse_remote,
+    parse_target,
+    parse_targets,
+    parse_users,
+    public_name,
+    split_options,
+)
+from tunnel.proto.frames import (
+    UNIX_PREFIX,
+    MappingEntry,
+    MappingType,
+    UnixPath,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.front.http.names import Guard
+    from tunnel.net.proxy_protocol import ProxyVersion
+    from tunnel.proto.frames import End
+
+REMOTE: Final = "--remote"
+"""The flag of ``tunnel tcp`` and ``tunnel udp`` that says what is public."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """An address with one port, or with several in a row."""
-
-    first: Address
-    count: int = 1
-
-    def __str__(self) -> str:
-        text = str(self.first)
-        return text if self.count == 1 else f"{text}-{self.first.port + self.count - 1}"
+# Ports: --tcp and --udp --------------------------------------------------------------
 
 
-def parse_ports(text: str, host: str = "") -> Ports:
-    """Read ``[HOST:]PORT`` or ``[HOST:]LOW-HIGH``.
+def parse_tcp(text: str) -> Published:
+    """Read ``[REMOTE=]TARGET[,proxy=v1|v2]``, or that of a proxy into this network.
 
-    Raises:
-        UsageError: it is neither.
-    """
-    before, colon, ports = text.rpartition(":")
-    low, dash, high = ports.partition("-")
-    if not (dash and low.isdigit()):
-        return Ports(Address.parse(text, host))
-    first = Address.parse(f"{before}{colon}{low}", host)
-    last = int(high) if high.isascii() and high.isdigit() else 0
-    if not 0 < first.port <= last < 65_536:
-        raise UsageError(
-            f"{ports!r} is not a range of ports",
-            "it is LOW-HIGH, with ports from 1 to 65535",
-            "for example 6000-6010",
-        )
-    return Ports(first, last - first.port + 1)
+    The latter is ``[REMOTE=]socks[,auth=USER:PASSWORD…][,network=NET…]``."""
+    if text.partition(",")[0].rpartition("=")[2] == "socks":
+        body, options = split_options(text, ("auth", "network"))
+        remote = body.rpartition("=")[0] or "0"
+        networks = Networks.parse(options["network"])
+        return _client_proxy(remote, networks, parse_users(options["auth"]), "--tcp")
+    body, options = split_options(text, ("proxy",))
+    remote, target = _remote_and_target(body, "--tcp")
+    proxy = parse_proxy_version(options["proxy"])
+    return _service("--tcp", MappingType.TCP, remote, target, proxy)
 
 
-def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
-    """Take the ``,NAME=VALUE…`` from behind an entry; an option may be repeated.
-
-    Raises:
-        UsageError: an option is none of ``known``, or has no value.
-    """
-    body, *words = text.split(",")
-    found: dict[str, list[str]] = {name: [] for name in known}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in found or not value:
-            close = get_close_matches(name, known, 1)
+def tcp_entry(
+    target: str | None,
+    remote: str,
+    proxy: str | None,
+    *,
+    socks: bool,
+    auth: list[str],
+    networks: list[str],
+) -> Published:
+    """Return the entry of ``tunnel tcp``."""
+    if socks:
+        if target is not None or proxy is not None:
             raise UsageError(
-                f"{name!r} is not an option of this entry",
-                "known: " + ", ".join(f"{one}=…" for one in known),
-                f"did you mean {close[0]}=…?" if close else "",
+                "--socks takes no target",
+                "its visitors name theirs, and are not announced to them",
+                "tunnel tcp --socks --remote 127.0.0.1:1080",
             )
-        found[name].append(value)
-    return body, found
+        users = parse_users(auth)
+        return _client_proxy(remote, Networks.parse(networks), users, REMOTE)
+    if target is None or networks or auth:
+        raise UsageError(
+            "there is no TARGET"
+            if target is None
+            else "--auth and --network are for --socks",
+            "what is to be published is [HOST:]PORT or unix:/path",
+            "tunnel tcp 8000",
+        )
+    version = parse_proxy_version([proxy] if proxy else [])
+    return _service(REMOTE, MappingType.TCP, remote, target, version)
 
 
-def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
-    """Read which PROXY header is wanted: the last word, or none.
+def parse_udp(text: str) -> Published:
+    """Read ``[REMOTE=]TARGET``."""
+    body, _ = split_options(text, ())
+    remote, target = _remote_and_target(body, "--udp")
+    return udp_entry(target, remote, "--udp")
 
-    Raises:
-        UsageError: there is no such version.
+
+def udp_entry(target: str, remote: str, flag: str = REMOTE) -> Published:
+    """Return the entry of ``tunnel udp``."""
+    entry = _service(flag, MappingType.UDP, remote, target)
+    if isinstance(entry.endpoint, Service) and isinstance(
+        entry.endpoint.target, UnixPath
+    ):
+        command = "tunnel udp" if flag == REMOTE else flag
+        raise UsageError(
+            f"{target} takes no datagrams",
+            "UDP goes to an address",
+            f"for example {command} 53",
+        )
+    return entry
+
+
+def _service(
+    flag: str,
+    kind: MappingType,
+    remote: str,
+    target: str,
+    proxy: ProxyVersion | None = None,
+) -> Published:
+    """Publish a target, or several in a row; port 0 of ``remote`` is as many ports."""
+    end, count = parse_targets(target)
+    public = parse_public_ports(remote)
+    port = public.first.port
+    if public.count != count and port:
+        last = port + count - 1
+        in_row = f"{port}-{last}" if count > 1 else str(port)
+        if last > 65_535:
+            in_row = "0"
+        raise UsageError(
+            f"{remote} and {target} are not of one length",
+            "the visitor of each port reaches the target of the same place",
+            f"for example {public_flag(flag, in_row, target)}",
+        )
+    wanted = MappingEntry(kind, "", public.first.host, port, count)
+    endpoint = Service(end, count, proxy)
+    return Published(kind.name.lower(), wanted, endpoint, flag)
+
+
+def _client_proxy(
+    remote: str, networks: Networks, users: ProxyUsers | None, flag: str
+) -> Published:
+    """Publish a proxy into the network of this machine, which is never open to all."""
+    public = parse_remote(remote)
+    if users is None and not is_loopback(public.host):
+        port = public.port or 1080
+        with_users = f"--tcp {port}=socks,auth=USER:PASSWORD"
+        if flag == REMOTE:
+            with_users = "add --auth USER:PASSWORD"
+        for_server = public_flag(flag, f"127.0.0.1:{port}", "socks")
+        raise UsageError(
+            "a public proxy without users is not opened",
+            "whoever reaches the server could use it to enter this network",
+            f"{with_users}, or let only the server's own programs use it: {for_server}",
+        )
+    wanted = MappingEntry(MappingType.TCP, "", public.host, public.port)
+    return Published("tcp", wanted, ClientProxy(networks, users))
+
+
+def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
+    """Part ``[REMOTE=]TARGET``; without REMOTE it is any port."""
+    remote, equals, target = text.rpartition("=")
+    if equals and not (remote and target):
+        raise UsageError(
+            f"{flag} {text!r} does not say which port leads where",
+            "an entry is [REMOTE=]TARGET",
+            f"for example {flag} {remote or '2222'}={target or '22'}",
+        )
+    return remote if equals else "0", target
+
+
+# Names: --http, --https and --be-exit ------------------------------------------------
+
+
+def parse_http(text: str) -> Published:
+    """Read ``NAME=TARGET``, of a web service or a folder."""
+    name, what = _name_and_target(text, "--http")
+    return _shared(what, name)
+
+
+def share_entry(
+    what: str,
+    name: str = "",
+    auth: str | Guard | None = None,
+    *,
+    listing: bool = False,
+) -> Published:
+    """Return the entry of ``tunnel share``.
+
+    Args:
+        what: a target or a folder.
+        name: its host name; empty for one that this client keeps.
+        auth: ``USER:PASSWORD`` that visitors need.
+        listing: list folders that have no index.html."""
+    guard = parse_guard(auth) if isinstance(auth, str) else auth
+    ascii_name = public_name(name)
+    if name and not ascii_name:
+        raise UsageError(
+            "--name is no host name",
+            "letters, digits and -, with dots between",
+            "--name shop, or a whole one: --name shop.example.net",
+        )
+    return _shared(what, ascii_name, guard, listing=listing)
+
+
+def parse_https(text: str) -> Published:
+    """Read ``NAME=TARGET``, of a service that ends TLS itself."""
+    name, target = _name_and_target(text, "--https")
+    wanted = MappingEntry(MappingType.HTTPS, "", name)
+    return Published("https", wanted, Service(parse_target(target)), scheme="https")
+
+
+def parse_exit(text: str) -> Published:
+    """Read ``NAME[,network=NET…]``, of an exit for other clients."""
+    name, options = split_options(text, ("network",))
+    wanted = MappingEntry(MappingType.EXIT, "", parse_exit_name(name))
+    return Published("exit", wanted, ClientExit(Networks.parse(options["network"])))
+
+
+def _shared(
+    what: str, name: str, guard: Guard | None = None, *, listing: bool = False
+) -> Published:
+    """Publish what is no port as a folder, if there is one; all else as a service."""
+    is_folder = (
+        "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
+    )
+    endpoint: Service | SharedFolder
+    if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
+        endpoint = Service(parse_target(what), guard=guard)
+    else:
+        endpoint = SharedFolder(_folder(what, listing=listing), guard)
+    wanted = MappingEntry(MappingType.HTTP, "", name)
+    return Published("http", wanted, endpoint, scheme="http")
+
+
+def _folder(path: str, *, listing: bool) -> Folder:
+    try:
+        return Folder(Path(path).expanduser(), listing=listing)
+    except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
+        raise UsageError(
+            f"{path} cannot be shared: {getattr(error, 'strerror', None) or error}",
+            "what is shared is [HOST:]PORT or a folder",
+        ) from error
+
+
+def _name_and_target(text: str, flag: str) -> tuple[str, str]:
+    written, equals, target = text.partition("=")
+    name = public_name(written)
+    if not (equals and name and target):
+        raise UsageError(
+            f"{flag} {text!r} does not say which name leads where",
+            "an entry is NAME=TARGET",
+            f"for example {flag} {(equals and name) or 'shop'}="
+            f"{(target if equals else text) or '8000'}",
+        )
+    return name, target
+
+
+# Ports here: --reach and --socks -----------------------------------------------------
+
+
+def parse_reach(text: str, exit_name: str | None = None) -> Local:
+    """Read ``LISTEN=TARGET``."""
+    listen, _, target = text.rpartition("=")
+    if not (listen and target):
+        raise UsageError(
+            f"--reach {text!r} does not say where to listen and what to reach",
+            "an entry is LISTEN=TARGET",
+            f"--reach {listen or '5432'}={target or 'db.lan:5432'}",
+        )
+    return reach_entry(listen, target, exit_name)
+
+
+def reach_entry(listen: str, target: str, exit_name: str | None = None) -> Local:
+    """Return the entry of ``tunnel reach``."""
+    return Local(parse_listen(listen), parse_far_target(target), exit_name)
+
+
+def parse_socks(
+    text: str, exit_name: str | None = None, udp_public: str | None = None
+) -> Local:
+    """Read ``LISTEN[,auth=USER:PASSWORD…]``."""
+    listen, options = split_options(text, ("auth",))
+    users = parse_users(options["auth"])
+    return _proxy_here(parse_listen(listen), users, exit_name, udp_public, "--socks")
+
+
+def socks_entry(
+    listen: str, auth: list[str], exit_name: str | None, udp_public: str | None
+) -> Local:
+    """Return the entry of ``tunnel socks``."""
+    users = parse_users(auth)
+    where = parse_listen(listen)
+    return _proxy_here(where, users, exit_name, udp_public, "tunnel socks")
+
+
+def _proxy_here(
+    listen: End,
+    users: ProxyUsers | None,
+    exit_name: str | None,
+    udp_public: str | None,
+    command: str,
+) -> Local:
+    refuse_open_proxy(listen, users, command)
+    if udp_public is not None and parse_ip(udp_public) is None:
+        raise UsageError(
+            f"{udp_public!r} is not an IP address",
+            "SOCKS tells apps a number to send their datagrams to, and no port",
+            "for example --udp-public-address 203.0.113.7",
+        )
+    return Local(listen, None, exit_name, users, udp_public)
+
+
+def refuse_open_proxy(
+    listen: End, users: ProxyUsers | None, command: str = "--socks"
+) -> None:
+    """Refuse a proxy that everybody who reaches its address could use.
+
+    Args:
+        listen: its address.
+        users: who may use it.
+        command: ``--socks``, or ``tunnel socks``, whose users are a flag of their own.
     """
-    version = None
-    for text in texts:
-        try:
-            version = ProxyVersion(text)
-        except ValueError:
-            raise UsageError(
-                f"{text!r} is no version of the PROXY protocol",
-                "the versions are v1 and v2",
-            ) from None
-    return version
-
-
-def parse_users(pairs: list[str]) -> ProxyUsers | None:
-    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``.
-
-    Raises:
-        UsageError: one is none. The text does not repeat it.
-    """
-    if not pairs:
-        return secret_file("TUNNEL_AUTH_FILE", _users_of_file)
-    return _users(pairs)
-
-
-def _users_of_file(text: str) -> ProxyUsers:
-    return _users([bare(pair) for pair in text.split()])
-
-
-def _users(pairs: list[str]) -> ProxyUsers:
-    users = {}
-    for pair in pairs:
-        name, _, password = pair.partition(":")
-        if not (name and password):
-            raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
-        users[name] = password
-    return ProxyUsers(users)
+    if isinstance(listen, UnixPath):  # as private as its folder
+        return
+    if users is None and not is_loopback(listen.host):
+        auth = ",auth=" if command == "--socks" else " --auth "
+        raise UsageError(
+            f"a proxy without users is not opened on {listen}",
+            "whoever reaches that address could use it",
+            f"{command} {listen.port}, or with users {command} '{listen}'{auth}"
+            "USER:PASSWORD",
+        )

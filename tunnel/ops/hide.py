@@ -1,9 +1,9 @@
 """Keep the secrets of a command line out of ``ps``.
 
-Everybody on a machine can read the argument list of everybody's programs. When ours
-holds a secret, the program executes itself again with the secret masked; the real words
-travel in a file in memory whose descriptor is inherited. It is the same process, with
-the same standard files. Imports nothing heavy, for it all happens twice.
+Every user of a machine can read the argument list of every program. When ours holds a
+secret, the program executes itself again with the secret masked; the real words travel
+in a file in memory whose descriptor is inherited. The process stays the same, with its
+standard files. Imports nothing heavy: all of it is loaded twice.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tunnel.platform.process import (
 )
 
 VARIABLE: Final = "_TUNNEL_ARGUMENTS"
-"""Tells the second life the number of the descriptor; removed at once."""
+"""Tells the program, executed again, the number of the descriptor; removed at once."""
 
 
 def hide_secrets() -> None:
     """Execute the program again if its argument list shows a secret.
 
-    In the second life puts the real words into ``sys.argv``. Where any of this does not
-    work the program goes on as it was started.
+    After that, put the real words into ``sys.argv``. Where any of this does not work,
+    the program goes on as it was started.
     """
     number = os.environ.pop(VARIABLE, None)
     if number is not None:
@@ -44,7 +44,7 @@ def _execute_masked() -> None:
 
     words = sys.argv[1:]
     shown = masked(words)
-    # The words that the interpreter got end with ours, or somebody else runs us.
+    # Else another program runs this code, and its arguments are not these.
     ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words
     if shown == words or not ours or not sys.executable:
         return
@@ -56,7 +56,7 @@ def _execute_masked() -> None:
         os.write(number, json.dumps([short_name(), words]).encode())
         before = sys.orig_argv[1 : len(sys.orig_argv) - len(words)]
         told = os.environ | {VARIABLE: str(number)}
-        if os.getpid() == 1:  # nothing else keeps the signal until we listen again
+        if os.getpid() == 1:  # else SIGTERM would be lost until we listen again
             hold_back(signal.SIGTERM)
         os.execve(sys.executable, [sys.executable, *before, *shown], told)  # noqa: S606
     except OSError:

@@ -1,7 +1,7 @@
-"""``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``: the proxy of the whole machine.
+"""``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, read as curl and Go read them.
 
-They are read as curl and Go read them. The link is one TLS connection to any port, so
-``HTTPS_PROXY`` comes before ``ALL_PROXY``, and ``HTTP_PROXY`` says nothing about it.
+The link is one TLS connection to any port, so ``HTTPS_PROXY`` comes before
+``ALL_PROXY``, and ``HTTP_PROXY`` says nothing about it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import IpAddress
 
 _PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""The first that is not empty counts; lower case first, as curl does."""
+"""The first that is not empty counts; lower case comes first, as in curl."""
 _EXEMPT: Final = ("no_proxy", "NO_PROXY")
 _OTHERS: Final = ("http_proxy", "HTTP_PROXY")
 _WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
@@ -35,7 +35,7 @@ class Unused(NamedTuple):
 
 
 def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy | None:
-    """Return the proxy on the way to a server, or None for the straight way.
+    """Return the proxy on the way to a server, or None for the direct way.
 
     Raises:
         UsageError: a variable holds no URL of a proxy. The text names the variable and
@@ -57,9 +57,9 @@ def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy 
 
 
 def not_used(environ: Mapping[str, str], host: str, port: int) -> Unused | None:
-    """Return a proxy that the way to a server does not take, with the reason.
+    """Return the variable whose proxy is not used on the way to a server, and why.
 
-    None where the environment names no proxy at all, or where it is used.
+    None where the environment names no proxy, or where the proxy is used.
     """
     name = _first(environ, _PROXIES)
     if name is None:
@@ -79,7 +79,7 @@ def _first(environ: Mapping[str, str], names: Sequence[str]) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine by its text; nothing is resolved."""
+    """Say whether the text of a host means this machine; nothing is resolved."""
     ip = _ip(host)
     if ip is not None:
         return ip.is_loopback or ip.is_unspecified
@@ -90,9 +90,9 @@ def is_loopback(host: str) -> bool:
 def is_exempt(entries: str, host: str, port: int) -> bool:
     """Say whether ``NO_PROXY`` names a host.
 
-    An entry is ``*``, a name (which means all names below it too, with or without a dot
-    or ``*.`` in front), an address, a network, each but a network with ``:PORT`` if it
-    is only meant for that. Commas and spaces part them. Nothing is resolved.
+    Its entries, parted by commas and spaces, are ``*``, names (which include all names
+    below them, with or without a dot or ``*.`` in front), addresses and networks. All
+    but networks may have a ``:PORT`` that they are limited to. Nothing is resolved.
     """
     return any(_names(entry, host, port) for entry in re.split(r"[\s,]+", entries))
 

@@ -1,4 +1,4 @@
-"""Join lines that are kept: the user's servers, by name."""
+"""The user's files: saved join lines, and the files that variables name."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LOG: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 DEFAULT: Final = "default"
 NO_PROXY: Final = "none"
-"""What ``--via`` says to go the straight way whatever the environment holds."""
+"""The word of ``--via`` that goes without a proxy, whatever the environment says."""
 
 
 def state_folder() -> Path:
-    """Give where this user's tunnel keeps what it made itself.
+    """Return the folder for what tunnel itself makes for this user.
 
     Raises:
         StateError: no home folder is known.
@@ -42,7 +42,7 @@ def state_folder() -> Path:
 
 
 def client_folder() -> Path | None:
-    """Return where this user's client ids are kept; None if no place is known."""
+    """Return the folder of this user's client ids; None if no home folder is known."""
     try:
         return state_folder() / "client"
     except StateError:
@@ -52,19 +52,13 @@ def client_folder() -> Path | None:
 def _file(name: str, instead: str = "--to, or XDG_CONFIG_HOME") -> Path:
     if not is_host_name(name):
         raise UsageError(f"{name!r} is not a name: letters, digits, dot, - and _")
-    folder = _of_this_user(user_config_path, instead)
-    return folder / f"{name}.join"
+    return _of_this_user(user_config_path, instead) / f"{name}.join"
 
 
 def _of_this_user(find: Callable[[str], Path], instead: str) -> Path:
-    """Return the folder that ``find`` knows for this user.
-
-    Raises:
-        StateError: neither HOME nor the system's list of users names a home folder.
-    """
     with suppress(RuntimeError):
         folder = find("tunnel")
-        if folder.is_absolute():  # or it begins with a ~ that nobody could resolve
+        if folder.is_absolute():  # else it begins with a ~ that cannot be resolved
             return folder
     raise StateError(
         "no folder is known to keep files in",
@@ -74,34 +68,30 @@ def _of_this_user(find: Callable[[str], Path], instead: str) -> Path:
 
 
 def save(join: JoinLine, name: str) -> Path:
-    """Keep a join line, mode 0600; replaces one of the same name."""
+    """Save a join line, mode 0600, in the place of one of the same name."""
     path = _file(name, "XDG_CONFIG_HOME")  # `tunnel join` has no --to
     write_private(path, join.render() + "\n")
     return path
 
 
 def is_saved(name: str) -> bool:
-    """Say whether there is one of this name; raises StateError where none can be."""
+    """Say whether a line of this name is saved; raises StateError where none can be."""
     return exists(_file(name))
 
 
 def outdated(join: JoinLine) -> JoinLine | None:
-    """Give the saved ``default``, if it is an older line of the server of ``join``.
+    """Return the saved ``default`` if it is another line of the server of ``join``.
 
-    The key says that it is the same server, wherever it is by now. None too where
-    ``join`` is saved under a name of its own: then it is another way to that server.
+    The key tells that it is the same server, whatever its address. None also where
+    ``join`` itself is saved under some name: then it is another way to that server.
     """
     folder = user_config_path("tunnel")
     lines = {path.stem: _readable(path) for path in folder.glob("*.join")}
     kept = lines.get(DEFAULT)
-    if (
-        kept is None
-        or join.pin is None
-        or (kept.pin, kept.name) != (join.pin, join.name)
-    ):
+    if kept is None or join.pin is None:
         return None
-    known = [line.render() for line in lines.values() if line is not None]
-    return None if join.render() in known else kept
+    is_same = (kept.pin, kept.name) == (join.pin, join.name)
+    return kept if is_same and join not in lines.values() else None
 
 
 def _readable(path: Path) -> JoinLine | None:
@@ -115,8 +105,8 @@ def secret_file(variable: str, read: Callable[[str], T]) -> T | None:
     """Read the file that an environment variable names; None without the variable.
 
     Raises:
-        StateError: it cannot be read, or others can.
-        UsageError: it is empty, or ``read`` takes no such text. It is named.
+        StateError: the file cannot be read, or others can read it too.
+        UsageError: it is empty, or ``read`` refuses its text. The error names the file.
     """
     file = os.environ.get(variable)
     return _read_file(Path(file), f"{file} ({variable})", read) if file else None
@@ -133,17 +123,17 @@ def _read_file(path: Path, named: str, read: Callable[[str], T]) -> T:
 
 
 def find(to: str | None) -> tuple[JoinLine, bool]:
-    """Return the join line meant by ``--to``, and whether it is one to be saved.
+    """Return the join line that ``--to`` means, and whether it is to be saved.
 
-    ``to`` is a line, or the name of a saved one; without it ``TUNNEL_TO_FILE`` names a
-    file that holds a line, else the saved ``default`` is meant. What lies in a file is
-    kept there already, perhaps as a secret that must not be copied.
+    ``to`` is a line, or the name of a saved one; without it, the line is in the file
+    that ``TUNNEL_TO_FILE`` names, or it is the saved ``default``. A line from a file is
+    not saved: the file may hold a secret that must not be copied.
 
     Raises:
-        UsageError: none is meant, or it cannot be read.
+        UsageError: there is no such line, or it cannot be read.
     """
-    if to is None and (told := secret_file("TUNNEL_TO_FILE", parse_join)) is not None:
-        return told, False
+    if to is None and (line := secret_file("TUNNEL_TO_FILE", parse_join)) is not None:
+        return line, False
     if to is not None and "://" in to:
         return parse_join(to), True
     name = DEFAULT if to is None else to
@@ -158,21 +148,18 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
             "--to 'tunnel://…'",
         )
     known = [p.stem for p in path.parent.glob("*.join")]
-    close = get_close_matches(name, known, 1)
-    raise UsageError(
-        f"no saved server is called {name!r}",
-        f"saved: {', '.join(sorted(known)) or 'none'}",
-        f"did you mean {close[0]!r}?"
-        if close
-        else "`tunnel join 'tunnel://…'` saves one",
-    )
+    fix = "`tunnel join 'tunnel://…'` saves one"
+    if close := get_close_matches(name, known, 1):
+        fix = f"did you mean {close[0]!r}?"
+    cause = f"saved: {', '.join(sorted(known)) or 'none'}"
+    raise UsageError(f"no saved server is called {name!r}", cause, fix)
 
 
 def show_join(state: Path, show: Show) -> Exit:
     """Print the join line that a server keeps in its state folder.
 
     Raises:
-        StateError: there is none yet, or it cannot be used.
+        StateError: there is none, it cannot be used, or stdout cannot be written.
     """
     line = kept_join(state)
     if line is None:
@@ -188,13 +175,13 @@ def show_join(state: Path, show: Show) -> Exit:
 
 
 def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
-    """Give the proxy on the way to a server.
+    """Return the proxy on the way to a server.
 
-    It is the one of ``--via`` (``none``: no proxy), else of ``TUNNEL_VIA_FILE``, else
-    of ``HTTPS_PROXY`` or ``ALL_PROXY``. That it is used is logged, and why it is not.
+    ``--via`` names it (``none``: no proxy), else ``TUNNEL_VIA_FILE``, else
+    ``HTTPS_PROXY`` or ``ALL_PROXY``; whether the last are used, and why not, is logged.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: its URL cannot be read.
     """
     from tunnel.link.upstream_proxy import UpstreamProxy  # `join` must not pay for trio
     from tunnel.ops.proxy_variables import not_used, proxy_of

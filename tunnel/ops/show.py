@@ -1,4 +1,4 @@
-"""What a person or a script sees: stdout is data, stderr is talk."""
+"""What a person or a script sees: data on stdout; words and the log on stderr."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LABEL_WIDTH: Final = 18
 
 
 class Show:
-    """Writes for a terminal, for a script, or as JSON.
+    """Writes for a terminal, for a script, or as JSON; takes over the log.
 
     Args:
-        as_json: one JSON object per event on stdout.
+        as_json: each line of stdout is a JSON object.
         log: ``logfmt``, ``json`` or ``terminal``; by default what suits stderr.
     """
 
@@ -42,22 +42,21 @@ class Show:
         root = logging.getLogger("tunnel")
         root.handlers[:] = [self._log]
         root.propagate = False
-        # On a terminal the lines below say it better than the log.
-        quiet = kind == "terminal"
-        root.setLevel(logging.WARNING if quiet else logging.INFO)
+        # On a terminal, ``talk`` says better what the log would say at INFO.
+        root.setLevel(logging.WARNING if kind == "terminal" else logging.INFO)
 
     async def keep_log(self) -> NoReturn:
-        """Say what the log left out, also while nothing else is logged."""
+        """Write now and then how many lines the log left out."""
         while True:
             await trio.sleep(WINDOW_S)
             self._log.say_counts()
 
     def close(self) -> None:
-        """Say what the log left out so far, at the end of the program."""
+        """Write how many lines the log left out; for the end of the program."""
         self._log.say_counts(everything=True)
 
     def line(self, event: str, text: str, **fields: str | float) -> None:
-        """Put one line of data on stdout; ``text`` unless JSON is asked for."""
+        """Write one line of data, without secrets: ``text``, or ``fields`` as JSON."""
         safe = {
             key: redact(value) if isinstance(value, str) else value
             for key, value in fields.items()
@@ -65,7 +64,7 @@ class Show:
         self._data(event, redact(text), safe)
 
     def secret_line(self, event: str, text: str, **fields: str | float) -> None:
-        """Put a line on stdout whose very purpose is to tell a secret."""
+        """Write one line of data whose purpose is to tell a secret."""
         self._data(event, text, fields)
 
     def _data(self, event: str, text: str, fields: Mapping[str, str | float]) -> None:
@@ -75,13 +74,13 @@ class Show:
         _write(sys.stdout, escaped(text) + "\n")
 
     def talk(self, label: str, text: str) -> None:
-        """Say something to a person, if there is one."""
+        """Write a line for the person at the terminal, if there is one."""
         if self._talkative:
             self._clear_status()
             _write(sys.stderr, _shown(f"  {label:<{LABEL_WIDTH}} {text}") + "\n")
 
     def status(self, text: str) -> None:
-        """Replace the last line of a terminal; empty text takes it away."""
+        """Replace the last line of the terminal; an empty text removes it."""
         if self._talkative and text != self._status:
             self._clear_status()
             self._status = text
@@ -93,11 +92,11 @@ class Show:
             self._status = ""
 
     def error(self, error: TunnelError, word: str = "error") -> None:
-        """Say what failed, why, and what can be done."""
+        """Write what failed, why, and what can be done."""
         self._explain(f"{word}: {error.what}", error)
 
     def trouble(self, error: TunnelError, instead: str) -> None:
-        """Say what did not succeed where the program goes on, and how."""
+        """Write what failed where the program goes on, and how it does."""
         self._explain(f"{error.what}; {instead}", error)
 
     def _explain(self, first: str, error: TunnelError) -> None:
@@ -120,28 +119,24 @@ def is_journal(file: TextIO) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Make one line of a terminal: no secret in it, nothing that moves the cursor."""
+    """Return one line without secrets and without what moves the cursor."""
     return escaped(redact(text))
 
 
 def _write(file: TextIO, text: str) -> None:
-    """Write at once, for a script may be waiting; see ``ops.standard`` for failures."""
+    """Write at once: a script may be waiting. ``ops.standard`` deals with failures."""
     file.write(text)
     file.flush()
 
 
 def _formatter(kind: str, *, colour: bool) -> logging.Formatter:
-    match kind:
-        case "json":
-            return JsonFormatter()
-        case "terminal":
-            return TerminalFormatter(colour=colour)
-        case _:
-            return LogfmtFormatter()
+    if kind == "terminal":
+        return TerminalFormatter(colour=colour)
+    return JsonFormatter() if kind == "json" else LogfmtFormatter()
 
 
 def size_text(count: int) -> str:
-    """Write a number of bytes for a person."""
+    """Return a number of bytes for a person to read."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
@@ -151,5 +146,5 @@ def size_text(count: int) -> str:
 
 
 def connections(count: int, kind: str = "") -> str:
-    """Write a number of connections for a person."""
+    """Return a number of connections for a person to read."""
     return f"{count} {kind}connection{'' if count == 1 else 's'}"

@@ -1,9 +1,9 @@
 """Standard files that cannot fail: stdin, stdout and stderr, whatever became of them.
 
-A tunnel outlives the terminal, the reader and the disk that it writes to. Everything
-that speaks goes through ``sys.stdout`` and ``sys.stderr``: the lines for scripts, the
-log, the help, Python's reports of faults. So these two are replaced once, at the start.
-Imports nothing heavy, for it all happens twice when a command line has secrets.
+A tunnel outlives the terminal, the reader and the disk that it writes to. Lines for
+scripts, the log, the help and Python's own reports all go through ``sys.stdout`` and
+``sys.stderr``, so these two are replaced once, at the start. Imports nothing heavy: a
+command line with secrets makes the program start twice.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STUCK_S: Final = 1.0
-"""How long a write waits for a reader that stands still (Ctrl+S, a full pipe): above
+"""How long a write waits for a reader that does not read (Ctrl+S, a full pipe): above
 what a busy machine needs, below what a link takes for the death of its peer. After one
-such wait there is no other until something was read."""
+such wait no other follows until something is read."""
 PIECE_BYTES: Final = PIPE_BYTES
-"""What fits into a pipe that has room at all (POSIX), so that the write returns."""
+"""As much fits into every pipe that has room (POSIX), so that a write returns."""
 
 _PLAIN: Final = {"→": "->", "…": "...", "—": "-", "–": "-", "·": "-", "×": "x"}
 _PLAIN_ERRORS: Final = "tunnel-plain"
 
 
 class EnduringFile(io.FileIO):
-    """A descriptor to write to; what cannot be written is dropped.
+    """A file to write to; what cannot be written is dropped.
 
-    Each write is tried anew: a disk that was full takes the next line again.
+    Each write is tried anew: a disk that was full may take the next line.
     """
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd, "w", closefd=False)
         self.lost: OSError | None = None
-        """Why something was dropped, for those whose output is all they are for."""
+        """Why something was dropped, for a command that exists only to print."""
         self._stuck = False
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -52,7 +52,7 @@ class EnduringFile(io.FileIO):
                     return written
             self.lost = BlockingIOError("its reader stands still")
         except OSError as error:
-            self.lost = error.with_traceback(None)  # it would hold this frame, and us
+            self.lost = error.with_traceback(None)  # which would hold this frame
         return size
 
     def _has_room(self) -> bool:
@@ -62,10 +62,10 @@ class EnduringFile(io.FileIO):
 
 
 def secure_standard_files() -> None:
-    """Put files that cannot fail in the place of stdin, stdout and stderr.
+    """Replace stdin, stdout and stderr by files that cannot fail.
 
-    Closed ones (``>&-``) are opened on ``/dev/null`` first: the next socket or file of
-    ours would get their number, and what we say would be written into it.
+    Closed ones (``>&-``) are opened on ``/dev/null`` first: else the next socket or
+    file would get their number, and the program's words would be written into it.
     """
     codecs.register_error(_PLAIN_ERRORS, _plainly)
     for fd in range(3):
@@ -79,7 +79,7 @@ def secure_standard_files() -> None:
 
 
 def lost_output() -> OSError | None:
-    """Return why something of stdout was dropped; None if all of it was written."""
+    """Return why output to stdout was dropped; None if all of it was written."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, EnduringFile) else None
 
@@ -105,7 +105,7 @@ def _enduring(fd: int, before: io.TextIOBase | object) -> io.TextIOWrapper:
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Write what the terminal's character set lacks in ASCII: ``->``, or ``\\xe4``."""
+    """Encode what the terminal's character set lacks as ``->``, or ``\\xe4``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

@@ -13,7 +13,7 @@ from tunnel.platform.pipes import stream_of
 
 
 class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
-    """A file that the kernel cannot wait for, by threads: a regular one, /dev/null."""
+    """A file that epoll does not take (a regular one, /dev/null), read in threads."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -51,7 +51,7 @@ def _stream_of(fd: int) -> trio.abc.Stream | _ThreadedFile:
 
 
 class _Output(trio.abc.SendStream):
-    """Standard output, whose end of file is its close."""
+    """Standard output; closing it is how its reader sees the end of file."""
 
     def __init__(self) -> None:
         self._below = _stream_of(sys.stdout.fileno())
@@ -63,7 +63,7 @@ class _Output(trio.abc.SendStream):
         await self._below.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """Close it, and the descriptor that the process was started with too."""
+        """Close it, and also the descriptor that the process was started with."""
         await self._below.aclose()
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -74,9 +74,9 @@ class _Output(trio.abc.SendStream):
 
 
 def standard_stream() -> trio.abc.HalfCloseableStream:
-    """Give stdin and stdout as one half-closeable stream; closing it closes both.
+    """Return stdin and stdout as one half-closeable stream; closing it closes both.
 
-    The end of file that it sends is the end of stdout: who reads there sees it although
-    the other direction goes on.
+    ``send_eof`` closes stdout, so that its reader sees the end of file while the other
+    direction goes on.
     """
     return trio.StapledStream(_Output(), _stream_of(sys.stdin.fileno()))

@@ -1,7 +1,8 @@
 """The ``TUNNEL_…`` variables: one table of names, and which command takes which.
 
 A flag's variable is ``TUNNEL_`` and its name. Where commands mean different things by
-one flag, the command stands in the name too; the shared name of before warns.
+one flag, the name holds the command too; the name without it, which is older, still
+works with a warning.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ OWN: Final = {
     "up": ("http", "https", "tcp", "udp", "reach", "socks"),
     "share": ("name",),
 }
-"""Flags whose variable holds the name of the command."""
+"""Flags whose variables hold the name of the command."""
 _SWITCHES: Final = {"tcp": ("socks",)}
-"""Flags without a variable: the word means something else where it has one."""
+"""Flags without a variable: the same word takes a value in another command."""
 SHARED: Final = frozenset(
-    (
+    [
         "LISTEN",
         "PORTS",
         "PUBLIC_HOST",
@@ -50,32 +51,32 @@ SHARED: Final = frozenset(
         "PRINT_JOIN",
         "TRUSTED_PROXY",
         "MAX_PER_ADDRESS",
-        "JSON",
-        "LOG",
         "TO",
         "VIA",
         "SAVE_AS",
-        "EXIT",
-        "BE_EXIT",
+        "DRAIN",
+        "IDLE",
+        "UDP_IDLE",
+        "DEAD_AFTER",
+        "JSON",
+        "LOG",
         "REMOTE",
         "PROXY_PROTOCOL",
         "AUTH",
         "NETWORK",
         "LIST",
-        "ONCE",
-        "DRAIN",
-        "IDLE",
-        "UDP_IDLE",
-        "DEAD_AFTER",
+        "EXIT",
+        "BE_EXIT",
         "UDP_PUBLIC_ADDRESS",
+        "ONCE",
         "TO_FILE",
         "VIA_FILE",
         "AUTH_FILE",
         "TRUST_FILES",
         "NET",
-    )
+    ]
 )
-"""What is behind the prefix of the others."""
+"""The other variables, without the prefix."""
 
 _KUBERNETES: Final = re.compile(
     r"TUNNEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
@@ -85,7 +86,7 @@ _KUBERNETES_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 def variable_of(command: str, flag: str) -> str | None:
-    """Return the variable of a flag (``--public-host``); None: it has none."""
+    """Return the variable of a flag such as ``--public-host``; None if it has none."""
     word = flag.removeprefix("--")
     if not flag.startswith("--") or word in _SWITCHES.get(command, ()):
         return None
@@ -94,7 +95,7 @@ def variable_of(command: str, flag: str) -> str | None:
 
 
 def known() -> set[str]:
-    """Return every variable that some command takes."""
+    """Return every variable that a command takes."""
     shared = {PREFIX + word for word in SHARED}
     return shared | {
         f"{PREFIX}{command.upper()}_{word.upper()}"
@@ -104,9 +105,9 @@ def known() -> set[str]:
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the variables that nobody takes, each with the one that may be meant.
+    """Return the variables that no command takes, each with the likely right one.
 
-    Those that Kubernetes makes for a service called tunnel are not among them.
+    Those that Kubernetes makes for a service called tunnel are left out.
     """
     names = known()
     old = {PREFIX + word.upper() for words in OWN.values() for word in words}
@@ -124,31 +125,37 @@ def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
 def refuse_empty(
     app: App, commands: tuple[str, ...], arguments: ArgumentCollection
 ) -> None:
-    """Refuse empty words of the command line: each would mean something by chance.
+    """Refuse an empty word of the command line, and say what belongs there.
 
     Raises:
-        UsageError: with the flag, and what belongs there.
+        UsageError: a word is empty; it would mean something by chance.
     """
-    del app, commands
+    del commands
     for argument in arguments:
         given = [one.value for one in argument.tokens if one.implicit_value is UNSET]
         if not all(map(str.strip, given)):
             raise UsageError(
                 f"{argument.name} is empty",
                 "perhaps a variable of the shell is not set",
-                f"what belongs there: {argument.parameter.help}",
+                f"what belongs there: {_help_of(app, argument.name)}",
             )
 
 
+def _help_of(app: App, name: str) -> str:
+    arguments = app.assemble_argument_collection(parse_docstring=True)
+    texts = {one.name: one.parameter.help or "" for one in arguments}
+    return " ".join(texts[name].split())
+
+
 class Environment(Env):
-    """Gives a command the variables of its flags."""
+    """Gives commands the values of their variables."""
 
     def __init__(self) -> None:
         super().__init__(PREFIX, command=False)
         self.old: dict[str, str] = {}
-        """Names of before that were used, and the new ones."""
+        """The old names that were used, and the new ones."""
         self.given: list[str] = []
-        """The variables that were taken."""
+        """The variables that were used."""
 
     def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
         name = variable_of(_last(commands), argument.name)
@@ -160,7 +167,7 @@ class Environment(Env):
     def __call__(
         self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     ) -> None:
-        """Add the values of variables to the flags that the command line left out."""
+        """Give the flags that the command line leaves out the values of variables."""
         del app
         for argument in arguments:
             name = variable_of(_last(commands), argument.name)
@@ -182,24 +189,19 @@ class Environment(Env):
             argument.append(Token(keyword=name, value=value, source="env", index=index))
 
     def sources(self) -> str:
-        """Name the variables that were taken; nobody may remember that they are set."""
+        """Return the names of the variables that were used, for an error to name."""
         return ", ".join(
             f"{name} (now {self.old[name]})" if name in self.old else name
             for name in self.given
         )
 
     def warn(self) -> None:
-        """Log what was taken under an old name, and what nobody takes."""
+        """Log the old names that were used, and the variables that no command takes."""
         for before, name in self.old.items():
             log_event(LOG, logging.WARNING, "variable.old", variable=before, now=name)
         for name, meant in unknown(os.environ).items():
-            log_event(
-                LOG,
-                logging.WARNING,
-                "variable.unknown",
-                variable=name,
-                did_you_mean=meant,
-            )
+            log_event(LOG, logging.WARNING, "variable.unknown", variable=name,
+                did_you_mean=meant)  # fmt: skip
 
 
 def _last(commands: tuple[str, ...]) -> str:

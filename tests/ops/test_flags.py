@@ -8,33 +8,33 @@ import pytest
 
 from tunnel.errors import UsageError
 from tunnel.net.timeouts import Timeouts
-from tunnel.ops.timeout_flags import TimeoutFlags
+from tunnel.ops.flags import RunFlags
 
 
 def test_without_a_word_nothing_ends_for_its_silence_but_udp() -> None:
-    assert TimeoutFlags().patience() == Timeouts()
+    assert RunFlags().timeouts() == Timeouts()
     assert Timeouts() == Timeouts(math.inf, 180, 150)
 
 
 def test_each_flag_has_its_place() -> None:
-    given = TimeoutFlags(idle="2h", udp_idle="5m", dead_after="40")
-    assert given.patience() == Timeouts(7_200, 300, 40)
+    given = RunFlags(idle="2h", udp_idle="5m", dead_after="40")
+    assert given.timeouts() == Timeouts(7_200, 300, 40)
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        TimeoutFlags(idle="never"),
-        TimeoutFlags(udp_idle="0"),
-        TimeoutFlags(udp_idle="-1"),
-        TimeoutFlags(dead_after="0"),
-        TimeoutFlags(dead_after="4s"),
-        TimeoutFlags(dead_after="13h"),
+        RunFlags(idle="never"),
+        RunFlags(udp_idle="0"),
+        RunFlags(udp_idle="-1"),
+        RunFlags(dead_after="0"),
+        RunFlags(dead_after="4s"),
+        RunFlags(dead_after="13h"),
     ],
 )
-def test_what_would_end_everything_is_refused(given: TimeoutFlags) -> None:
+def test_what_would_end_everything_is_refused(given: RunFlags) -> None:
     with pytest.raises(UsageError):
-        given.patience()
+        given.timeouts()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,204 @@
+"""The values that entries are written with: ports, places, options, users and names.
+
+Each ``parse_…`` raises UsageError where a text is no such value; its error repeats
+nothing of a secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from tunnel.access.proxy_users import ProxyUsers
+from tunnel.addresses import EVERYWHERE, LOCALHOST, host_of, is_host_name
+from tunnel.errors import UsageError
+from tunnel.front.http.names import Guard
+from tunnel.net.proxy_protocol import ProxyVersion
+from tunnel.ops.saved import secret_file
+from tunnel.proto.frames import UNIX_PREFIX, Address, UnixPath, parse_end
+from tunnel.words import bare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tunnel.proto.frames import End
+
+
+# Places ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """An address with one port, or with several in a row."""
+
+    first: Address
+    count: int = 1
+
+    def __str__(self) -> str:
+        text = str(self.first)
+        return text if self.count == 1 else f"{text}-{self.first.port + self.count - 1}"
+
+
+def parse_ports(text: str, host: str = "") -> Ports:
+    """Read ``[HOST:]PORT`` or ``[HOST:]LOW-HIGH``."""
+    before, colon, ports = text.rpartition(":")
+    low, dash, high = ports.partition("-")
+    if not (dash and low.isdigit()):
+        return Ports(Address.parse(text, host))
+    first = Address.parse(f"{before}{colon}{low}", host)
+    last = int(high) if high.isascii() and high.isdigit() else 0
+    if not 0 < first.port <= last < 65_536:
+        raise UsageError(
+            f"{ports!r} is not a range of ports",
+            "it is LOW-HIGH, with ports from 1 to 65535",
+            "for example 6000-6010",
+        )
+    return Ports(first, last - first.port + 1)
+
+
+def parse_public_ports(text: str) -> Ports:
+    """Read the public address of one port or several, as ``parse_remote`` does."""
+    ports = parse_ports(text, EVERYWHERE)
+    return Ports(_public(ports.first, text), ports.count)
+
+
+def parse_remote(text: str) -> Address:
+    """Read a public address; a bare port has no host, for the server's to be used."""
+    return _public(Address.parse(text, EVERYWHERE), text)
+
+
+def _public(where: Address, text: str) -> Address:
+    if where.host == EVERYWHERE:  # what the line of a port without a host says
+        return Address("", where.port)
+    if "%" in where.host:
+        raise _zone_refused(text, "the public port is one of the server's")
+    return where
+
+
+def parse_listen(text: str) -> End:
+    """Read where to listen here; a bare port listens on both loopbacks."""
+    return parse_end(text, LOCALHOST)
+
+
+def parse_target(text: str) -> End:
+    """Read what is to be reached here; a bare port is one of either loopback."""
+    return _reachable(parse_end(text, LOCALHOST), text)
+
+
+def parse_targets(text: str) -> tuple[End, int]:
+    """Read several targets in a row; return the first, and their number."""
+    if text.startswith(UNIX_PREFIX):
+        return UnixPath.parse(text), 1
+    ports = parse_ports(text, LOCALHOST)
+    return _reachable(ports.first, text), ports.count
+
+
+def parse_far_target(text: str) -> End:
+    """Read what is reached from another machine; a zone would mean nothing there."""
+    end = parse_target(text)
+    if isinstance(end, Address) and "%" in end.host:
+        raise _zone_refused(text, "the target is reached from another machine")
+    return end
+
+
+def _reachable(end: End, text: str) -> End:
+    if isinstance(end, Address) and not end.port:
+        raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
+    if isinstance(end, Address) and end.host == EVERYWHERE:
+        raise UsageError(
+            f"{text!r} cannot be reached",
+            "* is a place to listen, for every address",
+            f"a port of this machine is {end.port} alone",
+        )
+    return end
+
+
+def _zone_refused(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"{text!r} has a zone, which names a network card of this machine",
+        why,
+        "use an address without %…, or a name",
+    )
+
+
+# Options -----------------------------------------------------------------------------
+
+
+def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
+    """Part an entry from its ``,NAME=VALUE…``; an option may be repeated."""
+    body, *words = text.split(",")
+    found: dict[str, list[str]] = {name: [] for name in known}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in found or not value:
+            close = get_close_matches(name, known, 1)
+            raise UsageError(
+                f"{name!r} is not an option of this entry",
+                "known: " + ", ".join(f"{one}=…" for one in known),
+                f"did you mean {close[0]}=…?" if close else "",
+            )
+        found[name].append(value)
+    return body, found
+
+
+def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
+    """Return the version of the PROXY header that the last word names, if any."""
+    version = None
+    for text in texts:
+        try:
+            version = ProxyVersion(text)
+        except ValueError:
+            raise UsageError(
+                f"{text!r} is no version of the PROXY protocol",
+                "the versions are v1 and v2",
+            ) from None
+    return version
+
+
+# Users and names ---------------------------------------------------------------------
+
+
+def parse_users(pairs: list[str]) -> ProxyUsers | None:
+    """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``."""
+    if not pairs:
+        return secret_file("TUNNEL_AUTH_FILE", _users_of_file)
+    return _users(pairs)
+
+
+def _users_of_file(text: str) -> ProxyUsers:
+    return _users([bare(pair) for pair in text.split()])
+
+
+def _users(pairs: list[str]) -> ProxyUsers:
+    users = {}
+    for pair in pairs:
+        name, _, password = pair.partition(":")
+        if not (name and password):
+            raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
+        users[name] = password
+    return ProxyUsers(users)
+
+
+def parse_guard(text: str) -> Guard:
+    """Read the ``USER:PASSWORD`` of a web service."""
+    user, _, password = text.partition(":")
+    if not (user and password):
+        raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
+    return Guard(user, password)
+
+
+def parse_exit_name(text: str) -> str:
+    """Read the name of an exit."""
+    if not is_host_name(text):
+        raise UsageError(
+            f"{text!r} is not the name of an exit", "letters, digits, dot, - and _"
+        )
+    return text
+
+
+def public_name(text: str) -> str:
+    """Return a host name in ASCII, as the server takes it; empty if it is none."""
+    any_label = "*." if text.startswith("*.") else ""
+    name = host_of(text.removeprefix(any_label).removesuffix("."))
+    return any_label + name if name and ":" not in name else ""

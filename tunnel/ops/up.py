@@ -1,0 +1,305 @@
+"""``tunnel up`` and its short forms: a center-client, its entries, its user's news."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.identity import client_id
+from tunnel.center.client import CenterClient
+from tunnel.center.events import (
+    ClientIdChanged,
+    LinkDown,
+    LinkResumed,
+    LinkUp,
+    MappingReady,
+    MappingRefused,
+    SessionLost,
+)
+from tunnel.center.publisher import ASKED_AGAIN
+from tunnel.center.whereabouts import is_there
+from tunnel.errors import StateError, UsageError
+from tunnel.log import log_event
+from tunnel.ops import saved
+from tunnel.ops.entries import Local, Published
+from tunnel.ops.runtime import Ending
+from tunnel.ops.show import connections, size_text
+from tunnel.proto.frames import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnel.access.identity import ClientId
+    from tunnel.access.join import JoinLine
+    from tunnel.center.events import Notice
+    from tunnel.errors import Exit, TunnelError
+    from tunnel.link.upstream_proxy import UpstreamProxy
+    from tunnel.ops.entries import Entry, Line
+    from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.show import Show
+
+STATUS_S: Final = 1.0
+"""How often a terminal's line of moving numbers is written."""
+
+logger = logging.getLogger("tunnel.client")
+
+
+async def run_up(
+    entries: list[Entry], server: ServerFlags, drain_s: int, show: Show
+) -> Exit:
+    """Run a center-client with its entries until a signal, or a final failure.
+
+    Raises:
+        UsageError: there is no entry, or no server is known.
+        TunnelError: in a group, what ended the client.
+    """
+    if not entries:
+        raise UsageError(
+            "there is nothing to do",
+            "no entry is given",
+            "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
+        )
+    join, is_new = saved.find(server.to)
+    via = saved.find_via(server.via, join)
+    with client_id(saved.client_folder()) as own_id:
+        async with trio.open_nursery() as nursery:
+            up = _Up(join, via, own_id, show, nursery)
+            up.save_as, up.keep = server.save_as, is_new
+            status = await up.run(entries, drain_s)
+            nursery.cancel_scope.cancel()
+    return status
+
+
+class _Up:
+    """One run of ``tunnel up``: its entries, and what its user is told of them.
+
+    Args:
+        join: the server.
+        via: the proxy on the way to it.
+        own_id: what names this client to the server.
+        show: writes for the user.
+        nursery: of all tasks of the run.
+    """
+
+    def __init__(
+        self,
+        join: JoinLine,
+        via: UpstreamProxy | None,
+        own_id: ClientId,
+        show: Show,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.save_as: str | None = None
+        """The name under which the server is saved once an entry works."""
+        self.keep = False
+        """Save it as the default then, if there is no other."""
+        self._join = join
+        self._via = via
+        self._show = show
+        self._nursery = nursery
+        self._client = CenterClient(
+            join,
+            client_id=own_id.value,
+            new_id=own_id.renew,
+            tell=self._tell,
+            via=via,
+        )
+        self._published: dict[str, Published] = {}
+        """By the names of their mappings."""
+        self._said: dict[str, Address] = {}
+        self._had: set[str] = set()
+        self._without: dict[str, Exit] = {}
+        """Mappings that never opened or never will again, each with its exit status."""
+        self._local: list[Line] = []
+        self._count = 0
+        self._was_up = False
+        self._works = False
+        """Whether an entry has ever been ready."""
+        self._trouble = ""
+        """Why the last attempt of this outage failed."""
+        self._failure: Exit | None = None
+
+    async def run(self, entries: list[Entry], drain_s: int) -> Exit:
+        """Start the entries, and keep the client running until it is told to stop."""
+        client = self._client
+        self._count = len(entries)
+        ending = Ending(self._show, lambda: client.connections)
+        for entry in entries:
+            await self._start(entry)
+        drain = partial(client.drain, drain_s)
+        await self._nursery.start(ending.watch, drain, client.leave)
+        if self._show.terminal:
+            self._nursery.start_soon(self._keep_status)
+        await client.run()
+        return self._failure or ending.status
+
+    async def _start(self, entry: Entry) -> None:
+        match entry:
+            case Local():
+                self._local.append(await entry.start(self._client, self._nursery))
+            case Published():
+                self._published[await entry.start(self._client)] = entry
+
+    # What the client tells -----------------------------------------------------------
+
+    def _tell(self, notice: Notice) -> None:
+        match notice:
+            case LinkUp():
+                self._trouble = ""
+                self._link_up(notice)
+            case LinkDown():
+                self._link_down(notice)
+            case LinkResumed():
+                self._trouble = ""
+                self._show.talk(
+                    "link resumed",
+                    f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
+                    f"kept, {size_text(notice.repeated_bytes)} sent again",
+                )
+            case SessionLost(reason, count):
+                if count:  # otherwise nothing was lost
+                    self._show.talk(
+                        "session lost", f"{reason}; reset: {connections(count)}"
+                    )
+            case ClientIdChanged():
+                self._show.talk(
+                    "warning",
+                    "another machine has our client id (a copied state folder?); "
+                    "this one has one of its own from now on",
+                )
+            case MappingReady(name, public, over_tls):
+                self._without.pop(name, None)
+                self._had.add(name)
+                self._nursery.start_soon(self._ready, name, public, over_tls)
+            case MappingRefused():
+                self._refused(notice)
+
+    def _link_up(self, notice: LinkUp) -> None:
+        how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
+        how += ", key pinned" if notice.pinned else ""
+        self._show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
+        if not self._was_up:
+            self._was_up = True
+            for line in self._local:
+                self._say(line)
+
+    def _link_down(self, notice: LinkDown) -> None:
+        waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
+        again = f"{waiting}trying again in {notice.retry_s:.1f} s"
+        if notice.was_up:
+            self._show.talk("link lost", again)
+        elif notice.reason.what != self._trouble:
+            # Said in full once in each outage, and whenever the reason changes.
+            self._trouble = notice.reason.what
+            self._show.trouble(notice.reason, again)
+        else:
+            self._show.talk("no link", again)
+
+    # Entries -------------------------------------------------------------------------
+
+    async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
+        entry = self._published[name]
+        line = await (entry.over_tls() if over_tls else entry).ready(public)
+        if line.warning:
+            self._show.talk("warning", line.warning)
+        # A script is told once, unless a new link brought another address.
+        if self._said.get(name) != public or self._show.terminal:
+            self._say(line)
+        self._said[name] = public
+
+    def _say(self, line: Line) -> None:
+        if not self._works:  # a command that fails changes no saved line
+            self._works = True
+            self._keep_join()
+        text = line.text(terminal=self._show.terminal)
+        self._show.line("entry", text, **line.fields)
+
+    def _refused(self, notice: MappingRefused) -> None:
+        entry = self._published[notice.name]
+        other = entry.instead(notice, self._join.host)
+        if other is not None:
+            self._nursery.start_soon(self._start_other, notice.name, other)
+            return
+        error = entry.refused(notice)
+        asked_again = notice.answer.code in ASKED_AGAIN
+        if not (asked_again and notice.name in self._had):
+            self._without[notice.name] = error.exit_status
+        self._nursery.start_soon(self._say_refused, error, asked_again)
+
+    async def _start_other(self, name: str, other: Published) -> None:
+        await self._client.withdraw(name)
+        await self._start(other)
+
+    async def _say_refused(self, error: TunnelError, asked_again: bool) -> None:
+        # One message has several answers, and all must count in what follows.
+        await trio.lowlevel.checkpoint()
+        if len(self._without) < self._count:
+            until = "until it is free" if asked_again else "over the next link"
+            self._show.trouble(error, f"it is asked for again {until}")
+            return
+        self._show.error(error)
+        # No entry is left: the first one's status is that of the command.
+        self._failure = next(iter(self._without.values()))
+        self._client.stop()
+
+    async def _keep_status(self) -> None:
+        """Show moving numbers while something moves; silent while nothing does."""
+        client = self._client
+        last = (0, 0, 0)
+        while True:
+            await trio.sleep(STATUS_S)
+            sent, received = client.traffic
+            now = (client.connections, sent, received)
+            if now != last:
+                last = now
+                self._show.status(
+                    f"  {connections(now[0])}, {size_text(received)} in, "
+                    f"{size_text(sent)} out"
+                )
+
+    # The join line -------------------------------------------------------------------
+
+    def _keep_join(self) -> None:
+        """Save the server under the name that was asked for, or as the default."""
+        with _logged_if_not_saved():
+            if self.save_as:
+                saved.save(self._join, self.save_as)
+            elif self.keep and not saved.is_saved(saved.DEFAULT):
+                path = saved.save(self._join, saved.DEFAULT)
+                self._show.talk("saved", f"{path} (--to is not needed next time)")
+            elif self.keep:
+                self._nursery.start_soon(self._replace_join)
+
+    async def _replace_join(self) -> None:
+        """Save the server instead of an older line that leads to it no more.
+
+        A line that still does is another way to the server, which has not moved.
+        """
+        if (old := saved.outdated(self._join)) is None:
+            return
+        same_token = old.token.reveal() == self._join.token.reveal()
+        if same_token and await is_there(old, self._via):
+            return
+        with _logged_if_not_saved():
+            path = saved.save(self._join, saved.DEFAULT)
+            was, now = (Address(join.host, join.port) for join in (old, self._join))
+            what = "the same server, a new token"
+            if was != now:
+                what = f"the same server moved from {was} to {now}"
+                log_event(logger, logging.INFO, "server.moved", was=str(was),
+                    now=str(now), saved=str(path))  # fmt: skip
+            self._show.talk("saved", f"{path} ({what})")
+
+
+@contextmanager
+def _logged_if_not_saved() -> Iterator[None]:
+    """Go on where the join line cannot be saved, and log why."""
+    try:
+        yield
+    except StateError as error:
+        log_event(logger, logging.WARNING, "join.not_saved", reason=error.what,
+            cause=error.cause)  # fmt: skip
