@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from support.processes import eventually
 
-from tunnel.net import dead_peers, tails
+from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
 from tunnel.net.listen import open_listener
@@ -273,7 +273,7 @@ class Tail:
         self.far = far
         self.number = number
         self.size = size
-        self.kept = next(iter(TAILS), None)
+        self.kept = next(iter(TAILS.kept), None)
 
 
 @asynccontextmanager
@@ -293,7 +293,7 @@ async def tail(kernel: Fake) -> AsyncIterator[Tail]:
             arrivals.left(ours)
             yield Tail(far, number, size)
             scope.cancel()
-    assert not TAILS
+    assert not TAILS.kept
 
 
 async def test_who_pauses_at_the_end_gets_the_tail_when_it_reads_on(
@@ -301,13 +301,13 @@ async def test_who_pauses_at_the_end_gets_the_tail_when_it_reads_on(
 ) -> None:
     async with tail(kernel) as closed:
         await trio.sleep(3_600)
-        assert TAILS
+        assert TAILS.kept
         heard = 0
         while data := closed.far.recv(1 << 20):
             heard += len(data)
         assert heard == closed.size
         await trio.sleep(31)
-        assert not TAILS
+        assert not TAILS.kept
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(closed.number)
 
@@ -319,7 +319,7 @@ async def test_who_vanishes_behind_the_end_of_its_connection_is_reset(
         assert closed.kept is not None
         kernel.dead.add(closed.kept)
         await trio.sleep(31)
-        assert not TAILS
+        assert not TAILS.kept
         with pytest.raises(ConnectionResetError):
             read_to_end(closed.far)
 
@@ -329,9 +329,9 @@ async def test_many_tails_leave_the_oldest_to_the_kernel(
     autojump_clock: trio.testing.MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tails, "MOST_TAILS", 1)
+    monkeypatch.setattr(dead_peers, "MOST_TAILS", 1)
     async with tail(kernel) as first, tail(kernel) as second:
-        assert list(TAILS) == [second.kept]
+        assert list(TAILS.kept) == [second.kept]
         assert first.kept is not second.kept
         read_to_end(first.far)
 
@@ -346,6 +346,6 @@ async def test_who_was_given_up_while_it_paused_is_reset_and_has_no_tail(
         tune_local(ours.socket)
         ours.give_up()
         ours.close()
-        assert not TAILS
+        assert not TAILS.kept
         with pytest.raises(ConnectionResetError):
             read_to_end(far)

@@ -24,11 +24,9 @@ import trio
 
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
-from tunnel.net.tails import TAILS, let_go
+from tunnel.net.tails import MOST_TAILS, TAILS, TAILS_PART
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.platform.sockets import (
-    KEEPALIVE_AFTER,
-    KEEPALIVE_EVERY,
     KNOWS_PEERS,
     TCP_RTO_MAX_MS,
     tcp_info,
@@ -38,12 +36,6 @@ from tunnel.platform.sockets import (
 if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket
 
-ASKED_AFTER: Final = 0.4
-"""Of ``dead_after_s``: the kernel asks who was silent for so long (60 s) …"""
-ASKED_EVERY: Final = 0.1
-"""… and again after this (15 s): seven times before it counts as dead. How often in
-all is left to the kernel, for each option costs a connect 1 µs: Linux ends it by itself
-after nine, Darwin after eight, which is all there is where no look is possible."""
 LOOK_EVERY: Final = 0.2
 """Of ``dead_after_s``: a look at everybody (30 s). At 5 µs each, ten thousand cost
 0.2 % of a processor."""
@@ -64,23 +56,6 @@ _MOST_RTO_MAX_MS: Final = 120_000
 _CLOSE: Final = 7
 
 LOG: Final = logging.getLogger("tunnel.dead_peers")
-
-
-def ask_when_silent(sock: socket.socket) -> None:
-    """Have the kernel ask for signs of life; who is accepted from it, inherits that.
-
-    Raises:
-        OSError: not TCP.
-    """
-    dead_after_s = TIMEOUTS.get().dead_after_s
-    if KEEPALIVE_AFTER:
-        after_s = int(dead_after_s * ASKED_AFTER)
-        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_AFTER, after_s)
-    if KEEPALIVE_EVERY:
-        every_s = int(dead_after_s * ASKED_EVERY) or 1
-        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_EVERY, every_s)
-    # At last: with it each of the others would start the kernel's clock anew.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Signs(NamedTuple):
@@ -132,17 +107,18 @@ async def reset_the_dead(scope: trio.CancelScope) -> None:
                 await trio.sleep(dead_after_s * LOOK_EVERY)
                 await _look_at_all(dead_after_s)
     finally:
-        for sock in tuple(TAILS):
-            let_go(sock)
+        for sock in tuple(TAILS.kept):
+            TAILS.let_go(sock)
 
 
 async def _look_at_all(dead_after_s: float) -> None:
+    TAILS.most = DESCRIPTORS.share(TAILS_PART, MOST_TAILS)
     everybody = tuple(PRESENT)
     for first in range(0, len(everybody), LOOKS_A_TURN):
         for stream in everybody[first : first + LOOKS_A_TURN]:
             _look_at(stream, dead_after_s)
         await trio.lowlevel.checkpoint()
-    for sock in tuple(TAILS):  # few
+    for sock in tuple(TAILS.kept):  # few
         _look_at_tail(sock, dead_after_s)
 
 
@@ -168,11 +144,11 @@ def _look_at(stream: FastSocket, dead_after_s: float) -> None:
 def _look_at_tail(sock: socket.socket, dead_after_s: float) -> None:
     signs = signs_of(sock)
     if not signs or signs.is_closed or not unsent_bytes(sock.fileno()):
-        return let_go(sock)
+        return TAILS.let_go(sock)
     why = signs.why_dead(dead_after_s)
     if why:
         _say_vanished(sock, why, signs)
-        let_go(sock, reset=True)
+        TAILS.let_go(sock, reset=True)
 
 
 def _ask_often(sock: socket.socket, dead_after_s: float) -> bool:

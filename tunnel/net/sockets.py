@@ -16,8 +16,8 @@ from typing import Final, Protocol
 
 import trio
 
-from tunnel.net.dead_peers import ask_when_silent
-from tunnel.net.tails import keep_tail
+from tunnel.net.keepalive import ask_when_silent
+from tunnel.net.tails import TAILS
 from tunnel.platform import sockets as kernel
 from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, Buffer
 
@@ -98,7 +98,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """A task waits for the kernel: a close has to wake it."""
         self.asked_often = False
         """Its reader has paused, and the kernel was told to ask it often: the kernel
-        may not have the socket alone once it is closed. See ``keep_tail``."""
+        may not have the socket alone once it is closed. See ``Tails``."""
         self.finished = False
         """Our direction has ended."""
         self.given_up = False
@@ -275,7 +275,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         self._number = -1
         number = self.socket.detach()
         if self.asked_often:
-            keep_tail(socket.socket(fileno=number))
+            TAILS.keep(socket.socket(fileno=number))
         else:
             kernel.close(number)
 
