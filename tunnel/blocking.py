@@ -109,7 +109,7 @@ class Shared:
             raise self._error
 
     def close(self) -> None:
-        """Give the name back, and return when the server knows. May be called again."""
+        """Give the name back and return when the server knows; may be called again."""
         if self._token is not None and self._thread.is_alive():
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stop.set)
@@ -140,7 +140,7 @@ class Shared:
             )
             async with trio.open_nursery() as nursery:
                 await self._entry.start(client)
-                nursery.start_soon(self._follow, client, nursery, notices)
+                nursery.start_soon(self._follow, client, notices)
                 nursery.start_soon(self._until_stopped, client)
                 await client.run()
                 nursery.cancel_scope.cancel()
@@ -152,10 +152,7 @@ class Shared:
         client.stop()
 
     async def _follow(
-        self,
-        client: CenterClient,
-        nursery: trio.Nursery,
-        notices: trio.MemoryReceiveChannel[Notice],
+        self, client: CenterClient, notices: trio.MemoryReceiveChannel[Notice]
     ) -> None:
         async for notice in notices:
             if isinstance(notice, MappingReady):

@@ -1,4 +1,8 @@
-"""The verbs: flags in, an exit status out. What they do is in run.py."""
+"""The commands: words and flags in, an exit status out.
+
+What a command does is in a module of its own, loaded when it runs: ``--help`` must not
+pay for trio.
+"""
 
 from __future__ import annotations
 
@@ -296,7 +300,7 @@ def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
 
 
 def _mask_tracebacks() -> None:
-    """Have Python's own reports of faults show no secret either."""
+    """Have Python's own tracebacks show no secrets."""
 
     def report(
         kind: type[BaseException], error: BaseException | None, at: TracebackType | None
@@ -315,7 +319,7 @@ def _mask_tracebacks() -> None:
 
 
 def _refuse(error: TunnelError) -> Exit:
-    """Say what is wrong with a command line, or with what stood in for it."""
+    """Write what is wrong with a command line, or with a variable in its place."""
     from tunnel.ops.show import Show
 
     if isinstance(error, UsageError) and (sources := ENVIRONMENT.sources()):
