@@ -57,7 +57,7 @@ from tunnel.proto.frames import (
 from tunnel.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from tunnel.proto.frames import ProtFrame, Target
 
@@ -93,27 +93,20 @@ def _encode_create(frame: ProtCreate) -> bytes:
         tlvs[3] = frame.host_name.encode()
     if frame.exit is not None:
         tlvs[4] = frame.exit.encode()
-    target = frame.target
-    if isinstance(target, OtherTarget):
-        return bytes((target.type,)) + target.body
-    return _target_payload(target) + encode_tlvs(tlvs)
-
-
-def _target_payload(
-    target: TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget,
-) -> bytes:
-    match target:
+    match frame.target:
         case TcpTarget(address):
-            return bytes((CreateType.TCP,)) + encode_address(address)
+            kind, target = CreateType.TCP, encode_address(address)
         case UnixPath(path):
-            return bytes((CreateType.UNIX,)) + encode_text(path)
+            kind, target = CreateType.UNIX, encode_text(path)
         case BindTarget(expected):
-            return bytes((CreateType.BIND,)) + encode_address(expected)
-        case _:
-            udp = isinstance(target, UdpTarget)
-            kind = CreateType.UDP if udp else CreateType.NAME
-            name = encode_text(target.name)
-            return bytes((kind,)) + name + target.index.to_bytes(2, "big")
+            kind, target = CreateType.BIND, encode_address(expected)
+        case OtherTarget(other, body):
+            return bytes((other,)) + body
+        case named:
+            is_udp = isinstance(named, UdpTarget)
+            kind = CreateType.UDP if is_udp else CreateType.NAME
+            target = encode_text(named.name) + named.index.to_bytes(2, "big")
+    return bytes((kind,)) + target + encode_tlvs(tlvs)
 
 
 def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
@@ -207,15 +200,6 @@ def _encode_answer(answer: MappingAnswer) -> bytes:
     )
 
 
-def _encode_mapping(op: MappingOp, entries: Sequence[MappingEntry]) -> bytes:
-    payload = bytes((op,)) + len(entries).to_bytes(2, "big")
-    return payload + b"".join(map(_encode_entry, entries))
-
-
-def _encode_mapping_answer(answers: Sequence[MappingAnswer]) -> bytes:
-    return len(answers).to_bytes(2, "big") + b"".join(map(_encode_answer, answers))
-
-
 def _count(reader: Reader) -> int:
     """Read how many entries follow, before one of them is taken apart."""
     count = reader.number(2)
@@ -255,11 +239,6 @@ def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
 
 
 # HELLO, AUTH --------------------------------------------------------------------
-
-
-def _encode_hello(frame: ProtHello) -> bytes:
-    versions = bytes((frame.min_version, frame.max_version))
-    return MAGIC + versions + frame.nonce + encode_tlvs(frame.tlvs)
 
 
 def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
@@ -383,11 +362,16 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
             payload = b"" if bound is None else encode_address(bound)
             return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
         case ProtMapping(op, entries):
-            return _frame(ProtKind.MAPPING, 0, 0, _encode_mapping(op, entries))
+            payload = bytes((op,)) + len(entries).to_bytes(2, "big")
+            payload += b"".join(map(_encode_entry, entries))
+            return _frame(ProtKind.MAPPING, 0, 0, payload)
         case ProtMappingAnswer(answers):
-            return _frame(ProtKind.MAPPING, _ACK, 0, _encode_mapping_answer(answers))
-        case ProtHello(ack):
-            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, _encode_hello(frame))
+            payload = len(answers).to_bytes(2, "big")
+            payload += b"".join(map(_encode_answer, answers))
+            return _frame(ProtKind.MAPPING, _ACK, 0, payload)
+        case ProtHello(ack, low, high, nonce, tlvs):
+            payload = MAGIC + bytes((low, high)) + nonce + encode_tlvs(tlvs)
+            return _frame(ProtKind.HELLO, _ACK if ack else 0, 0, payload)
         case ProtAuth():
             payload = auth_before_proof(frame) + frame.proof
             return _frame(ProtKind.AUTH, 0, 0, payload)
