@@ -17,6 +17,7 @@ from tunnel.addresses import LOOPBACKS
 from tunnel.errors import Code, LocalStreamError
 from tunnel.net import dial
 from tunnel.net.dial import connect, probe, resolve
+from tunnel.net.endpoints import MAX_ADDRESSES, Endpoint
 from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Dials:
         self.sockets: list[socket.socket] = []
         self.start = trio.current_time()
 
-    def begin(self, endpoint: dial._Endpoint, opened: dial.Opened) -> dial._Begun:
+    def begin(self, endpoint: Endpoint, opened: dial.Opened) -> dial._Begun:
         del opened
         self.begun.append((endpoint.host, trio.current_time() - self.start))
         outcome = self._outcome(endpoint.sockaddr)
@@ -348,7 +349,7 @@ async def test_families_take_turns_duplicates_go_and_the_number_is_bounded(
     made = dials(**{f"h{host}": errno.ECONNREFUSED for host in many})
     with failing_with(Code.REFUSED):
         await connect(Address("db.example", 1))
-    assert len(made.begun) == dial.MAX_ADDRESSES
+    assert len(made.begun) == MAX_ADDRESSES
 
 
 async def test_a_resolved_address_is_the_first_that_the_rules_allow() -> None:

@@ -16,13 +16,11 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from ipaddress import IPv6Address
-from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.addresses import LOOPBACKS, UnixPath, host_of, is_localhost, unmapped
+from tunnel.addresses import UnixPath, host_of, is_localhost
 from tunnel.errors import LocalStreamError
 from tunnel.net.dial_failures import (
     give_up,
@@ -31,6 +29,7 @@ from tunnel.net.dial_failures import (
     not_allowed,
     unusable,
 )
+from tunnel.net.endpoints import Endpoint, SockAddr, endpoints, loopbacks
 from tunnel.net.lookup import (
     LOOKUP_S,
     Asked,
@@ -57,9 +56,6 @@ if TYPE_CHECKING:
 STAGGER_S: Final = 0.25
 """How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
 
-MAX_ADDRESSES: Final = 16
-"""Addresses of one name that are tried: who owns a name must not buy a port scan."""
-
 _BACKLOG_POLL_S: Final = 0.02
 """The kernel has no event for room in the backlog of a unix socket."""
 
@@ -74,25 +70,12 @@ Allow = Callable[[str, int], bool]
 Opened = Callable[[socket.socket], None]
 """Look at a socket before it dials; an ``OSError`` stops it."""
 
-_SockAddr = tuple[str | int | bytes, ...] | str
-
-
-class _Endpoint(NamedTuple):
-    """One numeric address or unix path, ready for connect(2)."""
-
-    family: int
-    sockaddr: _SockAddr
-
-    @property
-    def host(self) -> str:
-        return str(self.sockaddr[0])
-
 
 class _Begun(NamedTuple):
     """A socket whose connect(2) was called."""
 
     sock: socket.socket
-    sockaddr: _SockAddr
+    sockaddr: SockAddr
     waits: bool
     """The answer is not there yet."""
 
@@ -197,7 +180,7 @@ class Dial:
         self._until = trio.current_time() + deadline_s
         self._failures: list[Failure] = []
         self._first: _Begun | None = None
-        self._rest: list[_Endpoint] = []
+        self._rest: list[Endpoint] = []
         self._asked: Asked | None = None
 
     def look_up(self) -> None:
@@ -207,15 +190,15 @@ class Dial:
             if isinstance(target, UnixPath):
                 if not UnixPath.is_usable(target.path):
                     raise unusable(target, "it is not absolute")
-                self._begin_next([_Endpoint(UNIX_FAMILY, target.path)])
+                self._begin_next([Endpoint(UNIX_FAMILY, target.path)])
                 return
             _check(target)
             host = target.host
             if _is_ipv4(host):
-                self._begin([_Endpoint(socket.AF_INET, (host, self._port))])
+                self._begin([Endpoint(socket.AF_INET, (host, self._port))])
                 return
             if is_localhost(host):  # as `known` says, but for every connection
-                self._begin(_loopbacks(self._port))
+                self._begin(loopbacks(self._port))
                 return
             found = known(host)
             if found is None:
@@ -230,13 +213,13 @@ class Dial:
         """Begin with these addresses, if that is what the resolver has answered."""
         if isinstance(found, Exception):
             return  # `finish` raises it
-        endpoints = _endpoints(found, self._port)
-        if endpoints:
-            self._begin(endpoints)
+        addresses = endpoints(found, self._port)
+        if addresses:
+            self._begin(addresses)
         else:
             self._failures.append(no_address())
 
-    def _begin(self, endpoints: list[_Endpoint]) -> None:
+    def _begin(self, endpoints: list[Endpoint]) -> None:
         allow, port = self._allow, self._port
         allowed = [e for e in endpoints if allow(e.host, port)]
         if allowed:
@@ -244,7 +227,7 @@ class Dial:
         else:
             self._failures.append(not_allowed(self._target))
 
-    def _begin_next(self, endpoints: list[_Endpoint]) -> None:
+    def _begin_next(self, endpoints: list[Endpoint]) -> None:
         """Begin with the first that does not fail at once; keep those behind it."""
         for at, endpoint in enumerate(endpoints, 1):
             try:
@@ -347,7 +330,7 @@ class Dial:
 # One attempt -----------------------------------------------------------------------
 
 
-def _begin_one(endpoint: _Endpoint, opened: Opened) -> _Begun:
+def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
     """Call connect(2).
 
     Raises:
@@ -414,7 +397,7 @@ async def _wait_for_backlog(sock: socket.socket, path: str) -> int:
             return error
 
 
-def _check_connected(sock: socket.socket, sockaddr: _SockAddr, error: int) -> None:
+def _check_connected(sock: socket.socket, sockaddr: SockAddr, error: int) -> None:
     if error:
         raise OSError(error, os.strerror(error))
     if sock.getsockname() == sockaddr:
@@ -438,7 +421,7 @@ async def resolve(
     """
     _check(address)
     found = await _look_up(address, deadline_s)
-    for endpoint in _endpoints(found, address.port):
+    for endpoint in endpoints(found, address.port):
         if allow(endpoint.host, address.port):
             return replace(address, host=endpoint.host)
     raise not_allowed(address)
@@ -464,32 +447,6 @@ async def _look_up(
     except trio.TooSlowError:
         give_up(address, [silence(deadline_s)])
     return found
-
-
-def _endpoints(found: list[Found], port: int) -> list[_Endpoint]:
-    """Return the addresses of a host, each once.
-
-    The resolver's first choice stays first (RFC 6724). The families alternate, so that
-    a broken one costs one delay (RFC 8305 §4).
-    """
-    families: dict[int, dict[_Endpoint, None]] = {}
-    for family, host, rest in found:
-        endpoint = _Endpoint(family, (host, port, *rest))
-        if family == socket.AF_INET6:
-            ip = unmapped(IPv6Address(host))
-            if ip.version == 4:
-                endpoint = _Endpoint(socket.AF_INET, (str(ip), port))
-        families.setdefault(endpoint.family, {})[endpoint] = None
-    turns = chain.from_iterable(zip_longest(*families.values()))
-    return [endpoint for endpoint in turns if endpoint is not None][:MAX_ADDRESSES]
-
-
-def _loopbacks(port: int) -> list[_Endpoint]:
-    ipv4, ipv6 = LOOPBACKS
-    return [
-        _Endpoint(socket.AF_INET, (ipv4, port)),
-        _Endpoint(socket.AF_INET6, (ipv6, port, 0, 0)),
-    ]
 
 
 def _is_ipv4(host: str) -> bool:
