@@ -6,7 +6,7 @@ import pytest
 
 from tunnel.access.guesses import BURST, REFILL_S, SHARED, Guesses
 from tunnel.access.visitors import Visitors
-from tunnel.proto.frames import Address
+from tunnel.addresses import Address
 
 PROXIES = Visitors([ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")])
 PEER = Address("10.0.0.1", 1)

@@ -26,6 +26,7 @@ from support.logs import lines
 
 import tunnel
 from tunnel.access.join import make_token
+from tunnel.addresses import Address
 from tunnel.center import client as client_module
 from tunnel.center.events import (
     LinkDown,
@@ -43,12 +44,7 @@ from tunnel.errors import (
     StreamError,
 )
 from tunnel.link.transport import send
-from tunnel.proto.frames import (
-    Address,
-    MappingType,
-    NameTarget,
-    TcpTarget,
-)
+from tunnel.proto.frames import MappingType, NameTarget, TcpTarget
 
 if TYPE_CHECKING:
     from pathlib import Path

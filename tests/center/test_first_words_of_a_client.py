@@ -11,12 +11,13 @@ from support import frames
 from support.center import LOOPBACK, WAIT_S
 
 from tunnel.access.join import JoinLine, make_token
+from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.link.start import answer, hear
 from tunnel.link.transport import PlainTransport, send
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.codec import FrameDecoder
-from tunnel.proto.frames import CAN_MAP, Address, ProtMapping, ProtPing, Terms
+from tunnel.proto.frames import CAN_MAP, ProtMapping, ProtPing, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 

@@ -15,7 +15,6 @@ from tunnel.center.endpoints import EndpointType, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
-    Address,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -27,6 +26,7 @@ from tunnel.proto.frames import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tunnel.addresses import Address
     from tunnel.link.virtual import VirtualStream
 
 

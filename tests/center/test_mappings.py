@@ -9,12 +9,12 @@ import trio
 from support.center import LOOPBACK, user
 
 from tunnel.access.join import make_token
+from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
 from tunnel.center.endpoints import Endpoint, OpenTarget, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
-    Address,
     MappingAnswer,
     MappingEntry,
     MappingOp,

@@ -10,6 +10,7 @@ import trio
 from support.center import LOOPBACK, ask, center, target, user
 
 from tunnel.access.join import make_token
+from tunnel.addresses import Address
 from tunnel.center.endpoints import HostNames, PublicName
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
@@ -17,7 +18,7 @@ from tunnel.errors import Code, TunnelError, UsageError
 from tunnel.ops.entries import Published, Service, _own_name, url_of
 from tunnel.ops.entry_syntax import parse_http, share_entry
 from tunnel.ops.serve_flags import name_options
-from tunnel.proto.frames import Address, MappingEntry, MappingType
+from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

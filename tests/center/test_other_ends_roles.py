@@ -17,12 +17,13 @@ from support.center import LOOPBACK, Center, ask, center, echo, target, user
 from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
 from tunnel.access.proxy_users import ProxyUsers
+from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
 from tunnel.net.listen import open_listener
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.net.unix import open_unix_listener
-from tunnel.proto.frames import Address, TcpTarget, UnixPath
+from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,17 +9,12 @@ import pytest
 import trio
 from support.center import Notices, center
 
+from tunnel.addresses import Address
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.publisher import ASKED_AGAIN, Publisher
 from tunnel.errors import Code, LocalSessionError
-from tunnel.proto.frames import (
-    Address,
-    MappingAnswer,
-    MappingEntry,
-    MappingOp,
-    MappingType,
-)
+from tunnel.proto.frames import MappingAnswer, MappingEntry, MappingOp, MappingType
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream

@@ -15,6 +15,7 @@ from support import frames
 from support.center import LOOPBACK, Center, center, echo, target
 from support.processes import free_port
 
+from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import LinkDown
 from tunnel.errors import Code, StreamError
 from tunnel.link.start import prove
@@ -22,7 +23,6 @@ from tunnel.link.transport import PlainTransport, dial, send
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
     CAN_MAP,
-    Address,
     BindTarget,
     NameTarget,
     OtherTarget,
@@ -35,7 +35,6 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
     UdpTarget,
-    UnixPath,
 )
 from tunnel.proto.handshake import ClientHandshake, HandshakeResult, ResumeState
 from tunnel.proto.proofs import PLAIN_BINDING

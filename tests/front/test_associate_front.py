@@ -14,11 +14,11 @@ from support.far import read, read_to_end
 from support.logs import text
 
 import tunnel.front.associate
+from tunnel.addresses import Address
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.net.listen import open_listener
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.frames import Address
 from tunnel.socks.udp import encode_datagram
 
 if TYPE_CHECKING:

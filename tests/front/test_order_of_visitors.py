@@ -16,7 +16,7 @@ from tunnel.net.listen import open_listener, serve
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 COUNT: Final = 8
 ROUNDS: Final = 10

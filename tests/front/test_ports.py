@@ -13,13 +13,13 @@ from support.far import Far
 from support.logs import text
 from support.names import resolve_to
 
+from tunnel.addresses import Address
 from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
 from tunnel.net import listen
 from tunnel.net.bind import address_error
 from tunnel.net.descriptors import Told
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

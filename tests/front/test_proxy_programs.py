@@ -12,10 +12,11 @@ import trio
 from support.processes import curl
 
 from tunnel.access.proxy_users import ProxyUsers
+from tunnel.addresses import Address
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import Address, Target, TcpTarget
+from tunnel.proto.frames import Target, TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

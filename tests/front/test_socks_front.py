@@ -13,6 +13,7 @@ from support.far import Far, read, read_to_end
 from support.logs import lines, text
 
 from tunnel.access.proxy_users import ProxyUsers
+from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteStreamError, UsageError
 from tunnel.front.dialer import Dialer, OpenTarget
 from tunnel.front.proxy import handle_app, serve_proxy
@@ -20,7 +21,7 @@ from tunnel.front.socks import BIND_S
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.frames import Address, Target, TcpTarget
+from tunnel.proto.frames import Target, TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,10 +10,10 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.addresses import Address
 from tunnel.errors import AddressError, Code, LocalStreamError
 from tunnel.front.udp import open_udp_port, serve_udp_port, visitor_of
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from support import frames
 from support.wires import TARGET, raw_peer
 
+from tunnel.addresses import Address
 from tunnel.errors import LinkError, RemoteSessionError
 from tunnel.link.datagrams import DatagramStream
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, Terms, UdpTarget
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, Terms, UdpTarget
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream

@@ -10,9 +10,9 @@ import trio
 import trio.testing
 from support.wires import Offers, open_one, session_pair
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.link.bind import BoundPort
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

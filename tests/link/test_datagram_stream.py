@@ -12,10 +12,11 @@ import trio
 import trio.testing
 from support.wires import SessionPair, session_pair
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.proto.datagrams import ASSOCIATION_BYTES
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, Terms, UdpTarget
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, Terms, UdpTarget
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream

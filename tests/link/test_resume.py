@@ -23,6 +23,7 @@ from support.processes import free_port
 from support.traffic import Traffic
 
 from tunnel.access.join import make_token
+from tunnel.addresses import Address
 from tunnel.center import backoff
 from tunnel.center import sessions as sessions_module
 from tunnel.center.events import (
@@ -40,7 +41,7 @@ from tunnel.link.session import Session
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial, send
 from tunnel.proto import limits
-from tunnel.proto.frames import Address, NameTarget, Terms
+from tunnel.proto.frames import NameTarget, Terms
 from tunnel.proto.handshake import (
     ClientHandshake,
     ResumeState,

@@ -20,6 +20,7 @@ from support.wires import (
     session_pair,
 )
 
+from tunnel.addresses import Address
 from tunnel.errors import (
     Code,
     LocalLinkError,
@@ -29,7 +30,6 @@ from tunnel.errors import (
     StreamError,
 )
 from tunnel.proto.frames import (
-    Address,
     MappingAnswer,
     MappingEntry,
     MappingOp,

@@ -13,12 +13,11 @@ from support.names import resolve_to, silent
 from support.processes import free_port
 
 from tunnel.access.networks import Networks
-from tunnel.addresses import LOOPBACKS
+from tunnel.addresses import LOOPBACKS, Address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.net import dial
 from tunnel.net.dial import connect, probe, resolve
 from tunnel.net.endpoints import MAX_ADDRESSES, Endpoint
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.addresses import Address, UnixPath, parse_end
 from tunnel.errors import Code, LocalStreamError, UsageError
 from tunnel.net.dial import connect, probe
-from tunnel.proto.frames import Address, UnixPath, parse_end
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,6 +8,7 @@ import trio
 from support.names import Threads, found, silent
 from trio.testing import wait_all_tasks_blocked
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.net import lookup
 from tunnel.net.dial import begin, connect
@@ -26,7 +27,6 @@ from tunnel.net.lookup import (
     look_up_own,
     lookups,
 )
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from pathlib import Path

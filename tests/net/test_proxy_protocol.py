@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.addresses import Address
 from tunnel.net.proxy_protocol import (
     ProxyHeader,
     ProxyVersion,
     encode_proxy_header,
     read_proxy_header,
 )
-from tunnel.proto.frames import Address
 
 V1, V2 = ProxyVersion.V1, ProxyVersion.V2
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

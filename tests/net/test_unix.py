@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tunnel.addresses import Address, UnixPath
 from tunnel.errors import AddressError, Exit
 from tunnel.net.dial import connect
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.net.unix import listen_at, open_unix_listener
-from tunnel.proto.frames import Address, UnixPath
 
 if TYPE_CHECKING:
     from pathlib import Path

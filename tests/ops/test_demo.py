@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.addresses import Address
 from tunnel.errors import Exit
 from tunnel.net.listen import open_listener
 from tunnel.ops import demo
@@ -22,7 +23,6 @@ from tunnel.ops.demo_page import (
     serve_visitor,
     socks5_connect,
 )
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

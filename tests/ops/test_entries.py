@@ -11,7 +11,7 @@ from support.center import LOOPBACK, Notices
 
 from tunnel.access.join import JoinLine, make_token
 from tunnel.access.proxy_users import ProxyUsers
-from tunnel.addresses import LOOPBACKS
+from tunnel.addresses import LOOPBACKS, Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused
 from tunnel.errors import AddressError, Code, UsageError
@@ -27,7 +27,7 @@ from tunnel.ops.entry_syntax import (
     udp_entry,
 )
 from tunnel.ops.entry_values import parse_far_target
-from tunnel.proto.frames import Address, MappingAnswer, MappingEntry, MappingType
+from tunnel.proto.frames import MappingAnswer, MappingEntry, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Callable

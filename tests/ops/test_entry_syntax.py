@@ -10,6 +10,7 @@ from support.center import LOOPBACK
 
 from tunnel.access.join import JoinLine, make_token
 from tunnel.access.networks import Networks
+from tunnel.addresses import Address, UnixPath
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError
@@ -24,18 +25,12 @@ from tunnel.ops.entry_syntax import (
     tcp_entry,
 )
 from tunnel.ops.entry_values import Ports, parse_exit_name, parse_ports
-from tunnel.proto.frames import (
-    Address,
-    MappingAnswer,
-    MappingEntry,
-    MappingType,
-    UnixPath,
-)
+from tunnel.proto.frames import MappingAnswer, MappingEntry, MappingType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnel.proto.frames import End
+    from tunnel.addresses import End
 
 
 def bare(port: int) -> Address:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tunnel.addresses import Address
 from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError
 from tunnel.ops.cli import app
 from tunnel.ops.entry_syntax import parse_tcp, parse_udp, tcp_entry, udp_entry
-from tunnel.proto.frames import Address, MappingAnswer
+from tunnel.proto.frames import MappingAnswer
 
 if TYPE_CHECKING:
     from pathlib import Path

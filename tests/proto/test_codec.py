@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import frames as by_hand
 
-from tunnel.addresses import encode_address, is_host_name
+from tunnel.addresses import Address, UnixPath, encode_address, is_host_name
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.codec import FrameDecoder, decode_one
 from tunnel.proto.fields import (
@@ -22,7 +22,6 @@ from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
-    Address,
     BindTarget,
     MappingAnswer,
     MappingEntry,
@@ -49,7 +48,6 @@ from tunnel.proto.frames import (
     SockMap,
     TcpTarget,
     UdpTarget,
-    UnixPath,
 )
 from tunnel.proto.payloads import encode
 

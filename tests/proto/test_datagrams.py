@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pair import TARGET, CorePair, End
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.datagrams import (
@@ -24,7 +25,6 @@ from tunnel.proto.events import DatagramReceived, StreamClosed, StreamOffered
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
-    Address,
     ProtCreate,
     ProtData,
     ProtDatagram,

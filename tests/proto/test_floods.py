@@ -6,6 +6,7 @@ import pytest
 from support import frames
 from support.pair import CorePair, End
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.codec import decode_one
 from tunnel.proto.events import PeerDraining
@@ -13,7 +14,6 @@ from tunnel.proto.fields import MAX_FIELDS
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
-    Address,
     ProtWindow,
     TcpTarget,
     Terms,

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pair import TARGET, CorePair, End
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteSessionError
 from tunnel.proto import input as incoming
 from tunnel.proto import limits, mappings, output
@@ -26,7 +27,6 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.frames import (
-    Address,
     MappingAnswer,
     MappingEntry,
     MappingOp,

@@ -10,6 +10,7 @@ import pytest
 from support import frames as raw
 from support.pair import TARGET, CorePair, End
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.events import (
@@ -25,7 +26,6 @@ from tunnel.proto.events import (
     StreamOpened,
 )
 from tunnel.proto.frames import (
-    Address,
     MappingAnswer,
     MappingEntry,
     MappingOp,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from support.pair import TARGET, CorePair
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto import frames, output, pools
 from tunnel.proto import resend as replay_module
 from tunnel.proto.datagrams import DatagramQueue, DatagramRoom
 from tunnel.proto.events import CreditGranted, DataReceived
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, ProtClose, ProtCreate
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, ProtClose, ProtCreate
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.output import STREAM_QUEUE_BYTES
 from tunnel.proto.payloads import encode

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from support.tables import blocks, protocol_text
 
+from tunnel.addresses import Address, UnixPath
 from tunnel.errors import Code, RemoteLinkError, RemoteSessionError
 from tunnel.proto import events as ev
 from tunnel.proto.codec import FrameDecoder, decode_one
@@ -20,7 +21,6 @@ from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
     HEADER_BYTES,
-    Address,
     BindTarget,
     MappingAnswer,
     MappingEntry,
@@ -48,7 +48,6 @@ from tunnel.proto.frames import (
     TcpTarget,
     Terms,
     UdpTarget,
-    UnixPath,
 )
 from tunnel.proto.handshake import (
     ClientHandshake,

@@ -6,10 +6,10 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.addresses import Address
 from tunnel.errors import LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
-from tunnel.proto.frames import Address
 
 
 class Bound:

@@ -8,10 +8,11 @@ import trio
 import trio.testing
 from support.wires import session_pair
 
+from tunnel.addresses import Address
 from tunnel.center.exit.tcp import serve_exit
 from tunnel.errors import Code
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import Address, TcpTarget
+from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream

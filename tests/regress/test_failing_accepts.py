@@ -13,7 +13,7 @@ from tunnel.center.exit.bind import _expected_one
 from tunnel.net.listen import PortListener, open_listener, serve
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 
 class Aborting:

@@ -11,13 +11,14 @@ import trio.testing
 from support.center import LOOPBACK, center
 
 from tunnel.access.join import JoinLine, make_token
+from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import LinkDown, MappingRefused
 from tunnel.errors import Code, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.link.transport import PlainTransport
-from tunnel.proto.frames import Address, Terms
+from tunnel.proto.frames import Terms
 
 if TYPE_CHECKING:
     from tunnel.center.events import Notice

@@ -14,12 +14,13 @@ from support import frames
 from support.center import LOOPBACK, ask, center, echo, raw_login, target
 from support.wires import TARGET, Offers, raw_peer, session_pair
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, StreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
 from tunnel.link.transport import PlainTransport, send
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import MAX_SOCK_MAP, Address, NameTarget, TcpTarget
+from tunnel.proto.frames import MAX_SOCK_MAP, NameTarget, TcpTarget
 from tunnel.proto.output import STREAM_QUEUE_BYTES
 
 if TYPE_CHECKING:

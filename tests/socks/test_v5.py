@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, RemoteStreamError
-from tunnel.proto.frames import Address
 from tunnel.socks.common import SocksCommand, SocksRequest
 from tunnel.socks.v5 import Socks5Server
 

@@ -12,13 +12,14 @@ import trio
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, Secret, make_token
 from tunnel.access.users import User
+from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import TunnelError
 from tunnel.link.start import prove
 from tunnel.link.transport import PlainTransport, dial
-from tunnel.proto.frames import Address, Terms
+from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.proofs import (
     PLAIN_BINDING,

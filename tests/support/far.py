@@ -10,7 +10,7 @@ import trio.testing
 from tunnel.errors import Code, RemoteStreamError
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 
 class Far:

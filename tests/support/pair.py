@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from tunnel.addresses import Address
 from tunnel.proto.events import StreamOffered, StreamOpened
-from tunnel.proto.frames import (
-    MAX_SOCK_MAP,
-    Address,
-    TcpTarget,
-    Terms,
-)
+from tunnel.proto.frames import MAX_SOCK_MAP, TcpTarget, Terms
 from tunnel.proto.limits import OPEN_DEADLINE_S
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.pools import HELD_LIMIT_BYTES, HeldPool, Pools

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 import trio.testing
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.link.transport import PlainTransport, TlsTransport
-from tunnel.proto.frames import Address, MappingAnswer, ProtMapping, TcpTarget, Terms
+from tunnel.proto.frames import MappingAnswer, ProtMapping, TcpTarget, Terms
 
 if TYPE_CHECKING:
     import ssl

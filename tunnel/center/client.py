@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.join import parse_join
-from tunnel.addresses import EVERYWHERE
+from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.exit.tcp import exit_to, refuse, udp_exit_to
 from tunnel.center.link_keeper import LinkKeeper
@@ -27,7 +27,6 @@ from tunnel.link.session import OPEN_DEADLINE_S
 from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
-    Address,
     BindTarget,
     MappingEntry,
     MappingType,
@@ -43,13 +42,14 @@ if TYPE_CHECKING:
     from tunnel.access.join import JoinLine
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import End
     from tunnel.center.events import Notice
     from tunnel.center.exit.tcp import Serve
     from tunnel.center.publisher import MappingListener
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.proxy_protocol import ProxyVersion
-    from tunnel.proto.frames import End, Target
+    from tunnel.proto.frames import Target
 
 
 def _ignore(notice: Notice) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.errors import AddressError, Code, TunnelError
 from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
@@ -20,7 +21,7 @@ from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.net.bind import is_in_use
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import Address, MappingType, NameTarget, Target, UdpTarget
+from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container, Iterator

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.errors import TunnelError
-    from tunnel.proto.frames import Address, MappingAnswer
+    from tunnel.proto.frames import MappingAnswer
 
 
 @dataclass(frozen=True, slots=True)

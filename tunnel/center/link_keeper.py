@@ -20,6 +20,7 @@ import trio
 
 from tunnel.access.identity import pin_of, short_id
 from tunnel.access.tls import client_tls_context
+from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
 from tunnel.center.events import (
     ClientIdChanged,
@@ -49,7 +50,6 @@ from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import Address
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING

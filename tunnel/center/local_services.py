@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tunnel.addresses import Address
 from tunnel.center.exit.tcp import bound_address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.dialer import Dialer
@@ -20,7 +21,7 @@ from tunnel.front.proxy import handle_app
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import connect
 from tunnel.net.sockets import CHUNK_BYTES, FastSocket, tune_local
-from tunnel.proto.frames import Address, TcpTarget
+from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     import socket
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.net.virtual_connection import LocalEnd
-    from tunnel.proto.frames import End, Target
+    from tunnel.proto.frames import Target
 
 _NOBODY: Final = Address("unknown", 0)
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.errors import Code, LocalStreamError, UsageError
 from tunnel.front.http.names import Absent, Open, serve_web
 from tunnel.front.http.sni import serve_tls_names, termination
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import TLS_ONLY, Address, MappingType, NameTarget
+from tunnel.proto.frames import TLS_ONLY, MappingType, NameTarget
 
 if TYPE_CHECKING:
     from pathlib import Path

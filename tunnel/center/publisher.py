@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.exit.tcp import Serve, refuse, serve_exit
@@ -23,7 +24,6 @@ from tunnel.log import log_event
 from tunnel.proto.frames import (
     MAX_MAPPING_ENTRIES,
     TLS_ONLY,
-    Address,
     MappingEntry,
     MappingOp,
     MappingType,

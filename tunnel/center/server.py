@@ -18,7 +18,7 @@ from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
 from tunnel.access.tls import server_tls_context
 from tunnel.access.visitors import VISITORS, Visitors
-from tunnel.addresses import EVERYWHERE
+from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
@@ -35,7 +35,7 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import open_listener, serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, Address, MappingType, Terms
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, MappingType, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of

@@ -9,10 +9,10 @@ import trio
 
 from tunnel.access.identity import pin_of
 from tunnel.access.tls import client_tls_context
+from tunnel.addresses import Address
 from tunnel.errors import LinkError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.link.upstream_proxy import dial_through
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from tunnel.access.join import JoinLine

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalStreamError, StreamError
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream

@@ -15,8 +15,8 @@ from tunnel.net.notify import Notify
 from tunnel.proto.datagrams import DatagramQueue
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import Address
 
 
 class DatagramStream:

@@ -49,6 +49,7 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.errors import TunnelError
     from tunnel.link.mapping_rpc import ServeMapping
     from tunnel.link.offers import ServeOffer
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import (
-        Address,
         MappingAnswer,
         MappingEntry,
         MappingOp,

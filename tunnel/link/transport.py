@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import trio
 
 from tunnel.access.tls import ALPN
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
 from tunnel.net.lookup import is_unknown, why_not_found
 from tunnel.net.sockets import FastSocket, end_with_fin, quick
 from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.transport import DIAL_S, dial, tune_link
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.frames import Address
 from tunnel.words import printable
 
 if TYPE_CHECKING:

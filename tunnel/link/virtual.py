@@ -20,6 +20,7 @@ from tunnel.net.notify import Notify
 from tunnel.platform.sockets import HAS_EPOLL
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.errors import StreamError
     from tunnel.link.output import Output
     from tunnel.link.rest import Rest
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
-    from tunnel.proto.frames import Address, ProtCreate
+    from tunnel.proto.frames import ProtCreate
     from tunnel.proto.mux import MuxCore
 
 ROUNDING_S: Final = 0.001

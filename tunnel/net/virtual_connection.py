@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from tunnel.errors import Code
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.platform.sockets import Buffer
-    from tunnel.proto.frames import Address
 
 Bytes = bytes | bytearray
 Take = Callable[[], Bytes | None]

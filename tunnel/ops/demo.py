@@ -27,6 +27,7 @@ import tunnel
 from tunnel.access.identity import pin_of
 from tunnel.access.join import parse_join
 from tunnel.access.tls import client_tls_context
+from tunnel.addresses import Address
 from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect
@@ -41,7 +42,6 @@ from tunnel.ops.demo_page import (
     socks5_connect,
 )
 from tunnel.ops.signals import ending_signals
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

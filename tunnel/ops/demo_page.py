@@ -20,8 +20,8 @@ from tunnel.net.listen import serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from tunnel.addresses import Address
     from tunnel.net.listen import PortListener
-    from tunnel.proto.frames import Address
 
 CHUNK_BYTES: Final = 65_536
 MAX_BYTES: Final = 1 << 30

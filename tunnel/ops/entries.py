@@ -18,7 +18,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
-from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_localhost
+from tunnel.addresses import (
+    EVERYWHERE,
+    LOOPBACKS,
+    WILDCARDS,
+    Address,
+    UnixPath,
+    is_localhost,
+)
 from tunnel.center.exit.tcp import exit_to, udp_exit_to
 from tunnel.center.local_services import share_folder, share_guarded, share_network
 from tunnel.center.publisher import NOT_OFFERED
@@ -30,25 +37,19 @@ from tunnel.log import log_event
 from tunnel.net.dial import probe
 from tunnel.net.unix import listen_at
 from tunnel.ops.entry_values import Ports
-from tunnel.proto.frames import (
-    Address,
-    MappingEntry,
-    MappingType,
-    TcpTarget,
-    UnixPath,
-)
+from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 
 if TYPE_CHECKING:
     import trio
 
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import End
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.files import Folder
     from tunnel.front.http.names import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
-    from tunnel.proto.frames import End
 
 LOG: Final = logging.getLogger(__name__)
 _IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
-from tunnel.addresses import is_loopback, parse_ip
+from tunnel.addresses import UNIX_PREFIX, UnixPath, is_loopback, parse_ip
 from tunnel.errors import UsageError
 from tunnel.front.http.files import Folder
 from tunnel.ops.entries import (
@@ -39,18 +39,13 @@ from tunnel.ops.entry_values import (
     public_name,
     split_options,
 )
-from tunnel.proto.frames import (
-    UNIX_PREFIX,
-    MappingEntry,
-    MappingType,
-    UnixPath,
-)
+from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import End
     from tunnel.front.http.names import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
-    from tunnel.proto.frames import End
 
 REMOTE: Final = "--remote"
 """The flag of ``tunnel tcp`` and ``tunnel udp`` that says what is public."""

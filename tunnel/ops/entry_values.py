@@ -11,18 +11,26 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from tunnel.access.proxy_users import ProxyUsers
-from tunnel.addresses import EVERYWHERE, LOCALHOST, host_of, is_host_name
+from tunnel.addresses import (
+    EVERYWHERE,
+    LOCALHOST,
+    UNIX_PREFIX,
+    Address,
+    UnixPath,
+    host_of,
+    is_host_name,
+    parse_end,
+)
 from tunnel.errors import UsageError
 from tunnel.front.http.names import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
-from tunnel.proto.frames import UNIX_PREFIX, Address, UnixPath, parse_end
 from tunnel.words import bare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tunnel.proto.frames import End
+    from tunnel.addresses import End
 
 
 # Places ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tunnel.ops.signals import ending_signals
 from tunnel.ops.stdio import standard_stream
 
 if TYPE_CHECKING:
-    from tunnel.proto.frames import End
+    from tunnel.addresses import End
 
 GIVE_UP_S: Final = 10.0
 """A program waits behind a pipe: it should hear soon that there is no server."""

@@ -26,11 +26,11 @@ from tunnel.proto.proofs import verifier_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tunnel.addresses import Address
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
     from tunnel.ops.show import Show
-    from tunnel.proto.frames import Address
 
 logger = logging.getLogger("tunnel.client")
 

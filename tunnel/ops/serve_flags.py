@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from tunnel.addresses import EVERYWHERE, LOCALHOST, host_of
+from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of
 from tunnel.errors import UsageError
 from tunnel.ops.flags import seconds
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from tunnel.center.names import NameOptions

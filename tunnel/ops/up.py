@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import client_id
+from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import (
     ClientIdChanged,
@@ -28,7 +29,6 @@ from tunnel.ops import saved
 from tunnel.ops.entries import Local, Published
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

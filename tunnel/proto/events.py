@@ -6,15 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.errors import Code
     from tunnel.proto.conn import VirtualConn
-    from tunnel.proto.frames import (
-        Address,
-        MappingAnswer,
-        ProtCreate,
-        ProtGoAway,
-        ProtMapping,
-    )
+    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtGoAway, ProtMapping
 
 
 @dataclass(slots=True)

@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import Final, NewType
 
-from tunnel.addresses import UNIX_PREFIX as UNIX_PREFIX
-from tunnel.addresses import Address as Address
-from tunnel.addresses import End as End
-from tunnel.addresses import UnixPath as UnixPath
-from tunnel.addresses import parse_end as parse_end
+from tunnel.addresses import Address, UnixPath
 from tunnel.errors import Code
 
 SockMap = NewType("SockMap", int)

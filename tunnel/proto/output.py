@@ -34,9 +34,10 @@ from tunnel.proto.state import Signal, StreamState
 from tunnel.proto.window import WindowTuner
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
-    from tunnel.proto.frames import Address, Terms
+    from tunnel.proto.frames import Terms
     from tunnel.proto.pools import Pools, Room
     from tunnel.proto.scheduler import Buffer, SendQueue
 

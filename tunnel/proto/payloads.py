@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import encode_address, is_host_name
+from tunnel.addresses import UnixPath, encode_address, is_host_name
 from tunnel.errors import CODES, Code
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.fields import (
@@ -52,7 +52,6 @@ from tunnel.proto.frames import (
     SockMap,
     TcpTarget,
     UdpTarget,
-    UnixPath,
 )
 from tunnel.words import printable
 

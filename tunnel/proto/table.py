@@ -19,7 +19,8 @@ from tunnel.proto.state import Signal, StreamState, step
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunnel.proto.frames import Address, ProtClose, SockMap, Target
+    from tunnel.addresses import Address
+    from tunnel.proto.frames import ProtClose, SockMap, Target
     from tunnel.proto.limits import OwnOpens
     from tunnel.proto.output import Output
 

@@ -11,11 +11,11 @@ import trio.testing
 from support.center import LOOPBACK, center, user
 
 from tunnel.access.join import make_token
+from tunnel.addresses import Address
 from tunnel.center import client_session
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.net import routes
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

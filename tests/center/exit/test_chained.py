@@ -11,9 +11,9 @@ import trio
 import trio.testing
 from support.wires import TARGET, session_pair, small_window
 
+from tunnel.addresses import Address
 from tunnel.center.exit.chained import serve_chained
 from tunnel.errors import Code, StreamError
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -14,13 +14,13 @@ import trio.testing
 from support.center import LOOPBACK, center, running, user
 
 from tunnel.access.join import make_token
-from tunnel.addresses import LOOPBACKS
+from tunnel.addresses import LOOPBACKS, Address
 from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import Address, NameTarget, UdpTarget
+from tunnel.proto.frames import NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

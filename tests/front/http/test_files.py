@@ -9,11 +9,11 @@ import pytest
 import trio
 import trio.testing
 
+from tunnel.addresses import Address
 from tunnel.front.http import files
 from tunnel.front.http.files import PIECE_BYTES, Folder, handle_visitor
 from tunnel.front.http.names import Guard
 from tunnel.front.http.server import Visit
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnel.access.visitors import VISITORS, Visitors
+from tunnel.addresses import Address
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.server import Request
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

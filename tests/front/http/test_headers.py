@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.addresses import Address
 from tunnel.front.http.headers import (
     TargetError,
     absolute_target,
@@ -13,7 +14,6 @@ from tunnel.front.http.headers import (
     quoted_line,
     wants_websocket,
 )
-from tunnel.proto.frames import Address
 
 
 @pytest.mark.parametrize(

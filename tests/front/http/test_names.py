@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import far
 
+from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front.http import server as http1
 from tunnel.front.http.names import (
@@ -25,7 +26,6 @@ from tunnel.front.http.names import (
 )
 from tunnel.front.http.server import HttpError, Visit, host_of
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,6 +15,7 @@ from support.far import Far, read, read_head, read_to_end
 from support.logs import lines
 
 from tunnel.access.proxy_users import ProxyUsers
+from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.headers import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
@@ -22,7 +23,7 @@ from tunnel.front.proxy import handle_app
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import Address, Target, TcpTarget
+from tunnel.proto.frames import Target, TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,12 +11,12 @@ import trustme
 from support.certs import HOST, choose_curve, only_curves_before_x25519, tls_contexts
 from support.far import Far
 
+from tunnel.addresses import Address
 from tunnel.errors import Code
 from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
 from tunnel.front.http.names import Absent, Open
 from tunnel.front.http.sni import handle_tls_visitor
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.addresses import Address, UnixPath
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
@@ -23,13 +24,7 @@ from tunnel.net.dial import begin
 from tunnel.net.proxy_protocol import encode_proxy_header
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket, tune_local
-from tunnel.proto.frames import (
-    Address,
-    NameTarget,
-    TcpTarget,
-    UdpTarget,
-    UnixPath,
-)
+from tunnel.proto.frames import NameTarget, TcpTarget, UdpTarget
 
 if TYPE_CHECKING:
     import socket

@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import decode_host
-from tunnel.proto.frames import Address
+from tunnel.addresses import Address, decode_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

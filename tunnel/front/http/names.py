@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
+from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
 from tunnel.front.http import headers as http_heads
 from tunnel.front.http.forwarded import Origin, origin_of
@@ -56,7 +57,6 @@ from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream, relay
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.proto.frames import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -64,8 +64,8 @@ from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
+    from tunnel.addresses import Address
     from tunnel.front.dialer import Dialer
-    from tunnel.proto.frames import Address
 
 _CONNECTED: Final = b"Connection established"
 _REALM: Final = (b"Proxy-Authenticate", b'Basic realm="tunnel", charset="UTF-8"')

@@ -37,7 +37,7 @@ from tunnel.net.timeouts import TIMEOUTS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from tunnel.proto.frames import Address
+    from tunnel.addresses import Address
 
 PAGE_S: Final = 60.0
 """For a visitor to take a page of ours: who reads nothing holds a place for nothing."""

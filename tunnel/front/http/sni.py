@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
     from tunnel.front.http.names import Route
     from tunnel.net.sockets import FastSocket
-    from tunnel.proto.frames import Address
 
 RoutePassed = Callable[[str], Open | Absent]
 """Give who gets the visitors of a name with their TLS as it is; must not wait."""
