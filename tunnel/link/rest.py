@@ -15,6 +15,8 @@ MOST_STEP_S: Final = 36.0
 """For long limits: nobody waits for an end that exact."""
 LEAST_STEP_S: Final = 0.5
 """For limits of a few seconds: ten thousand connections cost a look 5 ms."""
+ROUNDING_S: Final = 0.001
+"""Of the sum of many steps, which is to meet the limit, and not to miss it by a bit."""
 
 
 class Rest:

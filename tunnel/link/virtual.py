@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import index
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
 from tunnel.link.inbox import Inbox
 from tunnel.link.local_reader import LocalReader
+from tunnel.link.rest import ROUNDING_S, Rest
 from tunnel.net.notify import Notify
 from tunnel.platform.sockets import HAS_EPOLL
 
@@ -23,16 +24,12 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.errors import StreamError
     from tunnel.link.output import Output
-    from tunnel.link.rest import Rest
     from tunnel.net.poller import Poller
     from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import ProtCreate
     from tunnel.proto.mux import MuxCore
-
-ROUNDING_S: Final = 0.001
-"""Of the sum of many steps, which is to meet the limit, and not to miss it by a bit."""
 
 Deliver = Callable[["Address", bytes], None]
 
