@@ -1,1 +1,1 @@
-"""Who may do what, and how a target is reached: no knowledge of links."""
+"""Who may do what: join lines, identities, users, rules. Links are not known here."""
