@@ -45,6 +45,13 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
         never.wait(0.02)
 
 
+_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_FIRST: Final = 20_000 + 2_000 * (_WORKER % 5)
+PUBLIC_PORTS: Final = f"{_FIRST}-{_FIRST + 1_999}"
+"""For servers of this process: a port that one loses while it is restarted must not be
+given away by a server of other tests."""
+
+
 def free_port() -> int:
     """Give a port that nobody has, outside of those that the kernel gives to callers.
 
@@ -261,7 +268,8 @@ class Machine:
     def serve(self, *args: str, listen: str = "127.0.0.1:0") -> Server:
         """Start ``tunnel serve`` and wait until it listens."""
         state = ("--state", str(self.home / "server"))
-        running = self.tunnel("serve", "--listen", listen, *state, *args)
+        ports = () if "--ports" in args else ("--ports", PUBLIC_PORTS)
+        running = self.tunnel("serve", "--listen", listen, *state, *ports, *args)
         join = running.out.wait("tunnel")
         return Server(running, join, int(join.split("#")[0].strip("/").split(":")[-1]))
 
