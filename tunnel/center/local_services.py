@@ -15,7 +15,8 @@ from tunnel.errors import Code, LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
-from tunnel.front.http.names import Guard, handle_guarded
+from tunnel.front.http.guard import Guard
+from tunnel.front.http.names import handle_guarded
 from tunnel.front.http.server import Visit
 from tunnel.front.proxy import handle_app
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS

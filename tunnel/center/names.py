@@ -16,7 +16,7 @@ import trio
 from tunnel.addresses import Address
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.errors import Code, LocalStreamError, UsageError
-from tunnel.front.http.names import Absent, Open, serve_web
+from tunnel.front.http.names import Absent, Destination, serve_web
 from tunnel.front.http.sni import serve_tls_names, termination
 from tunnel.net.listen import open_listener
 from tunnel.proto.frames import TLS_ONLY, MappingType, NameTarget
@@ -132,7 +132,7 @@ def _termination_of(options: NameOptions) -> Termination | None:
         ) from error
 
 
-def _route(table: MappingTable, of_type: MappingType, host: str) -> Open | Absent:
+def _route(table: MappingTable, of_type: MappingType, host: str) -> Destination | Absent:
     """Return how to open at the client that has a host name, or why nobody can."""
     found = table.find(of_type, host)
     if found is None:
@@ -148,4 +148,4 @@ def _route(table: MappingTable, of_type: MappingType, host: str) -> Open | Absen
             await trio.sleep(_LOOK_S)
         return owner.session.open_now(NameTarget(mapping), visitor)
 
-    return open_one
+    return Destination((owner, mapping), open_one)

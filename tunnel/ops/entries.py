@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from tunnel.center.events import MappingRefused
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.files import Folder
-    from tunnel.front.http.names import Guard
+    from tunnel.front.http.guard import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
 
 LOG: Final = logging.getLogger(__name__)

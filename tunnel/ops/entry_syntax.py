@@ -44,7 +44,7 @@ from tunnel.proto.frames import MappingEntry, MappingType
 if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
-    from tunnel.front.http.names import Guard
+    from tunnel.front.http.guard import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
 
 REMOTE: Final = "--remote"

@@ -22,7 +22,7 @@ from tunnel.addresses import (
     parse_end,
 )
 from tunnel.errors import UsageError
-from tunnel.front.http.names import Guard
+from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.words import bare

@@ -12,7 +12,7 @@ import trio.testing
 from tunnel.addresses import Address
 from tunnel.front.http import files
 from tunnel.front.http.files import PIECE_BYTES, Folder, handle_visitor
-from tunnel.front.http.names import Guard
+from tunnel.front.http.guard import Guard
 from tunnel.front.http.server import Visit
 
 if TYPE_CHECKING:

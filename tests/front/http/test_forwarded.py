@@ -9,6 +9,7 @@ import pytest
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import Address
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.heads import read_request
 from tunnel.front.http.server import Request
 
 if TYPE_CHECKING:
@@ -25,17 +26,9 @@ def trusting(*networks: str) -> Iterator[None]:
 
 
 def request(headers: dict[str, str]) -> Request:
-    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return Request(
-        method="GET",
-        target="/",
-        host="shop.test",
-        authority="shop.test",
-        headers=fields,
-        http_1_0=False,
-        has_body=False,
-        chunked=False,
-    )
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    raw = f"GET / HTTP/1.1\r\nHost: shop.test\r\n{lines}\r\n".encode()
+    return Request(read_request(raw, 100), "GET", "/", "shop.test", "shop.test")
 
 
 def origin(headers: dict[str, str], peer: Address = PROXY) -> Origin:

@@ -16,11 +16,11 @@ from support import far
 from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front.http import server as http1
+from tunnel.front.http.guard import Guard
 from tunnel.front.http.names import (
     PSEUDONYM,
     Absent,
-    Guard,
-    Open,
+    Destination,
     handle_guarded,
     handle_visitor,
 )
@@ -71,7 +71,7 @@ class Town:
         self.asked: list[str] = []
         self._put, self._opened = trio.open_memory_channel[Far](10)
 
-    def route(self, host: str) -> Open | Absent:
+    def route(self, host: str) -> Destination | Absent:
         self.asked.append(host)
         found = self.names.get(host, Absent.UNKNOWN)
         if isinstance(found, Absent):
@@ -88,7 +88,7 @@ class Town:
             self._put.send_nowait(far)
             return far
 
-        return open_one
+        return Destination(host, open_one)
 
     async def say(self, data: bytes) -> None:
         await self.visitor.send_all(data)
@@ -96,10 +96,15 @@ class Town:
     async def opened(self) -> Far:
         return await self._opened.receive()
 
-    async def target(self) -> tuple[Far, bytes]:
-        """Wait for the next request at a target; give it and what it has read."""
-        far = await self.opened()
-        return far, await until(far.far, b"\r\n\r\n")
+    async def target(self, *, again: bool = False) -> tuple[Far, bytes]:
+        """Wait for the next request at a target; give it and what it has read.
+
+        Args:
+            again: it comes on the connection of the last one.
+        """
+        if not again:
+            self._last = await self.opened()
+        return self._last, await until(self._last.far, b"\r\n\r\n")
 
     async def hear(self, end: bytes = b"\r\n\r\n") -> bytes:
         return await until(self.visitor, end)
@@ -135,11 +140,11 @@ async def town(
             if guard is None:
                 nursery.start_soon(handle_visitor, visit, made.route)
             else:
-                open_one = made.route("a.test")
-                assert not isinstance(open_one, Absent)
+                there = made.route("a.test")
+                assert not isinstance(there, Absent)
                 nursery.start_soon(
                     partial(
-                        handle_guarded, visit, guard, open_one, believe_headers=True
+                        handle_guarded, visit, guard, there.open, believe_headers=True
                     )
                 )
             yield made
@@ -163,12 +168,12 @@ async def test_each_request_of_a_kept_connection_goes_where_its_own_host_says() 
         it.names["b.test"] = Code.NORMAL
         await it.say(get("a.test", path="/1"))
         far, head = await it.target()
-        assert head.startswith(b"GET /1 HTTP/1.1\r\nhost: a.test\r\n")
+        assert head.startswith(b"GET /1 HTTP/1.1\r\nHost: a.test\r\n")
         await far.far.send_all(OK)
         assert (await it.hear(b"ok")).startswith(b"HTTP/1.1 200 OK")
         await it.say(get("B.test.:8080", path="/2"))
         far, head = await it.target()
-        assert head.startswith(b"GET /2 HTTP/1.1\r\nhost: B.test.:8080\r\n")
+        assert head.startswith(b"GET /2 HTTP/1.1\r\nHost: B.test.:8080\r\n")
         await far.far.send_all(OK)
         await it.hear(b"ok")
         assert it.asked == ["a.test", "b.test"]
@@ -178,7 +183,7 @@ async def test_pipelined_requests_are_answered_one_after_the_other() -> None:
     async with town() as it:
         await it.say(get("a.test", path="/1") + get("a.test", path="/2"))
         for path in (b"/1", b"/2"):
-            far, head = await it.target()
+            far, head = await it.target(again=path == b"/2")
             assert path in head.split(b"\r\n")[0]
             await far.far.send_all(OK)
             await it.hear(b"ok")
@@ -214,11 +219,13 @@ def test_what_is_no_host_is_refused(host: str) -> None:
     assert caught.value.status == 400
 
 
-async def test_the_absolute_form_wins_over_host() -> None:
+@pytest.mark.parametrize("user", ["", "u@", "u:p@"])
+async def test_the_absolute_form_wins_over_host(user: str) -> None:
+    """A user in it is dropped: nobody behind is to know a password."""
     async with town() as it:
-        await it.say(get("evil.test", path="http://a.test:8000?q=1"))
+        await it.say(get("evil.test", path=f"http://{user}a.test:8000?q=1"))
         _, head = await it.target()
-        assert head.startswith(b"GET /?q=1 HTTP/1.1\r\nhost: a.test:8000\r\n")
+        assert head.startswith(b"GET /?q=1 HTTP/1.1\r\nHost: a.test:8000\r\n")
         assert b"evil" not in head
 
 
@@ -307,7 +314,6 @@ BAD_HEADS = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "a host with a user": get("a.test:80@b.test"),
     "an empty host in the absolute form": get("a.test", path="http:///x"),
-    "a user in the absolute form": get("a.test", path="http://u@a.test/"),
     "another scheme": get("a.test", path="ftp://a.test/"),
     "no path": get("a.test", path="a.test"),
     "HTTP/0.9": b"GET /\r\n\r\n",
@@ -378,7 +384,7 @@ async def test_a_head_cut_at_every_byte_is_read_the_same() -> None:
         for byte in b"\r\n" + get("a.test", CL, "X: y", method="POST") + b"hello":
             await it.say(bytes((byte,)))
         far = await it.opened()
-        assert b"x: y" in await until(far.far, b"hello")
+        assert b"X: y" in await until(far.far, b"hello")
 
 
 PIECES = st.sampled_from(
@@ -515,7 +521,7 @@ async def test_naming_our_headers_as_hop_by_hop_does_not_remove_them() -> None:
     assert headers["authorization"] == ["Basic x"]
     assert headers["cookie"] == ["c"]
     assert headers["host"] == ["a.test:81"]
-    assert headers["connection"] == ["close"]
+    assert "connection" not in headers
     assert "x-mine" not in headers
 
 
@@ -524,7 +530,7 @@ async def test_headers_of_the_hop_are_not_passed_on() -> None:
            "Keep-Alive: 5", "HTTP2-Settings: AAMAAABk", "Upgrade: h2c",
            "Connection: Upgrade, HTTP2-Settings"]  # fmt: skip
     headers = await forwarded(*hop)
-    assert headers["connection"] == ["close"]
+    assert "connection" not in headers
     for line in hop[:-1]:
         assert line.split(":")[0].lower() not in headers
 
@@ -618,9 +624,9 @@ async def test_a_response_without_a_body_keeps_the_connection_in_step(
     method: str, head: bytes
 ) -> None:
     async with town() as it:
-        for _ in range(2):
+        for again in (False, True):
             await it.say(get("a.test", method=method))
-            far, _said = await it.target()
+            far, _said = await it.target(again=again)
             await far.far.send_all(head)
             answer = await it.hear()
             assert answer.endswith(b"\r\n\r\n")
@@ -631,7 +637,7 @@ async def test_expect_continue_is_answered_by_the_target() -> None:
     async with town() as it:
         await it.say(get("a.test", CL, "Expect: 100-continue", method="POST"))
         far, head = await it.target()
-        assert b"expect: 100-continue" in head
+        assert b"Expect: 100-continue" in head
         await far.far.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert status(await it.hear()) == 100
         await it.say(b"hello")
@@ -733,8 +739,8 @@ async def test_a_websocket_is_raw_bytes_both_ways_and_none_are_lost() -> None:
     async with town() as it:
         await it.say(get("a.test", *UPGRADE) + b"early")
         far, head = await it.target()
-        assert b"\r\nconnection: upgrade\r\nupgrade: websocket" in head
-        assert b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==" in head
+        assert b"\r\nConnection: Upgrade\r\nUpgrade: websocket" in head
+        assert b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" in head
         await far.far.send_all(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
             b"Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nbehind"
@@ -754,9 +760,9 @@ async def test_a_websocket_is_raw_bytes_both_ways_and_none_are_lost() -> None:
 
 async def test_a_target_may_refuse_to_switch() -> None:
     async with town() as it:
-        for _ in range(2):
+        for again in (False, True):
             await it.say(get("a.test", *UPGRADE))
-            far, _head = await it.target()
+            far, _head = await it.target(again=again)
             await far.far.send_all(OK)
             assert status(await it.hear(b"ok")) == 200
 
@@ -783,8 +789,8 @@ async def test_the_right_password_opens_and_stays_with_us() -> None:
     async with town(guard=Guard("me", "a:b é")) as it:
         await it.say(get("x", basic("me:a:b é", "bAsIc"), "X-Forwarded-For: 192.0.2.1"))
         _, head = await it.target()
-        assert b"authorization" not in head
-        assert b"x-forwarded-for: 192.0.2.1" in head
+        assert b"authorization" not in head.lower()
+        assert b"X-Forwarded-For: 192.0.2.1" in head
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.dialer import Dialer
-from tunnel.front.http.headers import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
+from tunnel.front.http.server import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
@@ -198,7 +198,7 @@ async def test_a_target_that_is_not_reached_has_the_status_of_its_code(
         assert head.all("connection") == ["close"]
         assert ("retry-after" in head.names) == (head.status == 503)
         body = await talk.end()
-        assert body.startswith(b"a.test:")
+        assert body.partition(b": ")[2].startswith(b"a.test:")
         assert len(body) == int(head.all("content-length")[0]) < 100
     assert lines(caplog) == [f"proxy.refused peer=local:0 reason={code.name}"]
 
@@ -360,7 +360,6 @@ async def test_max_forwards_is_counted_down_and_answered_at_0() -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET https://a.test/ HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-        (b"GET http://a:80@b/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"TRACE http://a.test/ HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         (b"CONNECT a.test HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"CONNECT a.test:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", 400),
@@ -394,7 +393,7 @@ async def test_a_browser_that_takes_it_for_a_web_server_is_told_what_it_is() -> 
     async with proxied() as talk:
         await talk.app.send_all(b"GET / HTTP/1.1\r\nHost: localhost:1080\r\n\r\n")
         await read_head(talk.app)
-        assert (await talk.end()).startswith(b"This is a proxy")
+        assert b": This is a proxy" in await talk.end()
 
 
 POST = b"POST http://a.test/ HTTP/1.1\r\nHost: a.test\r\n"
@@ -472,7 +471,7 @@ async def test_an_http_1_0_request_with_chunks_is_refused() -> None:
 # Bodies ----------------------------------------------------------------------------
 
 
-async def test_chunks_go_both_ways_and_trailers_are_dropped() -> None:
+async def test_chunks_go_both_ways_and_trailers_with_them() -> None:
     """Points 51, 65: each goes on when it comes."""
     async with proxied() as talk:
         origin, head = await talk.ask(
@@ -481,14 +480,15 @@ async def test_chunks_go_both_ways_and_trailers_are_dropped() -> None:
         assert head.all("transfer-encoding") == ["chunked"]
         assert await read(origin, 8) == b"3\r\none\r\n"
         await talk.app.send_all(b"3;ext=1\r\ntwo\r\n0\r\nX-Trailer: 1\r\n\r\n")
-        assert await read(origin, 13) == b"3\r\ntwo\r\n0\r\n\r\n"
+        last = b"0\r\nX-Trailer: 1\r\n\r\n"
+        assert await read(origin, 8 + len(last)) == b"3\r\ntwo\r\n" + last
         await origin.send_all(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"
         )
         head = await talk.hear(b"2\r\nok\r\n")
         assert head.all("transfer-encoding") == ["chunked"]
-        await origin.send_all(b"0\r\nX-Trailer: 1\r\n\r\n")
-        assert await read(talk.app, 5) == b"0\r\n\r\n"
+        await origin.send_all(last)
+        assert await read(talk.app, len(last)) == last
         origin2, _ = await talk.ask(GET.replace(b"a.test", b"b.test"))
         await origin2.send_all(OK)
         await talk.hear()

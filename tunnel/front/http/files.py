@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
+from tunnel.front.http.heads import values
 from tunnel.front.http.server import (
     HttpError,
     Request,
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tunnel.front.http.headers import Fields
-    from tunnel.front.http.names import Guard
+    from tunnel.front.http.guard import Guard
 
 PIECE_BYTES: Final = 262_144
 """One read of a file: large enough that the change of threads does not show."""
@@ -155,14 +155,13 @@ async def handle_visitor(
 
     login = Login(visit.peer, "share")
 
-    async def answer(request: Request) -> bool:
+    async def answer(request: Request) -> None:
         if guard is not None:
             guard.check(request, login)
         started = time.monotonic()
         await _answer(visit, folder, request)
         log_event(LOG, logging.DEBUG, "file.served", peer=str(visit.peer),
             seconds=round(time.monotonic() - started, 3))  # fmt: skip
-        return True
 
     await serve_requests(visit, answer)
 
@@ -202,7 +201,7 @@ async def _answer(visit: Visit, folder: Folder, request: Request) -> None:
             raise _not_found()
         text = await trio.to_thread.run_sync(_listing, folder, parts, opened)
     await _send(
-        visit, request, HTTPStatus.OK, [(b"cache-control", b"no-cache")], text,
+        visit, request, HTTPStatus.OK, [b"Cache-Control: no-cache"], text,
         b"text/html; charset=utf-8",
     )  # fmt: skip
 
@@ -248,32 +247,31 @@ async def _send_file(
 ) -> None:
     """Send a file, a range of it, or that it has not changed; closes it."""
     with opened:
-        headers: Fields = [
-            (b"etag", opened.etag.encode()),
-            (b"last-modified", formatdate(opened.changed, usegmt=True).encode()),
-            (b"accept-ranges", b"bytes"),
-            (b"cache-control", b"no-cache"),
-            (b"x-content-type-options", b"nosniff"),
+        lines = [
+            f"ETag: {opened.etag}".encode(),
+            f"Last-Modified: {formatdate(opened.changed, usegmt=True)}".encode(),
+            b"Accept-Ranges: bytes",
+            b"Cache-Control: no-cache",
+            b"X-Content-Type-Options: nosniff",
         ]
         _check_preconditions(request, opened)
         if _has_it(request, opened):
-            await visit.send(visit.head(HTTPStatus.NOT_MODIFIED, headers, b""))
-            await visit.send(visit.end([]))
+            await visit.send(visit.head(HTTPStatus.NOT_MODIFIED, lines))
             return
         first, stop, status = 0, opened.size, HTTPStatus.OK
         wanted = _range(request, opened)
         if wanted is not None:
             first, stop = wanted
             status = HTTPStatus.PARTIAL_CONTENT
-            text = f"bytes {first}-{stop - 1}/{opened.size}"
-            headers.append((b"content-range", text.encode()))
-        headers += [
-            (b"content-type", _type_of(name).encode()),
-            (b"content-length", str(stop - first).encode()),
+            text = f"Content-Range: bytes {first}-{stop - 1}/{opened.size}"
+            lines.append(text.encode())
+        lines += [
+            b"Content-Type: " + _type_of(name).encode(),
+            b"Content-Length: %d" % (stop - first),
         ]
-        output = visit.head(status, headers, status.phrase.encode())
+        output = visit.head(status, lines, status.phrase.encode())
         if request.method == "HEAD":
-            await visit.send(output + visit.end([]))
+            await visit.send(output)
             return
         while first < stop:
             size = min(PIECE_BYTES, stop - first)
@@ -281,25 +279,26 @@ async def _send_file(
             if not piece:  # shorter than it was: the visitor must not think it whole
                 raise VisitorGoneError
             first += len(piece)
-            await visit.send(output + visit.part(piece))
+            await visit.send(output + piece)
             output = b""
-        await visit.send(output + visit.end([]))
+        if output:
+            await visit.send(output)
 
 
 async def _send(
-    visit: Visit, request: Request, status: HTTPStatus, headers: Fields,
+    visit: Visit, request: Request, status: HTTPStatus, lines: list[bytes],
     text: bytes, kind: bytes,
 ) -> None:  # fmt: skip
-    headers = [
-        *headers,
-        (b"content-type", kind),
-        (b"content-length", str(len(text)).encode()),
-        (b"x-content-type-options", b"nosniff"),
+    lines = [
+        *lines,
+        b"Content-Type: " + kind,
+        b"Content-Length: %d" % len(text),
+        b"X-Content-Type-Options: nosniff",
     ]
-    output = visit.head(status, headers, status.phrase.encode())
+    output = visit.head(status, lines, status.phrase.encode())
     if request.method != "HEAD":
-        output += visit.part(text)
-    await visit.send(output + visit.end([]))
+        output += text
+    await visit.send(output)
 
 
 def _type_of(name: bytes) -> str:
@@ -321,8 +320,8 @@ def _time_of(value: bytes) -> int | None:
 
 
 def _tags(request: Request, name: bytes) -> list[str]:
-    values = b",".join(value for key, value in request.headers if key == name)
-    return [tag.strip() for tag in values.decode("latin-1").split(",") if tag.strip()]
+    joined = b",".join(values(request.head.fields, name)).decode("latin-1")
+    return [tag.strip() for tag in joined.split(",") if tag.strip()]
 
 
 def _check_preconditions(request: Request, opened: _Opened) -> None:

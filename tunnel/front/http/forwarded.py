@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, parse_ip, unmapped
-from tunnel.front.http.headers import values
+from tunnel.front.http.heads import values
 from tunnel.front.http.server import HttpError, host_of
 
 if TYPE_CHECKING:
-    from tunnel.front.http.headers import Fields
+    from tunnel.front.http.heads import Field
     from tunnel.front.http.server import Request
 
 MAX_HOPS: Final = 32
@@ -49,7 +49,7 @@ def origin_of(request: Request, peer: Address, *, secure: bool) -> Origin:
     visitors = VISITORS.get()
     if not visitors.trusts(peer.host):
         return own
-    headers = request.headers
+    headers = request.head.fields
     hops = [{"for": hop} for hop in _list(headers, b"x-forwarded-for")]
     if not hops:
         hops = _forwarded(_joined(headers, b"forwarded"))
@@ -70,11 +70,11 @@ def origin_of(request: Request, peer: Address, *, secure: bool) -> Origin:
     )
 
 
-def _joined(headers: Fields, name: bytes) -> str:
+def _joined(headers: list[Field], name: bytes) -> str:
     return ",".join(value.decode("latin-1") for value in values(headers, name))
 
 
-def _list(headers: Fields, name: bytes) -> list[str]:
+def _list(headers: list[Field], name: bytes) -> list[str]:
     words = (word.strip() for word in _joined(headers, name).split(","))
     return [word for word in words if word]
 

@@ -1,51 +1,62 @@
-"""One visitor's HTTP/1 connection: strict requests in, whole responses out.
+"""One visitor's HTTP/1 connection: strict requests in, whole answers out.
 
-h11 is the only parser. What it is lenient about is refused before it sees the head
-(bare LF, folded lines, control characters), and what two parsers could read in two ways
-after it (two framings, HTTP/1.0 with chunks). Nothing that was read is passed on as raw
-bytes: heads are written anew, so that nobody behind reads another message than we did.
+One task reads what the visitor says, request by request. While a target answers,
+another one carries its answer (``exchange``), and the first goes on reading: so it
+notices a visitor that leaves, and has the next request as soon as it is its turn.
 
 This module routes nothing and knows nobody but the visitor.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import h11
 import trio
 
-from tunnel.front.http.headers import (
-    BETWEEN_S,
-    HEAD_BYTES,
-    HEAD_S,
-    MAX_FIELDS,
-    Fields,
-    has_body,
-    is_ambiguous,
+from tunnel.front.http.bodies import BodyReader
+from tunnel.front.http.heads import (
+    NO_BODY,
+    OPEN,
+    HeadError,
+    RequestHead,
+    end_of_request,
+    read_request,
     tokens,
     values,
-    without_frames,
 )
+from tunnel.net.listen import carry
+from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
+from tunnel.net.sockets import quick
 from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tunnel.addresses import Address
+    from tunnel.front.http.exchange import Upstream
+    from tunnel.net.relay import ResettableStream
 
+HEAD_BYTES: Final = 65_536
+"""A request's head may have no more."""
+MAX_FIELDS: Final = 100
+"""Browsers send about 20; the size of a head alone would allow 16,000."""
+HEAD_S: Final = 10.0
+"""From the first byte of a head to its last: honest ones need one round trip."""
+BETWEEN_S: Final = 75.0
+"""Between two requests: longer than most browsers and proxies keep one idle, so that
+they close first."""
 PAGE_S: Final = 60.0
 """For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
-_READ_BYTES: Final = 65_536
+READ_BYTES: Final = 65_536
+CHUNKED_READ_BYTES: Final = 8_192
+"""One look at a chunked body: chunks may be small, and others want their turn."""
 
-_SUSPECT: Final = re.compile(
-    rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)
 _HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?)\.?"
     r"(?P<port>:[0-9]{0,5})?"
@@ -78,13 +89,13 @@ class HttpError(Exception):
 
 
 class VisitorGoneError(Exception):
-    """The visitor's connection is dead."""
+    """The visitor's connection is dead, or must not seem to have ended well."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """The head of one request."""
 
+    head: RequestHead
     method: str
     target: str
     """Path and query, or ``*``; never with a host."""
@@ -92,26 +103,21 @@ class Request:
     """Lower case, without port and last dot; empty if none was named."""
     authority: str
     """The host as the visitor wrote it, with its port."""
-    headers: Fields
-    """Names in lower case, in their order."""
-    http_1_0: bool
-    has_body: bool
-    chunked: bool
 
     def value(self, name: bytes) -> bytes:
-        """Give a header that should stand once; empty if it is not there.
+        """Return a header that should stand once; empty if it is not there.
 
         Raises:
             HttpError: 400, it is there more than once.
         """
-        found = values(self.headers, name)
+        found = values(self.head.fields, name)
         if len(found) > 1:
             raise bad_request(f"there is more than one {name.decode()} header")
         return found[0] if found else b""
 
     def words(self, name: bytes) -> list[str]:
-        """Give the members of a list header, in lower case."""
-        return [word.decode("latin-1") for word in tokens(self.headers, name)]
+        """Return the members of a list header, in lower case."""
+        return [word.decode("latin-1") for word in tokens(self.head.fields, name)]
 
 
 def bad_request(words: str) -> HttpError:
@@ -126,6 +132,10 @@ class Visit:
         stream: the caller closes it, best with ``leave``.
         peer: the visitor's address.
         secure: it came over TLS.
+        early: was read from the stream before.
+        head_s: for the head of each request.
+        keep_alive_s: between two requests.
+        read: makes a request of its head; raises HttpError.
     """
 
     def __init__(
@@ -137,256 +147,230 @@ class Visit:
         early: bytes = b"",
         head_s: float = HEAD_S,
         keep_alive_s: float = BETWEEN_S,
+        read: Callable[[RequestHead], Request] | None = None,
     ) -> None:
         self.stream = stream
         self.peer = peer
         self.secure = secure
         self.waiting = bytearray(early)
         """What the visitor has sent behind what was used so far."""
-        self.body_ended = False
+        self.ended = False
+        """The visitor's direction has ended."""
+        self.gone = False
+        """Its connection is dead."""
+        self.request: RequestHead | None = None
+        """The last one, once its head was read."""
+        self.body = BodyReader(NO_BODY)
+        """Of that request."""
         self.answering = False
-        """Whether a final response has begun."""
+        """A part of the final answer is out."""
+        self.may_go_on = True
+        """The last answer said that another request may follow."""
+        self.upstream: Upstream | None = None
+        """The target's connection that is kept."""
+        self.refused = ""
+        """Why the visitor was shown out before its request reached a front end."""
+        self.tunnel: ResettableStream | None = None
+        """To be relayed from here on: both sides have left HTTP."""
+        self.nursery: trio.Nursery | None = None
+        """Where the carrier of answers runs."""
+        self.idle_since: float | None = None
+        """When the last answer ended; None while there is one."""
+        self.moved_at = 0.0
+        """When bytes last passed; kept only where that ends an exchange."""
+        self.idle_s = TIMEOUTS.get().idle_s
+        self.put = quick(stream).put
+        self.turn = Notify()
+        self._read = read or _by_name
+        self._reading: trio.CancelScope | None = None
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
-        self._idle_s = TIMEOUTS.get().idle_s
-        self._served = 0
-        self._method = ""
-        self._accepts_html = False
-        self._conn = h11.Connection(h11.SERVER, HEAD_BYTES)
+        self._served = False
 
     # Hearing -------------------------------------------------------------------------
 
-    async def next_request(self) -> Request | None:
-        """Wait for the next request; None when the visitor has no more.
+    async def more(self, deadline: float = math.inf, most: int = READ_BYTES) -> None:
+        """Wait for bytes, the end, the deadline or ``poke``; the fields tell which.
+
+        Raises:
+            VisitorGoneError: the visitor's connection is dead.
+        """
+        with trio.CancelScope(deadline=deadline) as self._reading:
+            try:
+                data = await self.stream.receive_some(most)
+            except trio.BrokenResourceError:
+                self.gone = True
+                raise VisitorGoneError from None
+            if data:
+                self.waiting += data
+            else:
+                self.ended = True
+
+    def poke(self) -> None:
+        """Have the reading task look at what has happened."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self.turn.ring()
+
+    def moved(self) -> None:
+        """Note that bytes have passed."""
+        if self.idle_s < math.inf:
+            self.moved_at = trio.current_time()
+
+    def look_until(self, deadline: float) -> None:
+        """Have the reading task wait no longer than until then."""
+        if self._reading is not None:
+            self._reading.deadline = deadline
+
+    async def next_head(self) -> int:
+        """Wait for the head of the next request; return its length, 0 for no more.
+
+        Nothing is being answered meanwhile. The idle target's connection is given up
+        in time.
 
         Raises:
             HttpError: it is none that could be served; answer and ``leave``.
             VisitorGoneError: the visitor's connection is dead.
         """
-        self._conn = h11.Connection(h11.SERVER, HEAD_BYTES)
-        self.body_ended = self.answering = False
-        self._method, self._accepts_html = "", False
-        if not await self._first_byte():
-            return None
-        self._served += 1
-        with trio.move_on_after(self._head_s) as limit:
-            size = await self._head_size()
-        if limit.cancelled_caught:
-            raise HttpError(
-                HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time",
-                close=True,
-            )  # fmt: skip
-        self._conn.receive_data(bytes(self.waiting[:size]))
-        del self.waiting[:size]
-        event = self._next_event()
-        assert isinstance(event, h11.Request)  # noqa: S101 - a whole head was given
-        request = self._checked(event)
-        if not request.has_body:
-            self._next_event()  # the end of the message
-            self.body_ended = True
-        return request
-
-    async def _first_byte(self) -> bool:
+        waiting = self.waiting
+        seen, begun = 0, False
+        if self.idle_since is None:
+            self.idle_since = trio.current_time()
         # A browser opens connections before it needs them: their silence is no fault.
-        silence_s = self._keep_alive_s if self._served else self._head_s
-        with trio.move_on_after(silence_s):
-            while True:
-                while self.waiting[:2] == b"\r\n":  # RFC 9112 §2.2
-                    del self.waiting[:2]
-                if self.waiting and self.waiting != b"\r":
-                    return True
-                if not await self._more():
-                    return False
-        return False
-
-    async def _head_size(self) -> int:
-        """Collect a head and refuse what h11 would take; give its length."""
-        seen = 0
+        patience_s = self._keep_alive_s if self._served else self._head_s
+        deadline = self.idle_since + patience_s
         while True:
-            end = self.waiting.find(b"\r\n\r\n", max(seen - 3, 0))
-            stop = end + 4 if end >= 0 else len(self.waiting)
-            # Nobody honest sends these, and other parsers see other messages in them.
-            if _SUSPECT.search(self.waiting, max(seen - 2, 0), stop):
-                raise bad_request("the request is not HTTP")
-            if stop > HEAD_BYTES:
-                raise HttpError(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"a head may have {HEAD_BYTES} bytes", close=True,
-                )  # fmt: skip
-            if end >= 0:
-                return stop
-            seen = stop
-            if not await self._more():
-                raise bad_request("the request ended within its head")
+            while not seen and waiting.startswith(b"\r\n"):  # RFC 9112 §2.2
+                del waiting[:2]
+            if waiting and (seen or waiting != b"\r"):
+                size = self._head_size(seen)
+                if size:
+                    return size
+                if not begun:
+                    begun, deadline = True, trio.current_time() + self._head_s
+                seen = len(waiting)
+            if self.ended:
+                if begun:
+                    raise bad_request("the request ended within its head")
+                return 0
+            upstream = self.upstream
+            until = min(deadline, upstream.idle_until) if upstream else deadline
+            await self.more(until)
+            now = trio.current_time()
+            if upstream is not None and (
+                upstream.is_over or now >= upstream.idle_until
+            ):
+                self.drop_upstream()
+                if not waiting:
+                    return -1
+            if now >= deadline:
+                if begun:
+                    raise HttpError(
+                        HTTPStatus.REQUEST_TIMEOUT,
+                        "the request did not come in time", close=True,
+                    )  # fmt: skip
+                return 0
 
-    def _checked(self, event: h11.Request) -> Request:
-        headers = list(event.headers)
-        self._method = event.method.decode("ascii")
-        self._accepts_html = any(
-            word.startswith(b"text/html") for word in tokens(headers, b"accept")
-        )
-        if len(headers) > MAX_FIELDS:
+    def _head_size(self, seen: int) -> int:
+        try:
+            size = end_of_request(self.waiting, seen)
+        except HeadError as error:
+            raise _refused(error) from None
+        if (size or len(self.waiting)) > HEAD_BYTES:
             raise HttpError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"a request may have {MAX_FIELDS} headers", close=True,
+                f"a head may have {HEAD_BYTES} bytes", close=True,
             )  # fmt: skip
-        if event.http_version not in (b"1.0", b"1.1"):
-            raise HttpError(
-                HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this is HTTP/1.1", close=True
-            )
-        if is_ambiguous(headers, event.http_version):
-            raise bad_request("the length of the body is said in two ways")
-        hosts = values(headers, b"host")
-        target, authority = _split_target(
-            self._method,
-            event.target.decode("ascii"),
-            hosts[0].decode("latin-1") if hosts else "",
-        )
-        return Request(
-            method=self._method,
-            target=target,
-            host=host_of(authority) if authority else "",
-            authority=authority,
-            headers=headers,
-            http_1_0=event.http_version == b"1.0",
-            has_body=has_body(headers),
-            chunked=bool(values(headers, b"transfer-encoding")),
-        )
+        return size
 
-    async def next_of_body(self) -> h11.Data | h11.EndOfMessage:
-        """Wait for more of the request's body, or its end.
+    def take_request(self, size: int) -> Request:
+        """Return the request whose head has so many bytes.
 
         Raises:
-            HttpError: 400; nothing that follows may be believed.
-            VisitorGoneError: the visitor's connection is dead.
+            HttpError: two could read it in two ways; answer and ``leave``.
         """
-        while True:
-            event = self._next_event()
-            if isinstance(event, h11.Data):
-                return event
-            if isinstance(event, h11.EndOfMessage):
-                self.body_ended = True
-                self.waiting[:0] = self._conn.trailing_data[0]
-                return event
-            if not self.waiting:
-                await self._more()
-            # No bytes tell h11 that the visitor has ended.
-            data, self.waiting = bytes(self.waiting), bytearray()
-            self._conn.receive_data(data)
-
-    async def wait_for_more(self) -> bool:
-        """Wait for what comes behind the body, at most 64 KiB; False at its end.
-
-        Raises:
-            VisitorGoneError: the visitor's connection is dead.
-        """
-        if len(self.waiting) >= HEAD_BYTES:
-            await trio.sleep_forever()
-        return await self._more()
-
-    async def _more(self) -> bool:
+        raw = bytes(self.waiting[:size])
+        del self.waiting[:size]
+        self._served, self.idle_since = True, None
+        self.answering, self.may_go_on = False, False
+        self.request = None
         try:
-            data = await self.stream.receive_some(_READ_BYTES)
-        except trio.BrokenResourceError:
-            raise VisitorGoneError from None
-        self.waiting += data
-        return bool(data)
-
-    def _next_event(self) -> object:
-        try:
-            return self._conn.next_event()
-        except h11.RemoteProtocolError as error:
-            without_frames(error)
-            status = HTTPStatus(error.error_status_hint)
-            raise HttpError(status, str(error), close=True) from None
+            head = read_request(raw, MAX_FIELDS)
+            self.request = head
+            self.body = BodyReader(head.body)
+            return self._read(head)
+        except HeadError as error:
+            raise _refused(error) from None
 
     # Answering -----------------------------------------------------------------------
 
-    def interim(self, status: int, headers: Fields) -> bytes:
-        """Give a 1xx response as bytes; none for who does not know them."""
-        if self._conn.their_http_version == b"1.0":
-            return b""
-        event = h11.InformationalResponse(status_code=status, headers=headers)
-        return self._conn.send(event) or b""
+    def head(self, status: int, lines: Sequence[bytes], reason: bytes = b"") -> bytes:
+        """Begin the final answer; return its head as bytes.
 
-    def head(self, status: int, headers: Fields, reason: bytes = b"") -> bytes:
-        """Begin the final response; give its head as bytes.
-
-        Without a Content-Length it is chunked, or ends with the connection for an
-        HTTP/1.0 visitor. A response that comes before the request's end is the last.
+        An answer that comes before the request's end is the last.
         """
         self.answering = True
-        if not self.body_ended:
-            headers = [*headers, (b"connection", b"close")]
-        event = h11.Response(status_code=status, headers=headers, reason=reason)
-        return self._conn.send(event) or b""
+        request = self.request
+        keep = self.body.done and request is not None and request.keeps_connection
+        self.may_go_on = keep and not (request is None or request.http_1_0)
+        close = () if self.may_go_on else (b"Connection: close",)
+        return head_bytes(status, reason, [*lines, *close])
 
-    def part(self, data: bytes) -> bytes:
-        """Give a piece of the body as bytes."""
-        return self._conn.send(h11.Data(data=data)) or b""
-
-    def end(self, trailers: Fields) -> bytes:
-        """End the response; give what is to be sent for it.
-
-        Raises:
-            h11.LocalProtocolError: there was less of it than its length said.
-        """
-        return self._conn.send(h11.EndOfMessage(headers=trailers)) or b""
-
-    async def send(self, data: bytes, within_s: float | None = None) -> None:
+    async def send(self, data: bytes, within_s: float = math.inf) -> None:
         """Send to the visitor.
 
         Raises:
             VisitorGoneError: its connection is dead, or it does not read.
         """
-        if not data:
-            return
-        with trio.move_on_after(within_s or self._idle_s) as limit:
+        with trio.move_on_after(min(within_s, self.idle_s)) as limit:
             try:
                 await self.stream.send_all(data)
             except trio.BrokenResourceError:
+                self.gone = True
                 raise VisitorGoneError from None
         if limit.cancelled_caught:
             raise VisitorGoneError
 
     async def say(self, error: HttpError) -> None:
-        """Answer with a small page, unless another response has begun."""
+        """Answer with a small page, unless another answer has begun."""
         if self.answering:
             raise VisitorGoneError
-        kind, text = _page(error, html=self._accepts_html)
-        headers: Fields = [
-            (b"content-type", kind),
-            (b"content-length", str(len(text)).encode()),
-            (b"cache-control", b"no-store"),
-            (b"x-content-type-options", b"nosniff"),
-            *((name.encode(), value.encode()) for name, value in error.headers),
-        ]
-        if error.close and self.body_ended:
-            headers.append((b"connection", b"close"))
-        reason = error.status.phrase.encode()
-        output = self.head(error.status, headers, reason)
-        if self._method != "HEAD":
-            output += self.part(text)
-        await self.send(output + self.end([]), PAGE_S)
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether another request may follow on this connection."""
-        return (
-            self._conn.our_state is h11.DONE
-            and self._conn.their_state is h11.DONE
-            and self.body_ended
+        request = self.request
+        html = request is not None and any(
+            word.startswith(b"text/html") for word in tokens(request.fields, b"accept")
         )
+        kind, text = _page(error, html=html)
+        if error.close:
+            self.body = BodyReader(OPEN)
+        lines = [
+            b"Content-Type: " + kind,
+            b"Content-Length: %d" % len(text),
+            b"Cache-Control: no-store",
+            b"X-Content-Type-Options: nosniff",
+            *(f"{name}: {value}".encode() for name, value in error.headers),
+        ]
+        output = self.head(error.status, lines, error.status.phrase.encode())
+        if request is None or request.method != b"HEAD":
+            output += text
+        await self.send(output, PAGE_S)
+
+    # Its end -------------------------------------------------------------------------
+
+    def drop_upstream(self) -> None:
+        """Give up the target's connection that was kept."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.drop()
 
     async def leave(self) -> None:
         """Close, after the visitor had the time to read what was sent.
 
-        Closed with bytes unread, the kernel would destroy the response.
+        Closed with bytes unread, the kernel would destroy the answer.
         """
         with trio.move_on_after(GRACE_S):
             try:
                 await self.stream.send_eof()
-                while await self.stream.receive_some(_READ_BYTES):
+                while await self.stream.receive_some(READ_BYTES):
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
@@ -394,38 +378,128 @@ class Visit:
 
 
 async def serve_requests(
-    visit: Visit, answer: Callable[[Request], Awaitable[bool]]
+    visit: Visit, answer: Callable[[Request], Awaitable[None]]
 ) -> None:
-    """Answer the requests of one visitor; closes its stream unless given away.
+    """Answer the requests of one visitor to its end; closes its stream.
 
     What ``answer`` raises as ``HttpError`` becomes a page. ``VisitorGoneError`` resets.
 
     Args:
         visit: the visitor.
-        answer: sends one whole response; False when the stream has another owner now.
+        answer: sends one whole answer, or runs an ``Exchange``.
     """
+    done = False
+    try:
+        await _converse(visit, answer)
+        done = True
+    finally:
+        if not done:  # an answer without its end must not seem to have one
+            visit.drop_upstream()
+            await reset_socket(visit.stream)
+    if visit.tunnel is not None:
+        early = bytes(visit.waiting)
+        await carry(visit.stream, visit.tunnel, visit.peer, early=early)
+    elif visit.gone:
+        await reset_socket(visit.stream)
+    else:
+        await visit.leave()
+
+
+async def _converse(visit: Visit, answer: Callable[[Request], Awaitable[None]]) -> None:
+    while True:
+        # An idle visitor has no nursery: there are many of them.
+        size = await _next_head(visit)
+        if not size:
+            return
+        async with trio.open_nursery() as visit.nursery:
+            goes_on = await _answer_while_kept(visit, answer, size)
+            if visit.tunnel is None:
+                visit.drop_upstream()
+            visit.nursery.cancel_scope.cancel()
+        visit.nursery = None
+        if not goes_on:
+            return
+
+
+async def _next_head(visit: Visit) -> int:
+    """Do as ``Visit.next_head`` does, and answer what is no request."""
+    try:
+        try:
+            return await visit.next_head()
+        except HttpError as error:
+            visit.request, visit.answering = None, False
+            visit.refused = f"HTTP status {error.status.value}"
+            await visit.say(error)
+    except VisitorGoneError:
+        visit.gone = True
+    return 0
+
+
+async def _answer_while_kept(
+    visit: Visit, answer: Callable[[Request], Awaitable[None]], size: int
+) -> bool:
+    """Answer requests while a target's connection is kept; return whether to go on."""
     try:
         while True:
-            close = False
             try:
-                request = await visit.next_request()
-                if request is None:
-                    break
-                if not await answer(request):
-                    return
+                await answer(visit.take_request(size))
+                if visit.tunnel is not None:
+                    return False
             except HttpError as error:
                 await visit.say(error)
-                close = error.close
-            if close or not visit.may_go_on:
-                break
+            if not visit.may_go_on:
+                return False
+            if visit.upstream is None:
+                return True
+            size = await _next_head(visit)
+            if size <= 0:
+                return size < 0
     except VisitorGoneError:
-        await reset_socket(visit.stream)
-        return
-    await visit.leave()
+        visit.gone = True
+        return False
 
 
+def head_bytes(status: int, reason: bytes, lines: Sequence[bytes]) -> bytes:
+    """Return the head of an answer as bytes."""
+    first = b"HTTP/1.1 %d %b" % (status, reason)
+    return b"\r\n".join((first, *lines, b"", b""))
+
+
+def _refused(error: HeadError) -> HttpError:
+    return HttpError(error.status, error.words, close=True)
+
+
+def _by_name(head: RequestHead) -> Request:
+    """Read whom a request is for: the target in absolute form wins over Host."""
+    method, target = head.method.decode("ascii"), head.target.decode("ascii")
+    if method in ("CONNECT", "TRACE"):
+        raise HttpError(
+            HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not served here", close=True
+        )
+    hosts = values(head.fields, b"host")
+    authority = hosts[0].decode("latin-1") if hosts else ""
+    if not (target.startswith("/") or (target == "*" and method == "OPTIONS")):
+        target, authority = _from_absolute(target)
+    return Request(head, method, target, host_of(authority) if authority else "",
+                   authority)  # fmt: skip
+
+
+def _from_absolute(target: str) -> tuple[str, str]:
+    """Return path and authority of an absolute form (RFC 9112 §3.2.2)."""
+    scheme, sign, rest = target.partition("://")
+    if not sign or scheme.lower() not in ("http", "https"):
+        raise bad_request("the request names no path")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    authority = authority.rpartition("@")[2]  # nobody behind is to know a password
+    if not authority:
+        raise bad_request("the host is empty")
+    return path if path.startswith("/") else "/" + path, authority
+
+
+@lru_cache(maxsize=1024)
 def host_of(authority: str) -> str:
-    """Give the host of ``HOST[:PORT]``: lower case, without port and last dot.
+    """Return the host of ``HOST[:PORT]``: lower case, without port and last dot.
 
     Raises:
         HttpError: 400, it is no host.
@@ -434,24 +508,6 @@ def host_of(authority: str) -> str:
     if found is None:
         raise bad_request("the host is not a name")
     return found["host"].strip("[]")
-
-
-def _split_target(method: str, target: str, host: str) -> tuple[str, str]:
-    """Give path and authority; an absolute form wins over Host (RFC 9112 §3.2.2)."""
-    if method in ("CONNECT", "TRACE"):
-        raise HttpError(
-            HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not served here", close=True
-        )
-    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
-        return target, host
-    scheme, sign, rest = target.partition("://")
-    if not sign or scheme.lower() not in ("http", "https"):
-        raise bad_request("the request names no path")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    path = rest[len(authority) :]
-    if not authority:
-        raise bad_request("the host is empty")
-    return path if path.startswith("/") else "/" + path, authority
 
 
 def _page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:

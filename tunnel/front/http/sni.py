@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +32,7 @@ from tunnel.front.http.client_hello import (
     alert_record,
     read_client_hello,
 )
-from tunnel.front.http.names import Absent, Open, handle_visitor
+from tunnel.front.http.names import Absent, Destination, handle_visitor
 from tunnel.front.http.server import HttpError, Visit, host_of
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from tunnel.front.http.names import Route
     from tunnel.net.sockets import FastSocket
 
-RoutePassed = Callable[[str], Open | Absent]
-"""Give who gets the visitors of a name with their TLS as it is; must not wait."""
 
 HELLO_S: Final = 10.0
 """For the first message, and the handshake behind it where TLS ends here."""
@@ -88,7 +86,7 @@ def termination(certificate: Path, key: Path) -> Termination:
 
 async def serve_tls_names(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
-    route_passed: RoutePassed,
+    route_passed: Route,
     route_web: Route,
     ending: Termination | None,
     *,
@@ -113,7 +111,7 @@ async def serve_tls_names(
 async def handle_tls_visitor(
     stream: trio.abc.HalfCloseableStream,
     peer: Address,
-    route_passed: RoutePassed,
+    route_passed: Route,
     route_web: Route,
     ending: Termination | None,
 ) -> None:
@@ -122,7 +120,7 @@ async def handle_tls_visitor(
     try:
         with trio.fail_after(HELLO_S):
             hello = await _hear(stream, heard)
-            found: Open | Absent | TlsVisitor = _find(hello, route_passed)
+            found: Destination | Absent | TlsVisitor = _find(hello, route_passed)
             if isinstance(found, Absent):
                 context = _context(hello, found, ending)
                 found = await _shaken_hands(stream, context, bytes(heard))
@@ -150,7 +148,7 @@ async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> Clien
             return hello
 
 
-def _find(hello: ClientHello, route_passed: RoutePassed) -> Open | Absent:
+def _find(hello: ClientHello, route_passed: Route) -> Destination | Absent:
     if hello.name:
         with suppress(HttpError):  # no host name: nobody has it
             return route_passed(host_of(hello.name))
@@ -187,11 +185,11 @@ async def _shaken_hands(
 async def _pass_on(
     stream: trio.abc.HalfCloseableStream,
     peer: Address,
-    open_one: Open,
+    there: Destination,
     heard: bytes,
 ) -> None:
     try:
-        virtual = await open_one(peer)
+        virtual = await there.open(peer)
     except StreamError as error:
         log_event(LOG, logging.INFO, "visitor.refused", peer=str(peer),
             reason=error.code.name)  # fmt: skip

@@ -1,0 +1,357 @@
+"""Heads of HTTP/1 messages: read strictly where they frame, left alone elsewhere.
+
+What a head says about the length of its message is decided here and nowhere else. All
+other fields go on as they were written: name, case, order and white space. Sans-IO.
+
+A request that two parsers could read in two ways is refused (RFC 9112 §2.2, §5, §6). Of
+an answer one broken line is dropped, unless it says where the message ends.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Field(NamedTuple):
+    """One field line."""
+
+    name: bytes
+    """In lower case, ``-`` for ``_``: to CGI and its heirs, X_Y and X-Y are one."""
+    value: bytes
+    """Without white space around it."""
+    line: bytes
+    """As it was written, without its end."""
+
+
+class Body(NamedTuple):
+    """How the body of a message is framed; ``size`` counts where it is known."""
+
+    size: int | None
+    """Bytes; None when it is said elsewhere."""
+    chunked: bool = False
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Nothing says where it ends but the end of the connection."""
+        return self.size is None and not self.chunked
+
+
+NO_BODY: Final = Body(0)
+CHUNKED: Final = Body(None, chunked=True)
+OPEN: Final = Body(None)
+MAX_SIZE_DIGITS: Final = 18
+"""Of a Content-Length: every parser can hold so many."""
+
+
+class HeadError(Exception):
+    """A head that is not passed on.
+
+    Args:
+        status: for an answer of ours to a request; 502 for a broken answer.
+        words: one line for people, without bytes of the message.
+    """
+
+    def __init__(self, status: HTTPStatus, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+        self.words = words
+
+
+class RequestHead(NamedTuple):
+    """The head of a request."""
+
+    method: bytes
+    """Any token, as it was written."""
+    target: bytes
+    """As it was written, but bytes above 0x7f as ``%XX`` (RFC 3986)."""
+    http_1_0: bool
+    fields: list[Field]
+    body: Body
+    connection: frozenset[bytes]
+    """What Connection lists, in lower case."""
+    upgrade: bytes
+    """The one token of Upgrade that Connection names; empty for none and for several,
+    and for h2c, which would carry requests past their reader (RFC 9110 §7.8)."""
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Another request may follow."""
+        if self.http_1_0:
+            return b"keep-alive" in self.connection
+        return b"close" not in self.connection
+
+
+class AnswerHead(NamedTuple):
+    """The head of an answer, interim (1xx) or final."""
+
+    status: int
+    reason: bytes
+    http_1_0: bool
+    fields: list[Field]
+    body: Body
+    connection: frozenset[bytes]
+    broken: list[bytes]
+    """Lines that were left out, for the log."""
+
+    @property
+    def keeps_connection(self) -> bool:
+        """The target may be asked again on its connection."""
+        if self.body.ends_with_connection or b"close" in self.connection:
+            return False
+        return not self.http_1_0 or b"keep-alive" in self.connection
+
+
+_FRAMING: Final = frozenset(
+    (b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"trailer")
+)
+_TOKEN: Final = (
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+_NOT_IN_LINE: Final = bytes((*range(9), *range(10, 32), 127))
+_IN_LINE: Final = bytes(set(range(256)) - set(_NOT_IN_LINE))
+_IN_LINES: Final = _IN_LINE + b"\r\n"
+_NEVER_IN_HEAD: Final = re.compile(
+    rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
+_TARGET: Final = bytes(range(0x21, 0x7F))
+_HIGH: Final = re.compile(rb"[\x80-\xff]")
+_END_OF_ANSWER: Final = re.compile(rb"\r?\n\r?\n")
+_STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (.*))?", re.DOTALL)
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_OF_INTEREST: Final = _FRAMING - {b"trailer"} | {b"host"}
+_MAX_NAMES: Final = 1_000
+_LONG_NAME_BYTES: Final = 40
+_NAMES: Final[dict[bytes, bytes]] = {}
+"""Names as they were written, and what ``Field.name`` says: bounded, as strangers fill
+it."""
+_CONNECTIONS: Final = {
+    b"keep-alive": frozenset((b"keep-alive",)),
+    b"Keep-Alive": frozenset((b"keep-alive",)),
+    b"close": frozenset((b"close",)),
+}
+
+
+def end_of_request(data: bytearray, seen: int) -> int:
+    """Return the length of the head that ``data`` begins with; 0 when it goes on.
+
+    Args:
+        data: what has come.
+        seen: so much of it was looked at before.
+
+    Raises:
+        HeadError: what has come cannot become a request.
+    """
+    end = data.find(b"\r\n\r\n", max(seen - 3, 0))
+    if end >= 0:
+        return end + 4
+    if _NEVER_IN_HEAD.search(data, max(seen - 2, 0)):
+        raise _bad("the request is not HTTP")
+    return 0
+
+
+def end_of_answer(data: bytearray, seen: int) -> int:
+    """Do the same for an answer, whose lines may end with a bare LF."""
+    found = _END_OF_ANSWER.search(data, max(seen - 3, 0))
+    return found.end() if found else 0
+
+
+def read_request(raw: bytes, max_fields: int) -> RequestHead:
+    """Read the head of a request, with its empty line.
+
+    Raises:
+        HeadError: two parsers could read it in two ways, or it is not served.
+    """
+    lines = raw[:-4].split(b"\r\n")
+    if raw.count(b"\n") != len(lines) + 1 or raw.count(b"\r") != len(lines) + 1:
+        raise _bad("the request has a line that does not end with CR LF")
+    words = lines[0].split(b" ")
+    if len(words) != 3:
+        raise _bad("the request line has not three words")
+    method, target, version = words
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if re.fullmatch(rb"HTTP/\d\.\d", version):
+            status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+            raise HeadError(status, "this is HTTP/1.1")
+        raise _bad("the request is not HTTP")
+    if not method or method.translate(None, _TOKEN):
+        raise _bad("the method is not a word")
+    if not target or target.translate(None, _TARGET):
+        target = _HIGH.sub(lambda found: b"%%%02X" % ord(found[0]), target)
+        if not target or target.translate(None, _TARGET):
+            raise _bad("the target of the request has a character that it may not have")
+    if len(lines) - 1 > max_fields:
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        raise HeadError(status, f"a request may have {max_fields} header fields")
+    if raw.translate(None, _IN_LINES):
+        raise _bad("the request has a control character")
+    fields = []
+    for line in lines[1:]:
+        field = _field(line)
+        if field is None:
+            raise _bad("a line of the head is no header field")
+        fields.append(field)
+    return _framed_request(method, target, version == b"HTTP/1.0", fields)
+
+
+def read_field(line: bytes) -> Field | None:
+    """Read a line of a trailer; None if it is no field."""
+    return None if line.translate(None, _IN_LINE) else _field(line)
+
+
+def _field(line: bytes) -> Field | None:
+    written, colon, value = line.partition(b":")
+    name = _NAMES.get(written)
+    if name is None:
+        if not written or written.translate(None, _TOKEN):
+            return None
+        name = written.lower().replace(b"_", b"-")
+        if len(_NAMES) < _MAX_NAMES and len(name) <= _LONG_NAME_BYTES:
+            _NAMES[written] = name
+    return Field(name, value.strip(b" \t"), line) if colon else None
+
+
+def _framed_request(
+    method: bytes, target: bytes, http_1_0: bool, fields: list[Field]
+) -> RequestHead:
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    connection = _NOTHING
+    upgrades: list[bytes] = []
+    hosts = 0
+    for name, value, line in fields:
+        if name not in _OF_INTEREST:
+            continue
+        if name == b"host":
+            hosts += 1
+        elif b"_" in line.partition(b":")[0]:
+            continue  # no framing: it is not passed on either
+        elif name == b"connection":
+            connection |= _words(value)
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+        else:
+            upgrades += value.split(b",")
+    if hosts > 1 or not (hosts or http_1_0):
+        raise _bad("the request has not one Host")
+    body = NO_BODY
+    if codings:
+        if lengths or http_1_0:
+            raise _bad("the length of the request is said in two ways")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            status = HTTPStatus.NOT_IMPLEMENTED
+            raise HeadError(status, "only the coding chunked is understood")
+        body = CHUNKED
+    elif lengths:
+        if len(lengths) > 1 or not _is_size(lengths[0]):
+            raise _bad("the Content-Length is not one number")
+        body = Body(int(lengths[0]))
+    upgrade = b""
+    if upgrades and b"upgrade" in connection and not http_1_0 and len(upgrades) == 1:
+        upgrade = upgrades[0].strip()
+        if upgrade.lower() == b"h2c" or upgrade.translate(None, _TOKEN + b"/"):
+            upgrade = b""
+    return RequestHead(method, target, http_1_0, fields, body, connection, upgrade)
+
+
+def read_answer(raw: bytes, method: bytes, max_fields: int) -> AnswerHead:
+    """Read the head of an answer, with its empty line.
+
+    Args:
+        raw: the head.
+        method: of the request.
+        max_fields: it may have.
+
+    Raises:
+        HeadError: 502, it is no answer, or not said where it ends.
+    """
+    lines = raw.rstrip(b"\r\n").split(b"\n")
+    found = _STATUS.fullmatch(lines[0].rstrip(b"\r"))
+    if found is None:
+        raise _fault("answered something that is not HTTP")
+    if len(lines) - 1 > max_fields:
+        raise _fault(f"answered with more than {max_fields} header fields")
+    status, reason = int(found[2]), found[3] or b""
+    fields: list[Field] = []
+    broken: list[bytes] = []
+    for line in lines[1:]:
+        line = line.removesuffix(b"\r")
+        field = read_field(line)
+        if field is not None:
+            fields.append(field)
+        elif line.partition(b":")[0].strip().lower() in _FRAMING or line[:1] in b" \t":
+            raise _fault("answered with a broken line in its head")
+        else:
+            broken.append(line)
+    reason = reason.translate(None, _NOT_IN_LINE)
+    return _framed_answer(status, reason, found[1] == b"0", fields, broken, method)
+
+
+def _framed_answer(
+    status: int, reason: bytes, http_1_0: bool, fields: list[Field],
+    broken: list[bytes], method: bytes,
+) -> AnswerHead:  # fmt: skip
+    lengths: set[bytes] = set()
+    codings: list[bytes] = []
+    connection = _NOTHING
+    for name, value, _ in fields:
+        if name == b"content-length":
+            lengths.add(value)
+        elif name == b"transfer-encoding":
+            if value.lower() != b"identity":  # RFC 2616 §3.6 knew it
+                codings.append(value.lower())
+        elif name == b"connection":
+            connection |= _words(value)
+    if len(lengths) > 1 or not all(map(_is_size, lengths)) or (lengths and codings):
+        raise _fault("answered with two lengths, or with one that is no number")
+    if codings and (codings != [b"chunked"] or http_1_0):
+        raise _fault("answered in a transfer coding that is not understood")
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        body = NO_BODY
+    elif codings:
+        body = CHUNKED
+    else:
+        body = Body(int(lengths.pop())) if lengths else OPEN
+    return AnswerHead(status, reason, http_1_0, fields, body, connection, broken)
+
+
+def _words(value: bytes) -> frozenset[bytes]:
+    known = _CONNECTIONS.get(value)
+    if known is None:
+        words = (word.strip() for word in value.lower().split(b","))
+        return frozenset(word for word in words if word)
+    return known
+
+
+def _is_size(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= MAX_SIZE_DIGITS
+
+
+def _bad(words: str) -> HeadError:
+    return HeadError(HTTPStatus.BAD_REQUEST, words)
+
+
+def _fault(words: str) -> HeadError:
+    return HeadError(HTTPStatus.BAD_GATEWAY, words)
+
+
+def tokens(fields: Iterable[Field], wanted: bytes) -> list[bytes]:
+    """Return the comma-separated members of all fields of a name, in lower case."""
+    return [
+        token.strip().lower()
+        for name, value, _ in fields
+        if name == wanted
+        for token in value.split(b",")
+        if token.strip()
+    ]
+
+
+def values(fields: Iterable[Field], wanted: bytes) -> list[bytes]:
+    """Return the values of all fields of a name, which is given in lower case."""
+    return [value for name, value, _ in fields if name == wanted]
