@@ -269,6 +269,8 @@ class Exchange:
     async def _more(self, most: int) -> None:
         """Wait for bytes of the visitor, or news of the answer."""
         visit = self._visit
+        if self.is_over:  # while the last bytes were sent
+            return
         until = visit.moved_at + visit.idle_s if visit.idle_s < math.inf else math.inf
         if visit.ended or len(visit.waiting) >= HEAD_BYTES:
             with trio.move_on_at(until):

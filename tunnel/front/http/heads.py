@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Field(NamedTuple):
@@ -124,6 +124,8 @@ _END_OF_ANSWER: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (.*))?", re.DOTALL)
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _OF_INTEREST: Final = _FRAMING - {b"trailer"} | {b"host"}
+_WITHOUT_MEANING: Final = b"keep-alive"
+"""Ends at this hop, and says nothing: Content_Length is no length, here or behind."""
 _MAX_NAMES: Final = 1_000
 _LONG_NAME_BYTES: Final = 40
 _NAMES: Final[dict[bytes, bytes]] = {}
@@ -169,21 +171,7 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     lines = raw[:-4].split(b"\r\n")
     if raw.count(b"\n") != len(lines) + 1 or raw.count(b"\r") != len(lines) + 1:
         raise _bad("the request has a line that does not end with CR LF")
-    words = lines[0].split(b" ")
-    if len(words) != 3:
-        raise _bad("the request line has not three words")
-    method, target, version = words
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        if re.fullmatch(rb"HTTP/\d\.\d", version):
-            status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
-            raise HeadError(status, "this is HTTP/1.1")
-        raise _bad("the request is not HTTP")
-    if not method or method.translate(None, _TOKEN):
-        raise _bad("the method is not a word")
-    if not target or target.translate(None, _TARGET):
-        target = _HIGH.sub(lambda found: b"%%%02X" % ord(found[0]), target)
-        if not target or target.translate(None, _TARGET):
-            raise _bad("the target of the request has a character that it may not have")
+    method, target, version = _request_line(lines[0])
     if len(lines) - 1 > max_fields:
         status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         raise HeadError(status, f"a request may have {max_fields} header fields")
@@ -198,6 +186,25 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     return _framed_request(method, target, version == b"HTTP/1.0", fields)
 
 
+def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
+    words = line.split(b" ")
+    if len(words) != 3:
+        raise _bad("the request line has not three words")
+    method, target, version = words
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if re.fullmatch(rb"HTTP/\d\.\d", version):
+            status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+            raise HeadError(status, "this is HTTP/1.1")
+        raise _bad("the request is not HTTP")
+    if not method or method.translate(None, _TOKEN):
+        raise _bad("the method is not a word")
+    if not target or target.translate(None, _TARGET):
+        target = _HIGH.sub(lambda found: b"%%%02X" % ord(found[0]), target)
+        if not target or target.translate(None, _TARGET):
+            raise _bad("the target of the request has a character that it may not have")
+    return method, target, version
+
+
 def read_field(line: bytes) -> Field | None:
     """Read a line of a trailer; None if it is no field."""
     return None if line.translate(None, _IN_LINE) else _field(line)
@@ -210,6 +217,8 @@ def _field(line: bytes) -> Field | None:
         if not written or written.translate(None, _TOKEN):
             return None
         name = written.lower().replace(b"_", b"-")
+        if name in _OF_INTEREST and b"_" in written:
+            name = _WITHOUT_MEANING
         if len(_NAMES) < _MAX_NAMES and len(name) <= _LONG_NAME_BYTES:
             _NAMES[written] = name
     return Field(name, value.strip(b" \t"), line) if colon else None
@@ -218,46 +227,50 @@ def _field(line: bytes) -> Field | None:
 def _framed_request(
     method: bytes, target: bytes, http_1_0: bool, fields: list[Field]
 ) -> RequestHead:
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    connection = _NOTHING
-    upgrades: list[bytes] = []
-    hosts = 0
-    for name, value, line in fields:
-        if name not in _OF_INTEREST:
-            continue
-        if name == b"host":
-            hosts += 1
-        elif b"_" in line.partition(b":")[0]:
-            continue  # no framing: it is not passed on either
-        elif name == b"connection":
-            connection |= _words(value)
-        elif name == b"content-length":
-            lengths.append(value)
-        elif name == b"transfer-encoding":
-            codings.append(value)
-        else:
-            upgrades += value.split(b",")
+    said = _said(fields)
+    hosts = len(said.get(b"host", ()))
     if hosts > 1 or not (hosts or http_1_0):
         raise _bad("the request has not one Host")
-    body = NO_BODY
+    connection = _words(said.get(b"connection", ()))
+    body = _request_body(
+        said.get(b"content-length"), said.get(b"transfer-encoding"), http_1_0
+    )
+    upgrade = b""
+    if not http_1_0 and b"upgrade" in connection:
+        upgrade = _one_upgrade(said.get(b"upgrade", ()))
+    return RequestHead(method, target, http_1_0, fields, body, connection, upgrade)
+
+
+def _said(fields: list[Field]) -> dict[bytes, list[bytes]]:
+    """Return the values of the fields that matter here."""
+    said: dict[bytes, list[bytes]] = {}
+    for name, value, _ in fields:
+        if name in _OF_INTEREST:
+            said.setdefault(name, []).append(value)
+    return said
+
+
+def _request_body(
+    lengths: list[bytes] | None, codings: list[bytes] | None, http_1_0: bool
+) -> Body:
     if codings:
         if lengths or http_1_0:
             raise _bad("the length of the request is said in two ways")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             status = HTTPStatus.NOT_IMPLEMENTED
             raise HeadError(status, "only the coding chunked is understood")
-        body = CHUNKED
-    elif lengths:
+        return CHUNKED
+    if lengths:
         if len(lengths) > 1 or not _is_size(lengths[0]):
             raise _bad("the Content-Length is not one number")
-        body = Body(int(lengths[0]))
-    upgrade = b""
-    if upgrades and b"upgrade" in connection and not http_1_0 and len(upgrades) == 1:
-        upgrade = upgrades[0].strip()
-        if upgrade.lower() == b"h2c" or upgrade.translate(None, _TOKEN + b"/"):
-            upgrade = b""
-    return RequestHead(method, target, http_1_0, fields, body, connection, upgrade)
+        return Body(int(lengths[0]))
+    return NO_BODY
+
+
+def _one_upgrade(values: Sequence[bytes]) -> bytes:
+    if len(values) != 1 or values[0].translate(None, _TOKEN + b"/"):
+        return b""
+    return values[0] if values[0].lower() != b"h2c" else b""
 
 
 def read_answer(raw: bytes, method: bytes, max_fields: int) -> AnswerHead:
@@ -297,17 +310,14 @@ def _framed_answer(
     status: int, reason: bytes, http_1_0: bool, fields: list[Field],
     broken: list[bytes], method: bytes,
 ) -> AnswerHead:  # fmt: skip
-    lengths: set[bytes] = set()
-    codings: list[bytes] = []
-    connection = _NOTHING
-    for name, value, _ in fields:
-        if name == b"content-length":
-            lengths.add(value)
-        elif name == b"transfer-encoding":
-            if value.lower() != b"identity":  # RFC 2616 §3.6 knew it
-                codings.append(value.lower())
-        elif name == b"connection":
-            connection |= _words(value)
+    said = _said(fields)
+    lengths = set(said.get(b"content-length", ()))
+    codings = [
+        value.lower()
+        for value in said.get(b"transfer-encoding", ())
+        if value.lower() != b"identity"  # RFC 2616 §3.6 knew it
+    ]
+    connection = _words(said.get(b"connection", ()))
     if len(lengths) > 1 or not all(map(_is_size, lengths)) or (lengths and codings):
         raise _fault("answered with two lengths, or with one that is no number")
     if codings and (codings != [b"chunked"] or http_1_0):
@@ -321,12 +331,13 @@ def _framed_answer(
     return AnswerHead(status, reason, http_1_0, fields, body, connection, broken)
 
 
-def _words(value: bytes) -> frozenset[bytes]:
-    known = _CONNECTIONS.get(value)
-    if known is None:
-        words = (word.strip() for word in value.lower().split(b","))
-        return frozenset(word for word in words if word)
-    return known
+def _words(said: Sequence[bytes]) -> frozenset[bytes]:
+    if not said:
+        return _NOTHING
+    if len(said) == 1 and said[0] in _CONNECTIONS:
+        return _CONNECTIONS[said[0]]
+    words = (word.strip() for value in said for word in value.lower().split(b","))
+    return frozenset(word for word in words if word)
 
 
 def _is_size(value: bytes) -> bool:

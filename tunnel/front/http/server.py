@@ -240,36 +240,43 @@ class Visit:
         patience_s = self._keep_alive_s if self._served else self._head_s
         deadline = self.idle_since + patience_s
         while True:
-            while not seen and waiting.startswith(b"\r\n"):  # RFC 9112 §2.2
-                del waiting[:2]
-            if waiting and (seen or waiting != b"\r"):
+            if self._has_begun(seen):
                 size = self._head_size(seen)
                 if size:
                     return size
                 if not begun:
                     begun, deadline = True, trio.current_time() + self._head_s
                 seen = len(waiting)
+            if self.ended and begun:
+                raise bad_request("the request ended within its head")
             if self.ended:
-                if begun:
-                    raise bad_request("the request ended within its head")
                 return 0
             upstream = self.upstream
-            until = min(deadline, upstream.idle_until) if upstream else deadline
-            await self.more(until)
-            now = trio.current_time()
-            if upstream is not None and (
-                upstream.is_over or now >= upstream.idle_until
-            ):
+            await self.more(
+                min(deadline, upstream.idle_until) if upstream else deadline
+            )
+            if upstream is not None and self._is_idle(upstream):
                 self.drop_upstream()
                 if not waiting:
                     return -1
-            if now >= deadline:
-                if begun:
-                    raise HttpError(
-                        HTTPStatus.REQUEST_TIMEOUT,
-                        "the request did not come in time", close=True,
-                    )  # fmt: skip
-                return 0
+            if trio.current_time() >= deadline:
+                return self._too_late(begun)
+
+    def _too_late(self, begun: bool) -> int:
+        if not begun:
+            return 0
+        raise HttpError(
+            HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time", close=True
+        )
+
+    def _is_idle(self, upstream: Upstream) -> bool:
+        return upstream.is_over or trio.current_time() >= upstream.idle_until
+
+    def _has_begun(self, seen: int) -> bool:
+        waiting = self.waiting
+        while not seen and waiting.startswith(b"\r\n"):  # RFC 9112 §2.2
+            del waiting[:2]
+        return bool(waiting) and (seen > 0 or waiting != b"\r")
 
     def _head_size(self, seen: int) -> int:
         try:
