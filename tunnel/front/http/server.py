@@ -260,14 +260,15 @@ class Visit:
                 if not waiting:
                     return -1
             if trio.current_time() >= deadline:
-                return self._too_late(begun)
+                words = "the request did not come in time"
+                late = HttpError(HTTPStatus.REQUEST_TIMEOUT, words, close=True)
+                return self._no_head(begun, late)
 
-    def _too_late(self, begun: bool) -> int:
-        if not begun:
-            return 0
-        raise HttpError(
-            HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time", close=True
-        )
+    @staticmethod
+    def _no_head(begun: bool, refusal: HttpError) -> int:
+        if begun:
+            raise refusal
+        return 0
 
     def _is_idle(self, upstream: Upstream) -> bool:
         return upstream.is_over or trio.current_time() >= upstream.idle_until
