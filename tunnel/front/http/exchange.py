@@ -180,7 +180,9 @@ class Exchange:
         """
         visit = self._visit
         kept = visit.upstream
-        self._reused = kept is not None and not kept.is_over and kept.key == key
+        self._reused = (
+            isinstance(kept, Upstream) and not kept.is_over and kept.key == key
+        )
         if not self._reused:
             await self._connect(key, open_one)
         await self._ask()
@@ -204,7 +206,7 @@ class Exchange:
 
     async def _ask(self) -> None:
         visit = self._visit
-        assert visit.upstream is not None  # noqa: S101 - ``_connect``
+        assert isinstance(visit.upstream, Upstream)  # noqa: S101 - ``_connect``
         self.upstream = visit.upstream
         self.upstream.exchange = self
         self.upstream.idle_until = math.inf

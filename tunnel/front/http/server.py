@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from html import escape
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tunnel.addresses import Address
-    from tunnel.front.http.exchange import Upstream
     from tunnel.net.relay import ResettableStream
 
 HEAD_BYTES: Final = 65_536
@@ -125,6 +124,18 @@ def bad_request(words: str) -> HttpError:
     return HttpError(HTTPStatus.BAD_REQUEST, words, close=True)
 
 
+class Kept(Protocol):
+    """A target's connection that may be used again: ``exchange.Upstream``."""
+
+    idle_until: float
+    """It is given up then; infinite while something is answered."""
+    is_over: bool
+
+    def drop(self) -> None:  # pragma: no cover
+        """Close it, or reset it if something was under way."""
+        ...
+
+
 class Visit:
     """A visitor and what it asks, request by request.
 
@@ -166,7 +177,7 @@ class Visit:
         """A part of the final answer is out."""
         self.may_go_on = True
         """The last answer said that another request may follow."""
-        self.upstream: Upstream | None = None
+        self.upstream: Kept | None = None
         """The target's connection that is kept."""
         self.refused = ""
         """Why the visitor was shown out before its request reached a front end."""
@@ -223,33 +234,21 @@ class Visit:
             self._reading.deadline = deadline
 
     async def next_head(self) -> int:
-        """Wait for the head of the next request; return its length, 0 for no more.
+        """Wait for the head of the next request, and return its length.
 
-        Nothing is being answered meanwhile. The idle target's connection is given up
-        in time.
+        0: there is none. -1: the target's connection was given up; ask again.
 
         Raises:
             HttpError: it is none that could be served; answer and ``leave``.
             VisitorGoneError: the visitor's connection is dead.
         """
-        waiting = self.waiting
-        seen, begun = 0, False
         if self.idle_since is None:
             self.idle_since = trio.current_time()
         # A browser opens connections before it needs them: their silence is no fault.
         patience_s = self._keep_alive_s if self._served else self._head_s
         deadline = self.idle_since + patience_s
-        while True:
-            if self._has_begun(seen):
-                size = self._head_size(seen)
-                if size:
-                    return size
-                if not begun:
-                    begun, deadline = True, trio.current_time() + self._head_s
-                seen = len(waiting)
-            if self.ended and begun:
-                raise bad_request("the request ended within its head")
-            if self.ended:
+        while not self._has_begun():
+            if self.ended or trio.current_time() >= deadline:
                 return 0
             upstream = self.upstream
             await self.more(
@@ -257,27 +256,32 @@ class Visit:
             )
             if upstream is not None and self._is_idle(upstream):
                 self.drop_upstream()
-                if not waiting:
+                if not self.waiting:
                     return -1
-            if trio.current_time() >= deadline:
-                words = "the request did not come in time"
-                late = HttpError(HTTPStatus.REQUEST_TIMEOUT, words, close=True)
-                return self._no_head(begun, late)
+        return await self._whole_head()
 
-    @staticmethod
-    def _no_head(begun: bool, refusal: HttpError) -> int:
-        if begun:
-            raise refusal
-        return 0
+    async def _whole_head(self) -> int:
+        seen, deadline = 0, math.inf
+        while not (size := self._head_size(seen)):
+            if self.ended:
+                raise bad_request("the request ended within its head")
+            if not seen:
+                deadline = trio.current_time() + self._head_s
+            elif trio.current_time() >= deadline:
+                status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
+                raise HttpError(status, f"the request {words}", close=True)
+            seen = len(self.waiting)
+            await self.more(deadline)
+        return size
 
-    def _is_idle(self, upstream: Upstream) -> bool:
+    def _is_idle(self, upstream: Kept) -> bool:
         return upstream.is_over or trio.current_time() >= upstream.idle_until
 
-    def _has_begun(self, seen: int) -> bool:
+    def _has_begun(self) -> bool:
         waiting = self.waiting
-        while not seen and waiting.startswith(b"\r\n"):  # RFC 9112 §2.2
+        while waiting.startswith(b"\r\n"):  # RFC 9112 §2.2
             del waiting[:2]
-        return bool(waiting) and (seen > 0 or waiting != b"\r")
+        return bool(waiting) and waiting != b"\r"
 
     def _head_size(self, seen: int) -> int:
         try:
