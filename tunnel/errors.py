@@ -15,39 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Code(IntEnum):
-    """Reasons on the wire, in CLOSE, GO_AWAY and the answers to MAPPING."""
-
-    NORMAL = 0x00
-    PROTOCOL = 0x01
-    INTERNAL = 0x02
-    FLOW = 0x03
-    AUTH = 0x04
-    VERSION = 0x05
-    CALM = 0x06
-    SUPERSEDED = 0x07
-    DRAINING = 0x08
-    TAKEN_OVER = 0x09
-    SILENT = 0x0A
-    REVOKED = 0x0B
-    STALE = 0x0C
-    DUPLICATE = 0x0D
-    GENERAL = 0x10
-    NOT_ALLOWED = 0x11
-    NET_UNREACHABLE = 0x12
-    HOST_UNREACHABLE = 0x13
-    REFUSED = 0x14
-    TIMEOUT = 0x15
-    UNSUPPORTED = 0x16
-    ADDRESS_UNSUPPORTED = 0x17
-    RESOURCE = 0x18
-    NO_MAPPING = 0x19
-    LINK_LOST = 0x1A
-    TAKEN = 0x1B
-    RESET = 0x1C
-    IDLE = 0x1D
-
-
 class Exit(IntEnum):
     """Exit statuses of the commands."""
 
@@ -66,7 +33,7 @@ class Exit(IntEnum):
 
 
 class CodeInfo(NamedTuple):
-    """One row of the table in protocol.md#codes."""
+    """A row of the table in protocol.md#codes, behind number and name."""
 
     meaning: str
     frames: str
@@ -79,123 +46,126 @@ class CodeInfo(NamedTuple):
     """REP of RFC 1928 §6."""
     http: int
     """Status of the answer to CONNECT."""
-    exit_status: Exit
-    log_level: str
-
-
-def _row(
-    meaning: str,
-    frames: str,
-    ends: str,
-    retry_safe: bool,
-    socks5: int,
-    http: int,
-    exit_status: Exit = Exit.INTERNAL,
-    log_level: str = "info",
-) -> CodeInfo:
-    return CodeInfo(
-        meaning, frames, ends, retry_safe, socks5, http, exit_status, log_level
-    )
+    exit_status: Exit = Exit.INTERNAL
+    log_level: str = "info"
 
 
 _WARN: Final = "warning"
 _OUT: Final = Exit.NOT_REACHED
 
-CODES: Final[Mapping[Code, CodeInfo]] = {
-    Code.NORMAL: _row("a clean end", "CGM", "session", False, 0, 200, Exit.OK),
-    Code.PROTOCOL: _row(
+
+class Code(IntEnum):
+    """Reasons on the wire, in CLOSE, GO_AWAY and the answers to MAPPING."""
+
+    info: CodeInfo
+
+    def __new__(cls, number: int, info: CodeInfo) -> Self:
+        """Make a member of its number, and keep the rest of its row."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.info = info
+        return code
+
+    # fmt: off
+    NORMAL = 0x00, CodeInfo("a clean end", "CGM", "session", False, 0, 200, Exit.OK)
+    PROTOCOL = 0x01, CodeInfo(
         "the peer broke a rule of this text", "G", "session", False, 1, 502,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.INTERNAL: _row(
-        "a fault of the sender's own", "CGM", "session", False, 1, 502,
-        Exit.INTERNAL, "error",
-    ),
-    Code.FLOW: _row(
-        "more bytes than were granted", "G", "session", False, 1, 502,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.AUTH: _row(
-        "unknown name or wrong proof", "G", "session", False, 1, 502,
-        Exit.AUTH, _WARN,
-    ),
-    Code.VERSION: _row(
+        Exit.INTERNAL, _WARN
+    )
+    INTERNAL = 0x02, CodeInfo(
+        "a fault of the sender's own", "CGM", "session", False, 1, 502, Exit.INTERNAL,
+        "error"
+    )
+    FLOW = 0x03, CodeInfo(
+        "more bytes than were granted", "G", "session", False, 1, 502, Exit.INTERNAL,
+        _WARN
+    )
+    AUTH = 0x04, CodeInfo(
+        "unknown name or wrong proof", "G", "session", False, 1, 502, Exit.AUTH, _WARN
+    )
+    VERSION = 0x05, CodeInfo(
         "no common version, or an unknown mandatory field", "G", "session", False, 1,
-        502, Exit.VERSION, _WARN,
-    ),
-    Code.CALM: _row(
+        502, Exit.VERSION, _WARN
+    )
+    CALM = 0x06, CodeInfo(
         "too much of something that costs the receiver", "G", "session", False, 1, 503,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.SUPERSEDED: _row(
+        Exit.INTERNAL, _WARN
+    )
+    SUPERSEDED = 0x07, CodeInfo(
         "a newer link of the same session took over", "G", "link", False, 1, 502, _OUT
-    ),
-    Code.DRAINING: _row(
+    )
+    DRAINING = 0x08, CodeInfo(
         "about to stop: running streams go on, no new ones", "CGM", "-", True, 1, 503
-    ),
-    Code.TAKEN_OVER: _row(
+    )
+    TAKEN_OVER = 0x09, CodeInfo(
         "another client took over what this one had; final", "GM", "session", False, 1,
-        502,
-        Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.SILENT: _row(
+        502, Exit.ADDRESS_TAKEN, _WARN
+    )
+    SILENT = 0x0A, CodeInfo(
         "nothing was heard within the limit", "G", "link", False, 1, 504, _OUT, _WARN
-    ),
-    Code.REVOKED: _row(
+    )
+    REVOKED = 0x0B, CodeInfo(
         "the user's right to be here was withdrawn", "G", "session", False, 2, 403,
-        Exit.AUTH, _WARN,
-    ),
-    Code.STALE: _row(
+        Exit.AUTH, _WARN
+    )
+    STALE = 0x0C, CodeInfo(
         "link_no is not higher than one already seen", "G", "link", False, 1, 502, _OUT
-    ),
-    Code.DUPLICATE: _row(
+    )
+    DUPLICATE = 0x0D, CodeInfo(
         "another client that answers has this client id; come with another", "G",
-        "session", False, 1, 502, Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.GENERAL: _row("any other failure at the exit", "CM", "stream", False, 1, 502),
-    Code.NOT_ALLOWED: _row(
+        "session", False, 1, 502, Exit.ADDRESS_TAKEN, _WARN
+    )
+    GENERAL = 0x10, CodeInfo(
+        "any other failure at the exit", "CM", "stream", False, 1, 502
+    )
+    NOT_ALLOWED = 0x11, CodeInfo(
         "the rules of the exit or of the server forbid it", "CM", "stream", True, 2,
-        403, Exit.AUTH,
-    ),
-    Code.NET_UNREACHABLE: _row(
+        403, Exit.AUTH
+    )
+    NET_UNREACHABLE = 0x12, CodeInfo(
         "no route to the target's network", "C", "stream", True, 3, 502, _OUT
-    ),
-    Code.HOST_UNREACHABLE: _row(
+    )
+    HOST_UNREACHABLE = 0x13, CodeInfo(
         "no route to the target, or no address of its name", "C", "stream", True, 4,
-        502, _OUT,
-    ),
-    Code.REFUSED: _row(
+        502, _OUT
+    )
+    REFUSED = 0x14, CodeInfo(
         "the target refused the connection", "C", "stream", True, 5, 502, _OUT
-    ),
-    Code.TIMEOUT: _row(
+    )
+    TIMEOUT = 0x15, CodeInfo(
         "the target did not answer in time", "C", "stream", True, 6, 504, _OUT
-    ),
-    Code.UNSUPPORTED: _row(
+    )
+    UNSUPPORTED = 0x16, CodeInfo(
         "this kind of CREATE or MAPPING is not offered", "CM", "stream", True, 7, 501,
-        Exit.CONFIGURATION,
-    ),
-    Code.ADDRESS_UNSUPPORTED: _row(
+        Exit.CONFIGURATION
+    )
+    ADDRESS_UNSUPPORTED = 0x17, CodeInfo(
         "this form of address cannot be used", "CM", "stream", True, 8, 400
-    ),
-    Code.RESOURCE: _row(
+    )
+    RESOURCE = 0x18, CodeInfo(
         "a limit was reached", "CM", "stream", True, 1, 503, Exit.INTERNAL, _WARN
-    ),
-    Code.NO_MAPPING: _row(
+    )
+    NO_MAPPING = 0x19, CodeInfo(
         "no such name is registered", "CM", "stream", True, 4, 404, _OUT
-    ),
-    Code.LINK_LOST: _row(
+    )
+    LINK_LOST = 0x1A, CodeInfo(
         "the link broke and was not resumed", "C", "stream", False, 1, 502, _OUT, _WARN
-    ),
-    Code.TAKEN: _row(
+    )
+    TAKEN = 0x1B, CodeInfo(
         "the public port or name belongs to somebody else", "M", "-", True, 1, 502,
-        Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.RESET: _row(
+        Exit.ADDRESS_TAKEN, _WARN
+    )
+    RESET = 0x1C, CodeInfo(
         "the TCP peer reset its connection, or the program gave it up", "C", "stream",
-        False, 1, 502,
-    ),
-    Code.IDLE: _row("no byte either way for too long", "C", "stream", False, 1, 504),
-}  # fmt: skip
+        False, 1, 502
+    )
+    IDLE = 0x1D, CodeInfo(
+        "no byte either way for too long", "C", "stream", False, 1, 504
+    )
+    # fmt: on
+
+
+CODES: Final[Mapping[Code, CodeInfo]] = {code: code.info for code in Code}
 
 
 class TunnelError(Exception):
@@ -210,6 +180,8 @@ class TunnelError(Exception):
 
     retry_after_s = 0
     """For how long the peer's GO_AWAY asked to stay away."""
+    _status: Exit | None = None
+    """Set where the code does not say with what a command ends."""
 
     def __init__(self, code: Code, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -231,7 +203,7 @@ class TunnelError(Exception):
     @property
     def exit_status(self) -> Exit:
         """With what a command ends that cannot go on after this."""
-        return CODES[self.code].exit_status
+        return self.code.info.exit_status if self._status is None else self._status
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.code.name}, {self.what!r})"
@@ -276,34 +248,25 @@ class RemoteSessionError(SessionError):
 class UsageError(TunnelError):
     """A value that a person gave cannot be used; nothing was started."""
 
+    _status: Exit | None = Exit.USAGE
+
     def __init__(self, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(Code.GENERAL, what, cause, fix)
-
-    @property
-    def exit_status(self) -> Exit:
-        """Always 2."""
-        return Exit.USAGE
 
 
 class StateError(TunnelError):
     """A file that this program keeps is missing, damaged or open to others."""
 
+    _status: Exit | None = Exit.CONFIGURATION
+
     def __init__(self, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(Code.INTERNAL, what, cause, fix)
-
-    @property
-    def exit_status(self) -> Exit:
-        """Always 3."""
-        return Exit.CONFIGURATION
 
 
 class TlsError(LocalLinkError):
     """The peer is not who it should be, or does not speak TLS as it should."""
 
-    @property
-    def exit_status(self) -> Exit:
-        """Always 5."""
-        return Exit.TLS
+    _status: Exit | None = Exit.TLS
 
 
 class ViaError(LocalLinkError):
@@ -313,12 +276,8 @@ class ViaError(LocalLinkError):
 class AddressError(TunnelError):
     """A local address cannot be listened on.
 
-    Args:
-        what: see ``TunnelError``, as ``cause`` and ``fix``.
-        cause: see there.
-        fix: see there.
-        status: with what a command ends that needed it: unless somebody has it, the
-            address itself is wrong, or this user may not have it.
+    ``status`` is that of a command that needed it: unless somebody has the address, it
+    is itself wrong, or this user may not have it.
     """
 
     def __init__(
@@ -331,8 +290,3 @@ class AddressError(TunnelError):
         code = Code.NOT_ALLOWED if status is Exit.AUTH else Code.TAKEN
         super().__init__(code, what, cause, fix)
         self._status = status
-
-    @property
-    def exit_status(self) -> Exit:
-        """As it was given."""
-        return self._status

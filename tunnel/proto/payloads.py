@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import UnixPath, encode_address, is_host_name
-from tunnel.errors import CODES, Code
+from tunnel.errors import Code
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.fields import (
     MAX_OFFSET,
@@ -68,15 +68,10 @@ _KIND_DATA: Final = int(ProtKind.DATA)
 _KIND_CLOSE: Final = int(ProtKind.CLOSE)
 _KIND_CREATE: Final = int(ProtKind.CREATE)
 _KIND_WINDOW: Final = int(ProtKind.WINDOW)
-
-
-def _code_for(frame: str, number: int, otherwise: Code) -> Code:
-    """Read a code; what a later version may send becomes ``otherwise``."""
-    try:
-        code = Code(number)
-    except ValueError:
-        return otherwise
-    return code if frame in CODES[code].frames else otherwise
+_CODES: Final[Mapping[str, Mapping[int, Code]]] = {
+    frame: {code: code for code in Code if frame in code.info.frames} for frame in "CGM"
+}
+"""The codes that each kind of frame may bear; others are a later version's."""
 
 
 # CREATE ------------------------------------------------------------------------
@@ -162,7 +157,7 @@ def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
     if not payload:
         return ProtClose(sock_map)
     reader = Reader(payload, "CLOSE")
-    code = _code_for("C", reader.number(2), Code.GENERAL)
+    code = _CODES["C"].get(reader.number(2), Code.GENERAL)
     reason = reader.text()
     reader.end()
     return ProtClose(sock_map, code, reason)
@@ -170,7 +165,7 @@ def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
 
 def _decode_go_away(payload: bytes) -> ProtGoAway:
     reader = Reader(payload, "GO_AWAY")
-    code = _code_for("G", reader.number(2), Code.INTERNAL)
+    code = _CODES["G"].get(reader.number(2), Code.INTERNAL)
     away = ProtGoAway(code, reader.number(2), reader.text())
     reader.end()
     return away
@@ -230,7 +225,7 @@ def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
     reader = Reader(payload, "MAPPING|ACK")
     answers = []
     for _ in range(_count(reader)):
-        code = _code_for("M", reader.number(2), Code.GENERAL)
+        code = _CODES["M"].get(reader.number(2), Code.GENERAL)
         host, port = reader.text(), reader.number(2)
         answers.append(MappingAnswer(code, host, port, reader.text()))
     reader.end()
