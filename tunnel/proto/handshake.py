@@ -52,7 +52,7 @@ from tunnel.proto.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from tunnel.proto.frames import ProtFrame, Terms
     from tunnel.proto.proofs import Verifier
@@ -106,6 +106,7 @@ class _Side:
         self._binding = binding
         self._own = SessionTerms(resume_s, replay_limit)
         self._peer_terms: Terms | None = None
+        self._is_proved = False
         self._transcript = b""
         self._held = bytearray()
         self._taken_bytes = 0
@@ -151,13 +152,47 @@ class _Side:
 
     def _advance(self) -> None:
         """Take every frame that is complete."""
+        if self._peer_terms is None and (taken := self._take(ProtKind.HELLO)):
+            self._peer_terms = self._on_hello(*taken)
+        if (terms := self._peer_terms) is None or self._is_proved:
+            return
+        if taken := self._take(ProtKind.AUTH):
+            self._on_auth(*taken, terms)
+            self._is_proved = True
+
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+        """Answer the peer's HELLO, and return what it promises."""
         raise NotImplementedError
 
-    def _take(self, expected: Collection[int]) -> tuple[ProtFrame, bytes] | None:
+    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
+        """Check the peer's proof; only then does its frame say anything."""
+        raise NotImplementedError
+
+    def _made(
+        self,
+        peer_terms: Terms,
+        agreed: SessionTerms,
+        answer: ProtAuthAnswer,
+        count: int,
+        secret: bytes,
+    ) -> HandshakeResult:
+        return HandshakeResult(
+            peer_terms=peer_terms,
+            session_id=answer.session_id,
+            count=count,
+            resumed=answer.resumed,
+            resume_secret=secret,
+            transcript=self._transcript,
+            leftover=bytes(self._held),
+            resume_s=agreed.resume_s,
+            replay_limit=agreed.replay_limit,
+        )
+
+    def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
         """Take the next frame and its bytes; its kind is judged by the header alone."""
         if len(self._held) < HEADER_BYTES:
             return None
-        if self._held[3] not in expected:
+        if self._held[3] not in (kind, *others):
             raise broken(f"a frame of kind {self._held[3]:#04x} before its proof")
         found = decode_one(bytes(self._held))
         if found is None:
@@ -216,24 +251,13 @@ class ClientHandshake(_Side):
         self._hello = encode(hello)
         self._out += self._hello
 
-    def _advance(self) -> None:
-        if self._peer_terms is None and (
-            taken := self._take_from_server(ProtKind.HELLO)
-        ):
-            self._peer_terms = self._on_hello(*taken)
-        if (terms := self._peer_terms) is None or self.result is not None:
-            return
-        if (taken := self._take_from_server(ProtKind.AUTH)) is not None:
-            self.result = self._on_answer(*taken, terms)
-
-    def _take_from_server(self, kind: int) -> tuple[ProtFrame, bytes] | None:
-        taken = self._take((kind, ProtKind.GO_AWAY))
+    def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
+        taken = super()._take(kind, ProtKind.GO_AWAY)
         if taken is not None and isinstance(taken[0], ProtGoAway):
             raise _refusal(self._auth.name, taken[0])
         return taken
 
     def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
-        """Prove to the server that this side knows the token."""
         if not isinstance(frame, ProtHello) or not frame.ack:
             raise broken("a client's HELLO")
         if frame.min_version != PROTOCOL_VERSION:
@@ -252,10 +276,7 @@ class ClientHandshake(_Side):
         self._out += encode(auth)
         return terms
 
-    def _on_answer(
-        self, frame: ProtFrame, raw: bytes, peer_terms: Terms
-    ) -> HandshakeResult:
-        """Check the server's proof, then read its answer."""
+    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
         if not isinstance(frame, ProtAuthAnswer):
             raise broken("a client's AUTH")
         key, script = self._secrets.server_key, self._transcript
@@ -267,19 +288,9 @@ class ClientHandshake(_Side):
                 "another program answers at that address, or something between "
                 "opens the TLS",
             )
-        # Only from here on does the frame say anything.
         agreed = self._own.merged(frame.tlvs)
-        return HandshakeResult(
-            peer_terms=peer_terms,
-            session_id=frame.session_id,
-            count=frame.count,
-            resumed=frame.resumed,
-            resume_secret=self._secret_of(frame),
-            transcript=script,
-            leftover=bytes(self._held),
-            resume_s=agreed.resume_s,
-            replay_limit=agreed.replay_limit,
-        )
+        secret = self._secret_of(frame)
+        self.result = self._made(peer_terms, agreed, frame, frame.count, secret)
 
     def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
         if not answer.resumed:
@@ -335,10 +346,7 @@ class AuthClaim:
     """The session to go on with, empty for a new one."""
     count: int
     """Session bytes that the client has received of it."""
-    resume_s: int
-    """The smaller of both sides'."""
-    replay_limit: int
-    """The smaller of both sides'."""
+    agreed: SessionTerms
     _transcript: bytes = field(repr=False)
     _resume_proof: bytes = field(repr=False)
     _proved: bytes = field(default=b"", repr=False)
@@ -399,12 +407,7 @@ class ServerHandshake(_Side):
     def _advance(self) -> None:
         if self._taken_bytes + len(self._held) > MAX_UNPROVEN_BYTES:
             raise broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
-        if self._peer_terms is None and (taken := self._take((ProtKind.HELLO,))):
-            self._peer_terms = self._on_hello(*taken)
-        if (terms := self._peer_terms) is None or self.claim is not None:
-            return
-        if (taken := self._take((ProtKind.AUTH,))) is not None:
-            self.claim = self._on_auth(*taken, terms)
+        super()._advance()
 
     def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
         if not isinstance(frame, ProtHello) or frame.ack:
@@ -429,7 +432,7 @@ class ServerHandshake(_Side):
         self._out += hello
         return terms
 
-    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> AuthClaim:
+    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
         if not isinstance(frame, ProtAuth):
             raise broken("a server's AUTH")
         self.claimed_name = frame.name
@@ -446,15 +449,14 @@ class ServerHandshake(_Side):
             )
         agreed = self._own.merged(frame.tlvs)
         self._server_key, self._client_proof = known.server_key, frame.proof
-        return AuthClaim(
+        self.claim = AuthClaim(
             frame.name,
             frame.link_no,
             peer_terms.client_id,
             peer_terms,
             frame.session_id,
             frame.count,
-            agreed.resume_s,
-            agreed.replay_limit,
+            agreed,
             self._transcript,
             frame.resume_proof,
         )
@@ -485,15 +487,7 @@ class ServerHandshake(_Side):
             self._server_key, self._transcript, self._client_proof, before
         )
         self._out += encode(answer)
-        new_secret = resume_secret(self._server_key, self._transcript)
-        self.result = HandshakeResult(
-            peer_terms=claim.peer_terms,
-            session_id=session_id,
-            count=claim.count if resumed else 0,
-            resumed=resumed,
-            resume_secret=claim._proved if resumed else new_secret,
-            transcript=self._transcript,
-            leftover=bytes(self._held),
-            resume_s=claim.resume_s,
-            replay_limit=claim.replay_limit,
-        )
+        count, secret = claim.count, claim._proved
+        if not resumed:
+            count, secret = 0, resume_secret(self._server_key, self._transcript)
+        self.result = self._made(claim.peer_terms, claim.agreed, answer, count, secret)
