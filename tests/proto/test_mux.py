@@ -1340,7 +1340,7 @@ def test_hostile_bytes_raise_nothing_but_the_peers_session_error(
     with contextlib.suppress(RemoteSessionError):
         for place, at in enumerate(range(0, len(data), cut)):
             pair.inject(end, data[at : at + cut])
-            assert end.core._input.held_bytes <= at + cut
+            assert end.core._input._decoder.held_bytes <= at + cut
             if place == action:
                 end.core.close(conns[place % 2])
             pair.flush(end)

@@ -225,7 +225,7 @@ def test_lanes_count_what_they_take_give_and_drop() -> None:
     lanes.purge(first)
     assert (lanes.size, room.taken_bytes) == (300, 300)
     lanes.push(first, bytes(100))
-    lanes.finish(first)
+    lanes.end(first)
     lanes.take(1_000, [], [])
     assert (lanes.size, room.taken_bytes) == (0, 0)
     lanes.push(second, bytes(100))

@@ -47,27 +47,11 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 }
 """Largest payload of each kind, in bytes; DATA's is what the receiver announced."""
 
-SESSION_KINDS: Final = frozenset(
-    (
-        ProtKind.DATA,
-        ProtKind.CREATE,
-        ProtKind.CLOSE,
-        ProtKind.MAPPING,
-        ProtKind.WINDOW,
-    )
-)
+_STREAM_KINDS: Final = {ProtKind.DATA, ProtKind.CREATE, ProtKind.CLOSE, ProtKind.WINDOW}
+SESSION_KINDS: Final = frozenset((*_STREAM_KINDS, ProtKind.MAPPING))
 """Kinds with a place in the session's byte sequence (protocol.md#position)."""
 
-_LINK_ID_KINDS: Final = frozenset(
-    (
-        ProtKind.MAPPING,
-        ProtKind.HELLO,
-        ProtKind.AUTH,
-        ProtKind.PING,
-        ProtKind.GO_AWAY,
-        ProtKind.RECEIVED,
-    )
-)
+_LINK_ID_KINDS: Final = frozenset(MAX_PAYLOAD) - _STREAM_KINDS - {ProtKind.DATAGRAM}
 _EXACT: Final = frozenset((ProtKind.PING, ProtKind.WINDOW, ProtKind.RECEIVED))
 
 _unpack_header: Final = struct.Struct(">II").unpack_from

@@ -103,10 +103,3 @@ class VirtualConn:
             f"<VirtualConn sock_map={self.sock_map} {self.state.name} "
             f"unsent={self.lane.size} credit={self.send.room()} held={self.held_bytes}>"
         )
-
-
-def not_open(what: str, sock_map: int) -> RemoteSessionError:
-    """Make the error for a frame on a number that names no connection."""
-    return RemoteSessionError(
-        Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
-    )

@@ -112,16 +112,13 @@ class DatagramQueue(Generic[_T]):
 class Outbox:
     """The associations of a session that have datagrams to send, as encoded frames."""
 
-    __slots__ = ("_room", "waiting")
+    __slots__ = ("room", "waiting")
 
     def __init__(self, process: Room | None = None) -> None:
-        self._room = DatagramRoom(process=process)
+        self.room = DatagramRoom(process=process)
+        """Shared by the queues that are enlisted."""
         self.waiting: dict[DatagramQueue[bytes], None] = {}
         """Queues with something to send, in turn; to be looked at only."""
-
-    def new_queue(self) -> DatagramQueue[bytes]:
-        """Make the queue of one association."""
-        return DatagramQueue(self._room)
 
     def enlist(self, queue: DatagramQueue[bytes]) -> None:
         """Put a queue into the round: its association is accepted."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.codec import FrameDecoder
-from tunnel.proto.conn import not_open
 from tunnel.proto.events import (
     CreditGranted,
     DatagramReceived,
@@ -116,11 +115,6 @@ class Input:
         """Session bytes that were taken, over all links: what a resume states."""
         return self._decoder.session_bytes
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of a frame that is not complete."""
-        return self._decoder.held_bytes
-
     def begin_link(self) -> None:
         """Drop what the old link did not bring whole; count on."""
         self._rest = None
@@ -196,7 +190,9 @@ class Input:
     def _known(self, sock_map: int, what: str) -> VirtualConn:
         conn = self._conns.get(sock_map)
         if conn is None:
-            raise not_open(what, sock_map)
+            raise RemoteSessionError(
+                Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
+            )
         return conn
 
     # DATA --------------------------------------------------------------------------
@@ -211,7 +207,7 @@ class Input:
         conn = self._known(frame.sock_map, "DATA")
         size = len(frame.payload)
         self._check_data(conn, size, fin=frame.fin)
-        conn.recv.charge(size)
+        conn.recv.received += size
         self.data_received += size
         if conn.state is _CLOSING:
             return
@@ -251,12 +247,14 @@ class Input:
                 self._on_window(frame, events, now)
             case ProtDatagram():
                 self._on_datagram(frame, events, now)
-            case ProtClose(_, code, reason):
-                if (conn := self._table.take_close(frame)) is not None:
+            case ProtClose(sock_map, code, reason):
+                conn = self._known(sock_map, "CLOSE")
+                if self._table.take_close(conn):
                     events.append(StreamClosed(conn, code, reason))
             case ProtCreate():
-                if (conn := self._table.take_create(frame, now)) is not None:
-                    events.append(StreamOffered(conn, frame))
+                offered = self._table.take_create(frame, now)
+                if offered is not None:
+                    events.append(StreamOffered(offered, frame))
             case ProtAccept(sock_map, bound):
                 conn = self._known(sock_map, "CREATE|ACK")
                 conn.on_recv(Signal.RECV_ACCEPT)

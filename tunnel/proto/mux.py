@@ -204,16 +204,12 @@ class MuxCore:
         """
         self.expire(now)
         self._output.on_time(now)
-        match self.liveness.due(now):
-            case Due.LOST:
-                silent_s = now - self.liveness.heard_at
-                raise LocalLinkError(
-                    Code.SILENT, f"nothing was heard for {silent_s:.0f} s"
-                )
-            case Due.PING:
-                self.ping(now)
-            case Due.NOTHING:
-                pass
+        due = self.liveness.due(now)
+        if due is Due.LOST:
+            silent_s = now - self.liveness.heard_at
+            raise LocalLinkError(Code.SILENT, f"nothing was heard for {silent_s:.0f} s")
+        if due is Due.PING:
+            self.ping(now)
 
     # The end -----------------------------------------------------------------------
 

@@ -170,8 +170,9 @@ class Output:
         # The table is asked only off the beaten path: OPEN stays OPEN.
         if conn.state is not _OPEN:
             conn.on_send(Signal.SEND_DATA)
-        conn.send.take(len(piece))
-        self.data_sent += len(piece)
+        size = len(piece)
+        conn.send.taken += size
+        self.data_sent += size
         self.lanes.push(conn.lane, piece)
 
     def send_datagram(
@@ -223,10 +224,7 @@ class Output:
 
         After this machine ``slept``, the link is given up sooner without an answer.
         """
-        if slept:
-            self.liveness.suspect(now)
-        else:
-            self.liveness.asked(now)
+        self.liveness.asked(now, slept=slept)
         self._link_control.append(encode(ProtPing(bytes(8))))
 
     def pong(self, opaque: bytes) -> None:

@@ -83,10 +83,6 @@ class HeldPool:
         # Insertion order is the order of last progress: the first is the most stalled.
         self._holders: dict[Evictable, None] = {}
 
-    def is_scarce(self) -> bool:
-        """Say whether so much is held that no window should grow."""
-        return 4 * self.held_bytes > self.limit_bytes
-
     def hold(self, holder: Evictable, size: int) -> None:
         """Count bytes that arrived for ``holder``; may evict it or another."""
         if not holder.held_bytes:

@@ -38,13 +38,7 @@ class SendQueue:
         self.finishing = False
         self.close = b""
         self.listed = False
-
-    def purge(self) -> None:
-        """Drop everything that has not been handed out."""
-        self.pieces = None
-        self.size = 0
-        self.finishing = False
-        self.close = b""
+        """It is in the round."""
 
     def idle(self) -> bool:
         """Say whether there is nothing to send."""
@@ -76,20 +70,16 @@ class SendScheduler:
         lane.size += size
         self.size += size
         self.room.free_bytes -= size
-        self.enlist(lane)
+        if not lane.listed:
+            lane.listed = True
+            self.waiting.append(lane)
 
-    def finish(self, lane: SendQueue) -> None:
-        """Queue FIN behind the bytes."""
-        lane.finishing = True
-        self.enlist(lane)
-
-    def close(self, lane: SendQueue, frame: bytes) -> None:
-        """Queue an encoded CLOSE behind everything."""
-        lane.close = frame
-        self.enlist(lane)
-
-    def enlist(self, lane: SendQueue) -> None:
-        """Put a lane into the round if it is not there."""
+    def end(self, lane: SendQueue, close: bytes = b"") -> None:
+        """Queue an encoded CLOSE behind everything, or FIN behind the bytes."""
+        if close:
+            lane.close = close
+        else:
+            lane.finishing = True
         if not lane.listed:
             lane.listed = True
             self.waiting.append(lane)
@@ -125,7 +115,7 @@ class SendScheduler:
         """Drop everything of a lane that has not been handed out."""
         self.size -= lane.size
         self.room.free_bytes += lane.size
-        lane.purge()
+        lane.pieces, lane.size, lane.finishing, lane.close = None, 0, False, b""
 
     def clear(self) -> None:
         """Drop everything of every lane."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.conn import VirtualConn, not_open
+from tunnel.proto.conn import VirtualConn
+from tunnel.proto.datagrams import DatagramQueue
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import CAN_UDP, ProtAccept, ProtCreate, UdpTarget
 from tunnel.proto.limits import PeerOpens
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.addresses import Address
-    from tunnel.proto.frames import ProtClose, SockMap, Target
+    from tunnel.proto.frames import SockMap, Target
     from tunnel.proto.limits import OwnOpens
     from tunnel.proto.output import Output
 
@@ -146,7 +147,7 @@ class ConnTable:
             LocalStreamError: a second time, or when the connection is over.
         """
         conn.on_send(Signal.SEND_FINISH)
-        self.output.lanes.finish(conn.lane)
+        self.output.lanes.end(conn.lane)
 
     def close(
         self, conn: VirtualConn, code: Code = Code.NORMAL, reason: str = ""
@@ -166,23 +167,13 @@ class ConnTable:
         self.own_opens.answered(conn)
         frame = close_frame(conn.sock_map, code, reason)
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
-            output.lanes.close(conn.lane, frame)
+            output.lanes.end(conn.lane, frame)
         else:
             output.lanes.purge(conn.lane)
             output.control.push(frame)
 
-    def take_close(self, frame: ProtClose) -> VirtualConn | None:
-        """Take a CLOSE of the peer: its number is free.
-
-        Returns:
-            The connection, or None when this side had closed it.
-
-        Raises:
-            RemoteSessionError: ``PROTOCOL``: nothing is open under that number.
-        """
-        conn = self._conns.get(frame.sock_map)
-        if conn is None:
-            raise not_open("CLOSE", frame.sock_map)
+    def take_close(self, conn: VirtualConn) -> bool:
+        """Take a CLOSE of the peer: the number is free. False if we had closed it."""
         conn.on_recv(Signal.RECV_CLOSE)
         output = self.output
         output.forget(conn)
@@ -197,7 +188,7 @@ class ConnTable:
         del self._conns[conn.sock_map]
         if self.own_opens.is_ours(conn.sock_map):
             self.own_opens.open -= 1
-        return conn if was_open else None
+        return was_open
 
     def evict(self, conn: VirtualConn) -> None:
         """Reset the longest-stalled reader's connection: memory is short."""
@@ -231,7 +222,7 @@ class ConnTable:
         if isinstance(target, UdpTarget):
             # No credit for ever: DATA on it is more than was granted.
             conn = VirtualConn(sock_map, 0, 0, self._give_up)
-            conn.datagrams = output.datagrams.new_queue()
+            conn.datagrams = DatagramQueue(output.datagrams.room)
         else:
             windows = output.theirs.initial_window, output.ours.initial_window
             conn = VirtualConn(sock_map, *windows, self._give_up)

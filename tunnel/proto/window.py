@@ -35,7 +35,10 @@ IDLE_S: Final = 10.0
 
 @dataclass(slots=True)
 class SendWindow:
-    """How far we may send, and how far we have promised to ourselves to send."""
+    """How far we may send, and how far we have promised to ourselves to send.
+
+    To use some of its ``room``, raise ``taken``, at each piece.
+    """
 
     limit: int
     taken: int = 0
@@ -43,10 +46,6 @@ class SendWindow:
     def room(self) -> int:
         """Bytes that may still be queued."""
         return self.limit - self.taken
-
-    def take(self, size: int) -> None:
-        """Use ``size`` bytes of the room; the caller has asked for the room before."""
-        self.taken += size
 
     def raise_to(self, limit: int) -> bool:
         """Take a grant; False when it is no higher than what is known."""
@@ -67,6 +66,7 @@ class RecvWindow:
     size: int
     limit: int
     received: int = 0
+    """What arrived: raised by bytes that have been found to fit."""
     consumed: int = 0
     granted_at: float = -math.inf
     """When ``limit`` was last raised, or asked for again."""
@@ -74,10 +74,6 @@ class RecvWindow:
     def fits(self, size: int) -> bool:
         """Say whether the peer may send ``size`` bytes more."""
         return self.received + size <= self.limit
-
-    def charge(self, size: int) -> None:
-        """Count bytes that arrived; the caller has asked ``fits``."""
-        self.received += size
 
     def consume(self, size: int) -> bool:
         """Count bytes that the application took; True when a grant is due.
@@ -87,10 +83,6 @@ class RecvWindow:
         """
         self.consumed += size
         return 2 * (self.consumed + self.size - self.limit) >= self.size
-
-    def keeps_up(self) -> bool:
-        """Say whether the application has taken most of what came."""
-        return 2 * (self.received - self.consumed) <= self.size
 
     def grant(self) -> int:
         """Raise the promise to what may be promised now, and return the new limit."""
@@ -145,8 +137,9 @@ class WindowTuner:
         more, pool = min(window.size, MAX_WINDOW_BYTES - window.size), self._pool
         if (
             more > 0
-            and window.keeps_up()
-            and not pool.is_scarce()
+            # The application has taken most of what came, and memory is not scarce.
+            and 2 * (window.received - window.consumed) <= window.size
+            and 4 * pool.held_bytes <= pool.limit_bytes
             and self._grown_bytes + more <= SESSION_GROWTH_BYTES
             and pool.grown_bytes + more <= pool.growth_limit_bytes
         ):

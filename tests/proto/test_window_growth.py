@@ -68,7 +68,7 @@ def test_without_a_round_trip_nothing_grows() -> None:
 def test_a_reader_that_lags_behind_gets_no_larger_window() -> None:
     own, window = growth(), first()
     grant(own, window, 0.0)
-    window.charge(FIRST // 2 + 1)
+    window.received += FIRST // 2 + 1
     assert grant(own, window, RTT_S) == FIRST
     window.consume(1)
     assert grant(own, window, 2 * RTT_S) == 2 * FIRST
