@@ -1254,7 +1254,7 @@ def test_an_open_expires_by_itself() -> None:
     pair.settle()
     assert pair.server.hear()[-1] == StreamClosed(theirs, Code.RESET, "")
     assert answered.state is StreamState.OPEN
-    assert pair.client.core._own_opens.unanswered == 0
+    assert not pair.client.core._own_opens.unanswered
     assert pair.client.core.expire(pair.now) is None
 
 

@@ -451,7 +451,7 @@ class MuxMachine(RuleBasedStateMachine):
             assert end.core.conns == 0
             assert end.core.offered == 0
             assert end.core._own_opens.open == 0
-            assert end.core._own_opens.unanswered == 0
+            assert not end.core._own_opens.unanswered
             assert end.pool.held_bytes == 0
             assert end.pool.grown_bytes == 0
             assert not end.core.has_output()

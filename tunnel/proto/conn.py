@@ -21,13 +21,7 @@ class VirtualConn:
     """What a core remembers of one virtual TCP connection until its number is free.
 
     To everybody else it is a handle, and stays one when the number belongs to another
-    connection.
-
-    Args:
-        sock_map: its number.
-        send_limit: how many bytes the peer lets us send at first.
-        window: how many bytes we let the peer send at first.
-        give_up: resets the connection, which is its argument, to save memory.
+    connection. At first we may send ``send_limit`` bytes, and the peer ``window``.
     """
 
     __slots__ = (
@@ -65,6 +59,7 @@ class VirtualConn:
         self.datagrams: DatagramQueue[bytes] | None = None
         """What a UDP association has to send; None for a virtual TCP connection."""
         self._give_up = give_up
+        """Resets the connection, which is its argument, to save memory."""
 
     def on_send(self, signal: Signal) -> None:
         """Change the state for a frame of ours.

@@ -31,9 +31,7 @@ _T = TypeVar("_T")
 class DatagramRoom:
     """What all queues of a session, in one direction, may hold together.
 
-    Args:
-        limit_bytes: bound of the session.
-        process: bound of all sessions together.
+    Beside ``limit_bytes`` stands the bound of all sessions, that of the ``process``.
     """
 
     __slots__ = ("_limit", "_process", "held_bytes")
@@ -46,7 +44,7 @@ class DatagramRoom:
         self._process = process or Room(DATAGRAM_LIMIT_BYTES)
 
     def fits(self, cost: int) -> bool:
-        """Say whether there is room for so many bytes more."""
+        """Say whether there is room for so many more."""
         held = self.held_bytes + cost
         return held <= self._limit and self._process.allows(held)
 
@@ -57,12 +55,7 @@ class DatagramRoom:
 
 
 class DatagramQueue(Generic[_T]):
-    """The datagrams of one association in one direction, oldest first.
-
-    Args:
-        room: shared with the other queues of the session.
-        limit_bytes: what this one may hold.
-    """
+    """The datagrams of one association in one direction, oldest first."""
 
     __slots__ = ("_items", "_limit", "_room", "dropped", "held_bytes")
 

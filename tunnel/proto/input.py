@@ -85,13 +85,7 @@ _CLOSING: Final = StreamState.CLOSING
 
 
 class Input:
-    """What comes from the peer of a session.
-
-    Args:
-        table: the connections, and what is sent for them.
-        mappings: takes the MAPPINGs.
-        now: the time.
-    """
+    """What comes from the peer of a session."""
 
     def __init__(self, table: ConnTable, mappings: MappingExchange, now: float) -> None:
         self.data_received = 0

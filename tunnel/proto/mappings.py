@@ -22,12 +22,7 @@ MAX_UNANSWERED_MAPPINGS: Final = 16
 
 
 class MappingExchange:
-    """The MAPPINGs of one session that are not answered.
-
-    Args:
-        control: where frames to the peer go.
-        client: whether this is the center-client's end, which alone asks.
-    """
+    """The MAPPINGs of one session that are not answered; the ``client`` alone asks."""
 
     def __init__(self, control: ControlQueue, *, client: bool) -> None:
         self._control = control

@@ -61,11 +61,7 @@ _PEER_MAY_SEND: Final = (_OPEN, StreamState.LOCAL_FINISHED, StreamState.OFFERED)
 
 
 class ControlQueue:
-    """CREATE, CLOSE and MAPPING frames that wait; they leave in front of all DATA.
-
-    Args:
-        room: what waits in the whole process.
-    """
+    """CREATE, CLOSE and MAPPING frames that wait; they leave in front of all DATA."""
 
     __slots__ = ("_room", "frames", "size")
 

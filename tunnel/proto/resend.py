@@ -35,9 +35,7 @@ _JOINED_BYTES: Final = 16_384
 class ResendBuffer:
     """Our direction: bytes with a place, kept until the peer has them.
 
-    Args:
-        limit_bytes: when so many are unconfirmed, nothing new gets a place.
-        room: what the whole process keeps.
+    When ``limit_bytes`` are unconfirmed, nothing new gets a place.
     """
 
     def __init__(

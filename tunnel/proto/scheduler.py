@@ -48,9 +48,7 @@ class SendQueue:
 class SendScheduler:
     """All lanes of a session that have something to send.
 
-    Args:
-        max_frame: the largest DATA payload that the peer takes.
-        room: what is unsent in the whole process.
+    ``max_frame`` is the largest DATA payload that the peer takes.
     """
 
     def __init__(self, max_frame: int, room: Room | None = None) -> None:

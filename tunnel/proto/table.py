@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 
 
 class ConnTable:
-    """The connections by number, and the counts of what either side may open.
-
-    Args:
-        output: where frames to the peer go.
-        own_opens: what this side opens.
-        now: the time.
-        notify: called when ``output.notices`` has something that no call returned.
-    """
+    """The connections by number, and the counts of what either side may open."""
 
     def __init__(
         self,

@@ -93,9 +93,7 @@ class RecvWindow:
 class WindowTuner:
     """How much each connection of a session may be granted now.
 
-    Args:
-        initial: the size that each window begins with.
-        pool: shared by all sessions of the process.
+    ``initial`` is the size that each window begins with.
     """
 
     def __init__(self, initial: int, pool: HeldPool) -> None:
@@ -118,12 +116,9 @@ class WindowTuner:
         return True
 
     def grant(self, window: RecvWindow, now: float, rtt_s: float | None) -> int:
-        """Choose the size of a window, and return the limit that it is granted.
+        """Choose the size of a window, half of which was emptied; return its new limit.
 
-        Args:
-            window: its reader has emptied half of it since the last grant.
-            now: the time.
-            rtt_s: the link's round trip, None when it is not known.
+        ``rtt_s`` is the link's round trip, None when it is not known.
         """
         took_s, window.granted_at = now - window.granted_at, now
         if rtt_s is not None and took_s < 2 * max(rtt_s, MIN_ROUND_TRIP_S):
