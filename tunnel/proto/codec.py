@@ -3,8 +3,6 @@
 Kind, number and length are checked with the header, before a byte of the payload is
 kept; a frame has no effect before its last byte arrived, and nothing is allocated ahead
 of what arrived. Malformed bytes raise ``RemoteSessionError`` and nothing else.
-
-This module knows no state and no credit: ``admit`` asks the core about those.
 """
 
 from __future__ import annotations

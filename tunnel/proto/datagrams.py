@@ -3,8 +3,6 @@
 For both directions: what an association has to send, and what came and is not read.
 A late datagram is worth less than a new one, so one that does not fit pushes the oldest
 of its own association out, and that is counted.
-
-This module knows no connection, no frame and no time.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
 The token never goes over the wire: each side proves that it knows it, over everything
 both said and over the certificate between them (protocol.md#link-start). Until the
 peer's proof is verified nothing that it says has an effect beyond this link, and its
-bytes raise ``RemoteLinkError`` and nothing else.
-
-Knows no time and no randomness: deadlines are the caller's, nonces are arguments.
+bytes raise ``RemoteLinkError`` and nothing else. Deadlines are the caller's.
 """
 
 from __future__ import annotations
@@ -333,10 +331,7 @@ def _refusal(name: str, away: ProtGoAway) -> RemoteLinkError:
 
 @dataclass(slots=True)
 class AuthClaim:
-    """What a client that has proved itself asks for.
-
-    Answered with ``ServerHandshake.accept`` or ``refuse``.
-    """
+    """What a client that has proved itself asks for."""
 
     name: str
     link_no: int
@@ -367,13 +362,9 @@ class ServerHandshake(_Side):
     ``receive`` leads to ``claim``; the caller decides which session the link carries
     and calls ``accept`` or ``refuse``, then writes what ``data_to_send`` gives.
 
-    Args:
-        terms: what this side promises.
-        nonce: 32 fresh random bytes.
-        binding: see ``proofs.transcript``.
-        lookup: the verifier of a user, None if there is no such user.
-        dummy: a verifier of a random token: unknown names cost the work of known ones.
-        resume_s, replay_limit: see ``ClientHandshake``.
+    ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
+    is that of a random token, so that unknown names cost the work of known ones. The
+    other arguments are those of ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.

@@ -1,8 +1,5 @@
 """The incoming half of a session: bytes from the link become events, in order.
 
-One method for each kind of frame that needs more than a line. What the peer may not do
-raises ``RemoteSessionError``, and the session is over.
-
 One read brings up to 256 KiB: four frames of bulk, or thirty thousand of a byte, or
 eight thousand connections to open. The others of the process wait for the turn to end,
 so a turn ends when its work is done and not when the bytes are (protocol.md#fairness).
@@ -144,7 +141,7 @@ class Input:
         return self._take_frames(frames or iter(()), now)
 
     def let_go(self) -> None:
-        """Receive nothing any more: a cycle would keep the memory of this session."""
+        """Receive nothing any more."""
         self._decoder.let_go()
 
     def _take_frames(self, frames: Iterator[ProtFrame], now: float) -> list[Event]:

@@ -1,8 +1,7 @@
 """How much a peer may do in a while, and how many connections either side may open.
 
 Each side opens under numbers of its own parity and counts what it may still open; the
-other counts too, and believes only its own count (protocol.md#limits). Knows numbers
-and times, and connections only as things to be told apart.
+other counts too, and believes only its own count (protocol.md#limits).
 """
 
 from __future__ import annotations

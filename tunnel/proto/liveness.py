@@ -1,6 +1,6 @@
 """When to ask whether the peer is there, and when to give a link up.
 
-Any byte proves life (protocol.md#liveness). Knows times, never frames or sockets.
+Any byte proves life (protocol.md#liveness).
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The exchange of MAPPINGs: questions of the center-client, answers of the server.
-
-Knows the count of what is unanswered, never what a name means (protocol.md#mapping).
-"""
+"""The exchange of MAPPINGs (protocol.md#mapping): how many are not answered."""
 
 from __future__ import annotations
 

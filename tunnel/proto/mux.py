@@ -2,12 +2,6 @@
 
 Sans-IO: bytes and the time go in, events and bytes come out. It can outlive the wire
 under it: ``resume`` begins a link, and what belongs to the session stays.
-
-    conn table   the virtual TCP connections
-    output       what waits to be sent
-    input        what arrives
-    mappings     questions for public names
-    liveness     silence, round trips
 """
 
 from __future__ import annotations
@@ -161,12 +155,8 @@ class MuxCore:
     def resume(self, count: int, now: float) -> int:
         """Begin another link: send again what the peer has not, before anything new.
 
-        Args:
-            count: session bytes that the peer states to have.
-            now: the time.
-
-        Returns:
-            How many bytes go out again.
+        ``count`` session bytes are what the peer states to have. Returns how many go
+        out again.
 
         Raises:
             RemoteSessionError: ``PROTOCOL``: the count cannot be.
@@ -231,8 +221,7 @@ class MuxCore:
     def let_go(self) -> None:
         """Tell nobody any more, and receive nothing: after ``end``.
 
-        What is told and what decides know this object, which knows them: cycles, which
-        only the collector would free.
+        Else cycles through this object are left, which only the collector would free.
         """
         self._table.let_go()
         self._input.let_go()

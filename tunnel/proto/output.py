@@ -1,9 +1,5 @@
 """The outgoing half of a session: what waits to be sent, and in which order it leaves.
 
-A turn of the link (``data_to_send``) takes, in this order: frames of this link (PONG,
-RECEIVED, PING, GO_AWAY), datagrams, what a resume repeats, control frames, grants, and
-the bytes of the virtual TCP connections in turn.
-
 Never changes a connection's state, but for what the user of a stream asks of it.
 """
 
@@ -288,10 +284,10 @@ class Output:
     def data_to_send(self, budget: int, now: float) -> list[Buffer]:
         """Return the next frames, as pieces to be written in order.
 
-        All control frames, then some datagrams, then about ``budget`` bytes of the
-        virtual TCP connections in turn; first of all what a resume repeats, and of the
-        session nothing while the replay is full. What is returned is gone from here: it
-        must reach the link or the link is lost.
+        Frames of this link (PONG, RECEIVED, PING, GO_AWAY), datagrams, what a resume
+        repeats, else control frames, grants, and about ``budget`` bytes of the virtual
+        TCP connections in turn; of the session nothing while the replay is full. What
+        is returned is gone from here: it must reach the link or the link is lost.
         """
         out = self._link_frames(now)
         datagrams = self.datagrams

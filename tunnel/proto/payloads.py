@@ -1,7 +1,7 @@
 """Frames to bytes, and payloads back, kind by kind (protocol.md#payloads).
 
-Malformed bytes raise ``RemoteSessionError`` and nothing else. Knows no state and no
-credit; the headers of what arrives are checked by ``codec``.
+Malformed bytes raise ``RemoteSessionError`` and nothing else; the headers of what
+arrives are checked by ``codec``.
 """
 
 from __future__ import annotations

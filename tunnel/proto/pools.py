@@ -4,8 +4,6 @@ Each session has its bounds; those of thousands of sessions add up to more than 
 machine has. So beside them stands one bound of the process for each kind of bytes. A
 session may have a quarter of what is still free: one that stalls alone gets a fifth of
 the whole; the more stall, the less each gets, and one that moves always finds room.
-
-Knows numbers only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Whose bytes go next: control first, then round robin by bytes (protocol.md#fairness).
 
-A lane is the SendQueue of one virtual TCP connection. What is in it has credit already;
-this module never asks about credit, state or time.
+A lane is the SendQueue of one virtual TCP connection. What is in it has credit already.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class ConnTable:
         return conns
 
     def let_go(self) -> None:
-        """Tell nobody any more: a cycle would keep the memory of this session."""
+        """Tell nobody any more."""
         self._notify = nobody
         self._give_up = _keep
 

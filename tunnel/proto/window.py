@@ -8,8 +8,6 @@ A window divided by the round trip is the ceiling of a virtual TCP connection. S
 window doubles while its reader empties half of it in less than two round trips, as long
 as the session and the process can pay for it, and goes back to its first size when
 nothing was granted for a while.
-
-This module knows numbers and times. It never sees bytes or frames.
 """
 
 from __future__ import annotations
