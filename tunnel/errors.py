@@ -35,7 +35,6 @@ class Exit(IntEnum):
 class CodeInfo(NamedTuple):
     """A row of the table in protocol.md#codes, behind number and name."""
 
-    meaning: str
     frames: str
     """Where it may stand: C = CLOSE, G = GO_AWAY, M = an entry of a MAPPING answer."""
     ends: str
@@ -46,12 +45,9 @@ class CodeInfo(NamedTuple):
     """REP of RFC 1928 §6."""
     http: int
     """Status of the answer to CONNECT."""
-    exit_status: Exit = Exit.INTERNAL
-    log_level: str = "info"
-
-
-_WARN: Final = "warning"
-_OUT: Final = Exit.NOT_REACHED
+    exit_status: Exit
+    log_level: str
+    meaning: str
 
 
 class Code(IntEnum):
@@ -59,109 +55,73 @@ class Code(IntEnum):
 
     info: CodeInfo
 
-    def __new__(cls, number: int, info: CodeInfo) -> Self:
+    def __new__(
+        cls, number: int, *row: *tuple[str, str, bool, int, int, Exit, str, str]
+    ) -> Self:
         """Make a member of its number, and keep the rest of its row."""
         code = int.__new__(cls, number)
         code._value_ = number
-        code.info = info
+        code.info = CodeInfo(*row)
         return code
 
     # fmt: off
-    NORMAL = 0x00, CodeInfo("a clean end", "CGM", "session", False, 0, 200, Exit.OK)
-    PROTOCOL = 0x01, CodeInfo(
-        "the peer broke a rule of this text", "G", "session", False, 1, 502,
-        Exit.INTERNAL, _WARN
-    )
-    INTERNAL = 0x02, CodeInfo(
-        "a fault of the sender's own", "CGM", "session", False, 1, 502, Exit.INTERNAL,
-        "error"
-    )
-    FLOW = 0x03, CodeInfo(
-        "more bytes than were granted", "G", "session", False, 1, 502, Exit.INTERNAL,
-        _WARN
-    )
-    AUTH = 0x04, CodeInfo(
-        "unknown name or wrong proof", "G", "session", False, 1, 502, Exit.AUTH, _WARN
-    )
-    VERSION = 0x05, CodeInfo(
-        "no common version, or an unknown mandatory field", "G", "session", False, 1,
-        502, Exit.VERSION, _WARN
-    )
-    CALM = 0x06, CodeInfo(
-        "too much of something that costs the receiver", "G", "session", False, 1, 503,
-        Exit.INTERNAL, _WARN
-    )
-    SUPERSEDED = 0x07, CodeInfo(
-        "a newer link of the same session took over", "G", "link", False, 1, 502, _OUT
-    )
-    DRAINING = 0x08, CodeInfo(
-        "about to stop: running streams go on, no new ones", "CGM", "-", True, 1, 503
-    )
-    TAKEN_OVER = 0x09, CodeInfo(
-        "another client took over what this one had; final", "GM", "session", False, 1,
-        502, Exit.ADDRESS_TAKEN, _WARN
-    )
-    SILENT = 0x0A, CodeInfo(
-        "nothing was heard within the limit", "G", "link", False, 1, 504, _OUT, _WARN
-    )
-    REVOKED = 0x0B, CodeInfo(
-        "the user's right to be here was withdrawn", "G", "session", False, 2, 403,
-        Exit.AUTH, _WARN
-    )
-    STALE = 0x0C, CodeInfo(
-        "link_no is not higher than one already seen", "G", "link", False, 1, 502, _OUT
-    )
-    DUPLICATE = 0x0D, CodeInfo(
-        "another client that answers has this client id; come with another", "G",
-        "session", False, 1, 502, Exit.ADDRESS_TAKEN, _WARN
-    )
-    GENERAL = 0x10, CodeInfo(
-        "any other failure at the exit", "CM", "stream", False, 1, 502
-    )
-    NOT_ALLOWED = 0x11, CodeInfo(
-        "the rules of the exit or of the server forbid it", "CM", "stream", True, 2,
-        403, Exit.AUTH
-    )
-    NET_UNREACHABLE = 0x12, CodeInfo(
-        "no route to the target's network", "C", "stream", True, 3, 502, _OUT
-    )
-    HOST_UNREACHABLE = 0x13, CodeInfo(
-        "no route to the target, or no address of its name", "C", "stream", True, 4,
-        502, _OUT
-    )
-    REFUSED = 0x14, CodeInfo(
-        "the target refused the connection", "C", "stream", True, 5, 502, _OUT
-    )
-    TIMEOUT = 0x15, CodeInfo(
-        "the target did not answer in time", "C", "stream", True, 6, 504, _OUT
-    )
-    UNSUPPORTED = 0x16, CodeInfo(
-        "this kind of CREATE or MAPPING is not offered", "CM", "stream", True, 7, 501,
-        Exit.CONFIGURATION
-    )
-    ADDRESS_UNSUPPORTED = 0x17, CodeInfo(
-        "this form of address cannot be used", "CM", "stream", True, 8, 400
-    )
-    RESOURCE = 0x18, CodeInfo(
-        "a limit was reached", "CM", "stream", True, 1, 503, Exit.INTERNAL, _WARN
-    )
-    NO_MAPPING = 0x19, CodeInfo(
-        "no such name is registered", "CM", "stream", True, 4, 404, _OUT
-    )
-    LINK_LOST = 0x1A, CodeInfo(
-        "the link broke and was not resumed", "C", "stream", False, 1, 502, _OUT, _WARN
-    )
-    TAKEN = 0x1B, CodeInfo(
-        "the public port or name belongs to somebody else", "M", "-", True, 1, 502,
-        Exit.ADDRESS_TAKEN, _WARN
-    )
-    RESET = 0x1C, CodeInfo(
-        "the TCP peer reset its connection, or the program gave it up", "C", "stream",
-        False, 1, 502
-    )
-    IDLE = 0x1D, CodeInfo(
-        "no byte either way for too long", "C", "stream", False, 1, 504
-    )
+    # The fields of a row are those of CodeInfo.
+    NORMAL = (0x00, "CGM", "session", False, 0, 200, Exit.OK, "info",
+        "a clean end")
+    PROTOCOL = (0x01, "G", "session", False, 1, 502, Exit.INTERNAL, "warning",
+        "the peer broke a rule of this text")
+    INTERNAL = (0x02, "CGM", "session", False, 1, 502, Exit.INTERNAL, "error",
+        "a fault of the sender's own")
+    FLOW = (0x03, "G", "session", False, 1, 502, Exit.INTERNAL, "warning",
+        "more bytes than were granted")
+    AUTH = (0x04, "G", "session", False, 1, 502, Exit.AUTH, "warning",
+        "unknown name or wrong proof")
+    VERSION = (0x05, "G", "session", False, 1, 502, Exit.VERSION, "warning",
+        "no common version, or an unknown mandatory field")
+    CALM = (0x06, "G", "session", False, 1, 503, Exit.INTERNAL, "warning",
+        "too much of something that costs the receiver")
+    SUPERSEDED = (0x07, "G", "link", False, 1, 502, Exit.NOT_REACHED, "info",
+        "a newer link of the same session took over")
+    DRAINING = (0x08, "CGM", "-", True, 1, 503, Exit.INTERNAL, "info",
+        "about to stop: running streams go on, no new ones")
+    TAKEN_OVER = (0x09, "GM", "session", False, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "another client took over what this one had; final")
+    SILENT = (0x0A, "G", "link", False, 1, 504, Exit.NOT_REACHED, "warning",
+        "nothing was heard within the limit")
+    REVOKED = (0x0B, "G", "session", False, 2, 403, Exit.AUTH, "warning",
+        "the user's right to be here was withdrawn")
+    STALE = (0x0C, "G", "link", False, 1, 502, Exit.NOT_REACHED, "info",
+        "link_no is not higher than one already seen")
+    DUPLICATE = (0x0D, "G", "session", False, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "another client that answers has this client id; come with another")
+    GENERAL = (0x10, "CM", "stream", False, 1, 502, Exit.INTERNAL, "info",
+        "any other failure at the exit")
+    NOT_ALLOWED = (0x11, "CM", "stream", True, 2, 403, Exit.AUTH, "info",
+        "the rules of the exit or of the server forbid it")
+    NET_UNREACHABLE = (0x12, "C", "stream", True, 3, 502, Exit.NOT_REACHED, "info",
+        "no route to the target's network")
+    HOST_UNREACHABLE = (0x13, "C", "stream", True, 4, 502, Exit.NOT_REACHED, "info",
+        "no route to the target, or no address of its name")
+    REFUSED = (0x14, "C", "stream", True, 5, 502, Exit.NOT_REACHED, "info",
+        "the target refused the connection")
+    TIMEOUT = (0x15, "C", "stream", True, 6, 504, Exit.NOT_REACHED, "info",
+        "the target did not answer in time")
+    UNSUPPORTED = (0x16, "CM", "stream", True, 7, 501, Exit.CONFIGURATION, "info",
+        "this kind of CREATE or MAPPING is not offered")
+    ADDRESS_UNSUPPORTED = (0x17, "CM", "stream", True, 8, 400, Exit.INTERNAL, "info",
+        "this form of address cannot be used")
+    RESOURCE = (0x18, "CM", "stream", True, 1, 503, Exit.INTERNAL, "warning",
+        "a limit was reached")
+    NO_MAPPING = (0x19, "CM", "stream", True, 4, 404, Exit.NOT_REACHED, "info",
+        "no such name is registered")
+    LINK_LOST = (0x1A, "C", "stream", False, 1, 502, Exit.NOT_REACHED, "warning",
+        "the link broke and was not resumed")
+    TAKEN = (0x1B, "M", "-", True, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "the public port or name belongs to somebody else")
+    RESET = (0x1C, "C", "stream", False, 1, 502, Exit.INTERNAL, "info",
+        "the TCP peer reset its connection, or the program gave it up")
+    IDLE = (0x1D, "C", "stream", False, 1, 504, Exit.INTERNAL, "info",
+        "no byte either way for too long")
     # fmt: on
 
 
