@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnel.errors import Code, LocalStreamError, RemoteSessionError
+from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.fields import illegal
 from tunnel.proto.scheduler import SendQueue
 from tunnel.proto.state import StreamState, step
 from tunnel.proto.window import RecvWindow, SendWindow
@@ -12,6 +13,7 @@ from tunnel.proto.window import RecvWindow, SendWindow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tunnel.errors import RemoteSessionError
     from tunnel.proto.datagrams import DatagramQueue
     from tunnel.proto.frames import SockMap
     from tunnel.proto.state import Signal
@@ -87,7 +89,7 @@ class VirtualConn:
 
     def broken(self, what: str) -> RemoteSessionError:
         """Make the error for ``what`` of the peer, which the state does not allow."""
-        return RemoteSessionError(Code.PROTOCOL, f"{what} in state {self.state.name}")
+        return illegal(f"{what} in state {self.state.name}")
 
     def evict(self) -> None:
         """Reset it to save memory (called by ``HeldPool``)."""

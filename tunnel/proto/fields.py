@@ -31,9 +31,14 @@ _FIRST_OPTIONAL_TLV: Final = 128
 _pack_tlv: Final = struct.Struct(">BH").pack
 
 
+def illegal(what: str) -> RemoteSessionError:
+    """Make the error for something that the peer may not do."""
+    return RemoteSessionError(Code.PROTOCOL, what)
+
+
 def broken(what: str) -> RemoteSessionError:
     """Make the error for what ``the peer sent``."""
-    return RemoteSessionError(Code.PROTOCOL, f"the peer sent {what}")
+    return illegal(f"the peer sent {what}")
 
 
 class Reader:

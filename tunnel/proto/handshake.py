@@ -28,6 +28,7 @@ from tunnel.proto.frames import (
     ProtGoAway,
     ProtHello,
     ProtKind,
+    Terms,
 )
 from tunnel.proto.payloads import auth_answer_before_proof, auth_before_proof, encode
 from tunnel.proto.proofs import (
@@ -52,7 +53,7 @@ from tunnel.proto.terms import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tunnel.proto.frames import ProtFrame, Terms
+    from tunnel.proto.frames import ProtFrame
     from tunnel.proto.proofs import Verifier
 
 MAX_UNPROVEN_BYTES: Final = 8_192
@@ -103,8 +104,8 @@ class _Side:
     def __init__(self, binding: bytes, resume_s: int, replay_limit: int) -> None:
         self._binding = binding
         self._own = SessionTerms(resume_s, replay_limit)
-        self._peer_terms: Terms | None = None
-        self._is_proved = False
+        self._peer_terms = Terms()
+        self._awaited: ProtKind | None = ProtKind.HELLO
         self._transcript = b""
         self._held = bytearray()
         self._taken_bytes = 0
@@ -150,32 +151,26 @@ class _Side:
 
     def _advance(self) -> None:
         """Take every frame that is complete."""
-        if self._peer_terms is None and (taken := self._take(ProtKind.HELLO)):
-            self._peer_terms = self._on_hello(*taken)
-        if (terms := self._peer_terms) is None or self._is_proved:
-            return
-        if taken := self._take(ProtKind.AUTH):
-            self._on_auth(*taken, terms)
-            self._is_proved = True
+        if self._awaited is ProtKind.HELLO and (taken := self._take(ProtKind.HELLO)):
+            self._on_hello(*taken)
+            self._awaited = ProtKind.AUTH
+        if self._awaited is ProtKind.AUTH and (taken := self._take(ProtKind.AUTH)):
+            self._on_auth(*taken)
+            self._awaited = None
 
-    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
-        """Answer the peer's HELLO, and return what it promises."""
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
+        """Keep what the peer promises, and answer."""
         raise NotImplementedError
 
-    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
         """Check the peer's proof; only then does its frame say anything."""
         raise NotImplementedError
 
-    def _made(
-        self,
-        peer_terms: Terms,
-        agreed: SessionTerms,
-        answer: ProtAuthAnswer,
-        count: int,
-        secret: bytes,
-    ) -> HandshakeResult:
-        return HandshakeResult(
-            peer_terms=peer_terms,
+    def _finish(
+        self, answer: ProtAuthAnswer, agreed: SessionTerms, count: int, secret: bytes
+    ) -> None:
+        self.result = HandshakeResult(
+            peer_terms=self._peer_terms,
             session_id=answer.session_id,
             count=count,
             resumed=answer.resumed,
@@ -255,14 +250,14 @@ class ClientHandshake(_Side):
             raise _refusal(self._auth.name, taken[0])
         return taken
 
-    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtHello) or not frame.ack:
             raise broken("a client's HELLO")
         if frame.min_version != PROTOCOL_VERSION:
             raise RemoteLinkError(
                 Code.VERSION, f"the server chose protocol version {frame.min_version}"
             )
-        terms = read_terms(frame.tlvs)
+        self._peer_terms = read_terms(frame.tlvs)
         self._transcript = script = transcript(self._hello, raw, self._binding)
         auth, resume = self._auth, self._resume
         if resume is not None:
@@ -272,9 +267,8 @@ class ClientHandshake(_Side):
             )
         auth.proof = client_proof(self._secrets, script, auth_before_proof(auth))
         self._out += encode(auth)
-        return terms
 
-    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtAuthAnswer):
             raise broken("a client's AUTH")
         key, script = self._secrets.server_key, self._transcript
@@ -287,8 +281,7 @@ class ClientHandshake(_Side):
                 "opens the TLS",
             )
         agreed = self._own.merged(frame.tlvs)
-        secret = self._secret_of(frame)
-        self.result = self._made(peer_terms, agreed, frame, frame.count, secret)
+        self._finish(frame, agreed, frame.count, self._secret_of(frame))
 
     def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
         if not answer.resumed:
@@ -400,7 +393,7 @@ class ServerHandshake(_Side):
             raise broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
         super()._advance()
 
-    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtHello) or frame.ack:
             raise broken("a server's HELLO")
         if not frame.min_version <= PROTOCOL_VERSION <= frame.max_version:
@@ -410,7 +403,7 @@ class ServerHandshake(_Side):
                 f"{frame.max_version} of the protocol, this program "
                 f"{PROTOCOL_VERSION}",
             )
-        terms = read_terms(frame.tlvs)
+        self._peer_terms = read_terms(frame.tlvs)
         answer = ProtHello(
             ack=True,
             min_version=PROTOCOL_VERSION,
@@ -421,9 +414,8 @@ class ServerHandshake(_Side):
         hello = encode(answer)
         self._transcript = transcript(raw, hello, self._binding)
         self._out += hello
-        return terms
 
-    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> None:
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtAuth):
             raise broken("a server's AUTH")
         self.claimed_name = frame.name
@@ -443,8 +435,8 @@ class ServerHandshake(_Side):
         self.claim = AuthClaim(
             frame.name,
             frame.link_no,
-            peer_terms.client_id,
-            peer_terms,
+            self._peer_terms.client_id,
+            self._peer_terms,
             frame.session_id,
             frame.count,
             agreed,
@@ -481,4 +473,4 @@ class ServerHandshake(_Side):
         count, secret = claim.count, claim._proved
         if not resumed:
             count, secret = 0, resume_secret(self._server_key, self._transcript)
-        self.result = self._made(claim.peer_terms, claim.agreed, answer, count, secret)
+        self._finish(answer, claim.agreed, count, secret)

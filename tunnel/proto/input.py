@@ -24,6 +24,7 @@ from tunnel.proto.events import (
     StreamOffered,
     StreamOpened,
 )
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import (
     ProtAccept,
     ProtClose,
@@ -181,9 +182,7 @@ class Input:
     def _known(self, sock_map: int, what: str) -> VirtualConn:
         conn = self._conns.get(sock_map)
         if conn is None:
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
-            )
+            raise illegal(f"{what} on sock_map {sock_map}, which is not open")
         return conn
 
     # DATA --------------------------------------------------------------------------
@@ -276,9 +275,7 @@ class Input:
             case ProtExtension():
                 self._count_nuisance(now, Calm.EXTENSION)
             case _:
-                raise RemoteSessionError(
-                    Code.PROTOCOL, f"{type(frame).__name__} is out of place"
-                )
+                raise illegal(f"{type(frame).__name__} is out of place")
 
     def _on_window(self, frame: ProtWindow, events: list[Event], now: float) -> None:
         conn = self._known(frame.sock_map, "WINDOW")
@@ -313,13 +310,11 @@ class Input:
     def _on_received(self, count: int, now: float) -> None:
         replay = self._output.replay
         if replay is None:
-            raise RemoteSessionError(Code.PROTOCOL, "RECEIVED without resumption")
+            raise illegal("RECEIVED without resumption")
         if count <= replay.confirmed:
             self._count_nuisance(now, Calm.RECEIVED)
         if not replay.confirm(count):
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
-            )
+            raise illegal(f"the peer cannot have received {count} bytes")
 
     def _count_nuisance(self, now: float, what: Calm) -> None:
         if not self._nuisance.allow(now):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.events import MappingAnswered, MappingAsked
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import ProtMapping, ProtMappingAnswer
 from tunnel.proto.payloads import encode
 
@@ -44,7 +44,7 @@ class MappingExchange:
             RemoteSessionError: ``PROTOCOL``, or ``CALM`` for too many questions.
         """
         if ack != self._is_client or (ack and not self._asked):
-            raise RemoteSessionError(Code.PROTOCOL, "MAPPING is out of place")
+            raise illegal("MAPPING is out of place")
         if not ack and self._to_answer >= MAX_UNANSWERED_MAPPINGS:
             raise calm(Calm.MAPPINGS)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Code, LocalLinkError, RemoteSessionError
+from tunnel.errors import Code, LocalLinkError
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import MAX_SOCK_MAP
 from tunnel.proto.input import Input
 from tunnel.proto.limits import OPEN_DEADLINE_S, OwnOpens
@@ -162,9 +163,7 @@ class MuxCore:
             RemoteSessionError: ``PROTOCOL``: the count cannot be.
         """
         if self.replay is None or not self.replay.confirm(count):
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
-            )
+            raise illegal(f"the peer cannot have received {count} bytes")
         self._input.begin_link()
         self._output.begin_link(now)
         self.liveness.begin_link(now)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnel.errors import Code, LocalStreamError, RemoteSessionError
+from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.conn import VirtualConn
 from tunnel.proto.datagrams import DatagramQueue
 from tunnel.proto.events import StreamClosed
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import CAN_UDP, ProtAccept, ProtCreate, UdpTarget
 from tunnel.proto.limits import PeerOpens
 from tunnel.proto.payloads import close_frame, encode
@@ -97,9 +98,7 @@ class ConnTable:
         """
         sock_map = frame.sock_map
         if self.own_opens.is_ours(sock_map) or sock_map in self._conns:
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"CREATE on sock_map {sock_map}, which is not free"
-            )
+            raise illegal(f"CREATE on sock_map {sock_map}, which is not free")
         self.peer_opens.check(len(self._conns) - self.own_opens.open, now)
         conn = self._new_conn(sock_map, frame.target)
         conn.on_recv(Signal.RECV_CREATE)
