@@ -1063,7 +1063,7 @@ def end_one(pair: CorePair, opener: End, how: str) -> None:
             pair.deliver(opener)
         case "given up for memory":
             pair.settle()
-            accepter.core.evict(theirs)
+            theirs.evict()
         case _:
             raise AssertionError(how)
     pair.settle()

@@ -136,7 +136,7 @@ def test_what_a_session_took_is_given_back_however_it_ends(way: str) -> None:
             pair.inject(end, encode(ProtClose(other.sock_map, Code.REFUSED)))
             assert end.pools.unsent.taken_bytes == 50_000
         case "evict":
-            core.evict(ours)
+            ours.evict()
             assert end.pools.unsent.taken_bytes == 50_000
         case "go_away":
             core.go_away(Code.CALM)

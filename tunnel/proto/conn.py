@@ -64,11 +64,7 @@ class VirtualConn:
         """Resets the connection, which is its argument, to save memory."""
 
     def on_send(self, signal: Signal) -> None:
-        """Change the state for a frame of ours.
-
-        Raises:
-            LocalStreamError: ``INTERNAL``: the state does not allow the frame.
-        """
+        """Change the state for a frame of ours, or raise LocalStreamError."""
         after = step(self.state, signal)
         if after is None:
             raise LocalStreamError(
@@ -77,11 +73,7 @@ class VirtualConn:
         self.state = after
 
     def on_recv(self, signal: Signal) -> None:
-        """Change the state for a frame of the peer.
-
-        Raises:
-            RemoteSessionError: ``PROTOCOL``: the state does not allow the frame.
-        """
+        """Change the state for a frame of the peer, or raise RemoteSessionError."""
         after = step(self.state, signal)
         if after is None:
             raise self.broken(signal.value)

@@ -42,7 +42,7 @@ class DatagramRoom:
         self._process = process or Room(DATAGRAM_LIMIT_BYTES)
 
     def fits(self, cost: int) -> bool:
-        """Say whether there is room for so many more."""
+        """Say whether so many bytes more may be held."""
         held = self.held_bytes + cost
         return held <= self._limit and self._process.allows(held)
 

@@ -210,7 +210,10 @@ class Input:
             brought[conn] = event = DataReceived(conn, [frame.payload], size)
             events.append(event)
         if frame.fin:
-            self._on_finish(conn, events)
+            if conn.datagrams is not None:
+                raise conn.broken("FIN on a UDP association")
+            conn.on_recv(Signal.RECV_FINISH)
+            events.append(StreamFinished(conn))
 
     def _check_data(self, conn: VirtualConn, length: int, *, fin: bool) -> None:
         if conn.state is not _OPEN:
@@ -219,13 +222,6 @@ class Input:
                 raise conn.broken("DATA")
         if not conn.recv.fits(length):
             raise RemoteSessionError(Code.FLOW, "the peer sent more than was granted")
-
-    def _on_finish(self, conn: VirtualConn, events: list[Event]) -> None:
-        if conn.datagrams is not None:
-            raise conn.broken("FIN on a UDP association")
-        conn.on_recv(Signal.RECV_FINISH)
-        if conn.state is not _CLOSING:
-            events.append(StreamFinished(conn))
 
     # Every other kind --------------------------------------------------------------
 

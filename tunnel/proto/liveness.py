@@ -1,7 +1,4 @@
-"""When to ask whether the peer is there, and when to give a link up.
-
-Any byte proves life (protocol.md#liveness).
-"""
+"""When to ask for a sign of life, and to give a link up (protocol.md#liveness)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,6 @@ class MuxCore:
         replay_limit: int = 0,
         open_deadline_s: float = OPEN_DEADLINE_S,
     ) -> None:
-        self.ours = ours
         self.theirs = theirs
         self.pools = pools = pools or Pools()
         self._output = output = Output(ours, theirs, now, pools, replay_limit)
@@ -101,7 +100,6 @@ class MuxCore:
         self.close: Final = table.close
         self.released: Final = table.released
         self.expire: Final = table.expire
-        self.evict: Final = table.evict
         self.send_room: Final = output.send_room
         self.send_data: Final = output.send_data
         self.send_datagram: Final = output.send_datagram

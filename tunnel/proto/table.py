@@ -206,8 +206,7 @@ class ConnTable:
 
     def let_go(self) -> None:
         """Tell nobody any more."""
-        self._notify = nobody
-        self._give_up = _keep
+        self._notify = self._give_up = nobody
 
     def _new_conn(self, sock_map: SockMap, target: Target) -> VirtualConn:
         output = self.output
@@ -222,9 +221,5 @@ class ConnTable:
         return conn
 
 
-def nobody() -> None:
-    """Stand in for a driver that need not hear of notices."""
-
-
-def _keep(conn: VirtualConn) -> None:
-    """Stand in for ``ConnTable.evict``: the session is over."""
+def nobody(*_: object) -> None:
+    """Stand in for what need not be called: a driver, or ``evict`` after the end."""
