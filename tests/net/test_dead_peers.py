@@ -17,8 +17,7 @@ from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import FastSocket, tune_local
-from tunnel.net.tails import TAILS
+from tunnel.net.sockets import TAILS, FastSocket, tune_local
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
-from tunnel.net.tails import MOST_TAILS, TAILS, TAILS_PART
+from tunnel.net.sockets import MOST_TAILS, TAILS
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.platform.sockets import (
     KNOWS_PEERS,
@@ -41,6 +42,8 @@ LOOK_EVERY: Final = 0.2
 0.2 % of a processor."""
 LOOKS_A_TURN: Final = 64
 """Between two checkpoints: 0.3 ms."""
+TAILS_PART: Final = 1 / 16
+"""Of all descriptors, for ``Tails``."""
 LOST_QUESTIONS: Final = 3
 """So many questions may get lost on the way and say nothing. Who has paused is asked
 every 2 minutes at last by Linux before 6.15; on a line that loses one packet in twenty,
@@ -180,6 +183,5 @@ def _break(stream: FastSocket) -> None:
 
 def _name_of(sock: socket.socket) -> str:
     with suppress(OSError):
-        host, port = sock.getpeername()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return str(Address(*sock.getpeername()[:2]))
     return "?"

@@ -1,5 +1,9 @@
 """Read and write a connected socket with as few turns of the scheduler as possible.
 
+    FastStream, FastSocket, quick   the fast way to a stream's bytes
+    tune_local, end_with_fin        the options of a socket
+    Tails                           sockets that are closed with bytes unsent
+
 trio's own ``receive_some`` begins with a system call that mostly fails, and takes a
 turn of the scheduler even when it does not; ``send_all`` takes one even for what the
 kernel accepts at once. Measured over a whole tunnel, those turns cost as much as the
@@ -16,10 +20,14 @@ from typing import Final, Protocol
 
 import trio
 
-from tunnel.net.keepalive import ask_when_silent
-from tunnel.net.tails import TAILS
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.platform import sockets as kernel
-from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, Buffer
+from tunnel.platform.sockets import (
+    KEEPALIVE_AFTER,
+    KEEPALIVE_EVERY,
+    TCP_NOTSENT_LOWAT,
+    Buffer,
+)
 
 CHUNK_BYTES: Final = 131_056
 """One read of a local socket: two of the largest frames, which fill eight TLS records
@@ -28,6 +36,13 @@ MAX_PIECES: Final = 64
 """So many are written as they are; more would be small, and are cheaper joined."""
 UNSENT_BYTES: Final = 16_384
 """The kernel takes so much beyond what is on its way; the rest waits here, counted."""
+ASKED_AFTER: Final = 0.4
+"""Of ``dead_after_s``: the kernel asks who was silent for so long (60 s) …"""
+ASKED_EVERY: Final = 0.1
+"""… and again after this (15 s): seven times before it counts as dead. How often in
+all is left to the kernel, for each option costs a connect 1 µs: Linux ends it by itself
+after nine, Darwin after eight, which is all there is where no look is possible."""
+MOST_TAILS: Final = 1_024
 _READ_BYTES: Final = 65_536
 _NOTHING: Final = memoryview(b"")
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -286,10 +301,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """
         if self._number >= 0:
             self.asked_often = False
-            with suppress(OSError):
-                self.socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
-                )
+            _end_with_rst(self.socket)
             self._close()
 
     def give_up(self) -> None:
@@ -298,8 +310,8 @@ class FastSocket(trio.abc.HalfCloseableStream):
         For callers that do not own it, and so may not close it.
         """
         self.given_up, self.asked_often = True, False
+        _end_with_rst(self.socket)
         with suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self.socket.shutdown(socket.SHUT_RD)
 
     def _check_free(self, busy: bool) -> None:
@@ -351,7 +363,7 @@ def tune_local(sock: socket.socket) -> None:
         if TCP_NOTSENT_LOWAT:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-        ask_when_silent(sock)
+        _ask_when_silent(sock)
     except OSError:
         pass  # a kernel or a socket family without an option works without it
 
@@ -365,3 +377,61 @@ def end_with_fin(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FIN_ON_CLOSE)
     except OSError:
         pass  # it has been closed, or knows no such option
+
+
+def _end_with_rst(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+
+
+def _ask_when_silent(sock: socket.socket) -> None:
+    """Have the kernel ask for signs of life."""
+    dead_after_s = TIMEOUTS.get().dead_after_s
+    if KEEPALIVE_AFTER:
+        after_s = int(dead_after_s * ASKED_AFTER)
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_AFTER, after_s)
+    if KEEPALIVE_EVERY:
+        every_s = int(dead_after_s * ASKED_EVERY) or 1
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_EVERY, every_s)
+    # At last: with it each of the others would start the kernel's clock anew.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+class Tails:
+    """Sockets whose sending direction has ended, and which nobody reads here.
+
+    A socket that is closed with bytes unsent is the kernel's alone. Linux asks its
+    reader for room until the time between two questions is the longest that it may be,
+    and then throws the bytes away. Where the kernel was told to ask often, that is
+    soon; so such a socket is kept until its reader has everything, or has vanished.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[socket.socket, None] = {}
+        """In the order in which they came."""
+        self.most = MOST_TAILS
+        """With one more, the oldest is left to the kernel."""
+
+    def keep(self, sock: socket.socket) -> None:
+        """Take over a socket whose close is a clean one; end its sending direction.
+
+        It is closed when its reader has everything: at once if nothing is unsent.
+        """
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        if not kernel.unsent_bytes(sock.fileno()):
+            return sock.close()
+        while len(self.kept) >= self.most:
+            self.let_go(next(iter(self.kept)))
+        self.kept[sock] = None
+
+    def let_go(self, sock: socket.socket, *, reset: bool = False) -> None:
+        """Close one; what is unsent is lost with ``reset``, or else the kernel's."""
+        del self.kept[sock]
+        if reset:
+            _end_with_rst(sock)
+        sock.close()
+
+
+TAILS: Final = Tails()
+"""Of this process."""
