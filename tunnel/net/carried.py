@@ -99,15 +99,12 @@ class RelayState:
     def happened(self, event: Event, code: Code = Code.NORMAL) -> Act:
         """Follow the table; return what is left to the engine.
 
-        Args:
-            event: what happened.
-            code: that a broken peer gave.
+        ``code`` is what a broken peer gave.
         """
         row = TABLE[event, self.up, self.down]
         self.up, self.down = row.up, row.down
         if row.verdict is not None and self.verdict is None:
-            given = code or row.verdict.code
-            self.verdict = row.verdict._replace(code=given)
+            self.verdict = row.verdict._replace(code=code or row.verdict.code)
         if row.grace:
             self._push_at = math.inf
             self.grace_until = min(self.grace_until, in_grace())
@@ -120,7 +117,7 @@ class RelayState:
 
     def local_finished(self) -> None:
         """Take the end of file of local, which may be that of a dead socket."""
-        if is_dead(self.local):
+        if _is_dead(self.local):
             self.happened(Event.LOCAL_BROKE)
         elif self.happened(Event.LOCAL_FINISHED) is Act.TELL_PEER:
             try:
@@ -157,8 +154,8 @@ class RelayState:
             is_late = scope.cancelled_caught and self._scope is scope
             self._scope = None
         if is_late:
-            in_time = self.grace_until == math.inf
-            self.happened(Event.IDLE if in_time else Event.GRACE_OVER)
+            grace_over = self.grace_until < math.inf
+            self.happened(Event.GRACE_OVER if grace_over else Event.IDLE)
 
     def waiting_idly(self) -> AbstractContextManager[None]:
         """Wait for as long as something passes; what does puts the end off."""
@@ -189,24 +186,20 @@ class RelayState:
         # Moving a deadline costs two operations on trio's heap and leaves a dead entry
         # in it. One move per hundredth of the limit keeps that off the path of a chunk;
         # the same hundredth is added, so that the limit is never cut short.
-        now = trio.current_time()
-        step = self.idle_s / 100
-        self._push_at = now + step
-        scope.deadline = now + self.idle_s + step
+        self._push_at = trio.current_time() + self.idle_s / 100
+        scope.deadline = self._push_at + self.idle_s
 
 
-def is_dead(local: trio.abc.AsyncResource) -> bool:
+def _is_dead(local: trio.abc.AsyncResource) -> bool:
     """Tell an end of file that is none: the RST was reported to a write before.
 
     The kernel reports it once. The write that took it may not have come back yet, so
     its word cannot be waited for. After our own FIN nothing is written, and the state
     CLOSE is the regular end of both. Whoever was given up is as good as dead.
     """
-    if not isinstance(local, FastSocket):
-        return False
-    if local.given_up or local.finished:
-        return local.given_up
-    return is_closed(local.socket)
+    return isinstance(local, FastSocket) and (
+        local.given_up or (not local.finished and is_closed(local.socket))
+    )
 
 
 def in_grace() -> float:

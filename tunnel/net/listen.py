@@ -24,10 +24,9 @@ from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
-from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
+from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
-from tunnel.net.trusted_proxy import vouched_peer
 from tunnel.platform.sockets import ENONET
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ an early close still arrives (protocol.md#close). This module opens nothing, and
 no link: all that it is told of one is how a virtual TCP connection broke.
 
 A socket is carried by the session, if that can (``carried``); any other stream takes
-two tasks. What an end means is decided in ``relay_policy``. A unix socket
-knows no RST: its end is a close, behind what was written.
+two tasks. What an end means is decided in ``relay_policy``. A unix socket knows no RST:
+its end is a close, behind what was written.
 """
 
 from __future__ import annotations

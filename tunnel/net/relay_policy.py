@@ -175,16 +175,14 @@ def closed(code: Code) -> Event:
 
 
 def _row(event: Event, up: Up, down: Down) -> Row:
-    for rule in _RULES:
-        if rule.event is event and up in rule.ups and down in rule.downs:
-            break
-    else:
-        return Row(up, down, Act.GO_ON, None, grace=False)
-    if (up, down) == (Up.OVER, Down.OVER):
-        return Row(up, down, Act.GO_ON, None, grace=False)
-    if rule.act is Act.STOP:
-        return Row(Up.OVER, Down.OVER, Act.STOP, rule.verdict, grace=False)
-    return Row(rule.up or up, rule.down or down, rule.act, rule.verdict, rule.grace)
+    if (up, down) != (Up.OVER, Down.OVER):
+        for rule in _RULES:
+            if rule.event is event and up in rule.ups and down in rule.downs:
+                if rule.act is Act.STOP:
+                    return Row(Up.OVER, Down.OVER, Act.STOP, rule.verdict, grace=False)
+                up, down = rule.up or up, rule.down or down
+                return Row(up, down, rule.act, rule.verdict, rule.grace)
+    return Row(up, down, Act.GO_ON, None, grace=False)
 
 
 TABLE: Final[Mapping[tuple[Event, Up, Down], Row]] = {
