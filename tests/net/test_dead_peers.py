@@ -130,8 +130,8 @@ async def test_whoever_waits_for_the_dead_hears_it(
 ) -> None:
     arrivals, scope = Arrivals(), trio.CancelScope()
     with connected() as (ours, far), connected() as (alive, _):
-        arrivals.came_in(ours)
-        arrivals.came_in(alive)
+        arrivals.add(ours)
+        arrivals.add(alive)
         while ours.write_now(bytes(65_536)):
             pass
         async with trio.open_nursery() as nursery:
@@ -171,7 +171,7 @@ async def test_what_carries_a_socket_is_told_once(
 
     arrivals, carrier, scope = Arrivals(), Carrier(), trio.CancelScope()
     with connected() as (ours, _):
-        arrivals.dialled(ours)
+        arrivals.add(ours, 0)
         carried(ours, carrier)
         kernel.dead.add(ours.socket)
         async with trio.open_nursery() as nursery:
@@ -205,7 +205,7 @@ async def test_a_look_at_thousands_gives_others_their_turns(
     with one, other:
         everybody = [FastSocket(one) for _ in range(4 * LOOKS_A_TURN)]
         for stream in everybody:
-            arrivals.came_in(stream)
+            arrivals.add(stream)
         trio.lowlevel.add_instrument(turns)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)
@@ -239,7 +239,7 @@ async def test_who_pauses_is_asked_often_enough_and_nobody_else_costs_anything(
     with connected() as (pauses, _), connected() as (reads, _):
         before_ms = asks_every_ms(reads.socket)
         for stream in (pauses, reads):
-            arrivals.came_in(stream)
+            arrivals.add(stream)
         kernel.paused.add(pauses.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)
@@ -282,7 +282,7 @@ async def tail(kernel: Fake) -> AsyncIterator[Tail]:
         asks_every_ms(ours.socket)
         while taken := ours.write_now(bytes(65_536)):
             size += taken
-        arrivals.came_in(ours)
+        arrivals.add(ours)
         kernel.paused.add(ours.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)

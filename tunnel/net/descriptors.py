@@ -21,11 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.log import log_event
-from tunnel.platform.process import (
-    descriptor_hard_limit,
-    descriptor_limit,
-    raise_descriptor_limit,
-)
+from tunnel.platform.process import descriptor_limits, raise_descriptor_limit
 from tunnel.platform.sockets import passed
 
 if TYPE_CHECKING:
@@ -56,9 +52,9 @@ def raise_limit() -> None:
     try:
         raise_descriptor_limit()
     except (OSError, ValueError) as error:
+        limit, wanted = descriptor_limits()
         log_event(LOG, logging.WARNING, "descriptors.limited",
-            limit=descriptor_limit(), wanted=descriptor_hard_limit(),
-            reason=str(error))  # fmt: skip
+            limit=limit, wanted=wanted, reason=str(error))  # fmt: skip
     DESCRIPTORS.look()
 
 
@@ -86,29 +82,23 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._turn: trio.Lock | None = None  # most never need it, and it is large
-        self._said: dict[FastSocket, int] = {}
+        self._said: dict[FastSocket, int | None] = {}
 
     def __len__(self) -> int:
         return len(self._said)
 
-    def came_in(self, visitor: FastSocket) -> None:
-        """Add a visitor, which is silent for as long as it has sent nothing."""
-        if not self._said:
-            DESCRIPTORS.crowds.add(self)
-        self._said[visitor] = -1
-        PRESENT[visitor] = None
-
-    def dialled(self, target: FastSocket, said_bytes: int = 0) -> None:
-        """Add a dialled socket, which is silent for as long as nobody speaks to it.
+    def add(self, stream: FastSocket, said_bytes: int | None = None) -> None:
+        """Add a socket that is silent for as long as its peer has sent nothing.
 
         Args:
-            target: is connected.
-            said_bytes: what this process itself has said to it, or is about to.
+            stream: of a visitor, or of a target that is dialled.
+            said_bytes: what this process itself has said to a target, or is about to:
+                it is silent for as long as nobody else speaks to it. None: a visitor.
         """
         if not self._said:
             DESCRIPTORS.crowds.add(self)
-        self._said[target] = said_bytes
-        PRESENT[target] = None
+        self._said[stream] = said_bytes
+        PRESENT[stream] = None
 
     def left(self, stream: FastSocket) -> None:
         """Take out one that was added and is closed, or about to be."""
@@ -149,13 +139,13 @@ class Arrivals:
         return False
 
 
-def _is_silent(sock: socket.socket, said_bytes: int) -> bool:
+def _is_silent(sock: socket.socket, said_bytes: int | None) -> bool:
     """Ask the kernel; where it does not know, none is silent."""
     bytes_of = passed(sock)
     if bytes_of is None:
         return False
     acked, received = bytes_of
-    if said_bytes < 0:
+    if said_bytes is None:
         return not received and acked <= GREETING_BYTES
     # The kernel counts the SYN of who dials as a byte.
     return acked <= said_bytes + 1 and received <= GREETING_BYTES
@@ -180,17 +170,13 @@ class Descriptors:
 
     def look(self) -> None:
         """Read the limit anew."""
-        self.limit = descriptor_limit()
-        self.edge = self.limit - self._reserve
-
-    @property
-    def _reserve(self) -> int:
-        return min(RESERVE, self.limit // 4)
+        self.limit, _hard = descriptor_limits()
+        self.edge = self.limit - min(RESERVE, self.limit // 4)
 
     @property
     def many_leave(self) -> bool:
         """Whether more of them are leaving than fit beside links into the reserve."""
-        return self.leaving * 4 >= self._reserve
+        return self.leaving * 4 >= self.limit - self.edge
 
     def share(self, part: float, most: int) -> int:
         """Return a part of all descriptors: at least 1, and no more than ``most``."""
@@ -248,11 +234,7 @@ class Descriptors:
 
 
 class Told:
-    """A warning that is logged at once, and then now and then, with a count.
-
-    Args:
-        event: its name in the log.
-    """
+    """A warning that is logged at once, and then now and then, with a count."""
 
     def __init__(self, event: str) -> None:
         self._event = event

@@ -42,7 +42,7 @@ from tunnel.platform.sockets import (
     CONNECT_BEGUN,
     CONNECT_UNDER_WAY,
     UNIX_FAMILY,
-    open_tcp_socket,
+    open_socket,
     open_unix_socket,
 )
 
@@ -356,7 +356,9 @@ def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
 
 
 def _new_socket(family: int) -> socket.socket:
-    return open_unix_socket() if family == UNIX_FAMILY else open_tcp_socket(family)
+    if family == UNIX_FAMILY:
+        return open_unix_socket()
+    return open_socket(family, socket.SOCK_STREAM)
 
 
 async def _finish(

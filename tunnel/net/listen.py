@@ -261,7 +261,7 @@ class _Entrance:
             except trio.WouldBlock:
                 await self._wait_for_a_place(stream)
             if isinstance(stream, FastSocket) and not self._links:
-                self._arrivals.came_in(stream)
+                self._arrivals.add(stream)
             self._newcomers.add(stream)
             self._nursery.start_soon(self._supervise, stream)
 

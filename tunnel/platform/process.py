@@ -42,21 +42,16 @@ def let_through(number: signal.Signals) -> None:
 # Descriptors -------------------------------------------------------------------------
 
 
-def descriptor_limit() -> int:
-    """Return how many descriptors this process may have; ``MANY`` if not known."""
-    if sys.platform == "win32":
-        return MANY
-    else:
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return soft if soft != resource.RLIM_INFINITY else MANY
+def descriptor_limits() -> tuple[int, int]:
+    """Return how many descriptors this process may have, and may raise that to.
 
-
-def descriptor_hard_limit() -> int:
-    """Return how far the process may raise that limit; ``MANY`` if not known."""
+    ``MANY`` if not known.
+    """
     if sys.platform == "win32":
-        return MANY
+        return MANY, MANY
     else:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (soft if soft != resource.RLIM_INFINITY else MANY), hard
 
 
 def raise_descriptor_limit() -> None:
@@ -67,7 +62,7 @@ def raise_descriptor_limit() -> None:
         ValueError: the same.
     """
     if sys.platform != "win32":
-        hard = descriptor_hard_limit()
+        _soft, hard = descriptor_limits()
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -82,7 +82,7 @@ async def serve_bind(
     except trio.BrokenResourceError:
         await reset_socket(local)
         return
-    TARGETS.dialled(local)
+    TARGETS.add(local, 0)
     try:
         await relay(local, stream)
     finally:
