@@ -1,10 +1,13 @@
 """Reach a target: resolve its name, check each address, dial, say honestly why not.
 
-The address that was checked is the one that is dialled. A name is resolved once, here,
+The address that was checked is the one that is dialled: a name is resolved once, here,
 so an answer that changes between check and use gains nothing. An IPv4-mapped IPv6
 address (``::ffff:127.0.0.1``) is checked and dialled as the IPv4 address that it means.
-This module knows nothing of links, users or rules: ``allow`` decides. What went wrong
-becomes a code and words in ``net.dial_failures``.
+What went wrong becomes a code and words in ``dial_failures``.
+
+    connect, begin, probe, Dial     a connection that is being made
+    _begin_one, _finish             one attempt
+    resolve, endpoints, loopbacks   the addresses that are tried, in order
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from ipaddress import IPv6Address
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.addresses import UnixPath, host_of, is_localhost
+from tunnel.addresses import LOOPBACKS, UnixPath, host_of, is_localhost, unmapped
 from tunnel.errors import LocalStreamError
 from tunnel.net.dial_failures import (
     give_up,
@@ -29,15 +34,7 @@ from tunnel.net.dial_failures import (
     not_allowed,
     unusable,
 )
-from tunnel.net.endpoints import Endpoint, SockAddr, endpoints, loopbacks
-from tunnel.net.lookup import (
-    LOOKUP_S,
-    Asked,
-    known,
-    look_up,
-    look_up_own,
-    silence,
-)
+from tunnel.net.lookup import LOOKUP_S, Asked, known, look_up, look_up_own, silence
 from tunnel.platform.sockets import (
     CONNECT_BEGUN,
     CONNECT_UNDER_WAY,
@@ -56,8 +53,12 @@ if TYPE_CHECKING:
 STAGGER_S: Final = 0.25
 """How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
 
+MAX_ADDRESSES: Final = 16
+"""Addresses of one name that are tried: who owns a name must not buy a port scan."""
 _BACKLOG_POLL_S: Final = 0.02
 """The kernel has no event for room in the backlog of a unix socket."""
+
+SockAddr = tuple[str | int | bytes, ...] | str
 
 Within = Callable[[float], AbstractContextManager[object]]
 """Return a context that raises ``trio.TooSlowError`` at that time of trio's clock.
@@ -69,6 +70,18 @@ Allow = Callable[[str, int], bool]
 
 Opened = Callable[[socket.socket], None]
 """Look at a socket before it dials; an ``OSError`` stops it."""
+
+
+class Endpoint(NamedTuple):
+    """One numeric address or unix path, ready for connect(2)."""
+
+    family: int
+    sockaddr: SockAddr
+
+    @property
+    def host(self) -> str:
+        """The IP address, or the path."""
+        return str(self.sockaddr[0])
 
 
 class _Begun(NamedTuple):
@@ -104,7 +117,7 @@ async def connect(
 
     Args:
         target: an IP address, a name, which is resolved here, or a unix socket.
-        allow: asked with every numeric address and the port before it is dialled.
+        allow: asked about every address before it is dialled.
         deadline_s: for everything together, the resolution included.
         within: may end a wait sooner, for a caller that has lost interest.
         opened: asked about every socket before it dials.
@@ -210,19 +223,17 @@ class Dial:
             self.begin(found)
 
     def begin(self, found: Answer) -> None:
-        """Begin with these addresses, if that is what the resolver has answered."""
+        """Begin with these addresses; ``finish`` raises what is none."""
         if isinstance(found, Exception):
-            return  # `finish` raises it
-        addresses = endpoints(found, self._port)
-        if addresses:
-            self._begin(addresses)
+            return
+        if found:
+            self._begin(endpoints(found, self._port))
         else:
             self._failures.append(no_address())
 
     def _begin(self, endpoints: list[Endpoint]) -> None:
         allow, port = self._allow, self._port
-        allowed = [e for e in endpoints if allow(e.host, port)]
-        if allowed:
+        if allowed := [e for e in endpoints if allow(e.host, port)]:
             self._begin_next(allowed)
         else:
             self._failures.append(not_allowed(self._target))
@@ -240,23 +251,22 @@ class Dial:
         self._rest = []
 
     async def finish(self, within: Within = trio.fail_at) -> socket.socket:
-        """Wait for the connection; see ``connect``. No checkpoint if it is there.
-
-        Whatever this raises, nothing is left open.
-        """
+        """Wait for the connection; see ``connect``. No checkpoint if it is there."""
         first = self._first
         if first is not None and not first.waits:
             self._first = None
             return first.sock
         try:
             if self._asked is not None:
-                await self._wait_for_answer(self._asked, within)
+                patience_s = min(self._deadline_s, LOOKUP_S)
+                until = self._until - self._deadline_s + patience_s
+                await self._asked.wait(within(until), patience_s)
             first, self._first = self._first, None  # closed by those that wait for it
-            if first is not None and first.waits and self._rest:
+            if first is not None:
+                if not (first.waits and self._rest):
+                    return await _finish(first, self._until, within)
                 with within(self._until):
                     return await self._race(first)
-            if first is not None:
-                return await _finish(first, self._until, within)
         except (OSError, UnicodeError) as error:
             # Its traceback holds this frame, which holds it: a cycle for the collector.
             self._failures.append(error.with_traceback(None))
@@ -273,7 +283,7 @@ class Dial:
         The first to succeed ends the others (RFC 8305 §5).
 
         Raises:
-            OSError: the last failure, if all failed; the others are in ``_failures``.
+            OSError: the last failure, if all failed.
         """
         winners: list[socket.socket] = []
         failed = trio.Event()
@@ -305,18 +315,6 @@ class Dial:
                 sock.close()
         raise self._failures.pop()
 
-    async def _wait_for_answer(self, asked: Asked, within: Within) -> None:
-        """Wait for the addresses of the name; raise what the resolver has raised."""
-        patience_s = min(self._deadline_s, LOOKUP_S)
-        until = self._until - self._deadline_s + patience_s
-        try:
-            with within(until):
-                await asked.wait()
-        except trio.TooSlowError:
-            raise asked.why_not(patience_s) from None
-        if isinstance(asked.answer, Exception):
-            raise asked.answer
-
     def close(self) -> None:
         """Give it up, unless it is finished; harmless then."""
         if self._asked is not None:
@@ -327,14 +325,14 @@ class Dial:
             self._first = None
 
 
-# One attempt -----------------------------------------------------------------------
+# One attempt -------------------------------------------------------------------------
 
 
 def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
     """Call connect(2).
 
     Raises:
-        OSError: it failed at once; no descriptor is open.
+        OSError: it failed at once; nothing is open.
     """
     sock = _new_socket(endpoint.family)
     sockaddr = endpoint.sockaddr
@@ -344,15 +342,15 @@ def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
         if error in CONNECT_BEGUN:
             # Over loopback it has succeeded or failed by now, and this says how.
             error = sock.connect_ex(sockaddr)
-        if error in CONNECT_UNDER_WAY or (
+        waits = error in CONNECT_UNDER_WAY or (
             error == errno.EAGAIN and endpoint.family == UNIX_FAMILY
-        ):
-            return _Begun(sock, sockaddr, True)
-        _check_connected(sock, sockaddr, error)
+        )
+        if not waits:
+            _check_connected(sock, sockaddr, error)
     except BaseException:
         sock.close()
         raise
-    return _Begun(sock, sockaddr, False)
+    return _Begun(sock, sockaddr, waits)
 
 
 def _new_socket(family: int) -> socket.socket:
@@ -392,11 +390,11 @@ async def _wait_for_backlog(sock: socket.socket, path: str) -> int:
 
     Trio would take the kernel's "no room" (EAGAIN) for a connect that is under way.
     """
-    while True:
+    error = errno.EAGAIN
+    while error == errno.EAGAIN:
         await trio.sleep(_BACKLOG_POLL_S)
         error = sock.connect_ex(path)
-        if error != errno.EAGAIN:
-            return error
+    return error
 
 
 def _check_connected(sock: socket.socket, sockaddr: SockAddr, error: int) -> None:
@@ -408,7 +406,7 @@ def _check_connected(sock: socket.socket, sockaddr: SockAddr, error: int) -> Non
         raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
 
 
-# Addresses to dial -----------------------------------------------------------------
+# The addresses that are tried, in order ----------------------------------------------
 
 
 async def resolve(
@@ -422,8 +420,7 @@ async def resolve(
         LocalStreamError: as ``connect`` does.
     """
     _check(address)
-    found = await _look_up(address, deadline_s)
-    for endpoint in endpoints(found, address.port):
+    for endpoint in endpoints(await _look_up(address, deadline_s), address.port):
         if allow(endpoint.host, address.port):
             return replace(address, host=endpoint.host)
     raise not_allowed(address)
@@ -449,6 +446,33 @@ async def _look_up(
     except trio.TooSlowError:
         give_up(address, [silence(deadline_s)])
     return found
+
+
+def endpoints(found: list[Found], port: int) -> list[Endpoint]:
+    """Return the addresses of a host, each once.
+
+    The resolver's first choice stays first (RFC 6724). The families alternate, so that
+    a broken one costs one delay (RFC 8305 §4).
+    """
+    families: dict[int, dict[Endpoint, None]] = {}
+    for family, host, rest in found:
+        endpoint = Endpoint(family, (host, port, *rest))
+        if family == socket.AF_INET6:
+            ip = unmapped(IPv6Address(host))
+            if ip.version == 4:
+                endpoint = Endpoint(socket.AF_INET, (str(ip), port))
+        families.setdefault(endpoint.family, {})[endpoint] = None
+    turns = chain.from_iterable(zip_longest(*families.values()))
+    return [endpoint for endpoint in turns if endpoint is not None][:MAX_ADDRESSES]
+
+
+def loopbacks(port: int) -> list[Endpoint]:
+    """Return both loopbacks of this machine."""
+    ipv4, ipv6 = LOOPBACKS
+    return [
+        Endpoint(socket.AF_INET, (ipv4, port)),
+        Endpoint(socket.AF_INET6, (ipv6, port, 0, 0)),
+    ]
 
 
 def _is_ipv4(host: str) -> bool:

@@ -28,6 +28,7 @@ from tunnel.platform.sockets import EAI_ADDRFAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from outcome import Outcome
 
@@ -168,31 +169,16 @@ HOSTS: Final = HostsFile()
 
 
 class Lookup:
-    """One name that is being looked up, and the calls that wait for it."""
+    """One name that is being looked up."""
 
-    __slots__ = ("_calls", "began", "host")
+    __slots__ = ("began", "calls", "host")
 
     def __init__(self, host: bytes) -> None:
         self.host = host
         self.began: float | None = None
         """When a thread began; None while the name waits for one."""
-        self._calls: list[Callable[[Answer], None]] = []
-
-    def tell(self, answer: Answer) -> None:
-        """Call all that wait, in order."""
-        calls, self._calls = self._calls, []
-        for call in calls:
-            call(answer)
-
-    def join(self, call: Callable[[Answer], None]) -> None:
-        """Add a call that waits."""
-        self._calls.append(call)
-
-    def leave(self, call: Callable[[Answer], None]) -> bool:
-        """Remove a call, if it still waits; return whether others do."""
-        with suppress(ValueError):
-            self._calls.remove(call)
-        return bool(self._calls)
+        self.calls: list[Callable[[Answer], None]] = []
+        """Those that wait, in the order in which they are told."""
 
 
 class Lookups:
@@ -204,7 +190,8 @@ class Lookups:
         self.start_thread = trio.lowlevel.start_thread_soon
         self._trio = trio.lowlevel.current_trio_token()
         self._lookups: dict[bytes, Lookup] = {}
-        self._queue: dict[Lookup, None] = {}
+        self.queued: dict[Lookup, None] = {}
+        """Names that wait for a thread, in order."""
         self._at_work = 0
         self._slow_at_work = 0
         self._slow: dict[bytes, None] = {}
@@ -222,32 +209,29 @@ class Lookups:
         name = encoded(host)
         lookup = self._lookups.get(name)
         if lookup is None:
-            if len(self._queue) >= MAX_QUEUED:
+            if len(self.queued) >= MAX_QUEUED:
                 raise _busy(f"{MAX_QUEUED:,} names wait to be looked up already")
             lookup = self._lookups[name] = Lookup(name)
-            self._queue[lookup] = None
-        lookup.join(call)
+            self.queued[lookup] = None
+        lookup.calls.append(call)
         self._work()
         return lookup
 
     def give_up(self, lookup: Lookup, call: Callable[[Answer], None]) -> None:
         """Take a call back. A look-up that none waits for gets no thread."""
-        if not lookup.leave(call) and lookup.began is None and lookup in self._queue:
-            del self._queue[lookup]
+        with suppress(ValueError):
+            lookup.calls.remove(call)
+        if not lookup.calls and lookup in self.queued:
+            del self.queued[lookup]
             del self._lookups[lookup.host]
-
-    @property
-    def queued(self) -> int:
-        """Return how many names wait for a thread."""
-        return len(self._queue)
 
     def _work(self) -> None:
         """Begin with the queued names that may have a thread, in order."""
         while self._at_work < CREW:
-            lookup = next(filter(self._may_begin, self._queue), None)
+            lookup = next(filter(self._may_begin, self.queued), None)
             if lookup is None:
                 return
-            del self._queue[lookup]
+            del self.queued[lookup]
             lookup.began = trio.current_time()
             slow = lookup.host in self._slow
             self._at_work += 1
@@ -269,9 +253,8 @@ class Lookups:
         self, lookup: Lookup, slow: bool, result: Outcome[list[Found]]
     ) -> None:
         """Hand a result over to trio; runs in the thread."""
-        answer: Answer
         try:
-            answer = result.unwrap()
+            answer: Answer = result.unwrap()
         except Exception as error:  # raised where the answer is waited for
             answer = error.with_traceback(None)
         with suppress(trio.RunFinishedError):  # no task is left to hear it
@@ -286,7 +269,9 @@ class Lookups:
             self._slow[lookup.host] = None
             if len(self._slow) > MAX_SLOW:
                 del self._slow[next(iter(self._slow))]
-        lookup.tell(answer)
+        calls, lookup.calls = lookup.calls, []
+        for call in calls:
+            call(answer)
         self._work()
 
 
@@ -315,28 +300,43 @@ def encoded(host: str) -> bytes:
 class Asked:
     """One wait for a look-up; ``close`` it if it may not have come to its end."""
 
-    __slots__ = ("_call", "_done", "_lookup", "answer")
+    __slots__ = ("_answer", "_call", "_done", "_lookup")
 
     def __init__(self, host: str, call: Callable[[Answer], None]) -> None:
-        self.answer: Answer | None = None
+        self._answer: Answer = []
         self._done = trio.Event()
         self._call = call
         self._lookup = lookups().begin(host, self._told)
 
     def _told(self, answer: Answer) -> None:
-        self.answer = answer
+        self._answer = answer
         self._call(answer)
         self._done.set()
 
-    async def wait(self) -> None:
-        """Wait until ``call`` was called."""
-        await self._done.wait()
+    async def wait(
+        self, patience: AbstractContextManager[object], patience_s: float
+    ) -> list[Found]:
+        """Wait until ``call`` was called; return the addresses.
 
-    def why_not(self, patience_s: float) -> OSError:
-        """Return what the look-up still waited for when that time was up."""
-        if self._lookup.began is None:
-            return _busy("other names, which nobody answers for, are looked up first")
-        return silence(patience_s)
+        Args:
+            patience: raises ``trio.TooSlowError`` when it is over.
+            patience_s: how long it is, for the words of the error.
+
+        Raises:
+            OSError: there are none, or patience is over.
+            UnicodeError: it cannot be a name.
+        """
+        try:
+            with patience:
+                await self._done.wait()
+        except trio.TooSlowError:
+            if self._lookup.began is None:
+                why = "other names, which nobody answers for, are looked up first"
+                raise _busy(why) from None
+            raise silence(patience_s) from None
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
 
     def close(self) -> None:
         """Stop waiting; harmless when it is over."""
@@ -356,14 +356,9 @@ async def look_up(host: str) -> list[Found]:
         return found
     asked = Asked(host, lambda _answer: None)
     try:
-        with trio.move_on_after(LOOKUP_S):
-            await asked.wait()
+        return await asked.wait(trio.fail_after(LOOKUP_S), LOOKUP_S)
     finally:
         asked.close()
-    answer = asked.answer if asked.answer is not None else asked.why_not(LOOKUP_S)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 async def look_up_own(host: str) -> list[Found]:
