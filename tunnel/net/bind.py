@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, Address, is_localhost
@@ -40,11 +41,11 @@ async def bind_all(
 ) -> list[socket.socket]:
     """Bind a socket on every address of ``host``; the caller closes the sockets.
 
-    The sockets do not block. Port 0 takes one that is free on all addresses.
+    They do not block.
 
     Args:
         host: an address of this machine, a name of one, ``*`` or ``localhost``.
-        port: the same on all addresses.
+        port: the same on all addresses; 0 takes one that is free on all of them.
         kind: TCP or UDP.
         prepare: called with each socket before it is bound.
         backlog: listen, with this many places for connections; None for UDP.
@@ -52,7 +53,9 @@ async def bind_all(
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
-    both = _both(host)
+    both = WILDCARDS if host == EVERYWHERE else ()
+    if is_localhost(host):
+        both = LOOPBACKS
     try:
         where = await _addresses(both or (host,), port, kind)
     except OSError as error:
@@ -71,12 +74,6 @@ def is_in_use(error: AddressError) -> bool:
     """Say whether another program has the port, so that another one may do."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
-
-
-def _both(host: str) -> tuple[str, ...]:
-    if host == EVERYWHERE:
-        return WILDCARDS
-    return LOOPBACKS if is_localhost(host) else ()
 
 
 async def _addresses(
@@ -99,25 +96,18 @@ def _bind(
     may_lack: bool,
 ) -> list[socket.socket]:
     bound: list[socket.socket] = []
-    lacking: OSError | None = None
-    try:
-        for family, (host, wanted, *rest) in addresses:
+    with ExitStack() as opened:
+        for number, (family, (host, wanted, *rest)) in enumerate(addresses, 1):
             port = int(wanted) or (bound[0].getsockname()[1] if bound else 0)
             try:
                 sock = bind_one(family, (host, port, *rest), kind, prepare, backlog)
             except OSError as error:
-                if not (may_lack and error.errno in _FAMILY_LACKING):
+                lacks = may_lack and error.errno in _FAMILY_LACKING
+                if not lacks or (number == len(addresses) and not bound):
                     raise address_error(str(host), port, error) from error
-                lacking = error
             else:
-                bound.append(sock)
-        if lacking is not None and not bound:
-            host, port = map(str, addresses[-1][1][:2])
-            raise address_error(host, int(port), lacking) from lacking
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
+                bound.append(opened.enter_context(sock))
+        opened.pop_all()
     return bound
 
 

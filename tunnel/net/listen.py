@@ -78,9 +78,9 @@ class PortListener(trio.abc.Listener[FastSocket]):
     """
 
     def __init__(self, listener: socket.socket) -> None:
+        tune_local(listener)  # Linux: accepted sockets inherit the options
         self._plain = listener
-        tune_local(self._plain)  # Linux: accepted sockets inherit the options
-        self.socket = trio.socket.from_stdlib_socket(self._plain)
+        self.socket = trio.socket.from_stdlib_socket(listener)
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
@@ -215,13 +215,11 @@ class _Entrance:
     def __init__(
         self, handle: Handle, most: int, nursery: trio.Nursery, *, links: bool
     ) -> None:
-        if not links:
-            most = DESCRIPTORS.share(ENTRY_SHARE, most)
         self._handle = handle
         self._nursery = nursery
         self._links = links
-        self._most = most
-        self._room = trio.Semaphore(most)
+        self._most = most if links else DESCRIPTORS.share(ENTRY_SHARE, most)
+        self._room = trio.Semaphore(self._most)
         self._arrivals = Arrivals()
         self._visitors = VISITORS.get()
         self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
@@ -320,7 +318,12 @@ class _Entrance:
         except ValueError as error:
             _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, proxy)
             return
-        serving = await self._begin_in_turn(number, stream, visitor)
+        # Behind earlier ones whose header came in the same turn.
+        self._said[number] = stream, visitor
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for first in sorted(self._said):
+            self._begun[first] = self._begin(*self._said.pop(first))
+        serving = self._begun.pop(number)
         if serving is None:
             return
         try:
@@ -328,16 +331,6 @@ class _Entrance:
         finally:
             if not self._links:
                 self._visitors.leave(visitor.host)
-
-    async def _begin_in_turn(
-        self, number: int, stream: FastSocket, visitor: Address
-    ) -> Awaitable[None] | None:
-        """Begin behind earlier ones whose header came in the same turn."""
-        self._said[number] = stream, visitor
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        for first in sorted(self._said):
-            self._begun[first] = self._begin(*self._said.pop(first))
-        return self._begun.pop(number)
 
     async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
         peer, serving = self._newcomers.take(stream, self._begin_one)

@@ -122,12 +122,6 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """What a cancelled ``put`` has not written."""
 
     @classmethod
-    def dialled(cls, sock: socket.socket) -> FastSocket:
-        """Make one of a socket that was connected here, and set its options."""
-        tune_local(sock)
-        return cls(sock)
-
-    @classmethod
     def of(cls, sock: trio.socket.SocketType) -> FastSocket:
         """Make one of a socket of trio's, for which no task waits."""
         family, kind, proto = sock.family, sock.type, sock.proto

@@ -44,9 +44,7 @@ class UnixListener(PortListener):
         await super().aclose()
 
 
-async def listen_at(
-    where: End, backlog: int = BACKLOG
-) -> tuple[Sequence[PortListener], End]:
+async def listen_at(where: End) -> tuple[Sequence[PortListener], End]:
     """Listen on an address or a unix path; return the listeners, and where they are.
 
     The caller closes the listeners; ``serve`` does.
@@ -55,13 +53,13 @@ async def listen_at(
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
     if isinstance(where, UnixPath):
-        return [open_unix_listener(where, backlog)], where
-    listeners = await open_listener(where.host, where.port, backlog)
+        return [open_unix_listener(where)], where
+    listeners = await open_listener(where.host, where.port)
     port: int = listeners[0].socket.getsockname()[1]
     return listeners, Address(where.host, port)
 
 
-def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
+def open_unix_listener(where: UnixPath) -> UnixListener:
     """Listen on a unix path; the caller closes the listener.
 
     Raises:
@@ -71,22 +69,22 @@ def open_unix_listener(where: UnixPath, backlog: int = BACKLOG) -> UnixListener:
     path = where.path
     try:
         try:
-            sock = _bind(path, backlog)
+            sock = _bind(path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
                 raise
             os.unlink(path)
-            sock = _bind(path, backlog)
+            sock = _bind(path)
         return UnixListener(sock, path)
     except OSError as error:
         raise _address_error(where, error) from error
 
 
-def _bind(path: str, backlog: int) -> socket.socket:
+def _bind(path: str) -> socket.socket:
     sock = open_unix_socket()
     try:
         bind_private(sock, path, MODE)
-        sock.listen(backlog)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -126,15 +124,12 @@ def _address_error(where: UnixPath, error: OSError) -> AddressError:
                 f"mkdir -p {folder}",
             )
         case errno.EACCES | errno.EPERM | errno.EROFS:
+            own_folder = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
             return AddressError(
                 f"cannot listen on {where}",
                 "this user may not make a file there",
-                f"choose a folder of your own: unix:{_own_folder()}/app.sock",
+                f"choose a folder of your own: unix:{own_folder}/app.sock",
                 Exit.AUTH,
             )
         case _:
             return AddressError(f"cannot listen on {where}", error.strerror or "")
-
-
-def _own_folder() -> str:
-    return os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108 - a mere proposal
