@@ -5,11 +5,10 @@ acknowledgement; what it repeats then, it repeats for a quarter of an hour. So a
 connections are looked at now and then: the kernel knows when it last heard of the other
 end, and how often it has asked since.
 
-Who reads nothing, but answers, is alive and may stay. TCP_USER_TIMEOUT would end those
-too, and so is not used for local connections. The kernel asks such a one ever more
-rarely, every 2 minutes at last: who vanishes while it pauses would be found after nine.
-Where Linux can be told to ask more often (6.15 and later), it is, at the first look
-that finds somebody who was asked.
+Who reads nothing, but answers, is alive and may stay; TCP_USER_TIMEOUT would end those
+too. The kernel asks such a one ever more rarely, every 2 minutes at last: who vanishes
+while it pauses would be found after nine. Where Linux can be told to ask more often
+(6.15 and later), it is, at the first look that finds somebody who was asked.
 """
 
 from __future__ import annotations
@@ -27,12 +26,7 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
 from tunnel.net.sockets import MOST_TAILS, TAILS
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.platform.sockets import (
-    KNOWS_PEERS,
-    TCP_RTO_MAX_MS,
-    tcp_info,
-    unsent_bytes,
-)
+from tunnel.platform.sockets import KNOWS_PEERS, TCP_RTO_MAX_MS, tcp_info, unsent_bytes
 
 if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket

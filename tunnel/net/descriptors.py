@@ -4,10 +4,9 @@ The kernel always gives out the lowest free number. So nothing has to be counted
 socket whose number is at the edge or above proves that so many are open. A few numbers
 above the edge are kept back, for links and for what the process itself needs.
 
-When the edge is reached, or when one entry has its share, silent connections go first:
-visitors that have said nothing since they came, the oldest before the others. The
-kernel knows which have spoken, and is asked only then; nothing is noted while bytes
-pass.
+When the edge is reached, or when one entry has its share, silent connections go first,
+the oldest before the others. The kernel knows which have spoken, and is asked only
+then; nothing is noted while bytes pass.
 """
 
 from __future__ import annotations
@@ -88,12 +87,10 @@ class Arrivals:
         return len(self._said)
 
     def add(self, stream: FastSocket, said_bytes: int | None = None) -> None:
-        """Add a socket that is silent for as long as its peer has sent nothing.
+        """Add a visitor, silent until it speaks, or a target, silent until spoken to.
 
-        Args:
-            stream: of a visitor, or of a target that is dialled.
-            said_bytes: what this process itself has said to a target, or is about to:
-                it is silent for as long as nobody else speaks to it. None: a visitor.
+        ``said_bytes``: of this process itself to the target, now or soon; None: it is a
+        visitor.
         """
         if not self._said:
             DESCRIPTORS.crowds.add(self)
@@ -113,9 +110,8 @@ class Arrivals:
     async def wait_for_leavers(self) -> None:
         """Wait for those that were given up to leave; one newcomer waits at a time.
 
-        Any number may come in one turn of the loop, in which none can leave: without
-        this wait they would be refused, and if all of them looked again in each turn,
-        newcomers of other entries would wait for that.
+        Without it, what comes in one turn of the loop, in which none can leave, would
+        be refused; and if all looked in each turn, other entries would wait for that.
         """
         self._turn = self._turn or trio.Lock()
         async with self._turn:
@@ -152,11 +148,7 @@ def _is_silent(sock: socket.socket, said_bytes: int | None) -> bool:
 
 
 class Descriptors:
-    """How many descriptors the process may have, and which entries have them.
-
-    The limit is read when this is made, and again when none was left: it can be changed
-    from outside.
-    """
+    """How many descriptors the process may have, and which entries have them."""
 
     def __init__(self) -> None:
         self.limit = self.edge = 0
@@ -169,7 +161,7 @@ class Descriptors:
         self.look()
 
     def look(self) -> None:
-        """Read the limit anew."""
+        """Read the limit anew: it can be changed from outside."""
         self.limit, _hard = descriptor_limits()
         self.edge = self.limit - min(RESERVE, self.limit // 4)
 
@@ -194,7 +186,7 @@ class Descriptors:
     def make_room(self, number: int, who: object) -> bool:
         """Reset silent connections for a newcomer; return False if too few give way.
 
-        They are those of the entry that has most, so that the others do not pay for it.
+        They are those of the entry that has most.
 
         Args:
             number: the newcomer's descriptor: at least so many are open.
@@ -260,11 +252,7 @@ class Flow(Protocol):
 
 
 class Flows:
-    """Flows of datagrams, of which the one that was idle longest gives way.
-
-    Args:
-        event: what is logged when one does.
-    """
+    """Flows of datagrams, of which the one that was idle longest gives way."""
 
     def __init__(self, event: str) -> None:
         self._flows: dict[Flow, None] = {}
@@ -281,14 +269,13 @@ class Flows:
 
     def give_up_one(self, but: Flow | None = None) -> bool:
         """End the one that was idle longest; False if there is none ``but`` one."""
-        for oldest in self._flows:
-            if oldest is but:
-                continue
-            del self._flows[oldest]
-            self._told.tell("idle longest", len(self._flows) + 1)
-            oldest.give_way()
-            return True
-        return False
+        oldest = next((flow for flow in self._flows if flow is not but), None)
+        if oldest is None:
+            return False
+        self._told.tell("idle longest", len(self._flows))
+        del self._flows[oldest]
+        oldest.give_way()
+        return True
 
     def touch(self, flow: Flow) -> None:
         """Note that something passed; harmless when the flow had to give way."""

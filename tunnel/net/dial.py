@@ -30,7 +30,6 @@ from tunnel.errors import LocalStreamError
 from tunnel.net.dial_failures import (
     give_up,
     no_address,
-    no_answer,
     not_allowed,
     unusable,
 )
@@ -271,7 +270,8 @@ class Dial:
             # Its traceback holds this frame, which holds it: a cycle for the collector.
             self._failures.append(error.with_traceback(None))
         except trio.TooSlowError:
-            self._failures.append(no_answer(self._deadline_s))
+            why = f"no answer in {self._deadline_s:g} s"
+            self._failures.append(TimeoutError(errno.ETIMEDOUT, why))
         finally:
             self.close()
         await trio.lowlevel.checkpoint()

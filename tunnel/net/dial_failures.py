@@ -73,11 +73,6 @@ def no_address() -> OSError:
     return socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
 
 
-def no_answer(deadline_s: float) -> OSError:
-    """Return the failure of a dial whose time is up."""
-    return TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
-
-
 def not_allowed(target: End) -> LocalStreamError:
     """Return the refusal of a target none of whose addresses may be dialled."""
     what = f"{target} may not be reached from here"

@@ -6,8 +6,8 @@
 
 trio's own ``receive_some`` begins with a system call that mostly fails, and takes a
 turn of the scheduler even when it does not; ``send_all`` takes one even for what the
-kernel accepts at once. Measured over a whole tunnel, those turns cost as much as the
-copying, and trio's three objects for a socket cost 2 % of a short connection.
+kernel accepts at once. Over a whole tunnel those turns cost as much as the copying, and
+trio's three objects for a socket 2 % of a short connection.
 """
 
 from __future__ import annotations
@@ -61,15 +61,14 @@ class FastStream(Protocol):
     async def put(self, data: Buffer) -> None:
         """Return when the kernel has all of ``data``.
 
-        It is no checkpoint when it need not wait, so a loop around it needs another
-        one; ``receive_some`` and ``receive_into`` always are.
+        Only a checkpoint when it has to wait; reads always are.
         """
 
     async def send_eof(self) -> None:
         """End our direction."""
 
     def write_now(self, *pieces: Buffer) -> int:
-        """Give the kernel what it takes without a wait, and return how many bytes.
+        """Give the kernel what it takes at once; return how many bytes.
 
         0 also when the stream is broken: ``put`` raises then.
         """
@@ -112,8 +111,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         self._reads = self._writes = False
         """A task waits for the kernel: a close has to wake it."""
         self.asked_often = False
-        """Its reader has paused, and the kernel was told to ask it often: the kernel
-        may not have the socket alone once it is closed. See ``Tails``."""
+        """The kernel was told to ask its reader often: see ``Tails``."""
         self.finished = False
         """Our direction has ended."""
         self.given_up = False
@@ -225,10 +223,10 @@ class FastSocket(trio.abc.HalfCloseableStream):
     # Outside of any task -------------------------------------------------------------
 
     def number(self) -> int:
-        """Return the descriptor; ask each time, for it may have been closed.
+        """Return the descriptor.
 
         Raises:
-            trio.ClosedResourceError: it is.
+            trio.ClosedResourceError: it is closed.
         """
         if self._number < 0:
             raise trio.ClosedResourceError("this socket was already closed")
@@ -289,20 +287,14 @@ class FastSocket(trio.abc.HalfCloseableStream):
             kernel.close(number)
 
     def reset(self) -> None:
-        """Close with a RST, so that nobody takes the end for a clean one.
-
-        Bytes that the kernel has not sent are lost.
-        """
+        """Close with a RST; bytes that the kernel has not sent are lost."""
         if self._number >= 0:
             self.asked_often = False
             _end_with_rst(self.socket)
             self._close()
 
     def give_up(self) -> None:
-        """Have its reader find it broken, and the peer get a RST when it is closed.
-
-        For callers that do not own it, and so may not close it.
-        """
+        """Have its reader find it broken, and its close be a RST; does not close it."""
         self.given_up, self.asked_often = True, False
         _end_with_rst(self.socket)
         with suppress(OSError):
@@ -348,9 +340,8 @@ class _Other:
 def tune_local(sock: socket.socket) -> None:
     """Set the options of a local TCP connection, or of all that a listener accepts.
 
-    Its end is a RST from here on, unless ``FastSocket.close`` makes it a clean one: the
-    kernel closes what a killed process had open, and nobody may take an answer that was
-    cut short for a whole one.
+    Its end is a RST from here on, unless ``FastSocket.close`` makes it a clean one:
+    nobody may take for whole an answer that ended with a killed process.
     """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if sys.platform == "win32":
     import msvcrt
@@ -13,15 +14,16 @@ else:
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-_Status = os.stat_result
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+_MayOpen = Callable[[bytes, os.stat_result], bool]
+_Opened = tuple[int, os.stat_result] | None
 
 
 def open_file(path: Path, flags: int, mode: int) -> int:
     """Open a file for bytes; return its descriptor, which the caller closes."""
-    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+    return os.open(path, flags | _BINARY, mode)
 
 
 def set_mode(descriptor: int, mode: int) -> None:
@@ -94,9 +96,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     return os.read(descriptor, size)
 
 
-def open_real(
-    path: bytes, may_open: Callable[[bytes, _Status], bool]
-) -> tuple[int, _Status] | None:
+def open_real(path: bytes, may_open: _MayOpen) -> _Opened:
     """Open a file or a folder to read it, if what it really is may be opened.
 
     Links are followed. ``may_open`` is given the path without links, and the status;
@@ -116,9 +116,7 @@ def open_real(
 
 if sys.platform == "linux":
 
-    def _open_looked_at(
-        path: bytes, may_open: Callable[[bytes, _Status], bool]
-    ) -> tuple[int, _Status] | None:
+    def _open_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:
         try:
             place = os.open(path, os.O_PATH)  # touches nothing
         except (OSError, ValueError):
@@ -134,15 +132,13 @@ if sys.platform == "linux":
                 return None
 
 
-def _open_twice_looked_at(
-    path: bytes, may_open: Callable[[bytes, _Status], bool]
-) -> tuple[int, _Status] | None:
+def _open_twice_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:
     try:
         really = os.path.realpath(path, strict=True)
         before = os.lstat(really)
         if not may_open(really, before):
             return None
-        number = os.open(really, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        number = os.open(really, os.O_RDONLY | _BINARY)
     except (OSError, ValueError):
         return None
     status = os.fstat(number)

@@ -20,11 +20,8 @@ MANY: Final = 1 << 30
 
 # Signals -----------------------------------------------------------------------------
 
-if sys.platform == "win32":
-    HANGUP: Final[signal.Signals | None] = None
-    """The terminal was closed; None where nobody says so."""
-else:
-    HANGUP: Final[signal.Signals | None] = signal.SIGHUP
+HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
+"""The terminal was closed; None where nobody says so."""
 
 
 def hold_back(number: signal.Signals) -> None:
@@ -58,8 +55,7 @@ def raise_descriptor_limit() -> None:
     """Raise the limit as far as the process may.
 
     Raises:
-        OSError: it does not work; nothing has changed.
-        ValueError: the same.
+        OSError, ValueError: it does not work; nothing has changed.
     """
     if sys.platform != "win32":
         _soft, hard = descriptor_limits()

@@ -144,9 +144,8 @@ def _bind_under_umask(sock: socket.socket, path: str, mode: int) -> None:
 def send_heard(sock: socket.socket, payload: bytes, to: tuple[str, int]) -> bool:
     """Send from a UDP socket that has many peers; return False if nobody listens there.
 
-    Only Linux says so, at once, of a peer on this machine. It says so when asked, and
-    to hear it all the time would let one peer's error fail what is sent to another: it
-    is asked for this datagram.
+    Only Linux says so, of a peer on this machine. It is asked for this datagram alone:
+    else one peer's error would fail what is sent to another.
 
     Raises:
         OSError: the datagram cannot be sent.
