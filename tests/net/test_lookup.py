@@ -24,7 +24,6 @@ from tunnel.net.lookup import (
     addresses_of,
     known,
     look_up,
-    look_up_own,
     lookups,
 )
 
@@ -70,7 +69,7 @@ async def test_what_this_machine_knows_waits_for_no_thread(
 ) -> None:
     threads = silent()
     assert [one.host for one in await look_up(host)] == hosts_told
-    assert [one.host for one in await look_up_own(host)] == hosts_told
+    assert [one.host for one in await look_up(host, own=True)] == hosts_told
     assert not threads.begun
 
 
@@ -248,7 +247,7 @@ async def test_our_own_names_wait_for_nobody_elses(nursery: trio.Nursery) -> Non
     await wait_all_tasks_blocked()
     assert len(threads.begun) == CREW
     lookups().ask = lambda _host: [found("10.0.0.1")]
-    assert await look_up_own("server.example") == [found("10.0.0.1")]
+    assert await look_up("server.example", own=True) == [found("10.0.0.1")]
     nursery.cancel_scope.cancel()
 
 

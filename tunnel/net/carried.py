@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import socket
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -44,51 +44,27 @@ class Traffic:
     """Virtual to local."""
 
 
+@dataclass(slots=True, eq=False)
 class RelayState:
     """Both ends of one relay, what is known of them, and how long it may go on."""
 
-    __slots__ = (
-        "_push_at",
-        "_scope",
-        "bytes",
-        "changed",
-        "down",
-        "early",
-        "grace_until",
-        "idle_s",
-        "late",
-        "local",
-        "traffic",
-        "up",
-        "verdict",
-        "virtual",
-    )
-
-    def __init__(
-        self,
-        local: trio.abc.HalfCloseableStream,
-        its_bytes: FastStream,
-        virtual: ResettableStream,
-        traffic: Traffic,
-        idle_s: float,
-        early: bytes,
-    ) -> None:
-        self.local = local
-        self.bytes = its_bytes
-        self.virtual = virtual
-        self.traffic = traffic
-        self.idle_s = idle_s
-        self.early = early
-        """Read from local before, and not sent."""
-        self.late: bytes = b""
-        """Taken from the peer before, and not written."""
-        self.up = Up.OPEN
-        self.down = Down.OPEN
-        self.verdict: Verdict | None = None
-        self.changed = Notify()
-        self.grace_until = math.inf
-        self._push_at = math.inf  # a task of ours watches the time from here on
-        self._scope: trio.CancelScope | None = None  # of the wait that may be ended
+    local: trio.abc.HalfCloseableStream
+    fast: FastStream
+    """The way to local's bytes."""
+    virtual: ResettableStream
+    traffic: Traffic
+    idle_s: float
+    early: bytes
+    """Read from local before, and not sent."""
+    late: bytes = b""
+    """Taken from the peer before, and not written."""
+    up: Up = Up.OPEN
+    down: Down = Down.OPEN
+    verdict: Verdict | None = None
+    changed: Notify = field(default_factory=Notify)
+    grace_until: float = math.inf
+    _push_at: float = math.inf  # a task of ours watches the time from here on
+    _scope: trio.CancelScope | None = None  # of the wait that may be ended
 
     def is_over(self) -> bool:
         """Say whether both directions are."""

@@ -33,7 +33,7 @@ from tunnel.net.dial_failures import (
     not_allowed,
     unusable,
 )
-from tunnel.net.lookup import LOOKUP_S, Asked, known, look_up, look_up_own, silence
+from tunnel.net.lookup import LOOKUP_S, Asked, known, look_up, silence
 from tunnel.platform.sockets import (
     CONNECT_BEGUN,
     CONNECT_UNDER_WAY,
@@ -43,8 +43,6 @@ from tunnel.platform.sockets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from tunnel.addresses import Address, End
     from tunnel.net.dial_failures import Failure
     from tunnel.net.lookup import Answer, Found
@@ -120,7 +118,7 @@ async def connect(
         deadline_s: for everything together, the resolution included.
         within: may end a wait sooner, for a caller that has lost interest.
         opened: asked about every socket before it dials.
-        own: this program's user wrote the address: see ``look_up_own``.
+        own: this program's user wrote the address: see ``look_up``.
 
     Raises:
         LocalStreamError: the code says why; of several failures, why the attempt
@@ -129,7 +127,7 @@ async def connect(
     dial = Dial(target, allow=allow, deadline_s=deadline_s, opened=opened)
     if own and not isinstance(target, UnixPath) and not _is_ipv4(target.host):
         _check(target)
-        dial.begin(await _look_up(target, deadline_s, look_up_own))
+        dial.begin(await _look_up(target, deadline_s, own=True))
     else:
         dial.look_up()
     return await dial.finish(within)
@@ -427,9 +425,7 @@ async def resolve(
 
 
 async def _look_up(
-    address: Address,
-    deadline_s: float,
-    ask: Callable[[str], Awaitable[list[Found]]] = look_up,
+    address: Address, deadline_s: float, *, own: bool = False
 ) -> list[Found]:
     """Return the addresses of a host, at least one.
 
@@ -438,7 +434,7 @@ async def _look_up(
     """
     try:
         with trio.fail_after(deadline_s):
-            found = await ask(address.host)
+            found = await look_up(address.host, own=own)
         if not found:
             raise no_address()
     except (OSError, UnicodeError) as error:

@@ -9,7 +9,6 @@ answered in the order in which they asked.
     known                       what needs no resolver
     Lookups, Lookup             names that threads ask for, and who waits for each
     Asked, look_up              one wait for an answer
-    look_up_own                 a name that this program's user wrote
 """
 
 from __future__ import annotations
@@ -206,7 +205,7 @@ class Lookups:
             LookupsBusyError: too many wait already.
             UnicodeError: it cannot be a name.
         """
-        name = encoded(host)
+        name = ascii_name(host).encode("ascii")
         lookup = self._lookups.get(name)
         if lookup is None:
             if len(self.queued) >= MAX_QUEUED:
@@ -288,15 +287,6 @@ def lookups() -> Lookups:
         return made
 
 
-def encoded(host: str) -> bytes:
-    """Return a name as resolvers are asked for it.
-
-    Raises:
-        UnicodeError: it cannot be one.
-    """
-    return ascii_name(host).encode("ascii")
-
-
 class Asked:
     """One wait for a look-up; ``close`` it if it may not have come to its end."""
 
@@ -343,8 +333,15 @@ class Asked:
         lookups().give_up(self._lookup, self._told)
 
 
-async def look_up(host: str) -> list[Found]:
-    """Return the addresses of a name that came from outside.
+async def look_up(host: str, *, own: bool = False) -> list[Found]:
+    """Return the addresses of a name.
+
+    Args:
+        host: the name, or an IP address.
+        own: this program's user wrote it, as a server's. It never waits behind names of
+            others, takes as long as the resolver does, and is always asked for anew: an
+            older question may wait for the resolver of a network that this machine has
+            left.
 
     Raises:
         OSError: there are none, or no answer comes within ``LOOKUP_S``.
@@ -354,32 +351,16 @@ async def look_up(host: str) -> list[Found]:
     if found is not None:
         await trio.lowlevel.checkpoint()
         return found
+    if own:
+        these, name = lookups(), ascii_name(host).encode("ascii")
+        return await trio.to_thread.run_sync(
+            these.ask, name, abandon_on_cancel=True, limiter=these.own
+        )
     asked = Asked(host, lambda _answer: None)
     try:
         return await asked.wait(trio.fail_after(LOOKUP_S), LOOKUP_S)
     finally:
         asked.close()
-
-
-async def look_up_own(host: str) -> list[Found]:
-    """Return the addresses of a name that this program's user wrote, as a server's.
-
-    It never waits behind names of others, and is always asked for anew: an older
-    question may wait for the resolver of a network that this machine has left. Takes as
-    long as the resolver does.
-
-    Raises:
-        OSError: there are none.
-        UnicodeError: it cannot be a name.
-    """
-    found = known(host)
-    if found is not None:
-        await trio.lowlevel.checkpoint()
-        return found
-    these = lookups()
-    return await trio.to_thread.run_sync(
-        these.ask, encoded(host), abandon_on_cancel=True, limiter=these.own
-    )
 
 
 async def addresses_of(host: str) -> list[str]:

@@ -170,7 +170,7 @@ async def _pump_both(ends: RelayState) -> None:
 
 
 async def _upward(ends: RelayState) -> None:
-    receive = partial(ends.bytes.receive_some, CHUNK_BYTES)
+    receive = partial(ends.fast.receive_some, CHUNK_BYTES)
     how, code = await _pump(receive, ends.virtual.put, ends.count_sent, ends.early)
     if how is Ended.SINK:
         ends.peer_closed(code)
@@ -189,13 +189,13 @@ async def _upward(ends: RelayState) -> None:
 
 async def _downward(ends: RelayState) -> None:
     how, code = await _pump(
-        ends.virtual.receive_piece, ends.bytes.put, ends.count_received, ends.late
+        ends.virtual.receive_piece, ends.fast.put, ends.count_received, ends.late
     )
     if how is Ended.FINISHED:
         # Also when it is the last: a stream that is not a socket may say its end and
         # its close differently.
         try:
-            await ends.bytes.send_eof()
+            await ends.fast.send_eof()
         except trio.BrokenResourceError:
             how = Ended.SINK
     if how is Ended.SOURCE:

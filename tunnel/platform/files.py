@@ -1,4 +1,4 @@
-"""Files: locks, modes, and opening with care, on every operating system."""
+"""Files and pipes: locks, modes, opening with care, and pipes as trio streams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 if sys.platform == "win32":
     import msvcrt
@@ -146,3 +148,11 @@ def _open_twice_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:
         return number, status
     os.close(number)
     return None
+
+
+def stream_of(descriptor: int) -> trio.abc.Stream | None:
+    """Return a stream that owns a pipe, a socket or a terminal; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    else:
+        return trio.lowlevel.FdStream(descriptor)

@@ -178,8 +178,7 @@ KNOWS_PEERS: Final = sys.platform == "linux"
 """``tcp_info`` tells of signs of life."""
 
 _CLOSED: Final = 7
-_ACKED_AND_RECEIVED: Final = struct.Struct("=QQ")
-_ACKED_AT: Final = 120
+_ACKED_AND_RECEIVED: Final = struct.Struct("=120xQQ")
 
 
 def is_closed(sock: socket.socket) -> bool:
@@ -213,8 +212,8 @@ class Passed(NamedTuple):
 def passed(sock: socket.socket) -> Passed | None:
     """Return what has passed on a TCP connection; None where the kernel cannot say."""
     try:
-        info = tcp_info(sock, _ACKED_AT + _ACKED_AND_RECEIVED.size)
-        return Passed(*_ACKED_AND_RECEIVED.unpack_from(info, _ACKED_AT))
+        info = tcp_info(sock, _ACKED_AND_RECEIVED.size)
+        return Passed(*_ACKED_AND_RECEIVED.unpack(info))
     except (OSError, struct.error):
         return None
 
