@@ -18,7 +18,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -124,12 +124,7 @@ async def connect(
         LocalStreamError: the code says why; of several failures, why the attempt
             failed that got furthest.
     """
-    dial = Dial(target, allow=allow, deadline_s=deadline_s, opened=opened)
-    if own and not isinstance(target, UnixPath) and not _is_ipv4(target.host):
-        _check(target)
-        dial.begin(await _look_up(target, deadline_s, own=True))
-    else:
-        dial.look_up()
+    dial = begin(target, allow=allow, deadline_s=deadline_s, opened=opened, own=own)
     return await dial.finish(within)
 
 
@@ -139,14 +134,17 @@ def begin(
     allow: Allow = _anywhere,
     deadline_s: float = 10,
     opened: Opened = _as_it_is,
+    own: bool = False,
 ) -> Dial:
     """Do of ``connect`` what needs no wait; ``finish`` does the rest.
 
     A target sees connects in the order of these calls: connect(2) is called before this
     returns, or as soon as the name is looked up. One that is silent delays no other.
     """
-    dial = Dial(target, allow=allow, deadline_s=deadline_s, opened=opened)
-    dial.look_up()
+    port = 0 if isinstance(target, UnixPath) else target.port
+    until = trio.current_time() + deadline_s
+    dial = Dial(target, port, allow, opened, deadline_s, until)
+    dial.look_up(own=own)
     return dial
 
 
@@ -160,40 +158,26 @@ async def probe(target: End, timeout_s: float = 2) -> bool:
     return True
 
 
+@dataclass(slots=True, eq=False)
 class Dial:
     """A connection that is being made: ``finish`` or ``close`` it.
 
     As RFC 8305 (happy eyeballs) has it: ``_first`` is under way, ``_rest`` is next.
     """
 
-    __slots__ = (
-        "_allow",
-        "_asked",
-        "_deadline_s",
-        "_failures",
-        "_first",
-        "_opened",
-        "_port",
-        "_rest",
-        "_target",
-        "_until",
-    )
+    _target: End
+    _port: int
+    _allow: Allow
+    _opened: Opened
+    _deadline_s: float
+    _until: float
+    _failures: list[Failure] = field(default_factory=list)
+    _first: _Begun | None = None
+    _rest: list[Endpoint] = field(default_factory=list)
+    _asked: Asked | None = None
+    _own: Address | None = None  # which `finish` looks up
 
-    def __init__(
-        self, target: End, *, allow: Allow, deadline_s: float, opened: Opened
-    ) -> None:
-        self._target = target
-        self._port = 0 if isinstance(target, UnixPath) else target.port
-        self._allow = allow
-        self._opened = opened
-        self._deadline_s = deadline_s
-        self._until = trio.current_time() + deadline_s
-        self._failures: list[Failure] = []
-        self._first: _Begun | None = None
-        self._rest: list[Endpoint] = []
-        self._asked: Asked | None = None
-
-    def look_up(self) -> None:
+    def look_up(self, *, own: bool) -> None:
         """Begin with the address, or with the look-up of the name."""
         target = self._target
         try:
@@ -212,7 +196,10 @@ class Dial:
                 return
             found = known(host)
             if found is None:
-                self._asked = Asked(host, self.begin)
+                if own:
+                    self._own = target
+                else:
+                    self._asked = Asked(host, self.begin)
                 return
         except (OSError, UnicodeError, LocalStreamError) as error:
             self._failures.append(error.with_traceback(None))
@@ -254,7 +241,9 @@ class Dial:
             self._first = None
             return first.sock
         try:
-            if self._asked is not None:
+            if self._own is not None:
+                self.begin(await _look_up(self._own, self._deadline_s, own=True))
+            elif self._asked is not None:
                 patience_s = min(self._deadline_s, LOOKUP_S)
                 until = self._until - self._deadline_s + patience_s
                 await self._asked.wait(within(until), patience_s)
