@@ -60,11 +60,10 @@ Failure = OSError | UnicodeError | LocalStreamError
 
 def unusable(target: End, cause: str) -> LocalStreamError:
     """Return the refusal of a target that nobody should be asked about."""
-    what = (
-        f"cannot use the path {target.path!r}"
-        if isinstance(target, UnixPath)
-        else (f"cannot use the address {target.host!r}, port {target.port}")
-    )
+    if isinstance(target, UnixPath):
+        what = f"cannot use the path {target.path!r}"
+    else:
+        what = f"cannot use the address {target.host!r}, port {target.port}"
     return LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, cause)
 
 

@@ -1,12 +1,11 @@
 """Look names up: at once where no resolver need be asked, else in a few threads.
 
 Only a thread can ask the resolver, and a dead name holds it for as long as the resolver
-is patient, 10 s and more. So the threads for names are few and do nothing else; what
-needs none of them, an IP address, ``localhost``, a name of ``/etc/hosts``, never waits
-for one. A name that many ask for at the same time is looked up once, and all are
-answered in the order in which they asked.
+is patient, 10 s and more. So the threads for names are few and do nothing else, and
+what needs none of them never waits for one. A name that many ask for at the same time
+is looked up once, and all are answered in the order in which they asked.
 
-    known                       what needs no resolver
+    known                       an IP address, localhost, a name of ``/etc/hosts``
     Lookups, Lookup             names that threads ask for, and who waits for each
     Asked, look_up              one wait for an answer
 """
@@ -66,11 +65,10 @@ Answer = list[Found] | Exception
 or a ``UnicodeError`` for what cannot be a name."""
 
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA, EAI_ADDRFAMILY)
-
-_LOOPBACK: Final = [
+_LOOPBACK: Final = (
     Found(socket.AF_INET, "127.0.0.1"),
     Found(socket.AF_INET6, "::1", (0, 0)),
-]
+)
 
 
 class LookupsBusyError(OSError):
@@ -90,7 +88,7 @@ def why_not_found(error: socket.gaierror) -> str:
 
 
 def silence(patience_s: float) -> socket.gaierror:
-    """Make the error for a resolver that was waited for so long."""
+    """Return the error for a resolver that was waited for so long."""
     return socket.gaierror(socket.EAI_AGAIN, f"no answer in {patience_s:g} s")
 
 
@@ -99,9 +97,7 @@ def _busy(why: str) -> LookupsBusyError:
 
 
 def known(host: str) -> list[Found] | None:
-    """Return the addresses of an IP literal, localhost or a name of ``/etc/hosts``.
-
-    None for any other name: the resolver must be asked.
+    """Return the addresses of what needs no resolver; None for any other name.
 
     Raises:
         UnicodeError: it cannot be a name.
@@ -199,7 +195,7 @@ class Lookups:
     def begin(self, host: str, call: Callable[[Answer], None]) -> Lookup:
         """Look a name up; ``call`` gets the answer, after this has returned.
 
-        ``call`` must neither wait nor raise. ``give_up`` takes it back.
+        It must neither wait nor raise. ``give_up`` takes it back.
 
         Raises:
             LookupsBusyError: too many wait already.
@@ -373,9 +369,7 @@ async def addresses_of(host: str) -> list[str]:
         found = await look_up(host) if host else []
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-    return [_numeric(one) for one in found] or [host]
-
-
-def _numeric(found: Found) -> str:
-    scope = found.rest[-1] if found.rest else 0
-    return f"{found.host}%{scope}" if scope and "%" not in found.host else found.host
+    return [
+        f"{ip}%{rest[-1]}" if rest and rest[-1] and "%" not in ip else ip
+        for _family, ip, rest in found
+    ] or [host]
