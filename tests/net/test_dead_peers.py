@@ -15,7 +15,7 @@ from support.processes import eventually
 
 from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
-from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
+from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals
 from tunnel.net.listen import open_listener
 from tunnel.net.sockets import TAILS, FastSocket, tune_local
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
@@ -172,7 +172,7 @@ async def test_what_carries_a_socket_is_told_once(
     arrivals, carrier, scope = Arrivals(), Carrier(), trio.CancelScope()
     with connected() as (ours, _):
         arrivals.add(ours, 0)
-        carried(ours, carrier)
+        PRESENT[ours] = carrier
         kernel.dead.add(ours.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)

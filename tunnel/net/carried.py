@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.net.descriptors import carried
+from tunnel.net.descriptors import PRESENT
 from tunnel.net.notify import Notify
 from tunnel.net.relay_policy import GRACE_S, TABLE, Act, Down, Event, Up, closed
 from tunnel.net.sockets import FastSocket
@@ -213,7 +213,8 @@ class Carried(RelayState):
         not read for nobody.
         """
         self.virtual.on_closed(self._heard_close)
-        carried(self._socket, self)
+        if self._socket in PRESENT:
+            PRESENT[self._socket] = self
         take = self.virtual.carry(self, self.idle_s, ready=bool(self.early))
         if take is not None:
             await self._wait(take)

@@ -68,12 +68,6 @@ PRESENT: Final[dict[FastSocket, Carrier | None]] = {}
 """Local connections of this process, each with its carrier once it has one."""
 
 
-def carried(stream: FastSocket, by: Carrier) -> None:
-    """Have ``by`` told when the other end of ``stream`` has vanished."""
-    if stream in PRESENT:
-        PRESENT[stream] = by
-
-
 class Arrivals:
     """The sockets of one entry, in the order in which they came."""
 

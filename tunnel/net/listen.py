@@ -52,7 +52,7 @@ ENTRY_SHARE: Final = 1 / 2
 ADDRESS_SHARE: Final = 1 / 4
 """Part of the process's descriptors for the visitors of one address, by default."""
 MAX_PER_ADDRESS: Final = 4_096
-"""The same, however many descriptors there are."""
+"""Visitors of one address, however many descriptors there are."""
 ACCEPTS_A_TURN: Final = 16
 """Connections taken from the kernel between two turns of the scheduler."""
 ACCEPT_PAUSE_S: Final = 0.1
