@@ -209,8 +209,7 @@ class Carried(RelayState):
         """Return when both directions are over, or two tasks have to do the rest.
 
         The latter when the session carries nothing, and when the peer reads no more
-        while local still sends: local must be able to hear the rest, and a session does
-        not read for nobody.
+        while local still sends, for a session does not read for nobody.
         """
         self.virtual.on_closed(self._heard_close)
         if self._socket in PRESENT:

@@ -351,21 +351,21 @@ async def _finish(
 ) -> socket.socket:
     """Wait for one attempt; its socket is closed whatever this raises.
 
-    No checkpoint when the answer came at once: a turn costs more than to ask twice.
+    No checkpoint when the answer came at once.
 
     Raises:
         OSError: it failed.
     """
-    sock = begun.sock
-    if begun.waits:
+    sock, sockaddr, waits = begun
+    if waits:
         try:
             with within(until):
-                if isinstance(begun.sockaddr, str):
-                    error = await _wait_for_backlog(sock, begun.sockaddr)
+                if isinstance(sockaddr, str):
+                    error = await _wait_for_backlog(sock, sockaddr)
                 else:
                     await trio.lowlevel.wait_writable(sock)
                     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            _check_connected(sock, begun.sockaddr, error)
+            _check_connected(sock, sockaddr, error)
         except BaseException:
             sock.close()
             raise
@@ -416,11 +416,7 @@ async def resolve(
 async def _look_up(
     address: Address, deadline_s: float, *, own: bool = False
 ) -> list[Found]:
-    """Return the addresses of a host, at least one.
-
-    Raises:
-        LocalStreamError: as ``connect`` does.
-    """
+    """Return the addresses of a host, at least one; raise as ``connect`` does."""
     try:
         with trio.fail_after(deadline_s):
             found = await look_up(address.host, own=own)

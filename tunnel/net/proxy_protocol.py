@@ -164,11 +164,8 @@ def _visitor(ip: IpAddress, port: int) -> Address:
 async def vouched_peer(stream: FastSocket, peer: Address) -> Address:
     """Return the visitor that the header names; the peer if there is no header.
 
-    The header is peeked at until its end is known. Then exactly its bytes are read:
-    what follows is left for the code that serves the connection, TLS or not.
-
-    Args:
-        stream: of ``peer``, a trusted proxy; nothing was read from it yet.
+    Exactly its bytes are read: what follows is left for the code that serves the
+    connection, TLS or not. Nothing was read of ``stream``, a trusted proxy's, before.
 
     Raises:
         ValueError: the header is broken, never ends, or the proxy has left within it.

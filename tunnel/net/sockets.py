@@ -233,11 +233,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         return self._number
 
     def read_now(self, max_bytes: int) -> bytes | None:
-        """Return what is there; None if nothing yet, empty at end of file.
-
-        Raises:
-            trio.BrokenResourceError: as ``receive_some`` does.
-        """
+        """Return what is there; None if nothing yet, empty at end of file."""
         try:
             return kernel.read(self._number, max_bytes)
         except BlockingIOError:

@@ -111,14 +111,6 @@ def open_real(path: bytes, may_open: _MayOpen) -> _Opened:
         may not be opened.
     """
     if sys.platform == "linux":
-        return _open_looked_at(path, may_open)
-    else:
-        return _open_twice_looked_at(path, may_open)
-
-
-if sys.platform == "linux":
-
-    def _open_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:
         try:
             place = os.open(path, os.O_PATH)  # touches nothing
         except (OSError, ValueError):
@@ -126,12 +118,12 @@ if sys.platform == "linux":
         with ExitStack() as stack:
             stack.callback(os.close, place)
             status = os.fstat(place)
-            if not may_open(os.readlink(b"/proc/self/fd/%d" % place), status):
-                return None
-            try:
-                return os.open(f"/proc/self/fd/{place}", os.O_RDONLY), status
-            except OSError:
-                return None
+            if may_open(os.readlink(b"/proc/self/fd/%d" % place), status):
+                with suppress(OSError):
+                    return os.open(f"/proc/self/fd/{place}", os.O_RDONLY), status
+        return None
+    else:
+        return _open_twice_looked_at(path, may_open)
 
 
 def _open_twice_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:

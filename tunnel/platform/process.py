@@ -40,7 +40,7 @@ def let_through(number: signal.Signals) -> None:
 
 
 def descriptor_limits() -> tuple[int, int]:
-    """Return how many descriptors this process may have, and may raise that to.
+    """Return how many descriptors may be open, and how far that may be raised.
 
     ``MANY`` if not known.
     """
@@ -127,10 +127,9 @@ def set_short_name(name: str) -> None:
 
 
 def asleep_s() -> float:
-    """Return for how long this machine has been suspended since it started.
+    """Return for how long this machine was suspended; trio's clock stood still then.
 
-    The clock that trio runs on stands still meanwhile. 0 where that is not known: a
-    link then notices the sleep by the silence of its peer.
+    0 if not known: a link then notices the sleep by the silence of its peer.
     """
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
