@@ -257,7 +257,7 @@ async def listen_at(where: End) -> tuple[Sequence[PortListener], End]:
 def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     """Return the address at the other end; None once the kernel has forgotten it.
 
-    An IP address comes without zone and IPv4 mapping; a unix socket is ``local``.
+    An IP address comes without zone and IPv4 mapping; what is none is ``local``.
     """
     if not isinstance(stream, FastSocket):
         return Address("local", 0)
@@ -394,8 +394,7 @@ class _Entrance:
 
         After a refusal the others wait in the kernel until there is room.
         """
-        number = stream.number()
-        if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
+        if DESCRIPTORS.make_room(stream.number(), peer_of(stream)) or self._links:
             try:
                 await trio.lowlevel.checkpoint()  # a turn for those that give way
             except BaseException:

@@ -22,10 +22,6 @@ TURN_SOCKETS: Final = 64
 """Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
 
 
-def _nothing(ready: list[tuple[int, int]]) -> None:
-    """Stand in for the turn of a closed poller."""
-
-
 class Poller:
     """Calls back when sockets become readable, for as long as they are.
 
@@ -84,7 +80,7 @@ class Poller:
         """Call nothing any more, and close the epoll; harmless when repeated."""
         self._scope.cancel()
         self._calls.clear()
-        self._turn = _nothing  # or a cycle is left to the garbage collector
+        self._turn = lambda _ready: None  # or a cycle is left to the collector
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
             trio.lowlevel.notify_closing(epoll.fileno())
