@@ -20,9 +20,8 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, StreamError
-from tunnel.net.listen import open_listener
+from tunnel.net.listen import open_listener, open_unix_listener
 from tunnel.net.proxy_protocol import ProxyVersion
-from tunnel.net.unix import open_unix_listener
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:

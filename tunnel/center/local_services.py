@@ -120,7 +120,7 @@ class DirectStream(FastSocket):
         tune_local(sock)
         super().__init__(sock)
         self.bound = bound_address(sock)
-        TARGETS.dialled(self)
+        TARGETS.add(self, 0)
 
     async def receive_piece(self) -> bytes:
         """Wait for bytes; nothing at the end."""

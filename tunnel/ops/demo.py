@@ -32,7 +32,7 @@ from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import FastSocket
+from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.ops.demo_page import (
     CheckFailedError,
     Visit,
@@ -341,7 +341,9 @@ async def check_way(way: str, first: Address, through: Address | None) -> Seen:
         TunnelError: the page is not reached, not in time, or sends other bytes.
     """
     with _within(CHECK_S, f"the check {way}"):
-        stream = FastSocket.dialled(await connect(first))
+        sock = await connect(first)
+        tune_local(sock)
+        stream = FastSocket(sock)
         try:
             if through is not None:
                 await socks5_connect(stream, through)

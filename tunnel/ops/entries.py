@@ -35,7 +35,7 @@ from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
 from tunnel.log import log_event
 from tunnel.net.dial import probe
-from tunnel.net.unix import listen_at
+from tunnel.net.listen import listen_at
 from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 

@@ -17,7 +17,7 @@ from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
 from tunnel.errors import StateError
 from tunnel.log import log_event
-from tunnel.net.routes import own_address_outwards
+from tunnel.net.bind import own_address_outwards
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.platform.sockets import listed_ipv6

@@ -9,7 +9,7 @@ import sys
 import trio
 
 from tunnel.errors import StateError
-from tunnel.platform.pipes import stream_of
+from tunnel.platform.files import stream_of
 
 
 class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):

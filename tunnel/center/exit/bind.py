@@ -10,11 +10,11 @@ import trio
 from tunnel.addresses import Address, encode_address, parse_ip
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.log import log_event
+from tunnel.net.bind import own_address_outwards, own_address_to
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import resolve
 from tunnel.net.listen import open_listener, peer_of
 from tunnel.net.relay import relay, reset_socket
-from tunnel.net.routes import own_address_outwards, own_address_to
 
 if TYPE_CHECKING:
     from tunnel.center.exit.tcp import Allow
@@ -82,7 +82,7 @@ async def serve_bind(
     except trio.BrokenResourceError:
         await reset_socket(local)
         return
-    TARGETS.dialled(local)
+    TARGETS.add(local, 0)
     try:
         await relay(local, stream)
     finally:

@@ -242,7 +242,7 @@ class _TargetDial(Opener):
             DESCRIPTORS.admit(sock)
         local = FastSocket(sock)
         self._sockets.append(local)
-        self._arrivals.dialled(local, self._said_bytes)
+        self._arrivals.add(local, self._said_bytes)
 
     async def finish(self) -> FastSocket:
         """Return the connected socket, which stays among the arrivals.
