@@ -375,7 +375,8 @@ class Session:
                 self.poller.call(number)
         finally:
             output.gathering = False
-        output.flush()
+        if self.core.has_output():
+            output.flush()
 
     # Events of the core --------------------------------------------------------------
 
