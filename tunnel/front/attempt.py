@@ -55,7 +55,7 @@ async def attempt(
             except StreamError as error:
                 # Not through the nursery, which would make a group of it.
                 refusals.append(error)
-            nursery.cancel_scope.cancel()
+            making.cancel()
     except BaseException:
         for one in made:
             await drop(one)

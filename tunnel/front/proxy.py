@@ -14,7 +14,7 @@ import trio
 
 from tunnel.front.attempt import READ_BYTES
 from tunnel.front.http.proxy import handle_http
-from tunnel.front.socks import HANDSHAKE_S, handle_socks
+from tunnel.front.socks import handle_socks
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tunnel.front.dialer import Dialer
     from tunnel.net.sockets import FastSocket
 
+HANDSHAKE_S: Final = 10.0
+"""For the words before a request. An app needs milliseconds; a silent one holds a
+descriptor."""
 _SOCKS: Final = (4, 5)
 
 

@@ -79,7 +79,11 @@ class DatagramStream:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._end is not None:
-                raise trio.BrokenResourceError from _error(self._end)
+                lost = self._end is Code.LINK_LOST
+                error = LocalStreamError if lost else RemoteStreamError
+                raise trio.BrokenResourceError from error(
+                    self._end, CODES[self._end].meaning
+                )
             await self._news.wait()
         self.received += 1
         return self._inbox.pop()
@@ -104,8 +108,3 @@ class DatagramStream:
     def _ended(self, code: Code) -> None:
         self._end = code
         self._news.ring()
-
-
-def _error(code: Code) -> LocalStreamError | RemoteStreamError:
-    kind = LocalStreamError if code is Code.LINK_LOST else RemoteStreamError
-    return kind(code, CODES[code].meaning)
