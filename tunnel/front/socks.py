@@ -48,7 +48,6 @@ async def handle_socks(
     app: trio.abc.HalfCloseableStream,
     first: bytes,
     dialer: Dialer,
-    *,
     peer: Address | None,
     users: ProxyUsers | None,
     handshake_s: float,

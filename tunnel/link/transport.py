@@ -201,9 +201,8 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 await self.flush()
                 if came > TLS_START_BYTES and self._ssl.server_side:
-                    raise TlsError(
-                        Code.LINK_LOST, f"TLS: a handshake of more than {came} bytes"
-                    ) from None
+                    why = f"TLS: a handshake of more than {came} bytes"
+                    raise TlsError(Code.LINK_LOST, why) from None
                 size = await self._receive_raw()
                 came += size
                 if not size:
@@ -218,8 +217,8 @@ class TlsTransport(Transport):
                     await self.flush()
                 raise _tls_error(error) from error
             else:
-                await self.flush()
                 break
+        await self.flush()
         if self._ssl.selected_alpn_protocol() != ALPN:
             raise TlsError(Code.LINK_LOST, f"the peer does not offer ALPN {ALPN}")
 
@@ -228,7 +227,7 @@ class TlsTransport(Transport):
         return self._ssl.getpeercert(binary_form=True) or b""
 
     async def receive_some(self) -> Buffer:
-        """Return what was inside the records that came; see ``Transport``."""
+        """Return what was inside the records that came."""
         size = most = 0
         while not size:
             if not (self._unopened or await self._receive_raw()) or self._ended:
@@ -275,11 +274,11 @@ class TlsTransport(Transport):
             self._rest += self._outgoing.read()
 
     def owes_output(self) -> bool:
-        """Say whether there is something for ``flush``; see ``Transport``."""
+        """Say whether there is something for ``flush``."""
         return bool(self._rest) or self._outgoing.pending > 0
 
     async def flush(self) -> None:
-        """Wait until the kernel has everything; see ``Transport``."""
+        """Wait until the kernel has everything."""
         while rest := self._rest or self._outgoing.read():
             self._rest = b""
             await self._send_all(rest)
@@ -364,16 +363,15 @@ async def _step(
 
 def tune_link(link: FastSocket) -> None:
     """Set a link's socket options; local sockets are never treated so."""
-    for option, value in (
-        (socket.TCP_NODELAY, 1),
-        (TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
-        (TCP_USER_TIMEOUT, LOST_AFTER_MS),
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
+        (socket.IPPROTO_TCP, TCP_USER_TIMEOUT, LOST_AFTER_MS),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ):
         # A kernel or a socket family without the option works without it.
         with suppress(OSError):
-            link.socket.setsockopt(socket.IPPROTO_TCP, option, value)
-    with suppress(OSError):
-        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            link.socket.setsockopt(level, option, value)
     end_with_fin(link.socket)
 
 

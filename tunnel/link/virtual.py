@@ -44,11 +44,9 @@ class Carrier(Protocol):
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream."""
-        ...
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
         """Call ``deliver`` with an association's datagrams; return where they count."""
-        ...
 
 
 class VirtualStream(trio.abc.HalfCloseableStream):
@@ -102,10 +100,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     )
 
     def __init__(
-        self,
-        carrier: Carrier,
-        conn: VirtualConn,
-        create: ProtCreate | None = None,
+        self, carrier: Carrier, conn: VirtualConn, create: ProtCreate | None = None
     ) -> None:
         self.carrier = carrier
         self.create = create
@@ -418,8 +413,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def opened(self, bound: Address | None) -> None:
         """Take the peer's acceptance."""
-        self._answered = True
-        self.bound = bound
+        self._answered, self.bound = True, bound
         self._progress.ring()
 
     def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
@@ -472,10 +466,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         What was received stays to be read, but for a ``local`` end, which frees memory.
         """
         kind = LocalStreamError if local else RemoteStreamError
-        error = kind(code, reason or CODES[code].meaning)
-        self._send_error = error
+        self._send_error = kind(code, reason or CODES[code].meaning)
         if code is not Code.NORMAL:
-            self._receive_error = error
+            self._receive_error = self._send_error
         if not self._closed:
             self._finished = True
             if local:
