@@ -1,8 +1,4 @@
-"""DatagramStream: one UDP association for its user.
-
-A virtual TCP connection without credit opens and closes it. Its datagrams take their
-own way, which loses rather than waits (protocol.md#datagrams).
-"""
+"""DatagramStream: one UDP association for its user."""
 
 from __future__ import annotations
 
@@ -21,6 +17,9 @@ if TYPE_CHECKING:
 
 class DatagramStream:
     """Datagrams to and from the other end of one UDP association.
+
+    A virtual TCP connection without credit opens and closes it. Its datagrams take
+    their own way, which loses rather than waits (protocol.md#datagrams).
 
     Make it in the turn in which its stream was opened, or before the stream is
     accepted. The owner closes it. Only ``trio.ClosedResourceError`` and, from a
@@ -45,10 +44,8 @@ class DatagramStream:
         stream.on_closed(self._ended)
 
     def __repr__(self) -> str:
-        return (
-            f"<DatagramStream sent={self.sent} received={self.received} "
-            f"dropped={self.dropped} {self._conn!r}>"
-        )
+        counts = f"sent={self.sent} received={self.received} dropped={self.dropped}"
+        return f"<DatagramStream {counts} {self._conn!r}>"
 
     @property
     def dropped(self) -> int:
@@ -70,8 +67,8 @@ class DatagramStream:
         """Wait for a datagram; return its sender as the far end sees it, and its bytes.
 
         Raises:
-            trio.BrokenResourceError: the peer or the session has ended the association,
-                and what came before has been returned.
+            trio.BrokenResourceError: ended by the peer or the session; what came before
+                has been returned.
             trio.ClosedResourceError: closed here.
         """
         await trio.lowlevel.checkpoint()

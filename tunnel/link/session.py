@@ -187,10 +187,7 @@ class Session:
     # Its links ---------------------------------------------------------------------
 
     def link_lost(self, reason: TunnelError) -> None:
-        """Take the end of its link: wait for another, or end if the reason is final.
-
-        While it waits, its streams do too: nothing is reset.
-        """
+        """Wait for another link, as its streams then do, or end for a final reason."""
         ends = CODES[reason.code].ends if isinstance(reason, SessionError) else ""
         if ends == "session" or not self.resume_s:
             self.end(reason)
@@ -283,8 +280,7 @@ class Session:
         ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
 
         Raises:
-            LocalStreamError: a limit, a drain, the session's end, or a host that
-                cannot be sent.
+            LocalStreamError: a limit, a drain, the end, or a host that cannot be sent.
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
@@ -310,10 +306,7 @@ class Session:
         return None
 
     async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive.
-
-        UDP associations are not waited for: they end only by silence.
-        """
+        """Wait until no virtual TCP connection is alive; UDP ends only by silence."""
         while any(conn.datagrams is None for conn in self._streams):
             await self._idle.wait()
 
@@ -330,8 +323,8 @@ class Session:
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
         """Reset every stream with the error's code; only the first call counts.
 
-        What was received stays to be read by the streams' users. With ``flush``, what
-        streams that were closed before have left to send stays to be sent.
+        What was received can still be read. With ``flush``, what streams that were
+        closed before have left to send is still sent.
         """
         if self._state not in _ALIVE:
             return

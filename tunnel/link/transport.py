@@ -1,12 +1,8 @@
-"""The wire under a link: a plain or TLS stream that moves batches of bytes.
-
-Before the link, it moves those of the sans-IO handshake (``prove``, ``hear``).
+"""The wire under a link, dialled here: a plain or TLS stream for batches of bytes.
 
 TLS runs over two memory BIOs instead of ``trio.SSLStream``: all records that one read
 brought are opened in one turn, and all that one write holds are sealed in one (one
 record for each call costs 40 % of the throughput).
-
-Nothing here knows a frame, and only this module dials links.
 """
 
 from __future__ import annotations
@@ -302,11 +298,7 @@ class TlsTransport(Transport):
 
 
 async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
-    """Write all pieces and wait until the kernel has them.
-
-    Raises:
-        LocalLinkError: as ``Transport.flush`` does.
-    """
+    """Write all pieces and wait until the kernel has them; see ``Transport``."""
     transport.write(pieces)
     await transport.flush()
 
@@ -315,7 +307,7 @@ async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
 
 
 async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeResult:
-    """Play the client's side of the link start. The caller sets the deadline.
+    """Play the client's side. The caller sets the deadline.
 
     Raises:
         LinkError: the server refused, proved nothing, or went away.
@@ -326,10 +318,10 @@ async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeRe
 
 
 async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim:
-    """Play the server's side up to the client's proof. The caller sets the deadline.
+    """Play the server's side up to the client's proof.
 
-    The caller answers the claim too: ``handshake.accept`` or ``refuse``, then
-    ``answer``.
+    The caller sets the deadline, and answers the claim: by ``handshake.accept`` or
+    ``refuse``, then ``answer``.
 
     Raises:
         LinkError: the client proved nothing, or went away. What the handshake has to
@@ -362,7 +354,7 @@ async def _step(
 
 
 def tune_link(link: FastSocket) -> None:
-    """Set a link's socket options; local sockets are never treated so."""
+    """Set a link's socket options."""
     for level, option, value in (
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
@@ -381,14 +373,13 @@ async def dial(host: str, port: int, mss: int | None = None) -> FastSocket:
     Args:
         host: an IP address or a name.
         port: of the server.
-        mss: bytes that one segment may carry, in either direction; None leaves it to
-            the kernel. It counts only if it is set before the first packet.
+        mss: bytes that one segment may carry, either way; None leaves it to the kernel.
 
     Raises:
         LocalLinkError: with the cause in words and what can be done.
     """
 
-    def opened(sock: socket.socket) -> None:
+    def opened(sock: socket.socket) -> None:  # it counts only before the first packet
         if mss is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
 
@@ -421,13 +412,12 @@ def _not_reached(where: Address, error: LocalStreamError) -> LocalLinkError:
     return LocalLinkError(Code.LINK_LOST, what, cause, fix)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     """Return the system's words for an error, or for what caused it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno).lower()
-        cause = cause.__cause__
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno).lower()
+        error = error.__cause__
     return "the connection broke"
 
 
