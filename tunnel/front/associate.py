@@ -50,8 +50,7 @@ async def associate(
         far: the association at the exit; closed in the end.
         port: the one that the app named for its datagrams; 0 for that of the first.
         reply: makes the app's answer of the address that its datagrams are to go to.
-        public: the IP address for that answer, where the app cannot reach ours; an app
-            of this machine needs none.
+        public: the IP address for that answer, for an app of another machine.
 
     Raises:
         StreamError: there is no socket for it; the app has no reply yet.

@@ -38,10 +38,9 @@ class SocksServer(ABC):
     """The server's half of a conversation, the same however its bytes are cut.
 
     Feed it with ``receive`` and send what ``take_output`` returns. It is over when
-    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND is answered
-    twice when it came to be) or ``refused`` is (the answer is in the output already;
-    close after sending it). ``leftover`` holds what came behind the request, so it is
-    the caller's reads that bound it.
+    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND twice when it
+    came to be) or ``refused`` is (close after sending the output). ``leftover`` holds
+    what came behind the request: the caller's reads bound it.
     """
 
     __slots__ = ("_input", "_output", "leftover", "refused", "request")
