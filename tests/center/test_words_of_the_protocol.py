@@ -18,8 +18,7 @@ from support.processes import free_port
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import LinkDown
 from tunnel.errors import Code, StreamError
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial, send
+from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
     CAN_MAP,

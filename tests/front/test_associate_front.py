@@ -19,7 +19,7 @@ from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app, serve_proxy
 from tunnel.net.listen import open_listener
 from tunnel.net.sockets import FastSocket
-from tunnel.socks.udp import encode_datagram
+from tunnel.socks.v5 import encode_datagram
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -86,8 +86,8 @@ async def control(
     where = listeners[0].socket.getsockname()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            way_out = Dialer(pytest.fail, associate=associate, udp_public=public)
-            nursery.start_soon(serve_proxy, listeners, way_out)
+            dialer = Dialer(pytest.fail, associate=associate, udp_public=public)
+            nursery.start_soon(serve_proxy, listeners, dialer)
             async with await trio.open_tcp_stream(*where[:2]) as stream:
                 yield Association(far, stream)
             nursery.cancel_scope.cancel()

@@ -106,12 +106,12 @@ async def running(users: ProxyUsers | None) -> AsyncIterator[tuple[int, int]]:
     """Give the ports of a proxy and of a page."""
     listeners = await open_listener("127.0.0.1", 0)
     pages = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    way_out = Dialer(open_direct, associate=associate)
+    dialer = Dialer(open_direct, associate=associate)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 
             async def go() -> None:
-                await serve_proxy(listeners, way_out, users=users)
+                await serve_proxy(listeners, dialer, users=users)
 
             nursery.start_soon(go)
             nursery.start_soon(trio.serve_listeners, page, pages)

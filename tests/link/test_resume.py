@@ -38,8 +38,7 @@ from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial, send
+from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto import limits
 from tunnel.proto.frames import NameTarget, Terms
 from tunnel.proto.handshake import (

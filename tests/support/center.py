@@ -17,8 +17,7 @@ from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import TunnelError
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial
+from tunnel.link.transport import PlainTransport, dial, prove
 from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.proofs import (

@@ -44,8 +44,7 @@ from tunnel.errors import (
 )
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.start import prove
-from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
+from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial, prove
 from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead

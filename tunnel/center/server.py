@@ -27,8 +27,7 @@ from tunnel.center.names import NameOptions, NamePorts
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
-from tunnel.link.start import answer, hear
-from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
+from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
