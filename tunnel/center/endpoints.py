@@ -26,7 +26,6 @@ from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container, Iterator
 
-    from tunnel.net.listen import PortListener
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -65,16 +64,13 @@ class NameInUse(AddressError):
 
 
 class Endpoint:
-    """A mapping that is open; this one listens nowhere: others look its names up.
-
-    Args:
-        public: where it is, as the client is told.
-        note: what else the client is told, as the reason of the answer.
-    """
+    """A mapping that is open; this one listens nowhere: others look its names up."""
 
     def __init__(self, public: Address, note: str = "") -> None:
         self.public = public
+        """Where it is, as the client is told."""
         self.note = note
+        """What else the client is told, as the reason of the answer."""
         self._closed = trio.Event()
 
     async def serve(self, mapping: str, open_target: OpenTarget) -> None:
@@ -88,28 +84,15 @@ class Endpoint:
 
 
 class EndpointType:
-    """How entries of one type are opened; this one has names that need no port.
-
-    Args:
-        type: of the entries.
-        port: of the public address, for the answer; 0 where there is none.
-        note: see ``Endpoint``.
-    """
+    """How entries of one type are opened; this one has names that need no port."""
 
     max_count = 1
     """How many ports an entry may have; 1 where it has none."""
     none_left = ""
     """Why ``candidates`` gave nothing."""
 
-    def __init__(
-        self,
-        type: MappingType,  # noqa: A002 - as in an entry
-        port: int = 0,
-        note: str = "",
-    ) -> None:
-        self._type = type
-        self._port = port
-        self._note = note
+    def __init__(self, of_type: MappingType) -> None:
+        self._type = of_type
 
     def host(self, entry: MappingEntry) -> str:
         """Return the whole host, where the entry says a part of it or nothing."""
@@ -137,28 +120,26 @@ class EndpointType:
             AddressError: no other candidate will do either. Nothing is open then.
         """
         await trio.lowlevel.checkpoint()
-        return Endpoint(Address(names[0].host, self._port), self._note)
+        return Endpoint(Address(names[0].host, 0))
 
 
 class HostNames(EndpointType):
     """Names on the server's one HTTP or HTTPS port; the mapping table routes them.
 
     Args:
-        type: ``HTTP`` or ``HTTPS``.
+        of_type: ``HTTP`` or ``HTTPS``.
         port: the public one.
         domain: completes names without a dot; None refuses those.
         note: see ``Endpoint``.
     """
 
     def __init__(
-        self,
-        type: MappingType,  # noqa: A002 - as in an entry
-        port: int,
-        domain: str | None,
-        note: str = "",
+        self, of_type: MappingType, port: int, domain: str | None, note: str = ""
     ) -> None:
-        super().__init__(type, port, note)
+        super().__init__(of_type)
+        self._port = port
         self._domain = domain
+        self._note = note
 
     def host(self, entry: MappingEntry) -> str:
         """Return the name in small letters, without a last dot, and with a domain."""
@@ -180,6 +161,11 @@ class HostNames(EndpointType):
         if not _HOST_NAME.fullmatch(host):
             raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
         return super().candidates(entry, taken)
+
+    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+        """Open nothing: the port is, and routes the name from now on."""
+        await trio.lowlevel.checkpoint()
+        return Endpoint(Address(names[0].host, self._port), self._note)
 
 
 class TcpPorts(EndpointType):
@@ -229,7 +215,7 @@ class TcpPorts(EndpointType):
 
     async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
         """Open all ports or none."""
-        ports: list[_TcpPort | _UdpPort] = []
+        ports: list[_Port] = []
         endpoint = _Ports(Address(names[0].host, names[0].port), ports)
         try:
             for name in names:
@@ -242,8 +228,14 @@ class TcpPorts(EndpointType):
             raise
         return endpoint
 
-    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
-        return _TcpPort(await open_listener(host, port))
+    async def _open_port(self, host: str, port: int) -> _Port:
+        listeners = await open_listener(host, port)
+
+        def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
+            open_now = partial(open_target, NameTarget(mapping, index))
+            return serve_port(listeners, open_now, max_visitors=MAX_VISITORS)
+
+        return _Port([listener.socket for listener in listeners], serve)
 
 
 class UdpPorts(TcpPorts):
@@ -254,14 +246,27 @@ class UdpPorts(TcpPorts):
 
     _of_type = MappingType.UDP
 
-    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
-        return _UdpPort(await open_udp_port(host, port))
+    async def _open_port(self, host: str, port: int) -> _Port:
+        sockets = await open_udp_port(host, port)
+
+        def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
+            target = UdpTarget(mapping, index)
+            return serve_udp_port(
+                sockets, lambda visitor: DatagramStream(open_target(target, visitor))
+            )
+
+        return _Port(sockets, serve)
+
+
+class _Port(NamedTuple):
+    sockets: list[trio.socket.SocketType]
+    serve: Callable[[str, int, OpenTarget], Awaitable[None]]
 
 
 class _Ports(Endpoint):
     """Ports that are open; visitors of each are told from those of the others."""
 
-    def __init__(self, public: Address, ports: list[_TcpPort | _UdpPort]) -> None:
+    def __init__(self, public: Address, ports: list[_Port]) -> None:
         super().__init__(public)
         self._ports = ports
 
@@ -272,38 +277,5 @@ class _Ports(Endpoint):
 
     def close(self) -> None:
         for port in self._ports:
-            port.close()
-
-
-class _TcpPort:
-    def __init__(self, listeners: list[PortListener]) -> None:
-        self._listeners = listeners
-
-    def serve(
-        self, mapping: str, index: int, open_target: OpenTarget
-    ) -> Awaitable[None]:
-        open_now = partial(open_target, NameTarget(mapping, index))
-        return serve_port(self._listeners, open_now, max_visitors=MAX_VISITORS)
-
-    def close(self) -> None:
-        for listener in self._listeners:
-            listener.socket.close()
-
-
-class _UdpPort:
-    def __init__(self, sockets: list[trio.socket.SocketType]) -> None:
-        self._sockets = sockets
-
-    def serve(
-        self, mapping: str, index: int, open_target: OpenTarget
-    ) -> Awaitable[None]:
-        target = UdpTarget(mapping, index)
-
-        def open_now(visitor: Address) -> DatagramStream:
-            return DatagramStream(open_target(target, visitor))
-
-        return serve_udp_port(self._sockets, open_now)
-
-    def close(self) -> None:
-        for sock in self._sockets:
-            sock.close()
+            for sock in port.sockets:
+                sock.close()
