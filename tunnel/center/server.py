@@ -155,7 +155,7 @@ class CenterServer:
         VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
         listeners = await open_listener(options.listen.host, options.listen.port)
         try:
-            self.mappings.offer(await self.names.open())
+            self.mappings.types.update(await self.names.open())
         except BaseException:
             for listener in listeners:
                 listener.socket.close()
