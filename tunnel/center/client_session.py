@@ -15,8 +15,7 @@ import trio
 from tunnel.access.identity import short_id
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
-from tunnel.center.exit.chained import serve_chained
-from tunnel.center.exit.tcp import refuse, serve_exit
+from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.session import Session
 from tunnel.log import log_event

@@ -1,12 +1,14 @@
 """The far end of a virtual TCP connection: connect its target and join the two.
 
 Both roles have this end: the center-client for its mappings and as an exit, the
-center-server for what leaves through it. ``serve_exit`` is where an offer comes in.
+center-server for what leaves through it. ``serve_exit`` is where an offer comes in;
+``serve_chained`` is the server between an opener and an exit at another client.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.net.dial import begin
 from tunnel.net.proxy_protocol import encode_proxy_header
-from tunnel.net.relay import relay
+from tunnel.net.relay import GRACE_S, relay
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.proto.frames import NameTarget, TcpTarget, UdpTarget
 
@@ -30,14 +32,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tunnel.net.dial import Dial
+    from tunnel.net.dial import Allow, Dial
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import Target
 
-Allow = Callable[[str, int], bool]
-"""Say whether an IP address and port may be connected to."""
-AllowUnix = Callable[[str], bool]
-"""Say whether a unix socket may be connected to."""
 Serve = Callable[[VirtualStream], Awaitable[None]]
 """Accept or reset the stream of a visitor, and serve it to its end."""
 
@@ -48,7 +46,7 @@ def serve_exit(
     stream: VirtualStream,
     target: Target | None,
     allow: Allow,
-    allow_unix: AllowUnix = lambda _path: False,
+    allow_unix: Callable[[str], bool] = lambda _path: False,
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it.
 
@@ -58,7 +56,7 @@ def serve_exit(
 
     Args:
         stream: owned.
-        target: of the virtual TCP connection; None and unknown forms are refused.
+        target: None and unknown forms are refused.
         allow: asked about each address before it is dialled.
         allow_unix: asked about the path of a unix socket.
     """
@@ -89,8 +87,6 @@ def exit_to(
 ) -> Serve:
     """Serve visitors with a target that this side's own user named: it may be anywhere.
 
-    For ``Publisher.publish``.
-
     Args:
         target: of the first port.
         count: ports of the mapping; the target of each is as far from the first.
@@ -106,8 +102,8 @@ def exit_to(
             return refuse(stream, Code.NO_MAPPING)
         header = b""
         if proxy is not None:
-            first = public(asked.name)
-            came_to = _in_row(first, asked.index) if first else None
+            came_to = public(asked.name)
+            came_to = came_to and _in_row(came_to, asked.index)
             header = encode_proxy_header(proxy, create.visitor, came_to)
         here = target
         if isinstance(target, TcpTarget) and asked.index:
@@ -180,7 +176,6 @@ class Opener:
 
     def __init__(self, stream: VirtualStream) -> None:
         self.opener_gone = False
-        """It has given up."""
         self._waiting: trio.CancelScope | None = None
         stream.on_closed(self._closed)
 
@@ -203,6 +198,37 @@ class Opener:
             self.opener_gone = True
             if self._waiting is not None:
                 self._waiting.cancel()
+
+
+async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
+    """Join an opener and the exit at another client; owns both streams.
+
+    The exit alone decides what it dials, and its answer is the answer: refusals keep
+    their code and reason, half-closes and resets pass (protocol.md#exits).
+    """
+    try:
+        with Opener(stream).waits(math.inf):
+            await onward.wait_open()
+    except BaseException as error:
+        onward.reset(Code.RESET)
+        if isinstance(error, StreamError):
+            return stream.reset(error.code, error.what)
+        stream.reset(Code.RESET)
+        if isinstance(error, trio.TooSlowError):
+            return None
+        raise
+    stream.on_closed(None)
+    stream.accept(onward.bound)
+    with trio.CancelScope() as scope:
+
+        def opener_lost(code: Code) -> None:
+            # Reading would tell, but not while the exit takes nothing. What the opener
+            # sent before its reset gets the time that it has on any way.
+            if code is not Code.NORMAL:
+                scope.deadline = trio.current_time() + GRACE_S
+
+        stream.on_closed(opener_lost)
+        await relay(stream, onward)
 
 
 class _TargetDial(Opener):
@@ -233,9 +259,8 @@ class _TargetDial(Opener):
 
     def _begin(self) -> Dial:
         target = self.target
-        if isinstance(target, TcpTarget):
-            return begin(target.address, allow=self._allow, opened=self._opened)
-        return begin(target, opened=self._opened)
+        end = target.address if isinstance(target, TcpTarget) else target
+        return begin(end, allow=self._allow, opened=self._opened)
 
     def _opened(self, sock: socket.socket) -> None:
         if sock.fileno() >= DESCRIPTORS.edge:
@@ -299,5 +324,4 @@ def bound_address(sock: socket.socket) -> Address | None:
         return None
     if not isinstance(name, tuple):  # a unix socket
         return None
-    host, port = name[:2]
-    return Address(host.partition("%")[0], port)
+    return Address(name[0].partition("%")[0], name[1])
