@@ -1,8 +1,4 @@
-"""ClientSession: a client that has proved itself, for as long as its session lives.
-
-Serves what the client opens, within the rights of its user. Which clients may have a
-session, and which one goes on, is the server's business.
-"""
+"""ClientSession: what a client opens is served within the rights of its user."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
+from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.log import log_event
 from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tunnel.access.users import User
-    from tunnel.link.link import Link
+    from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtMapping, Terms
+    from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.pools import Pools
 
@@ -50,7 +47,7 @@ class ClientSession:
         user: as whom it has proved itself.
         claim: what it said in its proof.
         result: what the handshake agreed on.
-        encrypted: whether its links are.
+        transport: of its first link.
         terms: what the server announced.
         pools: what all sessions of the process hold.
         host: where a BIND listens for anybody.
@@ -67,8 +64,8 @@ class ClientSession:
         user: User,
         claim: AuthClaim,
         result: HandshakeResult,
+        transport: Transport,
         *,
-        encrypted: bool,
         terms: Terms,
         pools: Pools,
         host: str,
@@ -81,9 +78,7 @@ class ClientSession:
         self.session_id = result.session_id
         self.secret = result.resume_secret
         self.link_no = claim.link_no
-        self.encrypted = encrypted
-        self.link: Link | None = None
-        """The link that carries it at the moment."""
+        self.encrypted = transport.encrypted
         self._host = host
         self._owner = owner
         self._forget = forget
@@ -97,6 +92,8 @@ class ClientSession:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        self.link: Link | None = Link(self.session, transport, result.leftover)
+        """The link that carries it at the moment; None while it waits for another."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -131,7 +128,7 @@ class ClientSession:
 
     @property
     def waiting(self) -> bool:
-        """Whether the link is lost and the session waits for another."""
+        """Whether the session waits for another link."""
         return self.link is None
 
     @property
@@ -168,7 +165,7 @@ class ClientSession:
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         create, user = stream.create, self.user
         if create is not None and create.exit is not None:
-            return self._serve_chained(stream, create, create.exit)
+            return self._serve_chained(stream, create.target, create.exit)
         target = create.target if create else None
         if isinstance(target, BindTarget):
             return serve_bind(
@@ -181,13 +178,13 @@ class ClientSession:
         return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
     def _serve_chained(
-        self, stream: VirtualStream, create: ProtCreate, name: str
+        self, stream: VirtualStream, target: Target, name: str
     ) -> Awaitable[None]:
         """Lead the opener to the client that is the exit of this name.
 
         The far stream is open before this returns: openers keep their order.
         """
-        if not isinstance(create.target, TcpTarget):
+        if not isinstance(target, TcpTarget):
             why = "an exit at a client takes TCP addresses"
             return refuse(stream, Code.UNSUPPORTED, why)
         if not self.user.may_leave_at(name):
@@ -197,7 +194,7 @@ class ClientSession:
         if owner is None:
             return refuse(stream, Code.NO_MAPPING, f"no client is the exit {name}")
         try:
-            onward = owner.session.open_now(create.target)
+            onward = owner.session.open_now(target)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
         return serve_chained(stream, onward)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,7 @@ from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
-from tunnel.center.names import NameOptions, NamePorts
+from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
@@ -32,7 +32,7 @@ from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.listen import open_listener, serve
+from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, MappingType, Terms
@@ -106,7 +106,7 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options or ServerOptions()
-        self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
+        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP)
         where = self.options.listen.host, self.options.ports
         self.mappings = MappingTable(
             {
@@ -153,15 +153,12 @@ class CenterServer:
         """
         options = self.options
         VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
-        listeners = await open_listener(options.listen.host, options.listen.port)
+        listeners, address = await listen_on(options.listen)
         try:
             self.mappings.types.update(await self.names.open())
         except BaseException:
-            for listener in listeners:
-                listener.socket.close()
+            close_all(listeners)
             raise
-        port = listeners[0].socket.getsockname()[1]
-        address = Address(options.listen.host, port)
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
@@ -268,12 +265,10 @@ class CenterServer:
         error: TunnelError | trio.TooSlowError,
     ) -> None:
         """Answer and log one line; a wrong proof waits, an honest fault does not."""
-        if isinstance(error, TunnelError):
-            code, reason = error.code.name, str(error)
-        else:
-            code, reason = "SILENT", "it took too long"
-        log_event(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
-            reason=reason)  # fmt: skip
+        if isinstance(error, trio.TooSlowError):
+            error = LocalLinkError(Code.SILENT, "it took too long")
+        log_event(logger, logging.INFO, "link.refused", peer=str(peer),
+            code=error.code.name, reason=str(error))  # fmt: skip
         if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
             away_s = self._gate.failed(
                 peer.host, handshake.claimed_name, trio.current_time()
@@ -368,12 +363,11 @@ class CenterServer:
                 reason=reason)  # fmt: skip
             return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
-        result = _result(handshake)
         client = ClientSession(
             user,
             claim,
-            result,
-            encrypted=transport.encrypted,
+            _result(handshake),
+            transport,
             terms=self.terms,
             pools=self._pools,
             host=self.options.listen.host,
@@ -383,7 +377,6 @@ class CenterServer:
         )
         # Before the first wait: two links of one client must see each other.
         self._sessions.add(client)
-        client.link = Link(client.session, transport, result.leftover)
         await self._nursery.start(client.run)
         log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
