@@ -1,8 +1,7 @@
 """What a center-client serves to visitors itself: a guarded service, a folder, a proxy.
 
-Passwords, files and the dialogue of the proxy are looked at here, at the client:
-neither the secret nor the decision is the server's, which carries bytes. The services
-work the same behind a host name and behind a port.
+Neither secret nor decision is the server's, which carries bytes. The services work the
+same behind a host name and behind a port.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
@@ -53,26 +52,14 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
         del visitor
         return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
 
-    async def serve(stream: VirtualStream) -> None:
-        await handle_guarded(
-            _accepted(stream), guard, open_one, believe_headers=by_name
-        )
-
-    return serve
+    return lambda stream: handle_guarded(
+        _accepted(stream), guard, open_one, believe_headers=by_name
+    )
 
 
 def share_folder(folder: Folder, guard: Guard | None) -> Serve:
     """Serve visitors with the files of a folder."""
-
-    async def serve(stream: VirtualStream) -> None:
-        await handle_folder_visitor(_accepted(stream), folder, guard)
-
-    return serve
-
-
-def _accepted(stream: VirtualStream) -> Visit:
-    stream.accept()
-    return Visit(stream, _visitor_of(stream) or _NOBODY)
+    return lambda stream: handle_folder_visitor(_accepted(stream), folder, guard)
 
 
 def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
@@ -86,19 +73,22 @@ def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
     async def open_target(target: Target) -> ResettableStream:
         if not isinstance(target, TcpTarget):
             raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
-        return DirectStream(
-            await connect(
-                target.address, allow=networks.allow, opened=DESCRIPTORS.admit
-            )
+        sock = await connect(
+            target.address, allow=networks.allow, opened=DESCRIPTORS.admit
         )
+        return DirectStream(sock)
 
-    async def serve(stream: VirtualStream) -> None:
+    def serve(stream: VirtualStream) -> Awaitable[None]:
         stream.accept()
-        await handle_app(
-            stream, Dialer(open_target), peer=_visitor_of(stream), users=users
-        )
+        peer = _visitor_of(stream)
+        return handle_app(stream, Dialer(open_target), peer=peer, users=users)
 
     return serve
+
+
+def _accepted(stream: VirtualStream) -> Visit:
+    stream.accept()
+    return Visit(stream, _visitor_of(stream) or _NOBODY)
 
 
 def _visitor_of(stream: VirtualStream) -> Address | None:
@@ -108,10 +98,7 @@ def _visitor_of(stream: VirtualStream) -> Address | None:
 class DirectStream(FastSocket):
     """A connection of this machine in the place of a virtual TCP connection.
 
-    So that what a front end serves here can also leave here.
-
-    Args:
-        sock: connected; taken over.
+    So that what a front end serves here can also leave here. Owns the socket.
     """
 
     __slots__ = ("bound",)
