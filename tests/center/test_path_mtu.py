@@ -34,7 +34,7 @@ class Line:
     ) -> int | None:
         self.path.link_up(self.now)
         if greeted:
-            self.path.greeted()
+            self.path.greeted = True
         self.now += lasts_s
         self.path.link_lost(session, cast("MuxCore", self.core), self.now)
         return self.path.mss

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import secrets
 from dataclasses import replace
 from functools import cached_property
@@ -234,7 +233,7 @@ class LinkKeeper:
 
     async def _keep_up(self) -> TunnelError | None:
         """Make links and carry them, until stopped or until a failure is final."""
-        pauses = Backoff(random.random)
+        pauses = Backoff()
         give_up_at = trio.current_time() + self._give_up_s
         while not self._stopping.is_set():
             began = trio.current_time()
@@ -399,7 +398,7 @@ class LinkKeeper:
         rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
-        self._path.greeted()
+        self._path.greeted = True
         if not (resumed and self._was_up):
             log_event(logger, logging.INFO, "link.up", peer=transport.peer,
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
