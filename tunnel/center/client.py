@@ -68,8 +68,7 @@ class CenterClient(LinkKeeper):
             proxy: which PROXY header the target hears first.
         """
         wanted = MappingEntry(MappingType.TCP, "", remote.host, remote.port, count)
-        end = TcpTarget(target) if isinstance(target, Address) else target
-        serve = exit_to(end, count=count, proxy=proxy, public=self.public)
+        serve = exit_to(target, count=count, proxy=proxy, public=self.public)
         return await self.publish(wanted, serve)
 
     async def be_exit(self, name: str, networks: Networks) -> str:

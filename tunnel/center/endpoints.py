@@ -1,7 +1,6 @@
 """What mappings open at a center-server: public TCP and UDP ports, host names, exits.
 
-An ``EndpointType`` turns an entry into public names, and those into an ``Endpoint``
-that carries visitors. ``mappings`` decides which client has which name.
+An ``EndpointType`` turns an entry into public names, and those into an ``Endpoint``.
 """
 
 from __future__ import annotations
@@ -103,8 +102,7 @@ class EndpointType:
     ) -> Iterator[tuple[PublicName, ...]]:
         """Yield the names that would do for the entry, best first.
 
-        ``taken`` matters where there is a choice. It is asked anew behind each
-        candidate, for it may have grown.
+        Where there is a choice, ``taken`` may grow between two of them.
 
         Raises:
             TunnelError: the entry can never be open; ``code`` says why.
@@ -113,11 +111,11 @@ class EndpointType:
         yield (PublicName(self._type, self.host(entry)),)
 
     async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
-        """Open one candidate.
+        """Open one candidate, or nothing.
 
         Raises:
             NameInUse: for the first name that another program has.
-            AddressError: no other candidate will do either. Nothing is open then.
+            AddressError: no other candidate will do either.
         """
         await trio.lowlevel.checkpoint()
         return Endpoint(Address(names[0].host, 0))
@@ -126,11 +124,7 @@ class EndpointType:
 class HostNames(EndpointType):
     """Names on the server's one HTTP or HTTPS port; the mapping table routes them.
 
-    Args:
-        of_type: ``HTTP`` or ``HTTPS``.
-        port: the public one.
-        domain: completes names without a dot; None refuses those.
-        note: see ``Endpoint``.
+    ``domain`` completes names without a dot; None refuses those.
     """
 
     def __init__(
@@ -171,9 +165,7 @@ class HostNames(EndpointType):
 class TcpPorts(EndpointType):
     """Public TCP ports: each visitor is one virtual TCP connection.
 
-    Args:
-        host: where an entry listens that names no host.
-        ports: the range for entries that name no port.
+    Entries that name no host, or no port, get ``host`` and one of ``ports``.
     """
 
     max_count = MAX_RANGE
@@ -188,7 +180,7 @@ class TcpPorts(EndpointType):
             self.none_left = f"every port from {ports[0]} to {ports[-1]} is taken"
 
     def host(self, entry: MappingEntry) -> str:
-        """Return the entry's host, or the address of the server's links."""
+        """Return the entry's host, or that of the server's links."""
         return entry.host or self._host
 
     def candidates(
@@ -239,10 +231,7 @@ class TcpPorts(EndpointType):
 
 
 class UdpPorts(TcpPorts):
-    """Public UDP ports: each visitor is one UDP association.
-
-    They are numbered apart from the TCP ports, so both may have the same.
-    """
+    """Public UDP ports, numbered apart: each visitor is one UDP association."""
 
     _of_type = MappingType.UDP
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+    from tunnel.addresses import End
     from tunnel.net.dial import Allow, Dial
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import Target
@@ -64,8 +65,8 @@ def serve_exit(
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
             return refuse(stream, Code.NOT_ALLOWED, why)
-        case TcpTarget() | UnixPath():
-            dial = _TargetDial(stream, target, allow, TARGETS, 0)
+        case TcpTarget(end) | (UnixPath() as end):
+            dial = _TargetDial(stream, end, allow, TARGETS, 0)
             return _serve_target(stream, dial, TARGETS)
         case UdpTarget(""):
             return serve_association(DatagramStream(stream), allow)
@@ -79,7 +80,7 @@ async def refuse(stream: VirtualStream, code: Code, reason: str = "") -> None:
 
 
 def exit_to(
-    target: TcpTarget | UnixPath,
+    target: End,
     *,
     count: int = 1,
     proxy: ProxyVersion | None = None,
@@ -106,8 +107,8 @@ def exit_to(
             came_to = came_to and _in_row(came_to, asked.index)
             header = encode_proxy_header(proxy, create.visitor, came_to)
         here = target
-        if isinstance(target, TcpTarget) and asked.index:
-            here = TcpTarget(_in_row(target.address, asked.index))
+        if isinstance(target, Address) and asked.index:
+            here = _in_row(target, asked.index)
         dial = _TargetDial(stream, here, _anywhere, arrivals, len(header))
         return _serve_target(stream, dial, arrivals, header)
 
@@ -242,7 +243,7 @@ class _TargetDial(Opener):
     def __init__(
         self,
         stream: VirtualStream,
-        target: TcpTarget | UnixPath,
+        target: End,
         allow: Allow,
         arrivals: Arrivals,
         said_bytes: int,
@@ -252,21 +253,18 @@ class _TargetDial(Opener):
         self._allow = allow
         self._arrivals = arrivals
         self._said_bytes = said_bytes
-        self._sockets: list[FastSocket] = []
+        self._sockets: dict[socket.socket, FastSocket] = {}
         self._dial: Dial | None = None
         if not (self.opener_gone or DESCRIPTORS.leaving):
             self._dial = self._begin()
 
     def _begin(self) -> Dial:
-        target = self.target
-        end = target.address if isinstance(target, TcpTarget) else target
-        return begin(end, allow=self._allow, opened=self._opened)
+        return begin(self.target, allow=self._allow, opened=self._opened)
 
     def _opened(self, sock: socket.socket) -> None:
         if sock.fileno() >= DESCRIPTORS.edge:
             DESCRIPTORS.admit(sock)
-        local = FastSocket(sock)
-        self._sockets.append(local)
+        local = self._sockets[sock] = FastSocket(sock)
         self._arrivals.dialled(local, self._said_bytes)
 
     async def finish(self) -> FastSocket:
@@ -285,21 +283,17 @@ class _TargetDial(Opener):
             raise
         self._dial = None  # it knows this object: they would be a cycle
         tune_local(sock)
-        if len(self._sockets) == 1:  # as it mostly is
-            return self._sockets.pop()
-        for local in self._sockets:
-            if local.socket is sock:
-                self._sockets.remove(local)
-                self.close()
-                return local
-        raise LookupError  # pragma: no cover - each was opened here
+        local = self._sockets.pop(sock)
+        if self._sockets:
+            self.close()
+        return local
 
     def close(self) -> None:
         """Give up what is not finished."""
         if self._dial is not None:
             self._dial.close()
             self._dial = None
-        for local in self._sockets:
+        for local in self._sockets.values():
             self._arrivals.left(local)
 
 
