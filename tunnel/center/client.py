@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 
 class CenterClient(LinkKeeper):
-    """The center-client's role. Everything below may be used once ``run`` has started.
+    """The center-client's role; see ``LinkKeeper`` for how it is made, runs and ends.
 
-    ``LinkKeeper`` says what it is made of, how it runs and how it ends.
+    Everything below may be used once ``run`` has started.
     """
 
     # Mappings ------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class CenterClient(LinkKeeper):
         """Begin to open at the server or an exit; see ``Session.open_now``.
 
         Raises:
-            LocalStreamError: ``LINK_LOST`` while there is no session.
+            LocalStreamError: also ``LINK_LOST``, while there is no session.
         """
         session = self.session
         if session is None or session.lost_at is not None:
@@ -150,24 +150,19 @@ class CenterClient(LinkKeeper):
     async def associate(self, deadline_s: float = OPEN_DEADLINE_S) -> DatagramStream:
         """Open a UDP association: a port at the server that reaches any address.
 
-        Each datagram names its own address, and names are resolved at the server.
-
-        Raises:
-            StreamError: refused; ``UNSUPPORTED``: the server offers no UDP.
+        Each datagram names its own address; names are resolved there. Raises as
+        ``open``; ``UNSUPPORTED``: the server offers no UDP.
         """
         return DatagramStream(await self.open(UdpTarget(), deadline_s))
 
     async def bind(
         self, expected: Address, deadline_s: float = OPEN_DEADLINE_S
     ) -> BoundPort:
-        """Open a port at the server that takes one connection.
+        """Open a port at the server that takes one connection; raises as ``open``.
 
         Args:
             expected: the peer that connects; a host of zeros is anybody.
             deadline_s: for the port, not for the connection.
-
-        Raises:
-            StreamError: refused; ``code`` says why.
         """
         return BoundPort(await self.open(BindTarget(expected), deadline_s))
 

@@ -44,12 +44,7 @@ class ClientSession:
     """A client that has proved itself, while its session lives.
 
     Args:
-        user: as whom it has proved itself.
-        claim: what it said in its proof.
-        result: what the handshake agreed on.
         transport: of its first link.
-        terms: what the server announced.
-        pools: what all sessions of the process hold.
         host: where a BIND listens for anybody.
         apply_mapping: answers a MAPPING.
         owner: finds the client that is an exit.
@@ -180,10 +175,7 @@ class ClientSession:
     def _serve_chained(
         self, stream: VirtualStream, target: Target, name: str
     ) -> Awaitable[None]:
-        """Lead the opener to the client that is the exit of this name.
-
-        The far stream is open before this returns: openers keep their order.
-        """
+        # The far stream is open before this returns: openers keep their order.
         if not isinstance(target, TcpTarget):
             why = "an exit at a client takes TCP addresses"
             return refuse(stream, Code.UNSUPPORTED, why)

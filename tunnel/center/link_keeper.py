@@ -1,7 +1,7 @@
 """Keep one link to the center-server up: dial, prove, resume, back off.
 
 A session outlives its links: a new link resumes it where both ends still know it, and
-else begins another. What runs over the session is not known here.
+else begins another.
 """
 
 from __future__ import annotations
@@ -269,8 +269,7 @@ class LinkKeeper:
     async def _make_link(self) -> Link:
         """Dial, prove, and find the session that the new link carries.
 
-        Raises:
-            LinkError: there is no link; its wire is closed.
+        Raises LinkError when there is no link; its wire is closed then.
         """
         old = self.session
         if old is not None and old.ended is not None:
@@ -356,8 +355,7 @@ class LinkKeeper:
     ) -> None:
         """Go on with the session where the server stands.
 
-        Raises:
-            LocalLinkError: it ended meanwhile; the next attempt begins another.
+        Raises LinkError when it ended meanwhile; the next attempt begins another.
         """
         if session.ended is not None or session.lost_at is None:
             raise LocalLinkError(Code.LINK_LOST, "the session ended meanwhile")
@@ -430,13 +428,10 @@ class LinkKeeper:
     # After a failure -----------------------------------------------------------------
 
     def _is_final(self, reason: TunnelError) -> bool:
-        """Say whether no other attempt may follow.
-
-        After the first link hardly anything is final: a captive portal must not end
-        what has worked before.
-        """
+        """Say whether no other attempt may follow."""
         if reason.code is Code.TAKEN_OVER:
             return True
+        # A captive portal must not end what has worked before.
         return not self._was_up and (
             reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
         )

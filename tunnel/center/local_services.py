@@ -41,11 +41,8 @@ _NOBODY: Final = Address("unknown", 0)
 def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
     """Serve visitors with an HTTP service that is reached with a password alone.
 
-    Args:
-        target: of the service.
-        guard: user and password.
-        by_name: the visitors come through the server's HTTP port, which has written
-            who they are; else they come to a port, and what they say is not believed.
+    Those that come ``by_name`` come through the server's HTTP port, which has written
+    who they are; what those of a port say is not believed.
     """
 
     async def open_one(visitor: Address) -> DirectStream:
@@ -65,9 +62,7 @@ def share_folder(folder: Folder, guard: Guard | None) -> Serve:
 def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
     """Serve visitors with a proxy into these networks of this machine.
 
-    Args:
-        networks: where visitors may be led.
-        users: who may use it; None only where just the server's own programs come.
+    ``users`` is None only where just the server's own programs come.
     """
 
     async def open_target(target: Target) -> ResettableStream:

@@ -65,15 +65,11 @@ class _TakenNames:
 
 
 class MappingTable:
-    """All mappings of a center-server that are open.
-
-    Args:
-        types: what is offered: how entries of each type are opened.
-    """
+    """All mappings of a center-server that are open."""
 
     def __init__(self, types: Mapping[int, EndpointType]) -> None:
         self.types = dict(types)
-        """May grow."""
+        """What is offered: how entries of each type are opened."""
         self._open: dict[PublicName, _OpenMapping] = {}
         self._by_owner: dict[ClientSession, dict[str, _OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""

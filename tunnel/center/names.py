@@ -99,11 +99,7 @@ class NamePorts:
 
 
 async def listen_on(where: Address) -> tuple[list[PortListener], Address]:
-    """Return the listeners of an address, and the same with the port that it has got.
-
-    Raises:
-        AddressError: as ``open_listener`` does.
-    """
+    """Listen as ``open_listener`` does; return also the address with its real port."""
     listeners = await open_listener(where.host, where.port)
     port = listeners[0].socket.getsockname()[1]
     return listeners, Address(where.host, port)

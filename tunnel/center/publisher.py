@@ -70,15 +70,11 @@ class _Mapping:
 
 
 class Publisher:
-    """All mappings of a center-client, over one session after another.
-
-    Args:
-        server_host: names the public address where the server does not.
-        tell: called with each ``MappingReady`` and ``MappingRefused``; must not wait.
-    """
+    """All mappings of a center-client, over one session after another."""
 
     def __init__(self, server_host: str, tell: Callable[[Notice], None]) -> None:
         self._server_host = server_host
+        """Names the public address where the server does not."""
         self._tell = tell
         self.exit_networks: Networks | None = None
         """Where other clients of the server may go from here, if anywhere."""

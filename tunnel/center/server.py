@@ -91,13 +91,7 @@ class ServerOptions:
 
 
 class CenterServer:
-    """The center-server's role.
-
-    Args:
-        users: who may come in, by name.
-        identity: the server's key and certificate; None only on plain links.
-        options: where it listens and what it offers.
-    """
+    """The center-server's role. Only plain links do without an ``identity``."""
 
     def __init__(
         self,

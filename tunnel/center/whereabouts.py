@@ -49,11 +49,7 @@ async def reach(
     tls: ssl.SSLContext | None,
     mss: int | None = None,
 ) -> Transport:
-    """Connect to the server of a join line; without ``tls`` the link is plain.
-
-    Raises:
-        LinkError: it cannot be reached.
-    """
+    """Connect to the server, or raise LinkError; without ``tls`` the link is plain."""
     if via is None:
         stream = await dial(join.host, join.port, mss)
     else:
@@ -65,12 +61,9 @@ async def reach(
 
 
 async def secure(transport: Transport, pin: str | None) -> bytes:
-    """Make the wire secure, and check the server's key before anything is sent.
+    """Make the wire secure; return what the proofs of both sides are bound to.
 
-    Return what the proofs of both sides are bound to.
-
-    Raises:
-        TlsError: the key is not the pinned one, or TLS failed.
+    Raises TlsError, before anything is sent, when the key is not the pinned one.
     """
     if not isinstance(transport, TlsTransport):
         return PLAIN_BINDING

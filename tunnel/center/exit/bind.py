@@ -46,7 +46,7 @@ async def serve_bind(
         host: where to listen for anybody.
         allow: asked about the expected peer, or about each that comes.
         may_listen: asked about where the port is.
-        wait_s: how long the peer has to come.
+        wait_s: for the peer to come.
     """
     try:
         only = await _expected_host(expected, allow)

@@ -49,17 +49,12 @@ def serve_exit(
     allow: Allow,
     allow_unix: Callable[[str], bool] = lambda _path: False,
 ) -> Awaitable[None]:
-    """Serve an offer to its end, as the form of ``target`` wants it.
+    """Serve an offer to its end, as the form of ``target`` wants it; owns the stream.
 
-    The target is dialled before this returns, so that visitors come to it in the order
-    in which they were offered. It is no coroutine, like the others that only choose: an
-    idle connection waits in each coroutine on the way, and each is 400 bytes.
-
-    Args:
-        stream: owned.
-        target: None and unknown forms are refused.
-        allow: asked about each address before it is dialled.
-        allow_unix: asked about the path of a unix socket.
+    ``allow`` is asked about each address before it is dialled. This is done before this
+    returns, so that visitors come to the target in the order in which they were
+    offered. It is no coroutine, like the others that only choose: an idle connection
+    waits in each coroutine on the way, and each is 400 bytes.
     """
     match target:
         case UnixPath(path) if not allow_unix(path):
@@ -182,11 +177,7 @@ class Opener:
 
     @contextmanager
     def waits(self, until: float) -> Iterator[None]:
-        """Wait inside this for as long as the opener does, and until that time.
-
-        Raises:
-            trio.TooSlowError: no longer.
-        """
+        """End a wait inside by TooSlowError: at ``until``, or when the opener goes."""
         with trio.CancelScope(deadline=until) as self._waiting:
             if self.opener_gone:
                 self._waiting.cancel()
@@ -270,8 +261,7 @@ class _TargetDial(Opener):
     async def finish(self) -> FastSocket:
         """Return the connected socket, which stays among the arrivals.
 
-        Raises:
-            LocalStreamError: as ``connect`` does. No socket is open then.
+        Raises as ``connect`` does; no socket is open then.
         """
         try:
             if self._dial is None:

@@ -101,12 +101,7 @@ class _UdpExit:
         self._nursery: trio.Nursery
 
     async def open(self, target: Address | None) -> None:
-        """Open the socket that is surely needed, and accept.
-
-        Raises:
-            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``; or
-                as ``resolve`` does.
-        """
+        """Open the socket that is surely needed, and accept; or raise StreamError."""
         family: int = socket.AF_INET
         if target is not None:
             self._target = await resolve(target, allow=self._allow)
