@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -99,17 +100,13 @@ class ClientSession:
             task_status.started()
             await self.session.wait_ended()
             self._forget(self)
-            self._say_end()
-
-    def _say_end(self) -> None:
-        error, lost = self.session.ended, self.session.lost_streams
-        if error is None:  # pragma: no cover - it has ended
-            return
-        quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
-        log_event(logger, logging.INFO if quiet else logging.WARNING,
-            "session.ended" if quiet else "session.lost",
-            user=self.user.name, client=short_id(self.client_id),
-            code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+            error, lost = self.session.ended, self.session.lost_streams
+            assert error is not None  # noqa: S101 - it has ended
+            quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
+            log_event(logger, logging.INFO if quiet else logging.WARNING,
+                "session.ended" if quiet else "session.lost",
+                user=self.user.name, client=short_id(self.client_id),
+                code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
 
     @property
     def takes_udp(self) -> bool:
@@ -130,9 +127,8 @@ class ClientSession:
     def away(self) -> bool:
         """Whether it waits for a link for longer than a visitor should."""
         lost_at = self.session.lost_at
-        return self.waiting and (
-            lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
-        )
+        away_s = math.inf if lost_at is None else trio.current_time() - lost_at
+        return self.waiting and away_s > VISITOR_WAITS_S
 
     async def answers(self, timeout_s: float) -> bool:
         """Say whether the client is there."""

@@ -89,6 +89,8 @@ class EndpointType:
     """How many ports an entry may have; 1 where it has none."""
     none_left = ""
     """Why ``candidates`` gave nothing."""
+    _port = 0
+    _note = ""
 
     def __init__(self, of_type: MappingType) -> None:
         self._type = of_type
@@ -118,7 +120,7 @@ class EndpointType:
             AddressError: no other candidate will do either.
         """
         await trio.lowlevel.checkpoint()
-        return Endpoint(Address(names[0].host, 0))
+        return Endpoint(Address(names[0].host, self._port), self._note)
 
 
 class HostNames(EndpointType):
@@ -155,11 +157,6 @@ class HostNames(EndpointType):
         if not _HOST_NAME.fullmatch(host):
             raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
         return super().candidates(entry, taken)
-
-    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
-        """Open nothing: the port is, and routes the name from now on."""
-        await trio.lowlevel.checkpoint()
-        return Endpoint(Address(names[0].host, self._port), self._note)
 
 
 class TcpPorts(EndpointType):

@@ -93,8 +93,7 @@ class MappingTable:
     def find(self, of_type: MappingType, host: str) -> tuple[ClientSession, str] | None:
         """Return who has a host name or a wildcard for it, and the mapping's name."""
         for name in _names_of(of_type, host):
-            mapping = self._open.get(name)
-            if mapping is not None:
+            if mapping := self._open.get(name):
                 return mapping.owner, mapping.entry.name
         return None
 
@@ -208,7 +207,12 @@ class MappingTable:
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
         mapping = _OpenMapping(client, entry, names, endpoint)
-        self._take_in(mapping)
+        self._open.update(dict.fromkeys(names, mapping))
+        self._by_owner.setdefault(client, {})[entry.name] = mapping
+        self._count += 1
+        self._lost.get(client, set()).difference_update(names)
+        for name in names:
+            self._left.pop(name, None)
         client.nursery.start_soon(_serve, mapping)
         return mapping.answer
 
@@ -241,15 +245,6 @@ class MappingTable:
         """Take a mapping from an owner that may come back: it hears TAKEN_OVER then."""
         self._close(mapping)
         self._lost.setdefault(mapping.owner, set()).update(mapping.names)
-
-    def _take_in(self, mapping: _OpenMapping) -> None:
-        if (lost := self._lost.get(mapping.owner)) is not None:
-            lost.difference_update(mapping.names)
-        self._open.update(dict.fromkeys(mapping.names, mapping))
-        self._by_owner.setdefault(mapping.owner, {})[mapping.entry.name] = mapping
-        self._count += 1
-        for name in mapping.names:
-            self._left.pop(name, None)
 
     def _close(self, mapping: _OpenMapping) -> None:
         for name in mapping.names:

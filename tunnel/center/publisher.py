@@ -84,9 +84,6 @@ class Publisher:
         self._nursery: trio.Nursery | None = None
         self._asking_again: trio.CancelScope | None = None
 
-    def __len__(self) -> int:
-        return len(self._mappings)
-
     # The session ---------------------------------------------------------------------
 
     def attach(self, session: Session, nursery: trio.Nursery) -> None:

@@ -99,9 +99,9 @@ class CenterServer:
         identity: Identity | None,
         options: ServerOptions | None = None,
     ) -> None:
-        self.options = options or ServerOptions()
+        self.options = options = options or ServerOptions()
         self.terms = Terms(capabilities=CAN_MAP | CAN_UDP)
-        where = self.options.listen.host, self.options.ports
+        where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
                 MappingType.TCP: TcpPorts(*where),
@@ -109,19 +109,17 @@ class CenterServer:
                 MappingType.EXIT: EndpointType(MappingType.EXIT),
             }
         )
-        self.names = NamePorts(self.options.names)
+        self.names = NamePorts(options.names)
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
-        if self._tls is None and not self.options.plain:
+        if self._tls is None and not options.plain:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(
-            self.options.max_sessions, self.options.max_waiting_sessions
-        )
+        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
