@@ -376,14 +376,15 @@ class LinkKeeper:
         """Carry the session until the link ends; return the reason."""
         session = link.session
         self._link = link
-        self._path.link_up(trio.current_time())
+        began, self._path.greeted = trio.current_time(), False
         if self._stopping.is_set():
             link.close(Code.NORMAL)
         try:
             reason = await link.run()
         finally:
             self._link = None
-        self._path.link_lost(self._session_id, session.core, trio.current_time())
+        lasted_s = trio.current_time() - began
+        self._path.link_lost(self._session_id, session.core, lasted_s)
         session.link_lost(reason)
         if session.ended is not None:
             self._forget_session(session, reason)

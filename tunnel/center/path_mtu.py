@@ -9,7 +9,6 @@ silence. Two that did so at the same byte are no accident.
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Final
 
 from tunnel.log import log_event
@@ -39,18 +38,13 @@ class Path:
         self.mss: int | None = None
         """For the next dial; None leaves it to the kernel."""
         self._still: set[_Mark] = set()
-        self._began = math.inf
         self.greeted = False
         """The link's first question was answered: what the server had to repeat went
-        before that answer, so it has arrived."""
+        before that answer, so it has arrived. False again for each link."""
         self._told = False
 
-    def link_up(self, now: float) -> None:
-        """Count a new link."""
-        self._began, self.greeted = now, False
-
-    def link_lost(self, session_id: bytes, core: MuxCore, now: float) -> None:
-        """Count the end of the link, whichever side gave it up first."""
+    def link_lost(self, session_id: bytes, core: MuxCore, lasted_s: float) -> None:
+        """Count the end of a link, whichever side gave it up first."""
         marks = {(session_id, "received", core.received)}
         still = self._still & marks if not self.greeted else set()
         if core.replay is not None and core.replay.unconfirmed:
@@ -58,7 +52,7 @@ class Path:
             still |= self._still & {sent}
             marks.add(sent)
         self._still = marks
-        if still and now - self._began >= STILL_S:
+        if still and lasted_s >= STILL_S:
             self._suspect()
 
     def handshake_silent(self) -> None:
