@@ -194,7 +194,7 @@ class Publisher:
         while names and session is not None:
             some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
             asked = [self._mappings[name] for name in some if name in self._mappings]
-            answers = await _ask(session, op, [mapping.entry for mapping in asked])
+            answers = await _answers(session, op, [mapping.entry for mapping in asked])
             if answers is None:
                 break
             op = MappingOp.ADD
@@ -242,7 +242,7 @@ class Publisher:
         self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
 
 
-async def _ask(
+async def _answers(
     session: Session, op: MappingOp, entries: list[MappingEntry]
 ) -> list[MappingAnswer] | None:
     try:
@@ -254,7 +254,7 @@ async def _ask(
 
 async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> None:
     try:
-        await _ask(session, MappingOp.REMOVE, [entry])
+        await _answers(session, MappingOp.REMOVE, [entry])
     finally:
         done.set()
 
