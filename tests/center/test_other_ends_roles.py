@@ -19,10 +19,11 @@ from tunnel.access.networks import Networks
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import MappingReady, MappingRefused
+from tunnel.center.local_services import share_network
 from tunnel.errors import Code, StreamError
 from tunnel.net.listen import open_listener, open_unix_listener
 from tunnel.net.proxy_protocol import ProxyVersion
-from tunnel.proto.frames import TcpTarget
+from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tunnel.center.client import CenterClient
 
 FREE = Address("", 0)
+PORT = MappingEntry(MappingType.TCP, "")
 NOWHERE = Networks.parse(["192.0.2.0/24"])
 HERE = Networks.parse(["127.0.0.0/8"])
 
@@ -217,7 +219,7 @@ async def test_a_proxy_leads_into_the_network_of_the_client() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, HERE, None)
+        await client.publish(PORT, share_network(HERE, None))
         public = (await heard(client).next(MappingReady)).public
         assert await through(public, service) == b"hello"
 
@@ -228,7 +230,7 @@ async def test_a_proxy_leads_to_the_allowed_networks_alone() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, Networks(), None)
+        await client.publish(PORT, share_network(Networks(), None))
         public = (await heard(client).next(MappingReady)).public
         with pytest.raises(ProxyError, match="not allowed"):
             await through(public, service)
@@ -241,7 +243,7 @@ async def test_a_proxy_with_users_serves_nobody_else() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, HERE, users)
+        await client.publish(PORT, share_network(HERE, users))
         public = (await heard(client).next(MappingReady)).public
         assert await through(public, service, "me:secret@") == b"hello"
         for wrong in ("", "me:wrong@"):

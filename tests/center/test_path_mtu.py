@@ -27,16 +27,12 @@ class Line:
     def __init__(self) -> None:
         self.path = Path()
         self.core = Core()
-        self.now = 100.0
 
     def link(
         self, lasts_s: float = 30, *, greeted: bool, session: bytes = b"one"
     ) -> int | None:
-        self.path.link_up(self.now)
-        if greeted:
-            self.path.greeted()
-        self.now += lasts_s
-        self.path.link_lost(session, cast("MuxCore", self.core), self.now)
+        self.path.greeted = greeted
+        self.path.link_lost(session, cast("MuxCore", self.core), lasts_s)
         return self.path.mss
 
 

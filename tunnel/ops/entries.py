@@ -120,8 +120,9 @@ class Service:
         if self.guard is not None:
             by_name = kind == MappingType.HTTP
             return share_guarded(self.target, self.guard, by_name=by_name)
-        target = as_target(self.target)
-        return exit_to(target, count=self.count, proxy=self.proxy, public=client.public)
+        return exit_to(
+            self.target, count=self.count, proxy=self.proxy, public=client.public
+        )
 
 
 @dataclass(frozen=True, slots=True)

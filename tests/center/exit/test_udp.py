@@ -17,15 +17,17 @@ from tunnel.access.join import make_token
 from tunnel.addresses import LOOPBACKS, Address
 from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp
+from tunnel.center.exit.tcp import udp_exit_to
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import NameTarget, UdpTarget
+from tunnel.proto.frames import MappingEntry, MappingType, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
+UDP_PORT = MappingEntry(MappingType.UDP, "")
 PORTS = range(21_000, 22_000)
 
 
@@ -471,7 +473,7 @@ async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
         client, notices = where.client()
         with service() as (sock, target), service() as (visitor, _):
             async with running(client):
-                name = await client.publish_udp_target(Address("", 0), target)
+                name = await client.publish(UDP_PORT, udp_exit_to(target))
                 public = (await notices.next(MappingReady)).public
                 for number in range(3):
                     visitor.sendto(b"%d" % number, (public.host, public.port))
@@ -491,7 +493,8 @@ async def test_tcp_and_udp_may_have_the_same_port() -> None:
         async with running(client):
             await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
             first = (await notices.next(MappingReady)).public
-            await client.publish_udp_target(first, Address(LOOPBACK, 9))
+            same = MappingEntry(MappingType.UDP, "", first.host, first.port)
+            await client.publish(same, udp_exit_to(Address(LOOPBACK, 9)))
             assert (await notices.next(MappingReady, 2)).public == first
 
 
@@ -505,7 +508,7 @@ async def test_a_mapping_is_opened_as_what_it_is(
             if isinstance(target, UdpTarget):
                 await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
             else:
-                await client.publish_udp_target(Address("", 0), Address(LOOPBACK, 9))
+                await client.publish(UDP_PORT, udp_exit_to(Address(LOOPBACK, 9)))
             name = (await notices.next(MappingReady)).name
             (member,) = where.server.clients
             with pytest.raises(RemoteStreamError) as caught:
