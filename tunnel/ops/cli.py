@@ -22,10 +22,10 @@ from tunnel.ops.flags import (
     LeaveAt,
     LogForm,
     RunFlags,
+    ServeFlags,
     ServerFlags,
     Words,
 )
-from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import bare, escaped
@@ -296,7 +296,7 @@ def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
 def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
     from tunnel.ops.runtime import run
 
-    return run(command, show, timeouts, ENVIRONMENT.warn)
+    return run(command, show, timeouts, partial(ENVIRONMENT.warn, app))
 
 
 def _mask_tracebacks() -> None:
