@@ -14,7 +14,6 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.ops.show import Show, connections
-from tunnel.ops.signals import ending_signals
 from tunnel.platform.process import HANGUP
 
 if TYPE_CHECKING:
@@ -36,10 +35,7 @@ RECYCLED_BYTES: Final = 4_194_304
 
 
 def run(
-    command: Command,
-    show: Show,
-    timeouts: Timeouts | None,
-    warn: Callable[[], None],
+    command: Command, show: Show, timeouts: Timeouts | None, warn: Callable[[], None]
 ) -> int:
     """Run a command in trio and return its exit status; an error becomes text and one.
 
@@ -50,8 +46,13 @@ def run(
         warn: called once the log is there, to say what is wrong with the environment.
     """
     raise_limit()
-    _calm_collector()
-    _calm_allocator()
+    gc.collect()
+    gc.freeze()  # what was loaded so far
+    gc.set_threshold(*COLLECT_AFTER)
+    # glibc keeps blocks as large as the largest that was ever freed, up to twice as
+    # much in all, and returns larger ones to the kernel at once: without this, each
+    # piece of a transfer began with page faults. Other allocators take no notice.
+    bytes(RECYCLED_BYTES)
     try:
         return trio.run(_with_log, command, show, timeouts, warn)
     except BaseException as error:
@@ -67,10 +68,7 @@ def run(
 
 
 async def _with_log(
-    command: Command,
-    show: Show,
-    timeouts: Timeouts | None,
-    warn: Callable[[], None],
+    command: Command, show: Show, timeouts: Timeouts | None, warn: Callable[[], None]
 ) -> int:
     if timeouts is not None:
         TIMEOUTS.set(timeouts)
@@ -82,29 +80,20 @@ async def _with_log(
     return status
 
 
-def _calm_collector() -> None:
-    """Have the collector run less often, and never over what was loaded so far."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-
-
-def _calm_allocator() -> None:
-    """Have the allocator keep freed memory for the next piece of a transfer.
-
-    glibc keeps blocks as large as the largest that was ever freed, up to twice as much
-    in all, and returns larger ones to the kernel at once: without this, each piece
-    began with page faults. Other allocators take no notice.
-    """
-    bytes(RECYCLED_BYTES)
-
-
 def first_fault(error: BaseException) -> BaseException:
     """Return the first TunnelError of an exception group, or else its first error."""
     while isinstance(error, BaseExceptionGroup):
         ours = error.split(TunnelError)[0]
         error = (ours or error).exceptions[0]
     return error
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Return Ctrl+C, SIGTERM, and SIGHUP unless it is ignored already (``nohup``)."""
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+        ends.append(HANGUP)
+    return ends
 
 
 class Ending:
