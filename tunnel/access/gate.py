@@ -13,9 +13,10 @@ clock.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.failures import Failures
+from tunnel.access.guesses import Failures
 from tunnel.access.visitors import THIS_MACHINE, address_key
 
 if TYPE_CHECKING:
@@ -45,26 +46,17 @@ addresses would make the gate forget its users, at the time when that matters.""
 _MAX_EACH: Final = MAX_REMEMBERED // 2
 
 
+@dataclass(eq=False, slots=True)
 class GatePlace:
-    """The place of one unauthenticated link, which calls ``leave`` once."""
+    """The place of one unauthenticated link."""
 
-    __slots__ = ("_gate", "evict", "heard", "key", "known", "taken")
-
-    def __init__(
-        self, gate: Gate, key: str, *, known: bool, evict: Callable[[], None]
-    ) -> None:
-        self._gate = gate
-        self.key = key
-        self.known = known
-        self.evict = evict
-        self.heard = False
-        """The link has sent something: to be silent costs a stranger least."""
-        self.taken = False
-        """A newcomer has it now."""
-
-    def leave(self) -> None:
-        """Give the place back: the link has proved itself or ended. May be repeated."""
-        self._gate.leave(self)
+    key: str
+    known: bool
+    evict: Callable[[], None]
+    heard: bool = False
+    """The link has sent something: to be silent costs a stranger least."""
+    taken: bool = False
+    """A newcomer has it now."""
 
 
 class Gate:
@@ -98,24 +90,23 @@ class Gate:
     def enter(self, address: str, now: float, evict: Callable[[], None]) -> GatePlace:
         """Return a place for a link, if need be that of another.
 
+        The caller calls ``leave`` once the link has proved itself or ended.
+
         Args:
-            address: an IP address, or what a socket says of a unix peer.
+            address: what ``address_key`` takes.
             now: the time.
             evict: called when a newcomer takes the place. It ends the link and must not
                 wait.
-
-        Raises:
-            ValueError: ``address`` is neither.
         """
         key = address_key(address)
         if len(self._places) >= self._most:
             self._make_room()
-        place = GatePlace(self, key, known=self._is_known(key, now), evict=evict)
+        place = GatePlace(key, self._is_known(key, now), evict)
         self._places[place] = None
         return place
 
     def leave(self, place: GatePlace) -> None:
-        """Take a place back, as ``GatePlace.leave`` says."""
+        """Take a place back. May be repeated."""
         self._places.pop(place, None)
 
     def _make_room(self) -> None:

@@ -66,7 +66,7 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
             cannot be written.
     """
     path = state_dir / "identity.pem"
-    created = not exists(path) and create_private(path, _make_identity)
+    created = not exists(path) and create_private(path, _make_identity())
     return _load_identity(path), created
 
 
@@ -111,13 +111,9 @@ def _make_identity() -> str:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("tunnel")]), False)
         .sign(key, hashes.SHA256())
     )
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    pem = key_pem + certificate.public_bytes(serialization.Encoding.PEM)
-    return pem.decode()
+    form, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+    pem = key.private_bytes(form, serialization.PrivateFormat.PKCS8, no_password)
+    return (pem + certificate.public_bytes(form)).decode()
 
 
 def pin_of(certificate_der: bytes) -> str:
@@ -192,8 +188,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
     number = 0
     while True:
         number += 1
-        path = folder / f"{number}.id"
-        lock = open_private(path, os.O_RDWR)
+        lock = open_private(folder / f"{number}.id", os.O_RDWR)
         try:
             if try_lock(lock):
                 return lock, _kept_id(lock)
@@ -206,11 +201,10 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
 def _kept_id(lock: int) -> bytes:
     """Read the id; a new file, or one whose writer was killed, gets a new one."""
     kept = read_at(lock, CLIENT_ID_BYTES + 1, 0)
-    if len(kept) == CLIENT_ID_BYTES:
-        return kept
-    client = secrets.token_bytes(CLIENT_ID_BYTES)
-    _keep_id(lock, client)
-    return client
+    if len(kept) != CLIENT_ID_BYTES:
+        kept = secrets.token_bytes(CLIENT_ID_BYTES)
+        _keep_id(lock, kept)
+    return kept
 
 
 def _keep_id(lock: int, client: bytes) -> None:

@@ -44,10 +44,8 @@ class Visitors:
 
     def trusts(self, host: str) -> bool:
         """Say whether an address is that of a trusted proxy."""
-        if not self.trusted:
-            return False
-        ip = parse_ip(host)
-        if ip is None:  # a unix socket
+        # A unix socket has no IP address.
+        if not self.trusted or (ip := parse_ip(host)) is None:
             return False
         ip = unmapped(ip)
         return any(ip in network for network in self.trusted)

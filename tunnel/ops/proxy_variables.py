@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tunnel.addresses import parse_ip, unmapped
+from tunnel.addresses import is_loopback, parse_ip, unmapped
 from tunnel.errors import UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy
 
@@ -66,7 +66,7 @@ def not_used(environ: Mapping[str, str], host: str, port: int) -> Unused | None:
         other = _first(environ, _OTHERS)
         why = "the link is not HTTP: HTTPS_PROXY or ALL_PROXY counts"
         return Unused(other, why) if other else None
-    if is_loopback(host):
+    if is_here(host):
         return Unused(name, "the server is this machine")
     exempt = _first(environ, _EXEMPT)
     if exempt and is_exempt(environ[exempt], host, port):
@@ -78,13 +78,11 @@ def _first(environ: Mapping[str, str], names: Sequence[str]) -> str | None:
     return next((name for name in names if environ.get(name, "").strip()), None)
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether the text of a host means this machine; nothing is resolved."""
+def is_here(host: str) -> bool:
+    """Say whether a server of that name or address can only be this machine."""
     ip = _ip(host)
-    if ip is not None:
-        return ip.is_loopback or ip.is_unspecified
-    name = _name(host)
-    return name == "localhost" or name.endswith(".localhost")
+    is_unspecified = ip is not None and ip.is_unspecified
+    return is_loopback(host) or is_unspecified or _name(host).endswith(".localhost")
 
 
 def is_exempt(entries: str, host: str, port: int) -> bool:
