@@ -289,8 +289,7 @@ def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, timeouts, show = run.drain_s(), run.timeouts(), run.show()
-    command = partial(run_up, entries, server, drain_s, show)
-    return _run(command, show, timeouts)
+    return _run(partial(run_up, entries, server, drain_s, show), show, timeouts)
 
 
 def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
@@ -309,13 +308,11 @@ def _mask_tracebacks() -> None:
         if sys.stderr is not None:
             sys.stderr.write("\n".join(map(escaped, lines)))
 
+    def report_args(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+        report(args.exc_type, args.exc_value, args.exc_traceback)
+
     sys.excepthook = report
-    threading.excepthook = lambda args: report(
-        args.exc_type, args.exc_value, args.exc_traceback
-    )
-    sys.unraisablehook = lambda args: report(
-        args.exc_type, args.exc_value, args.exc_traceback
-    )
+    threading.excepthook = sys.unraisablehook = report_args
 
 
 def _refuse(error: TunnelError) -> Exit:

@@ -136,8 +136,7 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         return line, False
     if to is not None and "://" in to:
         return parse_join(to), True
-    name = DEFAULT if to is None else to
-    path = _file(name)
+    path = _file(DEFAULT if to is None else to)
     if exists(path):
         return _read_file(path, str(path), parse_join), False
     if to is None:
@@ -147,12 +146,14 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
             "run `tunnel serve` on a public host, then use the line that it prints: "
             "--to 'tunnel://…'",
         )
-    known = [p.stem for p in path.parent.glob("*.join")]
-    fix = "`tunnel join 'tunnel://…'` saves one"
-    if close := get_close_matches(name, known, 1):
-        fix = f"did you mean {close[0]!r}?"
-    cause = f"saved: {', '.join(sorted(known)) or 'none'}"
-    raise UsageError(f"no saved server is called {name!r}", cause, fix)
+    known = sorted(p.stem for p in path.parent.glob("*.join"))
+    close = get_close_matches(to, known, 1)
+    saves = "`tunnel join 'tunnel://…'` saves one"
+    raise UsageError(
+        f"no saved server is called {to!r}",
+        f"saved: {', '.join(known) or 'none'}",
+        f"did you mean {close[0]!r}?" if close else saves,
+    )
 
 
 def show_join(state: Path, show: Show) -> Exit:

@@ -67,8 +67,7 @@ async def run_up(
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, own_id, show, nursery)
-            up.save_as, up.keep = server.save_as, is_new
+            up = _Up(join, via, server.save_as, is_new, own_id, show, nursery)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
@@ -77,36 +76,28 @@ async def run_up(
 class _Up:
     """One run of ``tunnel up``: its entries, and what its user is told of them.
 
-    Args:
-        join: the server.
-        via: the proxy on the way to it.
-        own_id: what names this client to the server.
-        show: writes for the user.
-        nursery: of all tasks of the run.
+    All its tasks are in ``nursery``. Once an entry works, the server is saved as
+    ``save_as``, or else, if ``is_new``, as the default where there is no other.
     """
 
     def __init__(
         self,
         join: JoinLine,
         via: UpstreamProxy | None,
+        save_as: str | None,
+        is_new: bool,
         own_id: ClientId,
         show: Show,
         nursery: trio.Nursery,
     ) -> None:
-        self.save_as: str | None = None
-        """The name under which the server is saved once an entry works."""
-        self.keep = False
-        """Save it as the default then, if there is no other."""
         self._join = join
         self._via = via
+        self._save_as = save_as
+        self._is_new = is_new
         self._show = show
         self._nursery = nursery
         self._client = CenterClient(
-            join,
-            client_id=own_id.value,
-            new_id=own_id.renew,
-            tell=self._tell,
-            via=via,
+            join, client_id=own_id.value, new_id=own_id.renew, tell=self._tell, via=via
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -115,8 +106,8 @@ class _Up:
         self._without: dict[str, Exit] = {}
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
+        """Said once there is a link."""
         self._count = 0
-        self._was_up = False
         self._works = False
         """Whether an entry has ever been ready."""
         self._trouble = ""
@@ -162,9 +153,8 @@ class _Up:
                 )
             case SessionLost(reason, count):
                 if count:  # otherwise nothing was lost
-                    self._show.talk(
-                        "session lost", f"{reason}; reset: {connections(count)}"
-                    )
+                    lost = f"{reason}; reset: {connections(count)}"
+                    self._show.talk("session lost", lost)
             case ClientIdChanged():
                 self._show.talk(
                     "warning",
@@ -182,10 +172,9 @@ class _Up:
         how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
         how += ", key pinned" if notice.pinned else ""
         self._show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
-        if not self._was_up:
-            self._was_up = True
-            for line in self._local:
-                self._say(line)
+        lines, self._local = self._local, []
+        for line in lines:
+            self._say(line)
 
     def _link_down(self, notice: LinkDown) -> None:
         waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
@@ -256,22 +245,20 @@ class _Up:
             now = (client.connections, sent, received)
             if now != last:
                 last = now
-                self._show.status(
-                    f"  {connections(now[0])}, {size_text(received)} in, "
-                    f"{size_text(sent)} out"
-                )
+                bytes_in, bytes_out = size_text(received), size_text(sent)
+                live = connections(client.connections)
+                self._show.status(f"  {live}, {bytes_in} in, {bytes_out} out")
 
     # The join line -------------------------------------------------------------------
 
     def _keep_join(self) -> None:
-        """Save the server under the name that was asked for, or as the default."""
         with _logged_if_not_saved():
-            if self.save_as:
-                saved.save(self._join, self.save_as)
-            elif self.keep and not saved.is_saved(saved.DEFAULT):
+            if self._save_as:
+                saved.save(self._join, self._save_as)
+            elif self._is_new and not saved.is_saved(saved.DEFAULT):
                 path = saved.save(self._join, saved.DEFAULT)
                 self._show.talk("saved", f"{path} (--to is not needed next time)")
-            elif self.keep:
+            elif self._is_new:
                 self._nursery.start_soon(self._replace_join)
 
     async def _replace_join(self) -> None:
