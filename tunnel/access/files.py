@@ -9,7 +9,7 @@ import os
 import secrets
 import shlex
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tunnel.errors import StateError
 from tunnel.platform.files import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TRUST_FILES: Final = "TUNNEL_TRUST_FILES"
 """The environment variable that has secrets read whoever may read or write them: for
 mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
+T = TypeVar("T")
 DAMAGED: Final = "the file is damaged"
 
 
@@ -103,24 +104,22 @@ def create_private(path: Path, text: str) -> bool:
     Raises:
         StateError: it cannot be written.
     """
-    created = True
-
-    def link(temporary: Path, path: Path) -> None:
-        nonlocal created
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            created = False
-        except OSError:
-            # No hard links here: a server is alone in its folder, so none was first.
-            temporary.replace(path)
-
-    _write(path, text, link)
-    return created
+    return _write(path, text, _link)
 
 
-def _write(path: Path, text: str, place: Callable[[Path, Path], object]) -> None:
-    """Write a file beside ``path``, and have ``place`` give it its name."""
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here: a server is alone in its folder, so none was first.
+        temporary.replace(path)
+    return True
+
+
+def _write(path: Path, text: str, place: Callable[[Path, Path], T]) -> T:
+    """Write a file beside ``path``, have ``place`` name it, and return its answer."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         make_private_dir(path.parent)
@@ -129,10 +128,11 @@ def _write(path: Path, text: str, place: Callable[[Path, Path], object]) -> None
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            place(temporary, path)
+            placed = place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)  # or the name may not outlive a power cut
+        return placed
     except OSError as error:
         raise _unusable(path, "write", error) from error
 

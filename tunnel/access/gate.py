@@ -65,18 +65,15 @@ class Gate:
     Addresses are told apart by ``address_key``. This machine is one address, with many
     clients behind it (a reverse proxy's too). Because it may stand for anybody it never
     becomes known, or a flood through a proxy would be spared like a user.
-
-    Args:
-        most: places.
     """
 
     def __init__(self, most: int = MAX_UNPROVEN) -> None:
         self._most = most
         self._places: dict[GatePlace, None] = {}
-        self._living: Counter[str] = Counter()
+        self._living = Counter[str]()
         # In the order of the last entry, so that the first is the oldest.
         self._authenticated_at: dict[str, float] = {}
-        self._failures: Failures[tuple[str, str]] = Failures(
+        self._failures = Failures[tuple[str, str]](
             FAILURE_BURST, _MAX_EACH, FAILURE_REFILL_S
         )
 

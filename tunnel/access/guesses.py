@@ -67,10 +67,8 @@ class Guesses:
     """
 
     def __init__(self) -> None:
-        self._of_addresses: Failures[str] = Failures(BURST, MAX_REMEMBERED, REFILL_S)
-        self._of_this_machine: Failures[str] = Failures(
-            SHARED * BURST, 1, REFILL_S / SHARED
-        )
+        self._of_addresses = Failures[str](BURST, MAX_REMEMBERED, REFILL_S)
+        self._of_this_machine = Failures[str](SHARED * BURST, 1, REFILL_S / SHARED)
 
     def wait_s(self, host: str, now: float) -> float:
         """Return for how long words of an address are not looked at, in seconds."""

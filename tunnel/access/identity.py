@@ -71,23 +71,20 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
 
 
 def _load_identity(path: Path) -> Identity:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        load_pem_private_key,
-    )
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.hazmat.primitives import serialization
 
     pem = read_private(path).encode()
     try:
-        key = load_pem_private_key(pem, password=None)
-        certificate = load_pem_x509_certificate(pem)
+        key = serialization.load_pem_private_key(pem, password=None)
+        certificate = x509.load_pem_x509_certificate(pem)
         if key.public_key() != certificate.public_key():
             raise ValueError("the key and the certificate are no pair")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         fix = f"restore it, or mv {shlex.quote(str(path))} away: clients need a new pin"
         raise StateError(f"cannot use {path}", DAMAGED, fix) from error
-    der = certificate.public_bytes(Encoding.DER)
+    der = certificate.public_bytes(serialization.Encoding.DER)
     return Identity(path, pin_of(der), hashlib.sha256(der).digest())
 
 
@@ -138,24 +135,20 @@ def pin_of(certificate_der: bytes) -> str:
 # The client's id -------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class ClientId:
-    """What names this client to its server, and where it is kept.
+    """What names this client to its server, and where it is kept."""
 
-    Args:
-        value: 16 bytes.
-        lock: the descriptor of its file; None where nothing can be written.
-    """
-
-    def __init__(self, value: bytes, lock: int | None = None) -> None:
-        self.value = value
-        self._lock = lock
+    value: bytes
+    lock: int | None = None
+    """The descriptor of its file; None where nothing can be written."""
 
     def renew(self) -> bytes:
         """Take another id, for this one is somebody else's too; keep it if possible."""
         self.value = secrets.token_bytes(CLIENT_ID_BYTES)
-        if self._lock is not None:
+        if self.lock is not None:
             with suppress(OSError):
-                _keep_id(self._lock, self.value)
+                _keep_id(self.lock, self.value)
         return self.value
 
 

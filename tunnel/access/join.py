@@ -113,7 +113,8 @@ def parse_join(text: str) -> JoinLine:
     plain = scheme == "tunnel+plain"
     if plain and pin:
         _refuse("a plain link has no key to pin", "drop #PIN, or use tunnel://")
-    if pin and not _is_pin(pin):
+    key = from_base64url(pin, PIN_BYTES)
+    if pin and (key is None or to_base64url(key) != pin):  # one spelling of each
         _refuse(f"the PIN after # is not the base64url of {PIN_BYTES} bytes")
     return JoinLine(name, token, host, port, pin or None, plain)
 
@@ -154,11 +155,6 @@ def _parse_where(where: str) -> tuple[str, int]:
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
         _refuse(f"the port {port[:8]!r} is not a number from 1 to 65535")
     return host, int(port)
-
-
-def _is_pin(text: str) -> bool:
-    data = from_base64url(text, PIN_BYTES)
-    return data is not None and to_base64url(data) == text  # one spelling of each
 
 
 def _refuse(cause: str, fix: str = f"a join line looks like {_FORM}") -> NoReturn:

@@ -71,10 +71,8 @@ async def run_demo(once: bool) -> int:
 
     Without ``once`` it stays up for the user to try. SIGTERM ends it with the status
     reached so far, Ctrl+C with ``KeyboardInterrupt``, in a group. However it ends, also
-    by cancellation, children and files are gone afterwards.
-
-    Returns:
-        0, or 9 if a check failed; stderr says which.
+    by cancellation, children and files are gone afterwards. The status is 9 if a check
+    failed; stderr says which.
     """
     os.umask(0o077)  # its files are for nobody else, whatever the user's umask is
     out, talk = _console(sys.stdout), _console(sys.stderr)
@@ -118,13 +116,13 @@ def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
             talk.print(f"    {line}", style="dim", markup=False)
 
 
+@dataclass
 class _Demo:
     """One run of the demo; ``checked`` says whether all checks have passed."""
 
-    def __init__(self, out: Console, talk: Console) -> None:
-        self._out = out
-        self._talk = talk
-        self.checked = False
+    out: Console
+    talk: Console
+    checked: bool = False
 
     async def run(self, folder: Path, once: bool) -> None:
         """Start, check and stay; raises CheckFailedError in a group."""
@@ -133,7 +131,7 @@ class _Demo:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_page, listeners)
             nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-            self._talk.print("  starting a center-server and a center-client …")
+            self.talk.print("  starting a center-server and a center-client …")
             port = _free_port()
             async with _child(
                 folder, "serve", "--listen", f"{LOOPBACK}:0",
@@ -151,7 +149,7 @@ class _Demo:
                         nursery.start_soon(client.watch)
                         await self._show(join, entries, page)
                         if not once:
-                            self._talk.print("  Ctrl+C ends it.")
+                            self.talk.print("  Ctrl+C ends it.")
                             await trio.sleep_forever()
                     finally:
                         # First the visitors: the children wait for their connections.
@@ -166,7 +164,7 @@ class _Demo:
             ("through the public port", public, None),
             ("through the SOCKS5 proxy", proxy, page),
         ):
-            self._out.print(f"  {way}", style="bold")
+            self.out.print(f"  {way}", style="bold")
             seen = await check_way(way, first, through)
             size = f"{SIZE_BYTES >> 20} MiB"
             for name, seconds in zip(("download", "upload"), seen, strict=False):
@@ -174,14 +172,14 @@ class _Demo:
                 self._line(f"  {name}", f"{size:<9}{speed:<11}SHA-256 equal")
             trip = f"{seen.round_trip_s * 1000:.2f} ms"
             self._line("  round trip", f"{trip:<9}median of {ROUND_TRIPS}")
-        self._out.print("  try it", style="bold")
+        self.out.print("  try it", style="bold")
         through_proxy = f"--socks5-hostname {proxy} http://{page}/"
         for words in (f"http://{public}/", through_proxy):
-            self._out.print(f"    curl {words}", markup=False)
+            self.out.print(f"    curl {words}", markup=False)
         self.checked = True
 
     def _line(self, label: str, text: str) -> None:
-        self._out.print(f"  {label:<14}{text}", markup=False)
+        self.out.print(f"  {label:<14}{text}", markup=False)
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -96,18 +97,14 @@ def ending_signals() -> list[signal.Signals]:
     return ends
 
 
+@dataclass
 class Ending:
-    """How a command ends: drain on the first signal, stop at once on the second.
+    """How a command ends: drain on the first signal, stop at once on the second."""
 
-    Args:
-        show: writes for the user.
-        connections: returns how many connections are alive.
-    """
-
-    def __init__(self, show: Show, connections: Callable[[], int]) -> None:
-        self.status = Exit.OK
-        self._show = show
-        self._connections = connections
+    show: Show
+    connections: Callable[[], int]
+    """Returns how many connections are alive."""
+    status: Exit = Exit.OK
 
     async def watch(
         self,
@@ -125,11 +122,10 @@ class Ending:
             number = await anext(signals)
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
-            if live := self._connections():
+            if live := self.connections():
                 log_event(logger, logging.INFO, "draining", connections=live)
-                self._show.talk(
-                    "stopping", f"{connections(live, 'live ')} (Ctrl+C again: now)"
-                )
+                said = f"{connections(live, 'live ')} (Ctrl+C again: now)"
+                self.show.talk("stopping", said)
             async with trio.open_nursery() as nursery:
 
                 async def until_drained() -> None:

@@ -43,10 +43,9 @@ def state_folder() -> Path:
 
 def client_folder() -> Path | None:
     """Return the folder of this user's client ids; None if no home folder is known."""
-    try:
+    with suppress(StateError):
         return state_folder() / "client"
-    except StateError:
-        return None
+    return None
 
 
 def _file(name: str, instead: str = "--to, or XDG_CONFIG_HOME") -> Path:
@@ -95,10 +94,9 @@ def outdated(join: JoinLine) -> JoinLine | None:
 
 
 def _readable(path: Path) -> JoinLine | None:
-    try:
+    with suppress(StateError, UsageError):
         return parse_join(read_private(path))
-    except (StateError, UsageError):
-        return None
+    return None
 
 
 def secret_file(variable: str, read: Callable[[str], T]) -> T | None:
@@ -198,6 +196,6 @@ def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     if via is not None:
         log_event(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
     elif (unused := not_used(os.environ, join.host, join.port)) is not None:
-        log_event(LOG, logging.INFO, "proxy.not_used", variable=unused.variable,
-            reason=unused.reason)  # fmt: skip
+        name, reason = unused
+        log_event(LOG, logging.INFO, "proxy.not_used", variable=name, reason=reason)
     return via
