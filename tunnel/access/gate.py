@@ -69,7 +69,8 @@ class Gate:
 
     def __init__(self, most: int = MAX_UNPROVEN) -> None:
         self._most = most
-        self._places: dict[GatePlace, None] = {}
+        self.places: dict[GatePlace, None] = {}
+        """In the order of their coming."""
         self._living = Counter[str]()
         # In the order of the last entry, so that the first is the oldest.
         self._authenticated_at: dict[str, float] = {}
@@ -78,11 +79,6 @@ class Gate:
         )
 
     # Places --------------------------------------------------------------------------
-
-    @property
-    def unproven(self) -> int:
-        """Return how many links have a place."""
-        return len(self._places)
 
     def enter(self, address: str, now: float, evict: Callable[[], None]) -> GatePlace:
         """Return a place for a link, if need be that of another.
@@ -96,25 +92,25 @@ class Gate:
                 wait.
         """
         key = address_key(address)
-        if len(self._places) >= self._most:
+        if len(self.places) >= self._most:
             self._make_room()
         place = GatePlace(key, self._is_known(key, now), evict)
-        self._places[place] = None
+        self.places[place] = None
         return place
 
     def leave(self, place: GatePlace) -> None:
         """Take a place back. May be repeated."""
-        self._places.pop(place, None)
+        self.places.pop(place, None)
 
     def _make_room(self) -> None:
         """Evict a stranger's link before a user's, a silent one, one of a crowd."""
-        crowd = Counter(place.key for place in self._places)
+        crowd = Counter(place.key for place in self.places)
         # The first of the best is the oldest.
         victim = max(
-            self._places,
+            self.places,
             key=lambda place: (not place.known, not place.heard, crowd[place.key]),
         )
-        del self._places[victim]
+        del self.places[victim]
         victim.taken = True
         victim.evict()
 
