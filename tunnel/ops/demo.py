@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 import h11
 import trio
@@ -75,7 +75,10 @@ async def run_demo(once: bool) -> int:
     failed; stderr says which.
     """
     os.umask(0o077)  # its files are for nobody else, whatever the user's umask is
-    out, talk = _console(sys.stdout), _console(sys.stderr)
+    out, talk = (
+        Console(file=file, highlight=False, soft_wrap=True)
+        for file in (sys.stdout, sys.stderr)
+    )
     demo = _Demo(out, talk)
     failed = False
     with _temporary_folder() as folder:
@@ -96,10 +99,6 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     except OSError as error:
         what = "there is no folder for temporary files"
         raise StateError(what, error.strerror or "", "set TMPDIR") from error
-
-
-def _console(file: TextIO) -> Console:
-    return Console(file=file, highlight=False, soft_wrap=True)
 
 
 def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
@@ -132,7 +131,9 @@ class _Demo:
             nursery.start_soon(serve_page, listeners)
             nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
             self.talk.print("  starting a center-server and a center-client …")
-            port = _free_port()
+            with socket.socket() as probe:  # another program may take the port then
+                probe.bind((LOOPBACK, 0))
+                port = probe.getsockname()[1]
             async with _child(
                 folder, "serve", "--listen", f"{LOOPBACK}:0",
                 "--ports", f"{port}-{port}", "--state", str(folder / "state"),
@@ -274,13 +275,6 @@ def _environment(folder: Path) -> dict[str, str]:
         path.mkdir(mode=0o700, exist_ok=True)
         own[f"XDG_{kind}"] = str(path)
     return own
-
-
-def _free_port() -> int:
-    """Return a free port; another program may take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 # Checks ------------------------------------------------------------------------------

@@ -106,16 +106,6 @@ class Service:
             return str(self.target)
         return str(Ports(self.target, self.count))
 
-    def serve(self, client: CenterClient, kind: int) -> Serve:
-        """Return what serves each visitor of a mapping of type ``kind``."""
-        if kind == MappingType.UDP and isinstance(self.target, Address):
-            return udp_exit_to(self.target, count=self.count)
-        if self.guard is not None:
-            by_name = kind == MappingType.HTTP
-            return share_guarded(self.target, self.guard, by_name=by_name)
-        target = as_target(self.target)
-        return exit_to(target, count=self.count, proxy=self.proxy, public=client.public)
-
 
 @dataclass(frozen=True, slots=True)
 class SharedFolder:
@@ -127,10 +117,6 @@ class SharedFolder:
     def __str__(self) -> str:
         return os.fsdecode(self.folder.root)
 
-    def serve(self, _client: CenterClient, _kind: int) -> Serve:
-        """Return what serves each visitor."""
-        return share_folder(self.folder, self.guard)
-
 
 @dataclass(frozen=True, slots=True)
 class ClientProxy:
@@ -141,10 +127,6 @@ class ClientProxy:
 
     def __str__(self) -> str:
         return "socks"
-
-    def serve(self, _client: CenterClient, _kind: int) -> Serve:
-        """Return what serves each visitor."""
-        return share_network(self.networks, self.users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +164,22 @@ class Published:
 
     async def start(self, client: CenterClient) -> str:
         """Publish it; return the name that the mapping has in the client's events."""
-        if isinstance(self.endpoint, ClientExit):
-            return await client.be_exit(self.wanted.host, self.endpoint.networks)
-        wanted, serve = self.wanted, self.endpoint.serve(client, self.wanted.type)
+        wanted, public = self.wanted, client.public
+        serve: Serve
+        match self.endpoint:
+            case ClientExit(networks):
+                return await client.be_exit(wanted.host, networks)
+            case ClientProxy(networks, users):
+                serve = share_network(networks, users)
+            case SharedFolder(folder, guard):
+                serve = share_folder(folder, guard)
+            case Service(Address() as to, count) if wanted.type == MappingType.UDP:
+                serve = udp_exit_to(to, count=count)
+            case Service(to, guard=guard) if guard is not None:
+                by_name = wanted.type == MappingType.HTTP
+                serve = share_guarded(to, guard, by_name=by_name)
+            case Service(to, count, proxy):
+                serve = exit_to(as_target(to), count=count, proxy=proxy, public=public)
         if self._has_own_name:
             name = _own_name(client.client_id, _key_of(self.endpoint))
             wanted = replace(wanted, host=name)

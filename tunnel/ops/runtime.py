@@ -54,8 +54,19 @@ def run(
     # much in all, and returns larger ones to the kernel at once: without this, each
     # piece of a transfer began with page faults. Other allocators take no notice.
     bytes(RECYCLED_BYTES)
+
+    async def with_log() -> int:
+        if timeouts is not None:
+            TIMEOUTS.set(timeouts)
+        warn()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(show.keep_log)
+            status = await command()
+            nursery.cancel_scope.cancel()
+        return status
+
     try:
-        return trio.run(_with_log, command, show, timeouts, warn)
+        return trio.run(with_log)
     except BaseException as error:
         fault = first_fault(error)
         if isinstance(fault, TunnelError):
@@ -66,19 +77,6 @@ def run(
         raise
     finally:
         show.close()
-
-
-async def _with_log(
-    command: Command, show: Show, timeouts: Timeouts | None, warn: Callable[[], None]
-) -> int:
-    if timeouts is not None:
-        TIMEOUTS.set(timeouts)
-    warn()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(show.keep_log)
-        status = await command()
-        nursery.cancel_scope.cancel()
-    return status
 
 
 def first_fault(error: BaseException) -> BaseException:
