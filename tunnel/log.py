@@ -59,8 +59,6 @@ def log_event(
     give them as they are.
 
     Args:
-        logger: of the calling module.
-        level: one of ``logging``'s.
         event: the same for every record of its kind; what varies is a field.
         exc_info: the exception behind it; written as the field ``error``.
         **fields: None means that there is no such value this time.

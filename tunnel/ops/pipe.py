@@ -113,33 +113,15 @@ def _stream_of(fd: int) -> trio.abc.Stream | _ThreadedFile:
     return stream_of(own) or _ThreadedFile(own)
 
 
-class _Output(trio.abc.SendStream):
-    """Standard output; closing it is how its reader sees the end of file."""
-
-    def __init__(self) -> None:
-        self._below = _stream_of(sys.stdout.fileno())
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._below.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._below.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """Close it, and also the descriptor that the process was started with."""
-        await self._below.aclose()
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-
-    async def aclose(self) -> None:
-        await self._below.aclose()
-
-
 def standard_stream() -> trio.abc.HalfCloseableStream:
     """Return stdin and stdout as one half-closeable stream; closing it closes both.
 
     ``send_eof`` closes stdout, so that its reader sees the end of file while the other
-    direction goes on.
+    direction goes on. ``sys.stdout`` leads nowhere from now on.
     """
-    return trio.StapledStream(_Output(), _stream_of(sys.stdin.fileno()))
+    output = _stream_of(sys.stdout.fileno())
+    # Else its reader would also wait for the descriptor that we were started with.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return trio.StapledStream(output, _stream_of(sys.stdin.fileno()))

@@ -206,8 +206,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         key = _key_of(record)
         window = windows.get(key)
         if window is None and len(windows) >= MAX_KINDS:
-            key = _REST
-            window = windows.get(key)
+            key, window = _REST, windows.get(_REST)
         if window is not None and now - window.began >= WINDOW_S:
             self._say(key, window, now)
             window = None
