@@ -6,7 +6,6 @@ callers decide what follows. Times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from tunnel.access.visitors import THIS_MACHINE, address_key
@@ -81,11 +80,12 @@ class Guesses:
         failures.failed(key, now)
 
     def _of(self, host: str) -> tuple[Failures[str], str]:
-        with suppress(ValueError):  # a name, or nobody knows: as this machine
+        try:
             key = address_key(host)
-            if key is not THIS_MACHINE:
-                return self._of_addresses, key
-        return self._of_this_machine, THIS_MACHINE
+        except ValueError:  # a name, or nobody knows
+            key = THIS_MACHINE
+        is_here = key is THIS_MACHINE
+        return self._of_this_machine if is_here else self._of_addresses, key
 
 
 GUESSES: Final = Guesses()
