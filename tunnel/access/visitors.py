@@ -28,7 +28,7 @@ MAX_REMEMBERED: Final = 1_024
 """Addresses whose key is remembered: to compute one takes as long as to accept."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Visitors:
     """The proxies that are trusted about visitors, and the count for each address."""
 
