@@ -227,7 +227,7 @@ class CenterServer:
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
             finally:
-                place.leave()
+                self._gate.leave(place)
         if scope.cancelled_caught:
             log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
                 reason="a newcomer needs its place")  # fmt: skip
