@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -10,18 +10,14 @@ from tunnel import redaction
 from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, log_event
 from tunnel.redaction import keep_secret, masked, redact
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 TOKEN: Final = "k7QeAbcdefghijklmnopqrstuvwxyz0123456789ABC"
 PIN: Final = "UrxKFgu8GLW6gbR7MoyrzsQusqe7Sd3uiR74cdXLoSc"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_known", {})
     monkeypatch.setattr(redaction, "_known_pattern", [])
-    return
 
 
 @pytest.mark.parametrize(

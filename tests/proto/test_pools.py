@@ -143,6 +143,8 @@ def test_what_a_session_took_is_given_back_however_it_ends(way: str) -> None:
             assert end.pools.unsent.taken_bytes == 0
         case "lost":
             core.link_lost()
+        case _:
+            assert way == "end"
     core.end()
     assert nothing_taken(end.pools)
     core.end()

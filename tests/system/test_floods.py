@@ -110,8 +110,9 @@ def flooded(
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         visitor = Visitor(conn, server.program)
         visitor.ask()
+        before = ""
         if kind not in CALM_AFTER:
-            idle, beside = visitor.ask_often(3), beside_burners(machine, visitor)
+            before = f"{visitor.ask_often(3)} idle; {beside_burners(machine, visitor)}"
         lines = len(server.program.err.all())
         running = machine.start(
             sys.executable,
@@ -136,8 +137,8 @@ def flooded(
             assert len(server.program.err.all()) - lines < 20
             running.end()
             figures(
-                f"flood of {kind}: echo {idle} idle; {beside} beside {BUSY} that "
-                f"burn; {found} flooded"
+                f"flood of {kind}: echo {before} beside {BUSY} that burn; "
+                f"{found} flooded"
             )
             assert found.worked_s <= WORK_S
         visitor.ask()  # it is alive

@@ -341,7 +341,7 @@ async def test_no_descriptor_is_said_with_its_code(
     async with serving() as warm_up:
         await trio.testing.wait_all_tasks_blocked()
         del warm_up
-    monkeypatch.setattr(exit_udp.socket, "socket", none_left)
+    monkeypatch.setattr(socket, "socket", none_left)
     ours = FakeDatagrams()
     await serve_association(ours, anywhere)  # type: ignore[arg-type]
     assert ours.ends == [Code.RESOURCE]
