@@ -73,7 +73,7 @@ def test_an_address_is_no_secret(words: list[str]) -> None:
 
 @pytest.mark.parametrize("part", [":", "@:", "auth=", "a:@", "tunnel://", "//:"])
 def test_a_hostile_text_takes_linear_time(part: str) -> None:
-    text = f"@{part * 300_000}"
+    text = f"@{part * 100_000}"
     clock = time.process_time()
     redact(text)
     assert time.process_time() - clock < 10  # quadratic: hours

@@ -459,10 +459,11 @@ async def test_a_tls_conversation_cut_at_any_byte_never_looks_complete(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     fuses: list[Fuse] = []
+    contexts = tls_contexts()
 
     async def tls(up: float, down: float) -> tuple[tuple[Transport, Transport], int]:
         left, right, *both = fused_wires()
-        pair = await tls_pair(left, right, tls_contexts())
+        pair = await tls_pair(left, right, contexts)
         fuses[:] = both
         for fuse, most in zip(both, (up, down), strict=True):
             fuse.passed, fuse.left = 0, most
