@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import trustme
+from support import lively
 from support.processes import curl, eventually, free_port
 from support.websocket import websocket_echo
 from websockets.exceptions import InvalidStatus
@@ -201,6 +202,7 @@ def test_an_event_arrives_when_it_is_sent(
 def test_many_slow_visitors_do_not_keep_others_out(
     machine: Machine, pages: int
 ) -> None:
+    machine.command = lively.COMMAND
     server = machine.serve(*NAMES)
     _client, host, port = share(machine, server, str(pages), "--name", "shop")
     with ExitStack() as stack:
