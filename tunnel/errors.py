@@ -55,13 +55,11 @@ class Code(IntEnum):
 
     info: CodeInfo
 
-    def __new__(
-        cls, number: int, *row: *tuple[str, str, bool, int, int, Exit, str, str]
-    ) -> Self:
+    def __new__(cls, number: int, *row: str | int | Exit) -> Self:
         """Make a member of its number, and keep the rest of its row."""
         code = int.__new__(cls, number)
         code._value_ = number
-        code.info = CodeInfo(*row)
+        code.info = CodeInfo._make(row)
         return code
 
     # fmt: off

@@ -55,8 +55,8 @@ async def shared(where: Center, name: str, at: Address) -> AsyncIterator[Code]:
     async with trio.open_nursery() as nursery:
         await web(name, at).start(client)
         await nursery.start(client.run)
-        refused = notices.of(MappingRefused)
-        assert refused or notices.of(MappingReady)
+        refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
+        assert refused or ready
         yield refused[0].answer.code if refused else Code.NORMAL
         client.stop()
 

@@ -6,7 +6,7 @@ import random
 import socket
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 import trio
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.center import Notices
+    from support.center import JoinChanges, Notices
 
     from tunnel.center.client import CenterClient
 
@@ -40,7 +40,9 @@ HERE = Networks.parse(["127.0.0.0/8"])
 
 
 @asynccontextmanager
-async def up(where: Center, **changes: object) -> AsyncIterator[CenterClient]:
+async def up(
+    where: Center, **changes: Unpack[JoinChanges]
+) -> AsyncIterator[CenterClient]:
     """Run one more client for the block."""
     client, notices = where.client(**changes)
     async with trio.open_nursery() as nursery:

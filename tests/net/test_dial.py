@@ -93,7 +93,7 @@ class Dials:
             raise
         return begun.sock
 
-    def _outcome(self, sockaddr: tuple[object, ...]) -> float | trio.Event:
+    def _outcome(self, sockaddr: tuple[object, ...] | str) -> float | trio.Event:
         return self.outcomes["h" + str(sockaddr[0]).replace(":", ".")]
 
     @property

@@ -59,6 +59,7 @@ from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.events import Event
 
 BOUND = Address("192.0.2.7", 4_711)
 ONE, TWO, THREE = SockMap(1), SockMap(2), SockMap(3)
@@ -121,11 +122,16 @@ def test_data_may_follow_create_before_its_answer() -> None:
     assert offer.conn.state is StreamState.REMOTE_FINISHED
 
 
+def opened_by(event: Event) -> VirtualConn:
+    assert isinstance(event, StreamOffered)
+    return event.conn
+
+
 def test_what_one_read_brought_is_one_event_for_each_connection() -> None:
     pair = CorePair()
     ours = [pair.client.core.open(TARGET, pair.now) for _ in range(2)]
     pair.settle()
-    first, second = (event.conn for event in pair.server.hear())
+    first, second = (opened_by(event) for event in pair.server.hear())
     sent = [ProtData(ONE, b"a"), ProtData(THREE, b"b"), ProtData(ONE, b"c", fin=True)]
     wire = b"".join(map(encode, sent))
     events = pair.server.core.receive_data(wire, pair.now)

@@ -556,8 +556,8 @@ def play(script: str) -> str:
             out += f"{side} hears {end.heard.pop(0) if end.heard else 'nothing'}\n"
         else:
             if verb == "link":
-                for one in ends.values():
-                    one.dial(int(words))
+                for other in ends.values():
+                    other.dial(int(words))
             else:
                 end.do(verb, words)
             out += f"{side} {verb} {words}".rstrip() + "\n"

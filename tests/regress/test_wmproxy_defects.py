@@ -271,7 +271,7 @@ async def test_numbers_wrap_after_2_to_the_23_and_skip_what_is_in_use(
         old = await pair.client.open(TARGET)
         assert old.conn.sock_map == 1
         pair.client.core._own_opens._cursor = MAX_SOCK_MAP - 4 | 1
-        numbers = []
+        numbers: list[int] = []
         for size in range(1, 8):
             async with await pair.client.open(TARGET) as stream:
                 numbers.append(stream.conn.sock_map)

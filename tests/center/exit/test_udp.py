@@ -14,7 +14,7 @@ import trio.testing
 from support.center import LOOPBACK, center, running, user
 
 from tunnel.access.join import make_token
-from tunnel.addresses import LOOPBACKS, Address
+from tunnel.addresses import LOOPBACKS, NOWHERE, Address
 from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp
 from tunnel.center.exit.tcp import udp_exit_to
@@ -343,7 +343,7 @@ async def test_no_descriptor_is_said_with_its_code(
     async with serving() as warm_up:
         await trio.testing.wait_all_tasks_blocked()
         del warm_up
-    monkeypatch.setattr(exit_udp.socket, "socket", none_left)
+    monkeypatch.setattr(socket, "socket", none_left)
     ours = FakeDatagrams()
     await serve_association(ours, anywhere)  # type: ignore[arg-type]
     assert ours.ends == [Code.RESOURCE]
@@ -382,16 +382,16 @@ async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> N
     other = LOOPBACKS[1 - LOOPBACKS.index(host)]
     with service(host) as (sock, peer):
         async with serving(target=Address("localhost", peer.port)) as datagrams:
-            datagrams.put(exit_udp.NOWHERE, b"one")
+            datagrams.put(NOWHERE, b"one")
             payload, source = await heard(sock)
             assert payload == b"one"
             sock.sendto(b"two", source)
-            assert await datagrams.answer() == (exit_udp.NOWHERE, b"two")
+            assert await datagrams.answer() == (NOWHERE, b"two")
             sock.close()
             family = socket.AF_INET6 if ":" in other else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as moved:
                 moved.bind((other, peer.port))
-                datagrams.put(exit_udp.NOWHERE, b"three")
+                datagrams.put(NOWHERE, b"three")
                 assert (await heard(moved))[0] == b"three"
 
 
@@ -399,7 +399,7 @@ async def test_the_first_datagram_is_not_spent_on_finding_the_loopback() -> None
     with service("::1") as (sock, peer):
         for number in range(30):  # who hears the refusal first was once left to chance
             async with serving(target=Address("localhost", peer.port)) as datagrams:
-                datagrams.put(exit_udp.NOWHERE, bytes([number]))
+                datagrams.put(NOWHERE, bytes([number]))
                 assert (await heard(sock))[0] == bytes([number])
 
 
@@ -408,11 +408,11 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
         sock.close()
         async with serving(target=Address("localhost", peer.port)) as datagrams:
             for _ in range(3):
-                datagrams.put(exit_udp.NOWHERE, b"lost")
+                datagrams.put(NOWHERE, b"lost")
             await trio.testing.wait_all_tasks_blocked()
             with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as late:
                 late.bind(("::1", peer.port))
-                datagrams.put(exit_udp.NOWHERE, b"found")
+                datagrams.put(NOWHERE, b"found")
                 assert (await heard(late))[0] == b"found"
 
 

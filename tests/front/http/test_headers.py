@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,9 @@ from tunnel.front.http.headers import (
     quoted_line,
     wants_websocket,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -179,10 +184,11 @@ def test_only_websocket_is_an_upgrade_that_passes() -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_target_or_refused(data: bytes) -> None:
     """Row A11."""
-    for take in (
+    takes: tuple[Callable[[], Address], ...] = (
         lambda: absolute_target(b"http://" + data, b"GET").address,
         lambda: connect_target(data),
-    ):
+    )
+    for take in takes:
         try:
             address = take()
         except TargetError:
