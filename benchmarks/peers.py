@@ -292,8 +292,8 @@ class OpenSSH(Peer):
     name = OPENSSH
     label = "OpenSSH -R"
     mode = "aes256-gcm, one connection, no compression"
-    needs = ("ssh", "sshd", "ssh-keygen")
-    version_command = ("ssh", "-V")
+    needs: tuple[str, ...] = ("ssh", "sshd", "ssh-keygen")
+    version_command: tuple[str, ...] = ("ssh", "-V")
     version_pattern = r"OpenSSH_(\S+)"
     # sshd refuses to start as root without it, and its place is compiled in
     privilege_directory = Path("/run/sshd")
@@ -355,8 +355,8 @@ class Chisel(Peer):
     name = "chisel"
     label = "chisel"
     mode = "SSH over a WebSocket, one connection, reverse port"
-    needs = ("chisel",)
-    version_command = ("chisel", "--version")
+    needs: tuple[str, ...] = ("chisel",)
+    version_command: tuple[str, ...] = ("chisel", "--version")
 
     def launch(self) -> None:
         (chisel,) = self.paths
@@ -374,8 +374,8 @@ class Frp(Peer):
     name = "frp"
     label = "frp"
     mode = "TLS, one connection (yamux), no compression"
-    needs = ("frps", "frpc")
-    version_command = ("frps", "--version")
+    needs: tuple[str, ...] = ("frps", "frpc")
+    version_command: tuple[str, ...] = ("frps", "--version")
 
     def launch(self) -> None:
         frps, frpc = self.paths
@@ -400,9 +400,9 @@ class Rathole(Peer):
     name = "rathole"
     label = "rathole"
     mode = "TLS; no multiplexing: a link for each connection"
-    needs = ("rathole",)
+    needs: tuple[str, ...] = ("rathole",)
     multiplexed = False
-    version_command = ("rathole", "--version")
+    version_command: tuple[str, ...] = ("rathole", "--version")
     version_pattern = r"Build Version:\s*(\S+)"
 
     def launch(self) -> None:
@@ -432,9 +432,9 @@ class Bore(Peer):
     name = "bore"
     label = "bore, not encrypted"
     mode = "NOT encrypted, for it cannot; no multiplexing: a link for each connection"
-    needs = ("bore",)
+    needs: tuple[str, ...] = ("bore",)
     multiplexed = False
-    version_command = ("bore", "--version")
+    version_command: tuple[str, ...] = ("bore", "--version")
     control_port = 7835
     """It has no option for it; a loopback address of its own keeps it apart."""
 
@@ -443,22 +443,21 @@ class Bore(Peer):
         net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(250)}"
         host, via = f"{net}.1", f"{net}.2"
         where = ("--bind-addr", host, "--bind-tunnels", LOCAL)
-        quiet = {"RUST_LOG": "error", "BORE_SECRET": SECRET}
-        self.run("server", bore, "server", *where, **quiet)
+        self.run("server", bore, "server", *where, RUST_LOG="error", BORE_SECRET=SECRET)
         self.dial(self.control_port, host=host, via=via)
         to = via if self.line else host
         forward = ("--port", str(self.port), "--local-host", LOCAL)
         local = ("local", str(self.target_port), "--to", to, *forward)
-        self.run("client", bore, *local, **quiet)
+        self.run("client", bore, *local, RUST_LOG="error", BORE_SECRET=SECRET)
 
 
 class Shadowsocks(Peer):
     name = "shadowsocks"
     label = "shadowsocks-libev"
     mode = "aes-256-gcm; no multiplexing: a link for each connection"
-    needs = ("ss-server", "ss-tunnel")
+    needs: tuple[str, ...] = ("ss-server", "ss-tunnel")
     multiplexed = False
-    version_command = ("ss-server", "-h")
+    version_command: tuple[str, ...] = ("ss-server", "-h")
 
     def launch(self) -> None:
         server, tunnel = self.paths
@@ -475,8 +474,8 @@ class V2Ray(Peer):
     name = "v2ray"
     label = "v2ray (mux)"
     mode = "VLESS over TLS, mux"
-    needs = ("v2ray",)
-    version_command = ("v2ray", "-version")
+    needs: tuple[str, ...] = ("v2ray",)
+    version_command: tuple[str, ...] = ("v2ray", "-version")
     mux = True
 
     def launch(self) -> None:
@@ -550,9 +549,9 @@ class PProxy(Peer):
     name = "pproxy"
     label = "pproxy"
     mode = "HTTP CONNECT over TLS; no multiplexing: a link for each connection"
-    needs = ("pproxy",)
+    needs: tuple[str, ...] = ("pproxy",)
     multiplexed = False
-    version_command = ("pproxy", "--version")
+    version_command: tuple[str, ...] = ("pproxy", "--version")
 
     def launch(self) -> None:
         (pproxy,) = self.paths

@@ -28,6 +28,7 @@ def sample() -> Result:
             "mode": kind.mode,
             "version": "1.0",
         }
+    rounds: list[tuple[float, ...]]
     rounds = [(4000, 1000, 500), (2000, 500, 350), (3000, 900, 630)]
     for number, values in enumerate(rounds):
         for peer, value in zip(("direct", "openssh", "tunnel"), values, strict=True):

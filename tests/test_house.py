@@ -11,7 +11,7 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import endpoints, mappings, server, sessions
+from tunnel.center import drain, endpoints, mappings, server, sessions
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
@@ -97,7 +97,7 @@ PEER_LIMITS: Final = {
     "entries of one client": mappings.MAX_CLIENT_NAMES,
     "entries of all clients": mappings.MAX_NAMES,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
-    "drain": server.DRAIN_S,
+    "drain": drain.DRAIN_S,
 }
 """What a peer notices."""
 

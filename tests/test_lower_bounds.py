@@ -28,6 +28,7 @@ def test_the_oldest_allowed_versions_pass_the_tests(tmp_path: Path) -> None:
     install = (python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:")
     subprocess.run([*install, *oldest, *tools], check=True)
     suites = [f"tests/{name}" for name in SUITES]
+    tests: list[str | Path]
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *suites]
     done = subprocess.run(tests, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4_000:]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -10,18 +10,14 @@ from tunnel import redaction
 from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter, log_event
 from tunnel.redaction import keep_secret, masked, redact
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 TOKEN: Final = "k7QeAbcdefghijklmnopqrstuvwxyz0123456789ABC"
 PIN: Final = "UrxKFgu8GLW6gbR7MoyrzsQusqe7Sd3uiR74cdXLoSc"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_known", {})
     monkeypatch.setattr(redaction, "_known_pattern", [])
-    return
 
 
 @pytest.mark.parametrize(
@@ -77,7 +73,7 @@ def test_an_address_is_no_secret(words: list[str]) -> None:
 
 @pytest.mark.parametrize("part", [":", "@:", "auth=", "a:@", "tunnel://", "//:"])
 def test_a_hostile_text_takes_linear_time(part: str) -> None:
-    text = f"@{part * 300_000}"
+    text = f"@{part * 100_000}"
     clock = time.process_time()
     redact(text)
     assert time.process_time() - clock < 10  # quadratic: hours

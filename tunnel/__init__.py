@@ -52,26 +52,7 @@ _HOMES: Final = {
     "share": "tunnel.blocking",
 }
 
-__all__ = [
-    "BoundPort",
-    "CenterClient",
-    "CenterServer",
-    "Code",
-    "DatagramStream",
-    "FrameDecoder",
-    "LinkError",
-    "MappingListener",
-    "MuxCore",
-    "ServerOptions",
-    "SessionError",
-    "Shared",
-    "StreamError",
-    "TunnelError",
-    "VirtualStream",
-    "connect",
-    "parse_join",
-    "share",
-]
+__all__ = tuple(_HOMES)
 
 
 def __getattr__(name: str) -> object:

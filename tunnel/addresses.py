@@ -77,11 +77,7 @@ def decode_host(raw: bytes) -> str | None:
 
 
 def ascii_name(text: str) -> str:
-    """Return a name in the form that resolvers know (IDNA 2008, UTS 46).
-
-    Raises:
-        UnicodeError: it cannot be a name.
-    """
+    """Return a name as resolvers know it (IDNA 2008, UTS 46), or raise UnicodeError."""
     if text.isascii():
         return text
     import idna  # rarely needed, and its tables are large
@@ -106,7 +102,7 @@ def is_localhost(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Say whether only this machine reaches an address."""
     ip = parse_ip(host)
-    return is_localhost(host) if ip is None else ip.is_loopback
+    return is_localhost(host) if ip is None else unmapped(ip).is_loopback
 
 
 def _is_ipv6(text: str, zone: bool) -> bool:
@@ -138,12 +134,9 @@ def unmapped(ip: IpAddress) -> IpAddress:
 
 
 def bare_ip(text: str) -> str:
-    """Return a socket's address without zone and IPv4 mapping.
+    """Return a socket's address without zone and IPv4 mapping, or raise ValueError.
 
     Both say something about this machine, not about the peer.
-
-    Raises:
-        ValueError: it is no IP address.
     """
     return str(unmapped(ip_address(text.partition("%")[0])))
 
@@ -162,10 +155,8 @@ class Address:
     def parse(cls, text: str, host: str = "") -> Address:
         """Read ``HOST:PORT``, ``[IPV6]:PORT``, or ``PORT`` where ``host`` is given.
 
-        ``*`` and what ``host_of`` takes is a host, an IPv6 zone included.
-
-        Raises:
-            UsageError: it is none of those.
+        ``*`` and what ``host_of`` takes is a host, an IPv6 zone included. Anything else
+        raises UsageError.
         """
         before, colon, port = text.rpartition(":")
         if before != EVERYWHERE:
@@ -183,11 +174,8 @@ class Address:
         raise UsageError(f"{text!r} is not an address", why, fix)
 
     def __str__(self) -> str:
-        return (
-            f"[{self.host}]:{self.port}"
-            if ":" in self.host
-            else f"{self.host}:{self.port}"
-        )
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 def _is_port(text: str) -> bool:
@@ -221,11 +209,7 @@ class UnixPath:
 
     @classmethod
     def parse(cls, text: str) -> UnixPath:
-        """Read ``unix:/path``.
-
-        Raises:
-            UsageError: no socket can have that path.
-        """
+        """Read ``unix:/path``; UsageError says that no socket can have that path."""
         path = text.removeprefix(UNIX_PREFIX)
         if not (text.startswith(UNIX_PREFIX) and cls.is_usable(path)):
             raise UsageError(
@@ -250,11 +234,7 @@ End = Address | UnixPath
 
 
 def parse_end(text: str, host: str = "") -> End:
-    """Read ``unix:/path``, or an address as ``Address.parse`` does.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Read ``unix:/path``, or an address as ``Address.parse`` does; else UsageError."""
     if text.startswith(UNIX_PREFIX):
         return UnixPath.parse(text)
     return Address.parse(text, host)
@@ -327,5 +307,4 @@ def _encode_host(host: str) -> bytes:
     if not is_host_name(host):
         what = f"{host!r} is not a host name"
         raise LocalStreamError(Code.ADDRESS_UNSUPPORTED, what)
-    name = host.encode()
-    return bytes((_DOMAIN, len(name))) + name
+    return bytes((_DOMAIN, len(host))) + host.encode()

@@ -21,8 +21,6 @@ from tunnel.ops.entry_syntax import share_entry
 from tunnel.ops.runtime import first_fault
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
     from tunnel.ops.entries import Published
@@ -49,7 +47,7 @@ def share(
         name: the host name; without it, a name that this machine keeps.
         auth: ``"USER:PASSWORD"`` that visitors need.
         listing: list folders that have no index.html.
-        timeout_s: how long to try to reach the server at first; a lost link is dialled
+        timeout_s: how long ``start`` tries to reach the server; a lost link is dialled
             again for ever.
 
     Raises:
@@ -62,10 +60,7 @@ def share(
 class Shared:
     """A web service that is public between ``start`` and ``close``, or in a block.
 
-    Args:
-        entry: the service.
-        join: the server.
-        timeout_s: how long ``start`` tries to reach the server.
+    ``share`` makes it.
     """
 
     def __init__(self, entry: Published, join: JoinLine, timeout_s: float) -> None:
@@ -84,12 +79,7 @@ class Shared:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:

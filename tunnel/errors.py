@@ -15,39 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Code(IntEnum):
-    """Reasons on the wire, in CLOSE, GO_AWAY and the answers to MAPPING."""
-
-    NORMAL = 0x00
-    PROTOCOL = 0x01
-    INTERNAL = 0x02
-    FLOW = 0x03
-    AUTH = 0x04
-    VERSION = 0x05
-    CALM = 0x06
-    SUPERSEDED = 0x07
-    DRAINING = 0x08
-    TAKEN_OVER = 0x09
-    SILENT = 0x0A
-    REVOKED = 0x0B
-    STALE = 0x0C
-    DUPLICATE = 0x0D
-    GENERAL = 0x10
-    NOT_ALLOWED = 0x11
-    NET_UNREACHABLE = 0x12
-    HOST_UNREACHABLE = 0x13
-    REFUSED = 0x14
-    TIMEOUT = 0x15
-    UNSUPPORTED = 0x16
-    ADDRESS_UNSUPPORTED = 0x17
-    RESOURCE = 0x18
-    NO_MAPPING = 0x19
-    LINK_LOST = 0x1A
-    TAKEN = 0x1B
-    RESET = 0x1C
-    IDLE = 0x1D
-
-
 class Exit(IntEnum):
     """Exit statuses of the commands."""
 
@@ -66,9 +33,8 @@ class Exit(IntEnum):
 
 
 class CodeInfo(NamedTuple):
-    """One row of the table in protocol.md#codes."""
+    """A row of the table in protocol.md#codes, behind number and name."""
 
-    meaning: str
     frames: str
     """Where it may stand: C = CLOSE, G = GO_AWAY, M = an entry of a MAPPING answer."""
     ends: str
@@ -81,121 +47,83 @@ class CodeInfo(NamedTuple):
     """Status of the answer to CONNECT."""
     exit_status: Exit
     log_level: str
+    meaning: str
 
 
-def _row(
-    meaning: str,
-    frames: str,
-    ends: str,
-    retry_safe: bool,
-    socks5: int,
-    http: int,
-    exit_status: Exit = Exit.INTERNAL,
-    log_level: str = "info",
-) -> CodeInfo:
-    return CodeInfo(
-        meaning, frames, ends, retry_safe, socks5, http, exit_status, log_level
-    )
+class Code(IntEnum):
+    """Reasons on the wire, in CLOSE, GO_AWAY and the answers to MAPPING."""
+
+    info: CodeInfo
+
+    def __new__(cls, number: int, *row: str | int | Exit) -> Self:
+        """Make a member of its number, and keep the rest of its row."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.info = CodeInfo._make(row)
+        return code
+
+    # fmt: off
+    # The fields of a row are those of CodeInfo.
+    NORMAL = (0x00, "CGM", "session", False, 0, 200, Exit.OK, "info",
+        "a clean end")
+    PROTOCOL = (0x01, "G", "session", False, 1, 502, Exit.INTERNAL, "warning",
+        "the peer broke a rule of this text")
+    INTERNAL = (0x02, "CGM", "session", False, 1, 502, Exit.INTERNAL, "error",
+        "a fault of the sender's own")
+    FLOW = (0x03, "G", "session", False, 1, 502, Exit.INTERNAL, "warning",
+        "more bytes than were granted")
+    AUTH = (0x04, "G", "session", False, 1, 502, Exit.AUTH, "warning",
+        "unknown name or wrong proof")
+    VERSION = (0x05, "G", "session", False, 1, 502, Exit.VERSION, "warning",
+        "no common version, or an unknown mandatory field")
+    CALM = (0x06, "G", "session", False, 1, 503, Exit.INTERNAL, "warning",
+        "too much of something that costs the receiver")
+    SUPERSEDED = (0x07, "G", "link", False, 1, 502, Exit.NOT_REACHED, "info",
+        "a newer link of the same session took over")
+    DRAINING = (0x08, "CGM", "-", True, 1, 503, Exit.INTERNAL, "info",
+        "about to stop: running streams go on, no new ones")
+    TAKEN_OVER = (0x09, "GM", "session", False, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "another client took over what this one had; final")
+    SILENT = (0x0A, "G", "link", False, 1, 504, Exit.NOT_REACHED, "warning",
+        "nothing was heard within the limit")
+    REVOKED = (0x0B, "G", "session", False, 2, 403, Exit.AUTH, "warning",
+        "the user's right to be here was withdrawn")
+    STALE = (0x0C, "G", "link", False, 1, 502, Exit.NOT_REACHED, "info",
+        "link_no is not higher than one already seen")
+    DUPLICATE = (0x0D, "G", "session", False, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "another client that answers has this client id; come with another")
+    GENERAL = (0x10, "CM", "stream", False, 1, 502, Exit.INTERNAL, "info",
+        "any other failure at the exit")
+    NOT_ALLOWED = (0x11, "CM", "stream", True, 2, 403, Exit.AUTH, "info",
+        "the rules of the exit or of the server forbid it")
+    NET_UNREACHABLE = (0x12, "C", "stream", True, 3, 502, Exit.NOT_REACHED, "info",
+        "no route to the target's network")
+    HOST_UNREACHABLE = (0x13, "C", "stream", True, 4, 502, Exit.NOT_REACHED, "info",
+        "no route to the target, or no address of its name")
+    REFUSED = (0x14, "C", "stream", True, 5, 502, Exit.NOT_REACHED, "info",
+        "the target refused the connection")
+    TIMEOUT = (0x15, "C", "stream", True, 6, 504, Exit.NOT_REACHED, "info",
+        "the target did not answer in time")
+    UNSUPPORTED = (0x16, "CM", "stream", True, 7, 501, Exit.CONFIGURATION, "info",
+        "this kind of CREATE or MAPPING is not offered")
+    ADDRESS_UNSUPPORTED = (0x17, "CM", "stream", True, 8, 400, Exit.INTERNAL, "info",
+        "this form of address cannot be used")
+    RESOURCE = (0x18, "CM", "stream", True, 1, 503, Exit.INTERNAL, "warning",
+        "a limit was reached")
+    NO_MAPPING = (0x19, "CM", "stream", True, 4, 404, Exit.NOT_REACHED, "info",
+        "no such name is registered")
+    LINK_LOST = (0x1A, "C", "stream", False, 1, 502, Exit.NOT_REACHED, "warning",
+        "the link broke and was not resumed")
+    TAKEN = (0x1B, "M", "-", True, 1, 502, Exit.ADDRESS_TAKEN, "warning",
+        "the public port or name belongs to somebody else")
+    RESET = (0x1C, "C", "stream", False, 1, 502, Exit.INTERNAL, "info",
+        "the TCP peer reset its connection, or the program gave it up")
+    IDLE = (0x1D, "C", "stream", False, 1, 504, Exit.INTERNAL, "info",
+        "no byte either way for too long")
+    # fmt: on
 
 
-_WARN: Final = "warning"
-_OUT: Final = Exit.NOT_REACHED
-
-CODES: Final[Mapping[Code, CodeInfo]] = {
-    Code.NORMAL: _row("a clean end", "CGM", "session", False, 0, 200, Exit.OK),
-    Code.PROTOCOL: _row(
-        "the peer broke a rule of this text", "G", "session", False, 1, 502,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.INTERNAL: _row(
-        "a fault of the sender's own", "CGM", "session", False, 1, 502,
-        Exit.INTERNAL, "error",
-    ),
-    Code.FLOW: _row(
-        "more bytes than were granted", "G", "session", False, 1, 502,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.AUTH: _row(
-        "unknown name or wrong proof", "G", "session", False, 1, 502,
-        Exit.AUTH, _WARN,
-    ),
-    Code.VERSION: _row(
-        "no common version, or an unknown mandatory field", "G", "session", False, 1,
-        502, Exit.VERSION, _WARN,
-    ),
-    Code.CALM: _row(
-        "too much of something that costs the receiver", "G", "session", False, 1, 503,
-        Exit.INTERNAL, _WARN,
-    ),
-    Code.SUPERSEDED: _row(
-        "a newer link of the same session took over", "G", "link", False, 1, 502, _OUT
-    ),
-    Code.DRAINING: _row(
-        "about to stop: running streams go on, no new ones", "CGM", "-", True, 1, 503
-    ),
-    Code.TAKEN_OVER: _row(
-        "another client took over what this one had; final", "GM", "session", False, 1,
-        502,
-        Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.SILENT: _row(
-        "nothing was heard within the limit", "G", "link", False, 1, 504, _OUT, _WARN
-    ),
-    Code.REVOKED: _row(
-        "the user's right to be here was withdrawn", "G", "session", False, 2, 403,
-        Exit.AUTH, _WARN,
-    ),
-    Code.STALE: _row(
-        "link_no is not higher than one already seen", "G", "link", False, 1, 502, _OUT
-    ),
-    Code.DUPLICATE: _row(
-        "another client that answers has this client id; come with another", "G",
-        "session", False, 1, 502, Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.GENERAL: _row("any other failure at the exit", "CM", "stream", False, 1, 502),
-    Code.NOT_ALLOWED: _row(
-        "the rules of the exit or of the server forbid it", "CM", "stream", True, 2,
-        403, Exit.AUTH,
-    ),
-    Code.NET_UNREACHABLE: _row(
-        "no route to the target's network", "C", "stream", True, 3, 502, _OUT
-    ),
-    Code.HOST_UNREACHABLE: _row(
-        "no route to the target, or no address of its name", "C", "stream", True, 4,
-        502, _OUT,
-    ),
-    Code.REFUSED: _row(
-        "the target refused the connection", "C", "stream", True, 5, 502, _OUT
-    ),
-    Code.TIMEOUT: _row(
-        "the target did not answer in time", "C", "stream", True, 6, 504, _OUT
-    ),
-    Code.UNSUPPORTED: _row(
-        "this kind of CREATE or MAPPING is not offered", "CM", "stream", True, 7, 501,
-        Exit.CONFIGURATION,
-    ),
-    Code.ADDRESS_UNSUPPORTED: _row(
-        "this form of address cannot be used", "CM", "stream", True, 8, 400
-    ),
-    Code.RESOURCE: _row(
-        "a limit was reached", "CM", "stream", True, 1, 503, Exit.INTERNAL, _WARN
-    ),
-    Code.NO_MAPPING: _row(
-        "no such name is registered", "CM", "stream", True, 4, 404, _OUT
-    ),
-    Code.LINK_LOST: _row(
-        "the link broke and was not resumed", "C", "stream", False, 1, 502, _OUT, _WARN
-    ),
-    Code.TAKEN: _row(
-        "the public port or name belongs to somebody else", "M", "-", True, 1, 502,
-        Exit.ADDRESS_TAKEN, _WARN,
-    ),
-    Code.RESET: _row(
-        "the TCP peer reset its connection, or the program gave it up", "C", "stream",
-        False, 1, 502,
-    ),
-    Code.IDLE: _row("no byte either way for too long", "C", "stream", False, 1, 504),
-}  # fmt: skip
+CODES: Final[Mapping[Code, CodeInfo]] = {code: code.info for code in Code}
 
 
 class TunnelError(Exception):
@@ -210,6 +138,8 @@ class TunnelError(Exception):
 
     retry_after_s = 0
     """For how long the peer's GO_AWAY asked to stay away."""
+    _status: Exit | None = None
+    """Set where the code does not say with what a command ends."""
 
     def __init__(self, code: Code, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -231,7 +161,7 @@ class TunnelError(Exception):
     @property
     def exit_status(self) -> Exit:
         """With what a command ends that cannot go on after this."""
-        return CODES[self.code].exit_status
+        return self.code.info.exit_status if self._status is None else self._status
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.code.name}, {self.what!r})"
@@ -276,34 +206,25 @@ class RemoteSessionError(SessionError):
 class UsageError(TunnelError):
     """A value that a person gave cannot be used; nothing was started."""
 
+    _status: Exit | None = Exit.USAGE
+
     def __init__(self, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(Code.GENERAL, what, cause, fix)
-
-    @property
-    def exit_status(self) -> Exit:
-        """Always 2."""
-        return Exit.USAGE
 
 
 class StateError(TunnelError):
     """A file that this program keeps is missing, damaged or open to others."""
 
+    _status: Exit | None = Exit.CONFIGURATION
+
     def __init__(self, what: str, cause: str = "", fix: str = "") -> None:
         super().__init__(Code.INTERNAL, what, cause, fix)
-
-    @property
-    def exit_status(self) -> Exit:
-        """Always 3."""
-        return Exit.CONFIGURATION
 
 
 class TlsError(LocalLinkError):
     """The peer is not who it should be, or does not speak TLS as it should."""
 
-    @property
-    def exit_status(self) -> Exit:
-        """Always 5."""
-        return Exit.TLS
+    _status: Exit | None = Exit.TLS
 
 
 class ViaError(LocalLinkError):
@@ -313,12 +234,8 @@ class ViaError(LocalLinkError):
 class AddressError(TunnelError):
     """A local address cannot be listened on.
 
-    Args:
-        what: see ``TunnelError``, as ``cause`` and ``fix``.
-        cause: see there.
-        fix: see there.
-        status: with what a command ends that needed it: unless somebody has it, the
-            address itself is wrong, or this user may not have it.
+    ``status`` is that of a command that needed it: unless somebody has the address, it
+    is itself wrong, or this user may not have it.
     """
 
     def __init__(
@@ -331,8 +248,3 @@ class AddressError(TunnelError):
         code = Code.NOT_ALLOWED if status is Exit.AUTH else Code.TAKEN
         super().__init__(code, what, cause, fix)
         self._status = status
-
-    @property
-    def exit_status(self) -> Exit:
-        """As it was given."""
-        return self._status

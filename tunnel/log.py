@@ -59,16 +59,13 @@ def log_event(
     give them as they are.
 
     Args:
-        logger: of the calling module.
-        level: one of ``logging``'s.
         event: the same for every record of its kind; what varies is a field.
         exc_info: the exception behind it; written as the field ``error``.
         **fields: None means that there is no such value this time.
     """
     if logger.isEnabledFor(level):
-        logger.log(
-            level, event, exc_info=exc_info, extra={FIELDS: fields}, stacklevel=2
-        )
+        extra = {FIELDS: fields}
+        logger.log(level, event, exc_info=exc_info, extra=extra, stacklevel=2)
 
 
 class _Structured(logging.Formatter):
@@ -81,10 +78,6 @@ class _Structured(logging.Formatter):
     def __init__(self, *, traceback: bool = False) -> None:
         super().__init__()
         self._traceback = traceback
-
-    def _event(self, record: logging.LogRecord) -> str:
-        # log_event gives no arguments: then getMessage() changes nothing.
-        return redact(record.getMessage())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Value]:
         given = getattr(record, FIELDS, None)
@@ -107,9 +100,10 @@ class _Structured(logging.Formatter):
         row: dict[str, Value] = {
             "ts": _timestamp(record.created),
             "level": record.levelname.lower(),
-            "event": self._event(record),
+            # log_event gives no arguments: then getMessage() changes nothing.
+            "event": redact(record.getMessage()),
+            **self._fields(record),
         }
-        row |= self._fields(record)
         if traceback := self._traceback_of(record):
             row["traceback"] = traceback
         return row
@@ -138,11 +132,7 @@ class JsonFormatter(_Structured):
 class TerminalFormatter(_Structured):
     """``12:00:00 info link.up peer=192.0.2.1:7443``: for a person, in local time.
 
-    A traceback follows on lines of its own.
-
-    Args:
-        colour: whether the terminal takes colours, and the person wants them.
-        traceback: write tracebacks too; for when the level is DEBUG.
+    A traceback follows on lines of its own. ``colour`` is for a terminal that takes it.
     """
 
     def __init__(self, *, colour: bool = False, traceback: bool = False) -> None:
@@ -152,8 +142,10 @@ class TerminalFormatter(_Structured):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line and those of the traceback, without the last line end."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        level = self._paint(record.levelname.lower(), _colour_of(record.levelno))
-        line = f"{self._paint(at, _DIM)} {level} {escaped(self._event(record))}"
+        colour = next(one for least, one in _COLOURS if record.levelno >= least)
+        level = self._paint(record.levelname.lower(), colour)
+        event = escaped(redact(record.getMessage()))
+        line = f"{self._paint(at, _DIM)} {level} {event}"
         if pairs := _pairs(self._fields(record)):
             line += f" {pairs}"
         traced = self._traceback_of(record).splitlines()
@@ -166,10 +158,6 @@ class TerminalFormatter(_Structured):
 def _timestamp(created: float) -> str:
     at = datetime.fromtimestamp(created, UTC).replace(tzinfo=None)
     return at.isoformat(timespec="milliseconds") + "Z"
-
-
-def _colour_of(level: int) -> str:
-    return next(colour for least, colour in _COLOURS if level >= least)
 
 
 def _describe(error: BaseException) -> str:
@@ -188,7 +176,7 @@ def _key(key: str) -> str:
 
 def _plain(value: object) -> Value:
     """Return ``value`` as JSON can hold it: as it is, or as its redacted ``str``."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value

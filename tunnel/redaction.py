@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -82,12 +83,7 @@ def _without_secret(found: re.Match[str]) -> str:
 
 def masked(words: Iterable[str]) -> list[str]:
     """Return the words of a command line, each with its secrets masked."""
-    shown = []
-    before = ""
-    for word in words:
-        shown.append(_masked_word(word, before))
-        before = word
-    return shown
+    return [_masked_word(word, before) for before, word in pairwise(("", *words))]
 
 
 def _masked_word(word: str, before: str) -> str:

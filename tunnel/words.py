@@ -1,11 +1,5 @@
 """Text from outside, made fit for one line of a log or a terminal.
 
-    printable    for a peer's words, where they are decoded: ``?`` for what cannot be
-                 printed
-    bare         for a value from a file or a shell: without what they put around it
-    escaped      for any text, where it is shown: what cannot be printed is written as
-                 in JSON, so that nothing is lost
-
 ``str.isprintable`` decides: it refuses control characters, line ends, marks that turn
 the direction of text, and halves of surrogate pairs.
 """
@@ -16,7 +10,7 @@ from json.encoder import encode_basestring_ascii
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with a ``?`` for each character that is not printable."""
+    """Return a peer's text with a ``?`` for each character that is not printable."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "?" for char in text)
@@ -35,5 +29,5 @@ def bare(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return ``text`` as one printable line, in ASCII if any of it is unprintable."""
+    """Return ``text`` as one printable line, written as in JSON if it is not one."""
     return text if text.isprintable() else encode_basestring_ascii(text)[1:-1]

@@ -63,17 +63,17 @@ def test_who_was_sent_away_has_nothing_to_give_back() -> None:
     door = Door()
     first, second, *_ = door.fill()
     door.enter(HOME)
-    first.leave()
+    door.gate.leave(first)
     door.enter(HOME)
     assert door.evicted == [stranger(0), stranger(1)]
-    second.leave()
+    door.gate.leave(second)
 
 
 def test_a_place_that_was_given_back_is_the_next_newcomers() -> None:
     door = Door()
     *_, last = door.fill()
-    last.leave()
-    last.leave()
+    door.gate.leave(last)
+    door.gate.leave(last)
     door.enter(HOME)
     assert door.evicted == []
     door.enter(HOME)
@@ -235,6 +235,6 @@ def test_places_are_never_more_and_always_there(
         place.heard = heard
         inside.append(place)
         if leaves:
-            inside.pop(number % len(inside)).leave()
+            door.gate.leave(inside.pop(number % len(inside)))
         assert sum(not one.taken for one in inside) <= MAX_UNPROVEN
         assert not place.taken or leaves

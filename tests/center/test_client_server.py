@@ -183,7 +183,7 @@ async def test_a_cancelled_listen_leaves_nothing_behind(free_ports: range) -> No
         with trio.CancelScope() as scope:
             scope.cancel()
             await session.listen()
-        assert len(session.publisher) == 0
+        assert len(session.publisher._mappings) == 0
         async with await session.listen():
             pass
 

@@ -13,8 +13,7 @@ from support.center import LOOPBACK, WAIT_S
 from tunnel.access.join import JoinLine, make_token
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
-from tunnel.link.start import answer, hear
-from tunnel.link.transport import PlainTransport, send
+from tunnel.link.transport import PlainTransport, answer, hear, send
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import CAN_MAP, ProtMapping, ProtPing, Terms

@@ -70,7 +70,7 @@ async def test_a_wrong_pin_is_final_and_nothing_was_sent(
         assert error.exit_status is Exit.TLS
         assert "nothing was sent" in error.what
         assert notices.all == []
-        await where.until(lambda: where.server._gate.unproven == 0)
+        await where.until(lambda: len(where.server._gate.places) == 0)
     # The server has met the end of a link of which it has not seen a frame.
     (refused,) = [r for r in caplog.records if r.getMessage() == "link.refused"]
     assert "ended the link start" in str(vars(refused))
@@ -172,13 +172,15 @@ async def test_who_says_nothing_is_sent_away(
             await slow.send_all(frames.hello()[:5])
             with trio.fail_after(5):
                 await _drain(slow)
-        await where.until(lambda: where.server._gate.unproven == 0)
+        await where.until(lambda: len(where.server._gate.places) == 0)
 
 
-async def test_a_flood_of_strangers_is_bounded_and_a_client_gets_in_meanwhile() -> None:
+async def test_a_flood_of_strangers_is_bounded_and_a_client_gets_in_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_UNPROVEN", 30)
     async with center() as where, trio.open_nursery() as nursery:
         ended: list[int] = []
-        count = gate.MAX_UNPROVEN + 50
 
         async def stranger(number: int) -> None:
             stream = await _stranger(where)
@@ -186,10 +188,10 @@ async def test_a_flood_of_strangers_is_bounded_and_a_client_gets_in_meanwhile() 
                 await _drain(stream)
             ended.append(number)
 
-        for number in range(count):
+        for number in range(80):
             nursery.start_soon(stranger, number)
         await where.until(lambda: len(ended) >= 50)
-        assert where.server._gate.unproven == gate.MAX_UNPROVEN
+        assert len(where.server._gate.places) == 30
         client, _ = where.client()
         with trio.fail_after(2):
             async with running(client):
@@ -207,7 +209,7 @@ async def test_wrong_proofs_that_wait_hold_no_place_that_others_need(
         for number in range(5):
             nursery.start_soon(_fail_to_log_in, where)
             await where.until(partial(_refused_more_than, caplog, number))
-            assert where.server._gate.unproven <= 2
+            assert len(where.server._gate.places) <= 2
         client, _ = where.client()
         async with running(client):
             pass

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from support.center import LOOPBACK, user
 from tunnel.access.join import make_token
 from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
-from tunnel.center.endpoints import Endpoint, OpenTarget, PublicName, TcpPorts
+from tunnel.center.endpoints import Endpoint, EndpointType, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -27,6 +27,7 @@ from tunnel.proto.frames import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Container, Iterator
 
+    from tunnel.center.client_session import ClientSession
     from tunnel.link.virtual import VirtualStream
 
 
@@ -63,6 +64,11 @@ class Client:
         self.waiting = True
 
 
+def as_session(client: Client) -> ClientSession:
+    """Show it to a table, which looks at no more of a session than it has."""
+    return cast("ClientSession", client)
+
+
 def entry(name: str = "web", port: int = 0, host: str = "") -> MappingEntry:
     return MappingEntry(MappingType.TCP, name, host, port)
 
@@ -74,7 +80,8 @@ def table_of(ports: range) -> MappingTable:
 async def add(
     table: MappingTable, client: Client, *entries: MappingEntry
 ) -> list[MappingAnswer]:
-    return await table.apply(client, ProtMapping(MappingOp.ADD, list(entries)))
+    wanted = ProtMapping(MappingOp.ADD, list(entries))
+    return await table.apply(as_session(client), wanted)
 
 
 @asynccontextmanager
@@ -164,7 +171,7 @@ async def test_a_removed_mapping_is_closed_and_its_port_free(ports: range) -> No
         client, table = Client(nursery), table_of(ports)
         await add(table, client, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry(), entry("unknown")])
-        answers = await table.apply(client, remove)
+        answers = await table.apply(as_session(client), remove)
         assert [answer.code for answer in answers] == [Code.NORMAL, Code.NO_MAPPING]
         socket.create_server((LOOPBACK, ports[0])).close()
 
@@ -175,7 +182,7 @@ async def test_nobody_removes_what_is_not_its_own(ports: range) -> None:
         table = table_of(ports)
         await add(table, owner, entry(port=ports[0]))
         remove = ProtMapping(MappingOp.REMOVE, [entry()])
-        (answer,) = await table.apply(other, remove)
+        (answer,) = await table.apply(as_session(other), remove)
         assert answer.code is Code.NO_MAPPING
         assert len(table) == 1
 
@@ -189,7 +196,7 @@ async def test_replace_closes_what_is_not_named_and_keeps_the_rest(
         await add(table, other, entry("theirs", ports[2]))
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
         answers = await table.apply(
-            client, ProtMapping(MappingOp.REPLACE, [entry("b", ports[1])])
+            as_session(client), ProtMapping(MappingOp.REPLACE, [entry("b", ports[1])])
         )
         assert answers == [MappingAnswer(Code.NORMAL, LOOPBACK, ports[1])]
         assert len(table) == 2
@@ -258,7 +265,7 @@ async def test_who_lost_a_port_hears_taken_over_and_never_takes_it_back(
         third = Client(nursery)
         (answer,) = await add(table, third, both[1])
         assert answer.code is Code.NORMAL
-        table.drop(third)
+        table.drop(as_session(third))
         (answer,) = await add(table, loser, both[1])
         assert answer.code is Code.NORMAL
         (answer,) = await add(table, winner, both[1])
@@ -290,7 +297,7 @@ async def test_a_dropped_clients_ports_are_free_at_once(ports: range) -> None:
     async with clients() as nursery:
         client, table = Client(nursery), table_of(ports)
         await add(table, client, entry("a", ports[0]), entry("b", ports[1]))
-        table.drop(client)
+        table.drop(as_session(client))
         assert len(table) == 0
         for port in ports[:2]:
             socket.create_server((LOOPBACK, port)).close()
@@ -307,13 +314,14 @@ async def test_a_host_that_cannot_be_had_is_tried_once_and_not_for_every_port(
         assert len(tried) == 1
 
 
-class Names:
+class Names(EndpointType):
     """A kind that opens nothing: names, and so many of them as the entry counts."""
 
     max_count = 3
     none_left = "none"
 
     def __init__(self) -> None:
+        super().__init__(MappingType.HTTP)
         self.open_now: set[PublicName] = set()
 
     def host(self, entry: MappingEntry) -> str:
@@ -334,26 +342,21 @@ class Names:
         return OpenNames(self.open_now, keys)
 
 
-class OpenNames:
-    note = ""
-
+class OpenNames(Endpoint):
     def __init__(self, open_now: set[PublicName], keys: tuple[PublicName, ...]) -> None:
-        self.public = Address(keys[0].host, 80)
+        super().__init__(Address(keys[0].host, 80))
         self._open_now, self._keys = open_now, keys
-        self._closed = trio.Event()
         open_now.update(keys)
-
-    async def serve(self, name: str, open_target: OpenTarget) -> None:
-        await self._closed.wait()
 
     def close(self) -> None:
         self._open_now.difference_update(self._keys)
-        self._closed.set()
+        super().close()
 
 
 async def test_the_rules_are_the_same_for_names_and_for_many_keys_at_once() -> None:
     kind = Names()
-    table = MappingTable({MappingType.HTTP: kind})
+    kinds: dict[int, EndpointType] = {MappingType.HTTP: kind}
+    table = MappingTable(kinds)
 
     def shop(first: int, count: int, name: str = "shop") -> MappingEntry:
         return MappingEntry(MappingType.HTTP, name, "shop", first, count)
@@ -377,6 +380,6 @@ async def test_the_rules_are_the_same_for_names_and_for_many_keys_at_once() -> N
         (answer,) = await add(table, other, shop(4, 1))
         assert answer.code is Code.NORMAL
         assert {key.port for key in kind.open_now} == {4}
-        table.drop(other)
+        table.drop(as_session(other))
         assert not kind.open_now
         assert len(table) == 0

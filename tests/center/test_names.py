@@ -17,7 +17,7 @@ from tunnel.center.names import NameOptions
 from tunnel.errors import Code, TunnelError, UsageError
 from tunnel.ops.entries import Published, Service, _own_name, url_of
 from tunnel.ops.entry_syntax import parse_http, share_entry
-from tunnel.ops.serve_flags import name_options
+from tunnel.ops.flags import ServeFlags
 from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ async def shared(where: Center, name: str, at: Address) -> AsyncIterator[Code]:
     async with trio.open_nursery() as nursery:
         await web(name, at).start(client)
         await nursery.start(client.run)
-        refused = notices.of(MappingRefused)
-        assert refused or notices.of(MappingReady)
+        refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
+        assert refused or ready
         yield refused[0].answer.code if refused else Code.NORMAL
         client.stop()
 
@@ -171,19 +171,19 @@ def test_the_usual_ports_are_not_written() -> None:
 
 
 def test_names_on_loopback_end_in_localhost(tmp_path: Path) -> None:
-    assert name_options("127.0.0.1:80", None, None, None).domain == "localhost"
-    assert name_options("80", None, None, None).domain is None
-    assert name_options("80", None, "T.Test.", None).domain == "t.test"
+    assert ServeFlags(http="127.0.0.1:80").names().domain == "localhost"
+    assert ServeFlags(http="80").names().domain is None
+    assert ServeFlags(http="80", domain="T.Test.").names().domain == "t.test"
     with pytest.raises(TunnelError):
-        name_options("80", None, None, (tmp_path, tmp_path))
+        ServeFlags(http="80", certificate=(tmp_path, tmp_path)).names()
     with pytest.raises(TunnelError):
-        name_options("80", None, "a b", None)
+        ServeFlags(http="80", domain="a b").names()
 
 
 def test_a_name_in_another_script_is_known_as_visitors_ask_for_it() -> None:
     assert parse_http("b\u00fccher=8000").wanted.host == "xn--bcher-kva"
     assert parse_http("*.b\u00fccher.de=8000").wanted.host == "*.xn--bcher-kva.de"
-    names = name_options("80", None, "B\u00fccher.de.", None)
+    names = ServeFlags(http="80", domain="B\u00fccher.de.").names()
     assert names.domain == "xn--bcher-kva.de"
     assert names.http == Address("*", 80)
     for text in ("a b=8000", "[::1]=8000", "*.=8000"):

@@ -6,7 +6,7 @@ import random
 import socket
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 import trio
@@ -19,27 +19,30 @@ from tunnel.access.networks import Networks
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import MappingReady, MappingRefused
+from tunnel.center.local_services import share_network
 from tunnel.errors import Code, StreamError
-from tunnel.net.listen import open_listener
+from tunnel.net.listen import open_listener, open_unix_listener
 from tunnel.net.proxy_protocol import ProxyVersion
-from tunnel.net.unix import open_unix_listener
-from tunnel.proto.frames import TcpTarget
+from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.center import Notices
+    from support.center import JoinChanges, Notices
 
     from tunnel.center.client import CenterClient
 
 FREE = Address("", 0)
+PORT = MappingEntry(MappingType.TCP, "")
 NOWHERE = Networks.parse(["192.0.2.0/24"])
 HERE = Networks.parse(["127.0.0.0/8"])
 
 
 @asynccontextmanager
-async def up(where: Center, **changes: object) -> AsyncIterator[CenterClient]:
+async def up(
+    where: Center, **changes: Unpack[JoinChanges]
+) -> AsyncIterator[CenterClient]:
     """Run one more client for the block."""
     client, notices = where.client(**changes)
     async with trio.open_nursery() as nursery:
@@ -218,7 +221,7 @@ async def test_a_proxy_leads_into_the_network_of_the_client() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, HERE, None)
+        await client.publish(PORT, share_network(HERE, None))
         public = (await heard(client).next(MappingReady)).public
         assert await through(public, service) == b"hello"
 
@@ -229,7 +232,7 @@ async def test_a_proxy_leads_to_the_allowed_networks_alone() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, Networks(), None)
+        await client.publish(PORT, share_network(Networks(), None))
         public = (await heard(client).next(MappingReady)).public
         with pytest.raises(ProxyError, match="not allowed"):
             await through(public, service)
@@ -242,7 +245,7 @@ async def test_a_proxy_with_users_serves_nobody_else() -> None:
         up(where) as client,
         target(echo) as service,
     ):
-        await client.publish_inward(FREE, HERE, users)
+        await client.publish(PORT, share_network(HERE, users))
         public = (await heard(client).next(MappingReady)).public
         assert await through(public, service, "me:secret@") == b"hello"
         for wrong in ("", "me:wrong@"):

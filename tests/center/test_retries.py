@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tunnel.access.join import JoinLine, make_token
-from tunnel.center import link_keeper
+from tunnel.center import whereabouts
 from tunnel.center.backoff import MOST_S, WAITING_MOST_S
 from tunnel.center.client import CenterClient
 from tunnel.center.events import ClientIdChanged, LinkDown
@@ -63,7 +63,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tries]:
         client = CenterClient(join, tell=notices.append, client_id=b"c" * 16)
         monkeypatch.setattr(LinkKeeper, "connections", waiting)
         made = Tries(client, notices, fails)
-        monkeypatch.setattr(link_keeper, "dial", made.dial)
+        monkeypatch.setattr(whereabouts, "dial", made.dial)
         return made
 
     return make

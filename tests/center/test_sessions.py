@@ -144,7 +144,8 @@ def test_what_is_kept_is_bounded_and_ends_the_idle_and_the_longest_waiting(
 def test_a_client_is_found_by_its_id_and_one_without_is_not() -> None:
     crowd = Crowd()
     first = crowd.add("ann")
-    assert crowd.table.of_client("ann", first.client_id) is first  # type: ignore[comparison-overlap]
+    found = crowd.table.of_client("ann", first.client_id)
+    assert found is cast("ClientSession", first)
     assert crowd.table.of_client("bob", first.client_id) is None
     nameless = Fake(b"n", NO_CLIENT_ID, Person("ann"), Carried())
     crowd.table.add(cast("ClientSession", nameless))

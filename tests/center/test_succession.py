@@ -33,6 +33,7 @@ from tunnel.center.events import (
     MappingRefused,
     SessionLost,
 )
+from tunnel.center.mappings import SILENT_OWNER_S
 from tunnel.center.sessions import Sessions
 from tunnel.errors import (
     Code,
@@ -152,7 +153,7 @@ async def test_a_copy_of_a_client_that_answers_takes_an_id_of_its_own(
 async def test_a_client_that_answers_no_more_is_succeeded_after_2_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert server_module.SILENT_OWNER_S == 2
+    assert SILENT_OWNER_S == 2
     monkeypatch.setattr(server_module, "SILENT_OWNER_S", 0.2)
     async with center() as where:
         silent = await raw_login(where, b"s" * 16)

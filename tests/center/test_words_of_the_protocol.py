@@ -18,8 +18,7 @@ from support.processes import free_port
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import LinkDown
 from tunnel.errors import Code, StreamError
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial, send
+from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -210,7 +209,7 @@ async def test_a_deadline_of_0_is_none() -> None:
         address = frames.ipv4(127, 0, 0, 1, where.port)
         deadline = frames.tlv(2, bytes(4))
         await peer.say(frames.create_tcp(1, address, deadline))
-        assert await peer.hear(ProtAccept)
+        assert isinstance(await peer.hear(ProtAccept), ProtAccept)
         await peer.transport.aclose()
 
 

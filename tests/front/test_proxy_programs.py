@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import socks
 import trio
 from support.processes import curl
+from support.pysocks import socks
 
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address
@@ -19,9 +19,12 @@ from tunnel.net.listen import open_listener
 from tunnel.proto.frames import Target, TcpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from support.virtuals import Take
 
     from tunnel.errors import Code
+    from tunnel.net.virtual_connection import LocalEnd
 
 PASSWORD = "s:e%c rét"
 
@@ -31,6 +34,7 @@ class Direct:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self.bound: Address | None
         self.bound = Address(*stream.socket.getsockname()[:2])
         self.send_all = self.put = stream.send_all
         self.receive_some = stream.receive_some
@@ -39,7 +43,9 @@ class Direct:
     def finish(self) -> None:
         self._stream.socket.shutdown(socket.SHUT_WR)
 
-    def carry(self, local: object, idle_s: float, *, ready: bool = False) -> None:
+    def carry(
+        self, local: LocalEnd, idle_s: float, *, ready: bool = False
+    ) -> Take | None:
         return None
 
     async def receive_piece(self) -> bytes | bytearray:
@@ -48,7 +54,7 @@ class Direct:
     def close(self) -> None:
         self._stream.socket.close()
 
-    def on_closed(self, call: object) -> None:
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
         pass
 
     def reset(self, code: Code) -> None:
@@ -106,12 +112,12 @@ async def running(users: ProxyUsers | None) -> AsyncIterator[tuple[int, int]]:
     """Give the ports of a proxy and of a page."""
     listeners = await open_listener("127.0.0.1", 0)
     pages = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    way_out = Dialer(open_direct, associate=associate)
+    dialer = Dialer(open_direct, associate=associate)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
 
             async def go() -> None:
-                await serve_proxy(listeners, way_out, users=users)
+                await serve_proxy(listeners, dialer, users=users)
 
             nursery.start_soon(go)
             nursery.start_soon(trio.serve_listeners, page, pages)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from python_socks import ProxyError
 from python_socks.async_.trio import Proxy
-from support.far import Far, read, read_to_end
+from support.far import Far, open_nothing, read, read_to_end
 from support.logs import lines, text
 
 from tunnel.access.proxy_users import ProxyUsers
@@ -157,7 +157,7 @@ async def test_cancellation_in_the_moment_of_success_leaves_nothing_open() -> No
 
         nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(REQUEST)
-        await trio.sleep_forever()
+        nursery.start_soon(trio.sleep_forever)
     assert far.resets == [Code.RESET]
 
 
@@ -169,7 +169,7 @@ async def test_a_silent_app_is_closed_after_the_deadline(
     app, ours = trio.testing.memory_stream_pair()
     start = trio.current_time()
     await app.send_all(b"\x05")
-    await handle_app(ours, Dialer(pytest.fail))
+    await handle_app(ours, Dialer(open_nothing))
     assert trio.current_time() - start == pytest.approx(10)
     assert await app.receive_some() == b""
     assert 'proxy.refused peer=local:0 reason="no request in time"' in text(caplog)
@@ -202,7 +202,7 @@ async def test_what_cannot_be_served_is_answered_closed_and_logged_once(
     if said:
         await app.send_all(said)
     await app.send_eof()
-    await handle_app(ours, Dialer(pytest.fail))
+    await handle_app(ours, Dialer(open_nothing))
     assert await read_to_end(app) == answer
     assert lines(caplog) == [f"proxy.refused peer=local:0 reason={reason}"]
 
@@ -296,7 +296,7 @@ async def test_who_is_no_user_is_shown_out(said: bytes, answer: bytes) -> None:
     app, ours = trio.testing.memory_stream_pair()
     await app.send_all(said)
     await app.send_eof()
-    await handle_app(ours, Dialer(pytest.fail), users=USERS)
+    await handle_app(ours, Dialer(open_nothing), users=USERS)
     assert await read_to_end(app) == answer
 
 
@@ -355,7 +355,7 @@ async def test_a_bind_is_answered_twice_and_then_carried() -> None:
         return bound
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(open_nothing, bind))
         await app.send_all(BIND)
         assert await read(app, 12) == b"\5\0" + b"\5\0\0\1\xc0\0\2\1\1\2"
         await app.send_all(b"early")
@@ -381,7 +381,7 @@ async def test_a_bind_to_which_nobody_comes_times_out(
 
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(open_nothing, bind))
         await app.send_all(BIND)
         assert (await read_to_end(app))[12:] == b"\5\6\0\1" + bytes(6)
         assert trio.current_time() - start == pytest.approx(BIND_S)
@@ -397,7 +397,7 @@ async def test_a_cancelled_bind_leaves_nothing_behind() -> None:
         return bound
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
+        nursery.start_soon(handle_app, ours, Dialer(open_nothing, bind))
         await app.send_all(BIND)
         await read(app, 12)
         nursery.cancel_scope.cancel()
@@ -414,5 +414,5 @@ async def test_a_bind_that_the_exit_refuses_is_answered_once() -> None:
 
     await app.send_all(BIND)
     await app.send_eof()
-    await handle_app(ours, Dialer(pytest.fail, bind))
+    await handle_app(ours, Dialer(open_nothing, bind))
     assert await read_to_end(app) == b"\5\0" + b"\5\2\0\1" + bytes(6)

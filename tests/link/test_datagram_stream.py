@@ -165,8 +165,8 @@ async def test_what_nobody_took_is_no_room_lost_to_the_others(
             await theirs.aclose()
             assert theirs.dropped == 3
             await ours.aclose()
-        room = pair.server.deliver_to(theirs.stream.conn, lambda _to, _data: None)
-        assert room.held_bytes == 0
+            room = pair.server.deliver_to(theirs.stream.conn, lambda _to, _data: None)
+            assert room.held_bytes == 0
 
 
 async def test_an_association_that_was_closed_is_freed_at_once(

@@ -39,6 +39,8 @@ from tunnel.proto.resend import STATE_AFTER_S
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from support.wires import Fuse
+
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
 
@@ -434,7 +436,7 @@ async def converse(
 async def test_a_conversation_cut_at_any_byte_never_looks_complete(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    fuses = []
+    fuses: list[Fuse] = []
 
     async def plain(up: float, down: float) -> tuple[tuple[Transport, Transport], int]:
         left, right, *both = fused_wires(up, down)
@@ -456,11 +458,12 @@ async def test_a_conversation_cut_at_any_byte_never_looks_complete(
 async def test_a_tls_conversation_cut_at_any_byte_never_looks_complete(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    fuses = []
+    fuses: list[Fuse] = []
+    contexts = tls_contexts()
 
     async def tls(up: float, down: float) -> tuple[tuple[Transport, Transport], int]:
         left, right, *both = fused_wires()
-        pair = await tls_pair(left, right, tls_contexts())
+        pair = await tls_pair(left, right, contexts)
         fuses[:] = both
         for fuse, most in zip(both, (up, down), strict=True):
             fuse.passed, fuse.left = 0, most

@@ -38,8 +38,7 @@ from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial, send
+from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto import limits
 from tunnel.proto.frames import NameTarget, Terms
 from tunnel.proto.handshake import (
@@ -362,9 +361,9 @@ async def log_in(
 
 
 def stolen_state(client: CenterClient) -> ResumeState:
-    assert client._links.session is not None
-    received = client._links.session.core.received
-    return ResumeState(client._links._session_id, received, client._links._secret)
+    assert client.session is not None
+    received = client.session.core.received
+    return ResumeState(client._session_id, received, client._secret)
 
 
 async def undisturbed(
@@ -391,7 +390,7 @@ async def test_another_user_cannot_go_on_with_a_foreign_session() -> None:
             resume=stolen_state(client),
         )
         assert not result.resumed
-        assert result.session_id != client._links._session_id
+        assert result.session_id != client._session_id
         await undisturbed(net, notices, stream)
         await thief.aclose()
 
@@ -460,7 +459,7 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
         await notices.next(LinkResumed)
         downs = len(notices.of(LinkDown))
         assert await is_alive(stream)
-        for link_no in (1, client._links._link_no):
+        for link_no in (1, client._link_no):
             with pytest.raises(RemoteLinkError) as caught:
                 await log_in(net.center, link_no=link_no, resume=stolen_state(client))
             assert caught.value.code is Code.STALE

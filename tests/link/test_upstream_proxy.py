@@ -15,6 +15,8 @@ from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from tunnel.net.sockets import FastSocket
+
     Talk = Callable[[trio.SocketStream], Awaitable[None]]
 
 
@@ -42,7 +44,7 @@ async def until(stream: trio.SocketStream, end: bytes) -> bytes:
     return data
 
 
-async def exactly(stream: trio.SocketStream, size: int) -> bytes:
+async def exactly(stream: trio.SocketStream | FastSocket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         data += await stream.receive_some(size - len(data))
@@ -73,7 +75,7 @@ async def failure(url: str, host: str = "server.test") -> LocalLinkError:
     return caught.value
 
 
-async def echoes(stream: trio.SocketStream) -> bool:
+async def echoes(stream: FastSocket) -> bool:
     async with stream:
         await stream.send_all(b"hello")
         return await exactly(stream, 5) == b"hello"

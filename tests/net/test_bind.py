@@ -43,7 +43,7 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str], int]]:
                 raise OSError(number, "no")
             super().bind(where)
 
-    monkeypatch.setattr(bound.socket, "socket", Socket)
+    monkeypatch.setattr(socket, "socket", Socket)
     return meets
 
 

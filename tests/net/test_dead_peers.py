@@ -15,10 +15,9 @@ from support.processes import eventually
 
 from tunnel.net import dead_peers
 from tunnel.net.dead_peers import LOOKS_A_TURN, Signs, reset_the_dead, signs_of
-from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals, carried
+from tunnel.net.descriptors import DESCRIPTORS, PRESENT, Arrivals
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import FastSocket, tune_local
-from tunnel.net.tails import TAILS
+from tunnel.net.sockets import TAILS, FastSocket, tune_local
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
@@ -131,8 +130,8 @@ async def test_whoever_waits_for_the_dead_hears_it(
 ) -> None:
     arrivals, scope = Arrivals(), trio.CancelScope()
     with connected() as (ours, far), connected() as (alive, _):
-        arrivals.came_in(ours)
-        arrivals.came_in(alive)
+        arrivals.add(ours)
+        arrivals.add(alive)
         while ours.write_now(bytes(65_536)):
             pass
         async with trio.open_nursery() as nursery:
@@ -172,8 +171,8 @@ async def test_what_carries_a_socket_is_told_once(
 
     arrivals, carrier, scope = Arrivals(), Carrier(), trio.CancelScope()
     with connected() as (ours, _):
-        arrivals.dialled(ours)
-        carried(ours, carrier)
+        arrivals.add(ours, 0)
+        PRESENT[ours] = carrier
         kernel.dead.add(ours.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)
@@ -206,7 +205,7 @@ async def test_a_look_at_thousands_gives_others_their_turns(
     with one, other:
         everybody = [FastSocket(one) for _ in range(4 * LOOKS_A_TURN)]
         for stream in everybody:
-            arrivals.came_in(stream)
+            arrivals.add(stream)
         trio.lowlevel.add_instrument(turns)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)
@@ -240,7 +239,7 @@ async def test_who_pauses_is_asked_often_enough_and_nobody_else_costs_anything(
     with connected() as (pauses, _), connected() as (reads, _):
         before_ms = asks_every_ms(reads.socket)
         for stream in (pauses, reads):
-            arrivals.came_in(stream)
+            arrivals.add(stream)
         kernel.paused.add(pauses.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)
@@ -283,7 +282,7 @@ async def tail(kernel: Fake) -> AsyncIterator[Tail]:
         asks_every_ms(ours.socket)
         while taken := ours.write_now(bytes(65_536)):
             size += taken
-        arrivals.came_in(ours)
+        arrivals.add(ours)
         kernel.paused.add(ours.socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reset_the_dead, scope)

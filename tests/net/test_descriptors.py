@@ -50,7 +50,7 @@ def test_who_has_said_nothing_for_longest_gives_way_first() -> None:
         (first, a), (second, b), (_third, c) = several(stack, 3)
         arrivals = Arrivals()
         for ours in (a, b, c):
-            arrivals.came_in(ours)
+            arrivals.add(ours)
         first.sendall(b"x")
         b.socket.sendall(b"a greeting is no word of the visitor")
         assert arrivals.give_up_one()
@@ -68,7 +68,7 @@ def test_who_listens_for_long_is_not_silent() -> None:
     with ExitStack() as stack:
         [(visitor, ours)] = several(stack, 1)
         arrivals = Arrivals()
-        arrivals.came_in(ours)
+        arrivals.add(ours)
         ours.socket.sendall(bytes(descriptors.GREETING_BYTES + 1))
         size = descriptors.GREETING_BYTES + 1
         assert len(visitor.recv(size, socket.MSG_WAITALL)) == size
@@ -79,10 +79,11 @@ def test_a_target_is_silent_until_somebody_speaks_to_it() -> None:
     with ExitStack() as stack:
         (asked, one), (_quiet, _), (announced, three) = several(stack, 3)
         dialled = [FastSocket(sock.dup()) for sock in (asked, _quiet, announced)]
-        stack.callback(lambda: [sock.close() for sock in dialled])
+        for sock in dialled:
+            stack.callback(sock.close)
         arrivals = Arrivals()
         for sock, said in zip(dialled, (0, 0, 6), strict=True):
-            arrivals.dialled(sock, said)
+            arrivals.add(sock, said)
         asked.sendall(b"a question")
         announced.sendall(b"header")
         for ours in (one, three):
@@ -97,10 +98,10 @@ def test_the_fullest_entry_pays_for_a_newcomer(own: Descriptors) -> None:
     with ExitStack() as stack:
         few, many = Arrivals(), Arrivals()
         [(_, alone)] = several(stack, 1)
-        few.came_in(alone)
+        few.add(alone)
         crowd = [ours for _, ours in several(stack, 4)]
         for ours in crowd:
-            many.came_in(ours)
+            many.add(ours)
 
         def given_up() -> list[bool]:
             return [ours.given_up for ours in (alone, *crowd)]
@@ -121,12 +122,13 @@ def test_a_socket_below_the_edge_asks_nobody_to_leave(own: Descriptors) -> None:
     with ExitStack() as stack:
         [(_, ours)] = several(stack, 1)
         arrivals = Arrivals()
-        arrivals.came_in(ours)
-        own.admit(ours.socket)
-        assert not ours.given_up
-        own.edge = ours.number()
-        own.admit(ours.socket)
-        assert ours.given_up
+        arrivals.add(ours)
+        given_up = []
+        for edge in (own.edge, ours.number()):
+            own.edge = edge
+            own.admit(ours.socket)
+            given_up.append(ours.given_up)
+        assert given_up == [False, True]
         own.edge -= 1
         with pytest.raises(OSError, match="files"):
             own.admit(ours.socket)
@@ -136,7 +138,7 @@ def test_who_has_left_is_no_more_in_the_way(own: Descriptors) -> None:
     with ExitStack() as stack:
         [(_, ours)] = several(stack, 1)
         arrivals = Arrivals()
-        arrivals.came_in(ours)
+        arrivals.add(ours)
         assert own.crowds == {arrivals}
         arrivals.give_up_one()
         assert own.leaving == 1
@@ -205,7 +207,7 @@ def test_whom_nobody_speaks_to_gives_way_though_he_was_dialled_first(
 ) -> None:
     with connected() as (_target, ours):
         arrivals = Arrivals()
-        arrivals.dialled(ours)
+        arrivals.add(ours, 0)
         assert arrivals in own.crowds
         arrivals.left(ours)
         assert arrivals not in own.crowds

@@ -16,8 +16,7 @@ from tunnel.access.networks import Networks
 from tunnel.addresses import LOOPBACKS, Address
 from tunnel.errors import Code, LocalStreamError
 from tunnel.net import dial
-from tunnel.net.dial import connect, probe, resolve
-from tunnel.net.endpoints import MAX_ADDRESSES, Endpoint
+from tunnel.net.dial import MAX_ADDRESSES, Endpoint, connect, probe, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +93,7 @@ class Dials:
             raise
         return begun.sock
 
-    def _outcome(self, sockaddr: tuple[object, ...]) -> float | trio.Event:
+    def _outcome(self, sockaddr: tuple[object, ...] | str) -> float | trio.Event:
         return self.outcomes["h" + str(sockaddr[0]).replace(":", ".")]
 
     @property

@@ -24,7 +24,6 @@ from tunnel.net.lookup import (
     addresses_of,
     known,
     look_up,
-    look_up_own,
     lookups,
 )
 
@@ -70,7 +69,7 @@ async def test_what_this_machine_knows_waits_for_no_thread(
 ) -> None:
     threads = silent()
     assert [one.host for one in await look_up(host)] == hosts_told
-    assert [one.host for one in await look_up_own(host)] == hosts_told
+    assert [one.host for one in await look_up(host, own=True)] == hosts_told
     assert not threads.begun
 
 
@@ -153,7 +152,7 @@ async def test_dead_names_get_a_bounded_crew_and_are_given_up_in_words(
         nursery.start_soon(ask, f"dead{number}.example", told)
     await trio.sleep(LOOKUP_S - 0.1)
     assert len(threads.begun) == CREW
-    assert lookups().queued == 150 - CREW
+    assert len(lookups().queued) == 150 - CREW
     assert not told
     await trio.sleep(0.2)
     assert len(told) == 150
@@ -248,7 +247,7 @@ async def test_our_own_names_wait_for_nobody_elses(nursery: trio.Nursery) -> Non
     await wait_all_tasks_blocked()
     assert len(threads.begun) == CREW
     lookups().ask = lambda _host: [found("10.0.0.1")]
-    assert await look_up_own("server.example") == [found("10.0.0.1")]
+    assert await look_up("server.example", own=True) == [found("10.0.0.1")]
     nursery.cancel_scope.cancel()
 
 

@@ -10,7 +10,7 @@ import trio.testing
 from support.virtuals import ReadingVirtual, ScriptedVirtual
 
 from tunnel.errors import Code
-from tunnel.net import relay_state
+from tunnel.net import carried
 from tunnel.net.relay import RelayResult, Traffic, relay, reset_socket
 from tunnel.net.sockets import FastSocket
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
@@ -156,7 +156,7 @@ async def test_a_visitor_that_never_stops_writing_is_left_after_the_grace(
     virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay_state, "GRACE_S", 0.05)
+    monkeypatch.setattr(carried, "GRACE_S", 0.05)
     virtual.refuses = Code.NORMAL
     virtual.say.send_nowait(b"413")
     virtual.say.send_nowait(b"")
@@ -171,7 +171,7 @@ async def test_a_peer_that_reads_no_more_may_go_on_to_send_for_as_long_as_it_lik
     virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay_state, "GRACE_S", 0.02)
+    monkeypatch.setattr(carried, "GRACE_S", 0.02)
     async with joined(virtual) as (visitor, run):
         virtual.refuses = Code.NORMAL
         await visitor.send_all(b"unwanted")
@@ -206,7 +206,7 @@ async def test_a_stalled_visitor_does_not_hold_a_reset_for_ever(
     virtual: ScriptedVirtual,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay_state, "GRACE_S", 0.05)
+    monkeypatch.setattr(carried, "GRACE_S", 0.05)
     async with joined(virtual) as (visitor, run):
         virtual.say.send_nowait(bytes(30_000_000))
         await trio.testing.wait_all_tasks_blocked()

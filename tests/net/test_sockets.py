@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import UNSENT_BYTES, FastSocket
+from tunnel.net.sockets import UNSENT_BYTES, FastSocket, tune_local
 
 TCP = socket.IPPROTO_TCP
 SMALL_BYTES = 4096
@@ -45,7 +45,8 @@ async def test_who_is_accepted_has_the_options_of_who_was_dialled() -> None:
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:
         sock = socket.create_connection(listener.socket.getsockname())
-        async with FastSocket.dialled(sock) as dialled, await listener.accept() as it:
+        tune_local(sock)
+        async with FastSocket(sock) as dialled, await listener.accept() as it:
             for stream in (dialled, it):
                 assert stream.socket.getsockopt(TCP, socket.TCP_NODELAY)
                 assert (
@@ -99,7 +100,8 @@ async def tcp_pair() -> tuple[FastSocket, FastSocket]:
     (listener,) = await open_listener("127.0.0.1", 0)
     async with listener:
         sock = socket.create_connection(listener.socket.getsockname())
-        return await listener.accept(), FastSocket.dialled(sock)
+        tune_local(sock)
+        return await listener.accept(), FastSocket(sock)
 
 
 @pytest.mark.parametrize("who", [0, 1])

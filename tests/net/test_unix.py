@@ -11,9 +11,8 @@ import trio
 from tunnel.addresses import Address, UnixPath
 from tunnel.errors import AddressError, Exit
 from tunnel.net.dial import connect
-from tunnel.net.listen import serve
+from tunnel.net.listen import listen_at, open_unix_listener, serve
 from tunnel.net.sockets import FastSocket
-from tunnel.net.unix import listen_at, open_unix_listener
 
 if TYPE_CHECKING:
     from pathlib import Path

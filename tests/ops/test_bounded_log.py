@@ -10,8 +10,8 @@ import weakref
 import pytest
 
 from tunnel.log import LogfmtFormatter, log_event
-from tunnel.ops import bounded_log
-from tunnel.ops.bounded_log import LINES_IN_A_WINDOW, WINDOW_S, BoundedHandler
+from tunnel.ops import show
+from tunnel.ops.show import LINES_IN_A_WINDOW, WINDOW_S, BoundedHandler
 
 
 class Clock:
@@ -42,7 +42,7 @@ class Log:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(bounded_log, "time", clock)
+    monkeypatch.setattr(show, "time", clock)
     return clock
 
 
@@ -104,7 +104,7 @@ def test_nothing_is_said_of_a_window_that_still_goes_on(clock: Clock) -> None:
 def test_the_table_of_kinds_is_bounded_and_forgets(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_log, "MAX_KINDS", 10)
+    monkeypatch.setattr(show, "MAX_KINDS", 10)
     log = Log()
     for number in range(1_000):
         log_event(log.logger, logging.INFO, "link.down", user=f"u{number}")

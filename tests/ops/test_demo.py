@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -170,7 +171,7 @@ def instead_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, do: str) 
     script.write_text(f"#!/bin/sh\n{do}\n")
     script.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(demo.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def left_in(tmp_path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tunnel.errors import UsageError
-from tunnel.ops.proxy_variables import is_exempt, is_loopback, not_used, proxy_of
+from tunnel.ops.proxy_variables import is_exempt, is_here, not_used, proxy_of
 
 SERVER = "t.example.net", 7443
 
@@ -95,13 +95,13 @@ def test_a_wrong_url_is_said_with_its_variable_and_without_its_secret(url: str) 
     ["localhost", "LOCALHOST.", "a.localhost", "127.9.9.9", "::1", "::ffff:127.0.0.1"],
 )
 def test_this_machine_is_reached_without_a_proxy(host: str) -> None:
-    assert is_loopback(host)
+    assert is_here(host)
     assert proxy_of({"ALL_PROXY": "nonsense"}, host, 7443) is None
 
 
 @pytest.mark.parametrize("host", ["localhost.lan", "10.0.0.1", "fe80::1", "1.example"])
 def test_other_machines_are_no_loopback(host: str) -> None:
-    assert not is_loopback(host)
+    assert not is_here(host)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ def test_the_table_is_what_the_commands_take() -> None:
         for argument in cli.app[command].assemble_argument_collection()
     } - {None}
     files = {f"TUNNEL_{word}_FILE" for word in ("TO", "VIA", "AUTH")}
-    assert (
-        taken | files | {"TUNNEL_ONCE", "TUNNEL_TRUST_FILES", "TUNNEL_NET"} == known()
+    assert taken | files | {"TUNNEL_ONCE", "TUNNEL_TRUST_FILES", "TUNNEL_NET"} == known(
+        cli.app
     )
 
 
@@ -35,7 +35,7 @@ def test_the_table_is_what_the_commands_take() -> None:
 def test_an_unknown_variable_is_found_with_what_was_meant(
     name: str, meant: str | None
 ) -> None:
-    assert unknown({name: "me:pw", "HOME": "/"}) == {name: meant}
+    assert unknown(cli.app, {name: "me:pw", "HOME": "/"}) == {name: meant}
 
 
 def test_what_kubernetes_makes_for_a_service_is_no_mistake() -> None:
@@ -49,7 +49,7 @@ def test_what_kubernetes_makes_for_a_service_is_no_mistake() -> None:
         "TUNNEL_SERVER_SERVICE_HOST": "10.0.0.1",
         "TUNNEL_SERVER_PORT": "tcp://10.0.0.1:7443",
     }
-    assert unknown(made) == {}
+    assert unknown(cli.app, made) == {}
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

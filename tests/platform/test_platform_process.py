@@ -27,15 +27,15 @@ def test_the_limit_of_descriptors_is_raised_as_far_as_may_be(
 ) -> None:
     _soft, hard = limits
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
-    assert process.descriptor_limit() == hard - 1
+    assert process.descriptor_limits()[0] == hard - 1
     process.raise_descriptor_limit()
-    assert process.descriptor_limit() == process.descriptor_hard_limit() == hard
+    assert process.descriptor_limits() == (hard, hard)
 
 
 def test_no_limit_is_many_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _which: endless)
-    assert process.descriptor_limit() == process.MANY
+    assert process.descriptor_limits()[0] == process.MANY
 
 
 def test_a_signal_that_is_held_back_comes_later() -> None:

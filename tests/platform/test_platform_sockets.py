@@ -98,7 +98,7 @@ def test_a_unix_socket_is_private_from_the_first_moment(
 
 def test_new_sockets_do_not_block() -> None:
     with (
-        sockets.open_tcp_socket(socket.AF_INET) as tcp,
+        sockets.open_socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
         sockets.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
     ):
         assert tcp.type == socket.SOCK_STREAM

@@ -403,7 +403,7 @@ def test_a_full_session_loses_the_newcomer_of_an_empty_association() -> None:
 
 def test_nobody_who_has_ended_or_has_nothing_left_keeps_a_turn() -> None:
     outbox = Outbox()
-    ended, sent, lost = (outbox.new_queue() for _ in range(3))
+    ended, sent, lost = (DatagramQueue[bytes](outbox.room) for _ in range(3))
     for queue in (ended, sent, lost):
         queue.push(b"datagram", 8)
         outbox.enlist(queue)

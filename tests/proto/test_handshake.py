@@ -646,7 +646,7 @@ def test_an_unknown_field_from_128_on_is_ignored_but_proved() -> None:
     theirs.receive(by_hand.auth(NAME, 1, b"\0", fields, proof))
     assert theirs.claim is not None
     assert theirs.claim.peer_terms == Terms(agent="")
-    assert theirs.claim.resume_s == DEFAULT_RESUME_S
+    assert theirs.claim.agreed.resume_s == DEFAULT_RESUME_S
 
 
 def answer_by_hand(

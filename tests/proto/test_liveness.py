@@ -47,7 +47,7 @@ def test_any_byte_after_the_question_proves_life() -> None:
 
 def test_a_link_of_a_machine_that_slept_is_lost_in_a_hurry() -> None:
     link = Liveness(0.0)
-    link.suspect(1.0)
+    link.asked(1.0, slept=True)
     assert link.next_wakeup() == 1.0 + HURRY_S
     assert link.due(1.0 + HURRY_S - 0.1) is Due.NOTHING
     assert link.due(1.0 + HURRY_S) is Due.LOST
@@ -55,7 +55,7 @@ def test_a_link_of_a_machine_that_slept_is_lost_in_a_hurry() -> None:
 
 def test_a_byte_ends_the_hurry() -> None:
     link = Liveness(0.0)
-    link.suspect(1.0)
+    link.asked(1.0, slept=True)
     link.heard(2.0)
     assert link.sooner
     link.sooner = False
@@ -67,7 +67,7 @@ def test_a_byte_ends_the_hurry() -> None:
 
 def test_the_question_of_a_machine_that_slept_measures_the_round_trip_too() -> None:
     link = Liveness(0.0)
-    link.suspect(1.0)
+    link.asked(1.0, slept=True)
     link.answered(1.5)
     assert link.rtt_s == 0.5
 

@@ -59,6 +59,7 @@ from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
+    from tunnel.proto.events import Event
 
 BOUND = Address("192.0.2.7", 4_711)
 ONE, TWO, THREE = SockMap(1), SockMap(2), SockMap(3)
@@ -121,11 +122,16 @@ def test_data_may_follow_create_before_its_answer() -> None:
     assert offer.conn.state is StreamState.REMOTE_FINISHED
 
 
+def opened_by(event: Event) -> VirtualConn:
+    assert isinstance(event, StreamOffered)
+    return event.conn
+
+
 def test_what_one_read_brought_is_one_event_for_each_connection() -> None:
     pair = CorePair()
     ours = [pair.client.core.open(TARGET, pair.now) for _ in range(2)]
     pair.settle()
-    first, second = (event.conn for event in pair.server.hear())
+    first, second = (opened_by(event) for event in pair.server.hear())
     sent = [ProtData(ONE, b"a"), ProtData(THREE, b"b"), ProtData(ONE, b"c", fin=True)]
     wire = b"".join(map(encode, sent))
     events = pair.server.core.receive_data(wire, pair.now)
@@ -1063,7 +1069,7 @@ def end_one(pair: CorePair, opener: End, how: str) -> None:
             pair.deliver(opener)
         case "given up for memory":
             pair.settle()
-            accepter.core.evict(theirs)
+            theirs.evict()
         case _:
             raise AssertionError(how)
     pair.settle()
@@ -1254,7 +1260,7 @@ def test_an_open_expires_by_itself() -> None:
     pair.settle()
     assert pair.server.hear()[-1] == StreamClosed(theirs, Code.RESET, "")
     assert answered.state is StreamState.OPEN
-    assert pair.client.core._own_opens.unanswered == 0
+    assert not pair.client.core._own_opens.unanswered
     assert pair.client.core.expire(pair.now) is None
 
 
@@ -1340,7 +1346,7 @@ def test_hostile_bytes_raise_nothing_but_the_peers_session_error(
     with contextlib.suppress(RemoteSessionError):
         for place, at in enumerate(range(0, len(data), cut)):
             pair.inject(end, data[at : at + cut])
-            assert end.core._input.held_bytes <= at + cut
+            assert end.core._input._decoder.held_bytes <= at + cut
             if place == action:
                 end.core.close(conns[place % 2])
             pair.flush(end)

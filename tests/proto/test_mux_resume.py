@@ -401,6 +401,7 @@ def test_received_goes_with_a_window_and_for_itself_not_too_often() -> None:
     assert server.consumed(theirs, 2 * MIB)
     said = [type(frame) for frame in frames(pair.flush(pair.server))]
     assert said == [ProtReceived, ProtWindow]
+    assert client.replay is not None
     assert server.received == client.replay.position
     pair.settle()
     assert client.flushed()
@@ -692,25 +693,56 @@ class Talk:
             lambda: s.end.core.accept(s.by_name["echo"]),
             lambda: c.close("refused", Code.REFUSED, "no"),
             lambda: c.end.core.ask_mapping(MappingOp.ADD, [entry]),
-            lambda: (s.write("echo", text(5, 70)), c.write("echo", text(9, 50), None)),
+            both(
+                lambda: s.write("echo", text(5, 70)),
+                lambda: c.write("echo", text(9, 50), None),
+            ),
             lambda: s.end.core.answer_mapping([granted]),
             lambda: c.open("reset", self.pair.now, text(2, 9)),
-            lambda: (s.end.core.accept(s.by_name["reset"]), s.end.core.ping(0.0)),
-            lambda: (s.write("reset", text(8, 18)), s.close("reset", Code.RESET)),
+            both(
+                lambda: s.end.core.accept(s.by_name["reset"]),
+                lambda: s.end.core.ping(0.0),
+            ),
+            both(
+                lambda: s.write("reset", text(8, 18)),
+                lambda: s.close("reset", Code.RESET),
+            ),
             lambda: s.open("purged", self.pair.now),
-            lambda: (c.end.core.accept(c.by_name["purged"]), c.end.core.ping(0.0)),
+            both(
+                lambda: c.end.core.accept(c.by_name["purged"]),
+                lambda: c.end.core.ping(0.0),
+            ),
             lambda: s.write("purged", text(3, 30)),
-            lambda: (s.write("purged", b"never"), s.close("purged", Code.IDLE)),
+            both(
+                lambda: s.write("purged", b"never"),
+                lambda: s.close("purged", Code.IDLE),
+            ),
             lambda: s.write("echo", text(4, 30), None),
             lambda: c.close("echo"),
             lambda: s.open("again", self.pair.now, text(6, 19)),
             lambda: c.open("both", self.pair.now),
             lambda: c.end.core.accept(c.by_name["again"]),
             lambda: s.end.core.accept(s.by_name["both"]),
-            lambda: (c.write("again", text(7, 45), None), c.write("both", text(8, 41))),
-            lambda: (c.close("both", Code.GENERAL), s.close("both", Code.IDLE, "x")),
+            both(
+                lambda: c.write("again", text(7, 45), None),
+                lambda: c.write("both", text(8, 41)),
+            ),
+            both(
+                lambda: c.close("both", Code.GENERAL),
+                lambda: s.close("both", Code.IDLE, "x"),
+            ),
             lambda: s.close("again"),
         ]
+
+
+def both(*steps: Callable[[], object]) -> Callable[[], None]:
+    """Make several steps one."""
+
+    def step() -> None:
+        for part in steps:
+            part()
+
+    return step
 
 
 def _holds_back(end: End) -> bool:

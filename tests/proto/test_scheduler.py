@@ -56,8 +56,8 @@ def test_small_pieces_share_a_frame() -> None:
 
 def test_fin_and_close_have_a_turn_of_their_own_when_nothing_else_waits() -> None:
     lanes, finished, closed = SendScheduler(MAX_FRAME_BYTES), SendQueue(1), SendQueue(3)
-    lanes.finish(finished)
-    lanes.close(closed, close_frame(3))
+    lanes.end(finished)
+    lanes.end(closed, close_frame(3))
     assert list(lanes.waiting) == [finished, closed]
     assert take(lanes) == [data(1, b"", fin=True), ProtClose(SockMap(3))]
     assert finished.idle()
@@ -68,7 +68,7 @@ def test_fin_and_close_have_a_turn_of_their_own_when_nothing_else_waits() -> Non
 def test_fin_rides_on_the_last_bytes() -> None:
     lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, NOISE[:70_000])
-    lanes.finish(lane)
+    lanes.end(lane)
     assert take(lanes) == [
         data(1, NOISE[:MAX_FRAME_BYTES]),
         data(1, NOISE[MAX_FRAME_BYTES:70_000], fin=True),
@@ -77,15 +77,15 @@ def test_fin_rides_on_the_last_bytes() -> None:
 
 def test_fin_alone_is_an_empty_frame() -> None:
     lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
-    lanes.finish(lane)
+    lanes.end(lane)
     assert take(lanes) == [data(1, b"", fin=True)]
 
 
 def test_close_comes_after_the_bytes_and_fin() -> None:
     lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, b"bytes")
-    lanes.finish(lane)
-    lanes.close(lane, close_frame(1))
+    lanes.end(lane)
+    lanes.end(lane, close_frame(1))
     assert take(lanes) == [data(1, b"bytes", fin=True), ProtClose(SockMap(1))]
     assert lane.idle()
 
@@ -93,7 +93,7 @@ def test_close_comes_after_the_bytes_and_fin() -> None:
 def test_close_waits_while_the_budget_leaves_bytes() -> None:
     lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, NOISE[:100_000])
-    lanes.close(lane, close_frame(1))
+    lanes.end(lane, close_frame(1))
     assert [type(frame) for frame in take(lanes, 1)] == [ProtData]
     assert [type(frame) for frame in take(lanes, 1)] == [ProtData, ProtClose]
 
@@ -101,9 +101,9 @@ def test_close_waits_while_the_budget_leaves_bytes() -> None:
 def test_a_purged_lane_says_nothing_and_can_be_used_again() -> None:
     lanes, lane = SendScheduler(MAX_FRAME_BYTES), SendQueue(1)
     lanes.push(lane, b"gone")
-    lanes.finish(lane)
-    lanes.close(lane, close_frame(1))
-    lane.purge()
+    lanes.end(lane)
+    lanes.end(lane, close_frame(1))
+    lanes.purge(lane)
     assert lane.idle()
     assert take(lanes) == []
     lanes.push(lane, b"new")
@@ -166,8 +166,8 @@ def test_every_byte_goes_once_and_in_its_order(
         if place < len(budgets):
             frames += take(lanes, budgets[place])
     for number, lane in made.items():
-        lanes.finish(lane)
-        lanes.close(lane, close_frame(number))
+        lanes.end(lane)
+        lanes.end(lane, close_frame(number))
     frames += take(lanes)
     got: dict[int, bytes] = defaultdict(bytes)
     ended: list[int] = []

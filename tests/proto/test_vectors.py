@@ -289,7 +289,7 @@ def test_every_kind_has_a_vector() -> None:
 def test_the_worked_example_of_credit_is_true() -> None:
     window = RecvWindow(262_144, 262_144)
     assert window.fits(262_144)
-    window.charge(262_144)
+    window.received += 262_144
     assert not window.fits(1)
     assert not window.consume(100_000)
     assert window.consume(31_072)
@@ -556,8 +556,8 @@ def play(script: str) -> str:
             out += f"{side} hears {end.heard.pop(0) if end.heard else 'nothing'}\n"
         else:
             if verb == "link":
-                for one in ends.values():
-                    one.dial(int(words))
+                for other in ends.values():
+                    other.dial(int(words))
             else:
                 end.do(verb, words)
             out += f"{side} {verb} {words}".rstrip() + "\n"

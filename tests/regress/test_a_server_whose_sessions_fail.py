@@ -10,7 +10,7 @@ import trio.testing
 from support import frames
 
 from tunnel.access.join import JoinLine, make_token
-from tunnel.center import link_keeper
+from tunnel.center import whereabouts
 from tunnel.center.client import CenterClient
 from tunnel.center.events import LinkDown
 from tunnel.errors import Code
@@ -63,7 +63,7 @@ async def links_in_a_while(word: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     client = CenterClient(JOIN, tell=notices.append)
     async with trio.open_nursery() as nursery:
         server = Trusted(word, nursery)
-        monkeypatch.setattr(link_keeper, "dial", server.dial)
+        monkeypatch.setattr(whereabouts, "dial", server.dial)
         with trio.move_on_after(A_WHILE_S):
             await client.run()
         nursery.cancel_scope.cancel()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 import trio
 import trio.testing
+from support.far import open_nothing
 
 from tunnel.addresses import Address
-from tunnel.errors import LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
+
+if TYPE_CHECKING:
+    from tunnel.net.virtual_connection import ResettableStream
 
 
 class Bound:
@@ -18,9 +22,8 @@ class Bound:
     address = Address("192.0.2.1", 258)
     closed = False
 
-    async def accept(self) -> tuple[None, Address]:
+    async def accept(self) -> tuple[ResettableStream, Address]:
         await trio.sleep_forever()
-        raise LocalStreamError
 
     async def aclose(self) -> None:
         self.closed = True
@@ -38,7 +41,7 @@ async def test_a_port_is_closed_with_the_app_that_asked_for_it() -> None:
 
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(handle_app, ours, Dialer(pytest.fail, bind))
+                nursery.start_soon(handle_app, ours, Dialer(open_nothing, bind))
                 await app.send_all(version + b"\x7f\0\0\1\0\0")
                 heard = b""
                 while len(heard) < reply_bytes:

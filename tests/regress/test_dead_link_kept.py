@@ -43,7 +43,9 @@ async def test_a_lost_link_is_forgotten_while_its_session_waits() -> None:
         assert transport() is None
 
 
-async def test_a_link_that_was_superseded_before_it_ran_takes_nothing_over() -> None:
+async def test_a_link_that_was_superseded_before_it_ran_takes_nothing_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with resumable() as (session, nursery):
         wires = [trio.testing.memory_stream_pair() for _ in range(2)]
         late, link = (Link(session, PlainTransport(stream)) for _, stream in wires)

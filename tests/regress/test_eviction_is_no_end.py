@@ -14,7 +14,7 @@ from support.wires import Offers, SessionPair, open_one, session_pair
 from tunnel.net.relay import relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.events import Event
@@ -97,7 +97,7 @@ async def test_what_trio_has_handed_over_is_nobodys_after_an_eviction(
         dispatch = sessions.server.dispatch
         evicted: list[bool] = []
 
-        def then_evict(events: Iterable[Event]) -> None:
+        def then_evict(events: list[Event]) -> None:
             dispatch(events)
             if right.unread_bytes and not evicted:
                 evicted.append(True)

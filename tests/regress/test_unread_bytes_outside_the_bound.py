@@ -21,7 +21,6 @@ class Deaf(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.sleep_forever()
-        return b""
 
     async def send_eof(self) -> None:
         await trio.sleep_forever()

@@ -235,7 +235,7 @@ async def test_a_thousand_connections_leave_nothing_behind(
         for session in (pair.client, pair.server):
             core = session.core
             assert session.streams == core.conns == core.offered == 0
-            assert core._own_opens.unanswered == core._own_opens.open == 0
+            assert len(core._own_opens.unanswered) == core._own_opens.open == 0
             assert not core.pools.held.held_bytes
             assert not core.pools.held._holders
 
@@ -271,7 +271,7 @@ async def test_numbers_wrap_after_2_to_the_23_and_skip_what_is_in_use(
         old = await pair.client.open(TARGET)
         assert old.conn.sock_map == 1
         pair.client.core._own_opens._cursor = MAX_SOCK_MAP - 4 | 1
-        numbers = []
+        numbers: list[int] = []
         for size in range(1, 8):
             async with await pair.client.open(TARGET) as stream:
                 numbers.append(stream.conn.sock_map)

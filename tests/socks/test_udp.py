@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.addresses import Address, host_of
-from tunnel.socks.udp import decode_datagram, encode_datagram
+from tunnel.socks.v5 import decode_datagram, encode_datagram
 
 WHOLE = b"\0\0\0\1\xc0\0\2\7\0\x35payload"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import trio
 
@@ -17,8 +17,7 @@ from tunnel.center.client import CenterClient
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import TunnelError
-from tunnel.link.start import prove
-from tunnel.link.transport import PlainTransport, dial
+from tunnel.link.transport import PlainTransport, dial, prove
 from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.proofs import (
@@ -36,6 +35,16 @@ LOOPBACK = "127.0.0.1"
 WAIT_S = 20.0
 
 _N = TypeVar("_N")
+
+
+class JoinChanges(TypedDict, total=False):
+    """What a client may have otherwise than the server's own join line says."""
+
+    name: str
+    token: Secret
+    port: int
+    pin: str | None
+    plain: bool
 
 
 class Notices:
@@ -70,10 +79,12 @@ class Center:
     join: JoinLine
 
     def client(
-        self, client_id: bytes | None = None, **changes: object
+        self,
+        client_id: bytes | None = None,
+        **changes: Unpack[JoinChanges],
     ) -> tuple[CenterClient, Notices]:
         notices = Notices()
-        join = replace(self.join, **changes)  # type: ignore[arg-type]
+        join = replace(self.join, **changes)
         return CenterClient(join, client_id=client_id, tell=notices), notices
 
     async def until(self, true: Callable[[], bool]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, cast
 
+import pytest
 import trio
 import trio.testing
 
@@ -11,18 +12,31 @@ from tunnel.errors import Code, RemoteStreamError
 
 if TYPE_CHECKING:
     from tunnel.addresses import Address
+    from tunnel.net.virtual_connection import ResettableStream
+    from tunnel.proto.frames import Target
+
+    MemoryEnd: TypeAlias = trio.StapledStream[
+        trio.testing.MemorySendStream, trio.testing.MemoryReceiveStream
+    ]
+
+
+def memory_pair(lockstep: bool = False) -> tuple[MemoryEnd, MemoryEnd]:
+    """Give both ends of a connection; ``lockstep``: nothing is held between them."""
+    if lockstep:  # its halves have ``close`` too
+        return cast("tuple[MemoryEnd, MemoryEnd]", trio.testing.lockstep_stream_pair())
+    return trio.testing.memory_stream_pair()
+
+
+async def open_nothing(target: Target) -> ResettableStream:
+    """Fail: this test must not come so far that a connection is opened."""
+    pytest.fail(f"a connection to {target} was opened")
 
 
 class Far:
     """A virtual TCP connection; what it carries comes out of ``far``."""
 
     def __init__(self, bound: Address | None = None, *, lockstep: bool = False) -> None:
-        pair = (
-            trio.testing.lockstep_stream_pair
-            if lockstep
-            else trio.testing.memory_stream_pair
-        )
-        self._near, self.far = pair()
+        self._near, self.far = memory_pair(lockstep)
         self.bound = bound
         self.resets: list[Code] = []
         self.is_closed = False

@@ -136,6 +136,8 @@ class Flooder:
                 names = [frames.mapping_entry(1, f"no-{at}") for at in range(100)]
                 while self.answers.acquire(timeout=5):
                     yield frames.mapping(2, *names)
+            case _:
+                raise AssertionError(kind)
 
     def flood(self, kind: str, seconds: float) -> None:
         # Made before: it stands for another machine, and must not take our core.

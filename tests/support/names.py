@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from outcome import capture
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from outcome import Outcome
+
+_T = TypeVar("_T")
 
 
 class Names:
@@ -49,7 +51,7 @@ class Threads:
     """Look-ups that the test answers, where threads would ask a resolver."""
 
     def __init__(self) -> None:
-        self.open: dict[bytes, Callable[[Outcome[list[Found]]], None]] = {}
+        self.open: dict[bytes, Callable[[Outcome[Any]], object]] = {}
         self.begun: list[bytes] = []
         these = lookups()
         these.ask = self._ask
@@ -62,12 +64,12 @@ class Threads:
 
     def _start(
         self,
-        ask: Callable[[], list[Found]],
-        deliver: Callable[[Outcome[list[Found]]], None],
+        fn: Callable[[], _T],
+        deliver: Callable[[Outcome[_T]], object],
         name: str | None = None,
     ) -> None:
         del name
-        ask()
+        fn()
         self.begun.append(self._asked)
         self.open[self._asked] = deliver
 
@@ -86,12 +88,12 @@ def silent() -> Threads:
 
 
 def _at_once(
-    ask: Callable[[], list[Found]],
-    deliver: Callable[[Outcome[list[Found]]], None],
+    fn: Callable[[], _T],
+    deliver: Callable[[Outcome[_T]], object],
     name: str | None = None,
 ) -> None:
     del name
-    deliver(capture(ask))
+    deliver(capture(fn))
 
 
 async def settled() -> None:

@@ -12,6 +12,7 @@ from tunnel.errors import Code, RemoteStreamError
 from tunnel.net.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
+    from tunnel.addresses import Address
     from tunnel.net.virtual_connection import LocalEnd
 
 Take = Callable[[], bytes | bytearray | None]
@@ -67,7 +68,7 @@ class ScriptedVirtual:
         self.closed = True
         await trio.lowlevel.checkpoint()
 
-    bound = None
+    bound: Address | None = None
 
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
@@ -78,7 +79,7 @@ class ScriptedVirtual:
     def close(self) -> None:
         self.closed = True
 
-    def on_closed(self, call: object) -> None:
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
         pass
 
     def reset(self, code: Code) -> None:
@@ -97,7 +98,7 @@ class ReadingVirtual(ScriptedVirtual):
         self._carries = False
         self._lent = False
 
-    def on_closed(self, call: Callable[[Code], None] | None) -> None:  # type: ignore[override]
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
         self._call = call
 
     def carry(
@@ -112,11 +113,11 @@ class ReadingVirtual(ScriptedVirtual):
         self._lent = False
         if not self._waiting:
             return None
-        if isinstance(self._waiting[0], Code):
-            error = RemoteStreamError(self._waiting[0], "scripted")
-            raise trio.BrokenResourceError from error
+        if isinstance(first := self._waiting[0], Code):
+            raise trio.BrokenResourceError from RemoteStreamError(first, "scripted")
         self._lent = True
-        return self._waiting.popleft()
+        self._waiting.popleft()
+        return first
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._carries:

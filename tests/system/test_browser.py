@@ -72,18 +72,19 @@ class Site(ThreadingHTTPServer):
 
 class _Pages(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Site
 
     def do_GET(self) -> None:
-        with self.server.count:
-            self.server.asked[self.path] += 1
-            self.server.via.add(self.headers.get("Via", ""))
+        site = self.server
+        assert isinstance(site, Site)
+        with site.count:
+            site.asked[self.path] += 1
+            site.via.add(self.headers.get("Via", ""))
         if self.path == "/held.png":
-            self.server.done.wait(WAIT_S)
+            site.done.wait(WAIT_S)
         elif self.path.startswith("/done/"):
-            self.server.done.set()
+            site.done.set()
         if self.path == "/":
-            self._answer(200, "text/html", self.server.page)
+            self._answer(200, "text/html", site.page)
         elif self.path.endswith(".png"):
             self._answer(200, "image/png", PNG)
         else:

@@ -26,11 +26,11 @@ import dns.message
 import dns.query
 import httpx
 import pytest
-import socks
 import trustme
 from python_socks import ProxyType
 from python_socks.async_.asyncio import Proxy
 from support.processes import WAIT_S, Sshd, curl, eventually, program
+from support.pysocks import socks
 from support.targets import Target, flood, visit
 
 if TYPE_CHECKING:
@@ -509,11 +509,13 @@ def test_dnspython_asks_through_socks(
     with socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM) as app:
         app.set_proxy(socks.SOCKS5, "127.0.0.1", port_of(client, "socks"))
         app.settimeout(WAIT_S)
+        ask = partial(
+            dns.query.udp, where="127.0.0.1", port=names.port, sock=app, timeout=WAIT_S
+        )
         for number in range(20):
             query = dns.message.make_query(f"n{number}.test", "A", use_edns=True)
-            where = {"port": names.port, "sock": app, "timeout": WAIT_S}
-            answer = dns.query.udp(query, "127.0.0.1", **where)
+            answer = ask(query)
             assert answer.answer[0][0].address == f"10.0.0.{number}"
         large = dns.message.make_query("large.test", "TXT", use_edns=True, payload=4096)
-        answer = dns.query.udp(large, "127.0.0.1", **where)
+        answer = ask(large)
         assert len(answer.answer[0][0].strings) == 12

@@ -404,7 +404,7 @@ def test_a_link_port_that_is_taken_ends_with_7(
 def test_an_address_of_another_machine_is_not_taken_and_ends_with_3(
     machine: Machine, server: Server, words: tuple[str, ...]
 ) -> None:
-    more = ("--listen", "192.0.2.77:7443")
+    more: tuple[str, ...] = ("--listen", "192.0.2.77:7443")
     if words[-1] == "--http":
         more = ("192.0.2.77:8080", "--domain", "t.test")
     elif words[0] == "socks":

@@ -93,6 +93,7 @@ def serve(conn: socket.socket) -> object:
             if not line:
                 return line
             verb, path = line.split()[:2]
+            body = b""
             if path not in ENDS_AFTER:
                 if fields.get("expect"):
                     conn.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -6,7 +6,7 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final
 
-from tunnel.ops.bounded_log import LINES_IN_A_WINDOW
+from tunnel.ops.show import LINES_IN_A_WINDOW
 
 if TYPE_CHECKING:
     from support.processes import Machine

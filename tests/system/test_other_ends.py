@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from support import lively
 from support.namespaces import BOTH, Network
 from support.processes import curl, free_port
 from support.targets import Target, ask_socks, echo, read_exactly
@@ -356,6 +357,7 @@ def test_a_pipe_gives_up_when_the_proxy_is_down(
     machine: Machine, server: Server
 ) -> None:
     via = f"socks5://127.0.0.1:{free_port()}"
+    machine.command = lively.COMMAND
     pipe = machine.tunnel("pipe", "127.0.0.1:1", "--to", server.join, "--via", via)
     assert pipe.wait(40) == 4
     assert f"cannot reach the proxy {via}" in pipe.errors()

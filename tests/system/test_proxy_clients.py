@@ -8,10 +8,10 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 import pytest
-import socks
 from python_socks import ProxyType
 from python_socks.sync import Proxy
 from support.processes import WAIT_S, curl
+from support.pysocks import socks
 from support.targets import END, ask_socks, read_exactly, read_to_end, visit
 
 if TYPE_CHECKING:

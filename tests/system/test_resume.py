@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from hashlib import sha256
@@ -75,8 +74,7 @@ def is_alive(conn: socket.socket) -> bool:
 def lively_server(machine: Machine) -> Server:
     """Start ``tunnel serve`` whose links are lost after 3 s of silence."""
     running = machine.start(
-        sys.executable,
-        str(lively.__file__),
+        *lively.COMMAND,
         "serve",
         "--listen",
         "127.0.0.1:0",
@@ -278,7 +276,7 @@ def type_while_away(machine: Machine, away_s: float) -> None:
 def test_an_interactive_ssh_session_survives_seconds_without_a_link(
     machine: Machine,
 ) -> None:
-    type_while_away(machine, 6)
+    type_while_away(machine, 3)
 
 
 @pytest.mark.deep

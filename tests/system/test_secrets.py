@@ -133,6 +133,7 @@ for args, variables in json.loads(sys.stdin.read()):
 def test_no_wrong_command_line_or_variable_shows_a_secret(
     machine: Machine, step: int
 ) -> None:
+    given: list[tuple[list[str], dict[str, str]]]
     given = [(args, {}) for args in WRONG[::step]]
     given += [(["tcp", "8000"], variables) for variables in VARIABLES]
     done = machine.run(sys.executable, "-c", FORKS, stdin=json.dumps(given).encode())

@@ -7,14 +7,16 @@ import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import pytest
+from support.processes import Machine
 from support.targets import at_once, fetch, read_exactly
-from support.world import MODES, WAYS
+from support.world import MODES, WAYS, World
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from support.world import MakeWorld, World
+    from support.targets import Content
+    from support.world import MakeWorld
 
 GROWTH_BYTES: Final = 2_000_000
 WARM_UP: Final = 4
@@ -22,11 +24,21 @@ WARM_UP: Final = 4
 T = TypeVar("T")
 
 
+@pytest.fixture(scope="module")
+def own_world(
+    tmp_path_factory: pytest.TempPathFactory, content: Content
+) -> Iterator[World]:
+    """Memory of these two is looked at: other tests keep off."""
+    made = World(Machine(tmp_path_factory.mktemp("stalled")), content)
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_others_go_on_beside_a_visitor_that_does_not_read_and_memory_stays(
-    make_world: MakeWorld, way: str, figures: Callable[[str], None]
+    own_world: World, way: str, figures: Callable[[str], None]
 ) -> None:
-    beside_stalled(make_world(), way, 20, 500_000, figures)
+    beside_stalled(own_world, way, 20, 500_000, figures)
 
 
 @pytest.mark.deep
@@ -104,9 +116,9 @@ def test_many_that_do_not_read_leave_the_link_to_the_others(world: World) -> Non
 
 @pytest.mark.parametrize("way", WAYS)
 def test_others_go_on_beside_a_target_that_does_not_read_and_memory_stays(
-    make_world: MakeWorld, way: str
+    own_world: World, way: str
 ) -> None:
-    world = make_world()
+    world = own_world
     want = world.content.digest(0, 1_000_000)
 
     def transfer() -> None:

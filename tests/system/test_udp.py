@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import pytest
-import socks
 from support.processes import WAIT_S, eventually
+from support.pysocks import socks
 from support.targets import Target, flood, read_exactly, visit
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ from support.processes import eventually
 from support.vanishing import FAR, HERE, Tunnel, Wire
 
 if TYPE_CHECKING:
-    from support.processes import Machine
+    from support.processes import Machine, Program
 
 PIECE: Final = bytes(range(256)) * 256
 TCP_RTO_MAX_MS: Final = 44
@@ -201,6 +202,10 @@ def test_who_vanished_is_found_and_who_pauses_lives(
         assert still.recv(100) == b"still here"
 
 
+def has_only(end: Program, descriptors: int) -> bool:
+    return end.descriptors() <= descriptors
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(900)
 def test_hundreds_that_vanish_at_once_are_all_found(machine: Machine) -> None:
@@ -217,8 +222,7 @@ def test_hundreds_that_vanish_at_once_are_all_found(machine: Machine) -> None:
         assert set(found.values()) == {each}, found
         for end, number in zip(ends, before, strict=True):
             eventually(
-                lambda end=end, number=number: end.descriptors() <= number,
-                "their descriptors are given back",
+                partial(has_only, end, number), "their descriptors are given back"
             )
             end.stop()
             assert not end.err.count("event=draining"), "connections are left"

@@ -9,7 +9,7 @@ import os
 import secrets
 import shlex
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tunnel.errors import StateError
 from tunnel.platform.files import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TRUST_FILES: Final = "TUNNEL_TRUST_FILES"
 """The environment variable that has secrets read whoever may read or write them: for
 mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
+T = TypeVar("T")
 DAMAGED: Final = "the file is damaged"
 
 
@@ -73,16 +74,17 @@ def _insist_private(path: Path, status: os.stat_result) -> None:
     if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
         return
     name = shlex.quote(str(path))
-    switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
     if status.st_uid != user:
-        ours = f"chown {user} {name}"
+        cause = "it belongs to another user"
         # Root would take it away from a service that needs it.
-        way = ours if user else f"run this as user {status.st_uid}"
-        fix = f"{way}, {switch}"
-        raise StateError(f"will not use {path}", "it belongs to another user", fix)
-    if status.st_mode & 0o077:
+        fix = f"chown {user} {name}" if user else f"run this as user {status.st_uid}"
+    elif status.st_mode & 0o077:
         cause = f"others may use it: its mode is {status.st_mode & 0o777:03o}"
-        raise StateError(f"will not use {path}", cause, f"chmod 600 {name}, {switch}")
+        fix = f"chmod 600 {name}"
+    else:
+        return
+    switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
+    raise StateError(f"will not use {path}", cause, f"{fix}, {switch}")
 
 
 def write_private(path: Path, text: str) -> None:
@@ -96,30 +98,28 @@ def write_private(path: Path, text: str) -> None:
     _write(path, text, os.replace)
 
 
-def create_private(path: Path, make: Callable[[], str]) -> bool:
+def create_private(path: Path, text: str) -> bool:
     """Write a file that is not there, whole; return False if another was first.
 
     Raises:
         StateError: it cannot be written.
     """
-    created = True
-
-    def link(temporary: Path, path: Path) -> None:
-        nonlocal created
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            created = False
-        except OSError:
-            # No hard links here: a server is alone in its folder, so none was first.
-            temporary.replace(path)
-
-    _write(path, make(), link)
-    return created
+    return _write(path, text, _link)
 
 
-def _write(path: Path, text: str, place: Callable[[Path, Path], object]) -> None:
-    """Write a file beside ``path``, and have ``place`` give it its name."""
+def _link(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # No hard links here: a server is alone in its folder, so none was first.
+        temporary.replace(path)
+    return True
+
+
+def _write(path: Path, text: str, place: Callable[[Path, Path], T]) -> T:
+    """Write a file beside ``path``, have ``place`` name it, and return its answer."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         make_private_dir(path.parent)
@@ -128,10 +128,11 @@ def _write(path: Path, text: str, place: Callable[[Path, Path], object]) -> None
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            place(temporary, path)
+            placed = place(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)  # or the name may not outlive a power cut
+        return placed
     except OSError as error:
         raise _unusable(path, "write", error) from error
 
@@ -173,10 +174,8 @@ def _unusable(path: Path, verb: str, error: OSError) -> StateError:
 def try_lock(descriptor: int) -> bool:
     """Lock a file until the descriptor is closed; return False if another process has.
 
-    The kernel's lock: it ends with the process, however that ends.
-
-    Raises:
-        OSError: there are no locks on this file system.
+    The kernel's lock: it ends with the process, however that ends. Raises OSError where
+    the file system has no locks.
     """
     try:
         lock_file(descriptor)
@@ -204,18 +203,13 @@ def sole_server(state_dir: Path) -> Iterator[None]:
     try:
         with suppress(OSError):
             if not try_lock(folder):
+                number = lock_holder(folder)
+                holder = "another process" if number is None else f"process {number}"
                 raise StateError(
                     f"another server uses {state_dir}",
-                    f"{_holder_of(folder)} has its lock; two would share one key and "
-                    "one token",
+                    f"{holder} has its lock; two would share one key and one token",
                     "stop that one, or give this one a folder of its own: --state DIR",
                 )
         yield
     finally:
         os.close(folder)
-
-
-def _holder_of(descriptor: int) -> str:
-    """Say which process holds the lock of a file, if the kernel tells."""
-    holder = lock_holder(descriptor)
-    return "another process" if holder is None else f"process {holder}"

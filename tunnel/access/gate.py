@@ -13,9 +13,10 @@ clock.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.failures import Failures
+from tunnel.access.guesses import Failures
 from tunnel.access.visitors import THIS_MACHINE, address_key
 
 if TYPE_CHECKING:
@@ -45,26 +46,17 @@ addresses would make the gate forget its users, at the time when that matters.""
 _MAX_EACH: Final = MAX_REMEMBERED // 2
 
 
+@dataclass(eq=False, slots=True)
 class GatePlace:
-    """The place of one unauthenticated link, which calls ``leave`` once."""
+    """The place of one unauthenticated link."""
 
-    __slots__ = ("_gate", "evict", "heard", "key", "known", "taken")
-
-    def __init__(
-        self, gate: Gate, key: str, *, known: bool, evict: Callable[[], None]
-    ) -> None:
-        self._gate = gate
-        self.key = key
-        self.known = known
-        self.evict = evict
-        self.heard = False
-        """The link has sent something: to be silent costs a stranger least."""
-        self.taken = False
-        """A newcomer has it now."""
-
-    def leave(self) -> None:
-        """Give the place back: the link has proved itself or ended. May be repeated."""
-        self._gate.leave(self)
+    key: str
+    known: bool
+    evict: Callable[[], None]
+    heard: bool = False
+    """The link has sent something: to be silent costs a stranger least."""
+    taken: bool = False
+    """A newcomer has it now."""
 
 
 class Gate:
@@ -73,60 +65,52 @@ class Gate:
     Addresses are told apart by ``address_key``. This machine is one address, with many
     clients behind it (a reverse proxy's too). Because it may stand for anybody it never
     becomes known, or a flood through a proxy would be spared like a user.
-
-    Args:
-        most: places.
     """
 
     def __init__(self, most: int = MAX_UNPROVEN) -> None:
         self._most = most
-        self._places: dict[GatePlace, None] = {}
-        self._living: Counter[str] = Counter()
+        self.places: dict[GatePlace, None] = {}
+        """In the order of their coming."""
+        self._living = Counter[str]()
         # In the order of the last entry, so that the first is the oldest.
         self._authenticated_at: dict[str, float] = {}
-        self._failures: Failures[tuple[str, str]] = Failures(
+        self._failures = Failures[tuple[str, str]](
             FAILURE_BURST, _MAX_EACH, FAILURE_REFILL_S
         )
 
     # Places --------------------------------------------------------------------------
 
-    @property
-    def unproven(self) -> int:
-        """Return how many links have a place."""
-        return len(self._places)
-
     def enter(self, address: str, now: float, evict: Callable[[], None]) -> GatePlace:
         """Return a place for a link, if need be that of another.
 
+        The caller calls ``leave`` once the link has proved itself or ended.
+
         Args:
-            address: an IP address, or what a socket says of a unix peer.
+            address: what ``address_key`` takes.
             now: the time.
             evict: called when a newcomer takes the place. It ends the link and must not
                 wait.
-
-        Raises:
-            ValueError: ``address`` is neither.
         """
         key = address_key(address)
-        if len(self._places) >= self._most:
+        if len(self.places) >= self._most:
             self._make_room()
-        place = GatePlace(self, key, known=self._is_known(key, now), evict=evict)
-        self._places[place] = None
+        place = GatePlace(key, self._is_known(key, now), evict)
+        self.places[place] = None
         return place
 
     def leave(self, place: GatePlace) -> None:
-        """Take a place back, as ``GatePlace.leave`` says."""
-        self._places.pop(place, None)
+        """Take a place back. May be repeated."""
+        self.places.pop(place, None)
 
     def _make_room(self) -> None:
         """Evict a stranger's link before a user's, a silent one, one of a crowd."""
-        crowd = Counter(place.key for place in self._places)
+        crowd = Counter(place.key for place in self.places)
         # The first of the best is the oldest.
         victim = max(
-            self._places,
+            self.places,
             key=lambda place: (not place.known, not place.heard, crowd[place.key]),
         )
-        del self._places[victim]
+        del self.places[victim]
         victim.taken = True
         victim.evict()
 

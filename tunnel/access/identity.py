@@ -66,28 +66,25 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
             cannot be written.
     """
     path = state_dir / "identity.pem"
-    created = not exists(path) and create_private(path, _make_identity)
+    created = not exists(path) and create_private(path, _make_identity())
     return _load_identity(path), created
 
 
 def _load_identity(path: Path) -> Identity:
+    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        load_pem_private_key,
-    )
-    from cryptography.x509 import load_pem_x509_certificate
+    from cryptography.hazmat.primitives import serialization
 
     pem = read_private(path).encode()
     try:
-        key = load_pem_private_key(pem, password=None)
-        certificate = load_pem_x509_certificate(pem)
+        key = serialization.load_pem_private_key(pem, password=None)
+        certificate = x509.load_pem_x509_certificate(pem)
         if key.public_key() != certificate.public_key():
             raise ValueError("the key and the certificate are no pair")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         fix = f"restore it, or mv {shlex.quote(str(path))} away: clients need a new pin"
         raise StateError(f"cannot use {path}", DAMAGED, fix) from error
-    der = certificate.public_bytes(Encoding.DER)
+    der = certificate.public_bytes(serialization.Encoding.DER)
     return Identity(path, pin_of(der), hashlib.sha256(der).digest())
 
 
@@ -111,13 +108,9 @@ def _make_identity() -> str:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("tunnel")]), False)
         .sign(key, hashes.SHA256())
     )
-    key_pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    pem = key_pem + certificate.public_bytes(serialization.Encoding.PEM)
-    return pem.decode()
+    form, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+    pem = key.private_bytes(form, serialization.PrivateFormat.PKCS8, no_password)
+    return (pem + certificate.public_bytes(form)).decode()
 
 
 def pin_of(certificate_der: bytes) -> str:
@@ -142,24 +135,20 @@ def pin_of(certificate_der: bytes) -> str:
 # The client's id -------------------------------------------------------------------
 
 
+@dataclass(slots=True)
 class ClientId:
-    """What names this client to its server, and where it is kept.
+    """What names this client to its server, and where it is kept."""
 
-    Args:
-        value: 16 bytes.
-        lock: the descriptor of its file; None where nothing can be written.
-    """
-
-    def __init__(self, value: bytes, lock: int | None = None) -> None:
-        self.value = value
-        self._lock = lock
+    value: bytes
+    lock: int | None = None
+    """The descriptor of its file; None where nothing can be written."""
 
     def renew(self) -> bytes:
         """Take another id, for this one is somebody else's too; keep it if possible."""
         self.value = secrets.token_bytes(CLIENT_ID_BYTES)
-        if self._lock is not None:
+        if self.lock is not None:
             with suppress(OSError):
-                _keep_id(self._lock, self.value)
+                _keep_id(self.lock, self.value)
         return self.value
 
 
@@ -192,8 +181,7 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
     number = 0
     while True:
         number += 1
-        path = folder / f"{number}.id"
-        lock = open_private(path, os.O_RDWR)
+        lock = open_private(folder / f"{number}.id", os.O_RDWR)
         try:
             if try_lock(lock):
                 return lock, _kept_id(lock)
@@ -206,11 +194,10 @@ def _take_id(folder: Path) -> tuple[int, bytes]:
 def _kept_id(lock: int) -> bytes:
     """Read the id; a new file, or one whose writer was killed, gets a new one."""
     kept = read_at(lock, CLIENT_ID_BYTES + 1, 0)
-    if len(kept) == CLIENT_ID_BYTES:
-        return kept
-    client = secrets.token_bytes(CLIENT_ID_BYTES)
-    _keep_id(lock, client)
-    return client
+    if len(kept) != CLIENT_ID_BYTES:
+        kept = secrets.token_bytes(CLIENT_ID_BYTES)
+        _keep_id(lock, kept)
+    return kept
 
 
 def _keep_id(lock: int, client: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote
 
 from tunnel.access.files import exists, read_private, write_private
-from tunnel.addresses import host_of
+from tunnel.addresses import Address, host_of
 from tunnel.errors import StateError, UsageError
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, to_base64url
 from tunnel.words import bare
@@ -48,17 +48,16 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(_bytes_of(self), _bytes_of(other))
+        mine, theirs = (
+            secret.reveal().encode(errors="surrogatepass") for secret in (self, other)
+        )
+        return hmac.compare_digest(mine, theirs)
 
     def __hash__(self) -> int:
         return hash(self._text)
 
     def __repr__(self) -> str:
         return "***"
-
-
-def _bytes_of(secret: Secret) -> bytes:
-    return secret.reveal().encode(errors="surrogatepass")
 
 
 def make_token() -> Secret:
@@ -87,10 +86,9 @@ class JoinLine:
     def render(self) -> str:
         """Return the line, **with the token**, as ``parse_join`` reads it."""
         scheme = "tunnel+plain" if self.plain else "tunnel"
-        name = quote(self.name, safe="")
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        name, where = quote(self.name, safe=""), Address(self.host, self.port)
         pin = f"#{self.pin}" if self.pin else ""
-        return f"{scheme}://{name}:{self.token.reveal()}@{host}:{self.port}/{pin}"
+        return f"{scheme}://{name}:{self.token.reveal()}@{where}/{pin}"
 
 
 def parse_join(text: str) -> JoinLine:
@@ -115,7 +113,8 @@ def parse_join(text: str) -> JoinLine:
     plain = scheme == "tunnel+plain"
     if plain and pin:
         _refuse("a plain link has no key to pin", "drop #PIN, or use tunnel://")
-    if pin and not _is_pin(pin):
+    key = from_base64url(pin, PIN_BYTES)
+    if pin and (key is None or to_base64url(key) != pin):  # one spelling of each
         _refuse(f"the PIN after # is not the base64url of {PIN_BYTES} bytes")
     return JoinLine(name, token, host, port, pin or None, plain)
 
@@ -150,8 +149,7 @@ def _parse_where(where: str) -> tuple[str, int]:
         port = port if colon else str(DEFAULT_PORT)
         if ":" in port:
             _refuse("what follows the @ is not HOST:PORT", "put IPv6 addresses in [ ]")
-        known = host_of(host)
-        if known is None:
+        if (known := host_of(host)) is None:
             _refuse(f"{host!r} is not a host name or an address")
         host = known
     if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
@@ -159,36 +157,24 @@ def _parse_where(where: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _is_pin(text: str) -> bool:
-    data = from_base64url(text, PIN_BYTES)
-    return data is not None and to_base64url(data) == text  # one spelling of each
-
-
 def _refuse(cause: str, fix: str = f"a join line looks like {_FORM}") -> NoReturn:
     raise UsageError("this join line cannot be used", cause, fix)
 
 
 # Where a server keeps its owner's --------------------------------------------------
+#
+# Each raises StateError where the file is damaged, not ours, open to others, or cannot
+# be written.
 
 
 def owner_token(state_dir: Path) -> Secret:
-    """Return the token in STATE/join, or a new one where there is no such file.
-
-    A new token is kept only when ``write_join`` saves it.
-
-    Raises:
-        StateError: the file is there but damaged, not ours, or open to others.
-    """
+    """Return the token of the kept line, or a new one for ``write_join`` to save."""
     join = kept_join(state_dir)
     return make_token() if join is None else join.token
 
 
 def kept_join(state_dir: Path) -> JoinLine | None:
-    """Return the line in STATE/join; None where there is no such file.
-
-    Raises:
-        StateError: the file is there but damaged, not ours, or open to others.
-    """
+    """Return the line in STATE/join; None where there is no such file."""
     path = state_dir / "join"
     if not exists(path):
         return None
@@ -203,9 +189,6 @@ def write_join(state_dir: Path, join: JoinLine) -> None:
     """Save the owner's join line as STATE/join, with mode 0600.
 
     A line that stands there already is not written again: the folder may be read-only.
-
-    Raises:
-        StateError: it cannot be written.
     """
     path, text = state_dir / "join", join.render() + "\n"
     if not (exists(path) and read_private(path) == text):

@@ -33,9 +33,8 @@ class Networks:
         """
         return cls(tuple(map(_network, texts)))
 
-    def allow(self, ip: str, port: int) -> bool:
+    def allow(self, ip: str, _port: int) -> bool:
         """Say whether that address may be reached through this machine."""
-        del port
         address = ip_address(ip.partition("%")[0])
         if self.allowed:
             return any(address in network for network in self.allowed)
@@ -57,9 +56,8 @@ def _network(text: str) -> Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise UsageError(
-            f"{text!r} is not a network", str(error), "for example 192.168.1.0/24"
-        ) from None
+        what, fix = f"{text!r} is not a network", "for example 192.168.1.0/24"
+        raise UsageError(what, str(error), fix) from None
 
 
 def _is_own(ip: str, version: int) -> bool:

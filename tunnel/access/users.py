@@ -20,31 +20,26 @@ class User:
     verifier: Verifier
     is_owner: bool = False
 
-    def may_publish(self, host: str, port: int) -> bool:
+    def may_publish(self, _host: str, _port: int) -> bool:
         """Say whether this user may listen at the server on that address."""
-        del host, port
         return self.is_owner
 
-    def may_reach(self, ip: str, port: int) -> bool:
+    def may_reach(self, _ip: str, _port: int) -> bool:
         """Say whether this user may be connected to that address from the server."""
-        del ip, port
         return self.is_owner
 
-    def may_reach_unix(self, path: str) -> bool:
+    def may_reach_unix(self, _path: str) -> bool:
         """Say whether this user may be connected to that socket of the server.
 
         A unix socket often trusts everybody that reaches it (databases, containers): it
         is the machine itself, so it takes the right of the machine's owner.
         """
-        del path
         return self.is_owner
 
-    def may_be_exit(self, name: str) -> bool:
+    def may_be_exit(self, _name: str) -> bool:
         """Say whether this user's client may be an exit for others under that name."""
-        del name
         return self.is_owner
 
-    def may_leave_at(self, name: str) -> bool:
+    def may_leave_at(self, _name: str) -> bool:
         """Say whether this user may leave at the client of that name."""
-        del name
         return self.is_owner

@@ -8,6 +8,7 @@ only if it comes from a proxy that the user named.
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
@@ -27,42 +28,30 @@ MAX_REMEMBERED: Final = 1_024
 """Addresses whose key is remembered: to compute one takes as long as to accept."""
 
 
+@dataclass(eq=False, slots=True)
 class Visitors:
-    """The proxies that are trusted about visitors, and the count for each address.
+    """The proxies that are trusted about visitors, and the count for each address."""
 
-    Args:
-        trusted: networks of the proxies in front of us.
-        max_per_address: visitors at once; None leaves it to the front ends.
-    """
-
-    def __init__(
-        self, trusted: Sequence[Network] = (), max_per_address: int | None = None
-    ) -> None:
-        self.trusted = tuple(trusted)
-        self.max_per_address = max_per_address
-        self._inside: dict[str, int] = {}
+    trusted: Sequence[Network] = ()
+    """Networks of the proxies in front of us."""
+    max_per_address: int | None = None
+    """Visitors at once; None leaves it to the front ends."""
+    _inside: dict[str, int] = field(default_factory=dict, init=False)
 
     def trusts(self, host: str) -> bool:
         """Say whether an address is that of a trusted proxy."""
-        if not self.trusted:
-            return False
-        ip = parse_ip(host)
-        if ip is None:  # a unix socket
+        # A unix socket has no IP address.
+        if not self.trusted or (ip := parse_ip(host)) is None:
             return False
         ip = unmapped(ip)
         return any(ip in network for network in self.trusted)
 
     def visitor(self, peer: Address, hops: Sequence[Address]) -> int:
-        """Find the visitor in what the proxies on the way say.
+        """Return the place in ``hops`` of the visitor of whom the proxies speak.
 
-        Args:
-            peer: the address that is connected.
-            hops: the addresses that the peer and those before it name, the peer's last.
-
-        Returns:
-            The visitor's place in ``hops``: the last that is not a trusted proxy
-            itself, for nothing vouches for what that one says. ``len(hops)`` stands for
-            the peer.
+        ``hops`` are the addresses that the peer and those before it name, the peer's
+        last. The visitor is the last that is not a trusted proxy itself, for nothing
+        vouches for what that one says. ``len(hops)`` stands for the peer.
         """
         at = len(hops)
         while at and self.trusts((peer if at == len(hops) else hops[at]).host):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import random
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,17 +18,13 @@ STEADY_S: Final = MOST_S
 """A link that lasted so long was a good one, however it ended: to try the next at once
 costs no more than to try in vain for ever."""
 _JITTER: Final = 0.5
-"""Up and down, so that clients which lost their links together spread out."""
+"""Clients that lost their links together spread out by it."""
 
 
 class Backoff:
-    """Pauses that double from 0.2 s to the longest, each with ±50 % jitter.
+    """Pauses that double from 0.2 s to the longest, each with ±50 % jitter."""
 
-    Args:
-        random: returns numbers from 0 to 1.
-    """
-
-    def __init__(self, random: Callable[[], float]) -> None:
+    def __init__(self, random: Callable[[], float] = random) -> None:
         self._random = random
         self._next_s = FIRST_S
         self._failed = False

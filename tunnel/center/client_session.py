@@ -1,12 +1,9 @@
-"""ClientSession: a client that has proved itself, for as long as its session lives.
-
-Serves what the client opens, within the rights of its user. Which clients may have a
-session, and which one goes on, is the server's business.
-"""
+"""ClientSession: what a client opens is served within the rights of its user."""
 
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,9 +12,9 @@ import trio
 from tunnel.access.identity import short_id
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
-from tunnel.center.exit.chained import serve_chained
-from tunnel.center.exit.tcp import refuse, serve_exit
+from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
+from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.log import log_event
 from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget
@@ -26,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tunnel.access.users import User
-    from tunnel.link.link import Link
+    from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.frames import MappingAnswer, ProtCreate, ProtMapping, Terms
+    from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.pools import Pools
 
@@ -48,12 +45,7 @@ class ClientSession:
     """A client that has proved itself, while its session lives.
 
     Args:
-        user: as whom it has proved itself.
-        claim: what it said in its proof.
-        result: what the handshake agreed on.
-        encrypted: whether its links are.
-        terms: what the server announced.
-        pools: what all sessions of the process hold.
+        transport: of its first link.
         host: where a BIND listens for anybody.
         apply_mapping: answers a MAPPING.
         owner: finds the client that is an exit.
@@ -68,8 +60,8 @@ class ClientSession:
         user: User,
         claim: AuthClaim,
         result: HandshakeResult,
+        transport: Transport,
         *,
-        encrypted: bool,
         terms: Terms,
         pools: Pools,
         host: str,
@@ -82,9 +74,7 @@ class ClientSession:
         self.session_id = result.session_id
         self.secret = result.resume_secret
         self.link_no = claim.link_no
-        self.encrypted = encrypted
-        self.link: Link | None = None
-        """The link that carries it at the moment."""
+        self.encrypted = transport.encrypted
         self._host = host
         self._owner = owner
         self._forget = forget
@@ -98,6 +88,8 @@ class ClientSession:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        self.link: Link | None = Link(self.session, transport, result.leftover)
+        """The link that carries it at the moment; None while it waits for another."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -108,17 +100,13 @@ class ClientSession:
             task_status.started()
             await self.session.wait_ended()
             self._forget(self)
-            self._say_end()
-
-    def _say_end(self) -> None:
-        error, lost = self.session.ended, self.session.lost_streams
-        if error is None:  # pragma: no cover - it has ended
-            return
-        quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
-        log_event(logger, logging.INFO if quiet else logging.WARNING,
-            "session.ended" if quiet else "session.lost",
-            user=self.user.name, client=short_id(self.client_id),
-            code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+            error, lost = self.session.ended, self.session.lost_streams
+            assert error is not None  # noqa: S101 - it has ended
+            quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
+            log_event(logger, logging.INFO if quiet else logging.WARNING,
+                "session.ended" if quiet else "session.lost",
+                user=self.user.name, client=short_id(self.client_id),
+                code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
 
     @property
     def takes_udp(self) -> bool:
@@ -132,16 +120,15 @@ class ClientSession:
 
     @property
     def waiting(self) -> bool:
-        """Whether the link is lost and the session waits for another."""
+        """Whether the session waits for another link."""
         return self.link is None
 
     @property
     def away(self) -> bool:
         """Whether it waits for a link for longer than a visitor should."""
         lost_at = self.session.lost_at
-        return self.waiting and (
-            lost_at is None or trio.current_time() - lost_at > VISITOR_WAITS_S
-        )
+        away_s = math.inf if lost_at is None else trio.current_time() - lost_at
+        return self.waiting and away_s > VISITOR_WAITS_S
 
     async def answers(self, timeout_s: float) -> bool:
         """Say whether the client is there."""
@@ -169,7 +156,7 @@ class ClientSession:
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
         create, user = stream.create, self.user
         if create is not None and create.exit is not None:
-            return self._serve_chained(stream, create, create.exit)
+            return self._serve_chained(stream, create.target, create.exit)
         target = create.target if create else None
         if isinstance(target, BindTarget):
             return serve_bind(
@@ -182,13 +169,10 @@ class ClientSession:
         return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
 
     def _serve_chained(
-        self, stream: VirtualStream, create: ProtCreate, name: str
+        self, stream: VirtualStream, target: Target, name: str
     ) -> Awaitable[None]:
-        """Lead the opener to the client that is the exit of this name.
-
-        The far stream is open before this returns: openers keep their order.
-        """
-        if not isinstance(create.target, TcpTarget):
+        # The far stream is open before this returns: openers keep their order.
+        if not isinstance(target, TcpTarget):
             why = "an exit at a client takes TCP addresses"
             return refuse(stream, Code.UNSUPPORTED, why)
         if not self.user.may_leave_at(name):
@@ -198,7 +182,7 @@ class ClientSession:
         if owner is None:
             return refuse(stream, Code.NO_MAPPING, f"no client is the exit {name}")
         try:
-            onward = owner.session.open_now(create.target)
+            onward = owner.session.open_now(target)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
         return serve_chained(stream, onward)

@@ -1,7 +1,6 @@
 """What mappings open at a center-server: public TCP and UDP ports, host names, exits.
 
-An ``EndpointType`` turns an entry into public names, and those into an ``Endpoint``
-that carries visitors. ``mappings`` decides which client has which name.
+An ``EndpointType`` turns an entry into public names, and those into an ``Endpoint``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container, Iterator
 
-    from tunnel.net.listen import PortListener
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -65,16 +63,13 @@ class NameInUse(AddressError):
 
 
 class Endpoint:
-    """A mapping that is open; this one listens nowhere: others look its names up.
-
-    Args:
-        public: where it is, as the client is told.
-        note: what else the client is told, as the reason of the answer.
-    """
+    """A mapping that is open; this one listens nowhere: others look its names up."""
 
     def __init__(self, public: Address, note: str = "") -> None:
         self.public = public
+        """Where it is, as the client is told."""
         self.note = note
+        """What else the client is told, as the reason of the answer."""
         self._closed = trio.Event()
 
     async def serve(self, mapping: str, open_target: OpenTarget) -> None:
@@ -88,28 +83,17 @@ class Endpoint:
 
 
 class EndpointType:
-    """How entries of one type are opened; this one has names that need no port.
-
-    Args:
-        type: of the entries.
-        port: of the public address, for the answer; 0 where there is none.
-        note: see ``Endpoint``.
-    """
+    """How entries of one type are opened; this one has names that need no port."""
 
     max_count = 1
     """How many ports an entry may have; 1 where it has none."""
     none_left = ""
     """Why ``candidates`` gave nothing."""
+    _port = 0
+    _note = ""
 
-    def __init__(
-        self,
-        type: MappingType,  # noqa: A002 - as in an entry
-        port: int = 0,
-        note: str = "",
-    ) -> None:
-        self._type = type
-        self._port = port
-        self._note = note
+    def __init__(self, of_type: MappingType) -> None:
+        self._type = of_type
 
     def host(self, entry: MappingEntry) -> str:
         """Return the whole host, where the entry says a part of it or nothing."""
@@ -120,8 +104,7 @@ class EndpointType:
     ) -> Iterator[tuple[PublicName, ...]]:
         """Yield the names that would do for the entry, best first.
 
-        ``taken`` matters where there is a choice. It is asked anew behind each
-        candidate, for it may have grown.
+        Where there is a choice, ``taken`` may grow between two of them.
 
         Raises:
             TunnelError: the entry can never be open; ``code`` says why.
@@ -130,11 +113,11 @@ class EndpointType:
         yield (PublicName(self._type, self.host(entry)),)
 
     async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
-        """Open one candidate.
+        """Open one candidate, or nothing.
 
         Raises:
             NameInUse: for the first name that another program has.
-            AddressError: no other candidate will do either. Nothing is open then.
+            AddressError: no other candidate will do either.
         """
         await trio.lowlevel.checkpoint()
         return Endpoint(Address(names[0].host, self._port), self._note)
@@ -143,22 +126,16 @@ class EndpointType:
 class HostNames(EndpointType):
     """Names on the server's one HTTP or HTTPS port; the mapping table routes them.
 
-    Args:
-        type: ``HTTP`` or ``HTTPS``.
-        port: the public one.
-        domain: completes names without a dot; None refuses those.
-        note: see ``Endpoint``.
+    ``domain`` completes names without a dot; None refuses those.
     """
 
     def __init__(
-        self,
-        type: MappingType,  # noqa: A002 - as in an entry
-        port: int,
-        domain: str | None,
-        note: str = "",
+        self, of_type: MappingType, port: int, domain: str | None, note: str = ""
     ) -> None:
-        super().__init__(type, port, note)
+        super().__init__(of_type)
+        self._port = port
         self._domain = domain
+        self._note = note
 
     def host(self, entry: MappingEntry) -> str:
         """Return the name in small letters, without a last dot, and with a domain."""
@@ -185,9 +162,7 @@ class HostNames(EndpointType):
 class TcpPorts(EndpointType):
     """Public TCP ports: each visitor is one virtual TCP connection.
 
-    Args:
-        host: where an entry listens that names no host.
-        ports: the range for entries that name no port.
+    Entries that name no host, or no port, get ``host`` and one of ``ports``.
     """
 
     max_count = MAX_RANGE
@@ -202,7 +177,7 @@ class TcpPorts(EndpointType):
             self.none_left = f"every port from {ports[0]} to {ports[-1]} is taken"
 
     def host(self, entry: MappingEntry) -> str:
-        """Return the entry's host, or the address of the server's links."""
+        """Return the entry's host, or that of the server's links."""
         return entry.host or self._host
 
     def candidates(
@@ -229,7 +204,7 @@ class TcpPorts(EndpointType):
 
     async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
         """Open all ports or none."""
-        ports: list[_TcpPort | _UdpPort] = []
+        ports: list[_Port] = []
         endpoint = _Ports(Address(names[0].host, names[0].port), ports)
         try:
             for name in names:
@@ -242,26 +217,42 @@ class TcpPorts(EndpointType):
             raise
         return endpoint
 
-    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
-        return _TcpPort(await open_listener(host, port))
+    async def _open_port(self, host: str, port: int) -> _Port:
+        listeners = await open_listener(host, port)
+
+        def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
+            open_now = partial(open_target, NameTarget(mapping, index))
+            return serve_port(listeners, open_now, max_visitors=MAX_VISITORS)
+
+        return _Port([listener.socket for listener in listeners], serve)
 
 
 class UdpPorts(TcpPorts):
-    """Public UDP ports: each visitor is one UDP association.
-
-    They are numbered apart from the TCP ports, so both may have the same.
-    """
+    """Public UDP ports, numbered apart: each visitor is one UDP association."""
 
     _of_type = MappingType.UDP
 
-    async def _open_port(self, host: str, port: int) -> _TcpPort | _UdpPort:
-        return _UdpPort(await open_udp_port(host, port))
+    async def _open_port(self, host: str, port: int) -> _Port:
+        sockets = await open_udp_port(host, port)
+
+        def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
+            target = UdpTarget(mapping, index)
+            return serve_udp_port(
+                sockets, lambda visitor: DatagramStream(open_target(target, visitor))
+            )
+
+        return _Port(sockets, serve)
+
+
+class _Port(NamedTuple):
+    sockets: list[trio.socket.SocketType]
+    serve: Callable[[str, int, OpenTarget], Awaitable[None]]
 
 
 class _Ports(Endpoint):
     """Ports that are open; visitors of each are told from those of the others."""
 
-    def __init__(self, public: Address, ports: list[_TcpPort | _UdpPort]) -> None:
+    def __init__(self, public: Address, ports: list[_Port]) -> None:
         super().__init__(public)
         self._ports = ports
 
@@ -272,38 +263,5 @@ class _Ports(Endpoint):
 
     def close(self) -> None:
         for port in self._ports:
-            port.close()
-
-
-class _TcpPort:
-    def __init__(self, listeners: list[PortListener]) -> None:
-        self._listeners = listeners
-
-    def serve(
-        self, mapping: str, index: int, open_target: OpenTarget
-    ) -> Awaitable[None]:
-        open_now = partial(open_target, NameTarget(mapping, index))
-        return serve_port(self._listeners, open_now, max_visitors=MAX_VISITORS)
-
-    def close(self) -> None:
-        for listener in self._listeners:
-            listener.socket.close()
-
-
-class _UdpPort:
-    def __init__(self, sockets: list[trio.socket.SocketType]) -> None:
-        self._sockets = sockets
-
-    def serve(
-        self, mapping: str, index: int, open_target: OpenTarget
-    ) -> Awaitable[None]:
-        target = UdpTarget(mapping, index)
-
-        def open_now(visitor: Address) -> DatagramStream:
-            return DatagramStream(open_target(target, visitor))
-
-        return serve_udp_port(self._sockets, open_now)
-
-    def close(self) -> None:
-        for sock in self._sockets:
-            sock.close()
+            for sock in port.sockets:
+                sock.close()

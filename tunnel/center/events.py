@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tunnel.addresses import Address
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
     from tunnel.proto.frames import MappingAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(NamedTuple):
     """The server is reached, and both sides have proved themselves."""
 
     peer: str
@@ -21,8 +19,7 @@ class LinkUp:
     rtt_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class LinkResumed:
+class LinkResumed(NamedTuple):
     """The session goes on over a new link; nothing was lost."""
 
     peer: str
@@ -31,16 +28,14 @@ class LinkResumed:
     repeated_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLost:
+class SessionLost(NamedTuple):
     """The session could not go on: its connections were reset."""
 
     reason: TunnelError
     connections: int
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(NamedTuple):
     """The link is lost, or could not be made; another attempt follows."""
 
     reason: TunnelError
@@ -50,15 +45,13 @@ class LinkDown:
     """Connections that wait for the next link."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientIdChanged:
+class ClientIdChanged(NamedTuple):
     """Another client that answers has the same client id, so this one took another."""
 
     client_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MappingReady:
+class MappingReady(NamedTuple):
     """A public address is open."""
 
     name: str
@@ -67,8 +60,7 @@ class MappingReady:
     """It is a web service that only ``https://`` leads to."""
 
 
-@dataclass(frozen=True, slots=True)
-class MappingRefused:
+class MappingRefused(NamedTuple):
     """The server gave no public address; the other mappings go on."""
 
     name: str

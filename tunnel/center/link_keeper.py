@@ -1,27 +1,25 @@
 """Keep one link to the center-server up: dial, prove, resume, back off.
 
 A session outlives its links: a new link resumes it where both ends still know it, and
-else begins another. What runs over the session is not known here.
+else begins another.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import math
-import random
 import secrets
 from dataclasses import replace
-from functools import cached_property, partial
-from hashlib import sha256
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.identity import pin_of, short_id
+from tunnel.access.identity import short_id
 from tunnel.access.tls import client_tls_context
 from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
     ClientIdChanged,
     LinkDown,
@@ -30,6 +28,8 @@ from tunnel.center.events import (
     SessionLost,
 )
 from tunnel.center.path_mtu import Path
+from tunnel.center.publisher import Publisher
+from tunnel.center.whereabouts import reach, secure
 from tunnel.errors import (
     Code,
     LinkError,
@@ -44,15 +44,14 @@ from tunnel.errors import (
 )
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.start import prove
-from tunnel.link.transport import DIAL_S, PlainTransport, TlsTransport, dial
-from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
+from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
+from tunnel.proto.frames import CAN_MAP, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
-from tunnel.proto.proofs import PLAIN_BINDING
+from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     import ssl
@@ -60,9 +59,8 @@ if TYPE_CHECKING:
 
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
-    from tunnel.center.publisher import Publisher
     from tunnel.link.transport import Transport
-    from tunnel.proto.frames import Terms
+    from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.proto.handshake import HandshakeResult
 
 HANDSHAKE_S: Final = 10.0
@@ -76,36 +74,44 @@ _FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
 logger = logging.getLogger("tunnel.client")
 
 
+def _random_id() -> bytes:
+    return secrets.token_bytes(16)
+
+
 class LinkKeeper:
     """The links of a center-client, one after another, and the session over them.
 
     Args:
-        join: where the server is, and how the two sides prove themselves.
-        terms: what this side announces; ``client_id`` may change meanwhile.
-        publisher: asks for its mappings on each link, and serves their visitors.
-
-    ``CenterClient`` explains the others.
+        join: where the server is, which user joins, and how the server is known.
+        client_id: 16 bytes; the same again after a restart, so that the server knows
+            whose ports are whose. Random when not given.
+        tell: called with each ``Notice``; must not wait.
+        give_up_s: end with the last error when the first link is not up by then; None
+            means never.
+        resume_s: how long connections wait for another link; the server may want
+            less; 0 resets them with their link.
+        via: a proxy on the way to the server.
+        new_id: makes another client id when a client that answers has this one.
     """
 
     def __init__(
         self,
         join: JoinLine,
-        terms: Terms,
-        publisher: Publisher,
         *,
-        tell: Callable[[Notice], None],
-        give_up_s: float | None,
-        resume_s: int,
-        via: UpstreamProxy | None,
-        new_id: Callable[[], bytes],
+        client_id: bytes | None = None,
+        tell: Callable[[Notice], None] = lambda _notice: None,
+        give_up_s: float | None = None,
+        resume_s: int = DEFAULT_RESUME_S,
+        via: UpstreamProxy | None = None,
+        new_id: Callable[[], bytes] = _random_id,
     ) -> None:
-        self.terms = terms
+        self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
-        self.over = trio.Event()
-        """``run`` has ended."""
+        self._terms = Terms(
+            capabilities=CAN_MAP | CAN_UDP, client_id=client_id or _random_id()
+        )
         self._join = join
-        self._publisher = publisher
         self._tell = tell
         self._give_up_s = math.inf if give_up_s is None else give_up_s
         self._resume_s = resume_s
@@ -115,6 +121,7 @@ class LinkKeeper:
         self._link: Link | None = None
         self._greeted = Notify()
         self._stopping = trio.Event()
+        self._over = trio.Event()
         self._was_up = False
         self._told_refusal = ""
         self._renewed = False
@@ -129,6 +136,11 @@ class LinkKeeper:
         self._task_status: trio.TaskStatus[None]
 
     @property
+    def client_id(self) -> bytes:
+        """What names this client to its server, 16 bytes."""
+        return self._terms.client_id
+
+    @property
     def connections(self) -> int:
         """Virtual TCP connections that are alive."""
         return self.session.streams if self.session else 0
@@ -141,8 +153,17 @@ class LinkKeeper:
         core = self.session.core
         return self._traffic[0] + core.data_sent, self._traffic[1] + core.data_received
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Keep a link up until ``stop``; see ``CenterClient.run``."""
+    # Its life ------------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep a link up until ``stop``; started with the first link, or without any.
+
+        Raises:
+            TunnelError: before the first link was up: wrong token, pin or version; at
+                any time: ``TAKEN_OVER``; or no link was had within ``give_up_s``.
+        """
         self._task_status = task_status
         failure: TunnelError | None = None
         try:
@@ -151,37 +172,82 @@ class LinkKeeper:
                 self._nursery.start_soon(reset_the_dead, looking)
                 with self._attempts:
                     failure = await self._keep_up()
-                self._publisher.detach()
+                self.publisher.detach()
                 if self.session is not None:
                     end = failure or LocalSessionError(Code.NORMAL, "stopped")
                     self.session.end(end)
                 looking.cancel()
         finally:
-            self._publisher.detach()  # once more: this task may have been cancelled
-            self.over.set()
+            self.publisher.detach()  # once more: this task may have been cancelled
+            self._over.set()
         if failure is not None:
             raise failure
         if not self._was_up:
             task_status.started()
 
+    async def wait_over(self) -> None:
+        """Wait until ``run`` has ended."""
+        await self._over.wait()
+
+    async def wait_for_session(self) -> None:
+        """Wait for a session that lives, with or without a link, or for ``stop``."""
+        if self._link is None:
+            self.hurry()
+        while not self._stopping.is_set():
+            if self.session is not None and self.session.ended is None:
+                return
+            await self._greeted.wait()
+
+    def hurry(self) -> None:
+        """Shorten a pause or a dial to ``WAITING_MOST_S``: a connection waits."""
+        soon = trio.current_time() + WAITING_MOST_S
+        self._step.deadline = min(self._step.deadline, soon)
+
+    def stop(self) -> None:
+        """End the session in good order: the server frees our ports at once."""
+        self._stopping.set()
+        if self._link is not None:
+            self._link.close(Code.NORMAL)
+        else:
+            self._attempts.cancel()
+
+    async def leave(self, within_s: float = GOODBYE_S) -> None:
+        """Stop; ``run`` is over after ``within_s`` at the latest."""
+        self.stop()
+        with trio.move_on_after(within_s):
+            await self._over.wait()
+        self._attempts.cancel()
+
+    async def drain(self, deadline_s: float = DRAIN_S) -> None:
+        """Take nothing new, let what runs go on for at most ``deadline_s``, leave.
+
+        Lost links are made again meanwhile. Returns at most ``GOODBYE_S`` later.
+        """
+        until = trio.current_time() + deadline_s
+        if self.session is not None:
+            await drain([self.session], until)
+        await self.leave(until + GOODBYE_S - trio.current_time())
+
+    # Making a link -------------------------------------------------------------------
+
     async def _keep_up(self) -> TunnelError | None:
         """Make links and carry them, until stopped or until a failure is final."""
-        pauses = Backoff(random.random)
+        pauses = Backoff()
         give_up_at = trio.current_time() + self._give_up_s
         while not self._stopping.is_set():
-            was_up = False
             began = trio.current_time()
             try:
                 link = await self._make_link()
             except LinkError as error:
                 reason: TunnelError = error
-                took_s = trio.current_time() - began
+                was_up, took_s = False, trio.current_time() - began
             else:
-                was_up = True
-                up_at = trio.current_time()
+                began = trio.current_time()
                 reason = await self._carry(link)
-                took_s = 0.0
-                pauses.carried(trio.current_time() - up_at, failed=_is_failure(reason))
+                was_up, took_s = True, 0.0
+                fault = isinstance(reason, SessionError)  # of an end, not of the wire
+                fault = fault and reason.code is not Code.NORMAL
+                pauses.carried(trio.current_time() - began, failed=fault)
             if self._was_up:
                 give_up_at = math.inf
             if self._stopping.is_set():
@@ -199,32 +265,32 @@ class LinkKeeper:
                 await trio.sleep_forever()
         return None
 
-    # Making a link -------------------------------------------------------------------
-
     async def _make_link(self) -> Link:
         """Dial, prove, and find the session that the new link carries.
 
-        Raises:
-            LinkError: there is no link; its wire is closed.
+        Raises LinkError when there is no link; its wire is closed then.
         """
         old = self.session
         if old is not None and old.ended is not None:
             self._forget_session(old, old.ended)
             old = None
         waiting = self.connections > 0
-        transport = await self._reach(WAITING_MOST_S if waiting else DIAL_S)
+        with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
+            transport = await reach(self._join, self._via, self._tls, self._path.mss)
+        if self._step.cancelled_caught:
+            where = Address(self._join.host, self._join.port)
+            why = "no answer in time, and connections wait"
+            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
         step_s = WAITING_MOST_S if waiting else HANDSHAKE_S
         try:
             with trio.fail_after(HANDSHAKE_S):
                 with trio.fail_after(step_s):
-                    binding = await _secure(transport, self._join.pin)
+                    binding = await secure(transport, self._join.pin)
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
             self._told_refusal, self._renewed = "", False
             session = await self._session_for(result, old, transport)
-            self._nursery.start_soon(
-                partial(self._greet, session, transport, resumed=result.resumed)
-            )
+            self._nursery.start_soon(self._greet, session, transport, result.resumed)
         except trio.TooSlowError:
             self._path.handshake_silent()
             await transport.aclose()
@@ -236,27 +302,10 @@ class LinkKeeper:
             raise
         return Link(session, transport, result.leftover)
 
-    async def _reach(self, limit_s: float) -> Transport:
-        join = self._join
-        where = str(Address(join.host, join.port))
-        with trio.move_on_after(limit_s) as self._step:
-            if self._via is None:
-                stream = await dial(join.host, join.port, self._path.mss)
-            else:
-                stream = await dial_through(self._via, join.host, join.port)
-        if self._step.cancelled_caught:
-            why = "no answer in time, and connections wait"
-            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
-        if join.plain:
-            return PlainTransport(stream, where)
-        return TlsTransport(
-            stream, self._tls, server_side=False, host_name=join.host, peer=where
-        )
-
     @cached_property
-    def _tls(self) -> ssl.SSLContext:
+    def _tls(self) -> ssl.SSLContext | None:
         """One for all links: the authorities of a system take 10 ms to load."""
-        return client_tls_context(self._join.pin)
+        return None if self._join.plain else client_tls_context(self._join.pin)
 
     def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
         self._link_no += 1
@@ -266,7 +315,7 @@ class LinkKeeper:
         return ClientHandshake(
             self._join.name,
             self._join.token.reveal(),
-            self.terms,
+            self._terms,
             secrets.token_bytes(32),
             binding,
             link_no=self._link_no,
@@ -286,9 +335,9 @@ class LinkKeeper:
             self._forget_session(old, LocalLinkError(Code.LINK_LOST, why))
         session = Session(
             client=True,
-            ours=self.terms,
+            ours=self._terms,
             theirs=result.peer_terms,
-            serve_offer=self._publisher.serve_offer,
+            serve_offer=self.publisher.serve_offer,
             pools=self._pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
@@ -297,7 +346,7 @@ class LinkKeeper:
         await self._nursery.start(session.run)
         self.session = session
         if self._was_up:  # at first nobody waits for an answer
-            self._publisher.attach(session, self._nursery)
+            self.publisher.attach(session, self._nursery)
         return session
 
     def _resume(
@@ -305,8 +354,7 @@ class LinkKeeper:
     ) -> None:
         """Go on with the session where the server stands.
 
-        Raises:
-            LocalLinkError: it ended meanwhile; the next attempt begins another.
+        Raises LinkError when it ended meanwhile; the next attempt begins another.
         """
         if session.ended is not None or session.lost_at is None:
             raise LocalLinkError(Code.LINK_LOST, "the session ended meanwhile")
@@ -327,35 +375,36 @@ class LinkKeeper:
         """Carry the session until the link ends; return the reason."""
         session = link.session
         self._link = link
-        self._path.link_up(trio.current_time())
+        began, self._path.greeted = trio.current_time(), False
         if self._stopping.is_set():
             link.close(Code.NORMAL)
         try:
             reason = await link.run()
         finally:
             self._link = None
-        self._path.link_lost(self._session_id, session.core, trio.current_time())
+        lasted_s = trio.current_time() - began
+        self._path.link_lost(self._session_id, session.core, lasted_s)
         session.link_lost(reason)
         if session.ended is not None:
             self._forget_session(session, reason)
         return reason
 
     async def _greet(
-        self, session: Session, transport: Transport, *, resumed: bool
+        self, session: Session, transport: Transport, resumed: bool
     ) -> None:
         """Measure the round trip of a new link, then ask for the mappings."""
         rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
-        self._path.greeted()
+        self._path.greeted = True
         if not (resumed and self._was_up):
             log_event(logger, logging.INFO, "link.up", peer=transport.peer,
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
             pinned = transport.encrypted and self._join.pin is not None
             self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
         if session.ended is None:
-            self._publisher.attach(session, self._nursery)
-        await self._publisher.register(resumed=resumed)
+            self.publisher.attach(session, self._nursery)
+        await self.publisher.register(resumed=resumed)
         if not self._was_up:
             self._was_up = True
             self._task_status.started()
@@ -366,26 +415,23 @@ class LinkKeeper:
         session.end(reason)
         self._traffic = self.traffic
         self.session = None
-        self._publisher.detach()
+        self.publisher.detach()
         if self._stopping.is_set():  # as its user wished
             return
         lost = session.lost_streams
         quiet = reason.code in _NO_LOSS and not lost
         log_event(logger, logging.INFO if quiet else logging.WARNING,
             "session.ended" if quiet else "session.lost", reason=str(reason),
-            client=short_id(self.terms.client_id), connections=lost)  # fmt: skip
+            client=short_id(self._terms.client_id), connections=lost)  # fmt: skip
         self._tell(SessionLost(reason, lost))
 
     # After a failure -----------------------------------------------------------------
 
     def _is_final(self, reason: TunnelError) -> bool:
-        """Say whether no other attempt may follow.
-
-        After the first link hardly anything is final: a captive portal must not end
-        what has worked before.
-        """
+        """Say whether no other attempt may follow."""
         if reason.code is Code.TAKEN_OVER:
             return True
+        # A captive portal must not end what has worked before.
         return not self._was_up and (
             reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
         )
@@ -397,11 +443,11 @@ class LinkKeeper:
         """
         if reason.code is not Code.DUPLICATE:
             return False
-        old = self.terms.client_id
-        self.terms = replace(self.terms, client_id=self._new_id())
+        old = self._terms.client_id
+        self._terms = replace(self._terms, client_id=self._new_id())
         log_event(logger, logging.WARNING, "client.id_taken", client=short_id(old),
-            now=short_id(self.terms.client_id), reason=str(reason))  # fmt: skip
-        self._tell(ClientIdChanged(self.terms.client_id))
+            now=short_id(self._terms.client_id), reason=str(reason))  # fmt: skip
+        self._tell(ClientIdChanged(self._terms.client_id))
         first, self._renewed = not self._renewed, True
         return first
 
@@ -421,65 +467,6 @@ class LinkKeeper:
         log_event(logger, logging.WARNING if news else logging.INFO,
             "link.lost" if was_up else "link.not_made",
             reason=str(reason), cause=reason.cause or None,
-            client=short_id(self.terms.client_id) if news else None,
+            client=short_id(self._terms.client_id) if news else None,
             retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip
         self._tell(LinkDown(reason, wait_s, was_up, self.connections))
-
-    # For the client ------------------------------------------------------------------
-
-    def hurry(self) -> None:
-        """Shorten a pause or a dial to ``WAITING_MOST_S``: a connection waits."""
-        soon = trio.current_time() + WAITING_MOST_S
-        self._step.deadline = min(self._step.deadline, soon)
-
-    async def wait_for_session(self) -> None:
-        """Wait for a session that lives, with or without a link, or for ``stop``."""
-        if self._link is None:
-            self.hurry()
-        while not self._stopping.is_set():
-            if self.session is not None and self.session.ended is None:
-                return
-            await self._greeted.wait()
-
-    def stop(self) -> None:
-        """End the session in good order: the server frees our ports at once."""
-        self._stopping.set()
-        if self._link is not None:
-            self._link.close(Code.NORMAL)
-        else:
-            self._attempts.cancel()
-
-    def give_up(self) -> None:
-        """End ``run`` without a word."""
-        self._attempts.cancel()
-
-
-async def _secure(transport: Transport, pin: str | None) -> bytes:
-    """Make the wire secure, and check the server's key before anything is sent.
-
-    Return what the proofs of both sides are bound to.
-
-    Raises:
-        TlsError: the key is not the pinned one, or TLS failed.
-    """
-    if not isinstance(transport, TlsTransport):
-        return PLAIN_BINDING
-    await transport.handshake()
-    certificate = transport.peer_certificate()
-    if pin is not None:
-        offered = pin_of(certificate)
-        if not hmac.compare_digest(offered, pin):
-            raise TlsError(
-                Code.AUTH,
-                f"the key of {transport.peer} is not the pinned one; nothing was sent",
-                f"pinned SHA256:{pin}, offered SHA256:{offered}: the server was set up "
-                "anew, or somebody stands between you and it",
-                "compare with the fingerprint that `tunnel serve` prints, then join "
-                "with its line",
-            )
-    return sha256(certificate).digest()
-
-
-def _is_failure(reason: TunnelError) -> bool:
-    """Say whether a fault of either side ended the session, and not its wire."""
-    return isinstance(reason, SessionError) and reason.code is not Code.NORMAL

@@ -1,8 +1,7 @@
 """What a center-client serves to visitors itself: a guarded service, a folder, a proxy.
 
-Passwords, files and the dialogue of the proxy are looked at here, at the client:
-neither the secret nor the decision is the server's, which carries bytes. The services
-work the same behind a host name and behind a port.
+Neither secret nor decision is the server's, which carries bytes. The services work the
+same behind a host name and behind a port.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from tunnel.errors import Code, LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
-from tunnel.front.http.guard import Guard
 from tunnel.front.http.names import handle_guarded
 from tunnel.front.http.server import Visit
 from tunnel.front.proxy import handle_app
@@ -26,12 +24,13 @@ from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
+    from tunnel.front.http.guard import Guard
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.net.virtual_connection import LocalEnd
@@ -43,30 +42,42 @@ _NOBODY: Final = Address("unknown", 0)
 def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
     """Serve visitors with an HTTP service that is reached with a password alone.
 
-    Args:
-        target: of the service.
-        guard: user and password.
-        by_name: the visitors come through the server's HTTP port, which has written
-            who they are; else they come to a port, and what they say is not believed.
+    Those that come ``by_name`` come through the server's HTTP port, which has written
+    who they are; what those of a port say is not believed.
     """
 
     async def open_one(visitor: Address) -> DirectStream:
         del visitor
         return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
 
-    async def serve(stream: VirtualStream) -> None:
-        await handle_guarded(
-            _accepted(stream), guard, open_one, believe_headers=by_name
-        )
-
-    return serve
+    return lambda stream: handle_guarded(
+        _accepted(stream), guard, open_one, believe_headers=by_name
+    )
 
 
 def share_folder(folder: Folder, guard: Guard | None) -> Serve:
     """Serve visitors with the files of a folder."""
+    return lambda stream: handle_folder_visitor(_accepted(stream), folder, guard)
 
-    async def serve(stream: VirtualStream) -> None:
-        await handle_folder_visitor(_accepted(stream), folder, guard)
+
+def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
+    """Serve visitors with a proxy into these networks of this machine.
+
+    ``users`` is None only where just the server's own programs come.
+    """
+
+    async def open_target(target: Target) -> ResettableStream:
+        if not isinstance(target, TcpTarget):
+            raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
+        sock = await connect(
+            target.address, allow=networks.allow, opened=DESCRIPTORS.admit
+        )
+        return DirectStream(sock)
+
+    def serve(stream: VirtualStream) -> Awaitable[None]:
+        stream.accept()
+        peer = _visitor_of(stream)
+        return handle_app(stream, Dialer(open_target), peer=peer, users=users)
 
     return serve
 
@@ -76,32 +87,6 @@ def _accepted(stream: VirtualStream) -> Visit:
     return Visit(stream, _visitor_of(stream) or _NOBODY)
 
 
-def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
-    """Serve visitors with a proxy into these networks of this machine.
-
-    Args:
-        networks: where visitors may be led.
-        users: who may use it; None only where just the server's own programs come.
-    """
-
-    async def open_target(target: Target) -> ResettableStream:
-        if not isinstance(target, TcpTarget):
-            raise LocalStreamError(Code.UNSUPPORTED, f"{target} is not offered")
-        return DirectStream(
-            await connect(
-                target.address, allow=networks.allow, opened=DESCRIPTORS.admit
-            )
-        )
-
-    async def serve(stream: VirtualStream) -> None:
-        stream.accept()
-        await handle_app(
-            stream, Dialer(open_target), peer=_visitor_of(stream), users=users
-        )
-
-    return serve
-
-
 def _visitor_of(stream: VirtualStream) -> Address | None:
     return stream.create.visitor if stream.create else None
 
@@ -109,10 +94,7 @@ def _visitor_of(stream: VirtualStream) -> Address | None:
 class DirectStream(FastSocket):
     """A connection of this machine in the place of a virtual TCP connection.
 
-    So that what a front end serves here can also leave here.
-
-    Args:
-        sock: connected; taken over.
+    So that what a front end serves here can also leave here. Owns the socket.
     """
 
     __slots__ = ("bound",)
@@ -121,7 +103,7 @@ class DirectStream(FastSocket):
         tune_local(sock)
         super().__init__(sock)
         self.bound = bound_address(sock)
-        TARGETS.dialled(self)
+        TARGETS.add(self, 0)
 
     async def receive_piece(self) -> bytes:
         """Wait for bytes; nothing at the end."""

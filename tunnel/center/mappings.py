@@ -39,7 +39,7 @@ logger = logging.getLogger("tunnel.mappings")
 
 
 @dataclass(slots=True, eq=False)
-class _OpenMapping:
+class OpenMapping:
     """A mapping that is open: whose it is, its public names, its endpoint."""
 
     owner: ClientSession
@@ -49,6 +49,7 @@ class _OpenMapping:
 
     @property
     def answer(self) -> MappingAnswer:
+        """Say that it is open, and where."""
         public, note = self.endpoint.public, self.endpoint.note
         return MappingAnswer(Code.NORMAL, public.host, public.port, note)
 
@@ -65,16 +66,13 @@ class _TakenNames:
 
 
 class MappingTable:
-    """All mappings of a center-server that are open.
-
-    Args:
-        types: what is offered: how entries of each type are opened.
-    """
+    """All mappings of a center-server that are open."""
 
     def __init__(self, types: Mapping[int, EndpointType]) -> None:
-        self._types = dict(types)
-        self._open: dict[PublicName, _OpenMapping] = {}
-        self._by_owner: dict[ClientSession, dict[str, _OpenMapping]] = {}
+        self.types = dict(types)
+        """What is offered: how entries of each type are opened."""
+        self._open: dict[PublicName, OpenMapping] = {}
+        self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""
         self._count = 0
         self._left: dict[PublicName, None] = {}
@@ -86,10 +84,6 @@ class MappingTable:
     def __len__(self) -> int:
         return self._count
 
-    def offer(self, types: Mapping[int, EndpointType]) -> None:
-        """Offer more types from now on."""
-        self._types.update(types)
-
     # Who has it ----------------------------------------------------------------------
 
     def owner(self, name: PublicName) -> ClientSession | None:
@@ -97,13 +91,10 @@ class MappingTable:
         mapping = self._open.get(name)
         return mapping.owner if mapping else None
 
-    def find(self, of_type: MappingType, host: str) -> tuple[ClientSession, str] | None:
-        """Return who has a host name or a wildcard for it, and the mapping's name."""
-        for name in _names_of(of_type, host):
-            mapping = self._open.get(name)
-            if mapping is not None:
-                return mapping.owner, mapping.entry.name
-        return None
+    def find(self, of_type: MappingType, host: str) -> OpenMapping | None:
+        """Return the mapping that has a host name, or a wildcard for it."""
+        exact, wildcard = _names_of(of_type, host)
+        return self._open.get(exact) or self._open.get(wildcard)
 
     def is_known(self, of_type: MappingType, host: str) -> bool:
         """Say whether there was such a host name; its client has left."""
@@ -147,16 +138,13 @@ class MappingTable:
         return MappingAnswer(Code.NORMAL)
 
     async def _add(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
-        of_type = self._types.get(entry.type)
-        if of_type is None:
-            return MappingAnswer(Code.UNSUPPORTED, reason=_not_offered(entry.type))
-        refusal = self._refusal(client, entry, of_type)
-        if refusal is not None:
-            code, reason = refusal
-            return MappingAnswer(code, reason=reason)
-        answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
-        taken = _TakenNames(self._open)
         try:
+            of_type = self.types.get(entry.type)
+            if of_type is None:
+                raise TunnelError(Code.UNSUPPORTED, _not_offered(entry.type))
+            self._check(client, entry, of_type)
+            answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
+            taken = _TakenNames(self._open)
             for names in of_type.candidates(entry, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
@@ -165,27 +153,28 @@ class MappingTable:
             answer = MappingAnswer(error.code, reason=error.what)
         return answer
 
-    def _refusal(
+    def _check(
         self, client: ClientSession, entry: MappingEntry, of_type: EndpointType
-    ) -> tuple[Code, str] | None:
-        """Say why the client cannot have the entry, whatever others have."""
+    ) -> None:
+        """Refuse what the client cannot have, whatever others have."""
         if not entry.name:
             # CREATE could not say it: empty is what a UDP association to anywhere says.
-            return Code.UNSUPPORTED, "an entry without a name"
+            raise TunnelError(Code.UNSUPPORTED, "an entry without a name")
         if entry.type == MappingType.UDP and not client.takes_udp:
-            return Code.UNSUPPORTED, "this client offers no UDP"
+            raise TunnelError(Code.UNSUPPORTED, "this client offers no UDP")
         last_port = entry.port + entry.count - 1
         if not (1 <= entry.count <= of_type.max_count and last_port <= 65_535):
-            return Code.UNSUPPORTED, f"{entry.count} ports from {entry.port}"
+            why = f"{entry.count} ports from {entry.port}"
+            raise TunnelError(Code.UNSUPPORTED, why)
         if not _may(client.user, entry, of_type.host(entry)):
             what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
-            return Code.NOT_ALLOWED, f"{client.user.name} may not publish {what}"
+            why = f"{client.user.name} may not publish {what}"
+            raise TunnelError(Code.NOT_ALLOWED, why)
         had = self._by_owner.get(client, {})
         if entry.name not in had and (
             len(had) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
         ):
-            return Code.RESOURCE, "too many names"
-        return None
+            raise TunnelError(Code.RESOURCE, "too many names")
 
     async def _open_one(
         self,
@@ -216,30 +205,29 @@ class MappingTable:
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
-        mapping = _OpenMapping(client, entry, names, endpoint)
-        self._take_in(mapping)
+        mapping = OpenMapping(client, entry, names, endpoint)
+        self._open.update(dict.fromkeys(names, mapping))
+        self._by_owner.setdefault(client, {})[entry.name] = mapping
+        self._count += 1
+        self._lost.get(client, set()).difference_update(names)
+        for name in names:
+            self._left.pop(name, None)
         client.nursery.start_soon(_serve, mapping)
         return mapping.answer
-
-    # Whose it becomes ----------------------------------------------------------------
 
     async def _is_free(self, name: PublicName, client: ClientSession) -> bool:
         """Say whether the client may have the name now; take it if its owner yields."""
         mapping = self._open.get(name)
         if mapping is None:
             return True
-        if mapping.owner is client:
+        owner = mapping.owner
+        if owner is client:
             self._close(mapping)
             return True
-        return await self._yields(mapping, client)
-
-    async def _yields(self, mapping: _OpenMapping, client: ClientSession) -> bool:
-        """Say whether the owner has lost the mapping to the client."""
-        owner = mapping.owner
-        if owner.user.name != client.user.name:
+        # Of two that had lost it to one another each would take it back for ever.
+        lost_before = not self._lost.get(client, set()).isdisjoint(mapping.names)
+        if lost_before or owner.user.name != client.user.name:
             return False
-        if not self._lost.get(client, set()).isdisjoint(mapping.names):
-            return False  # both would take it from one another for ever
         if owner.waiting:
             # The port follows the living; what runs over that session may go on.
             self._lose(mapping)
@@ -252,21 +240,12 @@ class MappingTable:
             self._remember(one)
         return True
 
-    def _lose(self, mapping: _OpenMapping) -> None:
+    def _lose(self, mapping: OpenMapping) -> None:
         """Take a mapping from an owner that may come back: it hears TAKEN_OVER then."""
         self._close(mapping)
         self._lost.setdefault(mapping.owner, set()).update(mapping.names)
 
-    def _take_in(self, mapping: _OpenMapping) -> None:
-        if (lost := self._lost.get(mapping.owner)) is not None:
-            lost.difference_update(mapping.names)
-        self._open.update(dict.fromkeys(mapping.names, mapping))
-        self._by_owner.setdefault(mapping.owner, {})[mapping.entry.name] = mapping
-        self._count += 1
-        for name in mapping.names:
-            self._left.pop(name, None)
-
-    def _close(self, mapping: _OpenMapping) -> None:
+    def _close(self, mapping: OpenMapping) -> None:
         for name in mapping.names:
             del self._open[name]
         of_owner = self._by_owner[mapping.owner]
@@ -276,14 +255,14 @@ class MappingTable:
         self._count -= 1
         mapping.endpoint.close()
 
-    def _remember(self, mapping: _OpenMapping) -> None:
+    def _remember(self, mapping: OpenMapping) -> None:
         if not mapping.names[0].port:
             self._left.update(dict.fromkeys(mapping.names))
             while len(self._left) > KNOWN_NAMES:
                 del self._left[next(iter(self._left))]
 
 
-async def _serve(mapping: _OpenMapping) -> None:
+async def _serve(mapping: OpenMapping) -> None:
     public = str(mapping.endpoint.public)
     log_event(logger, logging.INFO, "mapping.open", public=public,
         user=mapping.owner.user.name)  # fmt: skip

@@ -1,8 +1,7 @@
 """The center-server's HTTP and HTTPS ports, and which client a host name leads to.
 
-Routes by what the mapping table says at that moment; owns the two ports and nothing
-else. A visitor who comes just after a link was lost waits for the next one; later
-visitors are told that the client is away.
+A visitor who comes just after a link was lost waits for the next one; later visitors
+are told that the client is away.
 """
 
 from __future__ import annotations
@@ -47,11 +46,7 @@ class NameOptions:
 
 
 class NamePorts:
-    """The open HTTP and HTTPS ports of a server, before and while they are served.
-
-    Args:
-        options: what is to be opened.
-    """
+    """The HTTP and HTTPS ports of a server, before and while they are served."""
 
     def __init__(self, options: NameOptions) -> None:
         self.http: Address | None = None
@@ -73,49 +68,47 @@ class NamePorts:
         options, domain = self._options, self._options.domain
         self._termination = _termination_of(options)
         types: dict[int, EndpointType] = {}
-        if options.http is not None:
-            self._http, self.http = await _listen(options.http)
-            port = self.http.port
-            types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
-        if options.https is not None:
-            try:
-                self._https, self.https = await _listen(options.https)
-            except BaseException:
-                for listener in self._http:
-                    listener.socket.close()
-                raise
-            port = self.https.port
-            types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self._termination is not None and options.http is None:
-                web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
-                types[MappingType.HTTP] = web
+        try:
+            if options.http is not None:
+                self._http, self.http = await listen_on(options.http)
+                port = self.http.port
+                types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
+            if options.https is not None:
+                self._https, self.https = await listen_on(options.https)
+                port = self.https.port
+                types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
+                if self._termination is not None:
+                    web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
+                    types.setdefault(MappingType.HTTP, web)
+        except BaseException:
+            close_all(self._http)
+            raise
         return types
 
     async def serve(self, table: MappingTable) -> None:
         """Serve visitors until cancelled; closes the ports."""
         web = partial(_route, table, MappingType.HTTP)
         passed = partial(_route, table, MappingType.HTTPS)
-        serve_http = partial(serve_web, self._http, web, max_visitors=MAX_VISITORS)
-        serve_https = partial(
-            serve_tls_names,
-            self._https,
-            passed,
-            web,
-            self._termination,
-            max_visitors=MAX_VISITORS,
-        )
+        ending, most = self._termination, MAX_VISITORS
         async with trio.open_nursery() as nursery:
-            if self._http:
-                nursery.start_soon(serve_http)
-            if self._https:
-                nursery.start_soon(serve_https)
+            if ports := self._http:
+                nursery.start_soon(partial(serve_web, ports, web, max_visitors=most))
+            if ports := self._https:
+                serve_https = partial(serve_tls_names, ports, passed, web, ending)
+                nursery.start_soon(partial(serve_https, max_visitors=most))
 
 
-async def _listen(where: Address) -> tuple[list[PortListener], Address]:
-    """Return the listeners of an address, and the port that it has got."""
+async def listen_on(where: Address) -> tuple[list[PortListener], Address]:
+    """Listen as ``open_listener`` does; return also the address with its real port."""
     listeners = await open_listener(where.host, where.port)
     port = listeners[0].socket.getsockname()[1]
     return listeners, Address(where.host, port)
+
+
+def close_all(listeners: list[PortListener]) -> None:
+    """Stop listening, without a checkpoint."""
+    for listener in listeners:
+        listener.socket.close()
 
 
 def _termination_of(options: NameOptions) -> Termination | None:
@@ -132,12 +125,14 @@ def _termination_of(options: NameOptions) -> Termination | None:
         ) from error
 
 
-def _route(table: MappingTable, of_type: MappingType, host: str) -> Destination | Absent:
+def _route(
+    table: MappingTable, of_type: MappingType, host: str
+) -> Destination | Absent:
     """Return how to open at the client that has a host name, or why nobody can."""
-    found = table.find(of_type, host)
-    if found is None:
+    mapping = table.find(of_type, host)
+    if mapping is None:
         return Absent.AWAY if table.is_known(of_type, host) else Absent.UNKNOWN
-    owner, mapping = found
+    owner, name = mapping.owner, mapping.entry.name
     if owner.away:
         return Absent.AWAY
 
@@ -146,6 +141,6 @@ def _route(table: MappingTable, of_type: MappingType, host: str) -> Destination 
             if owner.away:
                 raise LocalStreamError(Code.LINK_LOST, "the client is not connected")
             await trio.sleep(_LOOK_S)
-        return owner.session.open_now(NameTarget(mapping), visitor)
+        return owner.session.open_now(NameTarget(name), visitor)
 
-    return Destination((owner, mapping), open_one)
+    return Destination(mapping, open_one)

@@ -4,14 +4,11 @@ Where one hop takes less than the others and its ICMP message about that is lost
 black hole: a VPN, PPPoE, a firewall), small packets pass and large ones never do. Links
 come up there, and each stands still at the first large packet until it is given up for
 silence. Two that did so at the same byte are no accident.
-
-Knows counts and times. Dials nothing: the next dial asks for ``mss``.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Final
 
 from tunnel.log import log_event
@@ -41,31 +38,21 @@ class Path:
         self.mss: int | None = None
         """For the next dial; None leaves it to the kernel."""
         self._still: set[_Mark] = set()
-        self._began = math.inf
-        self._greeted = False
+        self.greeted = False
+        """The link's first question was answered: what the server had to repeat went
+        before that answer, so it has arrived. False again for each link."""
         self._told = False
 
-    def link_up(self, now: float) -> None:
-        """Count a new link."""
-        self._began, self._greeted = now, False
-
-    def greeted(self) -> None:
-        """Count that the link's first question was answered.
-
-        What the server had to repeat went before that answer, so it has arrived.
-        """
-        self._greeted = True
-
-    def link_lost(self, session_id: bytes, core: MuxCore, now: float) -> None:
-        """Count the end of the link, whichever side gave it up first."""
+    def link_lost(self, session_id: bytes, core: MuxCore, lasted_s: float) -> None:
+        """Count the end of a link, whichever side gave it up first."""
         marks = {(session_id, "received", core.received)}
-        still = self._still & marks if not self._greeted else set()
+        still = self._still & marks if not self.greeted else set()
         if core.replay is not None and core.replay.unconfirmed:
             sent = (session_id, "sent", core.replay.confirmed)
             still |= self._still & {sent}
             marks.add(sent)
         self._still = marks
-        if still and now - self._began >= STILL_S:
+        if still and lasted_s >= STILL_S:
             self._suspect()
 
     def handshake_silent(self) -> None:
@@ -82,8 +69,7 @@ class Path:
         """Change the size of packets: the one in use was tried twice."""
         self._still.clear()
         self.mss = SMALL_MSS_BYTES if self.mss is None else None
-        if self.mss is None:
-            return
-        level, self._told = logging.INFO if self._told else logging.WARNING, True
-        why = "two links stood still at the same byte: large packets seem to vanish"
-        log_event(logger, level, "path.suspected", reason=why, mss=self.mss)
+        if self.mss is not None:
+            level, self._told = logging.INFO if self._told else logging.WARNING, True
+            why = "two links stood still at the same byte: large packets seem to vanish"
+            log_event(logger, level, "path.suspected", reason=why, mss=self.mss)

@@ -1,13 +1,12 @@
 """What a center-client publishes: its mappings, and who serves their visitors.
 
 Asks for the mappings again on every link of every session, and after growing pauses for
-what somebody else still has. What a public name is made of is the server's business.
+what somebody else still has.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -71,15 +70,11 @@ class _Mapping:
 
 
 class Publisher:
-    """All mappings of a center-client, over one session after another.
-
-    Args:
-        server_host: names the public address where the server does not.
-        tell: called with each ``MappingReady`` and ``MappingRefused``; must not wait.
-    """
+    """All mappings of a center-client, over one session after another."""
 
     def __init__(self, server_host: str, tell: Callable[[Notice], None]) -> None:
         self._server_host = server_host
+        """Names the public address where the server does not."""
         self._tell = tell
         self.exit_networks: Networks | None = None
         """Where other clients of the server may go from here, if anywhere."""
@@ -88,9 +83,6 @@ class Publisher:
         self._session: Session | None = None
         self._nursery: trio.Nursery | None = None
         self._asking_again: trio.CancelScope | None = None
-
-    def __len__(self) -> int:
-        return len(self._mappings)
 
     # The session ---------------------------------------------------------------------
 
@@ -108,10 +100,7 @@ class Publisher:
             mapping.public = None
 
     async def register(self, *, resumed: bool) -> None:
-        """Ask for everything, on a new link.
-
-        After a resume too: another client may have taken something meanwhile.
-        """
+        """Ask for everything, on a new link: what was ours may have been taken."""
         if self._mappings:
             op = MappingOp.ADD if resumed else MappingOp.REPLACE
             await self._ask(op, list(self._mappings))
@@ -138,9 +127,8 @@ class Publisher:
         """
         self._names += 1
         name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
-        self._mappings[name] = _Mapping(
-            replace(wanted, name=name), serve, or_else=or_else
-        )
+        entry = replace(wanted, name=name)
+        self._mappings[name] = _Mapping(entry, serve, or_else=or_else)
         if self._session is not None:
             try:
                 await self._ask(MappingOp.ADD, [name])
@@ -159,11 +147,7 @@ class Publisher:
         await self._give_back(name).wait()
 
     async def listen(self, wanted: MappingEntry) -> MappingListener:
-        """Publish; the visitors come out of the listener.
-
-        Raises:
-            LocalSessionError: the server refused; ``code`` says why.
-        """
+        """Publish; see ``CenterClient.listen``."""
         listener = MappingListener(self)
         name = await self.publish(wanted, listener.take)
         mapping = self._mappings[name]
@@ -180,10 +164,7 @@ class Publisher:
         return listener
 
     def serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        """Serve a visitor of a mapping, or of this exit: nobody may reach around them.
-
-        For ``Session``.
-        """
+        """Serve a visitor of a mapping or of this exit: no other target is reached."""
         match stream.create.target if stream.create else None:
             case (NameTarget() | UdpTarget()) as target:
                 mapping = self._mappings.get(target.name)
@@ -212,18 +193,13 @@ class Publisher:
         session = self._session
         while names and session is not None:
             some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
-            some = [name for name in some if name in self._mappings]
-            mappings = [self._mappings[name] for name in some]
-            try:
-                answers = await session.ask_mapping(op, [m.entry for m in mappings])
-            except TunnelError as error:
-                log_event(
-                    logger, logging.WARNING, "mapping.unanswered", reason=str(error)
-                )
+            asked = [self._mappings[name] for name in some if name in self._mappings]
+            answers = await _answers(session, op, [mapping.entry for mapping in asked])
+            if answers is None:
                 break
             op = MappingOp.ADD
-            for name, mapping, answer in zip(some, mappings, answers, strict=False):
-                self._take_answer(name, mapping, answer)
+            for mapping, answer in zip(asked, answers, strict=False):
+                self._take_answer(mapping, answer)
         if self._asking_again is None and self._nursery is not None and self._due():
             self._asking_again = trio.CancelScope()
             self._nursery.start_soon(self._keep_asking, self._asking_again)
@@ -233,7 +209,7 @@ class Publisher:
 
     async def _keep_asking(self, scope: trio.CancelScope) -> None:
         """Ask for what is due, with growing pauses, until nothing is."""
-        pauses = Backoff(random.random)
+        pauses = Backoff()
         with scope:
             while due := self._due():
                 # Who knows the address of what was open may wait for it.
@@ -242,8 +218,8 @@ class Publisher:
                 await self._ask(MappingOp.ADD, self._due())
             self._asking_again = None
 
-    def _take_answer(self, name: str, mapping: _Mapping, answer: MappingAnswer) -> None:
-        entry = mapping.entry
+    def _take_answer(self, mapping: _Mapping, answer: MappingAnswer) -> None:
+        entry, name = mapping.entry, mapping.entry.name
         if answer.code is Code.NORMAL:
             mapping.refusal, mapping.had = None, True
             public = Address(answer.host or self._server_host, answer.port)
@@ -254,23 +230,31 @@ class Publisher:
             if known != public:
                 log_event(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
-                over_tls = answer.reason == TLS_ONLY
-                self._tell(MappingReady(name, public, over_tls))
+                self._tell(MappingReady(name, public, answer.reason == TLS_ONLY))
             return
-        known_refusal, mapping.refusal = mapping.refusal, answer
         mapping.public = None
-        if known_refusal != answer:  # that it goes on is no news
-            if not (mapping.or_else and answer.code in NOT_OFFERED):
-                log_event(logger, logging.WARNING, "mapping.refused", name=name,
-                    code=answer.code.name, reason=answer.reason)  # fmt: skip
-            self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
+        if mapping.refusal == answer:
+            return  # that it goes on is no news
+        mapping.refusal = answer
+        if not (mapping.or_else and answer.code in NOT_OFFERED):
+            log_event(logger, logging.WARNING, "mapping.refused", name=name,
+                code=answer.code.name, reason=answer.reason)  # fmt: skip
+        self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
+
+
+async def _answers(
+    session: Session, op: MappingOp, entries: list[MappingEntry]
+) -> list[MappingAnswer] | None:
+    try:
+        return await session.ask_mapping(op, entries)
+    except TunnelError as error:
+        log_event(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+        return None
 
 
 async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> None:
     try:
-        await session.ask_mapping(MappingOp.REMOVE, [entry])
-    except TunnelError as error:
-        log_event(logger, logging.WARNING, "mapping.unanswered", reason=str(error))
+        await _answers(session, MappingOp.REMOVE, [entry])
     finally:
         done.set()
 

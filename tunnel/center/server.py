@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
@@ -23,16 +23,15 @@ from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
-from tunnel.center.names import NameOptions, NamePorts
+from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
-from tunnel.link.start import answer, hear
-from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
+from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.listen import open_listener, serve
+from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import CAN_MAP, CAN_UDP, MappingType, Terms
@@ -91,13 +90,7 @@ class ServerOptions:
 
 
 class CenterServer:
-    """The center-server's role.
-
-    Args:
-        users: who may come in, by name.
-        identity: the server's key and certificate; None only on plain links.
-        options: where it listens and what it offers.
-    """
+    """The center-server's role. Only plain links do without an ``identity``."""
 
     def __init__(
         self,
@@ -105,9 +98,9 @@ class CenterServer:
         identity: Identity | None,
         options: ServerOptions | None = None,
     ) -> None:
-        self.options = options or ServerOptions()
-        self.terms = replace(Terms(), capabilities=CAN_MAP | CAN_UDP)
-        where = self.options.listen.host, self.options.ports
+        self.options = options = options or ServerOptions()
+        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP)
+        where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
                 MappingType.TCP: TcpPorts(*where),
@@ -115,19 +108,17 @@ class CenterServer:
                 MappingType.EXIT: EndpointType(MappingType.EXIT),
             }
         )
-        self.names = NamePorts(self.options.names)
+        self.names = NamePorts(options.names)
         self._users = users
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
-        if self._tls is None and not self.options.plain:
+        if self._tls is None and not options.plain:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(
-            self.options.max_sessions, self.options.max_waiting_sessions
-        )
+        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -153,15 +144,12 @@ class CenterServer:
         """
         options = self.options
         VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
-        listeners = await open_listener(options.listen.host, options.listen.port)
+        listeners, address = await listen_on(options.listen)
         try:
-            self.mappings.offer(await self.names.open())
+            self.mappings.types.update(await self.names.open())
         except BaseException:
-            for listener in listeners:
-                listener.socket.close()
+            close_all(listeners)
             raise
-        port = listeners[0].socket.getsockname()[1]
-        address = Address(options.listen.host, port)
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
@@ -239,7 +227,7 @@ class CenterServer:
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
             finally:
-                place.leave()
+                self._gate.leave(place)
         if scope.cancelled_caught:
             log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
                 reason="a newcomer needs its place")  # fmt: skip
@@ -268,12 +256,10 @@ class CenterServer:
         error: TunnelError | trio.TooSlowError,
     ) -> None:
         """Answer and log one line; a wrong proof waits, an honest fault does not."""
-        if isinstance(error, TunnelError):
-            code, reason = error.code.name, str(error)
-        else:
-            code, reason = "SILENT", "it took too long"
-        log_event(logger, logging.INFO, "link.refused", peer=str(peer), code=code,
-            reason=reason)  # fmt: skip
+        if isinstance(error, trio.TooSlowError):
+            error = LocalLinkError(Code.SILENT, "it took too long")
+        log_event(logger, logging.INFO, "link.refused", peer=str(peer),
+            code=error.code.name, reason=str(error))  # fmt: skip
         if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
             away_s = self._gate.failed(
                 peer.host, handshake.claimed_name, trio.current_time()
@@ -368,12 +354,11 @@ class CenterServer:
                 reason=reason)  # fmt: skip
             return None
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
-        result = _result(handshake)
         client = ClientSession(
             user,
             claim,
-            result,
-            encrypted=transport.encrypted,
+            _result(handshake),
+            transport,
             terms=self.terms,
             pools=self._pools,
             host=self.options.listen.host,
@@ -383,7 +368,6 @@ class CenterServer:
         )
         # Before the first wait: two links of one client must see each other.
         self._sessions.add(client)
-        client.link = Link(client.session, transport, result.leftover)
         await self._nursery.start(client.run)
         log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip

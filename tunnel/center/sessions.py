@@ -1,7 +1,7 @@
-"""Which sessions a center-server has: whose, how many, and how many without a link.
+"""Which sessions a center-server has, and which one ends when there are too many.
 
-Decides which session ends when there are too many. Everything costs what one user has
-or what waits, not what all have: thousands of clients lose their links at once.
+Everything costs what one user has or what waits, not what all have: thousands of
+clients lose their links at once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,7 @@ NO_CLIENT_ID: Final = bytes(16)
 
 
 class Sessions:
-    """All sessions of a center-server.
-
-    Args:
-        most: of one user.
-        most_waiting: of one user, without a link.
-    """
+    """All sessions of a center-server; at most ``most`` of one user."""
 
     def __init__(
         self, most: int = MAX_SESSIONS, most_waiting: int = MAX_WAITING_SESSIONS
@@ -92,10 +87,8 @@ class Sessions:
         self._kept_bytes += session.session.kept_bytes
         self._waiting_count[name] += 1
         if self._waiting_count[name] > self._most_waiting:
-            self._dismiss(
-                self._first_to_go(name),
-                f"{name} has more than {self._most_waiting} sessions without a link",
-            )
+            why = f"{name} has more than {self._most_waiting} sessions without a link"
+            self._dismiss(self._first_to_go(name), why)
         if self._kept_bytes > MAX_KEPT_BYTES:
             self._keep_less()
 

@@ -21,7 +21,7 @@ from tunnel.log import log_event
 from tunnel.net.bind import bind_one
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
-from tunnel.socks.udp import decode_datagram, encode_datagram
+from tunnel.socks.v5 import decode_datagram, encode_datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +50,7 @@ async def associate(
         far: the association at the exit; closed in the end.
         port: the one that the app named for its datagrams; 0 for that of the first.
         reply: makes the app's answer of the address that its datagrams are to go to.
-        public: the IP address for that answer, where the app cannot reach ours; an app
-            of this machine needs none.
+        public: the IP address for that answer, for an app of another machine.
 
     Raises:
         StreamError: there is no socket for it; the app has no reply yet.
@@ -79,15 +78,15 @@ def _socket_for(app: FastSocket) -> trio.socket.SocketType:
     family, where = socket.AF_INET6, (host, 0, *scope)
     if ":" not in host:
         family, where = socket.AF_INET, (host, 0)
+
+    def admit(sock: socket.socket) -> None:
+        DESCRIPTORS.admit(sock, "datagrams of an app")
+
     try:
-        bound = bind_one(family, where, socket.SOCK_DGRAM, _admit, None)
+        bound = bind_one(family, where, socket.SOCK_DGRAM, admit, None)
     except OSError as error:
         raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
     return trio.socket.from_stdlib_socket(bound)
-
-
-def _admit(sock: socket.socket) -> None:
-    DESCRIPTORS.admit(sock, "datagrams of an app")
 
 
 class _AppDatagrams:
@@ -115,21 +114,16 @@ class _AppDatagrams:
         """Carry what the app sends."""
         while True:
             data, name = await self._udp.recvfrom(MAX_DATAGRAM_BYTES)
-            if not self._is_the_app(name):
+            if self._name is None and self._may_be_the_app(name):
+                self._name = name
+            if name != self._name:
                 self._tell(name)
-                continue
-            if (found := decode_datagram(data)) is not None:
+            elif (found := decode_datagram(data)) is not None:
                 self._far.send(*found)
 
-    def _is_the_app(self, name: tuple[str | int, ...]) -> bool:
-        if self._name is not None:
-            return name == self._name
-        if bare_ip(str(name[0])) != self._app.host:
-            return False
-        if self._app.port not in (0, name[1]):
-            return False
-        self._name = name
-        return True
+    def _may_be_the_app(self, name: tuple[str | int, ...]) -> bool:
+        is_its_host = bare_ip(str(name[0])) == self._app.host
+        return is_its_host and self._app.port in (0, name[1])
 
     def _tell(self, name: tuple[str | int, ...]) -> None:
         """Log once that another address sends: behind NAT it may be the app itself."""

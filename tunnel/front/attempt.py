@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
@@ -13,6 +13,7 @@ from tunnel.net.relay import GRACE_S
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tunnel.front.dialer import Association, PeerPort
     from tunnel.net.relay import ResettableStream
 
 EARLY_BYTES: Final = 65_536
@@ -55,7 +56,7 @@ async def attempt(
             except StreamError as error:
                 # Not through the nursery, which would make a group of it.
                 refusals.append(error)
-            nursery.cancel_scope.cancel()
+            making.cancel()
     except BaseException:
         for one in made:
             await drop(one)
@@ -71,11 +72,7 @@ async def drop_stream(stream: ResettableStream) -> None:
     await trio.lowlevel.cancel_shielded_checkpoint()
 
 
-class _Closeable(Protocol):
-    async def aclose(self) -> None: ...
-
-
-async def drop_resource(resource: _Closeable) -> None:
+async def drop_resource(resource: Association | PeerPort) -> None:
     """Close what will not be used, without waiting."""
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -26,16 +26,13 @@ class PeerPort(Protocol):
     """Where the exit listens, as a peer can be told it."""
 
     async def accept(self) -> tuple[ResettableStream, Address]:  # pragma: no cover
-        """Wait for the peer; return its stream and its address.
+        """Wait for the peer, once; return its stream and its address.
 
-        The caller bounds the wait and calls this once. Raises StreamError when no peer
-        can come any more; cancelled, it leaves nothing behind.
+        Raises StreamError when no peer can come. Cancelled, it leaves nothing behind.
         """
-        ...
 
     async def aclose(self) -> None:  # pragma: no cover
         """Stop listening. An accepted stream lives on; harmless when repeated."""
-        ...
 
 
 class Association(Protocol):
@@ -43,18 +40,15 @@ class Association(Protocol):
 
     def send(self, address: Address, payload: bytes) -> None:  # pragma: no cover
         """Send from the exit; names are resolved there. Never waits, may drop."""
-        ...
 
     async def receive(self) -> tuple[Address, bytes]:  # pragma: no cover
         """Wait for a datagram; return its sender and its payload.
 
         Raises ``trio.BrokenResourceError`` when the association is lost.
         """
-        ...
 
     async def aclose(self) -> None:  # pragma: no cover
         """End the association; harmless when it is over."""
-        ...
 
 
 Bind = Callable[[Address], Awaitable[PeerPort]]

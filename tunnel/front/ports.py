@@ -41,9 +41,7 @@ async def serve_port(
 
 
 def handle_visitor(
-    visitor: trio.abc.HalfCloseableStream,
-    peer: Address,
-    open_now: OpenNow,
+    visitor: trio.abc.HalfCloseableStream, peer: Address, open_now: OpenNow
 ) -> Awaitable[None]:
     """Carry one visitor to its end; owns the stream.
 

@@ -14,18 +14,21 @@ import trio
 
 from tunnel.front.attempt import READ_BYTES
 from tunnel.front.http.proxy import handle_http
-from tunnel.front.socks import HANDSHAKE_S, handle_socks
+from tunnel.front.socks import handle_socks
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import Address
     from tunnel.front.dialer import Dialer
     from tunnel.net.sockets import FastSocket
 
+HANDSHAKE_S: Final = 10.0
+"""For the words before a request. An app needs milliseconds; a silent one holds a
+descriptor."""
 _SOCKS: Final = (4, 5)
 
 
@@ -51,15 +54,8 @@ async def serve_proxy(
     # Each proxy has its own: a request that passes two proxies is no loop.
     pseudonym = f"tunnel-{secrets.token_hex(4)}".encode()
 
-    async def handle(app: trio.abc.HalfCloseableStream, peer: Address) -> None:
-        await handle_app(
-            app,
-            dialer,
-            peer=peer,
-            users=users,
-            handshake_s=handshake_s,
-            pseudonym=pseudonym,
-        )
+    def handle(app: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
+        return handle_app(app, dialer, peer, users, handshake_s, pseudonym)
 
     await serve(listeners, handle, max_visitors=max_apps)
 
@@ -67,7 +63,6 @@ async def serve_proxy(
 async def handle_app(
     app: trio.abc.HalfCloseableStream,
     dialer: Dialer,
-    *,
     peer: Address | None = None,
     users: ProxyUsers | None = None,
     handshake_s: float = HANDSHAKE_S,
@@ -93,9 +88,7 @@ async def handle_app(
         await trio.aclose_forcefully(app)
         log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
     elif first[0] in _SOCKS:
-        await handle_socks(
-            app, first, dialer, peer=peer, users=users, handshake_s=handshake_s
-        )
+        await handle_socks(app, first, dialer, peer, users, handshake_s)
     else:
         await handle_http(
             app,

@@ -24,7 +24,7 @@ from tunnel.front.attempt import (
 )
 from tunnel.front.login import Login
 from tunnel.log import log_event
-from tunnel.net.listen import LOG, carry, peer_of
+from tunnel.net.listen import LOG, carry
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import TcpTarget
 from tunnel.socks.common import SocksCommand
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from tunnel.net.relay import ResettableStream
     from tunnel.socks.common import SocksRequest, SocksServer
 
-HANDSHAKE_S: Final = 10.0
-"""For the words before a request. An app needs milliseconds; a silent one holds a
-descriptor."""
 SLOWED_S: Final = 1.0
 """Pause before a password is refused that was not looked at: SOCKS has no "later"."""
 BIND_S: Final = 180.0
@@ -51,10 +48,9 @@ async def handle_socks(
     app: trio.abc.HalfCloseableStream,
     first: bytes,
     dialer: Dialer,
-    *,
-    peer: Address | None = None,
-    users: ProxyUsers | None = None,
-    handshake_s: float = HANDSHAKE_S,
+    peer: Address | None,
+    users: ProxyUsers | None,
+    handshake_s: float,
 ) -> None:
     """Serve one app to its end; owns the stream.
 
@@ -64,11 +60,10 @@ async def handle_socks(
         app: the stream that ``first`` was read from.
         first: at least one byte; the first is the version.
         dialer: opens what the app asks for.
-        peer: the address of the app, where its stream cannot tell.
+        peer: the address of the app, as far as it is known.
         users: None serves every app; with users only SOCKS5 is served.
         handshake_s: for all that is said before the request is there.
     """
-    peer = peer or peer_of(app)
     login = Login(peer, "proxy")
     serving = _Serving(app, dialer, _server_for(first, users, login), login)
     ready = False
@@ -89,8 +84,7 @@ async def handle_socks(
         if serving.virtual is None or not ready:
             await trio.aclose_forcefully(app)
     if ready and serving.virtual is not None:
-        early = bytes(serving.early)
-        await carry(app, serving.virtual, peer, early=early)
+        await carry(app, serving.virtual, peer, early=bytes(serving.early))
     elif not ready:
         log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 

@@ -40,7 +40,6 @@ RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked of the kernel for the port: a burst of a thousand datagrams waits there while
 other tasks have their turn. The kernel may give less."""
 
-
 OpenAssociation = Callable[[Address], Association]
 """Open for a visitor without waiting; raise StreamError to refuse. What is sent before
 the far side has answered waits for it."""
@@ -83,7 +82,6 @@ async def serve_udp_port(
 
 
 _Source = tuple[str, int]
-
 
 FLOWS: Final = Flows("udp.given_up")
 """Visitors of all ports, the one that was silent longest first."""
@@ -137,8 +135,7 @@ class _Port:
                 await trio.lowlevel.checkpoint()
                 continue
             visitor = self._visitors.get(source)
-            if visitor is None:
-                visitor = self._admit(sock, source)
+            visitor = visitor or self._admit(sock, source)
             if visitor is not None:
                 self._touch(source, visitor)
                 visitor.association.send(NOWHERE, payload)
@@ -190,8 +187,7 @@ class _Port:
             pass  # refused or ended there: the next datagram opens anew
         finally:
             FLOWS.drop(visitor)
-            if self._visitors.get(source) is visitor:
-                del self._visitors[source]
+            visitor.give_way()
             with trio.CancelScope(shield=True):
                 await association.aclose()
 

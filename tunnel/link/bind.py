@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.addresses import Address
+from tunnel.addresses import NOWHERE, Address, read_address
 from tunnel.errors import Code, LocalStreamError, StreamError
 
 if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
-
-_NOT_SAID = Address("0.0.0.0", 0)  # noqa: S104 - says that it was not said
 
 
 class BoundPort:
@@ -24,7 +21,7 @@ class BoundPort:
     """
 
     def __init__(self, stream: VirtualStream) -> None:
-        self.address = stream.bound or _NOT_SAID
+        self.address = stream.bound or NOWHERE
         """Where the exit listens: what the peer is told."""
         self._stream = stream
         self._taken = False
@@ -57,12 +54,12 @@ class BoundPort:
 
     async def _read_address(self) -> Address:
         """Read the address in front of the peer's bytes, and no byte more."""
-        form = (await self._read(1))[0]
-        if form not in (1, 4):
-            raise LocalStreamError(Code.GENERAL, f"a peer with address form {form}")
-        packed = await self._read(4 if form == 1 else 16)
-        port = int.from_bytes(await self._read(2), "big")
-        return Address(str(ipaddress.ip_address(packed)), port)
+        form = await self._read(1)
+        if form not in (b"\1", b"\4"):
+            raise LocalStreamError(Code.GENERAL, f"a peer with address form {form[0]}")
+        rest = await self._read(6 if form == b"\1" else 18)
+        host, port, _ = read_address(form + rest, 0)
+        return Address(str(host), port)
 
     async def _read(self, size: int) -> bytes:
         found = b""

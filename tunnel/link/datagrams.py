@@ -1,8 +1,4 @@
-"""DatagramStream: one UDP association for its user.
-
-A virtual TCP connection without credit opens and closes it. Its datagrams take their
-own way, which loses rather than waits (protocol.md#datagrams).
-"""
+"""DatagramStream: one UDP association for its user."""
 
 from __future__ import annotations
 
@@ -21,6 +17,9 @@ if TYPE_CHECKING:
 
 class DatagramStream:
     """Datagrams to and from the other end of one UDP association.
+
+    A virtual TCP connection without credit opens and closes it. Its datagrams take
+    their own way, which loses rather than waits (protocol.md#datagrams).
 
     Make it in the turn in which its stream was opened, or before the stream is
     accepted. The owner closes it. Only ``trio.ClosedResourceError`` and, from a
@@ -45,10 +44,8 @@ class DatagramStream:
         stream.on_closed(self._ended)
 
     def __repr__(self) -> str:
-        return (
-            f"<DatagramStream sent={self.sent} received={self.received} "
-            f"dropped={self.dropped} {self._conn!r}>"
-        )
+        counts = f"sent={self.sent} received={self.received} dropped={self.dropped}"
+        return f"<DatagramStream {counts} {self._conn!r}>"
 
     @property
     def dropped(self) -> int:
@@ -70,8 +67,8 @@ class DatagramStream:
         """Wait for a datagram; return its sender as the far end sees it, and its bytes.
 
         Raises:
-            trio.BrokenResourceError: the peer or the session has ended the association,
-                and what came before has been returned.
+            trio.BrokenResourceError: ended by the peer or the session; what came before
+                has been returned.
             trio.ClosedResourceError: closed here.
         """
         await trio.lowlevel.checkpoint()
@@ -79,7 +76,11 @@ class DatagramStream:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._end is not None:
-                raise trio.BrokenResourceError from _error(self._end)
+                lost = self._end is Code.LINK_LOST
+                error = LocalStreamError if lost else RemoteStreamError
+                raise trio.BrokenResourceError from error(
+                    self._end, CODES[self._end].meaning
+                )
             await self._news.wait()
         self.received += 1
         return self._inbox.pop()
@@ -104,8 +105,3 @@ class DatagramStream:
     def _ended(self, code: Code) -> None:
         self._end = code
         self._news.ring()
-
-
-def _error(code: Code) -> LocalStreamError | RemoteStreamError:
-    kind = LocalStreamError if code is Code.LINK_LOST else RemoteStreamError
-    return kind(code, CODES[code].meaning)

@@ -24,7 +24,7 @@ from tunnel.errors import (
     RemoteSessionError,
     TunnelError,
 )
-from tunnel.link.transport import lost
+from tunnel.link.transport import READ_BYTES, UNPROVEN_READ_BYTES, lost
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
 from tunnel.platform.process import asleep_s as _asleep_s
@@ -86,7 +86,7 @@ class Link:
     ) -> None:
         self.session = session
         self.transport = transport
-        transport.enlarge()
+        transport.read_at_most(READ_BYTES)  # the peer has proved who it is
         self.gone = trio.Event()
         """Set when ``run`` is over."""
         self._early = early
@@ -199,7 +199,7 @@ class Link:
             await self.transport.flush()
             await self.transport.send_eof()
             if abandoned:  # a client may replace its links at a high rate
-                self.transport.shrink()
+                self.transport.read_at_most(UNPROVEN_READ_BYTES)
             while abandoned and await self.transport.receive_some():
                 pass
 
@@ -211,9 +211,7 @@ class Link:
         session, transport = self.session, self.transport
         core, output = session.core, session.output
         data: bytes | bytearray | memoryview = self._early
-        while True:
-            if self._state is _ABANDONED:
-                return
+        while self._state is not _ABANDONED:
             if self._state is _CLOSING:
                 return await self._linger()
             if data or core.has_input():
@@ -223,7 +221,7 @@ class Link:
             # TLS may owe an answer of its own, which only the writer may send.
             if transport.owes_output() or self._state is _FLUSHING:
                 output.wake()
-            else:
+            elif core.has_output():
                 output.flush()
             if core.liveness.sooner and core.next_wakeup() < self._armed:
                 self._clock.ring()
@@ -249,10 +247,9 @@ class Link:
 
     def _take(self, data: bytes | bytearray | memoryview) -> None:
         """Do a turn's work: on what the wire has brought, or on what is left of it."""
-        session, now = self.session, trio.current_time()
-        core = session.core
+        core, now = self.session.core, trio.current_time()
         try:
-            session.dispatch(
+            self.session.dispatch(
                 core.receive_data(data, now) if data else core.receive_more(now)
             )
         except RemoteSessionError as error:

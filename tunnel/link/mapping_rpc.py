@@ -44,7 +44,11 @@ class MappingRpc:
     async def ask(
         self, op: MappingOp, entries: list[MappingEntry]
     ) -> list[MappingAnswer]:
-        """See ``Session.ask_mapping``."""
+        """Register, withdraw or replace names; return an answer for each.
+
+        Raises:
+            TunnelError: the session ended before the answer, or no answer came in time.
+        """
         async with self._asking:
             if self._ended is not None:
                 raise self._ended.again()

@@ -109,28 +109,26 @@ class Output:
         scheduler goes together, from the writer's task.
         """
         if self.writer.waiting and not self.gathering:
+            self.flush()
             self.writer.ring()
-            self._push()
 
     def wake_soon(self) -> None:
         """Have it sent in the next turn: what follows at once may go with it."""
         self.writer.ring()
 
     def flush(self) -> None:
-        """Send what was gathered."""
-        if self.writer.waiting and self._core.has_output() and self._push():
-            self.writer.ring()
-
-    def _push(self) -> bool:
-        """Write one turn while the writer rests; True if the writer is needed."""
+        """Write one turn while the writer rests, and leave the rest to the writer."""
+        if not self.writer.waiting:
+            return
         transport = self.transport
-        if transport is None or not self._is_open or transport.owes_output():
-            return True
-        try:
-            self.write_turn(transport)
-        except TunnelError as error:
-            self._broke(error)
-        return transport.owes_output() or self._core.has_output()
+        if transport is not None and self._is_open and not transport.owes_output():
+            try:
+                self.write_turn(transport)
+            except TunnelError as error:
+                self._broke(error)
+            if not transport.owes_output() and not self._core.has_output():
+                return
+        self.writer.ring()
 
     def write_turn(self, transport: Transport) -> None:
         """Write what is next; the wire owes nothing.

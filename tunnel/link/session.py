@@ -1,7 +1,6 @@
 """Session: the core, and the streams that its events are for.
 
-It knows no wire: a ``Link`` carries its bytes. It owns the tasks that serve what the
-peer opens; a stream that is opened from this side belongs to the caller.
+It knows no wire: a ``Link`` carries its bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from tunnel.errors import (
     SessionError,
 )
 from tunnel.link.mapping_rpc import MappingRpc
-from tunnel.link.offers import Offers
 from tunnel.link.output import Output
 from tunnel.link.rest import Rest
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
+from tunnel.net.in_order import InOrder, begun
 from tunnel.net.notify import Notify
 from tunnel.net.poller import Poller
 from tunnel.net.timeouts import TIMEOUTS
@@ -49,20 +48,17 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tunnel.addresses import Address
     from tunnel.errors import TunnelError
     from tunnel.link.mapping_rpc import ServeMapping
-    from tunnel.link.offers import ServeOffer
     from tunnel.link.virtual import Deliver
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
-    from tunnel.proto.frames import (
-        MappingAnswer,
-        MappingEntry,
-        MappingOp,
-        Target,
-        Terms,
-    )
+    from tunnel.proto.frames import Target, Terms
+
+    ServeOffer = Callable[[VirtualStream], Awaitable[None]]
 
 OPEN_DEADLINE_S: Final = 10.0
 """How long an opener waits for the real connect at the far end."""
@@ -88,13 +84,15 @@ _OF_STREAMS: Final = (CreditGranted, StreamFinished, StreamOpened, StreamClosed)
 class Session:
     """What both ends share, whatever carries it.
 
-    ``run`` must be running from before the first link until ``end``.
+    ``run`` must be running from before the first link until ``end``. It owns the tasks
+    that serve what the peer opens; a stream opened from this side is the caller's.
 
     Args:
         client: whether this is the center-client's end.
         ours, theirs: what the two sides announced.
-        serve_offer: serves what the peer opens: accepts or resets the stream and ends
-            it; see ``Offers``.
+        serve_offer: called for each stream that the peer opens, in the peer's order; it
+            must not wait. What it returns accepts or resets the stream and ends it,
+            awaited in a task of its own.
         serve_mapping: answers a MAPPING, entry by entry; called one at a time.
         pools: what all sessions of the process hold.
         resume_s: how long it waits for another link; 0 ends it with its link.
@@ -113,12 +111,12 @@ class Session:
         resume_s: float = 0.0,
         replay_limit: int = 0,
     ) -> None:
-        pools = pools or Pools()
+        pools, now = pools or Pools(), trio.current_time()
         self.core = MuxCore(
             client=client,
             ours=ours,
             theirs=theirs,
-            now=trio.current_time(),
+            now=now,
             pools=pools,
             notify=self._dispatch_notices,
             replay_limit=replay_limit if resume_s else 0,
@@ -135,7 +133,7 @@ class Session:
         self.resume_s = resume_s if replay_limit else 0.0
         self.lost_at: float | None = None
         """When its link was lost, while it waits for another."""
-        self.rest = Rest(trio.current_time(), TIMEOUTS.get().idle_s)
+        self.rest = Rest(now, TIMEOUTS.get().idle_s)
         """When ``look_for_rest`` has something to do."""
         self.go_away: RemoteSessionError | None = None
         """What the peer's GO_AWAY said."""
@@ -145,9 +143,11 @@ class Session:
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
         self._nursery: trio.Nursery | None = None
-        self._offers = Offers(self.core, serve_offer)
+        self._serve_offer = serve_offer
+        self._begun: InOrder[VirtualStream, Awaitable[None]] = InOrder()
         self._serve_mapping = serve_mapping
         self._mappings = MappingRpc(self.core, self.output)
+        self.ask_mapping: Final = self._mappings.ask
         self._pinging = Notify()
         self._idle = Notify()
 
@@ -177,21 +177,17 @@ class Session:
     def let_go(self) -> None:
         """Forget callbacks, once the session is gone and no link runs.
 
-        Their owners refer to this session: such cycles would keep the memory of every
-        session that ended until the collector runs.
+        Their owners refer to this session: cycles, which only the collector frees.
         """
         if self._state is _State.GONE and self.output.transport is None:
             self.core.let_go()
-            self._offers.let_go()
+            self._serve_offer = _refuse
             self._serve_mapping = None
 
     # Its links ---------------------------------------------------------------------
 
     def link_lost(self, reason: TunnelError) -> None:
-        """Take the end of its link: wait for another, or end if the reason is final.
-
-        While it waits, its streams do too: nothing is reset.
-        """
+        """Wait for another link, as its streams then do, or end for a final reason."""
         ends = CODES[reason.code].ends if isinstance(reason, SessionError) else ""
         if ends == "session" or not self.resume_s:
             self.end(reason)
@@ -206,17 +202,15 @@ class Session:
     def resume(self, count: int) -> int:
         """Go on over another link, which has not begun to read or write.
 
-        Args:
-            count: session bytes that the peer states to have.
-
         Returns:
-            How many bytes are sent again.
+            How many bytes are sent again behind the ``count`` that the peer has.
 
         Raises:
             RemoteSessionError: the count is impossible.
         """
-        repeated = self.core.resume(count, trio.current_time())
-        self.rest.start(trio.current_time())
+        now = trio.current_time()
+        repeated = self.core.resume(count, now)
+        self.rest.start(now)
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
@@ -286,8 +280,7 @@ class Session:
         ``exit_name`` is the client of the server at which to leave (protocol.md#exits).
 
         Raises:
-            LocalStreamError: a limit, a drain, the session's end, or a host that
-                cannot be sent.
+            LocalStreamError: a limit, a drain, the end, or a host that cannot be sent.
         """
         if self.ended is not None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link") from self.ended
@@ -298,16 +291,6 @@ class Session:
         self._streams[conn] = stream
         self.output.wake_soon()
         return stream
-
-    async def ask_mapping(
-        self, op: MappingOp, entries: list[MappingEntry]
-    ) -> list[MappingAnswer]:
-        """Register, withdraw or replace names; return an answer for each.
-
-        Raises:
-            TunnelError: the session ended before the answer, or no answer came in time.
-        """
-        return await self._mappings.ask(op, entries)
 
     async def ping(self, timeout_s: float) -> float | None:
         """Return the round trip to the peer in seconds; None if it is silent."""
@@ -323,10 +306,7 @@ class Session:
         return None
 
     async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive.
-
-        UDP associations are not waited for: they end only by silence.
-        """
+        """Wait until no virtual TCP connection is alive; UDP ends only by silence."""
         while any(conn.datagrams is None for conn in self._streams):
             await self._idle.wait()
 
@@ -343,8 +323,8 @@ class Session:
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
         """Reset every stream with the error's code; only the first call counts.
 
-        What was received stays to be read by the streams' users. With ``flush``, what
-        streams that were closed before have left to send stays to be sent.
+        What was received can still be read. With ``flush``, what streams that were
+        closed before have left to send is still sent.
         """
         if self._state not in _ALIVE:
             return
@@ -388,7 +368,8 @@ class Session:
                 self.poller.call(number)
         finally:
             output.gathering = False
-        output.flush()
+        if self.core.has_output():
+            output.flush()
 
     # Events of the core --------------------------------------------------------------
 
@@ -472,7 +453,20 @@ class Session:
             stream = VirtualStream(self, event.conn, event.create)
             self._streams[event.conn] = stream
             if self._nursery is not None:
-                self._offers.start(stream, self._nursery)
+                self._begun.add(stream)
+                self._nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: VirtualStream) -> None:
+        """Serve one stream to its end: its failure ends nothing else."""
+        try:
+            await self._begun.take(stream, lambda one: begun(self._serve_offer, one))
+        except Exception as error:
+            log_event(logger, logging.ERROR, "stream.failed", exc_info=error,
+                sock_map=stream.conn.sock_map)  # fmt: skip
+            stream.reset(Code.INTERNAL)
+        finally:
+            stream.reset(Code.RESET)
+            self.core.released(stream.conn)
 
     def look_for_rest(self, now: float) -> None:
         """Tell streams, now and then, that time has passed: called while linked."""
@@ -480,3 +474,8 @@ class Session:
         if step_s:
             for stream in tuple(self._streams.values()):
                 stream.rested(step_s)
+
+
+async def _refuse(stream: VirtualStream) -> None:
+    """Serve what comes after the end."""
+    stream.reset(Code.LINK_LOST)

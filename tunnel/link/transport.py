@@ -1,10 +1,8 @@
-"""The wire under a link: a plain or TLS stream that moves batches of bytes.
+"""The wire under a link, dialled here: a plain or TLS stream for batches of bytes.
 
 TLS runs over two memory BIOs instead of ``trio.SSLStream``: all records that one read
 brought are opened in one turn, and all that one write holds are sealed in one (one
 record for each call costs 40 % of the throughput).
-
-Nothing here knows a frame, and only this module dials links.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import trio
 
 from tunnel.access.tls import ALPN
 from tunnel.addresses import Address
-from tunnel.errors import Code, LocalLinkError, LocalStreamError, TlsError
+from tunnel.errors import Code, LinkError, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
 from tunnel.net.lookup import is_unknown, why_not_found
 from tunnel.net.sockets import FastSocket, end_with_fin, quick
@@ -29,10 +27,18 @@ from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.proto.handshake import (
+        AuthClaim,
+        ClientHandshake,
+        HandshakeResult,
+        ServerHandshake,
+    )
+
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""
 UNPROVEN_READ_BYTES: Final = 8_192
-"""The same before the peer has proved who it is: all that it may send until then."""
+"""The same before the peer has proved who it is, all that it may send until then; and
+while the wire only waits for its end."""
 TLS_START_BYTES: Final = 16_384
 """What a client may say in a TLS handshake: 600 bytes to 2 KiB are usual, and OpenSSL
 would keep eight times this. Certificates of a server may be larger."""
@@ -62,18 +68,11 @@ class Transport(ABC):
         self._rest = b""
         """What the kernel has not taken of the last write."""
         self.peer = peer
-        self._set_buffers(UNPROVEN_READ_BYTES)
+        self.read_at_most(UNPROVEN_READ_BYTES)
 
-    def enlarge(self) -> None:
-        """Take ``READ_BYTES`` at a time from now on: the peer has proved who it is."""
-        # Buffers for the life of the link: new ones this size cost page faults.
-        self._set_buffers(READ_BYTES)
-
-    def shrink(self) -> None:
-        """Take little at a time again: the wire only waits for its end."""
-        self._set_buffers(UNPROVEN_READ_BYTES)
-
-    def _set_buffers(self, size: int) -> None:
+    def read_at_most(self, size: int) -> None:
+        """Take so many bytes at a time from now on."""
+        # Buffers for many reads: new ones of ``READ_BYTES`` cost page faults.
         self._came = memoryview(bytearray(size))
 
     @abstractmethod
@@ -179,8 +178,9 @@ class TlsTransport(Transport):
             server_hostname=host_name,
         )
 
-    def _set_buffers(self, size: int) -> None:
-        super()._set_buffers(size)
+    def read_at_most(self, size: int) -> None:
+        """Take so many bytes at a time, opened and unopened."""
+        super().read_at_most(size)
         self._plain = memoryview(bytearray(size))
 
     async def handshake(self) -> None:
@@ -197,9 +197,8 @@ class TlsTransport(Transport):
             except ssl.SSLWantReadError:
                 await self.flush()
                 if came > TLS_START_BYTES and self._ssl.server_side:
-                    raise TlsError(
-                        Code.LINK_LOST, f"TLS: a handshake of more than {came} bytes"
-                    ) from None
+                    why = f"TLS: a handshake of more than {came} bytes"
+                    raise TlsError(Code.LINK_LOST, why) from None
                 size = await self._receive_raw()
                 came += size
                 if not size:
@@ -214,8 +213,8 @@ class TlsTransport(Transport):
                     await self.flush()
                 raise _tls_error(error) from error
             else:
-                await self.flush()
                 break
+        await self.flush()
         if self._ssl.selected_alpn_protocol() != ALPN:
             raise TlsError(Code.LINK_LOST, f"the peer does not offer ALPN {ALPN}")
 
@@ -224,35 +223,28 @@ class TlsTransport(Transport):
         return self._ssl.getpeercert(binary_form=True) or b""
 
     async def receive_some(self) -> Buffer:
-        """Return what was inside the records that came; see ``Transport``."""
-        size = self._open_records() if self._unopened else 0
+        """Return what was inside the records that came."""
+        size = most = 0
         while not size:
-            if size is None or not await self._receive_raw():
+            if not (self._unopened or await self._receive_raw()) or self._ended:
                 return b""
-            size = self._open_records()
-        return self._plain[:size]
-
-    def _open_records(self) -> int | None:
-        """Open all whole records; return the bytes inside them, None after the end."""
-        if self._ended:
-            return None
-        size = 0
-        incoming, read, plain = self._incoming, self._ssl.read, self._plain
-        most = len(plain)
-        try:
-            # Asked in vain, it would raise, and that costs more than to look first.
-            while size < most and (incoming.pending or self._ssl.pending()):
-                got = read(most - size, plain[size:])
-                if not got:
-                    self._ended = True
-                    break
-                size += int(got)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError:
-            self._ended = True
+            self._unopened = False
+            incoming, read, plain = self._incoming, self._ssl.read, self._plain
+            most = len(plain)
+            try:
+                # Asked in vain, it would raise, and that costs more than to look first.
+                while size < most and (incoming.pending or self._ssl.pending()):
+                    got = read(most - size, plain[size:])
+                    if not got:
+                        self._ended = True
+                        break
+                    size += int(got)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                self._ended = True
         self._unopened = size == most or self._ended
-        return None if self._ended and not size else size
+        return self._plain[:size]
 
     async def _receive_raw(self) -> int:
         """Wait for bytes and give TLS them; return how many, 0 when no more come."""
@@ -278,11 +270,11 @@ class TlsTransport(Transport):
             self._rest += self._outgoing.read()
 
     def owes_output(self) -> bool:
-        """Say whether there is something for ``flush``; see ``Transport``."""
+        """Say whether there is something for ``flush``."""
         return bool(self._rest) or self._outgoing.pending > 0
 
     async def flush(self) -> None:
-        """Wait until the kernel has everything; see ``Transport``."""
+        """Wait until the kernel has everything."""
         while rest := self._rest or self._outgoing.read():
             self._rest = b""
             await self._send_all(rest)
@@ -306,27 +298,72 @@ class TlsTransport(Transport):
 
 
 async def send(transport: Transport, pieces: Sequence[Buffer]) -> None:
-    """Write all pieces and wait until the kernel has them.
-
-    Raises:
-        LocalLinkError: as ``Transport.flush`` does.
-    """
+    """Write all pieces and wait until the kernel has them; see ``Transport``."""
     transport.write(pieces)
     await transport.flush()
 
 
+# The link start ----------------------------------------------------------------------
+
+
+async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeResult:
+    """Play the client's side. The caller sets the deadline.
+
+    Raises:
+        LinkError: the server refused, proved nothing, or went away.
+    """
+    while handshake.result is None:
+        await _step(transport, handshake)
+    return handshake.result
+
+
+async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim:
+    """Play the server's side up to the client's proof.
+
+    The caller sets the deadline, and answers the claim: by ``handshake.accept`` or
+    ``refuse``, then ``answer``.
+
+    Raises:
+        LinkError: the client proved nothing, or went away. What the handshake has to
+            say to that is still in ``data_to_send``.
+    """
+    while handshake.claim is None:
+        await _step(transport, handshake)
+    return handshake.claim
+
+
+async def answer(transport: Transport, handshake: ServerHandshake) -> None:
+    """Send what the handshake has to say, if the peer still listens."""
+    with suppress(LinkError):
+        await send(transport, [handshake.data_to_send()])
+
+
+async def _step(
+    transport: Transport, handshake: ClientHandshake | ServerHandshake
+) -> None:
+    """Send what is due, then take what comes."""
+    if data := handshake.data_to_send():
+        await send(transport, [data])
+    came = await transport.receive_some()
+    if not came:
+        raise LocalLinkError(Code.LINK_LOST, "the peer ended the link start")
+    handshake.receive(bytes(came))
+
+
+# Dialling ----------------------------------------------------------------------------
+
+
 def tune_link(link: FastSocket) -> None:
-    """Set a link's socket options; local sockets are never treated so."""
-    for option, value in (
-        (socket.TCP_NODELAY, 1),
-        (TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
-        (TCP_USER_TIMEOUT, LOST_AFTER_MS),
+    """Set a link's socket options."""
+    for level, option, value in (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES),
+        (socket.IPPROTO_TCP, TCP_USER_TIMEOUT, LOST_AFTER_MS),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     ):
         # A kernel or a socket family without the option works without it.
         with suppress(OSError):
-            link.socket.setsockopt(socket.IPPROTO_TCP, option, value)
-    with suppress(OSError):
-        link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            link.socket.setsockopt(level, option, value)
     end_with_fin(link.socket)
 
 
@@ -336,14 +373,13 @@ async def dial(host: str, port: int, mss: int | None = None) -> FastSocket:
     Args:
         host: an IP address or a name.
         port: of the server.
-        mss: bytes that one segment may carry, in either direction; None leaves it to
-            the kernel. It counts only if it is set before the first packet.
+        mss: bytes that one segment may carry, either way; None leaves it to the kernel.
 
     Raises:
         LocalLinkError: with the cause in words and what can be done.
     """
 
-    def opened(sock: socket.socket) -> None:
+    def opened(sock: socket.socket) -> None:  # it counts only before the first packet
         if mss is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, mss)
 
@@ -376,13 +412,12 @@ def _not_reached(where: Address, error: LocalStreamError) -> LocalLinkError:
     return LocalLinkError(Code.LINK_LOST, what, cause, fix)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     """Return the system's words for an error, or for what caused it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno).lower()
-        cause = cause.__cause__
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno).lower()
+        error = error.__cause__
     return "the connection broke"
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import trio
@@ -24,9 +24,6 @@ from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.transport import DIAL_S, dial, tune_link
 from tunnel.net.sockets import FastSocket
 from tunnel.words import printable
-
-if TYPE_CHECKING:
-    import h11
 
 _SOCKS: Final = ("socks5", "socks5h", "socks4", "socks4a")
 _HTTP: Final = "http"
@@ -61,9 +58,8 @@ class UpstreamProxy:
             why = "its host or port cannot be read; an IPv6 address stands in brackets"
             raise _unreadable(why) from None
         if parts.scheme not in (_HTTP, *_SOCKS):
-            raise _unreadable(
-                f"{parts.scheme or 'no scheme'}: only http, socks5 and socks4 are known"
-            )
+            named = parts.scheme or "no scheme"
+            raise _unreadable(f"{named}: only http, socks5 and socks4 are known")
         if not host or not port or parts.path.strip("/") or parts.query:
             raise _unreadable("it names no host and port, or more than those")
         user = None if parts.username is None else unquote(parts.username)
@@ -136,7 +132,11 @@ async def _ask_http(stream: FastSocket, via: UpstreamProxy, where: str) -> None:
             h11.Request(method="CONNECT", target=where, headers=headers)
         )
         await stream.send_all((request or b"") + (talk.send(h11.EndOfMessage()) or b""))
-        answer = await _http_answer(stream, talk)
+        while not isinstance(answer := talk.next_event(), h11.Response):
+            if answer is h11.NEED_DATA:
+                talk.receive_data(await stream.receive_some(_HEAD_BYTES))
+            elif not isinstance(answer, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("the connection ended without an answer")
     except h11.ProtocolError as error:
         raise _no_proxy(via, where, "it does not answer in HTTP") from error
     if 200 <= answer.status_code < 300:
@@ -149,44 +149,26 @@ async def _ask_http(stream: FastSocket, via: UpstreamProxy, where: str) -> None:
     raise _refused(via, where, said)
 
 
-async def _http_answer(stream: FastSocket, talk: h11.Connection) -> h11.Response:
-    import h11
-
-    while True:
-        event = talk.next_event()
-        if isinstance(event, h11.Response):
-            return event
-        if event is h11.NEED_DATA:
-            talk.receive_data(await stream.receive_some(_HEAD_BYTES))
-        elif not isinstance(event, h11.InformationalResponse):
-            raise h11.RemoteProtocolError("the connection ended without an answer")
-
-
 # SOCKS -------------------------------------------------------------------------------
 
 
 async def _through_socks(
     via: UpstreamProxy, host: str, port: int, where: str
 ) -> FastSocket:
-    from python_socks import (
-        ProxyConnectionError,
-        ProxyError,
-        ProxyTimeoutError,
-        ProxyType,
-    )
+    import python_socks
     from python_socks.async_.trio import Proxy
 
-    kind = ProxyType.SOCKS5 if via.scheme.startswith("socks5") else ProxyType.SOCKS4
+    kind = python_socks.ProxyType[via.scheme[:6].upper()]
     proxy = Proxy(kind, via.host, via.port, via.user, via.password, rdns=True)
     try:
         return FastSocket.of(await proxy.connect(host, port, timeout=DIAL_S))
-    except ProxyTimeoutError as error:
+    except python_socks.ProxyTimeoutError as error:
         raise trio.TooSlowError from error
-    except ProxyConnectionError as error:
+    except python_socks.ProxyConnectionError as error:
         number = error.errno or 0  # negative: the resolver's
         why = os.strerror(number).lower() if number > 0 else f"{via.host} is not known"
         raise _proxy_not_reached(via, why) from error
-    except ProxyError as error:
+    except python_socks.ProxyError as error:
         if "uthentication" in str(error) or "No acceptable" in str(error):
             raise _not_our_user(via, printable(str(error))) from error
         raise _refused(via, where, printable(str(error))) from error

@@ -1,8 +1,7 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
 It never touches the wire: it hands bytes to the core, and the session hands it those
-that came. For a relay it has the session ``carry`` a socket: read whenever there is
-room, and written to as long as it takes what comes.
+that came.
 """
 
 from __future__ import annotations
@@ -44,11 +43,9 @@ class Carrier(Protocol):
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream."""
-        ...
 
     def deliver_to(self, conn: VirtualConn, deliver: Deliver) -> DatagramRoom:
         """Call ``deliver`` with an association's datagrams; return where they count."""
-        ...
 
 
 class VirtualStream(trio.abc.HalfCloseableStream):
@@ -102,10 +99,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     )
 
     def __init__(
-        self,
-        carrier: Carrier,
-        conn: VirtualConn,
-        create: ProtCreate | None = None,
+        self, carrier: Carrier, conn: VirtualConn, create: ProtCreate | None = None
     ) -> None:
         self.carrier = carrier
         self.create = create
@@ -174,13 +168,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         return data
 
     async def receive_piece(self) -> bytes | bytearray:
-        """Wait for bytes and lend them; empty at the end.
+        """Do as ``receive_some`` does, but lend the bytes and be no checkpoint.
 
         They count as held until the next call, which says that they are on their way.
-
-        Raises:
-            trio.BrokenResourceError: as ``receive_some`` does.
-            trio.ClosedResourceError: closed here.
         """
         while (piece := self.take_piece()) is None:
             self._begin_receiving()
@@ -236,8 +226,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         """Do as ``send_all`` does, but be no checkpoint when there is room at once.
 
-        For a loop that has another checkpoint: a turn of the scheduler for each piece
-        costs as much as copying it.
+        For loops with another one: a turn for each piece costs as much as copying it.
         """
         self._check_sendable()
         size = len(data)
@@ -310,22 +299,13 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     def carry(
         self, local: LocalEnd, idle_s: float, *, ready: bool = False
     ) -> Callable[[], bytes | bytearray | None] | None:
-        """Have the session carry a socket: no task waits for a piece.
+        """Have the session carry a socket: see ``ResettableStream``.
 
         It is read as ``LocalReader`` says, and written to as long as it takes all that
         comes. What it does not take waits, and everything behind it: ``local`` hears
-        ``news``, and takes piece by piece with what this returns (``take_piece``) until
-        that returns None. This goes on until ``local.read`` has given the end and the
-        connection is closed, by either side.
-
-        Args:
-            local: the socket.
-            idle_s: it hears ``idle`` when nothing has passed for so long, while there
-                is a link, or a little later: see ``Rest``.
-            ready: it has something to be read already.
-
-        Returns:
-            None: the stream is closed already, or nobody can watch; nothing was read.
+        ``news``. This goes on until ``local.read`` has given the end and the connection
+        is closed, by either side. ``idle`` is said while there is a link, and a little
+        late: see ``Rest``. None, with nothing read: it is closed, or nobody can watch.
         """
         if self._closed or self._send_error is not None or not HAS_EPOLL:
             return None
@@ -365,10 +345,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             await self._progress.wait()
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
-        """Have ``call`` called when the peer closes it or the link is lost.
-
-        At once, if that has happened. It must not wait; None takes it back.
-        """
+        """Have ``call`` called at the peer's end of it: see ``ResettableStream``."""
         self._on_closed = call
         if call is not None and self._send_error is not None:
             call(self._send_error.code)
@@ -418,8 +395,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def opened(self, bound: Address | None) -> None:
         """Take the peer's acceptance."""
-        self._answered = True
-        self.bound = bound
+        self._answered, self.bound = True, bound
         self._progress.ring()
 
     def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
@@ -472,10 +448,9 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         What was received stays to be read, but for a ``local`` end, which frees memory.
         """
         kind = LocalStreamError if local else RemoteStreamError
-        error = kind(code, reason or CODES[code].meaning)
-        self._send_error = error
+        self._send_error = kind(code, reason or CODES[code].meaning)
         if code is not Code.NORMAL:
-            self._receive_error = error
+            self._receive_error = self._send_error
         if not self._closed:
             self._finished = True
             if local:

@@ -3,12 +3,16 @@
 ``*`` is every address of this machine and ``localhost`` both loopbacks, a socket for
 each family. A machine that lacks one of them gets the other. An IPv6 socket takes IPv6
 only, so that ``0.0.0.0`` and ``[::]`` each mean what they say.
+
+    bind_all, bind_one                          sockets
+    own_address_to, own_address_outwards        which address of ours leads to another
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, Address, is_localhost
@@ -40,11 +44,11 @@ async def bind_all(
 ) -> list[socket.socket]:
     """Bind a socket on every address of ``host``; the caller closes the sockets.
 
-    The sockets do not block. Port 0 takes one that is free on all addresses.
+    They do not block.
 
     Args:
         host: an address of this machine, a name of one, ``*`` or ``localhost``.
-        port: the same on all addresses.
+        port: the same on all addresses; 0 takes one that is free on all of them.
         kind: TCP or UDP.
         prepare: called with each socket before it is bound.
         backlog: listen, with this many places for connections; None for UDP.
@@ -52,7 +56,9 @@ async def bind_all(
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
-    both = _both(host)
+    both = WILDCARDS if host == EVERYWHERE else ()
+    if is_localhost(host):
+        both = LOOPBACKS
     try:
         where = await _addresses(both or (host,), port, kind)
     except OSError as error:
@@ -71,12 +77,6 @@ def is_in_use(error: AddressError) -> bool:
     """Say whether another program has the port, so that another one may do."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
-
-
-def _both(host: str) -> tuple[str, ...]:
-    if host == EVERYWHERE:
-        return WILDCARDS
-    return LOOPBACKS if is_localhost(host) else ()
 
 
 async def _addresses(
@@ -99,25 +99,18 @@ def _bind(
     may_lack: bool,
 ) -> list[socket.socket]:
     bound: list[socket.socket] = []
-    lacking: OSError | None = None
-    try:
-        for family, (host, wanted, *rest) in addresses:
+    with ExitStack() as opened:
+        for number, (family, (host, wanted, *rest)) in enumerate(addresses, 1):
             port = int(wanted) or (bound[0].getsockname()[1] if bound else 0)
             try:
                 sock = bind_one(family, (host, port, *rest), kind, prepare, backlog)
             except OSError as error:
-                if not (may_lack and error.errno in _FAMILY_LACKING):
+                lacks = may_lack and error.errno in _FAMILY_LACKING
+                if not lacks or (number == len(addresses) and not bound):
                     raise address_error(str(host), port, error) from error
-                lacking = error
             else:
-                bound.append(sock)
-        if lacking is not None and not bound:
-            host, port = map(str, addresses[-1][1][:2])
-            raise address_error(host, int(port), lacking) from lacking
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
+                bound.append(opened.enter_context(sock))
+        opened.pop_all()
     return bound
 
 
@@ -180,3 +173,34 @@ def address_error(host: str, port: int, error: OSError) -> AddressError:
             return AddressError(
                 f"cannot listen on {Address(host, port)}", error.strerror or str(error)
             )
+
+
+# Addresses of this machine: the kernel's routes are asked ---------------------------
+
+_ANY_PORT: Final = 9
+_FAR: Final = {False: "192.0.2.1", True: "2001:db8::1"}
+"""By whether it is IPv6: addresses for documentation (RFC 5737, RFC 3849). Only a
+default route leads there."""
+
+
+def own_address_to(host: str, port: int = 0) -> str:
+    """Return the address of this machine that an IP address can answer to.
+
+    Nothing is sent: to connect a UDP socket only looks the route up.
+
+    Raises:
+        OSError: there is no route.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port or _ANY_PORT))
+        return str(probe.getsockname()[0])
+
+
+def own_address_outwards(wildcard: str) -> str:
+    """Return the address of the default route in the family of ``0.0.0.0`` or ``::``.
+
+    Raises:
+        OSError: there is no default route.
+    """
+    return own_address_to(_FAR[":" in wildcard])

@@ -5,11 +5,10 @@ acknowledgement; what it repeats then, it repeats for a quarter of an hour. So a
 connections are looked at now and then: the kernel knows when it last heard of the other
 end, and how often it has asked since.
 
-Who reads nothing, but answers, is alive and may stay. TCP_USER_TIMEOUT would end those
-too, and so is not used for local connections. The kernel asks such a one ever more
-rarely, every 2 minutes at last: who vanishes while it pauses would be found after nine.
-Where Linux can be told to ask more often (6.15 and later), it is, at the first look
-that finds somebody who was asked.
+Who reads nothing, but answers, is alive and may stay; TCP_USER_TIMEOUT would end those
+too. The kernel asks such a one ever more rarely, every 2 minutes at last: who vanishes
+while it pauses would be found after nine. Where Linux can be told to ask more often
+(6.15 and later), it is, at the first look that finds somebody who was asked.
 """
 
 from __future__ import annotations
@@ -22,16 +21,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, PRESENT
-from tunnel.net.tails import MOST_TAILS, TAILS, TAILS_PART
+from tunnel.net.sockets import MOST_TAILS, TAILS
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.platform.sockets import (
-    KNOWS_PEERS,
-    TCP_RTO_MAX_MS,
-    tcp_info,
-    unsent_bytes,
-)
+from tunnel.platform.sockets import KNOWS_PEERS, TCP_RTO_MAX_MS, tcp_info, unsent_bytes
 
 if TYPE_CHECKING:
     from tunnel.net.sockets import FastSocket
@@ -41,6 +36,8 @@ LOOK_EVERY: Final = 0.2
 0.2 % of a processor."""
 LOOKS_A_TURN: Final = 64
 """Between two checkpoints: 0.3 ms."""
+TAILS_PART: Final = 1 / 16
+"""Of all descriptors, for ``Tails``."""
 LOST_QUESTIONS: Final = 3
 """So many questions may get lost on the way and say nothing. Who has paused is asked
 every 2 minutes at last by Linux before 6.15; on a line that loses one packet in twenty,
@@ -180,6 +177,5 @@ def _break(stream: FastSocket) -> None:
 
 def _name_of(sock: socket.socket) -> str:
     with suppress(OSError):
-        host, port = sock.getpeername()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return str(Address(*sock.getpeername()[:2]))
     return "?"

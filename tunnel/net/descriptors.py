@@ -4,10 +4,9 @@ The kernel always gives out the lowest free number. So nothing has to be counted
 socket whose number is at the edge or above proves that so many are open. A few numbers
 above the edge are kept back, for links and for what the process itself needs.
 
-When the edge is reached, or when one entry has its share, silent connections go first:
-visitors that have said nothing since they came, the oldest before the others. The
-kernel knows which have spoken, and is asked only then; nothing is noted while bytes
-pass.
+When the edge is reached, or when one entry has its share, silent connections go first,
+the oldest before the others. The kernel knows which have spoken, and is asked only
+then; nothing is noted while bytes pass.
 """
 
 from __future__ import annotations
@@ -21,11 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.log import log_event
-from tunnel.platform.process import (
-    descriptor_hard_limit,
-    descriptor_limit,
-    raise_descriptor_limit,
-)
+from tunnel.platform.process import descriptor_limits, raise_descriptor_limit
 from tunnel.platform.sockets import passed
 
 if TYPE_CHECKING:
@@ -56,9 +51,9 @@ def raise_limit() -> None:
     try:
         raise_descriptor_limit()
     except (OSError, ValueError) as error:
+        limit, wanted = descriptor_limits()
         log_event(LOG, logging.WARNING, "descriptors.limited",
-            limit=descriptor_limit(), wanted=descriptor_hard_limit(),
-            reason=str(error))  # fmt: skip
+            limit=limit, wanted=wanted, reason=str(error))  # fmt: skip
     DESCRIPTORS.look()
 
 
@@ -73,12 +68,6 @@ PRESENT: Final[dict[FastSocket, Carrier | None]] = {}
 """Local connections of this process, each with its carrier once it has one."""
 
 
-def carried(stream: FastSocket, by: Carrier) -> None:
-    """Have ``by`` told when the other end of ``stream`` has vanished."""
-    if stream in PRESENT:
-        PRESENT[stream] = by
-
-
 class Arrivals:
     """The sockets of one entry, in the order in which they came."""
 
@@ -86,29 +75,21 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._turn: trio.Lock | None = None  # most never need it, and it is large
-        self._said: dict[FastSocket, int] = {}
+        self._said: dict[FastSocket, int | None] = {}
 
     def __len__(self) -> int:
         return len(self._said)
 
-    def came_in(self, visitor: FastSocket) -> None:
-        """Add a visitor, which is silent for as long as it has sent nothing."""
-        if not self._said:
-            DESCRIPTORS.crowds.add(self)
-        self._said[visitor] = -1
-        PRESENT[visitor] = None
+    def add(self, stream: FastSocket, said_bytes: int | None = None) -> None:
+        """Add a visitor, silent until it speaks, or a target, silent until spoken to.
 
-    def dialled(self, target: FastSocket, said_bytes: int = 0) -> None:
-        """Add a dialled socket, which is silent for as long as nobody speaks to it.
-
-        Args:
-            target: is connected.
-            said_bytes: what this process itself has said to it, or is about to.
+        ``said_bytes``: of this process itself to the target, now or soon; None: it is a
+        visitor.
         """
         if not self._said:
             DESCRIPTORS.crowds.add(self)
-        self._said[target] = said_bytes
-        PRESENT[target] = None
+        self._said[stream] = said_bytes
+        PRESENT[stream] = None
 
     def left(self, stream: FastSocket) -> None:
         """Take out one that was added and is closed, or about to be."""
@@ -123,9 +104,8 @@ class Arrivals:
     async def wait_for_leavers(self) -> None:
         """Wait for those that were given up to leave; one newcomer waits at a time.
 
-        Any number may come in one turn of the loop, in which none can leave: without
-        this wait they would be refused, and if all of them looked again in each turn,
-        newcomers of other entries would wait for that.
+        Without it, what comes in one turn of the loop, in which none can leave, would
+        be refused; and if all looked in each turn, other entries would wait for that.
         """
         self._turn = self._turn or trio.Lock()
         async with self._turn:
@@ -149,24 +129,20 @@ class Arrivals:
         return False
 
 
-def _is_silent(sock: socket.socket, said_bytes: int) -> bool:
+def _is_silent(sock: socket.socket, said_bytes: int | None) -> bool:
     """Ask the kernel; where it does not know, none is silent."""
     bytes_of = passed(sock)
     if bytes_of is None:
         return False
     acked, received = bytes_of
-    if said_bytes < 0:
+    if said_bytes is None:
         return not received and acked <= GREETING_BYTES
     # The kernel counts the SYN of who dials as a byte.
     return acked <= said_bytes + 1 and received <= GREETING_BYTES
 
 
 class Descriptors:
-    """How many descriptors the process may have, and which entries have them.
-
-    The limit is read when this is made, and again when none was left: it can be changed
-    from outside.
-    """
+    """How many descriptors the process may have, and which entries have them."""
 
     def __init__(self) -> None:
         self.limit = self.edge = 0
@@ -179,18 +155,14 @@ class Descriptors:
         self.look()
 
     def look(self) -> None:
-        """Read the limit anew."""
-        self.limit = descriptor_limit()
-        self.edge = self.limit - self._reserve
-
-    @property
-    def _reserve(self) -> int:
-        return min(RESERVE, self.limit // 4)
+        """Read the limit anew: it can be changed from outside."""
+        self.limit, _hard = descriptor_limits()
+        self.edge = self.limit - min(RESERVE, self.limit // 4)
 
     @property
     def many_leave(self) -> bool:
         """Whether more of them are leaving than fit beside links into the reserve."""
-        return self.leaving * 4 >= self._reserve
+        return self.leaving * 4 >= self.limit - self.edge
 
     def share(self, part: float, most: int) -> int:
         """Return a part of all descriptors: at least 1, and no more than ``most``."""
@@ -208,7 +180,7 @@ class Descriptors:
     def make_room(self, number: int, who: object) -> bool:
         """Reset silent connections for a newcomer; return False if too few give way.
 
-        They are those of the entry that has most, so that the others do not pay for it.
+        They are those of the entry that has most.
 
         Args:
             number: the newcomer's descriptor: at least so many are open.
@@ -248,11 +220,7 @@ class Descriptors:
 
 
 class Told:
-    """A warning that is logged at once, and then now and then, with a count.
-
-    Args:
-        event: its name in the log.
-    """
+    """A warning that is logged at once, and then now and then, with a count."""
 
     def __init__(self, event: str) -> None:
         self._event = event
@@ -278,11 +246,7 @@ class Flow(Protocol):
 
 
 class Flows:
-    """Flows of datagrams, of which the one that was idle longest gives way.
-
-    Args:
-        event: what is logged when one does.
-    """
+    """Flows of datagrams, of which the one that was idle longest gives way."""
 
     def __init__(self, event: str) -> None:
         self._flows: dict[Flow, None] = {}
@@ -299,14 +263,13 @@ class Flows:
 
     def give_up_one(self, but: Flow | None = None) -> bool:
         """End the one that was idle longest; False if there is none ``but`` one."""
-        for oldest in self._flows:
-            if oldest is but:
-                continue
-            del self._flows[oldest]
-            self._told.tell("idle longest", len(self._flows) + 1)
-            oldest.give_way()
-            return True
-        return False
+        oldest = next((flow for flow in self._flows if flow is not but), None)
+        if oldest is None:
+            return False
+        self._told.tell("idle longest", len(self._flows))
+        del self._flows[oldest]
+        oldest.give_way()
+        return True
 
     def touch(self, flow: Flow) -> None:
         """Note that something passed; harmless when the flow had to give way."""

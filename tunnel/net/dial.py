@@ -1,10 +1,13 @@
 """Reach a target: resolve its name, check each address, dial, say honestly why not.
 
-The address that was checked is the one that is dialled. A name is resolved once, here,
+The address that was checked is the one that is dialled: a name is resolved once, here,
 so an answer that changes between check and use gains nothing. An IPv4-mapped IPv6
 address (``::ffff:127.0.0.1``) is checked and dialled as the IPv4 address that it means.
-This module knows nothing of links, users or rules: ``allow`` decides. What went wrong
-becomes a code and words in ``net.dial_failures``.
+What went wrong becomes a code and words in ``dial_failures``.
+
+    connect, begin, probe, Dial     a connection that is being made
+    _begin_one, _finish             one attempt
+    resolve, endpoints, loopbacks   the addresses that are tried, in order
 """
 
 from __future__ import annotations
@@ -15,40 +18,31 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.addresses import UnixPath, host_of, is_localhost
+from tunnel.addresses import LOOPBACKS, UnixPath, host_of, is_localhost, unmapped
 from tunnel.errors import LocalStreamError
 from tunnel.net.dial_failures import (
     give_up,
     no_address,
-    no_answer,
     not_allowed,
     unusable,
 )
-from tunnel.net.endpoints import Endpoint, SockAddr, endpoints, loopbacks
-from tunnel.net.lookup import (
-    LOOKUP_S,
-    Asked,
-    known,
-    look_up,
-    look_up_own,
-    silence,
-)
+from tunnel.net.lookup import LOOKUP_S, Asked, known, look_up, silence
 from tunnel.platform.sockets import (
     CONNECT_BEGUN,
     CONNECT_UNDER_WAY,
     UNIX_FAMILY,
-    open_tcp_socket,
+    open_socket,
     open_unix_socket,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from tunnel.addresses import Address, End
     from tunnel.net.dial_failures import Failure
     from tunnel.net.lookup import Answer, Found
@@ -56,8 +50,12 @@ if TYPE_CHECKING:
 STAGGER_S: Final = 0.25
 """How long one attempt is alone before the next begins (RFC 8305 §5 and §8)."""
 
+MAX_ADDRESSES: Final = 16
+"""Addresses of one name that are tried: who owns a name must not buy a port scan."""
 _BACKLOG_POLL_S: Final = 0.02
 """The kernel has no event for room in the backlog of a unix socket."""
+
+SockAddr = tuple[str | int | bytes, ...] | str
 
 Within = Callable[[float], AbstractContextManager[object]]
 """Return a context that raises ``trio.TooSlowError`` at that time of trio's clock.
@@ -69,6 +67,18 @@ Allow = Callable[[str, int], bool]
 
 Opened = Callable[[socket.socket], None]
 """Look at a socket before it dials; an ``OSError`` stops it."""
+
+
+class Endpoint(NamedTuple):
+    """One numeric address or unix path, ready for connect(2)."""
+
+    family: int
+    sockaddr: SockAddr
+
+    @property
+    def host(self) -> str:
+        """The IP address, or the path."""
+        return str(self.sockaddr[0])
 
 
 class _Begun(NamedTuple):
@@ -104,22 +114,17 @@ async def connect(
 
     Args:
         target: an IP address, a name, which is resolved here, or a unix socket.
-        allow: asked with every numeric address and the port before it is dialled.
+        allow: asked about every address before it is dialled.
         deadline_s: for everything together, the resolution included.
         within: may end a wait sooner, for a caller that has lost interest.
         opened: asked about every socket before it dials.
-        own: this program's user wrote the address: see ``look_up_own``.
+        own: this program's user wrote the address: see ``look_up``.
 
     Raises:
         LocalStreamError: the code says why; of several failures, why the attempt
             failed that got furthest.
     """
-    dial = Dial(target, allow=allow, deadline_s=deadline_s, opened=opened)
-    if own and not isinstance(target, UnixPath) and not _is_ipv4(target.host):
-        _check(target)
-        dial.begin(await _look_up(target, deadline_s, look_up_own))
-    else:
-        dial.look_up()
+    dial = begin(target, allow=allow, deadline_s=deadline_s, opened=opened, own=own)
     return await dial.finish(within)
 
 
@@ -129,14 +134,17 @@ def begin(
     allow: Allow = _anywhere,
     deadline_s: float = 10,
     opened: Opened = _as_it_is,
+    own: bool = False,
 ) -> Dial:
     """Do of ``connect`` what needs no wait; ``finish`` does the rest.
 
     A target sees connects in the order of these calls: connect(2) is called before this
     returns, or as soon as the name is looked up. One that is silent delays no other.
     """
-    dial = Dial(target, allow=allow, deadline_s=deadline_s, opened=opened)
-    dial.look_up()
+    port = 0 if isinstance(target, UnixPath) else target.port
+    until = trio.current_time() + deadline_s
+    dial = Dial(target, port, allow, opened, deadline_s, until)
+    dial.look_up(own=own)
     return dial
 
 
@@ -150,40 +158,26 @@ async def probe(target: End, timeout_s: float = 2) -> bool:
     return True
 
 
+@dataclass(slots=True, eq=False)
 class Dial:
     """A connection that is being made: ``finish`` or ``close`` it.
 
     As RFC 8305 (happy eyeballs) has it: ``_first`` is under way, ``_rest`` is next.
     """
 
-    __slots__ = (
-        "_allow",
-        "_asked",
-        "_deadline_s",
-        "_failures",
-        "_first",
-        "_opened",
-        "_port",
-        "_rest",
-        "_target",
-        "_until",
-    )
+    _target: End
+    _port: int
+    _allow: Allow
+    _opened: Opened
+    _deadline_s: float
+    _until: float
+    _failures: list[Failure] = field(default_factory=list)
+    _first: _Begun | None = None
+    _rest: list[Endpoint] = field(default_factory=list)
+    _asked: Asked | None = None
+    _own: Address | None = None  # which `finish` looks up
 
-    def __init__(
-        self, target: End, *, allow: Allow, deadline_s: float, opened: Opened
-    ) -> None:
-        self._target = target
-        self._port = 0 if isinstance(target, UnixPath) else target.port
-        self._allow = allow
-        self._opened = opened
-        self._deadline_s = deadline_s
-        self._until = trio.current_time() + deadline_s
-        self._failures: list[Failure] = []
-        self._first: _Begun | None = None
-        self._rest: list[Endpoint] = []
-        self._asked: Asked | None = None
-
-    def look_up(self) -> None:
+    def look_up(self, *, own: bool) -> None:
         """Begin with the address, or with the look-up of the name."""
         target = self._target
         try:
@@ -202,7 +196,10 @@ class Dial:
                 return
             found = known(host)
             if found is None:
-                self._asked = Asked(host, self.begin)
+                if own:
+                    self._own = target
+                else:
+                    self._asked = Asked(host, self.begin)
                 return
         except (OSError, UnicodeError, LocalStreamError) as error:
             self._failures.append(error.with_traceback(None))
@@ -210,19 +207,17 @@ class Dial:
             self.begin(found)
 
     def begin(self, found: Answer) -> None:
-        """Begin with these addresses, if that is what the resolver has answered."""
+        """Begin with these addresses; ``finish`` raises what is none."""
         if isinstance(found, Exception):
-            return  # `finish` raises it
-        addresses = endpoints(found, self._port)
-        if addresses:
-            self._begin(addresses)
+            return
+        if found:
+            self._begin(endpoints(found, self._port))
         else:
             self._failures.append(no_address())
 
     def _begin(self, endpoints: list[Endpoint]) -> None:
         allow, port = self._allow, self._port
-        allowed = [e for e in endpoints if allow(e.host, port)]
-        if allowed:
+        if allowed := [e for e in endpoints if allow(e.host, port)]:
             self._begin_next(allowed)
         else:
             self._failures.append(not_allowed(self._target))
@@ -240,28 +235,30 @@ class Dial:
         self._rest = []
 
     async def finish(self, within: Within = trio.fail_at) -> socket.socket:
-        """Wait for the connection; see ``connect``. No checkpoint if it is there.
-
-        Whatever this raises, nothing is left open.
-        """
+        """Wait for the connection; see ``connect``. No checkpoint if it is there."""
         first = self._first
         if first is not None and not first.waits:
             self._first = None
             return first.sock
         try:
-            if self._asked is not None:
-                await self._wait_for_answer(self._asked, within)
+            if self._own is not None:
+                self.begin(await _look_up(self._own, self._deadline_s, own=True))
+            elif self._asked is not None:
+                patience_s = min(self._deadline_s, LOOKUP_S)
+                until = self._until - self._deadline_s + patience_s
+                await self._asked.wait(within(until), patience_s)
             first, self._first = self._first, None  # closed by those that wait for it
-            if first is not None and first.waits and self._rest:
+            if first is not None:
+                if not (first.waits and self._rest):
+                    return await _finish(first, self._until, within)
                 with within(self._until):
                     return await self._race(first)
-            if first is not None:
-                return await _finish(first, self._until, within)
         except (OSError, UnicodeError) as error:
             # Its traceback holds this frame, which holds it: a cycle for the collector.
             self._failures.append(error.with_traceback(None))
         except trio.TooSlowError:
-            self._failures.append(no_answer(self._deadline_s))
+            why = f"no answer in {self._deadline_s:g} s"
+            self._failures.append(TimeoutError(errno.ETIMEDOUT, why))
         finally:
             self.close()
         await trio.lowlevel.checkpoint()
@@ -273,7 +270,7 @@ class Dial:
         The first to succeed ends the others (RFC 8305 §5).
 
         Raises:
-            OSError: the last failure, if all failed; the others are in ``_failures``.
+            OSError: the last failure, if all failed.
         """
         winners: list[socket.socket] = []
         failed = trio.Event()
@@ -305,18 +302,6 @@ class Dial:
                 sock.close()
         raise self._failures.pop()
 
-    async def _wait_for_answer(self, asked: Asked, within: Within) -> None:
-        """Wait for the addresses of the name; raise what the resolver has raised."""
-        patience_s = min(self._deadline_s, LOOKUP_S)
-        until = self._until - self._deadline_s + patience_s
-        try:
-            with within(until):
-                await asked.wait()
-        except trio.TooSlowError:
-            raise asked.why_not(patience_s) from None
-        if isinstance(asked.answer, Exception):
-            raise asked.answer
-
     def close(self) -> None:
         """Give it up, unless it is finished; harmless then."""
         if self._asked is not None:
@@ -327,14 +312,14 @@ class Dial:
             self._first = None
 
 
-# One attempt -----------------------------------------------------------------------
+# One attempt -------------------------------------------------------------------------
 
 
 def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
     """Call connect(2).
 
     Raises:
-        OSError: it failed at once; no descriptor is open.
+        OSError: it failed at once; nothing is open.
     """
     sock = _new_socket(endpoint.family)
     sockaddr = endpoint.sockaddr
@@ -344,19 +329,21 @@ def _begin_one(endpoint: Endpoint, opened: Opened) -> _Begun:
         if error in CONNECT_BEGUN:
             # Over loopback it has succeeded or failed by now, and this says how.
             error = sock.connect_ex(sockaddr)
-        if error in CONNECT_UNDER_WAY or (
+        waits = error in CONNECT_UNDER_WAY or (
             error == errno.EAGAIN and endpoint.family == UNIX_FAMILY
-        ):
-            return _Begun(sock, sockaddr, True)
-        _check_connected(sock, sockaddr, error)
+        )
+        if not waits:
+            _check_connected(sock, sockaddr, error)
     except BaseException:
         sock.close()
         raise
-    return _Begun(sock, sockaddr, False)
+    return _Begun(sock, sockaddr, waits)
 
 
 def _new_socket(family: int) -> socket.socket:
-    return open_unix_socket() if family == UNIX_FAMILY else open_tcp_socket(family)
+    if family == UNIX_FAMILY:
+        return open_unix_socket()
+    return open_socket(family, socket.SOCK_STREAM)
 
 
 async def _finish(
@@ -364,21 +351,21 @@ async def _finish(
 ) -> socket.socket:
     """Wait for one attempt; its socket is closed whatever this raises.
 
-    No checkpoint when the answer came at once: a turn costs more than to ask twice.
+    No checkpoint when the answer came at once.
 
     Raises:
         OSError: it failed.
     """
-    sock = begun.sock
-    if begun.waits:
+    sock, sockaddr, waits = begun
+    if waits:
         try:
             with within(until):
-                if isinstance(begun.sockaddr, str):
-                    error = await _wait_for_backlog(sock, begun.sockaddr)
+                if isinstance(sockaddr, str):
+                    error = await _wait_for_backlog(sock, sockaddr)
                 else:
                     await trio.lowlevel.wait_writable(sock)
                     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            _check_connected(sock, begun.sockaddr, error)
+            _check_connected(sock, sockaddr, error)
         except BaseException:
             sock.close()
             raise
@@ -390,11 +377,11 @@ async def _wait_for_backlog(sock: socket.socket, path: str) -> int:
 
     Trio would take the kernel's "no room" (EAGAIN) for a connect that is under way.
     """
-    while True:
+    error = errno.EAGAIN
+    while error == errno.EAGAIN:
         await trio.sleep(_BACKLOG_POLL_S)
         error = sock.connect_ex(path)
-        if error != errno.EAGAIN:
-            return error
+    return error
 
 
 def _check_connected(sock: socket.socket, sockaddr: SockAddr, error: int) -> None:
@@ -406,7 +393,7 @@ def _check_connected(sock: socket.socket, sockaddr: SockAddr, error: int) -> Non
         raise ConnectionRefusedError(errno.ECONNREFUSED, "reached only itself")
 
 
-# Addresses to dial -----------------------------------------------------------------
+# The addresses that are tried, in order ----------------------------------------------
 
 
 async def resolve(
@@ -420,26 +407,19 @@ async def resolve(
         LocalStreamError: as ``connect`` does.
     """
     _check(address)
-    found = await _look_up(address, deadline_s)
-    for endpoint in endpoints(found, address.port):
+    for endpoint in endpoints(await _look_up(address, deadline_s), address.port):
         if allow(endpoint.host, address.port):
             return replace(address, host=endpoint.host)
     raise not_allowed(address)
 
 
 async def _look_up(
-    address: Address,
-    deadline_s: float,
-    ask: Callable[[str], Awaitable[list[Found]]] = look_up,
+    address: Address, deadline_s: float, *, own: bool = False
 ) -> list[Found]:
-    """Return the addresses of a host, at least one.
-
-    Raises:
-        LocalStreamError: as ``connect`` does.
-    """
+    """Return the addresses of a host, at least one; raise as ``connect`` does."""
     try:
         with trio.fail_after(deadline_s):
-            found = await ask(address.host)
+            found = await look_up(address.host, own=own)
         if not found:
             raise no_address()
     except (OSError, UnicodeError) as error:
@@ -447,6 +427,33 @@ async def _look_up(
     except trio.TooSlowError:
         give_up(address, [silence(deadline_s)])
     return found
+
+
+def endpoints(found: list[Found], port: int) -> list[Endpoint]:
+    """Return the addresses of a host, each once.
+
+    The resolver's first choice stays first (RFC 6724). The families alternate, so that
+    a broken one costs one delay (RFC 8305 §4).
+    """
+    families: dict[int, dict[Endpoint, None]] = {}
+    for family, host, rest in found:
+        endpoint = Endpoint(family, (host, port, *rest))
+        if family == socket.AF_INET6:
+            ip = unmapped(IPv6Address(host))
+            if ip.version == 4:
+                endpoint = Endpoint(socket.AF_INET, (str(ip), port))
+        families.setdefault(endpoint.family, {})[endpoint] = None
+    turns = chain.from_iterable(zip_longest(*families.values()))
+    return [endpoint for endpoint in turns if endpoint is not None][:MAX_ADDRESSES]
+
+
+def loopbacks(port: int) -> list[Endpoint]:
+    """Return both loopbacks of this machine."""
+    ipv4, ipv6 = LOOPBACKS
+    return [
+        Endpoint(socket.AF_INET, (ipv4, port)),
+        Endpoint(socket.AF_INET6, (ipv6, port, 0, 0)),
+    ]
 
 
 def _is_ipv4(host: str) -> bool:

@@ -60,22 +60,16 @@ Failure = OSError | UnicodeError | LocalStreamError
 
 def unusable(target: End, cause: str) -> LocalStreamError:
     """Return the refusal of a target that nobody should be asked about."""
-    what = (
-        f"cannot use the path {target.path!r}"
-        if isinstance(target, UnixPath)
-        else (f"cannot use the address {target.host!r}, port {target.port}")
-    )
+    if isinstance(target, UnixPath):
+        what = f"cannot use the path {target.path!r}"
+    else:
+        what = f"cannot use the address {target.host!r}, port {target.port}"
     return LocalStreamError(Code.ADDRESS_UNSUPPORTED, what, cause)
 
 
 def no_address() -> OSError:
     """Return the failure of a look-up that found nothing."""
     return socket.gaierror(socket.EAI_NODATA, "the name has no IP address")
-
-
-def no_answer(deadline_s: float) -> OSError:
-    """Return the failure of a dial whose time is up."""
-    return TimeoutError(errno.ETIMEDOUT, f"no answer in {deadline_s:g} s")
 
 
 def not_allowed(target: End) -> LocalStreamError:

@@ -1,9 +1,8 @@
 """Begin in order what separate tasks finish.
 
-trio starts the tasks of one turn in any order. Where that order can be seen from
-outside, as that of connections, the first part of each task is a plain function, which
-returns what the task awaits then; and the first task that runs in a turn calls the
-functions of all the others too, in the right order.
+trio starts the tasks of one turn in any order. Where that can be seen from outside, the
+first part of each task is a plain function, which returns what the task awaits then;
+and the first task that runs in a turn calls the functions of all, in the right order.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ Ts = TypeVarTuple("Ts")
 class InOrder(Generic[K, T]):
     """The first parts of tasks, in the order in which their keys were added.
 
-    It keeps no reference to what begins them: that owns it, and a cycle would be left
-    to the garbage collector.
+    It keeps no reference to what begins them: that owns it, and would be a cycle.
     """
 
     def __init__(self) -> None:

@@ -2,41 +2,48 @@
 
 Each visitor is one task. Whatever goes wrong in it ends that task only.
 
-    open_listener, PortListener     TCP ports
-    serve, _Entrance                accept, bound, count, refuse, supervise
-    carry                           relay one visitor, and log how it went
+    open_listener, PortListener         TCP ports
+    open_unix_listener, UnixListener    unix sockets, and their files
+    serve, _Entrance                    accept, bound, count, refuse, supervise
+    carry                               relay one visitor, and log how it went
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import stat
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.visitors import VISITORS
-from tunnel.addresses import Address, bare_ip
+from tunnel.addresses import Address, UnixPath, bare_ip
+from tunnel.errors import AddressError, Exit
 from tunnel.log import log_event
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
-from tunnel.net.proxy_protocol import MAX_HEADER_BYTES
+from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
 from tunnel.net.relay import relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
-from tunnel.net.trusted_proxy import vouched_peer
-from tunnel.platform.sockets import ENONET
+from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.addresses import End
     from tunnel.net.relay import ResettableStream
 
 LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
+UNIX_MODE: Final = 0o600
+"""Only this user: whoever reaches the socket gets what is behind it."""
 MAX_VISITORS: Final = 4096
 """Visitors of one front end at once: a quarter of the virtual TCP connections of a
 session."""
@@ -45,8 +52,7 @@ ENTRY_SHARE: Final = 1 / 2
 ADDRESS_SHARE: Final = 1 / 4
 """Part of the process's descriptors for the visitors of one address, by default."""
 MAX_PER_ADDRESS: Final = 4_096
-"""Visitors of one address, however many descriptors there are: a quarter of the virtual
-TCP connections of a session."""
+"""Visitors of one address, however many descriptors there are."""
 ACCEPTS_A_TURN: Final = 16
 """Connections taken from the kernel between two turns of the scheduler."""
 ACCEPT_PAUSE_S: Final = 0.1
@@ -69,19 +75,16 @@ _GONE: Final = frozenset(
 
 
 class PortListener(trio.abc.Listener[FastSocket]):
-    """A TCP port that is listened on.
+    """A TCP port that is listened on; owns its socket, which does not block.
 
     What waits is accepted at once: trio's own listener takes a turn of the scheduler
     for each, 3 to 4 % of what a short connection costs.
-
-    Args:
-        listener: listens and does not block; closed by this object.
     """
 
     def __init__(self, listener: socket.socket) -> None:
+        tune_local(listener)  # Linux: accepted sockets inherit the options
         self._plain = listener
-        tune_local(self._plain)  # Linux: accepted sockets inherit the options
-        self.socket = trio.socket.from_stdlib_socket(self._plain)
+        self.socket = trio.socket.from_stdlib_socket(listener)
         """To ask for its address, and to close it from outside of any task."""
         self._in_a_row = 0
 
@@ -138,10 +141,123 @@ def _share_port(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
+class UnixListener(PortListener):
+    """A unix socket that is listened on; closing it removes its file.
+
+    The file has mode 0600 from its first moment.
+    """
+
+    def __init__(self, listener: socket.socket, path: str) -> None:
+        super().__init__(listener)
+        self._path = path
+        self._inode = _inode(path)
+
+    async def aclose(self) -> None:
+        """Stop listening, and remove the file if it is still ours."""
+        if self._inode is not None and _inode(self._path) == self._inode:
+            with suppress(OSError):
+                os.unlink(self._path)
+        self._inode = None
+        await super().aclose()
+
+
+def open_unix_listener(where: UnixPath) -> UnixListener:
+    """Listen on a unix path; the caller closes the listener.
+
+    A file that a program left behind is replaced, one that a program listens on never.
+
+    Raises:
+        AddressError: a program listens there, the path is something else, or this user
+            may not make it.
+    """
+    path = where.path
+    try:
+        try:
+            sock = _bind_unix(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_left_behind(path):
+                raise
+            os.unlink(path)
+            sock = _bind_unix(path)
+        return UnixListener(sock, path)
+    except OSError as error:
+        raise _unix_error(where, error) from error
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = open_unix_socket()
+    try:
+        bind_private(sock, path, UNIX_MODE)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_left_behind(path: str) -> bool:
+    """Say whether this is a socket that nobody listens on any more."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with open_unix_socket() as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _unix_error(where: UnixPath, error: OSError) -> AddressError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressError(
+                f"{where} is already in use",
+                "another program listens there, or the file is no socket",
+                f"choose another path, or look who has it: ss -lxp src {where.path}",
+                Exit.ADDRESS_TAKEN,
+            )
+        case errno.ENOENT | errno.ENOTDIR:
+            folder = os.path.dirname(where.path)
+            return AddressError(
+                f"cannot listen on {where}",
+                f"there is no folder {folder}",
+                f"mkdir -p {folder}",
+            )
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            own_folder = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
+            return AddressError(
+                f"cannot listen on {where}",
+                "this user may not make a file there",
+                f"choose a folder of your own: unix:{own_folder}/app.sock",
+                Exit.AUTH,
+            )
+        case _:
+            return AddressError(f"cannot listen on {where}", error.strerror or "")
+
+
+async def listen_at(where: End) -> tuple[Sequence[PortListener], End]:
+    """Listen on an address or a unix path; return the listeners, and where they are.
+
+    The caller closes the listeners; ``serve`` does.
+
+    Raises:
+        AddressError: taken, not of this machine, or not allowed; nothing is open.
+    """
+    if isinstance(where, UnixPath):
+        return [open_unix_listener(where)], where
+    listeners = await open_listener(where.host, where.port)
+    port: int = listeners[0].socket.getsockname()[1]
+    return listeners, Address(where.host, port)
+
+
 def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     """Return the address at the other end; None once the kernel has forgotten it.
 
-    An IP address comes without zone and IPv4 mapping; a unix socket is ``local``.
+    An IP address comes without zone and IPv4 mapping; what is none is ``local``.
     """
     if not isinstance(stream, FastSocket):
         return Address("local", 0)
@@ -180,15 +296,14 @@ async def serve(
 
     Args:
         listeners: those of one front end.
-        handle: called with the stream and the address of each visitor, in the order in
-            which they came. It owns the stream and must not wait; what it returns is
-            awaited in a task of its own. Not called for a visitor that has gone again.
-        max_visitors: the bound for visitors at once, unless the share of descriptors
-            for one front end is less. When it is reached the silent go first; if nobody
-            is silent, newcomers wait until a visitor has left, all but the first in the
-            kernel's backlog.
-        links: whether these are links and no visitors. What is kept back is for links:
-            they have no share, are never reset and never refused here.
+        handle: called with the stream and the address of each visitor that is still
+            there, in the order in which they came. It owns the stream and must not
+            wait; what it returns is awaited in a task of its own.
+        max_visitors: at once, unless one front end's share of descriptors is less. Then
+            the silent go first; if nobody is silent, newcomers wait until a visitor has
+            left, all but the first in the kernel's backlog.
+        links: these are links and no visitors. What is kept back is for them: they have
+            no share, are never reset and never refused here.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -216,13 +331,11 @@ class _Entrance:
     def __init__(
         self, handle: Handle, most: int, nursery: trio.Nursery, *, links: bool
     ) -> None:
-        if not links:
-            most = DESCRIPTORS.share(ENTRY_SHARE, most)
         self._handle = handle
         self._nursery = nursery
         self._links = links
-        self._most = most
-        self._room = trio.Semaphore(most)
+        self._most = most if links else DESCRIPTORS.share(ENTRY_SHARE, most)
+        self._room = trio.Semaphore(self._most)
         self._arrivals = Arrivals()
         self._visitors = VISITORS.get()
         self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
@@ -262,7 +375,7 @@ class _Entrance:
             except trio.WouldBlock:
                 await self._wait_for_a_place(stream)
             if isinstance(stream, FastSocket) and not self._links:
-                self._arrivals.came_in(stream)
+                self._arrivals.add(stream)
             self._newcomers.add(stream)
             self._nursery.start_soon(self._supervise, stream)
 
@@ -281,8 +394,7 @@ class _Entrance:
 
         After a refusal the others wait in the kernel until there is room.
         """
-        number = stream.number()
-        if DESCRIPTORS.make_room(number, peer_of(stream)) or self._links:
+        if DESCRIPTORS.make_room(stream.number(), peer_of(stream)) or self._links:
             try:
                 await trio.lowlevel.checkpoint()  # a turn for those that give way
             except BaseException:
@@ -321,7 +433,12 @@ class _Entrance:
         except ValueError as error:
             _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, proxy)
             return
-        serving = await self._begin_in_turn(number, stream, visitor)
+        # Behind earlier ones whose header came in the same turn.
+        self._said[number] = stream, visitor
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for first in sorted(self._said):
+            self._begun[first] = self._begin(*self._said.pop(first))
+        serving = self._begun.pop(number)
         if serving is None:
             return
         try:
@@ -329,16 +446,6 @@ class _Entrance:
         finally:
             if not self._links:
                 self._visitors.leave(visitor.host)
-
-    async def _begin_in_turn(
-        self, number: int, stream: FastSocket, visitor: Address
-    ) -> Awaitable[None] | None:
-        """Begin behind earlier ones whose header came in the same turn."""
-        self._said[number] = stream, visitor
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        for first in sorted(self._said):
-            self._begun[first] = self._begin(*self._said.pop(first))
-        return self._begun.pop(number)
 
     async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
         peer, serving = self._newcomers.take(stream, self._begin_one)

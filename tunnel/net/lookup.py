@@ -1,15 +1,13 @@
 """Look names up: at once where no resolver need be asked, else in a few threads.
 
 Only a thread can ask the resolver, and a dead name holds it for as long as the resolver
-is patient, 10 s and more. So the threads for names are few and do nothing else; what
-needs none of them, an IP address, ``localhost``, a name of ``/etc/hosts``, never waits
-for one. A name that many ask for at the same time is looked up once, and all are
-answered in the order in which they asked.
+is patient, 10 s and more. So the threads for names are few and do nothing else, and
+what needs none of them never waits for one. A name that many ask for at the same time
+is looked up once, and all are answered in the order in which they asked.
 
-    known                       what needs no resolver
+    known                       an IP address, localhost, a name of ``/etc/hosts``
     Lookups, Lookup             names that threads ask for, and who waits for each
     Asked, look_up              one wait for an answer
-    look_up_own                 a name that this program's user wrote
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from tunnel.platform.sockets import EAI_ADDRFAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from outcome import Outcome
 
@@ -66,11 +65,10 @@ Answer = list[Found] | Exception
 or a ``UnicodeError`` for what cannot be a name."""
 
 _NO_SUCH_NAME: Final = (socket.EAI_NONAME, socket.EAI_NODATA, EAI_ADDRFAMILY)
-
-_LOOPBACK: Final = [
+_LOOPBACK: Final = (
     Found(socket.AF_INET, "127.0.0.1"),
     Found(socket.AF_INET6, "::1", (0, 0)),
-]
+)
 
 
 class LookupsBusyError(OSError):
@@ -90,7 +88,7 @@ def why_not_found(error: socket.gaierror) -> str:
 
 
 def silence(patience_s: float) -> socket.gaierror:
-    """Make the error for a resolver that was waited for so long."""
+    """Return the error for a resolver that was waited for so long."""
     return socket.gaierror(socket.EAI_AGAIN, f"no answer in {patience_s:g} s")
 
 
@@ -99,9 +97,7 @@ def _busy(why: str) -> LookupsBusyError:
 
 
 def known(host: str) -> list[Found] | None:
-    """Return the addresses of an IP literal, localhost or a name of ``/etc/hosts``.
-
-    None for any other name: the resolver must be asked.
+    """Return the addresses of what needs no resolver; None for any other name.
 
     Raises:
         UnicodeError: it cannot be a name.
@@ -168,31 +164,16 @@ HOSTS: Final = HostsFile()
 
 
 class Lookup:
-    """One name that is being looked up, and the calls that wait for it."""
+    """One name that is being looked up."""
 
-    __slots__ = ("_calls", "began", "host")
+    __slots__ = ("began", "calls", "host")
 
     def __init__(self, host: bytes) -> None:
         self.host = host
         self.began: float | None = None
         """When a thread began; None while the name waits for one."""
-        self._calls: list[Callable[[Answer], None]] = []
-
-    def tell(self, answer: Answer) -> None:
-        """Call all that wait, in order."""
-        calls, self._calls = self._calls, []
-        for call in calls:
-            call(answer)
-
-    def join(self, call: Callable[[Answer], None]) -> None:
-        """Add a call that waits."""
-        self._calls.append(call)
-
-    def leave(self, call: Callable[[Answer], None]) -> bool:
-        """Remove a call, if it still waits; return whether others do."""
-        with suppress(ValueError):
-            self._calls.remove(call)
-        return bool(self._calls)
+        self.calls: list[Callable[[Answer], None]] = []
+        """Those that wait, in the order in which they are told."""
 
 
 class Lookups:
@@ -204,7 +185,8 @@ class Lookups:
         self.start_thread = trio.lowlevel.start_thread_soon
         self._trio = trio.lowlevel.current_trio_token()
         self._lookups: dict[bytes, Lookup] = {}
-        self._queue: dict[Lookup, None] = {}
+        self.queued: dict[Lookup, None] = {}
+        """Names that wait for a thread, in order."""
         self._at_work = 0
         self._slow_at_work = 0
         self._slow: dict[bytes, None] = {}
@@ -213,41 +195,38 @@ class Lookups:
     def begin(self, host: str, call: Callable[[Answer], None]) -> Lookup:
         """Look a name up; ``call`` gets the answer, after this has returned.
 
-        ``call`` must neither wait nor raise. ``give_up`` takes it back.
+        It must neither wait nor raise. ``give_up`` takes it back.
 
         Raises:
             LookupsBusyError: too many wait already.
             UnicodeError: it cannot be a name.
         """
-        name = encoded(host)
+        name = ascii_name(host).encode("ascii")
         lookup = self._lookups.get(name)
         if lookup is None:
-            if len(self._queue) >= MAX_QUEUED:
+            if len(self.queued) >= MAX_QUEUED:
                 raise _busy(f"{MAX_QUEUED:,} names wait to be looked up already")
             lookup = self._lookups[name] = Lookup(name)
-            self._queue[lookup] = None
-        lookup.join(call)
+            self.queued[lookup] = None
+        lookup.calls.append(call)
         self._work()
         return lookup
 
     def give_up(self, lookup: Lookup, call: Callable[[Answer], None]) -> None:
         """Take a call back. A look-up that none waits for gets no thread."""
-        if not lookup.leave(call) and lookup.began is None and lookup in self._queue:
-            del self._queue[lookup]
+        with suppress(ValueError):
+            lookup.calls.remove(call)
+        if not lookup.calls and lookup in self.queued:
+            del self.queued[lookup]
             del self._lookups[lookup.host]
-
-    @property
-    def queued(self) -> int:
-        """Return how many names wait for a thread."""
-        return len(self._queue)
 
     def _work(self) -> None:
         """Begin with the queued names that may have a thread, in order."""
         while self._at_work < CREW:
-            lookup = next(filter(self._may_begin, self._queue), None)
+            lookup = next(filter(self._may_begin, self.queued), None)
             if lookup is None:
                 return
-            del self._queue[lookup]
+            del self.queued[lookup]
             lookup.began = trio.current_time()
             slow = lookup.host in self._slow
             self._at_work += 1
@@ -269,9 +248,8 @@ class Lookups:
         self, lookup: Lookup, slow: bool, result: Outcome[list[Found]]
     ) -> None:
         """Hand a result over to trio; runs in the thread."""
-        answer: Answer
         try:
-            answer = result.unwrap()
+            answer: Answer = result.unwrap()
         except Exception as error:  # raised where the answer is waited for
             answer = error.with_traceback(None)
         with suppress(trio.RunFinishedError):  # no task is left to hear it
@@ -286,7 +264,9 @@ class Lookups:
             self._slow[lookup.host] = None
             if len(self._slow) > MAX_SLOW:
                 del self._slow[next(iter(self._slow))]
-        lookup.tell(answer)
+        calls, lookup.calls = lookup.calls, []
+        for call in calls:
+            call(answer)
         self._work()
 
 
@@ -303,48 +283,61 @@ def lookups() -> Lookups:
         return made
 
 
-def encoded(host: str) -> bytes:
-    """Return a name as resolvers are asked for it.
-
-    Raises:
-        UnicodeError: it cannot be one.
-    """
-    return ascii_name(host).encode("ascii")
-
-
 class Asked:
     """One wait for a look-up; ``close`` it if it may not have come to its end."""
 
-    __slots__ = ("_call", "_done", "_lookup", "answer")
+    __slots__ = ("_answer", "_call", "_done", "_lookup")
 
     def __init__(self, host: str, call: Callable[[Answer], None]) -> None:
-        self.answer: Answer | None = None
+        self._answer: Answer = []
         self._done = trio.Event()
         self._call = call
         self._lookup = lookups().begin(host, self._told)
 
     def _told(self, answer: Answer) -> None:
-        self.answer = answer
+        self._answer = answer
         self._call(answer)
         self._done.set()
 
-    async def wait(self) -> None:
-        """Wait until ``call`` was called."""
-        await self._done.wait()
+    async def wait(
+        self, patience: AbstractContextManager[object], patience_s: float
+    ) -> list[Found]:
+        """Wait until ``call`` was called; return the addresses.
 
-    def why_not(self, patience_s: float) -> OSError:
-        """Return what the look-up still waited for when that time was up."""
-        if self._lookup.began is None:
-            return _busy("other names, which nobody answers for, are looked up first")
-        return silence(patience_s)
+        Args:
+            patience: raises ``trio.TooSlowError`` when it is over.
+            patience_s: how long it is, for the words of the error.
+
+        Raises:
+            OSError: there are none, or patience is over.
+            UnicodeError: it cannot be a name.
+        """
+        try:
+            with patience:
+                await self._done.wait()
+        except trio.TooSlowError:
+            if self._lookup.began is None:
+                why = "other names, which nobody answers for, are looked up first"
+                raise _busy(why) from None
+            raise silence(patience_s) from None
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
 
     def close(self) -> None:
         """Stop waiting; harmless when it is over."""
         lookups().give_up(self._lookup, self._told)
 
 
-async def look_up(host: str) -> list[Found]:
-    """Return the addresses of a name that came from outside.
+async def look_up(host: str, *, own: bool = False) -> list[Found]:
+    """Return the addresses of a name.
+
+    Args:
+        host: the name, or an IP address.
+        own: this program's user wrote it, as a server's. It never waits behind names of
+            others, takes as long as the resolver does, and is always asked for anew: an
+            older question may wait for the resolver of a network that this machine has
+            left.
 
     Raises:
         OSError: there are none, or no answer comes within ``LOOKUP_S``.
@@ -354,37 +347,16 @@ async def look_up(host: str) -> list[Found]:
     if found is not None:
         await trio.lowlevel.checkpoint()
         return found
+    if own:
+        these, name = lookups(), ascii_name(host).encode("ascii")
+        return await trio.to_thread.run_sync(
+            these.ask, name, abandon_on_cancel=True, limiter=these.own
+        )
     asked = Asked(host, lambda _answer: None)
     try:
-        with trio.move_on_after(LOOKUP_S):
-            await asked.wait()
+        return await asked.wait(trio.fail_after(LOOKUP_S), LOOKUP_S)
     finally:
         asked.close()
-    answer = asked.answer if asked.answer is not None else asked.why_not(LOOKUP_S)
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-async def look_up_own(host: str) -> list[Found]:
-    """Return the addresses of a name that this program's user wrote, as a server's.
-
-    It never waits behind names of others, and is always asked for anew: an older
-    question may wait for the resolver of a network that this machine has left. Takes as
-    long as the resolver does.
-
-    Raises:
-        OSError: there are none.
-        UnicodeError: it cannot be a name.
-    """
-    found = known(host)
-    if found is not None:
-        await trio.lowlevel.checkpoint()
-        return found
-    these = lookups()
-    return await trio.to_thread.run_sync(
-        these.ask, encoded(host), abandon_on_cancel=True, limiter=these.own
-    )
 
 
 async def addresses_of(host: str) -> list[str]:
@@ -397,9 +369,7 @@ async def addresses_of(host: str) -> list[str]:
         found = await look_up(host) if host else []
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-    return [_numeric(one) for one in found] or [host]
-
-
-def _numeric(found: Found) -> str:
-    scope = found.rest[-1] if found.rest else 0
-    return f"{found.host}%{scope}" if scope and "%" not in found.host else found.host
+    return [
+        f"{ip}%{rest[-1]}" if rest and rest[-1] and "%" not in ip else ip
+        for _family, ip, rest in found
+    ] or [host]

@@ -1,4 +1,4 @@
-"""Poller: one task that reads many sockets, each when it has bytes and they have room.
+"""One task that reads many sockets, each when it has bytes and they have room.
 
 A task for each socket would cost a turn of trio's loop and an ``epoll_ctl`` for each
 piece that comes, as much as everything else that is done with a small piece; and what
@@ -22,16 +22,12 @@ TURN_SOCKETS: Final = 64
 """Read in one turn: with two chunks each, at most 16 MiB between two checkpoints."""
 
 
-def _nothing(ready: list[tuple[int, int]]) -> None:
-    """Stand in for the turn of a closed poller."""
-
-
 class Poller:
-    """Calls back when sockets become readable.
+    """Calls back when sockets become readable, for as long as they are.
 
-    It is level-triggered, and has an epoll of its own, which trio waits for: so trio
-    can wait for the same socket in the other direction. Where there is no epoll, it
-    does nothing, and ``VirtualStream.carry`` asks nothing of it.
+    It has an epoll of its own, which trio waits for: so trio can wait for the same
+    socket in the other direction. Where there is no epoll, it does nothing, and
+    ``VirtualStream.carry`` asks nothing of it.
 
     Args:
         turn: is given the readable descriptors of a turn, with what epoll says of each,
@@ -84,7 +80,7 @@ class Poller:
         """Call nothing any more, and close the epoll; harmless when repeated."""
         self._scope.cancel()
         self._calls.clear()
-        self._turn = _nothing  # or a cycle is left to the garbage collector
+        self._turn = lambda _ready: None  # or a cycle is left to the collector
         epoll, self._epoll = self._epoll, None
         if epoll is not None:
             trio.lowlevel.notify_closing(epoll.fileno())

@@ -2,25 +2,34 @@
 
 The header stands before the first byte of a connection. It is written for targets, and
 read only from proxies that the user trusts.
+
+    encode_proxy_header     for a target
+    read_proxy_header       from bytes
+    vouched_peer            from a trusted proxy's connection
+
 Text: https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt
 """
 
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import suppress
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from tunnel.addresses import Address, IpAddress, parse_ip, unmapped
+
+if TYPE_CHECKING:
+    from tunnel.net.sockets import FastSocket
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_2_PROXY: Final = 0x21
 _TCP: Final = {4: 0x11, 6: 0x21}
-_UNSPECIFIED: Final[dict[int, IpAddress]] = {
-    4: IPv4Address(0),
-    6: IPv6Address(0),
-}
+_UNSPECIFIED: Final[dict[int, IpAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
 
 
 class ProxyVersion(Enum):
@@ -51,14 +60,10 @@ def encode_proxy_header(
     if version is ProxyVersion.V1:
         text = f"TCP{source.version} {source} {destination} {visitor.port} {port}"
         return f"PROXY {text}\r\n".encode("ascii")
-    addresses = (
-        source.packed
-        + destination.packed
-        + visitor.port.to_bytes(2, "big")
-        + port.to_bytes(2, "big")
-    )
-    head = bytes((_VERSION_2_PROXY, _TCP[source.version]))
-    return _SIGNATURE + head + len(addresses).to_bytes(2, "big") + addresses
+    ports = visitor.port.to_bytes(2, "big") + port.to_bytes(2, "big")
+    addresses = source.packed + destination.packed + ports
+    head = bytes((_VERSION_2_PROXY, _TCP[source.version], 0, len(addresses)))
+    return _SIGNATURE + head + addresses
 
 
 def _ip(address: Address) -> IpAddress | None:
@@ -70,6 +75,11 @@ def _ip(address: Address) -> IpAddress | None:
 MAX_HEADER_BYTES: Final = 4_096
 """Largest header of version 2, whose length field allows 65,551: more than any load
 balancer adds."""
+FIRST_S: Final = 0.5
+"""How long a first byte may take. A proxy that sends the header does so at once. Behind
+one that sends none, a visitor whose server speaks first waits so long for nothing."""
+HEADER_S: Final = 3.0
+"""How long the rest of a header may take."""
 _MAX_LINE_BYTES: Final = 107
 _LINE: Final = b"PROXY "
 _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
@@ -113,7 +123,7 @@ def _read_line(data: bytes) -> ProxyHeader | None:
         raise ValueError("neither TCP4, TCP6 nor UNKNOWN with its addresses")
     kind = IPv4Address if words[0] == "TCP4" else IPv6Address
     source, _destination = kind(words[1]), kind(words[2])
-    port, _ = (_port(word) for word in words[3:])
+    port, _ = map(_port, words[3:])
     return ProxyHeader(end + 2, _visitor(source, port))
 
 
@@ -149,3 +159,42 @@ def _visitor(ip: IpAddress, port: int) -> Address:
     if isinstance(ip, IPv6Address) and ip.scope_id:
         raise ValueError("an address with a scope")
     return Address(str(unmapped(ip)), port)
+
+
+async def vouched_peer(stream: FastSocket, peer: Address) -> Address:
+    """Return the visitor that the header names; the peer if there is no header.
+
+    Exactly its bytes are read: what follows is left for the code that serves the
+    connection, TLS or not. Nothing was read of ``stream``, a trusted proxy's, before.
+
+    Raises:
+        ValueError: the header is broken, never ends, or the proxy has left within it.
+    """
+    sock = stream.socket
+    seen = 0
+    try:
+        with trio.move_on_after(FIRST_S) as patience:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                data = sock.recv(MAX_HEADER_BYTES, socket.MSG_PEEK)
+                header = read_proxy_header(data)
+                if header is not None:
+                    if header.size:
+                        sock.recv(header.size)
+                    return header.visitor or peer
+                if len(data) == seen:
+                    break
+                if not seen:
+                    patience.deadline += HEADER_S
+                seen = len(data)
+                # Without it the bytes that are there would end each wait at once.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+    finally:
+        if seen:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    if seen:
+        raise ValueError("it ended within its header, or took too long for it")
+    return peer

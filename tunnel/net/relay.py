@@ -5,27 +5,30 @@ an early close still arrives (protocol.md#close). This module opens nothing, and
 no link: all that it is told of one is how a virtual TCP connection broke.
 
 A socket is carried by the session, if that can (``carried``); any other stream takes
-two tasks (``pumped``). What an end means is decided in ``relay_policy``. A unix socket
-knows no RST: its end is a close, behind what was written.
+two tasks. What an end means is decided in ``relay_policy``. A unix socket knows no RST:
+its end is a close, behind what was written.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from tunnel.errors import Code
-from tunnel.net.carried import Carried
-from tunnel.net.pumped import discard, pump_both
-from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Farewell
-from tunnel.net.relay_state import RelayState, Traffic, in_grace
-from tunnel.net.sockets import FastSocket, quick
+from tunnel.net.carried import Carried, RelayState, Traffic, code_of, in_grace
+from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Down, Event, Farewell
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.net.virtual_connection import ResettableStream
 from tunnel.platform.sockets import unread_bytes, unsent_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tunnel.net.relay_policy import Verdict
 
 __all__ = [
@@ -85,7 +88,7 @@ async def relay(
         else:
             ends = RelayState(local, quick(local), virtual, traffic, idle_s, early)
         if not ends.is_over():
-            await pump_both(ends)
+            await _pump_both(ends)
         virtual.on_closed(None)
         verdict = ends.verdict or CLEAN
         if verdict.to_local is Farewell.LATE_RST:
@@ -106,8 +109,9 @@ async def _write_out(ends: RelayState) -> None:
     if ends.traffic.received and unread_bytes(local.number()):
         # It is still sending, and has not looked at the answer: its next write would
         # meet the RST first. Whoever only reads hears the RST at once.
-        with trio.move_on_at(until):
-            await discard(ends.bytes, pause_s=_POLL_S)
+        with trio.move_on_at(until), suppress(trio.BrokenResourceError):
+            while await local.receive_some(CHUNK_BYTES):  # noqa: ASYNC110 - paced
+                await trio.sleep(_POLL_S)
 
 
 async def _close(
@@ -140,3 +144,98 @@ async def reset_socket(local: trio.abc.AsyncResource) -> None:
         local.reset()
     else:
         await trio.aclose_forcefully(local)
+
+
+# Two tasks, one for each direction: for streams that nobody carries ------------------
+
+
+class Ended(Enum):
+    """Why a pump stopped."""
+
+    FINISHED = "the source came to its end of file"
+    SOURCE = "the source broke"
+    SINK = "the sink broke"
+
+
+async def _pump_both(ends: RelayState) -> None:
+    """Carry what is left of both directions until they are over."""
+    ends.virtual.on_closed(ends.peer_closed)
+    if ends.is_over():
+        return
+    with ends.waiting_idly():
+        async with trio.open_nursery() as nursery:
+            if ends.down is Down.OPEN:
+                nursery.start_soon(_downward, ends)
+            await _upward(ends)
+
+
+async def _upward(ends: RelayState) -> None:
+    receive = partial(ends.fast.receive_some, CHUNK_BYTES)
+    how, code = await _pump(receive, ends.virtual.put, ends.count_sent, ends.early)
+    if how is Ended.SINK:
+        ends.peer_closed(code)
+        if code is not Code.NORMAL:
+            return
+        try:
+            while await receive():
+                pass
+        except trio.BrokenResourceError:
+            how = Ended.SOURCE
+    if how is Ended.SOURCE:
+        ends.happened(Event.LOCAL_BROKE)
+    else:
+        ends.local_finished()
+
+
+async def _downward(ends: RelayState) -> None:
+    how, code = await _pump(
+        ends.virtual.receive_piece, ends.fast.put, ends.count_received, ends.late
+    )
+    if how is Ended.FINISHED:
+        # Also when it is the last: a stream that is not a socket may say its end and
+        # its close differently.
+        try:
+            await ends.fast.send_eof()
+        except trio.BrokenResourceError:
+            how = Ended.SINK
+    if how is Ended.SOURCE:
+        ends.happened(Event.PEER_DRAINED, code)
+    elif how is Ended.SINK:
+        ends.local_write_failed()
+    else:
+        ends.happened(Event.PEER_FINISHED)
+
+
+async def _pump(
+    receive: Callable[[], Awaitable[bytes | bytearray]],
+    send: Callable[[bytes | bytearray], Awaitable[None]],
+    count: Callable[[int], None],
+    early: bytes,
+) -> tuple[Ended, Code]:
+    """Carry bytes from a source to a sink until one of them ends.
+
+    The end of file is not passed on: only the caller knows whether to believe it.
+
+    Args:
+        receive: the checkpoint of the loop.
+        send: may return without a checkpoint.
+        count: is told what the sink took.
+        early: goes first.
+
+    Returns:
+        Why it stopped, and the code that the broken stream gave.
+    """
+    data: bytes | bytearray = early
+    while True:
+        try:
+            if data:  # never empty but before the first read
+                await send(data)
+                count(len(data))
+        except trio.BrokenResourceError as error:
+            return Ended.SINK, code_of(error)
+        try:
+            data = await receive()
+        except trio.BrokenResourceError as error:
+            return Ended.SOURCE, code_of(error)
+        if not data:
+            return Ended.FINISHED, Code.NORMAL

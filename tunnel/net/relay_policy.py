@@ -1,11 +1,10 @@
 """What the end of one direction of a relay means for the other: a table, without IO.
 
 A relay carries two directions: *up*, from a local stream to the peer of a virtual TCP
-connection, and *down*, from that peer to the local stream. What happens to either end
-is an ``Event``. ``TABLE`` has, for each event in each state of the two directions, the
-state that follows, what the engine does, and how the relay ends as soon as that is
-certain (protocol.md#close). When both directions are over, so is the relay, and no
-event means anything.
+connection, and *down*, from that peer to the local stream. ``TABLE`` has, for each
+event in each state of the two directions, the state that follows, what the engine does,
+and how the relay ends as soon as that is certain (protocol.md#close). When both
+directions are over, so is the relay, and no event means anything.
 """
 
 from __future__ import annotations
@@ -110,9 +109,9 @@ class Row(NamedTuple):
     up: Up
     down: Down
     act: Act
-    verdict: Verdict | None
+    verdict: Verdict | None = None
     """None: not certain yet. The first verdict stands; without any it is CLEAN."""
-    grace: bool
+    grace: bool = False
     """What is left to be done gets ``GRACE_S``, and then comes GRACE_OVER."""
 
 
@@ -175,16 +174,14 @@ def closed(code: Code) -> Event:
 
 
 def _row(event: Event, up: Up, down: Down) -> Row:
-    for rule in _RULES:
-        if rule.event is event and up in rule.ups and down in rule.downs:
-            break
-    else:
-        return Row(up, down, Act.GO_ON, None, grace=False)
-    if (up, down) == (Up.OVER, Down.OVER):
-        return Row(up, down, Act.GO_ON, None, grace=False)
-    if rule.act is Act.STOP:
-        return Row(Up.OVER, Down.OVER, Act.STOP, rule.verdict, grace=False)
-    return Row(rule.up or up, rule.down or down, rule.act, rule.verdict, rule.grace)
+    if (up, down) != (Up.OVER, Down.OVER):
+        for rule in _RULES:
+            if rule.event is event and up in rule.ups and down in rule.downs:
+                if rule.act is Act.STOP:
+                    return Row(Up.OVER, Down.OVER, Act.STOP, rule.verdict)
+                up, down = rule.up or up, rule.down or down
+                return Row(up, down, rule.act, rule.verdict, rule.grace)
+    return Row(up, down, Act.GO_ON)
 
 
 TABLE: Final[Mapping[tuple[Event, Up, Down], Row]] = {

@@ -1,9 +1,13 @@
 """Read and write a connected socket with as few turns of the scheduler as possible.
 
+    FastStream, FastSocket, quick   the fast way to a stream's bytes
+    tune_local, end_with_fin        the options of a socket
+    Tails                           sockets that are closed with bytes unsent
+
 trio's own ``receive_some`` begins with a system call that mostly fails, and takes a
 turn of the scheduler even when it does not; ``send_all`` takes one even for what the
-kernel accepts at once. Measured over a whole tunnel, those turns cost as much as the
-copying, and trio's three objects for a socket cost 2 % of a short connection.
+kernel accepts at once. Over a whole tunnel those turns cost as much as the copying, and
+trio's three objects for a socket 2 % of a short connection.
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ from typing import Final, Protocol
 
 import trio
 
-from tunnel.net.keepalive import ask_when_silent
-from tunnel.net.tails import TAILS
+from tunnel.net.timeouts import TIMEOUTS
 from tunnel.platform import sockets as kernel
-from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, Buffer
+from tunnel.platform.sockets import (
+    KEEPALIVE_AFTER,
+    KEEPALIVE_EVERY,
+    TCP_NOTSENT_LOWAT,
+    Buffer,
+)
 
 CHUNK_BYTES: Final = 131_056
 """One read of a local socket: two of the largest frames, which fill eight TLS records
@@ -28,6 +36,13 @@ MAX_PIECES: Final = 64
 """So many are written as they are; more would be small, and are cheaper joined."""
 UNSENT_BYTES: Final = 16_384
 """The kernel takes so much beyond what is on its way; the rest waits here, counted."""
+ASKED_AFTER: Final = 0.4
+"""Of ``dead_after_s``: the kernel asks who was silent for so long (60 s) …"""
+ASKED_EVERY: Final = 0.1
+"""… and again after this (15 s): seven times before it counts as dead. How often in
+all is left to the kernel, for each option costs a connect 1 µs: Linux ends it by itself
+after nine, Darwin after eight, which is all there is where no look is possible."""
+MOST_TAILS: Final = 1_024
 _READ_BYTES: Final = 65_536
 _NOTHING: Final = memoryview(b"")
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -46,15 +61,14 @@ class FastStream(Protocol):
     async def put(self, data: Buffer) -> None:
         """Return when the kernel has all of ``data``.
 
-        It is no checkpoint when it need not wait, so a loop around it needs another
-        one; ``receive_some`` and ``receive_into`` always are.
+        Only a checkpoint when it has to wait; reads always are.
         """
 
     async def send_eof(self) -> None:
         """End our direction."""
 
     def write_now(self, *pieces: Buffer) -> int:
-        """Give the kernel what it takes without a wait, and return how many bytes.
+        """Give the kernel what it takes at once; return how many bytes.
 
         0 also when the stream is broken: ``put`` raises then.
         """
@@ -97,20 +111,13 @@ class FastSocket(trio.abc.HalfCloseableStream):
         self._reads = self._writes = False
         """A task waits for the kernel: a close has to wake it."""
         self.asked_often = False
-        """Its reader has paused, and the kernel was told to ask it often: the kernel
-        may not have the socket alone once it is closed. See ``Tails``."""
+        """The kernel was told to ask its reader often: see ``Tails``."""
         self.finished = False
         """Our direction has ended."""
         self.given_up = False
         """Its end of file was made here (``give_up``), and means a reset."""
         self.unsent = _NOTHING
         """What a cancelled ``put`` has not written."""
-
-    @classmethod
-    def dialled(cls, sock: socket.socket) -> FastSocket:
-        """Make one of a socket that was connected here, and set its options."""
-        tune_local(sock)
-        return cls(sock)
 
     @classmethod
     def of(cls, sock: trio.socket.SocketType) -> FastSocket:
@@ -216,21 +223,17 @@ class FastSocket(trio.abc.HalfCloseableStream):
     # Outside of any task -------------------------------------------------------------
 
     def number(self) -> int:
-        """Return the descriptor; ask each time, for it may have been closed.
+        """Return the descriptor.
 
         Raises:
-            trio.ClosedResourceError: it is.
+            trio.ClosedResourceError: it is closed.
         """
         if self._number < 0:
             raise trio.ClosedResourceError("this socket was already closed")
         return self._number
 
     def read_now(self, max_bytes: int) -> bytes | None:
-        """Return what is there; None if nothing yet, empty at end of file.
-
-        Raises:
-            trio.BrokenResourceError: as ``receive_some`` does.
-        """
+        """Return what is there; None if nothing yet, empty at end of file."""
         try:
             return kernel.read(self._number, max_bytes)
         except BlockingIOError:
@@ -280,26 +283,17 @@ class FastSocket(trio.abc.HalfCloseableStream):
             kernel.close(number)
 
     def reset(self) -> None:
-        """Close with a RST, so that nobody takes the end for a clean one.
-
-        Bytes that the kernel has not sent are lost.
-        """
+        """Close with a RST; bytes that the kernel has not sent are lost."""
         if self._number >= 0:
             self.asked_often = False
-            with suppress(OSError):
-                self.socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE
-                )
+            _end_with_rst(self.socket)
             self._close()
 
     def give_up(self) -> None:
-        """Have its reader find it broken, and the peer get a RST when it is closed.
-
-        For callers that do not own it, and so may not close it.
-        """
+        """Have its reader find it broken, and its close be a RST; does not close it."""
         self.given_up, self.asked_often = True, False
+        _end_with_rst(self.socket)
         with suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self.socket.shutdown(socket.SHUT_RD)
 
     def _check_free(self, busy: bool) -> None:
@@ -342,16 +336,15 @@ class _Other:
 def tune_local(sock: socket.socket) -> None:
     """Set the options of a local TCP connection, or of all that a listener accepts.
 
-    Its end is a RST from here on, unless ``FastSocket.close`` makes it a clean one: the
-    kernel closes what a killed process had open, and nobody may take an answer that was
-    cut short for a whole one.
+    Its end is a RST from here on, unless ``FastSocket.close`` makes it a clean one:
+    nobody may take for whole an answer that ended with a killed process.
     """
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if TCP_NOTSENT_LOWAT:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-        ask_when_silent(sock)
+        _ask_when_silent(sock)
     except OSError:
         pass  # a kernel or a socket family without an option works without it
 
@@ -365,3 +358,61 @@ def end_with_fin(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FIN_ON_CLOSE)
     except OSError:
         pass  # it has been closed, or knows no such option
+
+
+def _end_with_rst(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+
+
+def _ask_when_silent(sock: socket.socket) -> None:
+    """Have the kernel ask for signs of life."""
+    dead_after_s = TIMEOUTS.get().dead_after_s
+    if KEEPALIVE_AFTER:
+        after_s = int(dead_after_s * ASKED_AFTER)
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_AFTER, after_s)
+    if KEEPALIVE_EVERY:
+        every_s = int(dead_after_s * ASKED_EVERY) or 1
+        sock.setsockopt(socket.IPPROTO_TCP, KEEPALIVE_EVERY, every_s)
+    # At last: with it each of the others would start the kernel's clock anew.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+class Tails:
+    """Sockets whose sending direction has ended, and which nobody reads here.
+
+    A socket that is closed with bytes unsent is the kernel's alone. Linux asks its
+    reader for room until the time between two questions is the longest that it may be,
+    and then throws the bytes away. Where the kernel was told to ask often, that is
+    soon; so such a socket is kept until its reader has everything, or has vanished.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[socket.socket, None] = {}
+        """In the order in which they came."""
+        self.most = MOST_TAILS
+        """With one more, the oldest is left to the kernel."""
+
+    def keep(self, sock: socket.socket) -> None:
+        """Take over a socket whose close is a clean one; end its sending direction.
+
+        It is closed when its reader has everything: at once if nothing is unsent.
+        """
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        if not kernel.unsent_bytes(sock.fileno()):
+            return sock.close()
+        while len(self.kept) >= self.most:
+            self.let_go(next(iter(self.kept)))
+        self.kept[sock] = None
+
+    def let_go(self, sock: socket.socket, *, reset: bool = False) -> None:
+        """Close one; what is unsent is lost with ``reset``, or else the kernel's."""
+        del self.kept[sock]
+        if reset:
+            _end_with_rst(sock)
+        sock.close()
+
+
+TAILS: Final = Tails()
+"""Of this process."""

@@ -42,8 +42,8 @@ class ResettableStream(Protocol):
             ready: it has something to be read already.
 
         Returns:
-            The function that takes what the socket did not, piece by piece, and then
-            gives None. None instead of a function: the caller has to carry the socket.
+            What takes the pieces that the socket did not, and then gives None. None
+            instead: the caller has to carry the socket.
         """
 
     async def receive_piece(self) -> Bytes:
@@ -67,8 +67,7 @@ class ResettableStream(Protocol):
     def on_closed(self, call: OnClosed | None) -> None:
         """Have ``call`` called when the peer closes it or the link is lost.
 
-        It is called at once if that has happened. It must not wait. None takes the last
-        one back.
+        At once if that has happened. It must not wait. None takes the last one back.
         """
 
     def reset(self, code: Code) -> None:

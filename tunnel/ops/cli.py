@@ -22,10 +22,10 @@ from tunnel.ops.flags import (
     LeaveAt,
     LogForm,
     RunFlags,
+    ServeFlags,
     ServerFlags,
     Words,
 )
-from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import bare, escaped
@@ -289,14 +289,13 @@ def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, timeouts, show = run.drain_s(), run.timeouts(), run.show()
-    command = partial(run_up, entries, server, drain_s, show)
-    return _run(command, show, timeouts)
+    return _run(partial(run_up, entries, server, drain_s, show), show, timeouts)
 
 
 def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
     from tunnel.ops.runtime import run
 
-    return run(command, show, timeouts, ENVIRONMENT.warn)
+    return run(command, show, timeouts, partial(ENVIRONMENT.warn, app))
 
 
 def _mask_tracebacks() -> None:
@@ -309,13 +308,11 @@ def _mask_tracebacks() -> None:
         if sys.stderr is not None:
             sys.stderr.write("\n".join(map(escaped, lines)))
 
+    def report_args(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+        report(args.exc_type, args.exc_value, args.exc_traceback)
+
     sys.excepthook = report
-    threading.excepthook = lambda args: report(
-        args.exc_type, args.exc_value, args.exc_traceback
-    )
-    sys.unraisablehook = lambda args: report(
-        args.exc_type, args.exc_value, args.exc_traceback
-    )
+    threading.excepthook = sys.unraisablehook = report_args
 
 
 def _refuse(error: TunnelError) -> Exit:

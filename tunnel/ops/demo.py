@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 import h11
 import trio
@@ -32,7 +33,7 @@ from tunnel.errors import Exit, StateError, TunnelError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect
 from tunnel.net.listen import open_listener
-from tunnel.net.sockets import FastSocket
+from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.ops.demo_page import (
     CheckFailedError,
     Visit,
@@ -41,7 +42,7 @@ from tunnel.ops.demo_page import (
     serve_page,
     socks5_connect,
 )
-from tunnel.ops.signals import ending_signals
+from tunnel.ops.runtime import ending_signals, first_fault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -69,29 +70,25 @@ async def run_demo(once: bool) -> int:
     """Start everything, check both ways through it, and print the results.
 
     Without ``once`` it stays up for the user to try. SIGTERM ends it with the status
-    reached so far, Ctrl+C with one ``KeyboardInterrupt``. However it ends, also by
-    cancellation, children and files are gone afterwards.
-
-    Returns:
-        0, or 9 if a check failed; stderr says which.
+    reached so far, Ctrl+C with ``KeyboardInterrupt``, in a group. However it ends, also
+    by cancellation, children and files are gone afterwards. The status is 9 if a check
+    failed; stderr says which.
     """
     os.umask(0o077)  # its files are for nobody else, whatever the user's umask is
-    out, talk = _console(sys.stdout), _console(sys.stderr)
+    out, talk = (
+        Console(file=file, highlight=False, soft_wrap=True)
+        for file in (sys.stdout, sys.stderr)
+    )
     demo = _Demo(out, talk)
-    failure: TunnelError | None = None
-    interrupted = False
-    try:
-        with _temporary_folder() as folder:
-            try:
-                await demo.run(Path(folder), once)
-            except* TunnelError as errors:
-                failure = _first(errors)
-                _say_failure(talk, failure, Path(folder))
-    except* KeyboardInterrupt:
-        interrupted = True
-    if interrupted:
-        raise KeyboardInterrupt
-    return Exit.OK if demo.checked and failure is None else Exit.CHECK_FAILED
+    failed = False
+    with _temporary_folder() as folder:
+        try:
+            await demo.run(Path(folder), once)
+        except* TunnelError as errors:
+            failed = True
+            failure = cast("TunnelError", first_fault(errors))
+            _say_failure(talk, failure, Path(folder))
+    return Exit.OK if demo.checked and not failed else Exit.CHECK_FAILED
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
@@ -102,15 +99,6 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     except OSError as error:
         what = "there is no folder for temporary files"
         raise StateError(what, error.strerror or "", "set TMPDIR") from error
-
-
-def _console(file: TextIO) -> Console:
-    return Console(file=file, highlight=False, soft_wrap=True)
-
-
-def _first(errors: ExceptionGroup[TunnelError]) -> TunnelError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
@@ -127,23 +115,25 @@ def _say_failure(talk: Console, error: TunnelError, folder: Path) -> None:
             talk.print(f"    {line}", style="dim", markup=False)
 
 
+@dataclass
 class _Demo:
     """One run of the demo; ``checked`` says whether all checks have passed."""
 
-    def __init__(self, out: Console, talk: Console) -> None:
-        self._out = out
-        self._talk = talk
-        self.checked = False
+    out: Console
+    talk: Console
+    checked: bool = False
 
     async def run(self, folder: Path, once: bool) -> None:
-        """Start, check and stay; raises CheckFailedError, alone or in a group."""
+        """Start, check and stay; raises CheckFailedError in a group."""
         listeners = await open_listener(LOOPBACK, 0)
         page = Address(LOOPBACK, listeners[0].socket.getsockname()[1])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_page, listeners)
             nursery.start_soon(_cancel_on_signal, nursery.cancel_scope)
-            self._talk.print("  starting a center-server and a center-client …")
-            port = _free_port()
+            self.talk.print("  starting a center-server and a center-client …")
+            with socket.socket() as probe:  # another program may take the port then
+                probe.bind((LOOPBACK, 0))
+                port = probe.getsockname()[1]
             async with _child(
                 folder, "serve", "--listen", f"{LOOPBACK}:0",
                 "--ports", f"{port}-{port}", "--state", str(folder / "state"),
@@ -160,7 +150,7 @@ class _Demo:
                         nursery.start_soon(client.watch)
                         await self._show(join, entries, page)
                         if not once:
-                            self._talk.print("  Ctrl+C ends it.")
+                            self.talk.print("  Ctrl+C ends it.")
                             await trio.sleep_forever()
                     finally:
                         # First the visitors: the children wait for their connections.
@@ -175,33 +165,29 @@ class _Demo:
             ("through the public port", public, None),
             ("through the SOCKS5 proxy", proxy, page),
         ):
-            self._out.print(f"  {way}", style="bold")
+            self.out.print(f"  {way}", style="bold")
             seen = await check_way(way, first, through)
-            for name, seconds in (
-                ("download", seen.download_s),
-                ("upload", seen.upload_s),
-            ):
+            size = f"{SIZE_BYTES >> 20} MiB"
+            for name, seconds in zip(("download", "upload"), seen, strict=False):
                 speed = f"{SIZE_BYTES / seconds / 1e6:.0f} MB/s"
-                size = f"{SIZE_BYTES >> 20} MiB"
                 self._line(f"  {name}", f"{size:<9}{speed:<11}SHA-256 equal")
             trip = f"{seen.round_trip_s * 1000:.2f} ms"
             self._line("  round trip", f"{trip:<9}median of {ROUND_TRIPS}")
-        self._out.print("  try it", style="bold")
-        self._out.print(f"    curl http://{public}/", markup=False)
-        self._out.print(
-            f"    curl --socks5-hostname {proxy} http://{page}/", markup=False
-        )
+        self.out.print("  try it", style="bold")
+        through_proxy = f"--socks5-hostname {proxy} http://{page}/"
+        for words in (f"http://{public}/", through_proxy):
+            self.out.print(f"    curl {words}", markup=False)
         self.checked = True
 
     def _line(self, label: str, text: str) -> None:
-        self._out.print(f"  {label:<14}{text}", markup=False)
+        self.out.print(f"  {label:<14}{text}", markup=False)
 
 
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
     ends = set(ending_signals()) - {signal.SIGINT}
     with trio.open_signal_receiver(*ends) as signals:
-        async for _ in signals:
-            scope.cancel()
+        await anext(signals)
+        scope.cancel()
 
 
 def _entry(lines: list[str], kind: str) -> Address:
@@ -217,46 +203,46 @@ def _entry(lines: list[str], kind: str) -> Address:
 # Children ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Child:
     """A running ``tunnel`` command and its stdout."""
 
-    def __init__(
-        self, verb: str, process: trio.Process, stdout: trio.abc.ReceiveStream
-    ) -> None:
-        self._verb = verb
-        self._process = process
-        self._stdout = stdout
+    verb: str
+    process: trio.Process
+    stdout: trio.abc.ReceiveStream
 
     async def lines(self, count: int) -> list[str]:
         """Return its first lines; raises CheckFailedError if they do not come."""
         said = bytearray()
         with trio.move_on_after(READY_S):
             while said.count(b"\n") < count:
-                data = await self._stdout.receive_some()
+                data = await self.stdout.receive_some()
                 if not data:
                     await self._ended()
                 said += data
             return said.decode(errors="replace").splitlines()[:count]
-        raise CheckFailedError(f"`tunnel {self._verb}` was not ready in {READY_S:g} s")
+        raise CheckFailedError(f"`tunnel {self.verb}` was not ready in {READY_S:g} s")
 
     async def watch(self) -> None:
         """Discard what else it prints; raises CheckFailedError when it ends."""
-        while await self._stdout.receive_some():
+        while await self.stdout.receive_some():
             pass
         await self._ended()
 
     async def _ended(self) -> NoReturn:
-        status = await self._process.wait()
-        raise CheckFailedError(
-            f"`tunnel {self._verb}` ended by itself with status {status}"
-        )
+        status = await self.process.wait()
+        said = f"`tunnel {self.verb}` ended by itself with status {status}"
+        raise CheckFailedError(said)
 
 
 @asynccontextmanager
 async def _child(
     folder: Path, verb: str, *arguments: str, **settings: str
 ) -> AsyncIterator[_Child]:
-    """Run ``tunnel VERB …`` while the context is open; its stderr goes to VERB.log."""
+    """Run ``tunnel VERB …`` while the context is open; its stderr goes to VERB.log.
+
+    SIGTERM ends it, or else SIGKILL.
+    """
     command = [sys.executable, "-m", "tunnel", verb, *arguments]
     with (folder / f"{verb}.log").open("wb") as log:
         process = await trio.lowlevel.open_process(
@@ -271,7 +257,14 @@ async def _child(
         if process.stdout is not None:  # always: a pipe was asked for
             yield _Child(verb, process, process.stdout)
     finally:
-        await _end(process)
+        with trio.CancelScope(shield=True):
+            process.terminate()
+            with trio.move_on_after(STOP_S):
+                await process.wait()
+            process.kill()  # does nothing to one that has ended
+            await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -282,25 +275,6 @@ def _environment(folder: Path) -> dict[str, str]:
         path.mkdir(mode=0o700, exist_ok=True)
         own[f"XDG_{kind}"] = str(path)
     return own
-
-
-async def _end(process: trio.Process) -> None:
-    """End a child with SIGTERM, or else SIGKILL; it is gone afterwards."""
-    with trio.CancelScope(shield=True):
-        process.terminate()
-        with trio.move_on_after(STOP_S):
-            await process.wait()
-        process.kill()  # does nothing to one that has ended
-        await process.wait()
-        if process.stdout is not None:
-            await process.stdout.aclose()
-
-
-def _free_port() -> int:
-    """Return a free port; another program may take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 # Checks ------------------------------------------------------------------------------
@@ -341,7 +315,9 @@ async def check_way(way: str, first: Address, through: Address | None) -> Seen:
         TunnelError: the page is not reached, not in time, or sends other bytes.
     """
     with _within(CHECK_S, f"the check {way}"):
-        stream = FastSocket.dialled(await connect(first))
+        sock = await connect(first)
+        tune_local(sock)
+        stream = FastSocket(sock)
         try:
             if through is not None:
                 await socks5_connect(stream, through)

@@ -77,10 +77,7 @@ def demo_bytes(size: int) -> Iterator[bytes]:
 
 def demo_sha256(size: int) -> str:
     """Return the SHA-256 of ``demo_bytes(size)``, in hexadecimal."""
-    digest = sha256()
-    for chunk in demo_bytes(size):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(b"".join(demo_bytes(size))).hexdigest()
 
 
 async def serve_page(listeners: Sequence[PortListener]) -> None:
@@ -158,16 +155,14 @@ class _Visitor:
                  if name == b"host"]  # fmt: skip
         host = html.escape(hosts[0] if hosts else "no host at all")
         text = _HTML.format(host=host, page=html.escape(self._page))
-        kind = "text/html; charset=utf-8"
-        await self._answer(200, kind, len(text.encode()), [text.encode()])
+        await self._answer_text(200, text, "text/html; charset=utf-8")
 
     async def _answer_bytes(self, digits: str) -> None:
         if len(digits) > MAX_DIGITS or int(digits) > MAX_BYTES:
             await self._answer_text(400, f"at most {MAX_BYTES} bytes\n")
             return
         size = int(digits)
-        kind = "application/octet-stream"
-        await self._answer(200, kind, size, demo_bytes(size))
+        await self._answer(200, "application/octet-stream", size, demo_bytes(size))
 
     async def _answer_hash(self) -> None:
         digest, size = sha256(), 0
@@ -180,8 +175,9 @@ class _Visitor:
         if isinstance(event, h11.EndOfMessage):
             await self._answer_text(200, f"{digest.hexdigest()} {size}\n")
 
-    async def _answer_text(self, status: int, text: str) -> None:
-        await self._answer(status, _TEXT, len(text.encode()), [text.encode()])
+    async def _answer_text(self, status: int, text: str, kind: str = _TEXT) -> None:
+        data = text.encode()
+        await self._answer(status, kind, len(data), [data])
 
     async def _answer(
         self, status: int, kind: str, size: int, body: Iterable[bytes]
@@ -194,8 +190,7 @@ class _Visitor:
         await self._send(h11.EndOfMessage())
 
     async def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
+        if data := self._http.send(event):
             with trio.fail_after(IDLE_S):
                 await self._stream.send_all(data)
 
@@ -280,8 +275,7 @@ async def socks5_connect(stream: trio.abc.Stream, target: Address) -> None:
 async def _receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        more = await stream.receive_some(size - len(data))
-        if not more:
+        if not (more := await stream.receive_some(size - len(data))):
             raise CheckFailedError("the SOCKS5 proxy hung up")
         data += more
     return data

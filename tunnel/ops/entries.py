@@ -35,7 +35,7 @@ from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
 from tunnel.log import log_event
 from tunnel.net.dial import probe
-from tunnel.net.unix import listen_at
+from tunnel.net.listen import listen_at
 from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 
@@ -81,12 +81,9 @@ class Line:
     @property
     def fields(self) -> dict[str, str]:
         """The fields of its JSON object."""
-        return {
-            "kind": self.kind,
-            "address": self.where,
-            "target": self.target,
-            "state": self.state,
-        }
+        names = "kind", "address", "target", "state"
+        values = self.kind, self.where, self.target, self.state
+        return dict(zip(names, values, strict=True))
 
 
 # Endpoints: where the visitors of a published entry are led --------------------------
@@ -94,34 +91,20 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A TCP, UDP or web service that is reached from here.
-
-    Args:
-        target: its address; of several ports in a row the first.
-        count: how many ports in a row.
-        proxy: which PROXY header the service hears first.
-        guard: the password that visitors of a web service need.
-    """
+    """A TCP, UDP or web service that is reached from here."""
 
     target: End
+    """Its address; of several ports in a row the first."""
     count: int = 1
     proxy: ProxyVersion | None = None
+    """Which PROXY header the service hears first."""
     guard: Guard | None = None
+    """The password that visitors of a web service need."""
 
     def __str__(self) -> str:
         if isinstance(self.target, UnixPath):
             return str(self.target)
         return str(Ports(self.target, self.count))
-
-    def serve(self, client: CenterClient, kind: int) -> Serve:
-        """Return what serves each visitor of a mapping of type ``kind``."""
-        if kind == MappingType.UDP and isinstance(self.target, Address):
-            return udp_exit_to(self.target, count=self.count)
-        if self.guard is not None:
-            by_name = kind == MappingType.HTTP
-            return share_guarded(self.target, self.guard, by_name=by_name)
-        target = as_target(self.target)
-        return exit_to(target, count=self.count, proxy=self.proxy, public=client.public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +117,6 @@ class SharedFolder:
     def __str__(self) -> str:
         return os.fsdecode(self.folder.root)
 
-    def serve(self, client: CenterClient, kind: int) -> Serve:
-        """Return what serves each visitor."""
-        del client, kind
-        return share_folder(self.folder, self.guard)
-
 
 @dataclass(frozen=True, slots=True)
 class ClientProxy:
@@ -149,11 +127,6 @@ class ClientProxy:
 
     def __str__(self) -> str:
         return "socks"
-
-    def serve(self, client: CenterClient, kind: int) -> Serve:
-        """Return what serves each visitor."""
-        del client, kind
-        return share_network(self.networks, self.users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,30 +147,39 @@ Endpoint = Service | SharedFolder | ClientProxy | ClientExit
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Something that is public at the server and leads to an endpoint here.
-
-    Args:
-        kind: the first word of its line.
-        wanted: what the server is asked for; without a host, an HTTP entry gets a name
-            that this client keeps.
-        endpoint: where its visitors are led.
-        flag: what its user changes to ask for something else; empty if nothing helps.
-        scheme: of the URL in its line; empty for a line with an address.
-        server_host: names the URL where the public address has no host of its own.
-    """
+    """Something that is public at the server and leads to an endpoint here."""
 
     kind: str
+    """The first word of its line."""
     wanted: MappingEntry
+    """What the server is asked for; without a host, an HTTP entry gets a name that this
+    client keeps."""
     endpoint: Endpoint
     flag: str = field(default="", compare=False)
+    """What its user changes to ask for something else; empty if nothing helps."""
     scheme: str = ""
+    """Of the URL in its line; empty for a line with an address."""
     server_host: str = ""
+    """Names the URL where the public address has no host of its own."""
 
     async def start(self, client: CenterClient) -> str:
         """Publish it; return the name that the mapping has in the client's events."""
-        if isinstance(self.endpoint, ClientExit):
-            return await client.be_exit(self.wanted.host, self.endpoint.networks)
-        wanted, serve = self.wanted, self.endpoint.serve(client, self.wanted.type)
+        wanted, public = self.wanted, client.public
+        serve: Serve
+        match self.endpoint:
+            case ClientExit(networks):
+                return await client.be_exit(wanted.host, networks)
+            case ClientProxy(networks, users):
+                serve = share_network(networks, users)
+            case SharedFolder(folder, guard):
+                serve = share_folder(folder, guard)
+            case Service(Address() as to, count) if wanted.type == MappingType.UDP:
+                serve = udp_exit_to(to, count=count)
+            case Service(to, guard=guard) if guard is not None:
+                by_name = wanted.type == MappingType.HTTP
+                serve = share_guarded(to, guard, by_name=by_name)
+            case Service(to, count, proxy):
+                serve = exit_to(to, count=count, proxy=proxy, public=public)
         if self._has_own_name:
             name = _own_name(client.client_id, _key_of(self.endpoint))
             wanted = replace(wanted, host=name)
@@ -218,12 +200,12 @@ class Published:
         return Line(self.kind, where, str(self.endpoint), title=title)
 
     async def _probed(self, where: str, target: End) -> Line:
-        text = str(self.endpoint)
+        line = partial(Line, self.kind, where, str(self.endpoint))
         if await probe(target):
-            return Line(self.kind, where, text, "answering")
+            return line("answering")
         visitors = "are told so" if self.scheme else "are refused"
         warning = f"{target} does not answer; visitors {visitors} until it does"
-        return Line(self.kind, where, text, "not answering", warning=warning)
+        return line("not answering", warning=warning)
 
     def over_tls(self) -> Published:
         """Return the entry as it is where only ``https://`` leads to it."""
@@ -278,22 +260,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A port or unix socket here whose connections leave at the server.
-
-    Args:
-        listen: where it listens.
-        target: what it leads to; None for a SOCKS and HTTP proxy, which is told.
-        exit_name: the client at which to leave instead.
-        users: who may use the proxy.
-        udp_public: the IP address that the proxy's apps are told for their datagrams,
-            where NAT is between.
-    """
+    """A port or unix socket here whose connections leave at the server."""
 
     listen: End
     target: End | None = None
+    """What it leads to; None for a SOCKS and HTTP proxy, which is told."""
     exit_name: str | None = None
+    """The client at which to leave instead."""
     users: ProxyUsers | None = None
     udp_public: str | None = None
+    """The IP address that the proxy's apps are told for their datagrams, where NAT is
+    between."""
 
     async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
         """Listen, serve in ``nursery``, and return the line for when there is a link.
@@ -303,21 +280,18 @@ class Local:
         """
         listeners, where = await listen_at(self.listen)
         if self.target is not None:
-            open_now = partial(
-                client.open_now, as_target(self.target), exit_name=self.exit_name
-            )
+            target, leave_at = as_target(self.target), self.exit_name
+            open_now = partial(client.open_now, target, exit_name=leave_at)
             nursery.start_soon(serve_port, listeners, open_now)
             return Line("reach", str(where), str(self.target))
-        serve_users = partial(serve_proxy, users=self.users)
-        nursery.start_soon(serve_users, listeners, self._dialer(client))
-        leaving = f"at {self.exit_name}" if self.exit_name else "at the server"
-        title = f"SOCKS and HTTP proxy, leaving {leaving}"
-        return Line("socks", str(where), "-", title=title)
-
-    def _dialer(self, client: CenterClient) -> Dialer:
         if self.exit_name is not None:  # a client is an exit for TCP only
-            return Dialer(partial(client.open, exit_name=self.exit_name))
-        return Dialer(client.open, client.bind, client.associate, self.udp_public)
+            dialer = Dialer(partial(client.open, exit_name=self.exit_name))
+        else:
+            dialer = Dialer(client.open, client.bind, client.associate, self.udp_public)
+        serve_users = partial(serve_proxy, users=self.users)
+        nursery.start_soon(serve_users, listeners, dialer)
+        title = f"SOCKS and HTTP proxy, leaving at {self.exit_name or 'the server'}"
+        return Line("socks", str(where), "-", title=title)
 
 
 Entry = Local | Published
@@ -345,11 +319,9 @@ def url_of(scheme: str, public: Address) -> str:
 
 def _key_of(endpoint: Endpoint) -> str:
     """Return what a client's own name for an endpoint is made of."""
-    if isinstance(endpoint, Service) and isinstance(endpoint.target, Address):
-        host, port = endpoint.target.host, endpoint.target.port
-        if is_localhost(
-            host
-        ):  # a port alone meant 127.0.0.1 when names were first kept
+    match endpoint:
+        case Service(Address(host, port)) if is_localhost(host):
+            # A port alone meant 127.0.0.1 when names were first kept.
             return str(Address(LOOPBACKS[0], port))
     return str(endpoint)
 

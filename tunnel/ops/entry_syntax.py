@@ -9,11 +9,12 @@ a proxy to everybody.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
-from tunnel.addresses import UNIX_PREFIX, UnixPath, is_loopback, parse_ip
+from tunnel.addresses import UNIX_PREFIX, Address, is_loopback, parse_ip
 from tunnel.errors import UsageError
 from tunnel.front.http.files import Folder
 from tunnel.ops.entries import (
@@ -89,10 +90,9 @@ def tcp_entry(
         users = parse_users(auth)
         return _client_proxy(remote, Networks.parse(networks), users, REMOTE)
     if target is None or networks or auth:
+        only_socks = "--auth and --network are for --socks"
         raise UsageError(
-            "there is no TARGET"
-            if target is None
-            else "--auth and --network are for --socks",
+            "there is no TARGET" if target is None else only_socks,
             "what is to be published is [HOST:]PORT or unix:/path",
             "tunnel tcp 8000",
         )
@@ -110,15 +110,9 @@ def parse_udp(text: str) -> Published:
 def udp_entry(target: str, remote: str, flag: str = REMOTE) -> Published:
     """Return the entry of ``tunnel udp``."""
     entry = _service(flag, MappingType.UDP, remote, target)
-    if isinstance(entry.endpoint, Service) and isinstance(
-        entry.endpoint.target, UnixPath
-    ):
-        command = "tunnel udp" if flag == REMOTE else flag
-        raise UsageError(
-            f"{target} takes no datagrams",
-            "UDP goes to an address",
-            f"for example {command} 53",
-        )
+    if target.startswith(UNIX_PREFIX):
+        fix = f"for example {'tunnel udp' if flag == REMOTE else flag} 53"
+        raise UsageError(f"{target} takes no datagrams", "UDP goes to an address", fix)
     return entry
 
 
@@ -136,8 +130,7 @@ def _service(
     if public.count != count and port:
         last = port + count - 1
         in_row = f"{port}-{last}" if count > 1 else str(port)
-        if last > 65_535:
-            in_row = "0"
+        in_row = in_row if last < 65_536 else "0"
         raise UsageError(
             f"{remote} and {target} are not of one length",
             "the visitor of each port reaches the target of the same place",
@@ -196,13 +189,11 @@ def share_entry(
     *,
     listing: bool = False,
 ) -> Published:
-    """Return the entry of ``tunnel share``.
+    """Return the entry of ``tunnel share``, of a target or a folder.
 
-    Args:
-        what: a target or a folder.
-        name: its host name; empty for one that this client keeps.
-        auth: ``USER:PASSWORD`` that visitors need.
-        listing: list folders that have no index.html."""
+    Without a name the entry has one that this client keeps. ``auth`` is what visitors
+    need; ``listing`` lists folders that have no index.html.
+    """
     guard = parse_guard(auth) if isinstance(auth, str) else auth
     ascii_name = public_name(name)
     if name and not ascii_name:
@@ -232,26 +223,21 @@ def _shared(
     what: str, name: str, guard: Guard | None = None, *, listing: bool = False
 ) -> Published:
     """Publish what is no port as a folder, if there is one; all else as a service."""
+    wanted = MappingEntry(MappingType.HTTP, "", name)
+    as_web = partial(Published, "http", wanted, scheme="http")
     is_folder = (
         "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
     )
-    endpoint: Service | SharedFolder
     if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
-        endpoint = Service(parse_target(what), guard=guard)
-    else:
-        endpoint = SharedFolder(_folder(what, listing=listing), guard)
-    wanted = MappingEntry(MappingType.HTTP, "", name)
-    return Published("http", wanted, endpoint, scheme="http")
-
-
-def _folder(path: str, *, listing: bool) -> Folder:
+        return as_web(Service(parse_target(what), guard=guard))
     try:
-        return Folder(Path(path).expanduser(), listing=listing)
+        folder = Folder(Path(what).expanduser(), listing=listing)
     except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
         raise UsageError(
-            f"{path} cannot be shared: {getattr(error, 'strerror', None) or error}",
+            f"{what} cannot be shared: {getattr(error, 'strerror', None) or error}",
             "what is shared is [HOST:]PORT or a folder",
         ) from error
+    return as_web(SharedFolder(folder, guard))
 
 
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:
@@ -292,26 +278,19 @@ def parse_socks(
 ) -> Local:
     """Read ``LISTEN[,auth=USER:PASSWORD…]``."""
     listen, options = split_options(text, ("auth",))
-    users = parse_users(options["auth"])
-    return _proxy_here(parse_listen(listen), users, exit_name, udp_public, "--socks")
+    return socks_entry(listen, options["auth"], exit_name, udp_public, "--socks")
 
 
 def socks_entry(
-    listen: str, auth: list[str], exit_name: str | None, udp_public: str | None
+    text: str,
+    auth: list[str],
+    exit_name: str | None,
+    udp_public: str | None,
+    command: str = "tunnel socks",
 ) -> Local:
     """Return the entry of ``tunnel socks``."""
     users = parse_users(auth)
-    where = parse_listen(listen)
-    return _proxy_here(where, users, exit_name, udp_public, "tunnel socks")
-
-
-def _proxy_here(
-    listen: End,
-    users: ProxyUsers | None,
-    exit_name: str | None,
-    udp_public: str | None,
-    command: str,
-) -> Local:
+    listen = parse_listen(text)
     refuse_open_proxy(listen, users, command)
     if udp_public is not None and parse_ip(udp_public) is None:
         raise UsageError(
@@ -327,14 +306,10 @@ def refuse_open_proxy(
 ) -> None:
     """Refuse a proxy that everybody who reaches its address could use.
 
-    Args:
-        listen: its address.
-        users: who may use it.
-        command: ``--socks``, or ``tunnel socks``, whose users are a flag of their own.
+    Users are part of ``--socks``, and a flag of their own of ``tunnel socks``. A unix
+    socket is as private as its folder.
     """
-    if isinstance(listen, UnixPath):  # as private as its folder
-        return
-    if users is None and not is_loopback(listen.host):
+    if users is None and isinstance(listen, Address) and not is_loopback(listen.host):
         auth = ",auth=" if command == "--socks" else " --auth "
         raise UsageError(
             f"a proxy without users is not opened on {listen}",

@@ -111,9 +111,11 @@ def parse_far_target(text: str) -> End:
 
 
 def _reachable(end: End, text: str) -> End:
-    if isinstance(end, Address) and not end.port:
+    if isinstance(end, UnixPath):
+        return end
+    if not end.port:
         raise UsageError(f"{text!r} names no port", "port 0 cannot be connected to")
-    if isinstance(end, Address) and end.host == EVERYWHERE:
+    if end.host == EVERYWHERE:
         raise UsageError(
             f"{text!r} cannot be reached",
             "* is a place to listen, for every address",
@@ -157,10 +159,8 @@ def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
         try:
             version = ProxyVersion(text)
         except ValueError:
-            raise UsageError(
-                f"{text!r} is no version of the PROXY protocol",
-                "the versions are v1 and v2",
-            ) from None
+            what = f"{text!r} is no version of the PROXY protocol"
+            raise UsageError(what, "the versions are v1 and v2") from None
     return version
 
 
@@ -170,15 +170,13 @@ def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
 def parse_users(pairs: list[str]) -> ProxyUsers | None:
     """Read ``USER:PASSWORD``, as often as given; without one ``TUNNEL_AUTH_FILE``."""
     if not pairs:
-        return secret_file("TUNNEL_AUTH_FILE", _users_of_file)
+        return secret_file(
+            "TUNNEL_AUTH_FILE", lambda text: _users(map(bare, text.split()))
+        )
     return _users(pairs)
 
 
-def _users_of_file(text: str) -> ProxyUsers:
-    return _users([bare(pair) for pair in text.split()])
-
-
-def _users(pairs: list[str]) -> ProxyUsers:
+def _users(pairs: Iterable[str]) -> ProxyUsers:
     users = {}
     for pair in pairs:
         name, _, password = pair.partition(":")
@@ -198,11 +196,10 @@ def parse_guard(text: str) -> Guard:
 
 def parse_exit_name(text: str) -> str:
     """Read the name of an exit."""
-    if not is_host_name(text):
-        raise UsageError(
-            f"{text!r} is not the name of an exit", "letters, digits, dot, - and _"
-        )
-    return text
+    if is_host_name(text):
+        return text
+    what = f"{text!r} is not the name of an exit"
+    raise UsageError(what, "letters, digits, dot, - and _")
 
 
 def public_name(text: str) -> str:

@@ -1,20 +1,25 @@
-"""Flags that commands share, and those of ``tunnel up``.
+"""Flags that commands share, and those of ``tunnel up`` and ``tunnel serve``.
 
 Each class is one parameter of a command: cyclopts makes a flag of every field, and its
-help of the docstring. The methods read what the flags say, and only they load trio.
+help of the docstring. The methods read what the flags say, and only they load trio;
+they raise UsageError where a flag cannot be read, or is out of range.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of, is_loopback
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
+    from tunnel.center.names import NameOptions
+    from tunnel.center.server import ServerOptions
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.show import Show
@@ -74,19 +79,11 @@ class RunFlags:
     log: LogForm | None = None
 
     def drain_s(self) -> int:
-        """Return the seconds of ``--drain``.
-
-        Raises:
-            UsageError: it is no duration.
-        """
+        """Return the seconds of ``--drain``."""
         return seconds("--drain", self.drain)
 
     def timeouts(self) -> Timeouts:
-        """Return how long silence is borne.
-
-        Raises:
-            UsageError: a flag cannot be read, or is out of range.
-        """
+        """Return how long silence is borne."""
         from tunnel.net.timeouts import Timeouts
 
         udp_idle_s = seconds("--udp-idle", self.udp_idle)
@@ -142,11 +139,7 @@ class EntryFlags:
     be_exit: str | None = None
 
     def entries(self) -> list[Entry]:
-        """Return the entries, in the order of the flags.
-
-        Raises:
-            UsageError: one cannot be read.
-        """
+        """Return the entries, in the order of the flags."""
         from tunnel.ops import entry_syntax as syntax
 
         leave_at, public = self.leave_at, self.udp_public_address
@@ -161,12 +154,109 @@ class EntryFlags:
         ]
 
 
-def seconds(flag: str, text: str) -> int:
-    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ServeFlags:
+    """How a center-server is set up.
 
-    Raises:
-        UsageError: the text is none.
+    Args:
+        listen: [HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6.
+            Public ports without a host are where this is.
+        ports: Public ports for entries that name none.
+        public_host: Host that the join line names.
+        state: Folder for the server's key and tokens.
+        plain: No TLS: only for loopback or your own net.
+        resume: How long connections wait for a lost link; 0: not at all.
+        max_sessions: Clients of one user at once; above it, one is refused.
+        max_waiting_sessions: Of those, without a link; above it one without
+            connections, or the longest waiting, is given up.
+        http: [HOST:]PORT for web services by name.
+        https: [HOST:]PORT for TLS by name.
+        domain: Completes names without a dot: NAME.DOMAIN.
+        certificate: CERT KEY: end TLS here for names published with --http.
+        print_join: Print the join line that is kept, and end.
+        max_per_address: Visitors of one address at once; without it a quarter of the
+            process's descriptors, at most 4096. This machine has no limit.
+        trusted_proxy: Address or network of a proxy in front of this server that is
+            believed about who its visitors are. Repeatable.
     """
+
+    listen: str = "7443"
+    ports: str = "20000-20999"
+    public_host: str | None = None
+    state: Path | None = None
+    plain: bool = False
+    resume: str = "120s"
+    max_sessions: int = 1_024
+    max_waiting_sessions: int = 1_024
+    http: str | None = None
+    https: str | None = None
+    domain: str | None = None
+    certificate: tuple[Path, Path] | None = None
+    print_join: bool = False
+    max_per_address: int | None = None
+    trusted_proxy: list[str] | None = None
+
+    def options(self) -> ServerOptions:
+        """Return the options of the center-server."""
+        from tunnel.access.networks import Networks
+        from tunnel.center.server import ServerOptions
+
+        return ServerOptions(
+            Address.parse(self.listen, EVERYWHERE),
+            _port_range(self.ports),
+            self.plain,
+            seconds("--resume", self.resume),
+            self.names(),
+            max_sessions=_count("--max-sessions", self.max_sessions, least=1),
+            max_waiting_sessions=_count(
+                "--max-waiting-sessions", self.max_waiting_sessions
+            ),
+            max_per_address=None
+            if self.max_per_address is None
+            else _count("--max-per-address", self.max_per_address, least=1),
+            trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
+        )
+
+    def host(self) -> str | None:
+        """Return the host that the join line is to name; None if none is given."""
+        if self.public_host is None:
+            return None
+        host = host_of(self.public_host)
+        if host is None:
+            raise UsageError(
+                f"--public-host {self.public_host!r} is not a host",
+                "it is a name or an IP address, without a port",
+                "for example --public-host t.example.net",
+            )
+        return host
+
+    def names(self) -> NameOptions:
+        """Return where the server serves host names.
+
+        Without a domain, names on loopback end in ``.localhost``, which browsers and
+        curl look for on their own machine.
+        """
+        from tunnel.center.names import NameOptions
+
+        if self.certificate is not None and self.https is None:
+            why = "a certificate is given, but no port to use it on"
+            raise UsageError(why, fix="--https 443")
+        known = None
+        if self.domain is not None:
+            known = host_of(self.domain.strip("."))
+            if known is None or ":" in known:
+                what = f"{self.domain!r} is not a domain"
+                raise UsageError(what, fix="--domain t.example.net")
+        http = Address.parse(self.http, EVERYWHERE) if self.http else None
+        https = Address.parse(self.https, EVERYWHERE) if self.https else None
+        if known is None and all(is_loopback(at.host) for at in (http, https) if at):
+            known = LOCALHOST
+        return NameOptions(http, https, known and known.lower(), self.certificate)
+
+
+def seconds(flag: str, text: str) -> int:
+    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``."""
     number = text.rstrip("smh")
     unit = text[len(number) :]
     if number.isascii() and number.isdigit() and unit in _UNITS:
@@ -176,3 +266,22 @@ def seconds(flag: str, text: str) -> int:
         "it is a number with s, m or h",
         f"for example {flag} 30s",
     )
+
+
+def _port_range(text: str) -> range:
+    low, dash, high = text.partition("-")
+    if low.isdigit() and (high.isdigit() if dash else not high):
+        first, last = int(low), int(high or low)
+        if 0 < first <= last < 65_536:
+            return range(first, last + 1)
+    raise UsageError(
+        f"--ports {text!r} is not a range of ports",
+        "ports are 1 to 65535",
+        "for example --ports 20000-20999",
+    )
+
+
+def _count(flag: str, number: int, least: int = 0) -> int:
+    if number < least:
+        raise UsageError(f"{flag} {number} is too few", f"it is {least} or more")
+    return number

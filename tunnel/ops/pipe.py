@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
+import sys
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.center.client import CenterClient
-from tunnel.errors import CODES, Code, Exit, StreamError
+from tunnel.errors import CODES, Code, Exit, StateError, StreamError
 from tunnel.net.relay import relay
 from tunnel.ops import saved
 from tunnel.ops.entries import as_target
-from tunnel.ops.signals import ending_signals
-from tunnel.ops.stdio import standard_stream
+from tunnel.ops.runtime import ending_signals
+from tunnel.platform.files import stream_of
 
 if TYPE_CHECKING:
     from tunnel.addresses import End
@@ -67,3 +70,58 @@ async def run_pipe(
     if refusals:
         raise refusals.pop()
     return status
+
+
+# Standard input and output as one trio stream, whatever they are ---------------------
+
+
+class _ThreadedFile(trio.abc.SendStream, trio.abc.ReceiveStream):
+    """A file that epoll does not take (a regular one, /dev/null), read in threads."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        try:
+            return await trio.to_thread.run_sync(os.read, self._fd, max_bytes or 65_536)
+        except OSError as error:
+            raise StateError("cannot read stdin", error.strerror or "") from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[await trio.to_thread.run_sync(os.write, self._fd, rest) :]
+        except OSError as error:  # a full disk
+            raise StateError("cannot write to stdout", error.strerror or "") from error
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        await trio.lowlevel.checkpoint()
+
+
+def _stream_of(fd: int) -> trio.abc.Stream | _ThreadedFile:
+    own = os.dup(fd)
+    mode = os.fstat(own).st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not os.isatty(own)):
+        return _ThreadedFile(own)
+    return stream_of(own) or _ThreadedFile(own)
+
+
+def standard_stream() -> trio.abc.HalfCloseableStream:
+    """Return stdin and stdout as one half-closeable stream; closing it closes both.
+
+    ``send_eof`` closes stdout, so that its reader sees the end of file while the other
+    direction goes on. ``sys.stdout`` leads nowhere from now on.
+    """
+    output = _stream_of(sys.stdout.fileno())
+    # Else its reader would also wait for the descriptor that we were started with.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return trio.StapledStream(output, _stream_of(sys.stdin.fileno()))

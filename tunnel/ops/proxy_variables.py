@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import parse_ip, unmapped
+from tunnel.addresses import is_loopback, parse_ip, unmapped
 from tunnel.errors import UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy
 
@@ -25,13 +25,6 @@ _PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _EXEMPT: Final = ("no_proxy", "NO_PROXY")
 _OTHERS: Final = ("http_proxy", "HTTP_PROXY")
 _WITH_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")
-
-
-class Unused(NamedTuple):
-    """A variable that names a proxy which is not used."""
-
-    variable: str
-    reason: str
 
 
 def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy | None:
@@ -56,7 +49,9 @@ def proxy_of(environ: Mapping[str, str], host: str, port: int) -> UpstreamProxy 
     return replace(via, named=name)
 
 
-def not_used(environ: Mapping[str, str], host: str, port: int) -> Unused | None:
+def not_used(
+    environ: Mapping[str, str], host: str, port: int
+) -> tuple[str, str] | None:
     """Return the variable whose proxy is not used on the way to a server, and why.
 
     None where the environment names no proxy, or where the proxy is used.
@@ -65,12 +60,12 @@ def not_used(environ: Mapping[str, str], host: str, port: int) -> Unused | None:
     if name is None:
         other = _first(environ, _OTHERS)
         why = "the link is not HTTP: HTTPS_PROXY or ALL_PROXY counts"
-        return Unused(other, why) if other else None
-    if is_loopback(host):
-        return Unused(name, "the server is this machine")
+        return (other, why) if other else None
+    if is_here(host):
+        return name, "the server is this machine"
     exempt = _first(environ, _EXEMPT)
     if exempt and is_exempt(environ[exempt], host, port):
-        return Unused(name, f"{exempt} names the server")
+        return name, f"{exempt} names the server"
     return None
 
 
@@ -78,13 +73,11 @@ def _first(environ: Mapping[str, str], names: Sequence[str]) -> str | None:
     return next((name for name in names if environ.get(name, "").strip()), None)
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether the text of a host means this machine; nothing is resolved."""
+def is_here(host: str) -> bool:
+    """Say whether a server of that name or address can only be this machine."""
     ip = _ip(host)
-    if ip is not None:
-        return ip.is_loopback or ip.is_unspecified
-    name = _name(host)
-    return name == "localhost" or name.endswith(".localhost")
+    is_unspecified = ip is not None and ip.is_unspecified
+    return is_loopback(host) or is_unspecified or _name(host).endswith(".localhost")
 
 
 def is_exempt(entries: str, host: str, port: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -14,7 +15,6 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.ops.show import Show, connections
-from tunnel.ops.signals import ending_signals
 from tunnel.platform.process import HANGUP
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ RECYCLED_BYTES: Final = 4_194_304
 
 
 def run(
-    command: Command,
-    show: Show,
-    timeouts: Timeouts | None,
-    warn: Callable[[], None],
+    command: Command, show: Show, timeouts: Timeouts | None, warn: Callable[[], None]
 ) -> int:
     """Run a command in trio and return its exit status; an error becomes text and one.
 
@@ -50,10 +47,26 @@ def run(
         warn: called once the log is there, to say what is wrong with the environment.
     """
     raise_limit()
-    _calm_collector()
-    _calm_allocator()
+    gc.collect()
+    gc.freeze()  # what was loaded so far
+    gc.set_threshold(*COLLECT_AFTER)
+    # glibc keeps blocks as large as the largest that was ever freed, up to twice as
+    # much in all, and returns larger ones to the kernel at once: without this, each
+    # piece of a transfer began with page faults. Other allocators take no notice.
+    bytes(RECYCLED_BYTES)
+
+    async def with_log() -> int:
+        if timeouts is not None:
+            TIMEOUTS.set(timeouts)
+        warn()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(show.keep_log)
+            status = await command()
+            nursery.cancel_scope.cancel()
+        return status
+
     try:
-        return trio.run(_with_log, command, show, timeouts, warn)
+        return trio.run(with_log)
     except BaseException as error:
         fault = first_fault(error)
         if isinstance(fault, TunnelError):
@@ -66,39 +79,6 @@ def run(
         show.close()
 
 
-async def _with_log(
-    command: Command,
-    show: Show,
-    timeouts: Timeouts | None,
-    warn: Callable[[], None],
-) -> int:
-    if timeouts is not None:
-        TIMEOUTS.set(timeouts)
-    warn()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(show.keep_log)
-        status = await command()
-        nursery.cancel_scope.cancel()
-    return status
-
-
-def _calm_collector() -> None:
-    """Have the collector run less often, and never over what was loaded so far."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
-
-
-def _calm_allocator() -> None:
-    """Have the allocator keep freed memory for the next piece of a transfer.
-
-    glibc keeps blocks as large as the largest that was ever freed, up to twice as much
-    in all, and returns larger ones to the kernel at once: without this, each piece
-    began with page faults. Other allocators take no notice.
-    """
-    bytes(RECYCLED_BYTES)
-
-
 def first_fault(error: BaseException) -> BaseException:
     """Return the first TunnelError of an exception group, or else its first error."""
     while isinstance(error, BaseExceptionGroup):
@@ -107,18 +87,22 @@ def first_fault(error: BaseException) -> BaseException:
     return error
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Return Ctrl+C, SIGTERM, and SIGHUP unless it is ignored already (``nohup``)."""
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+        ends.append(HANGUP)
+    return ends
+
+
+@dataclass
 class Ending:
-    """How a command ends: drain on the first signal, stop at once on the second.
+    """How a command ends: drain on the first signal, stop at once on the second."""
 
-    Args:
-        show: writes for the user.
-        connections: returns how many connections are alive.
-    """
-
-    def __init__(self, show: Show, connections: Callable[[], int]) -> None:
-        self.status = Exit.OK
-        self._show = show
-        self._connections = connections
+    show: Show
+    connections: Callable[[], int]
+    """Returns how many connections are alive."""
+    status: Exit = Exit.OK
 
     async def watch(
         self,
@@ -136,11 +120,10 @@ class Ending:
             number = await anext(signals)
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
-            if live := self._connections():
+            if live := self.connections():
                 log_event(logger, logging.INFO, "draining", connections=live)
-                self._show.talk(
-                    "stopping", f"{connections(live, 'live ')} (Ctrl+C again: now)"
-                )
+                said = f"{connections(live, 'live ')} (Ctrl+C again: now)"
+                self.show.talk("stopping", said)
             async with trio.open_nursery() as nursery:
 
                 async def until_drained() -> None:

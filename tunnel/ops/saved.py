@@ -43,10 +43,9 @@ def state_folder() -> Path:
 
 def client_folder() -> Path | None:
     """Return the folder of this user's client ids; None if no home folder is known."""
-    try:
+    with suppress(StateError):
         return state_folder() / "client"
-    except StateError:
-        return None
+    return None
 
 
 def _file(name: str, instead: str = "--to, or XDG_CONFIG_HOME") -> Path:
@@ -95,10 +94,9 @@ def outdated(join: JoinLine) -> JoinLine | None:
 
 
 def _readable(path: Path) -> JoinLine | None:
-    try:
+    with suppress(StateError, UsageError):
         return parse_join(read_private(path))
-    except (StateError, UsageError):
-        return None
+    return None
 
 
 def secret_file(variable: str, read: Callable[[str], T]) -> T | None:
@@ -136,8 +134,7 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
         return line, False
     if to is not None and "://" in to:
         return parse_join(to), True
-    name = DEFAULT if to is None else to
-    path = _file(name)
+    path = _file(DEFAULT if to is None else to)
     if exists(path):
         return _read_file(path, str(path), parse_join), False
     if to is None:
@@ -147,12 +144,14 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
             "run `tunnel serve` on a public host, then use the line that it prints: "
             "--to 'tunnel://…'",
         )
-    known = [p.stem for p in path.parent.glob("*.join")]
-    fix = "`tunnel join 'tunnel://…'` saves one"
-    if close := get_close_matches(name, known, 1):
-        fix = f"did you mean {close[0]!r}?"
-    cause = f"saved: {', '.join(sorted(known)) or 'none'}"
-    raise UsageError(f"no saved server is called {name!r}", cause, fix)
+    known = sorted(p.stem for p in path.parent.glob("*.join"))
+    close = get_close_matches(to, known, 1)
+    saves = "`tunnel join 'tunnel://…'` saves one"
+    raise UsageError(
+        f"no saved server is called {to!r}",
+        f"saved: {', '.join(known) or 'none'}",
+        f"did you mean {close[0]!r}?" if close else saves,
+    )
 
 
 def show_join(state: Path, show: Show) -> Exit:
@@ -197,6 +196,6 @@ def find_via(url: str | None, join: JoinLine) -> UpstreamProxy | None:
     if via is not None:
         log_event(LOG, logging.INFO, "proxy.used", proxy=str(via), variable=via.named)
     elif (unused := not_used(os.environ, join.host, join.port)) is not None:
-        log_event(LOG, logging.INFO, "proxy.not_used", variable=unused.variable,
-            reason=unused.reason)  # fmt: skip
+        name, reason = unused
+        log_event(LOG, logging.INFO, "proxy.not_used", variable=name, reason=reason)
     return via

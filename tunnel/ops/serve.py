@@ -17,7 +17,7 @@ from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
 from tunnel.errors import StateError
 from tunnel.log import log_event
-from tunnel.net.routes import own_address_outwards
+from tunnel.net.bind import own_address_outwards
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.platform.sockets import listed_ipv6
@@ -71,7 +71,12 @@ async def run_serve(
             host = public_host or _reachable_host(address.host)
             pin = identity.pin if identity else None
             join = JoinLine(OWNER, token, host, address.port, pin, options.plain)
-            _keep_line(state, join, show)
+            try:
+                write_join(state, join)
+            except StateError as error:  # a read-only folder will do if it holds one
+                if kept_join(state) is None:
+                    raise
+                show.error(error, "warning")
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
                 drain = partial(server.drain, drain_s)
@@ -82,16 +87,6 @@ async def run_serve(
             await nursery.start(until_signal)
             _show_server(show, address, join, server.names)
         return ending.status
-
-
-def _keep_line(state: Path, join: JoinLine, show: Show) -> None:
-    """Save the join line; a read-only folder will do if it holds one already."""
-    try:
-        write_join(state, join)
-    except StateError as error:
-        if kept_join(state) is None:
-            raise
-        show.error(error, "warning")
 
 
 def _show_server(

@@ -6,21 +6,29 @@ import json
 import logging
 import os
 import sys
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 import trio
 
-from tunnel.log import JsonFormatter, LogfmtFormatter, TerminalFormatter
-from tunnel.ops.bounded_log import WINDOW_S, BoundedHandler
+from tunnel.log import FIELDS, JsonFormatter, LogfmtFormatter, TerminalFormatter
 from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tunnel.errors import TunnelError
 
 LABEL_WIDTH: Final = 18
+WINDOW_S: Final = 10.0
+"""Seconds for which lines of one kind are counted together; then the log says how many
+were left out."""
+LINES_IN_A_WINDOW: Final = 100
+"""Lines of one kind in a window; further ones are only counted. More than people and
+small fleets cause by hand; at 150 bytes a line, 1.5 KB a second in the worst flood."""
+MAX_KINDS: Final = 4_096
+"""Kinds that are told apart at a time; all others count as one. A kind is an event and
+the user and client that it names. About 1.2 MB."""
 
 
 class Show:
@@ -38,7 +46,11 @@ class Show:
         self._status = ""
         kind = log or ("terminal" if self._talkative else "logfmt")
         self._log = BoundedHandler(sys.stderr)
-        self._log.setFormatter(_formatter(kind, colour=self._talkative))
+        if kind == "terminal":
+            self._log.setFormatter(TerminalFormatter(colour=self._talkative))
+        else:
+            to_json = kind == "json"
+            self._log.setFormatter(JsonFormatter() if to_json else LogfmtFormatter())
         root = logging.getLogger("tunnel")
         root.handlers[:] = [self._log]
         root.propagate = False
@@ -57,17 +69,12 @@ class Show:
 
     def line(self, event: str, text: str, **fields: str | float) -> None:
         """Write one line of data, without secrets: ``text``, or ``fields`` as JSON."""
-        safe = {
-            key: redact(value) if isinstance(value, str) else value
-            for key, value in fields.items()
-        }
-        self._data(event, redact(text), safe)
+        for key, value in fields.items():
+            fields[key] = redact(value) if isinstance(value, str) else value
+        self.secret_line(event, redact(text), **fields)
 
     def secret_line(self, event: str, text: str, **fields: str | float) -> None:
         """Write one line of data whose purpose is to tell a secret."""
-        self._data(event, text, fields)
-
-    def _data(self, event: str, text: str, fields: Mapping[str, str | float]) -> None:
         self._clear_status()
         if self.as_json:
             text = json.dumps({"event": event, **fields})
@@ -101,12 +108,9 @@ class Show:
 
     def _explain(self, first: str, error: TunnelError) -> None:
         self._clear_status()
-        parts = [first]
-        if error.cause:
-            parts.append(f"  cause  {error.cause}")
-        if error.fix:
-            parts.append(f"  fix    {error.fix}")
-        _write(sys.stderr, "\n".join(map(_shown, parts)) + "\n")
+        parts = ("", first), ("  cause  ", error.cause), ("  fix    ", error.fix)
+        text = "".join(f"{_shown(label + said)}\n" for label, said in parts if said)
+        _write(sys.stderr, text)
 
 
 def is_journal(file: TextIO) -> bool:
@@ -129,12 +133,6 @@ def _write(file: TextIO, text: str) -> None:
     file.flush()
 
 
-def _formatter(kind: str, *, colour: bool) -> logging.Formatter:
-    if kind == "terminal":
-        return TerminalFormatter(colour=colour)
-    return JsonFormatter() if kind == "json" else LogfmtFormatter()
-
-
 def size_text(count: int) -> str:
     """Return a number of bytes for a person to read."""
     size = float(count)
@@ -148,3 +146,86 @@ def size_text(count: int) -> str:
 def connections(count: int, kind: str = "") -> str:
     """Return a number of connections for a person to read."""
     return f"{count} {kind}connection{'' if count == 1 else 's'}"
+
+
+# The log -----------------------------------------------------------------------------
+
+_Key = tuple[str, str, str]
+_REST: Final[_Key] = ("log.others", "", "")
+
+
+@dataclass(slots=True)
+class _Window:
+    """The lines of one kind since ``began``."""
+
+    began: float
+    logger: str
+    level: int
+    lines: int = 0
+    more: int = 0
+
+
+class BoundedHandler(logging.StreamHandler[TextIO]):
+    """Writes the first records of each kind, and how many more there were.
+
+    ``say_counts`` writes the latter: call it now and then, and at the end. The lines
+    written and the numbers in ``more`` add up to all records.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._windows: dict[_Key, _Window] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or count it; the caller holds the handler's lock."""
+        now = time.monotonic()
+        window = self._window(record, now)
+        if window.lines < LINES_IN_A_WINDOW:
+            window.lines += 1
+            super().emit(record)
+        else:
+            window.more += 1
+
+    def say_counts(self, *, everything: bool = False) -> None:
+        """Write what was left out of the windows that are over, or of all windows."""
+        self.acquire()
+        try:
+            now = time.monotonic()
+            for key, window in list(self._windows.items()):
+                if everything or now - window.began >= WINDOW_S:
+                    del self._windows[key]
+                    self._say(key, window, now)
+        finally:
+            self.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the log; logging itself would print the record unredacted."""
+
+    def _window(self, record: logging.LogRecord, now: float) -> _Window:
+        windows = self._windows
+        key = _key_of(record)
+        window = windows.get(key)
+        if window is None and len(windows) >= MAX_KINDS:
+            key, window = _REST, windows.get(_REST)
+        if window is not None and now - window.began >= WINDOW_S:
+            self._say(key, window, now)
+            window = None
+        if window is None:
+            window = windows[key] = _Window(now, record.name, record.levelno)
+        return window
+
+    def _say(self, key: _Key, window: _Window, now: float) -> None:
+        if not window.more:
+            return
+        event, user, client = key
+        more = logging.LogRecord(window.logger, window.level, "", 0, event, (), None)
+        fields = {"user": user or None, "client": client or None, "more": window.more,
+                  "in_s": round(now - window.began, 1)}  # fmt: skip
+        setattr(more, FIELDS, fields)
+        super().emit(more)
+
+
+def _key_of(record: logging.LogRecord) -> _Key:
+    # A record of another library has none: its key is its text without values.
+    fields = getattr(record, FIELDS, {})
+    return str(record.msg), str(fields.get("user", "")), str(fields.get("client", ""))

@@ -26,7 +26,9 @@ such wait no other follows until something is read."""
 PIECE_BYTES: Final = PIPE_BYTES
 """As much fits into every pipe that has room (POSIX), so that a write returns."""
 
-_PLAIN: Final = {"→": "->", "…": "...", "—": "-", "–": "-", "·": "-", "×": "x"}
+_PLAIN: Final = str.maketrans(
+    {"→": "->", "…": "...", "—": "-", "–": "-", "·": "-", "×": "x"}
+)
 _PLAIN_ERRORS: Final = "tunnel-plain"
 
 
@@ -46,7 +48,8 @@ class EnduringFile(io.FileIO):
         """Write some of ``data``, or drop it all; never blocks for more than 1 s."""
         size = memoryview(data).nbytes
         try:
-            if self._has_room():
+            self._stuck = not has_room(self.fileno(), 0 if self._stuck else STUCK_S)
+            if not self._stuck:
                 written = super().write(memoryview(data)[:PIECE_BYTES])
                 if written is not None:
                     return written
@@ -54,11 +57,6 @@ class EnduringFile(io.FileIO):
         except OSError as error:
             self.lost = error.with_traceback(None)  # which would hold this frame
         return size
-
-    def _has_room(self) -> bool:
-        found = has_room(self.fileno(), 0 if self._stuck else STUCK_S)
-        self._stuck = not found
-        return found
 
 
 def secure_standard_files() -> None:
@@ -109,8 +107,5 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    shown = "".join(
-        _PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode()
-        for char in text
-    )
+    shown = text.translate(_PLAIN).encode("ascii", "backslashreplace").decode()
     return shown, error.end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -67,46 +68,35 @@ async def run_up(
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, own_id, show, nursery)
-            up.save_as, up.keep = server.save_as, is_new
+            up = _Up(join, via, server.save_as, is_new, own_id, show, nursery)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
 
 
+@dataclass(eq=False)
 class _Up:
     """One run of ``tunnel up``: its entries, and what its user is told of them.
 
-    Args:
-        join: the server.
-        via: the proxy on the way to it.
-        own_id: what names this client to the server.
-        show: writes for the user.
-        nursery: of all tasks of the run.
+    All its tasks are in ``nursery``. Once an entry works, the server is saved as
+    ``save_as``, or else, if ``is_new``, as the default where there is no other.
     """
 
-    def __init__(
-        self,
-        join: JoinLine,
-        via: UpstreamProxy | None,
-        own_id: ClientId,
-        show: Show,
-        nursery: trio.Nursery,
-    ) -> None:
-        self.save_as: str | None = None
-        """The name under which the server is saved once an entry works."""
-        self.keep = False
-        """Save it as the default then, if there is no other."""
-        self._join = join
-        self._via = via
-        self._show = show
-        self._nursery = nursery
+    join: JoinLine
+    via: UpstreamProxy | None
+    save_as: str | None
+    is_new: bool
+    own_id: ClientId
+    show: Show
+    nursery: trio.Nursery
+
+    def __post_init__(self) -> None:
         self._client = CenterClient(
-            join,
-            client_id=own_id.value,
-            new_id=own_id.renew,
+            self.join,
+            client_id=self.own_id.value,
+            new_id=self.own_id.renew,
             tell=self._tell,
-            via=via,
+            via=self.via,
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -115,8 +105,8 @@ class _Up:
         self._without: dict[str, Exit] = {}
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
+        """Said once there is a link."""
         self._count = 0
-        self._was_up = False
         self._works = False
         """Whether an entry has ever been ready."""
         self._trouble = ""
@@ -127,20 +117,20 @@ class _Up:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
         self._count = len(entries)
-        ending = Ending(self._show, lambda: client.connections)
+        ending = Ending(self.show, lambda: client.connections)
         for entry in entries:
             await self._start(entry)
         drain = partial(client.drain, drain_s)
-        await self._nursery.start(ending.watch, drain, client.leave)
-        if self._show.terminal:
-            self._nursery.start_soon(self._keep_status)
+        await self.nursery.start(ending.watch, drain, client.leave)
+        if self.show.terminal:
+            self.nursery.start_soon(self._keep_status)
         await client.run()
         return self._failure or ending.status
 
     async def _start(self, entry: Entry) -> None:
         match entry:
             case Local():
-                self._local.append(await entry.start(self._client, self._nursery))
+                self._local.append(await entry.start(self._client, self.nursery))
             case Published():
                 self._published[await entry.start(self._client)] = entry
 
@@ -155,18 +145,17 @@ class _Up:
                 self._link_down(notice)
             case LinkResumed():
                 self._trouble = ""
-                self._show.talk(
+                self.show.talk(
                     "link resumed",
                     f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
                     f"kept, {size_text(notice.repeated_bytes)} sent again",
                 )
             case SessionLost(reason, count):
                 if count:  # otherwise nothing was lost
-                    self._show.talk(
-                        "session lost", f"{reason}; reset: {connections(count)}"
-                    )
+                    lost = f"{reason}; reset: {connections(count)}"
+                    self.show.talk("session lost", lost)
             case ClientIdChanged():
-                self._show.talk(
+                self.show.talk(
                     "warning",
                     "another machine has our client id (a copied state folder?); "
                     "this one has one of its own from now on",
@@ -174,30 +163,29 @@ class _Up:
             case MappingReady(name, public, over_tls):
                 self._without.pop(name, None)
                 self._had.add(name)
-                self._nursery.start_soon(self._ready, name, public, over_tls)
+                self.nursery.start_soon(self._ready, name, public, over_tls)
             case MappingRefused():
                 self._refused(notice)
 
     def _link_up(self, notice: LinkUp) -> None:
         how = "TLS 1.3" if notice.encrypted else "plain, NOT encrypted"
         how += ", key pinned" if notice.pinned else ""
-        self._show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
-        if not self._was_up:
-            self._was_up = True
-            for line in self._local:
-                self._say(line)
+        self.show.talk(notice.peer, f"{how}, {notice.rtt_s * 1000:.0f} ms")
+        lines, self._local = self._local, []
+        for line in lines:
+            self._say(line)
 
     def _link_down(self, notice: LinkDown) -> None:
         waiting = f"{connections(notice.waiting)} waiting, " if notice.waiting else ""
         again = f"{waiting}trying again in {notice.retry_s:.1f} s"
         if notice.was_up:
-            self._show.talk("link lost", again)
+            self.show.talk("link lost", again)
         elif notice.reason.what != self._trouble:
             # Said in full once in each outage, and whenever the reason changes.
             self._trouble = notice.reason.what
-            self._show.trouble(notice.reason, again)
+            self.show.trouble(notice.reason, again)
         else:
-            self._show.talk("no link", again)
+            self.show.talk("no link", again)
 
     # Entries -------------------------------------------------------------------------
 
@@ -205,9 +193,9 @@ class _Up:
         entry = self._published[name]
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
-            self._show.talk("warning", line.warning)
+            self.show.talk("warning", line.warning)
         # A script is told once, unless a new link brought another address.
-        if self._said.get(name) != public or self._show.terminal:
+        if self._said.get(name) != public or self.show.terminal:
             self._say(line)
         self._said[name] = public
 
@@ -215,20 +203,20 @@ class _Up:
         if not self._works:  # a command that fails changes no saved line
             self._works = True
             self._keep_join()
-        text = line.text(terminal=self._show.terminal)
-        self._show.line("entry", text, **line.fields)
+        text = line.text(terminal=self.show.terminal)
+        self.show.line("entry", text, **line.fields)
 
     def _refused(self, notice: MappingRefused) -> None:
         entry = self._published[notice.name]
-        other = entry.instead(notice, self._join.host)
+        other = entry.instead(notice, self.join.host)
         if other is not None:
-            self._nursery.start_soon(self._start_other, notice.name, other)
+            self.nursery.start_soon(self._start_other, notice.name, other)
             return
         error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN
         if not (asked_again and notice.name in self._had):
             self._without[notice.name] = error.exit_status
-        self._nursery.start_soon(self._say_refused, error, asked_again)
+        self.nursery.start_soon(self._say_refused, error, asked_again)
 
     async def _start_other(self, name: str, other: Published) -> None:
         await self._client.withdraw(name)
@@ -239,9 +227,9 @@ class _Up:
         await trio.lowlevel.checkpoint()
         if len(self._without) < self._count:
             until = "until it is free" if asked_again else "over the next link"
-            self._show.trouble(error, f"it is asked for again {until}")
+            self.show.trouble(error, f"it is asked for again {until}")
             return
-        self._show.error(error)
+        self.show.error(error)
         # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
         self._client.stop()
@@ -256,43 +244,41 @@ class _Up:
             now = (client.connections, sent, received)
             if now != last:
                 last = now
-                self._show.status(
-                    f"  {connections(now[0])}, {size_text(received)} in, "
-                    f"{size_text(sent)} out"
-                )
+                bytes_in, bytes_out = size_text(received), size_text(sent)
+                live = connections(client.connections)
+                self.show.status(f"  {live}, {bytes_in} in, {bytes_out} out")
 
     # The join line -------------------------------------------------------------------
 
     def _keep_join(self) -> None:
-        """Save the server under the name that was asked for, or as the default."""
         with _logged_if_not_saved():
             if self.save_as:
-                saved.save(self._join, self.save_as)
-            elif self.keep and not saved.is_saved(saved.DEFAULT):
-                path = saved.save(self._join, saved.DEFAULT)
-                self._show.talk("saved", f"{path} (--to is not needed next time)")
-            elif self.keep:
-                self._nursery.start_soon(self._replace_join)
+                saved.save(self.join, self.save_as)
+            elif self.is_new and not saved.is_saved(saved.DEFAULT):
+                path = saved.save(self.join, saved.DEFAULT)
+                self.show.talk("saved", f"{path} (--to is not needed next time)")
+            elif self.is_new:
+                self.nursery.start_soon(self._replace_join)
 
     async def _replace_join(self) -> None:
         """Save the server instead of an older line that leads to it no more.
 
         A line that still does is another way to the server, which has not moved.
         """
-        if (old := saved.outdated(self._join)) is None:
+        if (old := saved.outdated(self.join)) is None:
             return
-        same_token = old.token.reveal() == self._join.token.reveal()
-        if same_token and await is_there(old, self._via):
+        same_token = old.token.reveal() == self.join.token.reveal()
+        if same_token and await is_there(old, self.via):
             return
         with _logged_if_not_saved():
-            path = saved.save(self._join, saved.DEFAULT)
-            was, now = (Address(join.host, join.port) for join in (old, self._join))
+            path = saved.save(self.join, saved.DEFAULT)
+            was, now = (Address(join.host, join.port) for join in (old, self.join))
             what = "the same server, a new token"
             if was != now:
                 what = f"the same server moved from {was} to {now}"
                 log_event(logger, logging.INFO, "server.moved", was=str(was),
                     now=str(now), saved=str(path))  # fmt: skip
-            self._show.talk("saved", f"{path} ({what})")
+            self.show.talk("saved", f"{path} ({what})")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The ``TUNNEL_…`` variables: one table of names, and which command takes which.
+"""The ``TUNNEL_…`` variables: what each is called, and which command takes which.
 
 A flag's variable is ``TUNNEL_`` and its name. Where commands mean different things by
 one flag, the name holds the command too; the name without it, which is older, still
@@ -20,7 +20,7 @@ from tunnel.errors import UsageError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from cyclopts import App, ArgumentCollection
     from cyclopts.argument import Argument
@@ -36,47 +36,10 @@ OWN: Final = {
 """Flags whose variables hold the name of the command."""
 _SWITCHES: Final = {"tcp": ("socks",)}
 """Flags without a variable: the same word takes a value in another command."""
-SHARED: Final = frozenset(
-    [
-        "LISTEN",
-        "PORTS",
-        "PUBLIC_HOST",
-        "STATE",
-        "PLAIN",
-        "RESUME",
-        "MAX_SESSIONS",
-        "MAX_WAITING_SESSIONS",
-        "DOMAIN",
-        "CERTIFICATE",
-        "PRINT_JOIN",
-        "TRUSTED_PROXY",
-        "MAX_PER_ADDRESS",
-        "TO",
-        "VIA",
-        "SAVE_AS",
-        "DRAIN",
-        "IDLE",
-        "UDP_IDLE",
-        "DEAD_AFTER",
-        "JSON",
-        "LOG",
-        "REMOTE",
-        "PROXY_PROTOCOL",
-        "AUTH",
-        "NETWORK",
-        "LIST",
-        "EXIT",
-        "BE_EXIT",
-        "UDP_PUBLIC_ADDRESS",
-        "ONCE",
-        "TO_FILE",
-        "VIA_FILE",
-        "AUTH_FILE",
-        "TRUST_FILES",
-        "NET",
-    ]
+NO_FLAGS: Final = frozenset(
+    PREFIX + word for word in ("TO_FILE", "VIA_FILE", "AUTH_FILE", "TRUST_FILES", "NET")
 )
-"""The other variables, without the prefix."""
+"""The variables that stand for no flag."""
 
 _KUBERNETES: Final = re.compile(
     r"TUNNEL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
@@ -94,57 +57,55 @@ def variable_of(command: str, flag: str) -> str | None:
     return f"{PREFIX}{own}{word.upper().replace('-', '_')}"
 
 
-def known() -> set[str]:
-    """Return every variable that a command takes."""
-    shared = {PREFIX + word for word in SHARED}
-    return shared | {
-        f"{PREFIX}{command.upper()}_{word.upper()}"
-        for command, words in OWN.items()
-        for word in words
+def known(app: App) -> set[str]:
+    """Return every variable that a command takes; reads all flags, so it is slow."""
+    flags = {
+        variable_of(command, argument.name)
+        for command in app
+        if not command.startswith("-")
+        for argument in app[command].assemble_argument_collection()
     }
+    return {*NO_FLAGS, *filter(None, flags)}
 
 
-def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
+def unknown(app: App, environ: Mapping[str, str]) -> dict[str, str | None]:
     """Return the variables that no command takes, each with the likely right one.
 
     Those that Kubernetes makes for a service called tunnel are left out.
     """
-    names = known()
     old = {PREFIX + word.upper() for words in OWN.values() for word in words}
-    found: dict[str, str | None] = {}
-    for name, value in environ.items():
-        if not name.startswith(PREFIX) or name in names | old:
-            continue
-        made = name.endswith("_PORT") and _KUBERNETES_URL.match(value)
-        if not made and not _KUBERNETES.fullmatch(name):
-            close = get_close_matches(name, sorted(names), 1, 0.75)
-            found[name] = close[0] if close else None
-    return found
+    strange = [
+        name
+        for name, value in environ.items()
+        if name.startswith(PREFIX)
+        and name not in NO_FLAGS | old
+        and not _KUBERNETES.fullmatch(name)
+        and not (name.endswith("_PORT") and _KUBERNETES_URL.match(value))
+    ]
+    if not strange:
+        return {}
+    names = sorted(known(app))
+    return {
+        name: next(iter(get_close_matches(name, names, 1, 0.75)), None)
+        for name in strange
+        if name not in names
+    }
 
 
 def refuse_empty(
-    app: App, commands: tuple[str, ...], arguments: ArgumentCollection
+    app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
 ) -> None:
-    """Refuse an empty word of the command line, and say what belongs there.
-
-    Raises:
-        UsageError: a word is empty; it would mean something by chance.
-    """
-    del commands
+    """Raise UsageError for an empty word: it would mean something by chance."""
     for argument in arguments:
         given = [one.value for one in argument.tokens if one.implicit_value is UNSET]
         if not all(map(str.strip, given)):
+            told = app.assemble_argument_collection(parse_docstring=True)
+            texts = {one.name: one.parameter.help or "" for one in told}
             raise UsageError(
                 f"{argument.name} is empty",
                 "perhaps a variable of the shell is not set",
-                f"what belongs there: {_help_of(app, argument.name)}",
+                f"what belongs there: {' '.join(texts[argument.name].split())}",
             )
-
-
-def _help_of(app: App, name: str) -> str:
-    arguments = app.assemble_argument_collection(parse_docstring=True)
-    texts = {one.name: one.parameter.help or "" for one in arguments}
-    return " ".join(texts[name].split())
 
 
 class Environment(Env):
@@ -156,6 +117,8 @@ class Environment(Env):
         """The old names that were used, and the new ones."""
         self.given: list[str] = []
         """The variables that were used."""
+        self.taken: set[str] = set()
+        """The variables that the command takes."""
 
     def _convert_argument(self, commands: tuple[str, ...], argument: Argument) -> str:
         name = variable_of(_last(commands), argument.name)
@@ -169,24 +132,24 @@ class Environment(Env):
     ) -> None:
         """Give the flags that the command line leaves out the values of variables."""
         del app
+        command = _last(commands)
         for argument in arguments:
-            name = variable_of(_last(commands), argument.name)
-            if name is None or argument.tokens:
+            name = variable_of(command, argument.name)
+            if name is None:
                 continue
-            before = PREFIX + name.removeprefix(f"{PREFIX}{_last(commands).upper()}_")
+            self.taken.add(name)
+            if argument.tokens:
+                continue
+            before = PREFIX + name.removeprefix(f"{PREFIX}{command.upper()}_")
             if before != name and os.environ.get(before) and not os.environ.get(name):
                 self.old[before] = name
                 name = before
-            if os.environ.get(name):  # empty is not set: `TUNNEL_STATE=${STATE:-}`
+            if text := os.environ.get(name):  # empty is not set: `TUNNEL_STATE=`
                 self.given.append(name)
-                self._give(argument, name)
-
-    def _give(self, argument: Argument, name: str) -> None:
-        values: Iterable[str] = argument.parameter.env_var_split(
-            argument.hint, os.environ[name]
-        )
-        for index, value in enumerate(values):
-            argument.append(Token(keyword=name, value=value, source="env", index=index))
+                values = argument.parameter.env_var_split(argument.hint, text)
+                for at, value in enumerate(values):
+                    token = Token(keyword=name, value=value, source="env", index=at)
+                    argument.append(token)
 
     def sources(self) -> str:
         """Return the names of the variables that were used, for an error to name."""
@@ -195,11 +158,12 @@ class Environment(Env):
             for name in self.given
         )
 
-    def warn(self) -> None:
+    def warn(self, app: App) -> None:
         """Log the old names that were used, and the variables that no command takes."""
         for before, name in self.old.items():
             log_event(LOG, logging.WARNING, "variable.old", variable=before, now=name)
-        for name, meant in unknown(os.environ).items():
+        environ = {k: v for k, v in os.environ.items() if k not in self.taken}
+        for name, meant in unknown(app, environ).items():
             log_event(LOG, logging.WARNING, "variable.unknown", variable=name,
                 did_you_mean=meant)  # fmt: skip
 

@@ -1,11 +1,14 @@
-"""Files: locks, modes, and opening with care, on every operating system."""
+"""Files and pipes: locks, modes, opening with care, and pipes as trio streams."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 if sys.platform == "win32":
     import msvcrt
@@ -13,15 +16,16 @@ else:
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-_Status = os.stat_result
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+_MayOpen = Callable[[bytes, os.stat_result], bool]
+_Opened = tuple[int, os.stat_result] | None
 
 
 def open_file(path: Path, flags: int, mode: int) -> int:
     """Open a file for bytes; return its descriptor, which the caller closes."""
-    return os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
+    return os.open(path, flags | _BINARY, mode)
 
 
 def set_mode(descriptor: int, mode: int) -> None:
@@ -94,9 +98,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
     return os.read(descriptor, size)
 
 
-def open_real(
-    path: bytes, may_open: Callable[[bytes, _Status], bool]
-) -> tuple[int, _Status] | None:
+def open_real(path: bytes, may_open: _MayOpen) -> _Opened:
     """Open a file or a folder to read it, if what it really is may be opened.
 
     Links are followed. ``may_open`` is given the path without links, and the status;
@@ -109,16 +111,6 @@ def open_real(
         may not be opened.
     """
     if sys.platform == "linux":
-        return _open_looked_at(path, may_open)
-    else:
-        return _open_twice_looked_at(path, may_open)
-
-
-if sys.platform == "linux":
-
-    def _open_looked_at(
-        path: bytes, may_open: Callable[[bytes, _Status], bool]
-    ) -> tuple[int, _Status] | None:
         try:
             place = os.open(path, os.O_PATH)  # touches nothing
         except (OSError, ValueError):
@@ -126,23 +118,21 @@ if sys.platform == "linux":
         with ExitStack() as stack:
             stack.callback(os.close, place)
             status = os.fstat(place)
-            if not may_open(os.readlink(b"/proc/self/fd/%d" % place), status):
-                return None
-            try:
-                return os.open(f"/proc/self/fd/{place}", os.O_RDONLY), status
-            except OSError:
-                return None
+            if may_open(os.readlink(b"/proc/self/fd/%d" % place), status):
+                with suppress(OSError):
+                    return os.open(f"/proc/self/fd/{place}", os.O_RDONLY), status
+        return None
+    else:
+        return _open_twice_looked_at(path, may_open)
 
 
-def _open_twice_looked_at(
-    path: bytes, may_open: Callable[[bytes, _Status], bool]
-) -> tuple[int, _Status] | None:
+def _open_twice_looked_at(path: bytes, may_open: _MayOpen) -> _Opened:
     try:
         really = os.path.realpath(path, strict=True)
         before = os.lstat(really)
         if not may_open(really, before):
             return None
-        number = os.open(really, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        number = os.open(really, os.O_RDONLY | _BINARY)
     except (OSError, ValueError):
         return None
     status = os.fstat(number)
@@ -150,3 +140,11 @@ def _open_twice_looked_at(
         return number, status
     os.close(number)
     return None
+
+
+def stream_of(descriptor: int) -> trio.abc.Stream | None:
+    """Return a stream that owns a pipe, a socket or a terminal; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    else:
+        return trio.lowlevel.FdStream(descriptor)

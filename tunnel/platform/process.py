@@ -20,11 +20,8 @@ MANY: Final = 1 << 30
 
 # Signals -----------------------------------------------------------------------------
 
-if sys.platform == "win32":
-    HANGUP: Final[signal.Signals | None] = None
-    """The terminal was closed; None where nobody says so."""
-else:
-    HANGUP: Final[signal.Signals | None] = signal.SIGHUP
+HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
+"""The terminal was closed; None where nobody says so."""
 
 
 def hold_back(number: signal.Signals) -> None:
@@ -42,32 +39,26 @@ def let_through(number: signal.Signals) -> None:
 # Descriptors -------------------------------------------------------------------------
 
 
-def descriptor_limit() -> int:
-    """Return how many descriptors this process may have; ``MANY`` if not known."""
-    if sys.platform == "win32":
-        return MANY
-    else:
-        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return soft if soft != resource.RLIM_INFINITY else MANY
+def descriptor_limits() -> tuple[int, int]:
+    """Return how many descriptors may be open, and how far that may be raised.
 
-
-def descriptor_hard_limit() -> int:
-    """Return how far the process may raise that limit; ``MANY`` if not known."""
+    ``MANY`` if not known.
+    """
     if sys.platform == "win32":
-        return MANY
+        return MANY, MANY
     else:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return (soft if soft != resource.RLIM_INFINITY else MANY), hard
 
 
 def raise_descriptor_limit() -> None:
     """Raise the limit as far as the process may.
 
     Raises:
-        OSError: it does not work; nothing has changed.
-        ValueError: the same.
+        OSError, ValueError: it does not work; nothing has changed.
     """
     if sys.platform != "win32":
-        hard = descriptor_hard_limit()
+        _soft, hard = descriptor_limits()
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -136,10 +127,9 @@ def set_short_name(name: str) -> None:
 
 
 def asleep_s() -> float:
-    """Return for how long this machine has been suspended since it started.
+    """Return for how long this machine was suspended; trio's clock stood still then.
 
-    The clock that trio runs on stands still meanwhile. 0 where that is not known: a
-    link then notices the sleep by the silence of its peer.
+    0 if not known: a link then notices the sleep by the silence of its peer.
     """
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -86,13 +86,10 @@ def _writev(number: int, pieces: Sequence[Buffer], /) -> int:
 
 if sys.platform != "win32":
     read, readv, write, writev, close = os.read, os.readv, os.write, os.writev, os.close
+    UNIX_FAMILY: Final[int] = socket.AF_UNIX
 else:  # a socket is not a file
     read, readv, write, writev = _read, _readv, _write, _writev
     close = socket.close
-
-if sys.platform != "win32":
-    UNIX_FAMILY: Final[int] = socket.AF_UNIX
-else:
     UNIX_FAMILY: Final[int] = 1
 
 # Making them -------------------------------------------------------------------------
@@ -106,14 +103,6 @@ def open_socket(family: int, kind: int) -> socket.socket:
         sock = socket.socket(family, kind)
         sock.setblocking(False)
         return sock
-
-
-def open_tcp_socket(family: int) -> socket.socket:
-    """Return a new TCP socket that does not block."""
-    if sys.platform == "linux":
-        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    else:
-        return open_socket(family, socket.SOCK_STREAM)
 
 
 def open_unix_socket() -> socket.socket:
@@ -155,9 +144,8 @@ def _bind_under_umask(sock: socket.socket, path: str, mode: int) -> None:
 def send_heard(sock: socket.socket, payload: bytes, to: tuple[str, int]) -> bool:
     """Send from a UDP socket that has many peers; return False if nobody listens there.
 
-    Only Linux says so, at once, of a peer on this machine. It says so when asked, and
-    to hear it all the time would let one peer's error fail what is sent to another: it
-    is asked for this datagram.
+    Only Linux says so, of a peer on this machine. It is asked for this datagram alone:
+    else one peer's error would fail what is sent to another.
 
     Raises:
         OSError: the datagram cannot be sent.
@@ -190,19 +178,14 @@ KNOWS_PEERS: Final = sys.platform == "linux"
 """``tcp_info`` tells of signs of life."""
 
 _CLOSED: Final = 7
-_ACKED_AND_RECEIVED: Final = struct.Struct("=QQ")
-_ACKED_AT: Final = 120
+_ACKED_AND_RECEIVED: Final = struct.Struct("=120xQQ")
 
 
 def is_closed(sock: socket.socket) -> bool:
     """Say whether the kernel has closed a TCP connection; False where it cannot say."""
-    if sys.platform == "linux":
-        try:
-            state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except OSError:  # not TCP
-            return False
-        return state[0] == _CLOSED
-    else:
+    try:
+        return tcp_info(sock, 1)[0] == _CLOSED
+    except OSError:
         return False
 
 
@@ -222,15 +205,15 @@ class Passed(NamedTuple):
     """How many bytes passed on a TCP connection."""
 
     acked: int
-    """Of ours, by the other kernel; its SYN counts as one when it was dialled."""
+    """Of ours, by the other kernel; the SYN counts as one when it was dialled."""
     received: int
 
 
 def passed(sock: socket.socket) -> Passed | None:
     """Return what has passed on a TCP connection; None where the kernel cannot say."""
     try:
-        info = tcp_info(sock, _ACKED_AT + _ACKED_AND_RECEIVED.size)
-        return Passed(*_ACKED_AND_RECEIVED.unpack_from(info, _ACKED_AT))
+        info = tcp_info(sock, _ACKED_AND_RECEIVED.size)
+        return Passed(*_ACKED_AND_RECEIVED.unpack(info))
     except (OSError, struct.error):
         return None
 
@@ -267,31 +250,22 @@ if sys.platform != "win32":
 READABLE: Final = 1  # EPOLLIN
 
 
-class Epoll(Protocol):
+class _Epoll(Protocol):
     """The part of ``select.epoll`` that is used."""
 
-    def fileno(self) -> int:
-        """Return its descriptor, which is readable when one that it watches is."""
-
-    def register(self, fd: int, eventmask: int = ..., /) -> None:
-        """Watch a descriptor."""
-
-    def unregister(self, fd: int, /) -> None:
-        """Watch it no more."""
-
+    def fileno(self) -> int: ...
+    def register(self, fd: int, eventmask: int = ..., /) -> None: ...
+    def unregister(self, fd: int, /) -> None: ...
     def poll(
         self, timeout: float | None = ..., maxevents: int = ..., /
-    ) -> list[tuple[int, int]]:
-        """Return descriptors, and what is up with each."""
-
-    def close(self) -> None:
-        """Give its descriptor back."""
+    ) -> list[tuple[int, int]]: ...
+    def close(self) -> None: ...
 
 
 HAS_EPOLL: Final = sys.platform == "linux" and not PORTABLE
 
 
-def open_epoll() -> Epoll:
+def open_epoll() -> _Epoll:
     """Return a new epoll, which the caller closes.
 
     Raises:

@@ -3,8 +3,6 @@
 Kind, number and length are checked with the header, before a byte of the payload is
 kept; a frame has no effect before its last byte arrived, and nothing is allocated ahead
 of what arrived. Malformed bytes raise ``RemoteSessionError`` and nothing else.
-
-This module knows no state and no credit: ``admit`` asks the core about those.
 """
 
 from __future__ import annotations
@@ -47,27 +45,11 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 }
 """Largest payload of each kind, in bytes; DATA's is what the receiver announced."""
 
-SESSION_KINDS: Final = frozenset(
-    (
-        ProtKind.DATA,
-        ProtKind.CREATE,
-        ProtKind.CLOSE,
-        ProtKind.MAPPING,
-        ProtKind.WINDOW,
-    )
-)
+_STREAM_KINDS: Final = {ProtKind.DATA, ProtKind.CREATE, ProtKind.CLOSE, ProtKind.WINDOW}
+SESSION_KINDS: Final = frozenset((*_STREAM_KINDS, ProtKind.MAPPING))
 """Kinds with a place in the session's byte sequence (protocol.md#position)."""
 
-_LINK_ID_KINDS: Final = frozenset(
-    (
-        ProtKind.MAPPING,
-        ProtKind.HELLO,
-        ProtKind.AUTH,
-        ProtKind.PING,
-        ProtKind.GO_AWAY,
-        ProtKind.RECEIVED,
-    )
-)
+_LINK_ID_KINDS: Final = frozenset(MAX_PAYLOAD) - _STREAM_KINDS - {ProtKind.DATAGRAM}
 _EXACT: Final = frozenset((ProtKind.PING, ProtKind.WINDOW, ProtKind.RECEIVED))
 
 _unpack_header: Final = struct.Struct(">II").unpack_from

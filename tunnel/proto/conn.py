@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnel.errors import Code, LocalStreamError, RemoteSessionError
+from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.fields import illegal
 from tunnel.proto.scheduler import SendQueue
 from tunnel.proto.state import StreamState, step
 from tunnel.proto.window import RecvWindow, SendWindow
@@ -12,6 +13,7 @@ from tunnel.proto.window import RecvWindow, SendWindow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tunnel.errors import RemoteSessionError
     from tunnel.proto.datagrams import DatagramQueue
     from tunnel.proto.frames import SockMap
     from tunnel.proto.state import Signal
@@ -21,13 +23,7 @@ class VirtualConn:
     """What a core remembers of one virtual TCP connection until its number is free.
 
     To everybody else it is a handle, and stays one when the number belongs to another
-    connection.
-
-    Args:
-        sock_map: its number.
-        send_limit: how many bytes the peer lets us send at first.
-        window: how many bytes we let the peer send at first.
-        give_up: resets the connection, which is its argument, to save memory.
+    connection. At first we may send ``send_limit`` bytes, and the peer ``window``.
     """
 
     __slots__ = (
@@ -65,13 +61,10 @@ class VirtualConn:
         self.datagrams: DatagramQueue[bytes] | None = None
         """What a UDP association has to send; None for a virtual TCP connection."""
         self._give_up = give_up
+        """Resets the connection, which is its argument, to save memory."""
 
     def on_send(self, signal: Signal) -> None:
-        """Change the state for a frame of ours.
-
-        Raises:
-            LocalStreamError: ``INTERNAL``: the state does not allow the frame.
-        """
+        """Change the state for a frame of ours, or raise LocalStreamError."""
         after = step(self.state, signal)
         if after is None:
             raise LocalStreamError(
@@ -80,11 +73,7 @@ class VirtualConn:
         self.state = after
 
     def on_recv(self, signal: Signal) -> None:
-        """Change the state for a frame of the peer.
-
-        Raises:
-            RemoteSessionError: ``PROTOCOL``: the state does not allow the frame.
-        """
+        """Change the state for a frame of the peer, or raise RemoteSessionError."""
         after = step(self.state, signal)
         if after is None:
             raise self.broken(signal.value)
@@ -92,7 +81,7 @@ class VirtualConn:
 
     def broken(self, what: str) -> RemoteSessionError:
         """Make the error for ``what`` of the peer, which the state does not allow."""
-        return RemoteSessionError(Code.PROTOCOL, f"{what} in state {self.state.name}")
+        return illegal(f"{what} in state {self.state.name}")
 
     def evict(self) -> None:
         """Reset it to save memory (called by ``HeldPool``)."""
@@ -103,10 +92,3 @@ class VirtualConn:
             f"<VirtualConn sock_map={self.sock_map} {self.state.name} "
             f"unsent={self.lane.size} credit={self.send.room()} held={self.held_bytes}>"
         )
-
-
-def not_open(what: str, sock_map: int) -> RemoteSessionError:
-    """Make the error for a frame on a number that names no connection."""
-    return RemoteSessionError(
-        Code.PROTOCOL, f"{what} on sock_map {sock_map}, which is not open"
-    )

@@ -3,8 +3,6 @@
 For both directions: what an association has to send, and what came and is not read.
 A late datagram is worth less than a new one, so one that does not fit pushes the oldest
 of its own association out, and that is counted.
-
-This module knows no connection, no frame and no time.
 """
 
 from __future__ import annotations
@@ -31,9 +29,7 @@ _T = TypeVar("_T")
 class DatagramRoom:
     """What all queues of a session, in one direction, may hold together.
 
-    Args:
-        limit_bytes: bound of the session.
-        process: bound of all sessions together.
+    Beside ``limit_bytes`` stands the bound of all sessions, that of the ``process``.
     """
 
     __slots__ = ("_limit", "_process", "held_bytes")
@@ -46,7 +42,7 @@ class DatagramRoom:
         self._process = process or Room(DATAGRAM_LIMIT_BYTES)
 
     def fits(self, cost: int) -> bool:
-        """Say whether there is room for so many bytes more."""
+        """Say whether so many bytes more may be held."""
         held = self.held_bytes + cost
         return held <= self._limit and self._process.allows(held)
 
@@ -57,12 +53,7 @@ class DatagramRoom:
 
 
 class DatagramQueue(Generic[_T]):
-    """The datagrams of one association in one direction, oldest first.
-
-    Args:
-        room: shared with the other queues of the session.
-        limit_bytes: what this one may hold.
-    """
+    """The datagrams of one association in one direction, oldest first."""
 
     __slots__ = ("_items", "_limit", "_room", "dropped", "held_bytes")
 
@@ -112,16 +103,13 @@ class DatagramQueue(Generic[_T]):
 class Outbox:
     """The associations of a session that have datagrams to send, as encoded frames."""
 
-    __slots__ = ("_room", "waiting")
+    __slots__ = ("room", "waiting")
 
     def __init__(self, process: Room | None = None) -> None:
-        self._room = DatagramRoom(process=process)
+        self.room = DatagramRoom(process=process)
+        """Shared by the queues that are enlisted."""
         self.waiting: dict[DatagramQueue[bytes], None] = {}
         """Queues with something to send, in turn; to be looked at only."""
-
-    def new_queue(self) -> DatagramQueue[bytes]:
-        """Make the queue of one association."""
-        return DatagramQueue(self._room)
 
     def enlist(self, queue: DatagramQueue[bytes]) -> None:
         """Put a queue into the round: its association is accepted."""

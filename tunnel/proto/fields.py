@@ -27,14 +27,18 @@ MAX_FIELDS: Final = 32
 apart for nothing."""
 MAX_OFFSET: Final = 1 << 62
 """No offset or count may pass this: far beyond any transfer, far from overflow."""
-
-
+_FIRST_OPTIONAL_TLV: Final = 128
 _pack_tlv: Final = struct.Struct(">BH").pack
+
+
+def illegal(what: str) -> RemoteSessionError:
+    """Make the error for something that the peer may not do."""
+    return RemoteSessionError(Code.PROTOCOL, what)
 
 
 def broken(what: str) -> RemoteSessionError:
     """Make the error for what ``the peer sent``."""
-    return RemoteSessionError(Code.PROTOCOL, f"the peer sent {what}")
+    return illegal(f"the peer sent {what}")
 
 
 class Reader:
@@ -92,6 +96,10 @@ class Reader:
         """Return how many bytes are not read."""
         return len(self._bytes) - self._at
 
+    def rest(self) -> bytes:
+        """Read all that is left."""
+        return self.take(self.left())
+
     def tlvs(self, size: int) -> dict[int, bytes]:
         """Read ``size`` bytes of typed fields."""
         stop = self._at + size
@@ -113,6 +121,14 @@ class Reader:
             raise broken(f"a {self._what} with {self.left()} bytes too many")
 
 
+def read_offset(raw: bytes, what: str) -> int:
+    """Read an offset or a count; ``what`` it is in is named in the error."""
+    number = int.from_bytes(raw, "big")
+    if number > MAX_OFFSET:
+        raise broken(f"a {what} beyond 2^62")
+    return number
+
+
 def decode_text(raw: bytes, what: str) -> str:
     """Read UTF-8; ``what`` it is in is named in the error."""
     try:
@@ -129,13 +145,7 @@ def encode_text(text: str) -> bytes:
 
 def encode_tlvs(tlvs: Mapping[int, bytes]) -> bytes:
     """Write ``u8 type, u16 length, value`` for each."""
-    out = b""
-    for kind, value in tlvs.items():
-        out += _pack_tlv(kind, len(value)) + value
-    return out
-
-
-_MANDATORY_TLVS: Final = 128
+    return b"".join(_pack_tlv(kind, len(tlvs[kind])) + tlvs[kind] for kind in tlvs)
 
 
 def check_tlvs(tlvs: Mapping[int, bytes], known: Container[int]) -> None:
@@ -145,7 +155,7 @@ def check_tlvs(tlvs: Mapping[int, bytes], known: Container[int]) -> None:
         RemoteSessionError: ``VERSION``: the peer speaks a later dialect.
     """
     for kind in tlvs:
-        if kind < _MANDATORY_TLVS and kind not in known:
+        if kind < _FIRST_OPTIONAL_TLV and kind not in known:
             raise RemoteSessionError(
                 Code.VERSION, f"the peer needs field {kind}, unknown here"
             )

@@ -1,7 +1,4 @@
-"""The ProtFrame family: what the two ends say to one another (protocol.md#frames).
-
-Plain records. How they become bytes is codec.py's business, what they mean mux.py's.
-"""
+"""The ProtFrame family: what the two ends say to one another (protocol.md#frames)."""
 
 from __future__ import annotations
 

@@ -3,9 +3,7 @@
 The token never goes over the wire: each side proves that it knows it, over everything
 both said and over the certificate between them (protocol.md#link-start). Until the
 peer's proof is verified nothing that it says has an effect beyond this link, and its
-bytes raise ``RemoteLinkError`` and nothing else.
-
-Knows no time and no randomness: deadlines are the caller's, nonces are arguments.
+bytes raise ``RemoteLinkError`` and nothing else. Deadlines are the caller's.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from tunnel.proto.frames import (
     ProtGoAway,
     ProtHello,
     ProtKind,
+    Terms,
 )
 from tunnel.proto.payloads import auth_answer_before_proof, auth_before_proof, encode
 from tunnel.proto.proofs import (
@@ -52,9 +51,9 @@ from tunnel.proto.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
-    from tunnel.proto.frames import ProtFrame, Terms
+    from tunnel.proto.frames import ProtFrame
     from tunnel.proto.proofs import Verifier
 
 MAX_UNPROVEN_BYTES: Final = 8_192
@@ -105,7 +104,8 @@ class _Side:
     def __init__(self, binding: bytes, resume_s: int, replay_limit: int) -> None:
         self._binding = binding
         self._own = SessionTerms(resume_s, replay_limit)
-        self._peer_terms: Terms | None = None
+        self._peer_terms = Terms()
+        self._awaited: ProtKind | None = ProtKind.HELLO
         self._transcript = b""
         self._held = bytearray()
         self._taken_bytes = 0
@@ -151,13 +151,41 @@ class _Side:
 
     def _advance(self) -> None:
         """Take every frame that is complete."""
+        if self._awaited is ProtKind.HELLO and (taken := self._take(ProtKind.HELLO)):
+            self._on_hello(*taken)
+            self._awaited = ProtKind.AUTH
+        if self._awaited is ProtKind.AUTH and (taken := self._take(ProtKind.AUTH)):
+            self._on_auth(*taken)
+            self._awaited = None
+
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
+        """Keep what the peer promises, and answer."""
         raise NotImplementedError
 
-    def _take(self, expected: Collection[int]) -> tuple[ProtFrame, bytes] | None:
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
+        """Check the peer's proof; only then does its frame say anything."""
+        raise NotImplementedError
+
+    def _finish(
+        self, answer: ProtAuthAnswer, agreed: SessionTerms, count: int, secret: bytes
+    ) -> None:
+        self.result = HandshakeResult(
+            peer_terms=self._peer_terms,
+            session_id=answer.session_id,
+            count=count,
+            resumed=answer.resumed,
+            resume_secret=secret,
+            transcript=self._transcript,
+            leftover=bytes(self._held),
+            resume_s=agreed.resume_s,
+            replay_limit=agreed.replay_limit,
+        )
+
+    def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
         """Take the next frame and its bytes; its kind is judged by the header alone."""
         if len(self._held) < HEADER_BYTES:
             return None
-        if self._held[3] not in expected:
+        if self._held[3] not in (kind, *others):
             raise broken(f"a frame of kind {self._held[3]:#04x} before its proof")
         found = decode_one(bytes(self._held))
         if found is None:
@@ -216,31 +244,20 @@ class ClientHandshake(_Side):
         self._hello = encode(hello)
         self._out += self._hello
 
-    def _advance(self) -> None:
-        if self._peer_terms is None and (
-            taken := self._take_from_server(ProtKind.HELLO)
-        ):
-            self._peer_terms = self._on_hello(*taken)
-        if (terms := self._peer_terms) is None or self.result is not None:
-            return
-        if (taken := self._take_from_server(ProtKind.AUTH)) is not None:
-            self.result = self._on_answer(*taken, terms)
-
-    def _take_from_server(self, kind: int) -> tuple[ProtFrame, bytes] | None:
-        taken = self._take((kind, ProtKind.GO_AWAY))
+    def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
+        taken = super()._take(kind, ProtKind.GO_AWAY)
         if taken is not None and isinstance(taken[0], ProtGoAway):
             raise _refusal(self._auth.name, taken[0])
         return taken
 
-    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
-        """Prove to the server that this side knows the token."""
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtHello) or not frame.ack:
             raise broken("a client's HELLO")
         if frame.min_version != PROTOCOL_VERSION:
             raise RemoteLinkError(
                 Code.VERSION, f"the server chose protocol version {frame.min_version}"
             )
-        terms = read_terms(frame.tlvs)
+        self._peer_terms = read_terms(frame.tlvs)
         self._transcript = script = transcript(self._hello, raw, self._binding)
         auth, resume = self._auth, self._resume
         if resume is not None:
@@ -250,12 +267,8 @@ class ClientHandshake(_Side):
             )
         auth.proof = client_proof(self._secrets, script, auth_before_proof(auth))
         self._out += encode(auth)
-        return terms
 
-    def _on_answer(
-        self, frame: ProtFrame, raw: bytes, peer_terms: Terms
-    ) -> HandshakeResult:
-        """Check the server's proof, then read its answer."""
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtAuthAnswer):
             raise broken("a client's AUTH")
         key, script = self._secrets.server_key, self._transcript
@@ -267,19 +280,8 @@ class ClientHandshake(_Side):
                 "another program answers at that address, or something between "
                 "opens the TLS",
             )
-        # Only from here on does the frame say anything.
         agreed = self._own.merged(frame.tlvs)
-        return HandshakeResult(
-            peer_terms=peer_terms,
-            session_id=frame.session_id,
-            count=frame.count,
-            resumed=frame.resumed,
-            resume_secret=self._secret_of(frame),
-            transcript=script,
-            leftover=bytes(self._held),
-            resume_s=agreed.resume_s,
-            replay_limit=agreed.replay_limit,
-        )
+        self._finish(frame, agreed, frame.count, self._secret_of(frame))
 
     def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
         if not answer.resumed:
@@ -322,10 +324,7 @@ def _refusal(name: str, away: ProtGoAway) -> RemoteLinkError:
 
 @dataclass(slots=True)
 class AuthClaim:
-    """What a client that has proved itself asks for.
-
-    Answered with ``ServerHandshake.accept`` or ``refuse``.
-    """
+    """What a client that has proved itself asks for."""
 
     name: str
     link_no: int
@@ -335,10 +334,7 @@ class AuthClaim:
     """The session to go on with, empty for a new one."""
     count: int
     """Session bytes that the client has received of it."""
-    resume_s: int
-    """The smaller of both sides'."""
-    replay_limit: int
-    """The smaller of both sides'."""
+    agreed: SessionTerms
     _transcript: bytes = field(repr=False)
     _resume_proof: bytes = field(repr=False)
     _proved: bytes = field(default=b"", repr=False)
@@ -359,13 +355,9 @@ class ServerHandshake(_Side):
     ``receive`` leads to ``claim``; the caller decides which session the link carries
     and calls ``accept`` or ``refuse``, then writes what ``data_to_send`` gives.
 
-    Args:
-        terms: what this side promises.
-        nonce: 32 fresh random bytes.
-        binding: see ``proofs.transcript``.
-        lookup: the verifier of a user, None if there is no such user.
-        dummy: a verifier of a random token: unknown names cost the work of known ones.
-        resume_s, replay_limit: see ``ClientHandshake``.
+    ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
+    is that of a random token, so that unknown names cost the work of known ones. The
+    other arguments are those of ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.
@@ -399,14 +391,9 @@ class ServerHandshake(_Side):
     def _advance(self) -> None:
         if self._taken_bytes + len(self._held) > MAX_UNPROVEN_BYTES:
             raise broken(f"more than {MAX_UNPROVEN_BYTES} bytes before its proof")
-        if self._peer_terms is None and (taken := self._take((ProtKind.HELLO,))):
-            self._peer_terms = self._on_hello(*taken)
-        if (terms := self._peer_terms) is None or self.claim is not None:
-            return
-        if (taken := self._take((ProtKind.AUTH,))) is not None:
-            self.claim = self._on_auth(*taken, terms)
+        super()._advance()
 
-    def _on_hello(self, frame: ProtFrame, raw: bytes) -> Terms:
+    def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtHello) or frame.ack:
             raise broken("a server's HELLO")
         if not frame.min_version <= PROTOCOL_VERSION <= frame.max_version:
@@ -416,7 +403,7 @@ class ServerHandshake(_Side):
                 f"{frame.max_version} of the protocol, this program "
                 f"{PROTOCOL_VERSION}",
             )
-        terms = read_terms(frame.tlvs)
+        self._peer_terms = read_terms(frame.tlvs)
         answer = ProtHello(
             ack=True,
             min_version=PROTOCOL_VERSION,
@@ -427,9 +414,8 @@ class ServerHandshake(_Side):
         hello = encode(answer)
         self._transcript = transcript(raw, hello, self._binding)
         self._out += hello
-        return terms
 
-    def _on_auth(self, frame: ProtFrame, raw: bytes, peer_terms: Terms) -> AuthClaim:
+    def _on_auth(self, frame: ProtFrame, raw: bytes) -> None:
         if not isinstance(frame, ProtAuth):
             raise broken("a server's AUTH")
         self.claimed_name = frame.name
@@ -446,15 +432,14 @@ class ServerHandshake(_Side):
             )
         agreed = self._own.merged(frame.tlvs)
         self._server_key, self._client_proof = known.server_key, frame.proof
-        return AuthClaim(
+        self.claim = AuthClaim(
             frame.name,
             frame.link_no,
-            peer_terms.client_id,
-            peer_terms,
+            self._peer_terms.client_id,
+            self._peer_terms,
             frame.session_id,
             frame.count,
-            agreed.resume_s,
-            agreed.replay_limit,
+            agreed,
             self._transcript,
             frame.resume_proof,
         )
@@ -485,15 +470,7 @@ class ServerHandshake(_Side):
             self._server_key, self._transcript, self._client_proof, before
         )
         self._out += encode(answer)
-        new_secret = resume_secret(self._server_key, self._transcript)
-        self.result = HandshakeResult(
-            peer_terms=claim.peer_terms,
-            session_id=session_id,
-            count=claim.count if resumed else 0,
-            resumed=resumed,
-            resume_secret=claim._proved if resumed else new_secret,
-            transcript=self._transcript,
-            leftover=bytes(self._held),
-            resume_s=claim.resume_s,
-            replay_limit=claim.replay_limit,
-        )
+        count, secret = claim.count, claim._proved
+        if not resumed:
+            count, secret = 0, resume_secret(self._server_key, self._transcript)
+        self._finish(answer, claim.agreed, count, secret)

@@ -1,8 +1,5 @@
 """The incoming half of a session: bytes from the link become events, in order.
 
-One method for each kind of frame that needs more than a line. What the peer may not do
-raises ``RemoteSessionError``, and the session is over.
-
 One read brings up to 256 KiB: four frames of bulk, or thirty thousand of a byte, or
 eight thousand connections to open. The others of the process wait for the turn to end,
 so a turn ends when its work is done and not when the bytes are (protocol.md#fairness).
@@ -15,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.codec import FrameDecoder
-from tunnel.proto.conn import not_open
 from tunnel.proto.events import (
     CreditGranted,
     DatagramReceived,
@@ -28,6 +24,7 @@ from tunnel.proto.events import (
     StreamOffered,
     StreamOpened,
 )
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import (
     ProtAccept,
     ProtClose,
@@ -86,13 +83,7 @@ _CLOSING: Final = StreamState.CLOSING
 
 
 class Input:
-    """What comes from the peer of a session.
-
-    Args:
-        table: the connections, and what is sent for them.
-        mappings: takes the MAPPINGs.
-        now: the time.
-    """
+    """What comes from the peer of a session."""
 
     def __init__(self, table: ConnTable, mappings: MappingExchange, now: float) -> None:
         self.data_received = 0
@@ -115,11 +106,6 @@ class Input:
     def received(self) -> int:
         """Session bytes that were taken, over all links: what a resume states."""
         return self._decoder.session_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of a frame that is not complete."""
-        return self._decoder.held_bytes
 
     def begin_link(self) -> None:
         """Drop what the old link did not bring whole; count on."""
@@ -156,7 +142,7 @@ class Input:
         return self._take_frames(frames or iter(()), now)
 
     def let_go(self) -> None:
-        """Receive nothing any more: a cycle would keep the memory of this session."""
+        """Receive nothing any more."""
         self._decoder.let_go()
 
     def _take_frames(self, frames: Iterator[ProtFrame], now: float) -> list[Event]:
@@ -196,7 +182,7 @@ class Input:
     def _known(self, sock_map: int, what: str) -> VirtualConn:
         conn = self._conns.get(sock_map)
         if conn is None:
-            raise not_open(what, sock_map)
+            raise illegal(f"{what} on sock_map {sock_map}, which is not open")
         return conn
 
     # DATA --------------------------------------------------------------------------
@@ -211,7 +197,7 @@ class Input:
         conn = self._known(frame.sock_map, "DATA")
         size = len(frame.payload)
         self._check_data(conn, size, fin=frame.fin)
-        conn.recv.charge(size)
+        conn.recv.received += size
         self.data_received += size
         if conn.state is _CLOSING:
             return
@@ -224,7 +210,10 @@ class Input:
             brought[conn] = event = DataReceived(conn, [frame.payload], size)
             events.append(event)
         if frame.fin:
-            self._on_finish(conn, events)
+            if conn.datagrams is not None:
+                raise conn.broken("FIN on a UDP association")
+            conn.on_recv(Signal.RECV_FINISH)
+            events.append(StreamFinished(conn))
 
     def _check_data(self, conn: VirtualConn, length: int, *, fin: bool) -> None:
         if conn.state is not _OPEN:
@@ -233,13 +222,6 @@ class Input:
                 raise conn.broken("DATA")
         if not conn.recv.fits(length):
             raise RemoteSessionError(Code.FLOW, "the peer sent more than was granted")
-
-    def _on_finish(self, conn: VirtualConn, events: list[Event]) -> None:
-        if conn.datagrams is not None:
-            raise conn.broken("FIN on a UDP association")
-        conn.on_recv(Signal.RECV_FINISH)
-        if conn.state is not _CLOSING:
-            events.append(StreamFinished(conn))
 
     # Every other kind --------------------------------------------------------------
 
@@ -251,12 +233,14 @@ class Input:
                 self._on_window(frame, events, now)
             case ProtDatagram():
                 self._on_datagram(frame, events, now)
-            case ProtClose(_, code, reason):
-                if (conn := self._table.take_close(frame)) is not None:
+            case ProtClose(sock_map, code, reason):
+                conn = self._known(sock_map, "CLOSE")
+                if self._table.take_close(conn):
                     events.append(StreamClosed(conn, code, reason))
             case ProtCreate():
-                if (conn := self._table.take_create(frame, now)) is not None:
-                    events.append(StreamOffered(conn, frame))
+                offered = self._table.take_create(frame, now)
+                if offered is not None:
+                    events.append(StreamOffered(offered, frame))
             case ProtAccept(sock_map, bound):
                 conn = self._known(sock_map, "CREATE|ACK")
                 conn.on_recv(Signal.RECV_ACCEPT)
@@ -287,9 +271,7 @@ class Input:
             case ProtExtension():
                 self._count_nuisance(now, Calm.EXTENSION)
             case _:
-                raise RemoteSessionError(
-                    Code.PROTOCOL, f"{type(frame).__name__} is out of place"
-                )
+                raise illegal(f"{type(frame).__name__} is out of place")
 
     def _on_window(self, frame: ProtWindow, events: list[Event], now: float) -> None:
         conn = self._known(frame.sock_map, "WINDOW")
@@ -324,13 +306,11 @@ class Input:
     def _on_received(self, count: int, now: float) -> None:
         replay = self._output.replay
         if replay is None:
-            raise RemoteSessionError(Code.PROTOCOL, "RECEIVED without resumption")
+            raise illegal("RECEIVED without resumption")
         if count <= replay.confirmed:
             self._count_nuisance(now, Calm.RECEIVED)
         if not replay.confirm(count):
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
-            )
+            raise illegal(f"the peer cannot have received {count} bytes")
 
     def _count_nuisance(self, now: float, what: Calm) -> None:
         if not self._nuisance.allow(now):

@@ -1,8 +1,7 @@
 """How much a peer may do in a while, and how many connections either side may open.
 
 Each side opens under numbers of its own parity and counts what it may still open; the
-other counts too, and believes only its own count (protocol.md#limits). Knows numbers
-and times, and connections only as things to be told apart.
+other counts too, and believes only its own count (protocol.md#limits).
 """
 
 from __future__ import annotations
@@ -64,15 +63,7 @@ class TokenBucket:
 
 
 class OwnOpens:
-    """What this side opens.
-
-    Args:
-        client: whether this is the center-client's end: odd numbers.
-        top: the highest number.
-        theirs: what the peer announced.
-        deadline_s: how long a CREATE may wait for its answer.
-        now: the time.
-    """
+    """What this side opens; the arguments are those of ``MuxCore``."""
 
     def __init__(
         self, *, client: bool, top: int, theirs: Terms, deadline_s: float, now: float
@@ -85,13 +76,9 @@ class OwnOpens:
         self._most = theirs.max_streams
         self._rate = TokenBucket(theirs.opens_per_s, theirs.opens_per_s, now)
         self._deadline_s = deadline_s
-        self._unanswered: dict[VirtualConn, tuple[float, Target]] = {}
+        self.unanswered: dict[VirtualConn, tuple[float, Target]] = {}
+        """CREATEs that wait for their answer, with its deadline; the oldest first."""
         self._towards: dict[Target, int] = {}
-
-    @property
-    def unanswered(self) -> int:
-        """CREATEs that wait for their answer."""
-        return len(self._unanswered)
 
     def is_ours(self, number: int) -> bool:
         """Say whether this side gave a number."""
@@ -105,7 +92,7 @@ class OwnOpens:
         """
         if (
             self.open >= self._most
-            or self.unanswered >= MAX_UNANSWERED_OPENS
+            or len(self.unanswered) >= MAX_UNANSWERED_OPENS
             or self._towards.get(target, 0) >= MAX_UNANSWERED_OF_ONE
             or not self._rate.allow(now)
         ):
@@ -122,12 +109,12 @@ class OwnOpens:
     def opened(self, conn: VirtualConn, target: Target, now: float) -> None:
         """Count a CREATE that was queued."""
         self.open += 1
-        self._unanswered[conn] = now + self._deadline_s, target
+        self.unanswered[conn] = now + self._deadline_s, target
         self._towards[target] = self._towards.get(target, 0) + 1
 
     def answered(self, conn: VirtualConn) -> None:
         """Count the end of waiting for an answer; harmless for any other connection."""
-        found = self._unanswered.pop(conn, None)
+        found = self.unanswered.pop(conn, None)
         if found is not None:
             left = self._towards.pop(found[1]) - 1
             if left:
@@ -135,31 +122,26 @@ class OwnOpens:
 
     def next_deadline(self) -> float | None:
         """Return when the oldest CREATE is given up."""
-        for deadline, _target in self._unanswered.values():
+        for deadline, _target in self.unanswered.values():
             return deadline
         return None
 
     def expired(self, now: float) -> Iterator[VirtualConn]:
         """Yield each CREATE whose time is over; the caller closes it."""
         while (deadline := self.next_deadline()) is not None and deadline <= now:
-            conn = next(iter(self._unanswered))
+            conn = next(iter(self.unanswered))
             self.answered(conn)
             yield conn
 
     def clear(self) -> None:
         """Forget everything: the session is over."""
         self.open = 0
-        self._unanswered.clear()
+        self.unanswered.clear()
         self._towards.clear()
 
 
 class PeerOpens:
-    """What the peer opens.
-
-    Args:
-        ours: what this side announced.
-        now: the time.
-    """
+    """What the peer opens, judged by what this side announced."""
 
     def __init__(self, ours: Terms, now: float) -> None:
         self.served = 0

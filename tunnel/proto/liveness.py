@@ -1,7 +1,4 @@
-"""When to ask whether the peer is there, and when to give a link up.
-
-Any byte proves life (protocol.md#liveness). Knows times, never frames or sockets.
-"""
+"""When to ask for a sign of life, and to give a link up (protocol.md#liveness)."""
 
 from __future__ import annotations
 
@@ -53,19 +50,15 @@ class Liveness:
         self.heard_at = now
         self.hurried = False
 
-    def asked(self, now: float) -> None:
-        """Count a PING that was queued."""
+    def asked(self, now: float, *, slept: bool = False) -> None:
+        """Count a PING that was queued, perhaps because this machine ``slept``.
+
+        The wire may then be long gone: the answer is waited for only ``HURRY_S``.
+        """
         self.asked_at = now
         if self.first_asked_at is None:
             self.first_asked_at = now
-
-    def suspect(self, now: float) -> None:
-        """Count a PING that was queued because this machine slept.
-
-        The wire may be long gone: the answer is waited for only ``HURRY_S``.
-        """
-        self.asked(now)
-        self.hurried = True
+        self.hurried = self.hurried or slept
 
     def answered(self, now: float) -> None:
         """Count a PING's answer."""

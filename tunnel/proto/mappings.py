@@ -1,15 +1,12 @@
-"""The exchange of MAPPINGs: questions of the center-client, answers of the server.
-
-Knows the count of what is unanswered, never what a name means (protocol.md#mapping).
-"""
+"""The exchange of MAPPINGs (protocol.md#mapping): how many are not answered."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.events import MappingAnswered, MappingAsked
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import ProtMapping, ProtMappingAnswer
 from tunnel.proto.payloads import encode
 
@@ -22,12 +19,7 @@ MAX_UNANSWERED_MAPPINGS: Final = 16
 
 
 class MappingExchange:
-    """The MAPPINGs of one session that are not answered.
-
-    Args:
-        control: where frames to the peer go.
-        client: whether this is the center-client's end, which alone asks.
-    """
+    """The MAPPINGs of one session that are not answered; the ``client`` alone asks."""
 
     def __init__(self, control: ControlQueue, *, client: bool) -> None:
         self._control = control
@@ -52,7 +44,7 @@ class MappingExchange:
             RemoteSessionError: ``PROTOCOL``, or ``CALM`` for too many questions.
         """
         if ack != self._is_client or (ack and not self._asked):
-            raise RemoteSessionError(Code.PROTOCOL, "MAPPING is out of place")
+            raise illegal("MAPPING is out of place")
         if not ack and self._to_answer >= MAX_UNANSWERED_MAPPINGS:
             raise calm(Calm.MAPPINGS)
 

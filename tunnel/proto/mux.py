@@ -2,19 +2,14 @@
 
 Sans-IO: bytes and the time go in, events and bytes come out. It can outlive the wire
 under it: ``resume`` begins a link, and what belongs to the session stays.
-
-    conn table   the virtual TCP connections
-    output       what waits to be sent
-    input        what arrives
-    mappings     questions for public names
-    liveness     silence, round trips
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Code, LocalLinkError, RemoteSessionError
+from tunnel.errors import Code, LocalLinkError
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import MAX_SOCK_MAP
 from tunnel.proto.input import Input
 from tunnel.proto.limits import OPEN_DEADLINE_S, OwnOpens
@@ -87,7 +82,6 @@ class MuxCore:
         replay_limit: int = 0,
         open_deadline_s: float = OPEN_DEADLINE_S,
     ) -> None:
-        self.ours = ours
         self.theirs = theirs
         self.pools = pools = pools or Pools()
         self._output = output = Output(ours, theirs, now, pools, replay_limit)
@@ -106,7 +100,6 @@ class MuxCore:
         self.close: Final = table.close
         self.released: Final = table.released
         self.expire: Final = table.expire
-        self.evict: Final = table.evict
         self.send_room: Final = output.send_room
         self.send_data: Final = output.send_data
         self.send_datagram: Final = output.send_datagram
@@ -161,20 +154,14 @@ class MuxCore:
     def resume(self, count: int, now: float) -> int:
         """Begin another link: send again what the peer has not, before anything new.
 
-        Args:
-            count: session bytes that the peer states to have.
-            now: the time.
-
-        Returns:
-            How many bytes go out again.
+        ``count`` session bytes are what the peer states to have. Returns how many go
+        out again.
 
         Raises:
             RemoteSessionError: ``PROTOCOL``: the count cannot be.
         """
         if self.replay is None or not self.replay.confirm(count):
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"the peer cannot have received {count} bytes"
-            )
+            raise illegal(f"the peer cannot have received {count} bytes")
         self._input.begin_link()
         self._output.begin_link(now)
         self.liveness.begin_link(now)
@@ -204,16 +191,12 @@ class MuxCore:
         """
         self.expire(now)
         self._output.on_time(now)
-        match self.liveness.due(now):
-            case Due.LOST:
-                silent_s = now - self.liveness.heard_at
-                raise LocalLinkError(
-                    Code.SILENT, f"nothing was heard for {silent_s:.0f} s"
-                )
-            case Due.PING:
-                self.ping(now)
-            case Due.NOTHING:
-                pass
+        due = self.liveness.due(now)
+        if due is Due.LOST:
+            silent_s = now - self.liveness.heard_at
+            raise LocalLinkError(Code.SILENT, f"nothing was heard for {silent_s:.0f} s")
+        if due is Due.PING:
+            self.ping(now)
 
     # The end -----------------------------------------------------------------------
 
@@ -235,8 +218,7 @@ class MuxCore:
     def let_go(self) -> None:
         """Tell nobody any more, and receive nothing: after ``end``.
 
-        What is told and what decides know this object, which knows them: cycles, which
-        only the collector would free.
+        Else cycles through this object are left, which only the collector would free.
         """
         self._table.let_go()
         self._input.let_go()

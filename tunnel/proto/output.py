@@ -1,9 +1,5 @@
 """The outgoing half of a session: what waits to be sent, and in which order it leaves.
 
-A turn of the link (``data_to_send``) takes, in this order: frames of this link (PONG,
-RECEIVED, PING, GO_AWAY), datagrams, what a resume repeats, control frames, grants, and
-the bytes of the virtual TCP connections in turn.
-
 Never changes a connection's state, but for what the user of a stream asks of it.
 """
 
@@ -61,11 +57,7 @@ _PEER_MAY_SEND: Final = (_OPEN, StreamState.LOCAL_FINISHED, StreamState.OFFERED)
 
 
 class ControlQueue:
-    """CREATE, CLOSE and MAPPING frames that wait; they leave in front of all DATA.
-
-    Args:
-        room: what waits in the whole process.
-    """
+    """CREATE, CLOSE and MAPPING frames that wait; they leave in front of all DATA."""
 
     __slots__ = ("_room", "frames", "size")
 
@@ -170,8 +162,9 @@ class Output:
         # The table is asked only off the beaten path: OPEN stays OPEN.
         if conn.state is not _OPEN:
             conn.on_send(Signal.SEND_DATA)
-        conn.send.take(len(piece))
-        self.data_sent += len(piece)
+        size = len(piece)
+        conn.send.taken += size
+        self.data_sent += size
         self.lanes.push(conn.lane, piece)
 
     def send_datagram(
@@ -223,10 +216,7 @@ class Output:
 
         After this machine ``slept``, the link is given up sooner without an answer.
         """
-        if slept:
-            self.liveness.suspect(now)
-        else:
-            self.liveness.asked(now)
+        self.liveness.asked(now, slept=slept)
         self._link_control.append(encode(ProtPing(bytes(8))))
 
     def pong(self, opaque: bytes) -> None:
@@ -294,10 +284,10 @@ class Output:
     def data_to_send(self, budget: int, now: float) -> list[Buffer]:
         """Return the next frames, as pieces to be written in order.
 
-        All control frames, then some datagrams, then about ``budget`` bytes of the
-        virtual TCP connections in turn; first of all what a resume repeats, and of the
-        session nothing while the replay is full. What is returned is gone from here: it
-        must reach the link or the link is lost.
+        Frames of this link (PONG, RECEIVED, PING, GO_AWAY), datagrams, what a resume
+        repeats, else control frames, grants, and about ``budget`` bytes of the virtual
+        TCP connections in turn; of the session nothing while the replay is full. What
+        is returned is gone from here: it must reach the link or the link is lost.
         """
         out = self._link_frames(now)
         datagrams = self.datagrams

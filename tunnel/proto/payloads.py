@@ -1,25 +1,26 @@
 """Frames to bytes, and payloads back, kind by kind (protocol.md#payloads).
 
-Malformed bytes raise ``RemoteSessionError`` and nothing else. Knows no state and no
-credit; the headers of what arrives are checked by ``codec``.
+Malformed bytes raise ``RemoteSessionError`` and nothing else; the headers of what
+arrives are checked by ``codec``.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import UnixPath, encode_address, is_host_name
-from tunnel.errors import CODES, Code
+from tunnel.errors import Code
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.fields import (
-    MAX_OFFSET,
     Reader,
     broken,
     check_tlvs,
     decode_text,
     encode_text,
     encode_tlvs,
+    read_offset,
 )
 from tunnel.proto.frames import (
     MAX_MAPPING_COUNT,
@@ -41,6 +42,7 @@ from tunnel.proto.frames import (
     ProtDatagram,
     ProtExtension,
     ProtFlag,
+    ProtFrame,
     ProtGoAway,
     ProtHello,
     ProtKind,
@@ -56,9 +58,9 @@ from tunnel.proto.frames import (
 from tunnel.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from tunnel.proto.frames import ProtFrame, Target
+    from tunnel.proto.frames import Target
 
 MAGIC: Final = b"PROT"
 _pack_header: Final = struct.Struct(">II").pack
@@ -68,15 +70,10 @@ _KIND_DATA: Final = int(ProtKind.DATA)
 _KIND_CLOSE: Final = int(ProtKind.CLOSE)
 _KIND_CREATE: Final = int(ProtKind.CREATE)
 _KIND_WINDOW: Final = int(ProtKind.WINDOW)
-
-
-def _code_for(frame: str, number: int, otherwise: Code) -> Code:
-    """Read a code; what a later version may send becomes ``otherwise``."""
-    try:
-        code = Code(number)
-    except ValueError:
-        return otherwise
-    return code if frame in CODES[code].frames else otherwise
+_CODES: Final[Mapping[str, Mapping[int, Code]]] = {
+    frame: {code: code for code in Code if frame in code.info.frames} for frame in "CGM"
+}
+"""The codes that each kind of frame may bear; others are a later version's."""
 
 
 # CREATE ------------------------------------------------------------------------
@@ -108,26 +105,25 @@ def _encode_create(frame: ProtCreate) -> bytes:
     return bytes((kind,)) + target + encode_tlvs(tlvs)
 
 
-def _decode_create(sock_map: SockMap, payload: bytes) -> ProtCreate:
-    reader = Reader(payload, "CREATE")
+def _read_create(number: SockMap, reader: Reader) -> ProtCreate:
     kind = reader.byte()
     read = _TARGETS.get(kind)
     if read is None:
-        return ProtCreate(sock_map, OtherTarget(kind, payload[1:]))
+        return ProtCreate(number, OtherTarget(kind, reader.rest()))
     target = read(reader)
     tlvs = reader.tlvs(reader.left())
     check_tlvs(tlvs, _CREATE_TLVS)
     visitor = deadline = None
     if 1 in tlvs:
-        reader = Reader(tlvs[1], "visitor's address")
-        visitor = reader.address()
-        reader.end()
+        field = Reader(tlvs[1], "visitor's address")
+        visitor = field.address()
+        field.end()
     if 2 in tlvs:
-        reader = Reader(tlvs[2], "deadline")
-        deadline = reader.number(4)
-        reader.end()
+        field = Reader(tlvs[2], "deadline")
+        deadline = field.number(4)
+        field.end()
     return ProtCreate(
-        sock_map, target, visitor, deadline, _tlv_text(tlvs, 3), _tlv_text(tlvs, 4)
+        number, target, visitor, deadline, _tlv_text(tlvs, 3), _tlv_text(tlvs, 4)
     )
 
 
@@ -144,36 +140,6 @@ _TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
 def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
     # No host and no exit has a name with a "?", so nothing is mistaken for another.
     return printable(decode_text(tlvs[kind], "field")) if kind in tlvs else None
-
-
-def _decode_accept(sock_map: SockMap, payload: bytes) -> ProtAccept:
-    if not payload:
-        return ProtAccept(sock_map)
-    reader = Reader(payload, "CREATE|ACK")
-    bound = reader.address()
-    reader.end()
-    return ProtAccept(sock_map, bound)
-
-
-# CLOSE, GO_AWAY ---------------------------------------------------------------
-
-
-def _decode_close(sock_map: SockMap, payload: bytes) -> ProtClose:
-    if not payload:
-        return ProtClose(sock_map)
-    reader = Reader(payload, "CLOSE")
-    code = _code_for("C", reader.number(2), Code.GENERAL)
-    reason = reader.text()
-    reader.end()
-    return ProtClose(sock_map, code, reason)
-
-
-def _decode_go_away(payload: bytes) -> ProtGoAway:
-    reader = Reader(payload, "GO_AWAY")
-    code = _code_for("G", reader.number(2), Code.INTERNAL)
-    away = ProtGoAway(code, reader.number(2), reader.text())
-    reader.end()
-    return away
 
 
 # MAPPING -----------------------------------------------------------------------
@@ -207,8 +173,7 @@ def _count(reader: Reader) -> int:
     return count
 
 
-def _decode_mapping(payload: bytes) -> ProtMapping:
-    reader = Reader(payload, "MAPPING")
+def _read_mapping(reader: Reader) -> ProtMapping:
     op = reader.byte()
     if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
         raise broken(f"a MAPPING with operation {op}")
@@ -222,33 +187,30 @@ def _decode_mapping(payload: bytes) -> ProtMapping:
             raise broken("a MAPPING with an impossible host name")
         if len(entries) < MAX_MAPPING_ENTRIES:
             entries.append(MappingEntry(kind, name, host, port, count))
-    reader.end()
     return ProtMapping(MappingOp(op), entries, size - len(entries))
 
 
-def _decode_mapping_answer(payload: bytes) -> ProtMappingAnswer:
-    reader = Reader(payload, "MAPPING|ACK")
+def _read_mapping_answer(reader: Reader) -> ProtMappingAnswer:
     answers = []
     for _ in range(_count(reader)):
-        code = _code_for("M", reader.number(2), Code.GENERAL)
+        code = _CODES["M"].get(reader.number(2), Code.GENERAL)
         host, port = reader.text(), reader.number(2)
         answers.append(MappingAnswer(code, host, port, reader.text()))
-    reader.end()
     return ProtMappingAnswer(answers)
 
 
 # HELLO, AUTH --------------------------------------------------------------------
 
 
-def _decode_hello(ack: bool, payload: bytes) -> ProtHello:
-    reader = Reader(payload, "HELLO")
+def _read_hello(reader: Reader, *, ack: bool) -> ProtHello:
     if reader.take(4) != MAGIC:
         raise broken("a HELLO of another protocol")
     low, high = reader.byte(), reader.byte()
     hello = ProtHello(ack, low, high, reader.take(32))
-    # Of a version that is not spoken here, nobody knows how the fields are written.
     if low <= PROTOCOL_VERSION <= (low if ack else high):
         hello.tlvs = reader.tlvs(reader.left())
+    else:
+        reader.rest()  # written as nobody here knows
     return hello
 
 
@@ -270,8 +232,7 @@ def auth_before_proof(frame: ProtAuth) -> bytes:
     )
 
 
-def _decode_auth(payload: bytes) -> ProtAuth:
-    reader = Reader(payload, "AUTH")
+def _read_auth(reader: Reader) -> ProtAuth:
     auth = ProtAuth(reader.name(), reader.number(4))
     resume = reader.byte()
     if resume > 1:
@@ -295,8 +256,7 @@ def auth_answer_before_proof(frame: ProtAuthAnswer) -> bytes:
     )
 
 
-def _decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
-    reader = Reader(payload, "AUTH|ACK")
+def _read_auth_answer(reader: Reader) -> ProtAuthAnswer:
     session_id, count, resumed = reader.take(16), reader.number(8), reader.byte()
     if resumed > 1:
         raise broken(f"an AUTH|ACK with resumed {resumed}")
@@ -304,22 +264,6 @@ def _decode_auth_answer(payload: bytes) -> ProtAuthAnswer:
     answer.tlvs = reader.tlvs(max(reader.left() - 32, 0))
     answer.proof = reader.take(32)
     return answer
-
-
-# DATAGRAM, WINDOW, RECEIVED ------------------------------------------------------
-
-
-def _decode_datagram(sock_map: SockMap, payload: bytes) -> ProtDatagram:
-    reader = Reader(payload, "DATAGRAM")
-    address = reader.address()
-    return ProtDatagram(sock_map, address, reader.take(reader.left()))
-
-
-def _decode_number(payload: bytes, what: str) -> int:
-    number = int.from_bytes(payload, "big")
-    if number > MAX_OFFSET:
-        raise broken(f"a {what} beyond 2^62")
-    return number
 
 
 # Any kind -------------------------------------------------------------------------
@@ -392,39 +336,66 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
             return _frame(kind, 0, sock_map, bytes(size))
 
 
+_Read = Callable[[SockMap, Reader], ProtFrame]
+_FRAMES: Final[Mapping[int, tuple[str, _Read]]] = {
+    ProtKind.CREATE: ("CREATE", _read_create),
+    ProtKind.CLOSE: (
+        "CLOSE",
+        lambda number, reader: ProtClose(
+            number, _CODES["C"].get(reader.number(2), Code.GENERAL), reader.text()
+        ),
+    ),
+    ProtKind.MAPPING: ("MAPPING", lambda _, reader: _read_mapping(reader)),
+    ProtKind.HELLO: ("HELLO", lambda _, reader: _read_hello(reader, ack=False)),
+    ProtKind.AUTH: ("AUTH", lambda _, reader: _read_auth(reader)),
+    ProtKind.PING: ("PING", lambda _, reader: ProtPing(reader.rest())),
+    ProtKind.GO_AWAY: (
+        "GO_AWAY",
+        lambda _, reader: ProtGoAway(
+            _CODES["G"].get(reader.number(2), Code.INTERNAL),
+            reader.number(2),
+            reader.text(),
+        ),
+    ),
+    ProtKind.DATAGRAM: (
+        "DATAGRAM",
+        lambda number, reader: ProtDatagram(number, reader.address(), reader.rest()),
+    ),
+    ProtKind.RECEIVED: (
+        "RECEIVED",
+        lambda _, reader: ProtReceived(read_offset(reader.rest(), "RECEIVED")),
+    ),
+}
+"""What a payload is called in errors, and how it is read to its end."""
+_ANSWERS: Final[Mapping[int, tuple[str, _Read]]] = {
+    ProtKind.CREATE: (
+        "CREATE|ACK",
+        lambda number, reader: ProtAccept(number, reader.address()),
+    ),
+    ProtKind.MAPPING: ("MAPPING|ACK", lambda _, reader: _read_mapping_answer(reader)),
+    ProtKind.HELLO: ("HELLO", lambda _, reader: _read_hello(reader, ack=True)),
+    ProtKind.AUTH: ("AUTH|ACK", lambda _, reader: _read_auth_answer(reader)),
+    ProtKind.PING: ("PING", lambda _, reader: ProtPing(reader.rest(), ack=True)),
+}
+"""The same for the kinds that ACK turns into answers."""
+
+
 def decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
     """Read a payload; the header has passed ``codec.check_header``."""
     number = SockMap(sock_map)
-    ack = bool(flag & _ACK)
-    # DATA and WINDOW are most of all frames on a busy link, so they are asked first.
     if kind == _KIND_DATA:
         return ProtData(number, payload, bool(flag & _FIN))
-    if kind == _KIND_WINDOW:
-        return ProtWindow(number, _decode_number(payload, "WINDOW"))
-    if kind == _KIND_CLOSE:
-        return _decode_close(number, payload)
-    if kind == _KIND_CREATE:
-        return (
-            _decode_accept(number, payload) if ack else _decode_create(number, payload)
-        )
-    return _decode_rare(kind, ack, number, payload)
-
-
-def _decode_rare(kind: int, ack: bool, number: SockMap, payload: bytes) -> ProtFrame:
-    match kind:
-        case ProtKind.MAPPING:
-            return _decode_mapping_answer(payload) if ack else _decode_mapping(payload)
-        case ProtKind.HELLO:
-            return _decode_hello(ack, payload)
-        case ProtKind.AUTH:
-            return _decode_auth_answer(payload) if ack else _decode_auth(payload)
-        case ProtKind.PING:
-            return ProtPing(payload, ack)
-        case ProtKind.GO_AWAY:
-            return _decode_go_away(payload)
-        case ProtKind.DATAGRAM:
-            return _decode_datagram(number, payload)
-        case ProtKind.RECEIVED:
-            return ProtReceived(_decode_number(payload, "RECEIVED"))
-        case _:
-            return ProtExtension(kind, number, len(payload))
+    if kind == _KIND_WINDOW:  # only these two come often
+        return ProtWindow(number, read_offset(payload, "WINDOW"))
+    if not payload:
+        if kind == _KIND_CLOSE:
+            return ProtClose(number)
+        if kind == _KIND_CREATE and flag & _ACK:
+            return ProtAccept(number)
+    row = (_ANSWERS.get(kind) if flag & _ACK else None) or _FRAMES.get(kind)
+    if row is None:
+        return ProtExtension(kind, number, len(payload))
+    reader = Reader(payload, row[0])
+    frame = row[1](number, reader)
+    reader.end()
+    return frame

@@ -4,8 +4,6 @@ Each session has its bounds; those of thousands of sessions add up to more than 
 machine has. So beside them stands one bound of the process for each kind of bytes. A
 session may have a quarter of what is still free: one that stalls alone gets a fifth of
 the whole; the more stall, the less each gets, and one that moves always finds room.
-
-Knows numbers only.
 """
 
 from __future__ import annotations
@@ -82,10 +80,6 @@ class HeldPool:
         self.held_bytes = 0
         # Insertion order is the order of last progress: the first is the most stalled.
         self._holders: dict[Evictable, None] = {}
-
-    def is_scarce(self) -> bool:
-        """Say whether so much is held that no window should grow."""
-        return 4 * self.held_bytes > self.limit_bytes
 
     def hold(self, holder: Evictable, size: int) -> None:
         """Count bytes that arrived for ``holder``; may evict it or another."""

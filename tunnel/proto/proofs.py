@@ -1,7 +1,7 @@
 """Tokens, what both sides derive of them, and the proofs over a link start.
 
 A token never goes over the wire, and what a server stores of it cannot log in
-(protocol.md#link-start). Numbers and bytes only: no frame, no time, no randomness.
+(protocol.md#link-start).
 
     token -> Secrets (client) -> Verifier (server); transcript -> proofs
 """

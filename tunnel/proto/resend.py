@@ -1,8 +1,7 @@
 """What was sent and is not confirmed; what was received and is not stated.
 
 The numbers that let a session change links (protocol.md#position): each direction is
-one endless sequence of session-frame bytes, counted from 0. Knows of a frame only where
-it ends, and no time of its own.
+one endless sequence of session-frame bytes, counted from 0.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ _JOINED_BYTES: Final = 16_384
 class ResendBuffer:
     """Our direction: bytes with a place, kept until the peer has them.
 
-    Args:
-        limit_bytes: when so many are unconfirmed, nothing new gets a place.
-        room: what the whole process keeps.
+    When ``limit_bytes`` are unconfirmed, nothing new gets a place.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Whose bytes go next: control first, then round robin by bytes (protocol.md#fairness).
 
-A lane is the SendQueue of one virtual TCP connection. What is in it has credit already;
-this module never asks about credit, state or time.
+A lane is the SendQueue of one virtual TCP connection. What is in it has credit already.
 """
 
 from __future__ import annotations
@@ -38,13 +37,7 @@ class SendQueue:
         self.finishing = False
         self.close = b""
         self.listed = False
-
-    def purge(self) -> None:
-        """Drop everything that has not been handed out."""
-        self.pieces = None
-        self.size = 0
-        self.finishing = False
-        self.close = b""
+        """It is in the round."""
 
     def idle(self) -> bool:
         """Say whether there is nothing to send."""
@@ -54,9 +47,7 @@ class SendQueue:
 class SendScheduler:
     """All lanes of a session that have something to send.
 
-    Args:
-        max_frame: the largest DATA payload that the peer takes.
-        room: what is unsent in the whole process.
+    ``max_frame`` is the largest DATA payload that the peer takes.
     """
 
     def __init__(self, max_frame: int, room: Room | None = None) -> None:
@@ -76,20 +67,16 @@ class SendScheduler:
         lane.size += size
         self.size += size
         self.room.free_bytes -= size
-        self.enlist(lane)
+        if not lane.listed:
+            lane.listed = True
+            self.waiting.append(lane)
 
-    def finish(self, lane: SendQueue) -> None:
-        """Queue FIN behind the bytes."""
-        lane.finishing = True
-        self.enlist(lane)
-
-    def close(self, lane: SendQueue, frame: bytes) -> None:
-        """Queue an encoded CLOSE behind everything."""
-        lane.close = frame
-        self.enlist(lane)
-
-    def enlist(self, lane: SendQueue) -> None:
-        """Put a lane into the round if it is not there."""
+    def end(self, lane: SendQueue, close: bytes = b"") -> None:
+        """Queue an encoded CLOSE behind everything, or FIN behind the bytes."""
+        if close:
+            lane.close = close
+        else:
+            lane.finishing = True
         if not lane.listed:
             lane.listed = True
             self.waiting.append(lane)
@@ -125,7 +112,7 @@ class SendScheduler:
         """Drop everything of a lane that has not been handed out."""
         self.size -= lane.size
         self.room.free_bytes += lane.size
-        lane.purge()
+        lane.pieces, lane.size, lane.finishing, lane.close = None, 0, False, b""
 
     def clear(self) -> None:
         """Drop everything of every lane."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunnel.errors import Code, LocalStreamError, RemoteSessionError
-from tunnel.proto.conn import VirtualConn, not_open
+from tunnel.errors import Code, LocalStreamError
+from tunnel.proto.conn import VirtualConn
+from tunnel.proto.datagrams import DatagramQueue
 from tunnel.proto.events import StreamClosed
+from tunnel.proto.fields import illegal
 from tunnel.proto.frames import CAN_UDP, ProtAccept, ProtCreate, UdpTarget
 from tunnel.proto.limits import PeerOpens
 from tunnel.proto.payloads import close_frame, encode
@@ -20,20 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.addresses import Address
-    from tunnel.proto.frames import ProtClose, SockMap, Target
+    from tunnel.proto.frames import SockMap, Target
     from tunnel.proto.limits import OwnOpens
     from tunnel.proto.output import Output
 
 
 class ConnTable:
-    """The connections by number, and the counts of what either side may open.
-
-    Args:
-        output: where frames to the peer go.
-        own_opens: what this side opens.
-        now: the time.
-        notify: called when ``output.notices`` has something that no call returned.
-    """
+    """The connections by number, and the counts of what either side may open."""
 
     def __init__(
         self,
@@ -103,9 +98,7 @@ class ConnTable:
         """
         sock_map = frame.sock_map
         if self.own_opens.is_ours(sock_map) or sock_map in self._conns:
-            raise RemoteSessionError(
-                Code.PROTOCOL, f"CREATE on sock_map {sock_map}, which is not free"
-            )
+            raise illegal(f"CREATE on sock_map {sock_map}, which is not free")
         self.peer_opens.check(len(self._conns) - self.own_opens.open, now)
         conn = self._new_conn(sock_map, frame.target)
         conn.on_recv(Signal.RECV_CREATE)
@@ -146,7 +139,7 @@ class ConnTable:
             LocalStreamError: a second time, or when the connection is over.
         """
         conn.on_send(Signal.SEND_FINISH)
-        self.output.lanes.finish(conn.lane)
+        self.output.lanes.end(conn.lane)
 
     def close(
         self, conn: VirtualConn, code: Code = Code.NORMAL, reason: str = ""
@@ -166,23 +159,13 @@ class ConnTable:
         self.own_opens.answered(conn)
         frame = close_frame(conn.sock_map, code, reason)
         if code in (Code.NORMAL, Code.RESET) and not conn.lane.idle():
-            output.lanes.close(conn.lane, frame)
+            output.lanes.end(conn.lane, frame)
         else:
             output.lanes.purge(conn.lane)
             output.control.push(frame)
 
-    def take_close(self, frame: ProtClose) -> VirtualConn | None:
-        """Take a CLOSE of the peer: its number is free.
-
-        Returns:
-            The connection, or None when this side had closed it.
-
-        Raises:
-            RemoteSessionError: ``PROTOCOL``: nothing is open under that number.
-        """
-        conn = self._conns.get(frame.sock_map)
-        if conn is None:
-            raise not_open("CLOSE", frame.sock_map)
+    def take_close(self, conn: VirtualConn) -> bool:
+        """Take a CLOSE of the peer: the number is free. False if we had closed it."""
         conn.on_recv(Signal.RECV_CLOSE)
         output = self.output
         output.forget(conn)
@@ -197,7 +180,7 @@ class ConnTable:
         del self._conns[conn.sock_map]
         if self.own_opens.is_ours(conn.sock_map):
             self.own_opens.open -= 1
-        return conn if was_open else None
+        return was_open
 
     def evict(self, conn: VirtualConn) -> None:
         """Reset the longest-stalled reader's connection: memory is short."""
@@ -222,16 +205,15 @@ class ConnTable:
         return conns
 
     def let_go(self) -> None:
-        """Tell nobody any more: a cycle would keep the memory of this session."""
-        self._notify = nobody
-        self._give_up = _keep
+        """Tell nobody any more."""
+        self._notify = self._give_up = nobody
 
     def _new_conn(self, sock_map: SockMap, target: Target) -> VirtualConn:
         output = self.output
         if isinstance(target, UdpTarget):
             # No credit for ever: DATA on it is more than was granted.
             conn = VirtualConn(sock_map, 0, 0, self._give_up)
-            conn.datagrams = output.datagrams.new_queue()
+            conn.datagrams = DatagramQueue(output.datagrams.room)
         else:
             windows = output.theirs.initial_window, output.ours.initial_window
             conn = VirtualConn(sock_map, *windows, self._give_up)
@@ -239,9 +221,5 @@ class ConnTable:
         return conn
 
 
-def nobody() -> None:
-    """Stand in for a driver that need not hear of notices."""
-
-
-def _keep(conn: VirtualConn) -> None:
-    """Stand in for ``ConnTable.evict``: the session is over."""
+def nobody(*_: object) -> None:
+    """Stand in for what need not be called: a driver, or ``evict`` after the end."""

@@ -1,7 +1,4 @@
-"""What both ends agree on: the fields of HELLO and AUTH (protocol.md#hello, #auth).
-
-Knows ``Terms`` and fields, never who says them or whether it is proved.
-"""
+"""What both ends agree on: the fields of HELLO and AUTH (protocol.md#hello, #auth)."""
 
 from __future__ import annotations
 

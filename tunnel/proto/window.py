@@ -8,8 +8,6 @@ A window divided by the round trip is the ceiling of a virtual TCP connection. S
 window doubles while its reader empties half of it in less than two round trips, as long
 as the session and the process can pay for it, and goes back to its first size when
 nothing was granted for a while.
-
-This module knows numbers and times. It never sees bytes or frames.
 """
 
 from __future__ import annotations
@@ -35,7 +33,10 @@ IDLE_S: Final = 10.0
 
 @dataclass(slots=True)
 class SendWindow:
-    """How far we may send, and how far we have promised to ourselves to send."""
+    """How far we may send, and how far we have promised to ourselves to send.
+
+    To use some of its ``room``, raise ``taken``, at each piece.
+    """
 
     limit: int
     taken: int = 0
@@ -43,10 +44,6 @@ class SendWindow:
     def room(self) -> int:
         """Bytes that may still be queued."""
         return self.limit - self.taken
-
-    def take(self, size: int) -> None:
-        """Use ``size`` bytes of the room; the caller has asked for the room before."""
-        self.taken += size
 
     def raise_to(self, limit: int) -> bool:
         """Take a grant; False when it is no higher than what is known."""
@@ -67,6 +64,7 @@ class RecvWindow:
     size: int
     limit: int
     received: int = 0
+    """What arrived: raised by bytes that have been found to fit."""
     consumed: int = 0
     granted_at: float = -math.inf
     """When ``limit`` was last raised, or asked for again."""
@@ -74,10 +72,6 @@ class RecvWindow:
     def fits(self, size: int) -> bool:
         """Say whether the peer may send ``size`` bytes more."""
         return self.received + size <= self.limit
-
-    def charge(self, size: int) -> None:
-        """Count bytes that arrived; the caller has asked ``fits``."""
-        self.received += size
 
     def consume(self, size: int) -> bool:
         """Count bytes that the application took; True when a grant is due.
@@ -88,10 +82,6 @@ class RecvWindow:
         self.consumed += size
         return 2 * (self.consumed + self.size - self.limit) >= self.size
 
-    def keeps_up(self) -> bool:
-        """Say whether the application has taken most of what came."""
-        return 2 * (self.received - self.consumed) <= self.size
-
     def grant(self) -> int:
         """Raise the promise to what may be promised now, and return the new limit."""
         self.limit = max(self.limit, self.consumed + self.size)
@@ -101,9 +91,7 @@ class RecvWindow:
 class WindowTuner:
     """How much each connection of a session may be granted now.
 
-    Args:
-        initial: the size that each window begins with.
-        pool: shared by all sessions of the process.
+    ``initial`` is the size that each window begins with.
     """
 
     def __init__(self, initial: int, pool: HeldPool) -> None:
@@ -126,12 +114,9 @@ class WindowTuner:
         return True
 
     def grant(self, window: RecvWindow, now: float, rtt_s: float | None) -> int:
-        """Choose the size of a window, and return the limit that it is granted.
+        """Choose the size of a window, half of which was emptied; return its new limit.
 
-        Args:
-            window: its reader has emptied half of it since the last grant.
-            now: the time.
-            rtt_s: the link's round trip, None when it is not known.
+        ``rtt_s`` is the link's round trip, None when it is not known.
         """
         took_s, window.granted_at = now - window.granted_at, now
         if rtt_s is not None and took_s < 2 * max(rtt_s, MIN_ROUND_TRIP_S):
@@ -145,8 +130,9 @@ class WindowTuner:
         more, pool = min(window.size, MAX_WINDOW_BYTES - window.size), self._pool
         if (
             more > 0
-            and window.keeps_up()
-            and not pool.is_scarce()
+            # The application has taken most of what came, and memory is not scarce.
+            and 2 * (window.received - window.consumed) <= window.size
+            and 4 * pool.held_bytes <= pool.limit_bytes
             and self._grown_bytes + more <= SESSION_GROWTH_BYTES
             and pool.grown_bytes + more <= pool.growth_limit_bytes
         ):

@@ -1,13 +1,16 @@
-"""What the versions of SOCKS share: requests, and the addresses in them."""
+"""What the versions of SOCKS share: requests, and the course of a conversation."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from tunnel.addresses import Address, decode_host, read_address
 from tunnel.errors import Code, RemoteStreamError
+
+if TYPE_CHECKING:
+    from tunnel.addresses import Address
 
 
 class SocksCommand(IntEnum):
@@ -35,10 +38,9 @@ class SocksServer(ABC):
     """The server's half of a conversation, the same however its bytes are cut.
 
     Feed it with ``receive`` and send what ``take_output`` returns. It is over when
-    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND is answered
-    twice when it came to be) or ``refused`` is (the answer is in the output already;
-    close after sending it). ``leftover`` holds what came behind the request, so it is
-    the caller's reads that bound it.
+    ``request`` is set (answer it with ``succeed`` or ``fail``; a BIND twice when it
+    came to be) or ``refused`` is (close after sending the output). ``leftover`` holds
+    what came behind the request: the caller's reads bound it.
     """
 
     __slots__ = ("_input", "_output", "leftover", "refused", "request")
@@ -75,8 +77,7 @@ class SocksServer(ABC):
 
     def take_output(self) -> bytes:
         """Return what is to be sent now, once."""
-        output = bytes(self._output)
-        self._output.clear()
+        output, self._output = bytes(self._output), bytearray()
         return output
 
     @abstractmethod
@@ -99,10 +100,8 @@ class SocksServer(ABC):
         if self._input and self._input[0] != version:
             # Kept to one byte: however long a caller goes on, nothing piles up.
             del self._input[1:]
-            raise RemoteStreamError(
-                Code.PROTOCOL,
-                f"not SOCKS{socks}: a message begins with {self._input[0]}",
-            )
+            why = f"not SOCKS{socks}: a message begins with {self._input[0]}"
+            raise RemoteStreamError(Code.PROTOCOL, why)
 
     def _decide(self, command: int, address: Address | None) -> None:
         """Take a whole request, or refuse it."""
@@ -117,17 +116,3 @@ class SocksServer(ABC):
     def _refuse(self, code: Code) -> None:
         self.refused = code
         self._output += self.fail(code)
-
-
-def read_target(data: bytes | bytearray, at: int) -> tuple[Address | None, int]:
-    """Read the address (RFC 1928 §5) at ``at``; return it and where it ends.
-
-    None stands for an address whose name cannot be one.
-
-    Raises:
-        ShortAddressError: it is not there as a whole.
-        AddressKindError: its length cannot be known.
-    """
-    host, port, end = read_address(data, at)
-    name = decode_host(host) if isinstance(host, bytes) else host
-    return None if name is None else Address(name, port), end

@@ -23,10 +23,7 @@ _REJECTED: Final = 91
 
 
 class Socks4Server(SocksServer):
-    """A conversation of SOCKS4 or 4a.
-
-    What is kept before the request is at most 8 + 2 * 256 bytes and one read of the
-    caller.
+    """A conversation; before the request it keeps 8 + 2 * 256 bytes and one read.
 
     Args:
         closed: refuse everybody, for a proxy with users: there is no password here.
@@ -46,7 +43,6 @@ class Socks4Server(SocksServer):
 
     def fail(self, code: Code) -> bytes:
         """Return the reply that it is not done; SOCKS4 has one for all reasons."""
-        del code
         return _reply(_REJECTED, NOWHERE)
 
     def _read_message(self) -> bool:

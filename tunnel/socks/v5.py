@@ -1,27 +1,25 @@
-"""The server's half of a SOCKS5 conversation (RFC 1928, 1929), bytes in and bytes out.
+"""SOCKS5 (RFC 1928, 1929): the server's half of a conversation, and its datagrams.
 
-Names are carried, never resolved: that is the exit's business. With users the one
-method is "user and password". Without them it is "no authentication", or, for an app
-that offers only a user and a password, that, and any of them will do.
+Bytes in and bytes out. Names are carried, never resolved: that is the exit's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tunnel.addresses import (
     NOWHERE,
+    Address,
     AddressKindError,
     ShortAddressError,
+    decode_host,
     encode_address,
     parse_ip,
+    read_address,
 )
 from tunnel.errors import CODES, Code
-from tunnel.socks.common import SocksCommand, SocksServer, read_target
-
-if TYPE_CHECKING:
-    from tunnel.addresses import Address
+from tunnel.socks.common import SocksCommand, SocksServer
 
 _VERSION: Final = 5
 _LOGIN_VERSION: Final = 1
@@ -31,6 +29,8 @@ _NO_METHOD: Final = 0xFF
 _LOGIN_FAILED: Final = 1
 _GENERAL_FAILURE: Final = 1
 _ADDRESS_AT: Final = 3
+"""In a request, and in the header of a datagram: behind two reserved bytes and FRAG."""
+_FRAGMENT_AT: Final = 2
 
 CheckUser = Callable[[bytes, bytes], bool]
 """Say whether this is the password (second) of this user (first), in constant time."""
@@ -38,6 +38,10 @@ CheckUser = Callable[[bytes, bytes], bool]
 
 class Socks5Server(SocksServer):
     """A conversation of SOCKS5.
+
+    With users the one method is "user and password". Without them it is "no
+    authentication", or, for an app that offers only a user and a password, that, and
+    any of them will do.
 
     What is kept before the request is at most 2 + 255 bytes of greeting, 513 of login
     and 262 of request.
@@ -102,10 +106,9 @@ class Socks5Server(SocksServer):
         if len(buffer) < end:
             return False
         name, password = bytes(buffer[2:name_end]), bytes(buffer[name_end + 1 : end])
-        if self._check_user is None or self._check_user(name, password):
-            self._output += bytes((_LOGIN_VERSION, 0))
-        else:
-            self._output += bytes((_LOGIN_VERSION, _LOGIN_FAILED))
+        right = self._check_user is None or self._check_user(name, password)
+        self._output += bytes((_LOGIN_VERSION, 0 if right else _LOGIN_FAILED))
+        if not right:
             self.refused = Code.AUTH
         self._reading = Socks5Server._read_request
         del buffer[:end]
@@ -115,7 +118,7 @@ class Socks5Server(SocksServer):
         buffer = self._input
         self._check_version(_VERSION, 5)
         try:
-            address, end = read_target(buffer, _ADDRESS_AT)
+            address, end = _read_target(buffer)
         except ShortAddressError:
             return False
         except AddressKindError:  # nothing behind it can be read either
@@ -128,3 +131,42 @@ class Socks5Server(SocksServer):
 
 def _reply(rep: int, address: Address) -> bytes:
     return bytes((_VERSION, rep, 0)) + encode_address(address)
+
+
+def _read_target(data: bytes | bytearray) -> tuple[Address | None, int]:
+    """Return the address in a message, None if its name cannot be one; and its end.
+
+    Raises:
+        ShortAddressError: it is not there as a whole.
+        AddressKindError: its length cannot be known.
+    """
+    host, port, end = read_address(data, _ADDRESS_AT)
+    name = decode_host(host) if isinstance(host, bytes) else host
+    return None if name is None else Address(name, port), end
+
+
+# Datagrams (RFC 1928 §7) -------------------------------------------------------------
+
+
+def encode_datagram(source: Address, payload: bytes) -> bytes:
+    """Write the datagram that an app gets: where it comes from, then the payload.
+
+    Raises:
+        LocalStreamError: ``source`` is a name that cannot be written.
+    """
+    return bytes(_ADDRESS_AT) + encode_address(source) + payload
+
+
+def decode_datagram(data: bytes) -> tuple[Address, bytes] | None:
+    """Return where a datagram of the app is to go, and its payload.
+
+    None for one that is to be dropped: cut short, to port 0, to an address that cannot
+    be one, or a fragment (RFC 1928 lets us). The reserved bytes are not looked at.
+    """
+    if len(data) <= _ADDRESS_AT or data[_FRAGMENT_AT]:
+        return None
+    try:
+        target, end = _read_target(data)
+    except (ShortAddressError, AddressKindError):
+        return None
+    return (target, data[end:]) if target is not None and target.port else None

@@ -15,7 +15,7 @@ from tunnel.addresses import Address
 from tunnel.center import client_session
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code, RemoteStreamError
-from tunnel.net import routes
+from tunnel.net import bind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -117,14 +117,14 @@ def test_a_port_on_all_addresses_is_shown_with_one_that_can_be_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert exit_bind._reachable("127.0.0.1") == "127.0.0.1"
-    monkeypatch.setattr(routes, "own_address_to", lambda far: f"own way to {far}")
+    monkeypatch.setattr(bind, "own_address_to", lambda far: f"own way to {far}")
     assert exit_bind._reachable("0.0.0.0") == "own way to 192.0.2.1"
     assert exit_bind._reachable("::") == "own way to 2001:db8::1"
 
     def no_way(_far: str) -> str:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(routes, "own_address_to", no_way)
+    monkeypatch.setattr(bind, "own_address_to", no_way)
     assert exit_bind._reachable("0.0.0.0") == "0.0.0.0"
 
 

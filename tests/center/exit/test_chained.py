@@ -12,7 +12,7 @@ import trio.testing
 from support.wires import TARGET, session_pair, small_window
 
 from tunnel.addresses import Address
-from tunnel.center.exit.chained import serve_chained
+from tunnel.center.exit.tcp import serve_chained
 from tunnel.errors import Code, StreamError
 
 if TYPE_CHECKING:

@@ -14,18 +14,20 @@ import trio.testing
 from support.center import LOOPBACK, center, running, user
 
 from tunnel.access.join import make_token
-from tunnel.addresses import LOOPBACKS, Address
+from tunnel.addresses import LOOPBACKS, NOWHERE, Address
 from tunnel.center.events import LinkDown, LinkResumed, MappingReady
 from tunnel.center.exit import udp as exit_udp
+from tunnel.center.exit.tcp import udp_exit_to
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-from tunnel.proto.frames import NameTarget, UdpTarget
+from tunnel.proto.frames import MappingEntry, MappingType, NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 
+UDP_PORT = MappingEntry(MappingType.UDP, "")
 PORTS = range(21_000, 22_000)
 
 
@@ -341,7 +343,7 @@ async def test_no_descriptor_is_said_with_its_code(
     async with serving() as warm_up:
         await trio.testing.wait_all_tasks_blocked()
         del warm_up
-    monkeypatch.setattr(exit_udp.socket, "socket", none_left)
+    monkeypatch.setattr(socket, "socket", none_left)
     ours = FakeDatagrams()
     await serve_association(ours, anywhere)  # type: ignore[arg-type]
     assert ours.ends == [Code.RESOURCE]
@@ -380,16 +382,16 @@ async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> N
     other = LOOPBACKS[1 - LOOPBACKS.index(host)]
     with service(host) as (sock, peer):
         async with serving(target=Address("localhost", peer.port)) as datagrams:
-            datagrams.put(exit_udp.NOWHERE, b"one")
+            datagrams.put(NOWHERE, b"one")
             payload, source = await heard(sock)
             assert payload == b"one"
             sock.sendto(b"two", source)
-            assert await datagrams.answer() == (exit_udp.NOWHERE, b"two")
+            assert await datagrams.answer() == (NOWHERE, b"two")
             sock.close()
             family = socket.AF_INET6 if ":" in other else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as moved:
                 moved.bind((other, peer.port))
-                datagrams.put(exit_udp.NOWHERE, b"three")
+                datagrams.put(NOWHERE, b"three")
                 assert (await heard(moved))[0] == b"three"
 
 
@@ -397,7 +399,7 @@ async def test_the_first_datagram_is_not_spent_on_finding_the_loopback() -> None
     with service("::1") as (sock, peer):
         for number in range(30):  # who hears the refusal first was once left to chance
             async with serving(target=Address("localhost", peer.port)) as datagrams:
-                datagrams.put(exit_udp.NOWHERE, bytes([number]))
+                datagrams.put(NOWHERE, bytes([number]))
                 assert (await heard(sock))[0] == bytes([number])
 
 
@@ -406,11 +408,11 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
         sock.close()
         async with serving(target=Address("localhost", peer.port)) as datagrams:
             for _ in range(3):
-                datagrams.put(exit_udp.NOWHERE, b"lost")
+                datagrams.put(NOWHERE, b"lost")
             await trio.testing.wait_all_tasks_blocked()
             with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as late:
                 late.bind(("::1", peer.port))
-                datagrams.put(exit_udp.NOWHERE, b"found")
+                datagrams.put(NOWHERE, b"found")
                 assert (await heard(late))[0] == b"found"
 
 
@@ -471,7 +473,7 @@ async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
         client, notices = where.client()
         with service() as (sock, target), service() as (visitor, _):
             async with running(client):
-                name = await client.publish_udp_target(Address("", 0), target)
+                name = await client.publish(UDP_PORT, udp_exit_to(target))
                 public = (await notices.next(MappingReady)).public
                 for number in range(3):
                     visitor.sendto(b"%d" % number, (public.host, public.port))
@@ -491,7 +493,8 @@ async def test_tcp_and_udp_may_have_the_same_port() -> None:
         async with running(client):
             await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
             first = (await notices.next(MappingReady)).public
-            await client.publish_udp_target(first, Address(LOOPBACK, 9))
+            same = MappingEntry(MappingType.UDP, "", first.host, first.port)
+            await client.publish(same, udp_exit_to(Address(LOOPBACK, 9)))
             assert (await notices.next(MappingReady, 2)).public == first
 
 
@@ -505,7 +508,7 @@ async def test_a_mapping_is_opened_as_what_it_is(
             if isinstance(target, UdpTarget):
                 await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
             else:
-                await client.publish_udp_target(Address("", 0), Address(LOOPBACK, 9))
+                await client.publish(UDP_PORT, udp_exit_to(Address(LOOPBACK, 9)))
             name = (await notices.next(MappingReady)).name
             (member,) = where.server.clients
             with pytest.raises(RemoteStreamError) as caught:

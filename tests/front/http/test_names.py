@@ -24,7 +24,14 @@ from tunnel.front.http.names import (
     handle_guarded,
     handle_visitor,
 )
-from tunnel.front.http.server import HttpError, Visit, host_of
+from tunnel.front.http.server import (
+    BETWEEN_S,
+    HEAD_BYTES,
+    HEAD_S,
+    HttpError,
+    Visit,
+    host_of,
+)
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
@@ -423,7 +430,7 @@ async def test_a_head_of_more_than_64_kib_is_refused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with town() as it, trio.open_nursery() as nursery:
-        nursery.start_soon(it.say, get("a.test", "X: " + "y" * http1.HEAD_BYTES))
+        nursery.start_soon(it.say, get("a.test", "X: " + "y" * HEAD_BYTES))
         assert status(await it.hear()) == 431
 
 
@@ -439,7 +446,7 @@ async def test_a_head_that_does_not_come_in_time_is_refused(
     async with town() as it:
         await it.say(b"GET / HTT")
         assert status(await it.hear()) == 408
-        assert trio.current_time() == pytest.approx(http1.HEAD_S)
+        assert trio.current_time() == pytest.approx(HEAD_S)
 
 
 async def test_a_silent_connection_is_closed_without_a_word(
@@ -449,7 +456,7 @@ async def test_a_silent_connection_is_closed_without_a_word(
         await it.say(get("nobody.test"))
         await it.hear(b"published under this name\n")
         assert await it.rest() == b""
-        assert trio.current_time() >= http1.BETWEEN_S
+        assert trio.current_time() >= BETWEEN_S
 
 
 async def test_a_body_may_pause_for_as_long_as_it_likes(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from support.far import Far, read, read_head, read_to_end
+from support.far import Far, memory_pair, read, read_head, read_to_end
 from support.logs import lines
 
 from tunnel.access.proxy_users import ProxyUsers
@@ -39,12 +39,7 @@ class Talk:
     """An app at a proxy of its own, and the origins that it is connected to."""
 
     def __init__(self, refusal: Code | None, lockstep: bool) -> None:
-        pair = (
-            trio.testing.lockstep_stream_pair
-            if lockstep
-            else trio.testing.memory_stream_pair
-        )
-        self.app, self.ours = pair()
+        self.app, self.ours = memory_pair(lockstep)
         self.fars: list[Far] = []
         self.targets: list[Target] = []
         self.over = trio.Event()
@@ -222,7 +217,7 @@ async def test_a_cancelled_connect_leaves_nothing_open() -> None:
 
         nursery.start_soon(handle_app, ours, Dialer(open_target))
         await app.send_all(b"CONNECT a.test:443 HTTP/1.1\r\nHost: a\r\n\r\n")
-        await trio.sleep_forever()
+        nursery.start_soon(trio.sleep_forever)
     assert far.resets == [Code.RESET]
 
 

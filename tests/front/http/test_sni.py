@@ -15,7 +15,7 @@ from tunnel.addresses import Address
 from tunnel.errors import Code
 from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
-from tunnel.front.http.names import Absent, Open
+from tunnel.front.http.names import Absent, Destination
 from tunnel.front.http.sni import handle_tls_visitor
 
 if TYPE_CHECKING:
@@ -50,12 +50,16 @@ class Street:
         assert visitor == VISITOR
         return self.far
 
-    def route_passed(self, host: str) -> Open | Absent:
-        self.asked.append(host)
-        return self.passed.get(host, self._open)
+    @property
+    def _there(self) -> Destination:
+        return Destination(None, self._open)
 
-    def route_web(self, host: str) -> Open | Absent:
-        return self._open if host == HOST else Absent.UNKNOWN
+    def route_passed(self, host: str) -> Destination | Absent:
+        self.asked.append(host)
+        return self.passed.get(host, self._there)
+
+    def route_web(self, host: str) -> Destination | Absent:
+        return self._there if host == HOST else Absent.UNKNOWN
 
     async def rest(self) -> bytes:
         data = b""

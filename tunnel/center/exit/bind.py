@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -10,15 +11,15 @@ import trio
 from tunnel.addresses import Address, encode_address, parse_ip
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.log import log_event
+from tunnel.net.bind import own_address_outwards, own_address_to
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import resolve
 from tunnel.net.listen import open_listener, peer_of
 from tunnel.net.relay import relay, reset_socket
-from tunnel.net.routes import own_address_outwards, own_address_to
 
 if TYPE_CHECKING:
-    from tunnel.center.exit.tcp import Allow
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.dial import Allow
     from tunnel.net.listen import PortListener
     from tunnel.net.sockets import FastSocket
 
@@ -45,7 +46,7 @@ async def serve_bind(
         host: where to listen for anybody.
         allow: asked about the expected peer, or about each that comes.
         may_listen: asked about where the port is.
-        wait_s: how long the peer has to come.
+        wait_s: for the peer to come.
     """
     try:
         only = await _expected_host(expected, allow)
@@ -82,7 +83,7 @@ async def serve_bind(
     except trio.BrokenResourceError:
         await reset_socket(local)
         return
-    TARGETS.dialled(local)
+    TARGETS.add(local, 0)
     try:
         await relay(local, stream)
     finally:
@@ -91,13 +92,12 @@ async def serve_bind(
 
 async def _expected_host(expected: Address, allow: Allow) -> Address | None:
     """Return the only host that may come, or None; the port is for ``allow`` alone."""
-    if _is_anybody(expected):
+    if _is_anybody(expected.host):
         return None
-
-    def may_reach(ip: str, _port: int) -> bool:
-        return allow(ip, expected.port)
-
-    return await resolve(Address(expected.host, expected.port or 1), allow=may_reach)
+    return await resolve(
+        Address(expected.host, expected.port or 1),
+        allow=lambda ip, _port: allow(ip, expected.port),
+    )
 
 
 async def _expected_one(
@@ -119,16 +119,14 @@ def _refuse(stream: VirtualStream, expected: Address, code: Code, why: str) -> N
     stream.reset(code, why)
 
 
-def _is_anybody(address: Address) -> bool:
-    ip = parse_ip(address.host)
+def _is_anybody(host: str) -> bool:
+    ip = parse_ip(host)
     return ip is not None and ip.is_unspecified
 
 
 def _reachable(host: str) -> str:
     """Return an address that a peer can be told, where we listen on all of them."""
-    if not _is_anybody(Address(host, 0)):
-        return host
-    try:
-        return own_address_outwards(host)
-    except OSError:
-        return host
+    if _is_anybody(host):
+        with suppress(OSError):
+            return own_address_outwards(host)
+    return host

@@ -1,12 +1,14 @@
 """The far end of a virtual TCP connection: connect its target and join the two.
 
 Both roles have this end: the center-client for its mappings and as an exit, the
-center-server for what leaves through it. ``serve_exit`` is where an offer comes in.
+center-server for what leaves through it. ``serve_exit`` is where an offer comes in;
+``serve_chained`` is the server between an opener and an exit at another client.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,7 +24,7 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.net.dial import begin
 from tunnel.net.proxy_protocol import encode_proxy_header
-from tunnel.net.relay import relay
+from tunnel.net.relay import GRACE_S, relay
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.proto.frames import NameTarget, TcpTarget, UdpTarget
 
@@ -30,14 +32,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from tunnel.net.dial import Dial
+    from tunnel.addresses import End
+    from tunnel.net.dial import Allow, Dial
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import Target
 
-Allow = Callable[[str, int], bool]
-"""Say whether an IP address and port may be connected to."""
-AllowUnix = Callable[[str], bool]
-"""Say whether a unix socket may be connected to."""
 Serve = Callable[[VirtualStream], Awaitable[None]]
 """Accept or reset the stream of a visitor, and serve it to its end."""
 
@@ -48,26 +47,21 @@ def serve_exit(
     stream: VirtualStream,
     target: Target | None,
     allow: Allow,
-    allow_unix: AllowUnix = lambda _path: False,
+    allow_unix: Callable[[str], bool] = lambda _path: False,
 ) -> Awaitable[None]:
-    """Serve an offer to its end, as the form of ``target`` wants it.
+    """Serve an offer to its end, as the form of ``target`` wants it; owns the stream.
 
-    The target is dialled before this returns, so that visitors come to it in the order
-    in which they were offered. It is no coroutine, like the others that only choose: an
-    idle connection waits in each coroutine on the way, and each is 400 bytes.
-
-    Args:
-        stream: owned.
-        target: of the virtual TCP connection; None and unknown forms are refused.
-        allow: asked about each address before it is dialled.
-        allow_unix: asked about the path of a unix socket.
+    ``allow`` is asked about each address before it is dialled. This is done before this
+    returns, so that visitors come to the target in the order in which they were
+    offered. It is no coroutine, like the others that only choose: an idle connection
+    waits in each coroutine on the way, and each is 400 bytes.
     """
     match target:
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
             return refuse(stream, Code.NOT_ALLOWED, why)
-        case TcpTarget() | UnixPath():
-            dial = _TargetDial(stream, target, allow, TARGETS, 0)
+        case TcpTarget(end) | (UnixPath() as end):
+            dial = _TargetDial(stream, end, allow, TARGETS, 0)
             return _serve_target(stream, dial, TARGETS)
         case UdpTarget(""):
             return serve_association(DatagramStream(stream), allow)
@@ -81,15 +75,13 @@ async def refuse(stream: VirtualStream, code: Code, reason: str = "") -> None:
 
 
 def exit_to(
-    target: TcpTarget | UnixPath,
+    target: End,
     *,
     count: int = 1,
     proxy: ProxyVersion | None = None,
     public: Callable[[str], Address | None] = lambda _name: None,
 ) -> Serve:
     """Serve visitors with a target that this side's own user named: it may be anywhere.
-
-    For ``Publisher.publish``.
 
     Args:
         target: of the first port.
@@ -106,12 +98,12 @@ def exit_to(
             return refuse(stream, Code.NO_MAPPING)
         header = b""
         if proxy is not None:
-            first = public(asked.name)
-            came_to = _in_row(first, asked.index) if first else None
+            came_to = public(asked.name)
+            came_to = came_to and _in_row(came_to, asked.index)
             header = encode_proxy_header(proxy, create.visitor, came_to)
         here = target
-        if isinstance(target, TcpTarget) and asked.index:
-            here = TcpTarget(_in_row(target.address, asked.index))
+        if isinstance(target, Address) and asked.index:
+            here = _in_row(target, asked.index)
         dial = _TargetDial(stream, here, _anywhere, arrivals, len(header))
         return _serve_target(stream, dial, arrivals, header)
 
@@ -180,17 +172,12 @@ class Opener:
 
     def __init__(self, stream: VirtualStream) -> None:
         self.opener_gone = False
-        """It has given up."""
         self._waiting: trio.CancelScope | None = None
         stream.on_closed(self._closed)
 
     @contextmanager
     def waits(self, until: float) -> Iterator[None]:
-        """Wait inside this for as long as the opener does, and until that time.
-
-        Raises:
-            trio.TooSlowError: no longer.
-        """
+        """End a wait inside by TooSlowError: at ``until``, or when the opener goes."""
         with trio.CancelScope(deadline=until) as self._waiting:
             if self.opener_gone:
                 self._waiting.cancel()
@@ -205,6 +192,37 @@ class Opener:
                 self._waiting.cancel()
 
 
+async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
+    """Join an opener and the exit at another client; owns both streams.
+
+    The exit alone decides what it dials, and its answer is the answer: refusals keep
+    their code and reason, half-closes and resets pass (protocol.md#exits).
+    """
+    try:
+        with Opener(stream).waits(math.inf):
+            await onward.wait_open()
+    except BaseException as error:
+        onward.reset(Code.RESET)
+        if isinstance(error, StreamError):
+            return stream.reset(error.code, error.what)
+        stream.reset(Code.RESET)
+        if isinstance(error, trio.TooSlowError):
+            return None
+        raise
+    stream.on_closed(None)
+    stream.accept(onward.bound)
+    with trio.CancelScope() as scope:
+
+        def opener_lost(code: Code) -> None:
+            # Reading would tell, but not while the exit takes nothing. What the opener
+            # sent before its reset gets the time that it has on any way.
+            if code is not Code.NORMAL:
+                scope.deadline = trio.current_time() + GRACE_S
+
+        stream.on_closed(opener_lost)
+        await relay(stream, onward)
+
+
 class _TargetDial(Opener):
     """A dial for an opener; begun at once, if there are descriptors.
 
@@ -216,7 +234,7 @@ class _TargetDial(Opener):
     def __init__(
         self,
         stream: VirtualStream,
-        target: TcpTarget | UnixPath,
+        target: End,
         allow: Allow,
         arrivals: Arrivals,
         said_bytes: int,
@@ -226,29 +244,24 @@ class _TargetDial(Opener):
         self._allow = allow
         self._arrivals = arrivals
         self._said_bytes = said_bytes
-        self._sockets: list[FastSocket] = []
+        self._sockets: dict[socket.socket, FastSocket] = {}
         self._dial: Dial | None = None
         if not (self.opener_gone or DESCRIPTORS.leaving):
             self._dial = self._begin()
 
     def _begin(self) -> Dial:
-        target = self.target
-        if isinstance(target, TcpTarget):
-            return begin(target.address, allow=self._allow, opened=self._opened)
-        return begin(target, opened=self._opened)
+        return begin(self.target, allow=self._allow, opened=self._opened)
 
     def _opened(self, sock: socket.socket) -> None:
         if sock.fileno() >= DESCRIPTORS.edge:
             DESCRIPTORS.admit(sock)
-        local = FastSocket(sock)
-        self._sockets.append(local)
-        self._arrivals.dialled(local, self._said_bytes)
+        local = self._sockets[sock] = FastSocket(sock)
+        self._arrivals.add(local, self._said_bytes)
 
     async def finish(self) -> FastSocket:
         """Return the connected socket, which stays among the arrivals.
 
-        Raises:
-            LocalStreamError: as ``connect`` does. No socket is open then.
+        Raises as ``connect`` does; no socket is open then.
         """
         try:
             if self._dial is None:
@@ -260,21 +273,17 @@ class _TargetDial(Opener):
             raise
         self._dial = None  # it knows this object: they would be a cycle
         tune_local(sock)
-        if len(self._sockets) == 1:  # as it mostly is
-            return self._sockets.pop()
-        for local in self._sockets:
-            if local.socket is sock:
-                self._sockets.remove(local)
-                self.close()
-                return local
-        raise LookupError  # pragma: no cover - each was opened here
+        local = self._sockets.pop(sock)
+        if self._sockets:
+            self.close()
+        return local
 
     def close(self) -> None:
         """Give up what is not finished."""
         if self._dial is not None:
             self._dial.close()
             self._dial = None
-        for local in self._sockets:
+        for local in self._sockets.values():
             self._arrivals.left(local)
 
 
@@ -299,5 +308,4 @@ def bound_address(sock: socket.socket) -> Address | None:
         return None
     if not isinstance(name, tuple):  # a unix socket
         return None
-    host, port = name[:2]
-    return Address(host.partition("%")[0], port)
+    return Address(name[0].partition("%")[0], name[1])

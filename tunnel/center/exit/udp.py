@@ -17,6 +17,7 @@ import trio
 
 from tunnel.addresses import (
     LOOPBACKS,
+    NOWHERE,
     WILDCARDS,
     Address,
     is_localhost,
@@ -32,9 +33,8 @@ from tunnel.platform.sockets import send_heard
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tunnel.link.datagrams import DatagramStream
+    from tunnel.net.dial import Allow
 
 MAX_NAMES: Final = 64
 """Resolved names that one association remembers, and names that it asks at once."""
@@ -48,8 +48,6 @@ SHARE: Final = 1 / 2
 MAX_ASSOCIATIONS: Final = 16_384
 """Of the process, however many descriptors there are: what a session carries."""
 MAX_DATAGRAM_BYTES: Final = 65_535
-NOWHERE: Final = Address("0.0.0.0", 0)  # noqa: S104 - says nothing, is never bound
-
 FLOWS: Final = Flows("udp.given_up")
 """The associations of this process, the one that was idle longest first."""
 
@@ -57,10 +55,7 @@ logger = logging.getLogger("tunnel.exit")
 
 
 async def serve_association(
-    datagrams: DatagramStream,
-    allow: Callable[[str, int], bool],
-    *,
-    target: Address | None = None,
+    datagrams: DatagramStream, allow: Allow, *, target: Address | None = None
 ) -> None:
     """Accept an association that the peer asked for, and serve it to its end.
 
@@ -89,9 +84,7 @@ async def serve_association(
 class _UdpExit:
     """The sockets of one association, at the end where it leaves the tunnel."""
 
-    def __init__(
-        self, datagrams: DatagramStream, allow: Callable[[str, int], bool]
-    ) -> None:
+    def __init__(self, datagrams: DatagramStream, allow: Allow) -> None:
         self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
@@ -108,12 +101,7 @@ class _UdpExit:
         self._nursery: trio.Nursery
 
     async def open(self, target: Address | None) -> None:
-        """Open the socket that is surely needed, and accept.
-
-        Raises:
-            LocalStreamError: ``RESOURCE``: no descriptor; ``NET_UNREACHABLE``; or
-                as ``resolve`` does.
-        """
+        """Open the socket that is surely needed, and accept; or raise StreamError."""
         family: int = socket.AF_INET
         if target is not None:
             self._target = await resolve(target, allow=self._allow)
@@ -130,8 +118,8 @@ class _UdpExit:
                 Code.RESOURCE if short else Code.NET_UNREACHABLE,
                 f"no UDP socket: {error.strerror}",
             ) from error
-        port = sock.getsockname()[1]
-        self._datagrams.stream.accept(Address(_any_of(family), port))
+        bound = Address(WILDCARDS[family == socket.AF_INET6], sock.getsockname()[1])
+        self._datagrams.stream.accept(bound)
 
     def close(self) -> None:
         for sock in self._sockets.values():
@@ -178,12 +166,11 @@ class _UdpExit:
 
     def _numeric(self, address: Address) -> Address | None:
         """Return the address with an IP address for a host; None if it is not known."""
-        host = _undressed(address.host)
-        if host is None:
-            host, until = self._names.get(address.host, ("", 0.0))
-            if until < trio.current_time():
-                return None
-        return Address(host, address.port)
+        ip = parse_ip(address.host)
+        if ip is not None:
+            return Address(str(unmapped(ip)), address.port)
+        host, until = self._names.get(address.host, ("", 0.0))
+        return Address(host, address.port) if until >= trio.current_time() else None
 
     def _wait_for_name(self, address: Address, payload: bytes) -> None:
         """Keep a datagram until its name is resolved, and ask for it if nobody does."""
@@ -217,11 +204,9 @@ class _UdpExit:
         if not (to.port > 0 and self._allow(to.host, to.port)):
             return
         self._hear(to.host.partition("%")[0])  # of an answer the zone is known apart
-        try:
+        with suppress(OSError):
             sock = self._socket(_family(to.host))
             await sock.sendto(payload, (to.host, to.port))
-        except OSError:
-            return
 
     def _hear(self, host: str) -> None:
         """Let the answers of an IP address pass."""
@@ -300,27 +285,16 @@ class _UdpExit:
                 DESCRIPTORS.admit(raw, "datagrams")
             if family == socket.AF_INET6:
                 raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            raw.bind((_any_of(family), 0))
+            raw.bind((WILDCARDS[family == socket.AF_INET6], 0))
             for home in self._homes:
                 if _family(home.host) == family:
                     raw.connect((home.host, home.port))
-            sock = trio.socket.from_stdlib_socket(raw)
-            self._raw[family] = raw
+            sock = self._sockets[family] = trio.socket.from_stdlib_socket(raw)
         except BaseException:
             raw.close()
             raise
-        self._sockets[family] = sock
+        self._raw[family] = raw
         return sock
-
-
-def _undressed(host: str) -> str | None:
-    """Return an IP address as it is checked and dialled; None for a name."""
-    ip = parse_ip(host)
-    return None if ip is None else str(unmapped(ip))
-
-
-def _any_of(family: int) -> str:
-    return WILDCARDS[family == socket.AF_INET6]
 
 
 def _family(host: str) -> int:
