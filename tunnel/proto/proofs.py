@@ -85,31 +85,26 @@ def from_base64url(text: str, size: int) -> bytes | None:
     return raw if len(raw) == size else None
 
 
-def decode_token(text: str) -> bytes:
-    """Return the 32 bytes of a token in base64url; padding and line end may be there.
-
-    Raises:
-        UsageError: it is not one. The text is not repeated in the error.
-    """
-    token = from_base64url(text.strip().rstrip("="), TOKEN_BYTES)
-    if token is None:
-        raise UsageError(
-            f"the token is not the base64url form of {TOKEN_BYTES} bytes",
-            f"it has {len(text)} characters, perhaps a part was not copied",
-        )
-    return token
-
-
 def secrets_of(name: str, token: bytes | str) -> Secrets:
     """Derive the keys of a user; ``token`` is 32 random bytes or their base64url.
 
+    Around the base64url there may be padding and the end of a line.
+
     Raises:
-        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8.
+        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8. The
+            token is not repeated in the error.
     """
-    raw = decode_token(token) if isinstance(token, str) else token
+    raw: bytes | None
+    if isinstance(token, str):
+        raw, unit = from_base64url(token.strip().rstrip("="), TOKEN_BYTES), "characters"
+    else:
+        raw, unit = token, "bytes"
+    if raw is None or len(raw) != TOKEN_BYTES:
+        raise UsageError(
+            f"the token is not {TOKEN_BYTES} bytes or their base64url form",
+            f"it has {len(token)} {unit}, perhaps a part was not copied",
+        )
     name_bytes = name.encode(errors="replace")
-    if len(raw) != TOKEN_BYTES:
-        raise UsageError(f"a token has {TOKEN_BYTES} bytes, this one {len(raw)}")
     if not 0 < len(name_bytes) <= _MAX_NAME_BYTES:
         raise UsageError(
             f"a user's name has 1 to {_MAX_NAME_BYTES} bytes, this one "
