@@ -88,7 +88,7 @@ class RelayState:
                 self._scope.deadline = self.grace_until
             self.changed.ring()
         if row.act is Act.STOP:
-            self.look()
+            self.wake()
         return row.act
 
     def local_finished(self) -> None:
@@ -120,7 +120,7 @@ class RelayState:
 
     @contextmanager
     def waiting(self, until: float = math.inf) -> Iterator[None]:
-        """Wait inside this: it ends when ``look`` is called, and when time is over."""
+        """Wait inside this: it ends when ``wake`` is called, and when time is over."""
         scope = trio.CancelScope(deadline=min(until, self.grace_until))
         self._scope = scope
         try:
@@ -139,7 +139,7 @@ class RelayState:
             self._push_at = trio.current_time() + self.idle_s / 100
         return self.waiting(self._push_at + self.idle_s)
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """End the waits: something changed."""
         scope, self._scope = self._scope, None
         if scope is not None:
@@ -252,7 +252,7 @@ class Carried(RelayState):
 
     def _heard_close(self, code: Code) -> None:
         if self.happened(closed(code), code) is Act.DROP:
-            self.look()
+            self.wake()
 
     # For the session: see ``LocalEnd`` ------------------------------------------------
 
@@ -285,7 +285,7 @@ class Carried(RelayState):
         return size
 
     def news(self) -> None:
-        """Have the relay's task look."""
+        """Have the relay's task look at its ends."""
         self.changed.ring()
 
     def ended(self) -> None:
