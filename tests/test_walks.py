@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from socket import inet_aton
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
 import trio.testing
 from support.center import LOOPBACK, center, running, target
+from support.engines import needs_epoll
 from support.tables import ROOT
 from support.walks import Walk
 
@@ -44,6 +46,7 @@ def told(heading: str) -> list[list[str]]:
     return tables
 
 
+@needs_epoll
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 async def test_the_walk_of_a_byte(tmp_path: Path, tls: bool) -> None:
     there, back = told("The walk of a byte")
@@ -54,12 +57,13 @@ async def test_the_walk_of_a_byte(tmp_path: Path, tls: bool) -> None:
             [one.replace("Plain", "Tls") for one in way if "net/sockets" not in one]
             for way in (there, back)
         )
-    came = trio.Event()
+    began, came = trio.Event(), trio.Event()
 
     async def take(stream: trio.SocketStream) -> None:
         data = b""
         async for piece in stream:
             data += piece
+            began.set()
             if WORD in data:
                 return came.set()
 
@@ -74,7 +78,8 @@ async def test_the_walk_of_a_byte(tmp_path: Path, tls: bool) -> None:
         assert isinstance(public, Address)
         async with await trio.open_tcp_stream(public.host, public.port) as visitor:
             await visitor.send_all(b"before")
-            await trio.testing.wait_all_tasks_blocked(0.1)
+            await began.wait()  # later bytes walk as this one does not
+            await trio.testing.wait_all_tasks_blocked()
             with Walk(WORD) as walk, trio.fail_after(10):
                 await visitor.send_all(WORD)
                 await came.wait()
@@ -87,8 +92,9 @@ async def test_the_walk_of_a_byte(tmp_path: Path, tls: bool) -> None:
 async def test_the_walk_of_a_socks_target() -> None:
     asked, dialled = told("The walk of a SOCKS target")
     stacks = "SocksServer._decide", "ConnTable.open", "_begin_one"
-    raw = bytes((127, 0, 0, 9))
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.9"))[0]
+    asked_for = "127.0.0.9"  # no other thing here has this address
+    raw = inet_aton(asked_for)
+    listener = (await trio.open_tcp_listeners(0, host=asked_for))[0]
     port = listener.socket.getsockname()[1].to_bytes(2, "big")
     async with (
         center() as where,
@@ -102,7 +108,7 @@ async def test_the_walk_of_a_socks_target() -> None:
         async with await trio.open_tcp_stream(proxy.host, proxy.port) as app:
             await app.send_all(b"\5\1\0")
             assert await app.receive_some() == b"\5\0"
-            with Walk(raw, "127.0.0.9", stacks=stacks) as walk:
+            with Walk(raw, asked_for, stacks=stacks) as walk:
                 await app.send_all(b"\5\1\0\1" + raw + port)
                 assert (await app.receive_some())[:2] == b"\5\0"
         nursery.cancel_scope.cancel()

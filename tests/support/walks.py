@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from collections import deque
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from support.tables import ROOT
-
+import tunnel
 from tunnel.access.join import JoinLine, Secret
 
 if TYPE_CHECKING:
     from types import FrameType
 
-_SOURCE: Final = f"{ROOT / 'tunnel'}/"
+_SOURCE: Final = f"{Path(tunnel.__file__).parent}/"
 _DEPTH: Final = 4
 """Records within records: an event, its list, a frame, its address."""
 
