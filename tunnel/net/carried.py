@@ -179,7 +179,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
 
 def in_grace() -> float:
-    """Return when what is left to be done must be over."""
+    """Return the end of the grace that begins now, by which all must be done."""
     return trio.current_time() + GRACE_S
 
 
@@ -297,9 +297,9 @@ class Carried(RelayState):
                 self.local_write_failed()
 
     def idle(self) -> None:
-        """End it."""
+        """End the relay: nothing passed for too long."""
         self.happened(Event.IDLE)
 
     def vanished(self) -> None:
-        """End it: see ``descriptors.Carrier``."""
+        """End the relay: the machine at the other end of the socket is gone."""
         self.happened(Event.LOCAL_VANISHED)
