@@ -69,7 +69,7 @@ def host_of(text: str, *, zone: bool = False) -> str | None:
 
 
 def decode_host(raw: bytes) -> str | None:
-    """Return what an app wrote as ``host_of`` does."""
+    """Return the host that an app wrote, as ``host_of`` reads it; None for no host."""
     try:
         return host_of(raw.decode())
     except UnicodeDecodeError:

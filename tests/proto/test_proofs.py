@@ -17,7 +17,6 @@ from tunnel.errors import StateError, UsageError
 from tunnel.proto.proofs import (
     Verifier,
     client_proof,
-    decode_token,
     parse_verifier,
     resume_proof,
     resume_secret,
@@ -48,7 +47,7 @@ def test_another_name_makes_other_keys_of_the_same_token() -> None:
 
 @pytest.mark.parametrize("text", [TOKEN_TEXT, TOKEN_TEXT + "=", f" {TOKEN_TEXT}\n"])
 def test_a_token_may_be_padded_or_read_from_a_line(text: str) -> None:
-    assert decode_token(text) == TOKEN
+    assert secrets_of(NAME, text) == secrets_of(NAME, TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,7 @@ def test_a_token_may_be_padded_or_read_from_a_line(text: str) -> None:
 )
 def test_what_is_no_token_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        decode_token(text)
+        secrets_of(NAME, text)
     assert not text or text not in caught.value.what + caught.value.cause
 
 

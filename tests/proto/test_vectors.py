@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import pytest
 from support.tables import blocks, protocol_text
@@ -281,6 +281,7 @@ def test_a_frame_that_breaks_a_rule_is_refused_as_the_text_says(
 
 
 def test_every_kind_has_a_vector() -> None:
+    assert set(FRAMES.values()) == set(get_args(ProtFrame))
     said = {vector.values[0]["frame"] for vector in vectors("frames")}
     assert said == {*FRAMES, "HELLO|ACK", "PING|ACK"}
     assert len(vectors("frames")) >= 20

@@ -128,7 +128,10 @@ class Gate:
             self._remember(key, now)
 
     def ended(self, address: str, now: float) -> None:
-        """Count the end of such a link: its address stays known for ``KNOWN_S``."""
+        """Count the end of an authenticated link.
+
+        Its address stays known for ``KNOWN_S``.
+        """
         key = address_key(address)
         if key in self._living:
             self._living[key] -= 1

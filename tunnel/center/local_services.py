@@ -117,7 +117,7 @@ class DirectStream(FastSocket):
         """Do nothing: the kernel tells only a task that reads or writes."""
 
     def close(self) -> None:
-        """End both directions without a checkpoint."""
+        """Close the socket without a checkpoint; it is no target any more."""
         TARGETS.left(self)
         super().close()
 

@@ -44,7 +44,10 @@ class Path:
         self._told = False
 
     def link_lost(self, session_id: bytes, core: MuxCore, lasted_s: float) -> None:
-        """Count the end of a link, whichever side gave it up first."""
+        """Note where a link ended; suspect its path if the last one stood there too.
+
+        Whichever side gave it up first. Less than ``STILL_S`` proves nothing.
+        """
         marks = {(session_id, "received", core.received)}
         still = self._still & marks if not self.greeted else set()
         if core.replay is not None and core.replay.unconfirmed:

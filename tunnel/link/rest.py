@@ -47,7 +47,7 @@ class Rest:
         self.next_at = now + self._step_s
 
     def take_step(self, now: float) -> float:
-        """Give how much time has passed since the last look; 0 if none is due."""
+        """Return how much time has passed since the last look; 0 if none is due."""
         if now < self.next_at:
             return 0.0
         step_s = now - self._looked_at
@@ -56,7 +56,7 @@ class Rest:
 
 
 def step_s(limit_s: float) -> float:
-    """Give how often to look for one limit: a part of it, so that a look meets it."""
+    """Return how often to look for one limit: a part of it, so that a look meets it."""
     if limit_s == math.inf:
         return math.inf
     return max(LEAST_STEP_S, limit_s / max(REST_PART, math.ceil(limit_s / MOST_STEP_S)))

@@ -469,7 +469,10 @@ class Session:
             self.core.released(stream.conn)
 
     def look_for_rest(self, now: float) -> None:
-        """Tell streams, now and then, that time has passed: called while linked."""
+        """Tell the streams how much time has passed, if a look is due.
+
+        Called while there is a link.
+        """
         step_s = self.rest.take_step(now)
         if step_s:
             for stream in tuple(self._streams.values()):

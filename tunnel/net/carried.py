@@ -88,7 +88,7 @@ class RelayState:
                 self._scope.deadline = self.grace_until
             self.changed.ring()
         if row.act is Act.STOP:
-            self.look()
+            self.wake()
         return row.act
 
     def local_finished(self) -> None:
@@ -120,7 +120,7 @@ class RelayState:
 
     @contextmanager
     def waiting(self, until: float = math.inf) -> Iterator[None]:
-        """Wait inside this: it ends when ``look`` is called, and when time is over."""
+        """Wait inside this: it ends when ``wake`` is called, and when time is over."""
         scope = trio.CancelScope(deadline=min(until, self.grace_until))
         self._scope = scope
         try:
@@ -139,7 +139,7 @@ class RelayState:
             self._push_at = trio.current_time() + self.idle_s / 100
         return self.waiting(self._push_at + self.idle_s)
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """End the waits: something changed."""
         scope, self._scope = self._scope, None
         if scope is not None:
@@ -179,7 +179,7 @@ def _is_dead(local: trio.abc.AsyncResource) -> bool:
 
 
 def in_grace() -> float:
-    """Return when what is left to be done must be over."""
+    """Return the end of the grace that begins now, by which all must be done."""
     return trio.current_time() + GRACE_S
 
 
@@ -252,7 +252,7 @@ class Carried(RelayState):
 
     def _heard_close(self, code: Code) -> None:
         if self.happened(closed(code), code) is Act.DROP:
-            self.look()
+            self.wake()
 
     # For the session: see ``LocalEnd`` ------------------------------------------------
 
@@ -285,7 +285,7 @@ class Carried(RelayState):
         return size
 
     def news(self) -> None:
-        """Have the relay's task look."""
+        """Have the relay's task look at its ends."""
         self.changed.ring()
 
     def ended(self) -> None:
@@ -297,9 +297,9 @@ class Carried(RelayState):
                 self.local_write_failed()
 
     def idle(self) -> None:
-        """End it."""
+        """End the relay: nothing passed for too long."""
         self.happened(Event.IDLE)
 
     def vanished(self) -> None:
-        """End it: see ``descriptors.Carrier``."""
+        """End the relay: the machine at the other end of the socket is gone."""
         self.happened(Event.LOCAL_VANISHED)

@@ -115,7 +115,9 @@ class Arrivals:
                 await trio.lowlevel.checkpoint()
 
     def give_up_one(self) -> bool:
-        """Reset the silent one that came first; return False if none is silent.
+        """Reset the silent one that came first; return False if none is found.
+
+        No more than ``LOOKS`` are looked at; who has spoken is not looked at again.
 
         Its descriptor is free as soon as the task that owns it has noticed.
         """

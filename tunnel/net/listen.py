@@ -473,7 +473,10 @@ async def carry(
     *,
     early: bytes = b"",
 ) -> None:
-    """Relay to the end, and log how it went. Owns both streams."""
+    """Relay to the end, and log how it went, at DEBUG. Owns both streams.
+
+    ``early`` was read from ``stream`` before, and goes first.
+    """
     started = time.monotonic()
     result = await relay(stream, virtual, early=early)
     if LOG.isEnabledFor(logging.DEBUG):

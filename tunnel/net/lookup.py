@@ -195,7 +195,7 @@ class Lookups:
     def begin(self, host: str, call: Callable[[Answer], None]) -> Lookup:
         """Look a name up; ``call`` gets the answer, after this has returned.
 
-        It must neither wait nor raise. ``give_up`` takes it back.
+        ``call`` must neither wait nor raise; ``give_up`` takes it back.
 
         Raises:
             LookupsBusyError: too many wait already.

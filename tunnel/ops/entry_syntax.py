@@ -306,8 +306,11 @@ def refuse_open_proxy(
 ) -> None:
     """Refuse a proxy that everybody who reaches its address could use.
 
-    Users are part of ``--socks``, and a flag of their own of ``tunnel socks``. A unix
-    socket is as private as its folder.
+    A unix socket is as private as its folder.
+
+    Raises:
+        UsageError: no users, and an address beyond this machine. It says how to write
+            users behind ``command``: as a word of ``--socks``, else as a flag.
     """
     if users is None and isinstance(listen, Address) and not is_loopback(listen.host):
         auth = ",auth=" if command == "--socks" else " --auth "

@@ -200,6 +200,7 @@ class _Up:
         self._said[name] = public
 
     def _say(self, line: Line) -> None:
+        """Print the line of an entry that works; the first saves the join line."""
         if not self._works:  # a command that fails changes no saved line
             self._works = True
             self._keep_join()

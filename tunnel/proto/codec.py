@@ -154,15 +154,46 @@ class FrameDecoder:
             RemoteSessionError: where the first illegal frame begins; the frames before
                 it have been yielded by then. The decoder is of no use after that.
         """
+        max_frame = self._max_frame
+        for view in self._complete(data) if self._held else (memoryview(data),):
+            at, end = 0, len(view)
+            while end - at >= HEADER_BYTES:
+                first, second = _unpack_header(view, at)
+                start = at + HEADER_BYTES
+                stop = start + (first >> 8)
+                if stop > end:
+                    self._size = self._begin(view, at)
+                    break
+                kind = first & 0xFF
+                # Most frames are well-formed DATA: one test, no calls, for those.
+                if (
+                    kind == _KIND_DATA
+                    and at + 8 < stop <= start + max_frame
+                    and (sock_map := second & MAX_SOCK_MAP)
+                ):
+                    self.session_bytes += stop - at
+                    yield ProtData(
+                        SockMap(sock_map), view[start:stop], second >> 28 & 1 == 1
+                    )
+                else:
+                    head = kind, second >> 24, second & MAX_SOCK_MAP
+                    check_header(*head, first >> 8, max_frame)
+                    frame = decode(*head, bytes(view[start:stop]))
+                    if kind in SESSION_KINDS or kind >= FIRST_SESSION_EXTENSION:
+                        self.session_bytes += stop - at
+                    yield frame
+                at = stop
+            if at < end:
+                self._held += view[at:]
+
+    def _complete(self, data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+        """Yield the held frame when ``data`` completes it, then what comes behind."""
         view = memoryview(data)
-        at = 0
-        if self._held:
-            at = self._fill(view)
-            if self._size and len(self._held) == self._size:
-                held, self._held, self._size = self._held, bytearray(), 0
-                yield from self._whole_frames(memoryview(held))
-        if at < len(view):
-            yield from self._whole_frames(view[at:])
+        at = self._fill(view)
+        if self._size and len(self._held) == self._size:
+            held, self._held, self._size = self._held, bytearray(), 0
+            yield memoryview(held)
+        yield view[at:]
 
     def _fill(self, view: memoryview) -> int:
         """Complete the held header, then the held frame; return how much was used."""
@@ -184,35 +215,3 @@ class FrameDecoder:
         check_header(*head, self._max_frame)
         self._admit(*head)
         return HEADER_BYTES + int(first >> 8)
-
-    def _whole_frames(self, view: memoryview) -> Iterator[ProtFrame]:
-        """Yield every frame that lies wholly in ``view``; hold the rest."""
-        at, end, max_frame = 0, len(view), self._max_frame
-        while end - at >= HEADER_BYTES:
-            first, second = _unpack_header(view, at)
-            start = at + HEADER_BYTES
-            stop = start + (first >> 8)
-            if stop > end:
-                self._size = self._begin(view, at)
-                break
-            kind = first & 0xFF
-            # Most frames are well-formed DATA: one test, no calls, for those.
-            if (
-                kind == _KIND_DATA
-                and at + 8 < stop <= start + max_frame
-                and (sock_map := second & MAX_SOCK_MAP)
-            ):
-                self.session_bytes += stop - at
-                yield ProtData(
-                    SockMap(sock_map), view[start:stop], second >> 28 & 1 == 1
-                )
-            else:
-                head = kind, second >> 24, second & MAX_SOCK_MAP
-                check_header(*head, first >> 8, max_frame)
-                frame = decode(*head, bytes(view[start:stop]))
-                if kind in SESSION_KINDS or kind >= FIRST_SESSION_EXTENSION:
-                    self.session_bytes += stop - at
-                yield frame
-            at = stop
-        if at < end:
-            self._held += view[at:]

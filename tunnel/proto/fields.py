@@ -144,7 +144,7 @@ def encode_text(text: str) -> bytes:
 
 
 def encode_tlvs(tlvs: Mapping[int, bytes]) -> bytes:
-    """Write ``u8 type, u16 length, value`` for each."""
+    """Write ``u8 type, u16 length, value`` for each, in the order they are in."""
     return b"".join(_pack_tlv(kind, len(tlvs[kind])) + tlvs[kind] for kind in tlvs)
 
 

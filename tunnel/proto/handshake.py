@@ -169,6 +169,7 @@ class _Side:
     def _finish(
         self, answer: ProtAuthAnswer, agreed: SessionTerms, count: int, secret: bytes
     ) -> None:
+        """Set ``result``: both sides have proved themselves."""
         self.result = HandshakeResult(
             peer_terms=self._peer_terms,
             session_id=answer.session_id,

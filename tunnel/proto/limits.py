@@ -153,7 +153,7 @@ class PeerOpens:
         self._flood = TokenBucket(most, most, now)
 
     def check(self, numbers: int, now: float) -> None:
-        """Count another CREATE, while the peer holds ``numbers`` already.
+        """Count another CREATE, while ``numbers`` of the peer's are not free yet.
 
         Raises:
             RemoteSessionError: ``CALM``: far too fast, or it answers no CLOSE.

@@ -95,7 +95,10 @@ class ControlQueue:
         self.size = 0
 
     def is_too_long(self) -> bool:
-        """Say whether more waits than a peer that reads its answers lets pile up."""
+        """Say whether more waits than a peer that reads its answers lets pile up.
+
+        Or more than this session's share of what the process has room for.
+        """
         return self.size > CONTROL_QUEUE_BYTES or not self._room.allows(self.size)
 
 

@@ -48,7 +48,7 @@ class Verifier:
         return "Verifier(***)"
 
     def render(self) -> str:
-        """Give the one-line text form that ``parse_verifier`` reads."""
+        """Return the one-line text form that ``parse_verifier`` reads."""
         keys = (self.stored_key, self.server_key)
         return ":".join(("prot1", *map(to_base64url, keys)))
 
@@ -85,31 +85,26 @@ def from_base64url(text: str, size: int) -> bytes | None:
     return raw if len(raw) == size else None
 
 
-def decode_token(text: str) -> bytes:
-    """Return the 32 bytes of a token in base64url; padding and line end may be there.
-
-    Raises:
-        UsageError: it is not one. The text is not repeated in the error.
-    """
-    token = from_base64url(text.strip().rstrip("="), TOKEN_BYTES)
-    if token is None:
-        raise UsageError(
-            f"the token is not the base64url form of {TOKEN_BYTES} bytes",
-            f"it has {len(text)} characters, perhaps a part was not copied",
-        )
-    return token
-
-
 def secrets_of(name: str, token: bytes | str) -> Secrets:
     """Derive the keys of a user; ``token`` is 32 random bytes or their base64url.
 
+    Around the base64url there may be padding and the end of a line.
+
     Raises:
-        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8.
+        UsageError: the token is malformed, or the name not 1 to 255 bytes of UTF-8. The
+            token is not repeated in the error.
     """
-    raw = decode_token(token) if isinstance(token, str) else token
+    raw: bytes | None
+    if isinstance(token, str):
+        raw, unit = from_base64url(token.strip().rstrip("="), TOKEN_BYTES), "characters"
+    else:
+        raw, unit = token, "bytes"
+    if raw is None or len(raw) != TOKEN_BYTES:
+        raise UsageError(
+            f"the token is not {TOKEN_BYTES} bytes or their base64url form",
+            f"it has {len(token)} {unit}, perhaps a part was not copied",
+        )
     name_bytes = name.encode(errors="replace")
-    if len(raw) != TOKEN_BYTES:
-        raise UsageError(f"a token has {TOKEN_BYTES} bytes, this one {len(raw)}")
     if not 0 < len(name_bytes) <= _MAX_NAME_BYTES:
         raise UsageError(
             f"a user's name has 1 to {_MAX_NAME_BYTES} bytes, this one "
@@ -144,7 +139,7 @@ def parse_verifier(text: str) -> Verifier:
 
 
 def transcript(client_hello: bytes, server_hello: bytes, binding: bytes) -> bytes:
-    """Give T, which every proof is made over.
+    """Return T, which every proof is made over.
 
     Args:
         client_hello: the frame as it was on the wire, header included.
@@ -156,10 +151,11 @@ def transcript(client_hello: bytes, server_hello: bytes, binding: bytes) -> byte
 
 
 def client_proof(secrets: Secrets, script: bytes, before_proof: bytes) -> bytes:
-    """Prove to the server of transcript ``script`` that this side knows the token.
+    """Return the proof, over transcript ``script``, that this side knows the token.
 
-    The mask opens only to who holds the stored key, and what then appears, the client
-    key, is not what is stored: a stolen user file cannot log in.
+    ``before_proof`` is what AUTH says before it. The mask opens only to who holds the
+    stored key, and what then appears, the client key, is not what is stored: a stolen
+    user file cannot log in.
     """
     mask = _mac(secrets.verifier.stored_key, b"client" + script + before_proof)
     return _xor(secrets.client_key, mask)
@@ -177,18 +173,21 @@ def is_client_proof(
 def server_proof(
     server_key: bytes, script: bytes, proof_c: bytes, before_proof: bytes
 ) -> bytes:
-    """Prove to the client that this side holds its verifier and took its proof."""
+    """Return the proof that this side has the client's verifier and took its proof.
+
+    ``before_proof`` is what the answer to AUTH says before it.
+    """
     return _mac(server_key, b"server" + script + proof_c + before_proof)
 
 
 def resume_secret(server_key: bytes, first_script: bytes) -> bytes:
-    """Give R of the session that began on the link with this transcript."""
+    """Return R of the session that began on the link with this transcript."""
     return _mac(server_key, b"resume" + first_script)
 
 
 def resume_proof(
     secret: bytes, script: bytes, session_id: bytes, count: int, link_no: int
 ) -> bytes:
-    """Prove, on a new link, to be the client that the session was begun with."""
+    """Return the proof, on a new link, to be the client that began the session."""
     what = session_id + count.to_bytes(8, "big") + link_no.to_bytes(4, "big")
     return _mac(secret, b"resume proof" + script + what)

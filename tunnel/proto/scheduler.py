@@ -92,11 +92,20 @@ class SendScheduler:
         shared = self._fair_frame(budget) if len(waiting) > 1 else alone
         while waiting and budget > 0:
             lane = waiting.popleft()
-            if lane.size or lane.finishing:
-                frame = shared if waiting else alone
-                size = _take_frame(lane, frame, out)
-                budget -= size + FRAME_COST_BYTES
-                sent += size - HEADER_BYTES
+            size = lane.size
+            if size or lane.finishing:
+                most = shared if waiting else alone
+                if size > most:
+                    size = most
+                    out.append(data_header(lane.sock_map, most))
+                    _take_some(lane, most, out)
+                else:
+                    out.append(data_header(lane.sock_map, size, fin=lane.finishing))
+                    if lane.pieces is not None:
+                        out += lane.pieces
+                    lane.pieces, lane.size, lane.finishing = None, 0, False
+                budget -= size + HEADER_BYTES + FRAME_COST_BYTES
+                sent += size
                 served.append(lane)
             if lane.size:
                 waiting.append(lane)
@@ -129,20 +138,6 @@ class SendScheduler:
         record = SHARED_FRAME_BYTES + HEADER_BYTES
         records = budget // max(len(self.waiting), 1) // record
         return min(self._max_frame, max(records, 1) * record - HEADER_BYTES)
-
-
-def _take_frame(lane: SendQueue, most: int, out: list[Buffer]) -> int:
-    """Append one DATA frame of ``lane``, and return its size on the wire."""
-    size = lane.size
-    if size > most:
-        out.append(data_header(lane.sock_map, most))
-        _take_some(lane, most, out)
-        return most + HEADER_BYTES
-    out.append(data_header(lane.sock_map, size, fin=lane.finishing))
-    if lane.pieces is not None:
-        out += lane.pieces
-    lane.pieces, lane.size, lane.finishing = None, 0, False
-    return size + HEADER_BYTES
 
 
 def _take_some(lane: SendQueue, size: int, out: list[Buffer]) -> None:
