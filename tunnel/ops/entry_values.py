@@ -28,7 +28,7 @@ from tunnel.ops.saved import secret_file
 from tunnel.words import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tunnel.addresses import End
 
@@ -135,21 +135,45 @@ def _zone_refused(text: str, why: str) -> UsageError:
 # Options -----------------------------------------------------------------------------
 
 
+def split_words(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """Part an entry from its ``,WORD=VALUE…``; give the words in their order.
+
+    A comma within either is written ``%2C``. A word without ``=`` has no value.
+    """
+    body, *words = (_comma(part) for part in text.split(","))
+    pairs = (word.partition("=") for word in words)
+    return body, [(name, value) for name, _, value in pairs]
+
+
+def _comma(text: str) -> str:
+    return text.replace("%2C", ",").replace("%2c", ",")
+
+
 def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
     """Part an entry from its ``,NAME=VALUE…``; an option may be repeated."""
-    body, *words = text.split(",")
+    body, words = split_words(text)
     found: dict[str, list[str]] = {name: [] for name in known}
-    for word in words:
-        name, _, value = word.partition("=")
+    for name, value in words:
         if name not in found or not value:
-            close = get_close_matches(name, known, 1)
-            raise UsageError(
-                f"{name!r} is not an option of this entry",
-                "known: " + ", ".join(f"{one}=…" for one in known),
-                f"did you mean {close[0]}=…?" if close else "",
-            )
+            raise unknown_word(name, dict.fromkeys(known, "…"))
         found[name].append(value)
     return body, found
+
+
+def unknown_word(name: str, known: Mapping[str, str]) -> UsageError:
+    """Return the error about a word that an entry does not have.
+
+    Args:
+        name: of the word.
+        known: the words that it has, and the form of their values.
+    """
+    forms = {one: f"{one}={takes}" if takes else one for one, takes in known.items()}
+    close = get_close_matches(name, known, 1)
+    return UsageError(
+        f"{name!r} is not an option of this entry",
+        "known: " + ", ".join(forms.values()),
+        f"did you mean {forms[close[0]]}?" if close else "",
+    )
 
 
 def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
