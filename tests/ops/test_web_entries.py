@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import tunnel
 from tunnel.addresses import Address
 from tunnel.errors import UsageError
 from tunnel.front.http.guard import Guard
+from tunnel.front.http.rules import Edits, Own, Rules
 from tunnel.ops.entries import Service, SharedFolder
 from tunnel.ops.entry_syntax import parse_http, parse_https, share_entry
+from tunnel.ops.flags import WebFlags
+from tunnel.ops.web_words import WORDS, pairs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +51,7 @@ def test_what_is_no_name_is_refused_at_once(written: str) -> None:
 def test_words_stand_behind_the_target(read: Callable[[str], Published]) -> None:
     entry = read("8000,auth=me:a%2Cb%2cc=d")
     assert isinstance(entry.endpoint, Service)
-    assert entry.endpoint.guard == Guard("me", "a,b,c=d")
+    assert entry.endpoint.rules == Rules(Guard("me", "a,b,c=d"))
     assert entry.endpoint.target == Address("localhost", 8000)
 
 
@@ -61,6 +65,17 @@ def test_words_stand_behind_the_target(read: Callable[[str], Published]) -> None
         ("auth=secret", "no user and password"),
         ("auth=me:secret,auth=you:secret", "said twice"),
         ("", "not an option"),
+        ("host=a b", "no host"),
+        ("host=http://a", "no host"),
+        ("rewrite", "not an option"),
+        ("header=X-A:1", "for example header=+X-From:tunnel"),
+        ("header=-X-A:1", "+NAME:VALUE or -NAME"),
+        ("header=+X-A", "+NAME:VALUE or -NAME"),
+        ("header=+X A:1", "+NAME:VALUE or -NAME"),
+        ("header=+X-A:1\r\nX-B: 2", "control character"),
+        ("header=+Host:a", "host=rewrite or host=NAME"),
+        ("header=-content_length", "framed"),
+        ("response-header=+Transfer-Encoding:chunked", "framed"),
     ],
 )
 def test_a_word_that_cannot_be_read_is_refused(words: str, says: str) -> None:
@@ -69,6 +84,33 @@ def test_a_word_that_cannot_be_read_is_refused(words: str, says: str) -> None:
     error = caught.value
     assert says in f"{error.what}: {error.cause}; {error.fix}"
     assert "secret" not in f"{error.what}: {error.cause}; {error.fix}"
+
+
+def test_what_the_client_enforces_is_read() -> None:
+    entry = parse_http(
+        "shop=5173,host=rewrite,header=+X-A: 1%2C2,header=+X-A:é,header=-X-B,"
+        "response-header=-Server"
+    )
+    own = Own.of(Address("localhost", 5173), secure=False)
+    request = Edits(frozenset((b"x-a", b"x-b")), (b"X-A: 1,2", "X-A: é".encode()))
+    answer = Edits(frozenset((b"server",)))
+    assert isinstance(entry.endpoint, Service)
+    assert entry.endpoint.rules == Rules(None, b"localhost:5173", own, request, answer)
+    entry = parse_http("shop=5173,host=a.test:80")
+    assert isinstance(entry.endpoint, Service)
+    assert entry.endpoint.rules == Rules(host=b"a.test:80")
+
+
+def test_an_entry_without_words_is_relayed() -> None:
+    for entry in (parse_http("shop=8000"), share_entry("8000")):
+        assert entry.endpoint == Service(Address("localhost", 8000))
+        assert entry.endpoint.rules is None
+
+
+def test_words_about_requests_are_not_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(f"site={tmp_path},host=rewrite")
+    assert caught.value.what == "'host' is not for a folder"
 
 
 def test_tls_that_passes_through_has_no_words_about_requests() -> None:
@@ -86,3 +128,27 @@ def test_a_folder_with_a_comma_in_its_name_can_be_shared(tmp_path: Path) -> None
     ):
         assert isinstance(entry.endpoint, SharedFolder)
         assert entry.endpoint.guard is None
+
+
+# Flags and arguments -----------------------------------------------------------------
+
+
+def test_each_word_is_a_flag_of_share() -> None:
+    flags = {name.replace("_", "-") for name in vars(WebFlags())}
+    assert flags | {"auth"} == set(WORDS)
+
+
+def test_flags_and_arguments_say_what_words_say() -> None:
+    flags = WebFlags(host="rewrite", header=["+X-A:1,2", "-X-B"])
+    entry = parse_http("shop=5173,host=rewrite,header=+X-A:1%2C2,header=-X-B")
+    assert share_entry("5173", "shop", words=flags.words()) == entry
+    assert WebFlags().words() == []
+    argued = pairs_of({"host": "rewrite", "header": ("+X-A:1,2", "-X-B"), "x": None})
+    assert share_entry("5173", "shop", words=argued) == entry
+    assert pairs_of({"auth_header": True, "cors": False}) == [("auth-header", "")]
+
+
+def test_an_argument_that_is_no_word_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        tunnel.share(8000, to="tunnel://x", hots="rewrite")
+    assert caught.value.fix == "did you mean host=rewrite|NAME?"

@@ -1,4 +1,4 @@
-"""What a center-client serves to visitors itself: a guarded service, a folder, a proxy.
+"""What a center-client serves to visitors itself: a service, a folder, a proxy.
 
 Neither secret nor decision is the server's, which carries bytes. The services work the
 same behind a host name and behind a port.
@@ -14,8 +14,8 @@ from tunnel.errors import Code, LocalStreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
-from tunnel.front.http.names import handle_guarded
 from tunnel.front.http.server import Visit
+from tunnel.front.http.service import handle_service
 from tunnel.front.proxy import handle_app
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS
 from tunnel.net.dial import connect
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.rules import Rules
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.net.virtual_connection import LocalEnd
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 _NOBODY: Final = Address("unknown", 0)
 
 
-def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
-    """Serve visitors with an HTTP service that is reached with a password alone.
+def share_service(target: End, rules: Rules, *, by_name: bool) -> Serve:
+    """Serve visitors with an HTTP service, as the words of its entry want it.
 
     Those that come ``by_name`` come through the server's HTTP port, which has written
     who they are; what those of a port say is not believed.
@@ -50,8 +51,8 @@ def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
         del visitor
         return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
 
-    return lambda stream: handle_guarded(
-        _accepted(stream), guard, open_one, believe_headers=by_name
+    return lambda stream: handle_service(
+        _accepted(stream), rules, open_one, believe_headers=by_name
     )
 
 

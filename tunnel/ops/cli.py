@@ -24,6 +24,7 @@ from tunnel.ops.flags import (
     RunFlags,
     ServeFlags,
     ServerFlags,
+    WebFlags,
     Words,
 )
 from tunnel.ops.variables import Environment, refuse_empty
@@ -54,6 +55,7 @@ app = App(
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
+WEB: Final = WebFlags()
 RUN: Final = RunFlags()
 
 
@@ -144,6 +146,7 @@ def share(
     name: str = "",
     auth: str | None = None,
     list_files: Annotated[bool, Parameter(name="--list")] = False,
+    web: WebFlags = WEB,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
@@ -161,7 +164,8 @@ def share(
     from tunnel.ops.saved import secret_file
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    return _up([share_entry(target, name, guard, listing=list_files)], server, run)
+    entry = share_entry(target, name, guard, web.words(), listing=list_files)
+    return _up([entry], server, run)
 
 
 @app.command

@@ -27,7 +27,7 @@ from tunnel.addresses import (
     is_localhost,
 )
 from tunnel.center.exit.tcp import exit_to, udp_exit_to
-from tunnel.center.local_services import share_folder, share_guarded, share_network
+from tunnel.center.local_services import share_folder, share_network, share_service
 from tunnel.center.publisher import NOT_OFFERED
 from tunnel.errors import CODES, Code, TunnelError
 from tunnel.front.dialer import Dialer
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.rules import Rules
     from tunnel.net.proxy_protocol import ProxyVersion
 
 LOG: Final = logging.getLogger(__name__)
@@ -98,8 +99,8 @@ class Service:
     count: int = 1
     proxy: ProxyVersion | None = None
     """Which PROXY header the service hears first."""
-    guard: Guard | None = None
-    """The password that visitors of a web service need."""
+    rules: Rules | None = None
+    """What the words of a web service want; None: its bytes are relayed."""
 
     def __str__(self) -> str:
         if isinstance(self.target, UnixPath):
@@ -175,9 +176,9 @@ class Published:
                 serve = share_folder(folder, guard)
             case Service(Address() as to, count) if wanted.type == MappingType.UDP:
                 serve = udp_exit_to(to, count=count)
-            case Service(to, guard=guard) if guard is not None:
+            case Service(to, rules=rules) if rules is not None:
                 by_name = wanted.type == MappingType.HTTP
-                serve = share_guarded(to, guard, by_name=by_name)
+                serve = share_service(to, rules, by_name=by_name)
             case Service(to, count, proxy):
                 serve = exit_to(to, count=count, proxy=proxy, public=public)
         if self._has_own_name:

@@ -244,7 +244,9 @@ def _shared(
         "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
     )
     if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
-        return as_web(Service(parse_target(what), guard=words.guard))
+        target = parse_target(what)
+        return as_web(Service(target, rules=words.rules(target)))
+    words.refuse_for_folder()
     try:
         folder = Folder(Path(what).expanduser(), listing=listing)
     except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is

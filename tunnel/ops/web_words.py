@@ -7,24 +7,62 @@ share`` and of the library. Each word is a row with a reader, which notes in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.errors import UsageError
+from tunnel.front.http.rules import Edits, Own, Rules, name_of
 from tunnel.ops.entry_values import parse_guard, unknown_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from tunnel.addresses import End
     from tunnel.front.http.guard import Guard
+
+Said = str | bool | Sequence[str] | None
+"""A word as a flag or an argument says it."""
+REWRITE: Final = "rewrite"
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
+_NOT_TO_EDIT: Final = frozenset(
+    (
+        "connection", "content-length", "expect", "host", "keep-alive", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    )
+)  # fmt: skip
 
 
 @dataclass(slots=True)
 class WebWords:
     """What the words of one entry say."""
 
+    said: set[str] = field(default_factory=set)
+    """The names of the words."""
     guard: Guard | None = None
     """What visitors need."""
+    host: str = ""
+    """The Host of requests to the target, or REWRITE; empty: the visitor's."""
+    request: Edits = field(default_factory=Edits)
+    answer: Edits = field(default_factory=Edits)
+
+    def rules(self, target: End) -> Rules | None:
+        """Return what this client enforces before a target; None: nothing."""
+        own = Own.of(target, secure=False) if self.host == REWRITE else None
+        host = own.authority if own is not None else self.host.encode()
+        rules = Rules(self.guard, host, own, self.request, self.answer)
+        return rules if rules != Rules() else None
+
+    def refuse_for_folder(self) -> None:
+        """Raise UsageError if a word is about a target that answers."""
+        for name in sorted(self.said):
+            if WORDS[name].needs_target:
+                raise UsageError(
+                    f"{name!r} is not for a folder",
+                    "it is about what a service is asked, or answers",
+                )
 
 
 class Word(NamedTuple):
@@ -38,15 +76,76 @@ class Word(NamedTuple):
     """It may be said several times, each adding a value."""
     needs_http: bool = True
     """It is about requests: TLS that passes through has none."""
+    needs_target: bool = False
+    """It is about a service that is asked: a folder has none."""
 
 
 def _read_auth(words: WebWords, value: str) -> None:
     words.guard = parse_guard(value)
 
 
+def _read_host(words: WebWords, value: str) -> None:
+    if not _HOST.fullmatch(value):
+        raise UsageError(
+            f"{value!r} is no host", "it is rewrite, or NAME[:PORT]", "host=rewrite"
+        )
+    words.host = value
+
+
+def _read_header(words: WebWords, value: str) -> None:
+    words.request = _edited(words.request, value, "header")
+
+
+def _read_response_header(words: WebWords, value: str) -> None:
+    words.answer = _edited(words.answer, value, "response-header")
+
+
+def _edited(edits: Edits, value: str, word: str) -> Edits:
+    """Add what ``+NAME:VALUE`` or ``-NAME`` says."""
+    sign, rest = value[:1], value[1:]
+    name, colon, text = rest.partition(":")
+    text = text.strip()
+    if sign not in "+-" or (sign == "+") != bool(colon) or not _TOKEN.fullmatch(name):
+        raise UsageError(
+            f"{word}= sets or removes one field",
+            "it is +NAME:VALUE or -NAME",
+            f"for example {word}=+X-From:tunnel, or {word}=-Server",
+        )
+    if not text.isprintable():
+        raise UsageError(f"the value of {word}=+{name} has a control character")
+    if name.lower().replace("_", "-") in _NOT_TO_EDIT:
+        fix = "host=rewrite or host=NAME" if name.lower() == "host" else ""
+        raise UsageError(
+            f"{word}= cannot change {name}", "the message is framed by it", fix
+        )
+    lines = (f"{name}: {text}".encode(),) if sign == "+" else ()
+    return Edits(edits.names | {name_of(name.encode())}, edits.lines + lines)
+
+
 WORDS: Final[dict[str, Word]] = {
     "auth": Word(_read_auth, "USER:PASSWORD"),
+    "host": Word(_read_host, "rewrite|NAME", needs_target=True),
+    "header": Word(_read_header, "+NAME:VALUE|-NAME", repeats=True, needs_target=True),
+    "response-header": Word(
+        _read_response_header, "+NAME:VALUE|-NAME", repeats=True, needs_target=True
+    ),
 }
+
+
+def pairs_of(values: Mapping[str, Said]) -> list[tuple[str, str]]:
+    """Return what flags or arguments say as ``read_words`` takes it.
+
+    ``_`` is ``-``. None and False say nothing, True says a word that takes no value, a
+    sequence says its word several times.
+    """
+    pairs: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if value is None or value is False:
+            continue
+        several = ("",) if value is True else value
+        several = (several,) if isinstance(several, str) else several
+        pairs += ((name.replace("_", "-"), one) for one in several)
+    return pairs
 
 
 def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWords:
@@ -61,7 +160,6 @@ def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWord
             cannot be enforced here.
     """
     words = WebWords()
-    seen: set[str] = set()
     for name, value in said:
         word = WORDS.get(name)
         if word is None:
@@ -69,7 +167,7 @@ def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWord
         if bool(value) != bool(word.takes):
             why = f"it is {name}={word.takes}" if word.takes else "it takes no value"
             raise UsageError(f"{name!r} is not said like that", why)
-        if name in seen and not word.repeats:
+        if name in words.said and not word.repeats:
             raise UsageError(f"{name!r} is said twice", "one of them would be ignored")
         if word.needs_http and not http:
             raise UsageError(
@@ -77,6 +175,6 @@ def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWord
                 "nobody on the way can read its requests",
                 "--http, and `tunnel serve --certificate` at the server, end TLS there",
             )
-        seen.add(name)
+        words.said.add(name)
         word.read(words, value)
     return words

@@ -1,0 +1,130 @@
+"""A visitor, and a service of this machine as the words of its entry want it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+import trio.testing
+from support.far import Far, Head, read_head
+
+from tunnel.addresses import Address
+from tunnel.front.http.rules import Edits, Own, Rules
+from tunnel.front.http.server import Visit
+from tunnel.front.http.service import handle_service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+VISITOR = Address("203.0.113.9", 4711)
+TARGET = Address("localhost", 5173)
+OWN = Own.of(TARGET, secure=False)
+REWRITE = Rules(host=OWN.authority, own=OWN)
+
+
+class Talk:
+    """What a visitor says and hears, and the target."""
+
+    def __init__(self, visitor: trio.abc.HalfCloseableStream) -> None:
+        self.visitor = visitor
+        self.far = Far()
+        self.opened = 0
+
+    async def open_one(self, visitor: Address) -> Far:
+        await trio.lowlevel.checkpoint()
+        assert visitor == VISITOR
+        self.opened += 1
+        return self.far
+
+    async def ask(self, *lines: str) -> Head:
+        """Send a request; return its head as the target gets it."""
+        await self.visitor.send_all("\r\n".join((*lines, "", "")).encode())
+        return await read_head(self.far.far)
+
+    async def answer(self, *lines: str) -> Head:
+        """Have the target answer; return the head that the visitor gets."""
+        await self.far.far.send_all("\r\n".join((*lines, "", "")).encode())
+        return await read_head(self.visitor)
+
+
+@asynccontextmanager
+async def talk(rules: Rules, *, believe_headers: bool = True) -> AsyncIterator[Talk]:
+    visitor, ours = trio.testing.memory_stream_pair()
+    made = Talk(visitor)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            serve = partial(handle_service, believe_headers=believe_headers)
+            nursery.start_soon(serve, Visit(ours, VISITOR), rules, made.open_one)
+            yield made
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_dev_server_is_asked_for_by_its_own_name() -> None:
+    async with talk(REWRITE) as it:
+        head = await it.ask(
+            "GET / HTTP/1.1",
+            "Host: shop.t.test",
+            "X-Forwarded-Host: shop.t.test",
+            "X-Forwarded-Proto: https",
+            'Forwarded: for="203.0.113.9:4711";host="shop.t.test";proto=https',
+            "Origin: https://shop.t.test",
+        )
+        assert head.all("host") == ["localhost:5173"]
+        assert head.all("origin") == ["http://localhost:5173"]
+        assert head.all("x-forwarded-host") == ["shop.t.test"]
+        assert 'host="shop.t.test"' in head.all("forwarded")[0]
+        head = await it.answer(
+            "HTTP/1.1 302 Found",
+            "Location: http://localhost:5173/login",
+            "Set-Cookie: a=b; Domain=localhost",
+            "Content-Length: 0",
+        )
+        assert head.all("location") == ["https://shop.t.test/login"]
+        assert head.all("set-cookie") == ["a=b; Domain=shop.t.test"]
+        # The connection is kept, and the next request is turned as well.
+        head = await it.ask("GET /2 HTTP/1.1", "Host: shop.t.test")
+        assert head.all("host") == ["localhost:5173"]
+        assert it.opened == 1
+
+
+async def test_behind_a_port_the_client_says_what_the_visitor_asked_for() -> None:
+    async with talk(REWRITE, believe_headers=False) as it:
+        head = await it.ask(
+            "GET / HTTP/1.1", "Host: t.test:20000", "X-Forwarded-Host: evil.test"
+        )
+        assert head.all("host") == ["localhost:5173"]
+        assert head.all("x-forwarded-host") == ["t.test:20000"]
+        head = await it.answer("HTTP/1.1 201 Created", "Content-Length: 0",
+            "Location: http://127.0.0.1:5173/new")  # fmt: skip
+        assert head.all("location") == ["http://t.test:20000/new"]
+
+
+async def test_a_websocket_is_switched_with_the_target_s_own_host() -> None:
+    async with talk(REWRITE) as it:
+        head = await it.ask("GET /ws HTTP/1.1", "Host: t.test", "Origin: http://t.test",
+            "Connection: Upgrade", "Upgrade: websocket")  # fmt: skip
+        assert head.all("origin") == ["http://localhost:5173"]
+        head = await it.answer("HTTP/1.1 101 Switching Protocols",
+            "Connection: Upgrade", "Upgrade: websocket",
+            "Set-Cookie: a=b; Domain=localhost")  # fmt: skip
+        assert head.all("set-cookie") == ["a=b; Domain=t.test"]
+        await it.visitor.send_all(b"raw: http://localhost:5173")
+        assert await it.far.far.receive_some() == b"raw: http://localhost:5173"
+
+
+async def test_what_is_removed_is_not_said_by_us_either() -> None:
+    edits = Edits(frozenset((b"x-forwarded-for", b"x-a")), (b"X-A: mine",))
+    async with talk(Rules(request=edits), believe_headers=False) as it:
+        head = await it.ask("GET / HTTP/1.1", "Host: t.test", "X-A: theirs",
+            "Connection: X-A, close")  # fmt: skip
+        assert head.all("x-a") == ["mine"]
+        assert head.all("x-forwarded-for") == []
+        assert head.all("x-forwarded-host") == ["t.test"]
+        assert head.all("host") == ["t.test"]
+        # Those of the visitor that are about it go, whatever they are set to.
+    edits = Edits(frozenset((b"x-forwarded-proto",)), (b"X-Forwarded-Proto: https",))
+    async with talk(Rules(request=edits), believe_headers=False) as it:
+        head = await it.ask("GET / HTTP/1.1", "Host: t", "X-Forwarded-Proto: http")
+        assert head.all("x-forwarded-proto") == ["https"]
