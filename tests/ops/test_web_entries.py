@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 import tunnel
 from tunnel.addresses import Address
+from tunnel.center.tls_target import TargetTls
 from tunnel.errors import UsageError
 from tunnel.front.http.guard import Guard
 from tunnel.front.http.rules import Edits, Own, Rules
@@ -152,3 +154,83 @@ def test_an_argument_that_is_no_word_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         tunnel.share(8000, to="tunnel://x", hots="rewrite")
     assert caught.value.fix == "did you mean host=rewrite|NAME?"
+
+
+# Targets with TLS --------------------------------------------------------------------
+
+PIN = "cYQIkGDw2OD-wNcb-fb1qsp9lZqzO3p_-wmiF5NPSTk"
+IN_CURL = "sha256//cYQIkGDw2OD+wNcb+fb1qsp9lZqzO3p/+wmiF5NPSTk="
+
+
+def service_of(text: str) -> Service:
+    endpoint = parse_http(f"nas={text}").endpoint
+    assert isinstance(endpoint, Service)
+    return endpoint
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    return file
+
+
+def test_a_target_may_be_spoken_to_with_tls(ca: Path) -> None:
+    for text, target, tls in (
+        ("https://nas.lan:8443", Address("nas.lan", 8443), TargetTls("nas.lan")),
+        ("https://nas.lan/", Address("nas.lan", 443), TargetTls("nas.lan")),
+        ("https://8443", Address("localhost", 8443), TargetTls("localhost")),
+        ("https://[::1]", Address("::1", 443), TargetTls("::1")),
+        (
+            f"https://10.0.0.5:1,ca={ca},pin={IN_CURL}",
+            Address("10.0.0.5", 1),
+            TargetTls("10.0.0.5", str(ca), PIN),
+        ),
+        (
+            f"https://10.0.0.5:1,pin={PIN},host=nas.lan:443",
+            Address("10.0.0.5", 1),
+            TargetTls("nas.lan", pin=PIN),
+        ),
+        (
+            "https://10.0.0.5:1,insecure,host=rewrite",
+            Address("10.0.0.5", 1),
+            TargetTls("10.0.0.5", insecure=True),
+        ),
+    ):
+        endpoint = service_of(text)
+        assert (endpoint.target, endpoint.tls) == (target, tls)
+        assert endpoint.rules is not None
+    endpoint = service_of("https://10.0.0.5:1,insecure,host=rewrite")
+    assert str(endpoint) == "https://10.0.0.5:1"
+    assert endpoint.rules is not None
+    assert endpoint.rules.own == Own.of(Address("10.0.0.5", 1), secure=True)
+
+
+def test_a_url_of_http_is_a_target_too() -> None:
+    entry = share_entry("http://localhost:8000/")
+    assert entry == share_entry("8000")
+    assert entry.endpoint == Service(Address("localhost", 8000))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("https://", "https"),
+        ("https://nas.lan/app", "a path or a user is not part of it"),
+        ("https://me:secret@nas.lan", "a path or a user is not part of it"),
+        ("https://unix:/run/x.sock", "not part of it"),
+        ("https://nas.lan:99999", "99999"),
+        ("8000,insecure", "https://HOST:PORT as TARGET"),
+        ("http://localhost:8000,pin=" + PIN, "https://HOST:PORT as TARGET"),
+        ("https://nas.lan,pin=abc", "43 letters"),
+        ("https://nas.lan,insecure=yes", "it takes no value"),
+        ("https://nas.lan,insecure,pin=" + PIN, "contradicts"),
+        ("https://nas.lan,ca=/no/such/file", "No such file"),
+        ("https://nas.lan,ca=/dev/null", "no certificate in PEM"),
+    ],
+)
+def test_what_is_no_target_with_tls_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(f"nas={text}")
+    error = caught.value
+    assert says in f"{error.what}: {error.cause}; {error.fix}"

@@ -153,7 +153,7 @@ def share(
     """Publish one web service, or the files of a folder, under a host name.
 
     Args:
-        target: [HOST:]PORT of a service, or a folder.
+        target: [HOST:]PORT or https://HOST:PORT of a service, or a folder.
         name: Host name; without a dot one of the server's domain.
         auth: USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may name
             a file with it.

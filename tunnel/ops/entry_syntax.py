@@ -36,6 +36,7 @@ from tunnel.ops.entry_values import (
     parse_remote,
     parse_target,
     parse_targets,
+    parse_url_target,
     parse_users,
     public_name,
     split_options,
@@ -240,6 +241,13 @@ def _shared(
     """Publish what is no port as a folder, if there is one; all else as a service."""
     wanted = MappingEntry(MappingType.HTTP, "", name)
     as_web = partial(Published, "http", wanted, scheme="http")
+    scheme, is_url, where = what.partition("://")
+    if not (is_url and scheme == "https"):
+        words.no_tls()
+    if is_url and scheme in ("http", "https"):
+        there = parse_url_target(scheme, where)
+        tls = words.tls(there) if scheme == "https" else None
+        return as_web(Service(there, rules=words.rules(there, tls), tls=tls))
     is_folder = (
         "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
     )

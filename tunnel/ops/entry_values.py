@@ -6,10 +6,12 @@ nothing of a secret.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from tunnel.access.join import PIN_BYTES
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import (
     EVERYWHERE,
@@ -25,6 +27,7 @@ from tunnel.errors import UsageError
 from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
+from tunnel.proto.proofs import from_base64url
 from tunnel.words import bare
 
 if TYPE_CHECKING:
@@ -92,6 +95,23 @@ def parse_listen(text: str) -> End:
 def parse_target(text: str) -> End:
     """Read what is to be reached here; a bare port is one of either loopback."""
     return _reachable(parse_end(text, LOCALHOST), text)
+
+
+def parse_url_target(scheme: str, where: str) -> Address:
+    """Read what stands behind ``http://`` or ``https://`` of a target."""
+    end: End | None = None
+    where = where.removesuffix("/")
+    if where and not {"/", "?", "#", "@"} & set(where):
+        has_port = where.isdigit() or ":" in where.rpartition("]")[2]
+        port = {"http": 80, "https": 443}[scheme]
+        end = parse_target(where if has_port else f"{where}:{port}")
+    if not isinstance(end, Address):
+        raise UsageError(
+            f"{scheme}://{where} is no target",
+            f"it is {scheme}://HOST:PORT: a path or a user is not part of it",
+            f"{scheme}://localhost:8443",
+        )
+    return end
 
 
 def parse_targets(text: str) -> tuple[End, int]:
@@ -216,6 +236,21 @@ def parse_guard(text: str) -> Guard:
     if not (user and password):
         raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
     return Guard(user, password)
+
+
+def parse_pin(text: str) -> str:
+    """Read the pin of a public key: SHA-256 of its SPKI, in either base64.
+
+    As curl takes it (``sha256//…``), or as a join line has it.
+    """
+    word = re.sub(r"^sha256/+", "", text).rstrip("=").replace("+", "-")
+    pin = word.replace("/", "_")
+    if from_base64url(pin, PIN_BYTES) is None:
+        raise UsageError(
+            f"{text!r} is no pin",
+            "it is the SHA-256 of a public key (SPKI) in base64, 43 letters",
+        )
+    return pin
 
 
 def parse_exit_name(text: str) -> str:

@@ -166,11 +166,18 @@ class WebFlags:
         header: +NAME:VALUE sets a field of requests, -NAME removes it (write
             --header=-NAME). Repeatable.
         response_header: The same for answers. Repeatable.
+        ca: File of the authorities that are trusted about an https:// TARGET, in place
+            of the system's.
+        pin: Of the public key of an https:// TARGET (SHA-256 of its SPKI in base64).
+        insecure: Believe any certificate of an https:// TARGET.
     """
 
     host: str | None = None
     header: Words = None
     response_header: Words = None
+    ca: str | None = None
+    pin: str | None = None
+    insecure: bool = False
 
     def words(self) -> list[tuple[str, str]]:
         """Return the words that were said."""

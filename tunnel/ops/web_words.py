@@ -10,16 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from ssl import SSLError
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.center.tls_target import TargetTls
 from tunnel.errors import UsageError
 from tunnel.front.http.rules import Edits, Own, Rules, name_of
-from tunnel.ops.entry_values import parse_guard, unknown_word
+from tunnel.ops.entry_values import parse_guard, parse_pin, unknown_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from tunnel.addresses import End
+    from tunnel.addresses import Address, End
     from tunnel.front.http.guard import Guard
 
 Said = str | bool | Sequence[str] | None
@@ -47,13 +50,48 @@ class WebWords:
     """The Host of requests to the target, or REWRITE; empty: the visitor's."""
     request: Edits = field(default_factory=Edits)
     answer: Edits = field(default_factory=Edits)
+    ca: str = ""
+    """The file of the authorities of the target's certificate."""
+    pin: str = ""
+    """Of the target's key."""
+    insecure: bool = False
+    """The target proves nothing."""
 
-    def rules(self, target: End) -> Rules | None:
+    def rules(self, target: End, tls: TargetTls | None = None) -> Rules | None:
         """Return what this client enforces before a target; None: nothing."""
-        own = Own.of(target, secure=False) if self.host == REWRITE else None
+        secure = tls is not None
+        own = Own.of(target, secure=secure) if self.host == REWRITE else None
         host = own.authority if own is not None else self.host.encode()
         rules = Rules(self.guard, host, own, self.request, self.answer)
-        return rules if rules != Rules() else None
+        return rules if secure or rules != Rules() else None
+
+    def tls(self, target: Address) -> TargetTls:
+        """Return who an https target must prove to be: who it is asked for."""
+        name = target.host
+        if self.host not in ("", REWRITE):
+            found = _HOST.fullmatch(self.host)
+            name = found[1].strip("[]") if found else name
+        if self.insecure and (self.ca or self.pin):
+            raise UsageError(
+                "insecure contradicts ca= and pin=", "it asks the target for nothing"
+            )
+        try:
+            return TargetTls(name, self.ca, self.pin, self.insecure)
+        except OSError as error:
+            is_pem = not isinstance(error, SSLError)
+            raise UsageError(
+                f"ca={self.ca} cannot be used",
+                error.strerror or "" if is_pem else "it has no certificate in PEM",
+            ) from error
+
+    def no_tls(self) -> None:
+        """Raise UsageError if a word is about TLS to the target: there is none."""
+        for name in sorted(self.said & {"ca", "pin", "insecure"}):
+            raise UsageError(
+                f"{name!r} is about a target that is spoken to with TLS",
+                "this one is not",
+                "https://HOST:PORT as TARGET",
+            )
 
     def refuse_for_folder(self) -> None:
         """Raise UsageError if a word is about a target that answers."""
@@ -100,6 +138,18 @@ def _read_response_header(words: WebWords, value: str) -> None:
     words.answer = _edited(words.answer, value, "response-header")
 
 
+def _read_ca(words: WebWords, value: str) -> None:
+    words.ca = str(Path(value).expanduser())
+
+
+def _read_pin(words: WebWords, value: str) -> None:
+    words.pin = parse_pin(value)
+
+
+def _read_insecure(words: WebWords, _: str) -> None:
+    words.insecure = True
+
+
 def _edited(edits: Edits, value: str, word: str) -> Edits:
     """Add what ``+NAME:VALUE`` or ``-NAME`` says."""
     sign, rest = value[:1], value[1:]
@@ -129,6 +179,9 @@ WORDS: Final[dict[str, Word]] = {
     "response-header": Word(
         _read_response_header, "+NAME:VALUE|-NAME", repeats=True, needs_target=True
     ),
+    "ca": Word(_read_ca, "FILE", needs_target=True),
+    "pin": Word(_read_pin, "PIN", needs_target=True),
+    "insecure": Word(_read_insecure, "", needs_target=True),
 }
 
 

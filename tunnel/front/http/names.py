@@ -230,13 +230,14 @@ def _refusal(code: Code) -> HttpError:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         words = f"takes nothing new: {CODES[code].meaning}"
         return HttpError(status, f"the far side {words}")
-    return _fault(words, status)
+    return fault(words, status)
 
 
-def _fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError:
+def fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError:
+    """Return the page about a service that ``words``."""
     return HttpError(
         status, f"the client is connected, but the service behind it {words}"
     )
 
 
-_WORDS: Final = Words(_refusal, _fault)
+_WORDS: Final = Words(_refusal, fault)
