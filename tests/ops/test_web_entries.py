@@ -70,6 +70,10 @@ def test_words_stand_behind_the_target(read: Callable[[str], Published]) -> None
         ("host=a b", "no host"),
         ("host=http://a", "no host"),
         ("rewrite", "not an option"),
+        ("cors", "auth=USER:PASSWORD"),
+        ("auth-header=keep", "auth=USER:PASSWORD"),
+        ("auth=me:secret,auth-header=drop", "auth-header=keep"),
+        ("auth=me:secret,cors=yes", "it takes no value"),
         ("header=X-A:1", "for example header=+X-From:tunnel"),
         ("header=-X-A:1", "+NAME:VALUE or -NAME"),
         ("header=+X-A", "+NAME:VALUE or -NAME"),
@@ -101,6 +105,14 @@ def test_what_the_client_enforces_is_read() -> None:
     entry = parse_http("shop=5173,host=a.test:80")
     assert isinstance(entry.endpoint, Service)
     assert entry.endpoint.rules == Rules(host=b"a.test:80")
+
+
+def test_words_about_a_password_go_with_it() -> None:
+    entry = parse_http("shop=8000,cors,auth=me:secret,auth-header=keep")
+    assert isinstance(entry.endpoint, Service)
+    assert entry.endpoint.rules == Rules(Guard("me", "secret", True, True))
+    flags = WebFlags(cors=True, auth_header="keep").words()
+    assert share_entry("8000", "shop", "me:secret", flags) == entry
 
 
 def test_an_entry_without_words_is_relayed() -> None:

@@ -161,6 +161,8 @@ class WebFlags:
     """The words of one web service: each is a row of ``web_words.WORDS``.
 
     Args:
+        auth_header: `keep`: TARGET gets the Authorization of visitors too.
+        cors: CORS preflights, which browsers send without a password, need none.
         host: The Host that TARGET is asked for: a name, or `rewrite` for its own
             address, which dev servers want; its redirects and cookies become public.
         header: +NAME:VALUE sets a field of requests, -NAME removes it (write
@@ -172,6 +174,8 @@ class WebFlags:
         insecure: Believe any certificate of an https:// TARGET.
     """
 
+    auth_header: Literal["keep"] | None = None
+    cors: bool = False
     host: str | None = None
     header: Words = None
     response_header: Words = None

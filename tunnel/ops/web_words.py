@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from ssl import SSLError
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -46,6 +46,10 @@ class WebWords:
     """The names of the words."""
     guard: Guard | None = None
     """What visitors need."""
+    keeps_header: bool = False
+    """The target gets the Authorization of visitors."""
+    cors: bool = False
+    """Preflights need no password."""
     host: str = ""
     """The Host of requests to the target, or REWRITE; empty: the visitor's."""
     request: Edits = field(default_factory=Edits)
@@ -62,7 +66,15 @@ class WebWords:
         secure = tls is not None
         own = Own.of(target, secure=secure) if self.host == REWRITE else None
         host = own.authority if own is not None else self.host.encode()
-        rules = Rules(self.guard, host, own, self.request, self.answer)
+        guard = self.guard
+        if guard is not None:
+            guard = replace(guard, keeps_header=self.keeps_header, cors=self.cors)
+        elif self.keeps_header or self.cors:
+            raise UsageError(
+                "auth-header and cors are about a password", "and there is none",
+                "auth=USER:PASSWORD",
+            )  # fmt: skip
+        rules = Rules(guard, host, own, self.request, self.answer)
         return rules if secure or rules != Rules() else None
 
     def tls(self, target: Address) -> TargetTls:
@@ -122,6 +134,20 @@ def _read_auth(words: WebWords, value: str) -> None:
     words.guard = parse_guard(value)
 
 
+def _read_auth_header(words: WebWords, value: str) -> None:
+    if value != "keep":
+        raise UsageError(
+            f"auth-header={value} is unknown",
+            "the target gets the Authorization of visitors with keep, else it does not",
+            "auth-header=keep",
+        )
+    words.keeps_header = True
+
+
+def _read_cors(words: WebWords, _: str) -> None:
+    words.cors = True
+
+
 def _read_host(words: WebWords, value: str) -> None:
     if not _HOST.fullmatch(value):
         raise UsageError(
@@ -174,6 +200,8 @@ def _edited(edits: Edits, value: str, word: str) -> Edits:
 
 WORDS: Final[dict[str, Word]] = {
     "auth": Word(_read_auth, "USER:PASSWORD"),
+    "auth-header": Word(_read_auth_header, "keep", needs_target=True),
+    "cors": Word(_read_cors, "", needs_target=True),
     "host": Word(_read_host, "rewrite|NAME", needs_target=True),
     "header": Word(_read_header, "+NAME:VALUE|-NAME", repeats=True, needs_target=True),
     "response-header": Word(

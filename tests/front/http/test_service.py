@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 import trio.testing
 from support.far import Far, Head, read_head
 
 from tunnel.addresses import Address
+from tunnel.front.http.guard import Guard
 from tunnel.front.http.rules import Edits, Own, Rules
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
@@ -128,3 +131,61 @@ async def test_what_is_removed_is_not_said_by_us_either() -> None:
     async with talk(Rules(request=edits), believe_headers=False) as it:
         head = await it.ask("GET / HTTP/1.1", "Host: t", "X-Forwarded-Proto: http")
         assert head.all("x-forwarded-proto") == ["https"]
+
+
+# The password ------------------------------------------------------------------------
+
+RIGHT = "Authorization: Basic " + base64.b64encode(b"me:right").decode()
+PREFLIGHT = (
+    "OPTIONS /api HTTP/1.1", "Host: shop.t.test", "Origin: https://app.test",
+    "Access-Control-Request-Method: PUT",
+)  # fmt: skip
+
+
+async def test_the_target_gets_the_password_if_it_is_to_keep_it() -> None:
+    for keeps, lines in ((False, []), (True, [RIGHT.partition(": ")[2]])):
+        async with talk(Rules(Guard("me", "right", keeps))) as it:
+            head = await it.ask("GET / HTTP/1.1", "Host: shop.t.test", RIGHT)
+            assert head.all("authorization") == lines
+
+
+async def test_a_preflight_needs_no_password_where_cors_is_said() -> None:
+    async with talk(Rules(Guard("me", "right", cors=True))) as it:
+        head = await it.ask(*PREFLIGHT)
+        assert head.line == "OPTIONS /api HTTP/1.1"
+        head = await it.answer("HTTP/1.1 204 No Content",
+            "Access-Control-Allow-Origin: https://app.test")  # fmt: skip
+        assert head.status == 204
+        assert await refused(it, "PUT /api HTTP/1.1", *PREFLIGHT[1:])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("GET /api HTTP/1.1", *PREFLIGHT[1:]),
+        PREFLIGHT[:3],
+        (*PREFLIGHT[:2], PREFLIGHT[3]),
+        (*PREFLIGHT, "Content-Length: 1"),
+        (*PREFLIGHT, "Transfer-Encoding: chunked"),
+        (*PREFLIGHT, "Connection: Upgrade", "Upgrade: websocket"),
+        (*PREFLIGHT, RIGHT[:-4]),
+    ],
+)
+async def test_what_is_no_preflight_needs_it(
+    lines: tuple[str, ...],
+) -> None:
+    async with talk(Rules(Guard("me", "right", cors=True))) as it:
+        assert await refused(it, *lines)
+
+
+async def test_without_cors_a_preflight_needs_it_too() -> None:
+    async with talk(Rules(Guard("me", "right"))) as it:
+        assert await refused(it, *PREFLIGHT)
+
+
+async def refused(it: Talk, *lines: str) -> bool:
+    """Say whether a request is asked for a password, and the target hears nothing."""
+    await it.visitor.send_all("\r\n".join((*lines, "", "")).encode())
+    opened = it.opened
+    head = await read_head(it.visitor)
+    return head.status == 401 and it.opened == opened

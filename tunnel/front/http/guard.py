@@ -8,6 +8,7 @@ import hmac
 import math
 import secrets
 from dataclasses import dataclass
+from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -18,15 +19,26 @@ if TYPE_CHECKING:
     from tunnel.front.login import Login
 
 
+class Admitted(Enum):
+    """Why a request may go on."""
+
+    BY_LOGIN = "it brings the user and the password"
+    AS_PREFLIGHT = "it is a CORS preflight, which browsers send without them"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Guard:
     """One user and password, asked for with Basic authentication (RFC 7617)."""
 
     user: str
     password: str
+    keeps_header: bool = False
+    """The target gets the Authorization too."""
+    cors: bool = False
+    """Preflights go on without it (Fetch §4.8)."""
 
-    def check(self, request: Request, login: Login) -> None:
-        """Return if the request brings both.
+    def check(self, request: Request, login: Login) -> Admitted:
+        """Return if the request brings both, or needs neither.
 
         Args:
             request: what came.
@@ -35,6 +47,8 @@ class Guard:
         Raises:
             HttpError: 401; 429 if they were wrong too often from that address.
         """
+        if self.cors and _is_preflight(request):
+            return Admitted.AS_PREFLIGHT
         if request.value(b"authorization"):
             if wait_s := login.wait_s():
                 raise HttpError(
@@ -43,7 +57,7 @@ class Guard:
                     headers=[("Retry-After", str(math.ceil(wait_s)))],
                 )
             if login.said(right=self._is_right(request)):
-                return
+                return Admitted.BY_LOGIN
         raise HttpError(
             HTTPStatus.UNAUTHORIZED,
             "a user and a password are needed",
@@ -60,6 +74,19 @@ class Guard:
         # Both of one length, so that not even the length shows in the time.
         same = hmac.compare_digest(_digest(given), _digest(wanted))
         return same and scheme.lower() == b"basic"
+
+
+def _is_preflight(request: Request) -> bool:
+    """Say whether it is one that a browser makes: without a body or a password."""
+    head = request.head
+    return (
+        request.method == "OPTIONS"
+        and head.body.size == 0
+        and not head.upgrade
+        and bool(request.value(b"origin"))
+        and bool(request.value(b"access-control-request-method"))
+        and not request.value(b"authorization")
+    )
 
 
 def _digest(secret: bytes) -> bytes:

@@ -50,7 +50,7 @@ async def handle_service(
         if rules.host:
             request = request._replace(authority=rules.host.decode("latin-1"))
         first, *lines = request_lines(request, origin)
-        if rules.guard is not None:
+        if rules.guard is not None and not rules.guard.keeps_header:
             lines = [line for line in lines if not _is_login(line)]
         lines = rules.request_lines(lines, public)
         head = b"\r\n".join((first, *lines, b"", b""))
