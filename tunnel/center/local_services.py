@@ -18,6 +18,7 @@ from tunnel.errors import Code, LocalStreamError, TlsError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
+from tunnel.front.http.login_cookie import cookie_key
 from tunnel.front.http.names import fault
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
@@ -53,6 +54,8 @@ def share_service(
     through the server's HTTP port, which has written who they are; what those of a port
     say is not believed.
     """
+    if rules.guard is not None:  # now, for it takes a while, and not for a visitor
+        cookie_key(rules.guard.user, rules.guard.password)
 
     async def open_one(visitor: Address) -> ResettableStream:
         sock = DirectStream(await connect(target, opened=DESCRIPTORS.admit))

@@ -13,7 +13,9 @@ import trio.testing
 from support.far import Far, Head, read_head
 
 from tunnel.addresses import Address
+from tunnel.front.http.forwarded import Origin
 from tunnel.front.http.guard import Guard
+from tunnel.front.http.login_cookie import LIFE_S, cookie_key, is_login, set_cookie
 from tunnel.front.http.rules import Edits, Own, Rules
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
@@ -181,6 +183,100 @@ async def test_what_is_no_preflight_needs_it(
 async def test_without_cors_a_preflight_needs_it_too() -> None:
     async with talk(Rules(Guard("me", "right"))) as it:
         assert await refused(it, *PREFLIGHT)
+
+
+# The cookie of a browser that was asked once ------------------------------------------
+
+HERE = "Host: shop.t.test"
+PAGE = ("GET / HTTP/1.1", HERE, "Accept: text/html,*/*;q=0.8")
+HTTPS = "X-Forwarded-Proto: https"
+OK = ("HTTP/1.1 200 OK", "Content-Length: 0")
+GUARDED = Rules(Guard("me", "right"))
+
+
+async def login(rules: Rules, *lines: str) -> str:
+    """Open a page with the password; return the cookie that the browser gets."""
+    async with talk(rules) as it:
+        await it.ask(*PAGE, RIGHT, *lines)
+        head = await it.answer(*OK)
+        (said,) = head.all("set-cookie")
+        secure = "; Secure" if HTTPS in lines else ""
+        cookie, _, words = said.partition("; ")
+        assert words == f"Path=/; HttpOnly; SameSite=Lax{secure}"
+        assert cookie.startswith("__Host-" if secure else "tunnel-login=")
+        return cookie
+
+
+@pytest.mark.parametrize("lines", [(), (HTTPS,)])
+async def test_a_browser_that_brought_the_password_is_not_asked_again(
+    lines: tuple[str, ...],
+) -> None:
+    cookie = await login(GUARDED, *lines)
+    async with talk(GUARDED) as it:
+        head = await it.ask("GET /ws HTTP/1.1", HERE, *lines, "Connection: Upgrade",
+            "Upgrade: websocket", f"Cookie: a=1; {cookie};b=2")  # fmt: skip
+        assert head.all("cookie") == ["a=1; b=2"]
+        head = await it.answer("HTTP/1.1 101 Go", "Upgrade: websocket",
+            "Connection: Upgrade")  # fmt: skip
+        assert head.status == 101
+        assert head.all("set-cookie") == []
+    async with talk(GUARDED) as it:  # a connection and a client of the same words
+        head = await it.ask(*PAGE, *lines, f"Cookie: {cookie}")
+        assert head.all("cookie") == []
+        assert (await it.answer(*OK)).all("cache-control") == ["private"]
+
+
+async def test_with_the_cookie_the_authorization_is_the_target_s_own() -> None:
+    cookie = await login(GUARDED)
+    async with talk(GUARDED) as it:
+        head = await it.ask(*PAGE, f"Cookie: {cookie}", "Authorization: Bearer x")
+        assert head.all("authorization") == ["Bearer x"]
+        await it.answer(*OK)
+        head = await it.ask(*PAGE, f"Cookie: {cookie}", RIGHT)
+        assert head.all("authorization") == []
+
+
+async def test_a_program_gets_no_cookie() -> None:
+    async with talk(GUARDED) as it:
+        await it.ask("GET / HTTP/1.1", HERE, "Accept: */*", RIGHT)
+        assert (await it.answer(*OK)).all("set-cookie") == []
+
+
+async def test_a_cookie_opens_only_what_it_was_given_for() -> None:
+    cookie = await login(GUARDED)
+    until, _, signature = cookie.partition("=")[2].partition(".")
+    for rules, *lines in (
+        (GUARDED, "Host: else.t.test", f"Cookie: {cookie}"),
+        (GUARDED, HERE, HTTPS, f"Cookie: {cookie}"),
+        (GUARDED, HERE, f"Cookie: __Host-{cookie}"),
+        (GUARDED, HERE, f"Cookie: tunnel-login={int(until) + 1}.{signature}"),
+        (GUARDED, HERE, f"Cookie: {cookie[:-1]}"),
+        (GUARDED, HERE, "Cookie: tunnel-login="),
+        (GUARDED, HERE, "Cookie: tunnel-login=²." + signature),
+        (GUARDED, HERE, f"Cookie: tunnel-login={'9' * 5_000}.{signature}"),
+        (Rules(Guard("me", "other")), HERE, f"Cookie: {cookie}"),
+        (Rules(Guard("you", "right")), HERE, f"Cookie: {cookie}"),
+    ):
+        async with talk(rules) as it:
+            assert await refused(it, "GET / HTTP/1.1", *lines)
+
+
+def test_a_cookie_ends_after_a_week() -> None:
+    key = cookie_key("me", "right")
+    line = set_cookie(key, "a.test", Origin(VISITOR, "http", "a.test"), 1_000.5)
+    value = line.split(b"=")[1].partition(b";")[0]
+    assert is_login(value, key, "a.test", 1_000 + LIFE_S - 1)
+    assert not is_login(value, key, "a.test", 1_000 + LIFE_S)
+
+
+async def test_a_site_with_a_password_sets_no_cookie_for_its_neighbours() -> None:
+    async with talk(GUARDED) as it:
+        await it.ask("GET / HTTP/1.1", "Host: Shop.t.test", RIGHT)
+        head = await it.answer(*OK, "Set-Cookie: a=1; Domain=.T.test; Path=/",
+            "Set-Cookie: b=1; domain=shop.t.test", "Set-Cookie: c=1; Domain=test",
+            "Set-Cookie: d=1; Domain=op.t.test")  # fmt: skip
+        assert head.all("set-cookie") == ["a=1; Path=/", "b=1; domain=shop.t.test",
+            "c=1", "d=1; Domain=op.t.test"]  # fmt: skip
 
 
 async def refused(it: Talk, *lines: str) -> bool:

@@ -112,13 +112,16 @@ class Rules:
 
     def answer_lines(self, origin: Origin) -> Callable[[AnswerHead], list[bytes]]:
         """Return what makes the fields of an answer that go on (``Exchange``)."""
-        if self.own is None and not self.answer.names:
+        guarded = self.guard is not None
+        if self.own is None and not self.answer.names and not guarded:
             return answer_lines
 
         def lines_of(head: AnswerHead) -> list[bytes]:
             lines: Iterable[bytes] = answer_lines(head)
             if self.own is not None:
                 lines = (_to_public(line, self.own, origin) for line in lines)
+            if guarded:
+                lines = (_of_one_site(line, origin) for line in lines)
             return self.answer.apply(list(lines))
 
         return lines_of
@@ -175,6 +178,22 @@ def public_cookie(value: bytes, own: Own, origin: Origin) -> bytes:
         return b"; Domain=" + host.encode("latin-1")
 
     return _DOMAIN.sub(public, value)
+
+
+def _of_one_site(line: bytes, origin: Origin) -> bytes:
+    """Take the ``Domain=`` of a cookie that would go to other sites of the domain too.
+
+    There may be others' sites, whose login must not be set from here.
+    """
+    if name_of(line) != b"set-cookie":
+        return line
+    host = _host_of(origin.host).lower().encode("latin-1")
+
+    def own(found: re.Match[bytes]) -> bytes:
+        above = b"." + found[1].lower().removeprefix(b".")
+        return b"" if host.endswith(above) else found[0]
+
+    return _DOMAIN.sub(own, line)
 
 
 def _host_of(authority: str) -> str:
