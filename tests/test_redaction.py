@@ -92,3 +92,22 @@ def test_no_log_line_shows_a_secret(
     for record in caplog.records:
         assert TOKEN not in formatter.format(record)
         assert "a:***@h" in formatter.format(record)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--header", "+X-Key: a secret,1"], ["--header", "+X-Key:***"]),
+        (["--header=+X-Key:secret,1"], ["--header=+X-Key:***"]),
+        (["--response-header=+X-Key: a secret"], ["--response-header=+X-Key:***"]),
+        (
+            ["--http", "a=80,header=+X-Key:a secret,host=b,header=+Y:c,header=-Z"],
+            ["--http", "a=80,header=+X-Key:***,host=b,header=+Y:***,header=-Z"],
+        ),
+        (["--header=-X-Key"], ["--header=-X-Key"]),
+    ],
+)
+def test_the_value_of_a_header_that_is_set_is_masked(
+    words: list[str], shown: list[str]
+) -> None:
+    assert masked(words) == shown

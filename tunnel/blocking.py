@@ -19,11 +19,13 @@ from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.ops import saved
 from tunnel.ops.entry_syntax import share_entry
 from tunnel.ops.runtime import first_fault
+from tunnel.ops.web_words import pairs_of
 
 if TYPE_CHECKING:
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
     from tunnel.ops.entries import Published
+    from tunnel.ops.web_words import Said
 
 START_S: Final = 30.0
 """How long ``start`` tries to reach the server."""
@@ -37,6 +39,7 @@ def share(
     auth: str | None = None,
     listing: bool = False,
     timeout_s: float = START_S,
+    **words: Said,
 ) -> Shared:
     """Publish a web service of this machine, or a folder, for as long as a block runs.
 
@@ -49,11 +52,13 @@ def share(
         listing: list folders that have no index.html.
         timeout_s: how long ``start`` tries to reach the server; a lost link is dialled
             again for ever.
+        words: as the flags of ``tunnel share``: ``host="rewrite"``, and
+            ``header=["+X-A:1", "-X-B"]`` where one may be repeated.
 
     Raises:
         UsageError: a value cannot be used.
     """
-    entry = share_entry(str(target), name, auth, listing=listing)
+    entry = share_entry(str(target), name, auth, pairs_of(words), listing=listing)
     return Shared(entry, saved.find(to)[0], timeout_s)
 
 

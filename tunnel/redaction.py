@@ -28,6 +28,13 @@ _CUT_OFF: Final = re.compile(
 """A join line that is cut off before its @."""
 _IN_ENTRY: Final = re.compile(r"(?i)(auth=[^\s:,]{0,255}:)[^\s,]+")
 
+_IN_HEADER: Final = re.compile(
+    r"(?i)^(--(?:response-)?header=\+[^\s:,]{1,255}:).+"  # the whole word is one value
+    r"|((?:^|,)(?:response-)?header=\+[^\s:,]{1,255}:)[^,]+"
+)
+"""The value of a header field that an entry sets: an API key, perhaps."""
+_HEADER_FLAG: Final = re.compile(r"--(?:response-)?header")
+
 _TOKEN_LIKE: Final = re.compile(
     # What follows # or SHA256: is a pin, and no secret.
     r"(?<![\w#-])(?<!SHA256:)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{20,}",
@@ -94,7 +101,9 @@ def _masked_word(word: str, before: str) -> str:
         return _masked_pair(word)
     if before.endswith(":") and not before.startswith("-"):
         return HIDDEN if not word.startswith("-") else word  # a pair that was split
-    return redact(word)
+    if _HEADER_FLAG.fullmatch(before) and word.startswith("+"):
+        return _masked_pair(word)
+    return _IN_HEADER.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", redact(word))
 
 
 def _masked_pair(pair: str) -> str:

@@ -283,6 +283,26 @@ def test_a_websocket_behind_a_password(machine: Machine) -> None:
                 assert conn.recv(timeout=20) == "hello"
 
 
+def test_a_service_is_asked_as_the_flags_say(machine: Machine, pages: int) -> None:
+    server = machine.serve(*NAMES)
+    _client, host, port = share(
+        machine, server, str(pages), "--name", "dev", "--host", "rewrite",
+        "--header", "+X-Key: a,b", "--header=-User-Agent", "--response-header=-Server",
+    )  # fmt: skip
+    status, body = get(machine, host, port, "/", "-i")
+    head, _, headers = body.partition(b"\r\n\r\n")
+    got = {name.lower(): value for name, value in json.loads(headers)}
+    assert status == 200
+    assert got["host"] == f"localhost:{pages}"
+    assert got["x-forwarded-host"] == f"{host}:{port}"
+    assert got["x-key"] == "a,b"
+    assert "user-agent" not in got
+    assert b"\r\nserver:" not in head.lower()
+    misspelt = machine.tunnel("up", "--http", "shop=8000,hots=rewrite")
+    assert "did you mean host=" in misspelt.err.wait("fix")
+    assert misspelt.wait() == 2
+
+
 def test_without_names_at_the_server_a_port_shows_the_page(
     machine: Machine, pages: int
 ) -> None:

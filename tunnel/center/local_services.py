@@ -1,4 +1,4 @@
-"""What a center-client serves to visitors itself: a guarded service, a folder, a proxy.
+"""What a center-client serves to visitors itself: a service, a folder, a proxy.
 
 Neither secret nor decision is the server's, which carries bytes. The services work the
 same behind a host name and behind a port.
@@ -6,53 +6,112 @@ same behind a host name and behind a port.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from tunnel.addresses import Address
-from tunnel.center.exit.tcp import bound_address
-from tunnel.errors import Code, LocalStreamError
+from tunnel.center.direct import DirectStream
+from tunnel.center.tls_target import TargetTls, TlsTarget, connect_tls
+from tunnel.errors import Code, LocalStreamError, TlsError
 from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
-from tunnel.front.http.names import handle_guarded
+from tunnel.front.http.login_cookie import cookie_key
+from tunnel.front.http.names import fault
 from tunnel.front.http.server import Visit
+from tunnel.front.http.service import handle_service
 from tunnel.front.proxy import handle_app
-from tunnel.net.descriptors import DESCRIPTORS, TARGETS
+from tunnel.log import log_event
+from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.dial import connect
-from tunnel.net.sockets import CHUNK_BYTES, FastSocket, tune_local
 from tunnel.proto.frames import TcpTarget
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.rules import Rules
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
-    from tunnel.net.virtual_connection import LocalEnd
     from tunnel.proto.frames import Target
 
+LOG: Final = logging.getLogger(__name__)
 _NOBODY: Final = Address("unknown", 0)
 
 
-def share_guarded(target: End, guard: Guard, *, by_name: bool) -> Serve:
-    """Serve visitors with an HTTP service that is reached with a password alone.
+def share_service(
+    target: End, rules: Rules, tls: TargetTls | None = None, *, by_name: bool
+) -> Serve:
+    """Serve visitors with an HTTP service, as the words of its entry want it.
 
-    Those that come ``by_name`` come through the server's HTTP port, which has written
-    who they are; what those of a port say is not believed.
+    With ``tls`` the service is spoken to with TLS. Visitors that come ``by_name`` come
+    through the server's HTTP port, which has written who they are; what those of a port
+    say is not believed.
     """
+    if rules.guard is not None:  # now, for it takes a while, and not for a visitor
+        cookie_key(rules.guard.user, rules.guard.password)
 
-    async def open_one(visitor: Address) -> DirectStream:
-        del visitor
-        return DirectStream(await connect(target, opened=DESCRIPTORS.admit))
+    async def open_one(visitor: Address) -> ResettableStream:
+        sock = DirectStream(await connect(target, opened=DESCRIPTORS.admit))
+        return sock if tls is None else await _prove(sock, tls, target, visitor)
 
-    return lambda stream: handle_guarded(
-        _accepted(stream), guard, open_one, believe_headers=by_name
+    return lambda stream: handle_service(
+        _accepted(stream), rules, open_one, believe_headers=by_name
     )
+
+
+async def _prove(
+    sock: DirectStream, tls: TargetTls, target: End, visitor: Address
+) -> TlsTarget:
+    """Have a target prove who it is; raise what ``Open`` does, or an HttpError."""
+    try:
+        return await connect_tls(sock, tls)
+    except TlsError as error:
+        reason = f"{error.what}: {error.cause}" if error.cause else error.what
+        log_event(LOG, logging.WARNING, "target.refused", target=str(target),
+            peer=str(visitor), reason=reason)  # fmt: skip
+        if error.code is Code.AUTH:
+            raise fault("did not prove who it is") from None
+        raise fault("does not speak TLS as it should") from None
+    except trio.BrokenResourceError:
+        what = f"{target} broke the connection within its TLS handshake"
+        raise LocalStreamError(Code.RESET, what) from None
+    except trio.TooSlowError:
+        what = f"{target} did not answer within its TLS handshake"
+        raise LocalStreamError(Code.TIMEOUT, what) from None
+
+
+async def probe_tls(target: End, tls: TargetTls, timeout_s: float = 2) -> str:
+    """Say what is wrong with the TLS of a target that answers; empty: nothing.
+
+    To a certificate that is not trusted it adds the pin by which it would be.
+    """
+    try:
+        with trio.fail_after(timeout_s):
+            try:
+                await _look(target, tls)
+            except TlsError as error:
+                why = f"{error.what} ({error.cause})" if error.cause else error.what
+                if error.code is not Code.AUTH or tls.pin:
+                    return why
+                pin = await _look(target, TargetTls(tls.name, insecure=True))
+                return f"{why}; say ca=FILE, or if this key is the right one pin={pin}"
+    except (LocalStreamError, TlsError, trio.BrokenResourceError, trio.TooSlowError):
+        return "the target does not answer within its TLS handshake"
+    return ""
+
+
+async def _look(target: End, tls: TargetTls) -> str:
+    """Shake hands, and hang up; return the pin of the target's key."""
+    stream = await connect_tls(DirectStream(await connect(target)), tls)
+    stream.close()
+    return stream.pin()
 
 
 def share_folder(folder: Folder, guard: Guard | None) -> Serve:
@@ -89,40 +148,3 @@ def _accepted(stream: VirtualStream) -> Visit:
 
 def _visitor_of(stream: VirtualStream) -> Address | None:
     return stream.create.visitor if stream.create else None
-
-
-class DirectStream(FastSocket):
-    """A connection of this machine in the place of a virtual TCP connection.
-
-    So that what a front end serves here can also leave here. Owns the socket.
-    """
-
-    __slots__ = ("bound",)
-
-    def __init__(self, sock: socket.socket) -> None:
-        tune_local(sock)
-        super().__init__(sock)
-        self.bound = bound_address(sock)
-        TARGETS.add(self, 0)
-
-    async def receive_piece(self) -> bytes:
-        """Wait for bytes; nothing at the end."""
-        return await self.receive_some(CHUNK_BYTES)
-
-    def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:
-        """Carry nothing: the caller has to read and write."""
-        del local, idle_s, ready
-
-    def on_closed(self, call: Callable[[Code], None] | None) -> None:
-        """Do nothing: the kernel tells only a task that reads or writes."""
-
-    def close(self) -> None:
-        """Close the socket without a checkpoint; it is no target any more."""
-        TARGETS.left(self)
-        super().close()
-
-    def reset(self, code: Code = Code.RESET) -> None:
-        """Close with a RST; there is no peer to be told the code."""
-        del code
-        TARGETS.left(self)
-        super().reset()

@@ -24,6 +24,7 @@ from tunnel.ops.flags import (
     RunFlags,
     ServeFlags,
     ServerFlags,
+    WebFlags,
     Words,
 )
 from tunnel.ops.variables import Environment, refuse_empty
@@ -54,6 +55,7 @@ app = App(
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
+WEB: Final = WebFlags()
 RUN: Final = RunFlags()
 
 
@@ -144,13 +146,14 @@ def share(
     name: str = "",
     auth: str | None = None,
     list_files: Annotated[bool, Parameter(name="--list")] = False,
+    web: WebFlags = WEB,
     server: ServerFlags = SERVER,
     run: RunFlags = RUN,
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name.
 
     Args:
-        target: [HOST:]PORT of a service, or a folder.
+        target: [HOST:]PORT or https://HOST:PORT of a service, or a folder.
         name: Host name; without a dot one of the server's domain.
         auth: USER:PASSWORD that visitors need, checked here. TUNNEL_AUTH_FILE may name
             a file with it.
@@ -161,7 +164,8 @@ def share(
     from tunnel.ops.saved import secret_file
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    return _up([share_entry(target, name, guard, listing=list_files)], server, run)
+    entry = share_entry(target, name, guard, web.words(), listing=list_files)
+    return _up([entry], server, run)
 
 
 @app.command

@@ -27,7 +27,12 @@ from tunnel.addresses import (
     is_localhost,
 )
 from tunnel.center.exit.tcp import exit_to, udp_exit_to
-from tunnel.center.local_services import share_folder, share_guarded, share_network
+from tunnel.center.local_services import (
+    probe_tls,
+    share_folder,
+    share_network,
+    share_service,
+)
 from tunnel.center.publisher import NOT_OFFERED
 from tunnel.errors import CODES, Code, TunnelError
 from tunnel.front.dialer import Dialer
@@ -47,8 +52,10 @@ if TYPE_CHECKING:
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
     from tunnel.center.exit.tcp import Serve
+    from tunnel.center.tls_target import TargetTls
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.rules import Rules
     from tunnel.net.proxy_protocol import ProxyVersion
 
 LOG: Final = logging.getLogger(__name__)
@@ -98,13 +105,16 @@ class Service:
     count: int = 1
     proxy: ProxyVersion | None = None
     """Which PROXY header the service hears first."""
-    guard: Guard | None = None
-    """The password that visitors of a web service need."""
+    rules: Rules | None = None
+    """What the words of a web service want; None: its bytes are relayed."""
+    tls: TargetTls | None = None
+    """The service is spoken to with TLS; only with rules."""
 
     def __str__(self) -> str:
         if isinstance(self.target, UnixPath):
             return str(self.target)
-        return str(Ports(self.target, self.count))
+        scheme = "" if self.tls is None else "https://"
+        return f"{scheme}{Ports(self.target, self.count)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +185,9 @@ class Published:
                 serve = share_folder(folder, guard)
             case Service(Address() as to, count) if wanted.type == MappingType.UDP:
                 serve = udp_exit_to(to, count=count)
-            case Service(to, guard=guard) if guard is not None:
+            case Service(to, rules=rules, tls=tls) if rules is not None:
                 by_name = wanted.type == MappingType.HTTP
-                serve = share_guarded(to, guard, by_name=by_name)
+                serve = share_service(to, rules, tls, by_name=by_name)
             case Service(to, count, proxy):
                 serve = exit_to(to, count=count, proxy=proxy, public=public)
         if self._has_own_name:
@@ -189,8 +199,8 @@ class Published:
         """Return the line for its public address; dials a TCP target to try it."""
         where = self._where(public)
         match self.endpoint:
-            case Service(target) if self.wanted.type != MappingType.UDP:
-                return await self._probed(where, target)
+            case Service(target, tls=tls) if self.wanted.type != MappingType.UDP:
+                return await self._probed(where, target, tls)
             case ClientProxy(networks):
                 title = f"proxy into {networks} here"
             case ClientExit(networks):
@@ -199,9 +209,11 @@ class Published:
                 title = ""
         return Line(self.kind, where, str(self.endpoint), title=title)
 
-    async def _probed(self, where: str, target: End) -> Line:
+    async def _probed(self, where: str, target: End, tls: TargetTls | None) -> Line:
         line = partial(Line, self.kind, where, str(self.endpoint))
         if await probe(target):
+            if tls is not None and (why := await probe_tls(target, tls)):
+                return line("not trusted", warning=f"{self.endpoint}: {why}")
             return line("answering")
         visitors = "are told so" if self.scheme else "are refused"
         warning = f"{target} does not answer; visitors {visitors} until it does"

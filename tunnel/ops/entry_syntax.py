@@ -36,17 +36,23 @@ from tunnel.ops.entry_values import (
     parse_remote,
     parse_target,
     parse_targets,
+    parse_url_target,
     parse_users,
     public_name,
     split_options,
+    split_words,
 )
+from tunnel.ops.web_words import read_words
 from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
     from tunnel.front.http.guard import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
+    from tunnel.ops.web_words import WebWords
 
 REMOTE: Final = "--remote"
 """The flag of ``tunnel tcp`` and ``tunnel udp`` that says what is public."""
@@ -177,24 +183,32 @@ def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
 
 
 def parse_http(text: str) -> Published:
-    """Read ``NAME=TARGET``, of a web service or a folder."""
-    name, what = _name_and_target(text, "--http")
-    return _shared(what, name)
+    """Read ``NAME=TARGET[,WORD=VALUE…]``, of a web service or a folder."""
+    body, said = split_words(text)
+    name, what = _name_and_target(body, "--http")
+    return _shared(what, name, read_words(said))
 
 
 def share_entry(
     what: str,
     name: str = "",
     auth: str | Guard | None = None,
+    words: Iterable[tuple[str, str]] = (),
     *,
     listing: bool = False,
 ) -> Published:
     """Return the entry of ``tunnel share``, of a target or a folder.
 
     Without a name the entry has one that this client keeps. ``auth`` is what visitors
-    need; ``listing`` lists folders that have no index.html.
+    need; ``words`` are others of ``web_words``, as those behind ``what``; ``listing``
+    lists folders that have no index.html.
     """
-    guard = parse_guard(auth) if isinstance(auth, str) else auth
+    said: list[tuple[str, str]] = []
+    if not Path(what).is_dir():  # whose name may have a comma
+        what, said = split_words(what)
+    read = read_words([*said, *words])
+    if auth is not None:
+        read.guard = parse_guard(auth) if isinstance(auth, str) else auth
     ascii_name = public_name(name)
     if name and not ascii_name:
         raise UsageError(
@@ -202,12 +216,14 @@ def share_entry(
             "letters, digits and -, with dots between",
             "--name shop, or a whole one: --name shop.example.net",
         )
-    return _shared(what, ascii_name, guard, listing=listing)
+    return _shared(what, ascii_name, read, listing=listing)
 
 
 def parse_https(text: str) -> Published:
     """Read ``NAME=TARGET``, of a service that ends TLS itself."""
-    name, target = _name_and_target(text, "--https")
+    body, said = split_words(text)
+    name, target = _name_and_target(body, "--https")
+    read_words(said, http=False)
     wanted = MappingEntry(MappingType.HTTPS, "", name)
     return Published("https", wanted, Service(parse_target(target)), scheme="https")
 
@@ -220,16 +236,25 @@ def parse_exit(text: str) -> Published:
 
 
 def _shared(
-    what: str, name: str, guard: Guard | None = None, *, listing: bool = False
+    what: str, name: str, words: WebWords, *, listing: bool = False
 ) -> Published:
     """Publish what is no port as a folder, if there is one; all else as a service."""
     wanted = MappingEntry(MappingType.HTTP, "", name)
     as_web = partial(Published, "http", wanted, scheme="http")
+    scheme, is_url, where = what.partition("://")
+    if not (is_url and scheme == "https"):
+        words.no_tls()
+    if is_url and scheme in ("http", "https"):
+        there = parse_url_target(scheme, where)
+        tls = words.tls(there) if scheme == "https" else None
+        return as_web(Service(there, rules=words.rules(there, tls), tls=tls))
     is_folder = (
         "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
     )
     if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
-        return as_web(Service(parse_target(what), guard=guard))
+        target = parse_target(what)
+        return as_web(Service(target, rules=words.rules(target)))
+    words.refuse_for_folder()
     try:
         folder = Folder(Path(what).expanduser(), listing=listing)
     except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
@@ -237,7 +262,7 @@ def _shared(
             f"{what} cannot be shared: {getattr(error, 'strerror', None) or error}",
             "what is shared is [HOST:]PORT or a folder",
         ) from error
-    return as_web(SharedFolder(folder, guard))
+    return as_web(SharedFolder(folder, words.guard))
 
 
 def _name_and_target(text: str, flag: str) -> tuple[str, str]:

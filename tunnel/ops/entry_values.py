@@ -6,10 +6,12 @@ nothing of a secret.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from tunnel.access.join import PIN_BYTES
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import (
     EVERYWHERE,
@@ -25,10 +27,11 @@ from tunnel.errors import UsageError
 from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
+from tunnel.proto.proofs import from_base64url
 from tunnel.words import bare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tunnel.addresses import End
 
@@ -94,6 +97,23 @@ def parse_target(text: str) -> End:
     return _reachable(parse_end(text, LOCALHOST), text)
 
 
+def parse_url_target(scheme: str, where: str) -> Address:
+    """Read what stands behind ``http://`` or ``https://`` of a target."""
+    end: End | None = None
+    where = where.removesuffix("/")
+    if where and not {"/", "?", "#", "@"} & set(where):
+        has_port = where.isdigit() or ":" in where.rpartition("]")[2]
+        port = {"http": 80, "https": 443}[scheme]
+        end = parse_target(where if has_port else f"{where}:{port}")
+    if not isinstance(end, Address):
+        raise UsageError(
+            f"{scheme}://{where} is no target",
+            f"it is {scheme}://HOST:PORT: a path or a user is not part of it",
+            f"{scheme}://localhost:8443",
+        )
+    return end
+
+
 def parse_targets(text: str) -> tuple[End, int]:
     """Read several targets in a row; return the first, and their number."""
     if text.startswith(UNIX_PREFIX):
@@ -135,21 +155,45 @@ def _zone_refused(text: str, why: str) -> UsageError:
 # Options -----------------------------------------------------------------------------
 
 
+def split_words(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """Part an entry from its ``,WORD=VALUE…``; give the words in their order.
+
+    A comma within either is written ``%2C``. A word without ``=`` has no value.
+    """
+    body, *words = (_comma(part) for part in text.split(","))
+    pairs = (word.partition("=") for word in words)
+    return body, [(name, value) for name, _, value in pairs]
+
+
+def _comma(text: str) -> str:
+    return text.replace("%2C", ",").replace("%2c", ",")
+
+
 def split_options(text: str, known: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
     """Part an entry from its ``,NAME=VALUE…``; an option may be repeated."""
-    body, *words = text.split(",")
+    body, words = split_words(text)
     found: dict[str, list[str]] = {name: [] for name in known}
-    for word in words:
-        name, _, value = word.partition("=")
+    for name, value in words:
         if name not in found or not value:
-            close = get_close_matches(name, known, 1)
-            raise UsageError(
-                f"{name!r} is not an option of this entry",
-                "known: " + ", ".join(f"{one}=…" for one in known),
-                f"did you mean {close[0]}=…?" if close else "",
-            )
+            raise unknown_word(name, dict.fromkeys(known, "…"))
         found[name].append(value)
     return body, found
+
+
+def unknown_word(name: str, known: Mapping[str, str]) -> UsageError:
+    """Return the error about a word that an entry does not have.
+
+    Args:
+        name: of the word.
+        known: the words that it has, and the form of their values.
+    """
+    forms = {one: f"{one}={takes}" if takes else one for one, takes in known.items()}
+    close = get_close_matches(name, known, 1)
+    return UsageError(
+        f"{name!r} is not an option of this entry",
+        "known: " + ", ".join(forms.values()),
+        f"did you mean {forms[close[0]]}?" if close else "",
+    )
 
 
 def parse_proxy_version(texts: Iterable[str]) -> ProxyVersion | None:
@@ -192,6 +236,21 @@ def parse_guard(text: str) -> Guard:
     if not (user and password):
         raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
     return Guard(user, password)
+
+
+def parse_pin(text: str) -> str:
+    """Read the pin of a public key: SHA-256 of its SPKI, in either base64.
+
+    As curl takes it (``sha256//…``), or as a join line has it.
+    """
+    word = re.sub(r"^sha256/+", "", text).rstrip("=").replace("+", "-")
+    pin = word.replace("/", "_")
+    if from_base64url(pin, PIN_BYTES) is None:
+        raise UsageError(
+            f"{text!r} is no pin",
+            "it is the SHA-256 of a public key (SPKI) in base64, 43 letters",
+        )
+    return pin
 
 
 def parse_exit_name(text: str) -> str:

@@ -114,8 +114,9 @@ class EntryFlags:
             here; LOW-HIGH for several. TARGET `socks` is a proxy into the network here.
             Repeatable.
         udp: [REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. Repeatable.
-        http: NAME=TARGET: a host name at the server leads to a web service, or a
-            folder, here. Repeatable.
+        http: NAME=TARGET[,WORD=VALUE...]: a host name at the server leads to a web
+            service, or a folder, here. The words are the flags of `tunnel share`; %2C
+            is a comma. Repeatable.
         https: NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable.
         reach: LISTEN=TARGET: a port here leads to TARGET at the server's side.
             Repeatable.
@@ -152,6 +153,41 @@ class EntryFlags:
             *(syntax.parse_socks(text, leave_at, public) for text in self.socks or []),
             *([syntax.parse_exit(self.be_exit)] if self.be_exit else []),
         ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class WebFlags:
+    """The words of one web service: each is a row of ``web_words.WORDS``.
+
+    Args:
+        auth_header: `keep`: TARGET gets the Authorization of visitors too.
+        cors: CORS preflights, which browsers send without a password, need none.
+        host: The Host that TARGET is asked for: a name, or `rewrite` for its own
+            address, which dev servers want; its redirects and cookies become public.
+        header: +NAME:VALUE sets a field of requests, -NAME removes it (write
+            --header=-NAME). Repeatable.
+        response_header: The same for answers. Repeatable.
+        ca: File of the authorities that are trusted about an https:// TARGET, in place
+            of the system's.
+        pin: Of the public key of an https:// TARGET (SHA-256 of its SPKI in base64).
+        insecure: Believe any certificate of an https:// TARGET.
+    """
+
+    auth_header: Literal["keep"] | None = None
+    cors: bool = False
+    host: str | None = None
+    header: Words = None
+    response_header: Words = None
+    ca: str | None = None
+    pin: str | None = None
+    insecure: bool = False
+
+    def words(self) -> list[tuple[str, str]]:
+        """Return the words that were said."""
+        from tunnel.ops.web_words import pairs_of
+
+        return pairs_of(vars(self))
 
 
 @Parameter(name="*")

@@ -21,9 +21,9 @@ from tunnel.front.http.names import (
     PSEUDONYM,
     Absent,
     Destination,
-    handle_guarded,
     handle_visitor,
 )
+from tunnel.front.http.rules import Rules
 from tunnel.front.http.server import (
     BETWEEN_S,
     HEAD_BYTES,
@@ -32,6 +32,7 @@ from tunnel.front.http.server import (
     Visit,
     host_of,
 )
+from tunnel.front.http.service import handle_service
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
@@ -151,7 +152,11 @@ async def town(
                 assert not isinstance(there, Absent)
                 nursery.start_soon(
                     partial(
-                        handle_guarded, visit, guard, there.open, believe_headers=True
+                        handle_service,
+                        visit,
+                        Rules(guard),
+                        there.open,
+                        believe_headers=True,
                     )
                 )
             yield made

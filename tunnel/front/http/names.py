@@ -29,7 +29,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
 from tunnel.front.http.exchange import Exchange, Words
-from tunnel.front.http.fields import about_the_visitor, dropped, framing
+from tunnel.front.http.fields import (
+    about_the_visitor,
+    answer_lines,
+    dropped,
+    framing,
+)
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.server import (
     HttpError,
@@ -37,7 +42,6 @@ from tunnel.front.http.server import (
     Visit,
     serve_requests,
 )
-from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream
@@ -47,7 +51,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from tunnel.front.http.guard import Guard
+    from tunnel.front.http.heads import AnswerHead
     from tunnel.net.sockets import FastSocket
 
 
@@ -103,50 +107,36 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
         if isinstance(found, Absent):
             raise _absent(found)
         origin = origin_of(request, visit.peer, secure=visit.secure)
-        head = request_head(request, origin)
-        await _exchange(visit, request, head, found, origin.visitor)
+        head = b"\r\n".join((*request_lines(request, origin), b"", b""))
+        await exchange_with(found, visit, request, head, origin.visitor)
 
     await serve_requests(visit, answer)
 
 
-async def handle_guarded(
+async def exchange_with(
+    to: Destination,
     visit: Visit,
-    guard: Guard,
-    open_one: Open,
-    *,
-    believe_headers: bool,
+    request: Request,
+    head: bytes,
+    visitor: Address,
+    lines: Callable[[AnswerHead], list[bytes]] = answer_lines,
 ) -> None:
-    """Serve a visitor whose every request must bring the password; owns its stream.
-
-    For the client's side: the password never leaves the machine that set it, a server
-    that is broken into does not have it, and it guards a plain port as well as a name.
+    """Have a destination answer a request.
 
     Args:
-        visit: the visitor.
-        guard: user and password.
-        open_one: opens the service behind it.
-        believe_headers: what the headers say about the visitor was written by our
-            server, and stays.
+        to: the destination.
+        visit: who asks.
+        request: what came.
+        head: what goes on of its head.
+        visitor: for whom it is opened.
+        lines: makes the fields of the answer that go on.
+
+    Raises:
+        HttpError: there is no answer; this is ours.
+        VisitorGoneError: see ``Exchange.run``.
     """
-    login = Login(visit.peer, "share")
-    there = Destination(None, open_one)
-
-    async def answer(request: Request) -> None:
-        guard.check(request, login)
-        origin = None
-        if not believe_headers:
-            origin = origin_of(request, visit.peer, secure=visit.secure)
-        head = request_head(request, origin, b"authorization")
-        await _exchange(visit, request, head, there, visit.peer)
-
-    await serve_requests(visit, answer)
-
-
-async def _exchange(
-    visit: Visit, request: Request, head: bytes, to: Destination, visitor: Address
-) -> None:
     started = time.monotonic()
-    exchange = Exchange(visit, head, _WORDS)
+    exchange = Exchange(visit, head, _WORDS, lines)
     try:
         await exchange.run((to.key, visitor.host), partial(to.open, visitor))
     except StreamError as error:
@@ -161,22 +151,21 @@ async def _exchange(
 # Fields -----------------------------------------------------------------------------
 
 
-def request_head(
-    request: Request, origin: Origin | None, without: bytes = b""
-) -> bytes:
-    """Return the head for the target: what is for this hop out, the visitor's truth in.
+def request_lines(request: Request, origin: Origin | None) -> list[bytes]:
+    """Return the head for the target, in lines without their ends.
+
+    What is for this hop is out, and the visitor's truth in.
 
     Args:
         request: what came.
         origin: None leaves what the fields say about the visitor: for who is behind a
             server that has written it.
-        without: the name of another field that ends here.
 
     Raises:
         HttpError: 508, the request was here before.
     """
     head = request.head
-    drop = dropped(head.connection) | {without}
+    drop = dropped(head.connection)
     lines = [
         f"{request.method} {request.target} HTTP/1.1".encode(),
         b"Host: " + request.authority.encode("latin-1"),
@@ -191,8 +180,7 @@ def request_head(
     if origin is not None:
         lines += _truth(origin)
         lines.append(_VIA)
-    lines += (b"", b"")
-    return b"\r\n".join(lines)
+    return lines
 
 
 def _truth(origin: Origin) -> list[bytes]:
@@ -242,13 +230,14 @@ def _refusal(code: Code) -> HttpError:
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         words = f"takes nothing new: {CODES[code].meaning}"
         return HttpError(status, f"the far side {words}")
-    return _fault(words, status)
+    return fault(words, status)
 
 
-def _fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError:
+def fault(words: str, status: HTTPStatus = HTTPStatus.BAD_GATEWAY) -> HttpError:
+    """Return the page about a service that ``words``."""
     return HttpError(
         status, f"the client is connected, but the service behind it {words}"
     )
 
 
-_WORDS: Final = Words(_refusal, _fault)
+_WORDS: Final = Words(_refusal, fault)

@@ -1,0 +1,255 @@
+"""A target that is spoken to with TLS: who it must be, and its connection.
+
+TargetTls       what an entry wants its target to prove
+TlsTarget       the connection, in the place of a virtual TCP connection
+connect_tls     makes one
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.identity import pin_of
+from tunnel.errors import Code, TlsError
+from tunnel.net.sockets import CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunnel.addresses import Address
+    from tunnel.center.direct import DirectStream
+    from tunnel.net.virtual_connection import LocalEnd
+    from tunnel.platform.sockets import Buffer
+
+HANDSHAKE_S: Final = 10.0
+"""As long as a dial may take."""
+_RECORD_BYTES: Final = 16_384
+"""What one read of OpenSSL gives at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTls:
+    """Who a target must prove to be.
+
+    Raises:
+        OSError: ``ca`` is no file with certificates.
+    """
+
+    name: str
+    """In its certificate, and told to it."""
+    ca: str = ""
+    """The file of the authorities that are trusted; empty: the system's."""
+    pin: str = ""
+    """Of its public key (``pin_of``); without ``ca`` this is all that is asked."""
+    insecure: bool = False
+    """Nothing is asked."""
+    context: ssl.SSLContext = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        context = ssl.create_default_context(cafile=self.ca or None)
+        if self.insecure or (self.pin and not self.ca):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(["http/1.1"])
+        object.__setattr__(self, "context", context)
+
+
+async def connect_tls(sock: DirectStream, wanted: TargetTls) -> TlsTarget:
+    """Shake hands over a connection, which is taken over, also when this raises.
+
+    Raises:
+        TlsError: it is not who it should be, or does not speak TLS.
+        trio.BrokenResourceError: it broke the connection.
+        trio.TooSlowError: it did neither for ``HANDSHAKE_S``.
+    """
+    stream = TlsTarget(sock, wanted)
+    try:
+        with trio.fail_after(HANDSHAKE_S):
+            await stream.handshake()
+        if wanted.pin and stream.pin() != wanted.pin:
+            what = "the target has another key than the one that is pinned"
+            raise TlsError(Code.AUTH, what, f"its pin is {stream.pin()}")
+    except BaseException:
+        sock.reset()
+        raise
+    return stream
+
+
+class TlsTarget:
+    """A ``ResettableStream`` of what a target says inside its TLS.
+
+    An end without close_notify counts as one: HTTP says itself where a message ends.
+
+    Args:
+        sock: its connection; owned.
+        wanted: whom it belongs to.
+    """
+
+    def __init__(self, sock: DirectStream, wanted: TargetTls) -> None:
+        self.bound: Address | None = sock.bound
+        self._sock = sock
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = wanted.context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=wanted.name
+        )
+        self._writing = trio.Lock()
+        self._finished = False
+        """Our direction is to end …"""
+        self._said_end = False
+        """… and has."""
+
+    async def handshake(self) -> None:
+        """Shake hands.
+
+        Raises:
+            TlsError: it is not who it should be, or does not speak TLS.
+            trio.BrokenResourceError: it broke the connection.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if not await self._read():
+                    what = "the target ended the connection within its TLS handshake"
+                    raise TlsError(Code.PROTOCOL, what) from None
+            except ssl.SSLCertVerificationError as error:
+                await self._say_why()
+                what = "the target's certificate is not trusted"
+                raise TlsError(Code.AUTH, what, error.verify_message) from None
+            except ssl.SSLError as error:
+                await self._say_why()
+                what = "the target does not speak TLS as it should"
+                why = (error.reason or "").replace("_", " ").lower()
+                raise TlsError(Code.PROTOCOL, what, why) from None
+            else:
+                await self._flush()
+                return
+
+    async def _say_why(self) -> None:
+        with suppress(trio.BrokenResourceError):
+            await self._flush()
+
+    def pin(self) -> str:
+        """Return the pin of its key; empty without a certificate."""
+        certificate = self._tls.getpeercert(binary_form=True)
+        return pin_of(certificate) if certificate else ""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for bytes; nothing at the end.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke, or what came is not TLS.
+            trio.ClosedResourceError: it was closed here.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                return self._tls.read(max_bytes or _RECORD_BYTES)
+            except ssl.SSLWantReadError:
+                # A writer has the lock, or what is pending answers a key update.
+                if not self._writing.locked():
+                    if self._finished:
+                        self._say_end()
+                    elif self._outgoing.pending:
+                        await self._flush()
+                if not await self._read():
+                    return b""
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError from error
+
+    async def receive_piece(self) -> bytes:
+        """Wait for bytes; nothing at the end."""
+        return await self.receive_some()
+
+    async def send_all(self, data: Buffer) -> None:
+        """Return when the kernel has taken it.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+            trio.ClosedResourceError: it was closed here, or this direction has ended.
+        """
+        if self._finished:
+            raise trio.ClosedResourceError("this direction has ended")
+        try:
+            if data:
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from error
+        await self._flush()
+
+    async def put(self, data: Buffer) -> None:
+        """Do as ``send_all`` does."""
+        await self.send_all(data)
+
+    def finish(self) -> None:
+        """End our direction: with close_notify, and a FIN behind it.
+
+        That is left to the reader while something that has come waits for it: OpenSSL
+        would break off there. What a full kernel does not take at once is left out.
+
+        Raises:
+            trio.BrokenResourceError: the connection broke.
+            trio.ClosedResourceError: it was closed here.
+        """
+        self._finished = True
+        busy = self._writing.locked() or self._incoming.pending or self._tls.pending()
+        if not busy:
+            self._say_end()
+
+    def _say_end(self) -> None:
+        if not self._said_end:
+            self._said_end = True
+            with suppress(ssl.SSLError):  # it only waits for the other's end
+                self._tls.unwrap()
+            self._sock.write_now(self._outgoing.read())
+            self._sock.finish()
+
+    async def aclose(self) -> None:
+        """Do as ``close`` does; a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """End both directions; harmless when it is over."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self.finish()
+        self._sock.close()
+
+    def reset(self, code: Code = Code.RESET) -> None:
+        """Close with a RST."""
+        self._sock.reset(code)
+
+    def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:
+        """Carry nothing: the caller has to read and write."""
+        del local, idle_s, ready
+
+    def on_closed(self, call: Callable[[Code], None] | None) -> None:
+        """Do nothing: the kernel tells only a task that reads or writes."""
+
+    async def _read(self) -> bool:
+        data = await self._sock.receive_some(CHUNK_BYTES)
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return bool(data)
+
+    async def _flush(self) -> None:
+        if self._writing.locked():
+            await self._writing.acquire()
+        else:
+            self._writing.acquire_nowait()
+        try:
+            if self._outgoing.pending:
+                await self._sock.put(self._outgoing.read())
+        finally:
+            self._writing.release()
