@@ -29,14 +29,13 @@ from tunnel.front.http.heads import (
     read_answer,
     values,
 )
+from tunnel.front.http.pages import HttpError, head_bytes
 from tunnel.front.http.server import (
+    AHEAD_BYTES,
     CHUNKED_READ_BYTES,
-    HEAD_BYTES,
     READ_BYTES,
-    HttpError,
     Visit,
     VisitorGoneError,
-    head_bytes,
 )
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.relay import ResettableStream
 
-ANSWER_HEAD_BYTES: Final = 131_072
-ANSWER_FIELDS: Final = 300
 KEPT_S: Final = 4.0
 """A target's connection without a request: Node closes one after 5 s."""
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
@@ -255,7 +252,7 @@ class Exchange:
             if visit.waiting:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._more(most)
+                await self._more_body(most)
 
     async def _wait(self) -> None:
         """Wait for the end of the answer, and notice a visitor that leaves."""
@@ -268,13 +265,26 @@ class Exchange:
                     self.upstream.virtual.finish()
             await self._more(READ_BYTES)
 
+    async def _more_body(self, most: int) -> None:
+        """Do as ``_more`` does, for as long as a body may pause."""
+        visit = self._visit
+        body_s = visit.limits.body_s
+        if body_s == math.inf:
+            await self._more(most)
+            return
+        with trio.move_on_after(body_s) as pause:
+            await self._more(most)
+        if pause.cancelled_caught:
+            status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
+            self._fail(HttpError(status, f"the request's body {words}", close=True))
+
     async def _more(self, most: int) -> None:
         """Wait for bytes of the visitor, or news of the answer."""
         visit = self._visit
         if self.is_over:  # while the last bytes were sent
             return
         until = visit.moved_at + visit.idle_s if visit.idle_s < math.inf else math.inf
-        if visit.ended or len(visit.waiting) >= HEAD_BYTES:
+        if visit.ended or len(visit.waiting) >= AHEAD_BYTES:
             with trio.move_on_at(until):
                 await visit.turn.wait()
         else:
@@ -338,21 +348,21 @@ class Exchange:
 
     def _read_heads(self, data: bytes, output: list[bytes]) -> bytes:
         """Read interim answers and the head of the final one; return what is behind."""
-        buffer = self._buffer
+        buffer, limits = self._buffer, self._visit.limits
         while True:
             seen = len(buffer)
             buffer += data
             size = end_of_answer(buffer, seen)
-            if (size or len(buffer)) > ANSWER_HEAD_BYTES:
+            if (size or len(buffer)) > limits.head_bytes:
                 raise HeadError(
                     HTTPStatus.BAD_GATEWAY,
-                    f"answered with a head of more than {ANSWER_HEAD_BYTES} bytes",
+                    f"answered with a head of more than {limits.head_bytes} bytes",
                 )
             if not size:
                 return b""
             raw, data = bytes(buffer[:size]), bytes(buffer[size:])
             buffer.clear()
-            head = read_answer(raw, self._request.method, ANSWER_FIELDS)
+            head = read_answer(raw, self._request.method, limits.fields)
             if head.status >= HTTPStatus.OK:
                 output.append(self._final(head))
                 return data

@@ -25,8 +25,8 @@ from urllib.parse import quote, unquote_to_bytes
 import trio
 
 from tunnel.front.http.heads import values
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
-    HttpError,
     Request,
     Visit,
     VisitorGoneError,

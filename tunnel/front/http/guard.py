@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from tunnel.front.http.server import HttpError
+from tunnel.front.http.pages import HttpError
 
 if TYPE_CHECKING:
     from tunnel.front.http.server import Request

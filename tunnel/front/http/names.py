@@ -31,8 +31,8 @@ from tunnel.errors import CODES, Code, StreamError
 from tunnel.front.http.exchange import Exchange, Words
 from tunnel.front.http.fields import about_the_visitor, dropped, framing
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
-    HttpError,
     Request,
     Visit,
     serve_requests,

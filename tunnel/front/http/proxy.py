@@ -21,9 +21,9 @@ from tunnel.front.attempt import attempt, drop_stream
 from tunnel.front.http.exchange import Exchange, Words
 from tunnel.front.http.fields import answer_lines, dropped, framing
 from tunnel.front.http.heads import HeadError, tokens, values
+from tunnel.front.http.limits import HEAD_S
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
-    HEAD_S,
-    HttpError,
     Request,
     Visit,
     VisitorGoneError,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from html import escape
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -29,6 +28,14 @@ from tunnel.front.http.heads import (
     tokens,
     values,
 )
+from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, PAGE_S
+from tunnel.front.http.pages import (
+    HttpError,
+    bad_request,
+    date_line,
+    head_bytes,
+    page,
+)
 from tunnel.net.listen import carry
 from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
@@ -41,17 +48,8 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.net.relay import ResettableStream
 
-HEAD_BYTES: Final = 65_536
-"""A request's head may have no more."""
-MAX_FIELDS: Final = 100
-"""Browsers send about 20; the size of a head alone would allow 16,000."""
-HEAD_S: Final = 10.0
-"""From the first byte of a head to its last: honest ones need one round trip."""
-BETWEEN_S: Final = 75.0
-"""Between two requests: longer than most browsers and proxies keep one idle, so that
-they close first."""
-PAGE_S: Final = 60.0
-"""For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
+AHEAD_BYTES: Final = 65_536
+"""Read of the requests behind one that is being answered, to notice who leaves."""
 READ_BYTES: Final = 65_536
 CHUNKED_READ_BYTES: Final = 8_192
 """One look at a chunked body: chunks may be small, and others want their turn."""
@@ -60,31 +58,6 @@ _HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?)\.?"
     r"(?P<port>:[0-9]{0,5})?"
 )
-
-
-class HttpError(Exception):
-    """A request that gets this answer from us, and not from the target.
-
-    Args:
-        status: of the answer.
-        words: one line for the person who reads it.
-        close: whether nothing more is read from this visitor.
-        headers: of the answer, besides those that every page has.
-    """
-
-    def __init__(
-        self,
-        status: HTTPStatus,
-        words: str,
-        *,
-        close: bool = False,
-        headers: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        super().__init__(f"{status.value} {words}")
-        self.status = status
-        self.words = words
-        self.close = close
-        self.headers = headers
 
 
 class VisitorGoneError(Exception):
@@ -117,11 +90,6 @@ class Request(NamedTuple):
     def words(self, name: bytes) -> list[str]:
         """Return the members of a list header, in lower case."""
         return [word.decode("latin-1") for word in tokens(self.head.fields, name)]
-
-
-def bad_request(words: str) -> HttpError:
-    """Refuse what cannot be read in one way only; nothing behind it is believed."""
-    return HttpError(HTTPStatus.BAD_REQUEST, words, close=True)
 
 
 class Kept(Protocol):
@@ -190,6 +158,7 @@ class Visit:
         self.moved_at = 0.0
         """When bytes last passed; kept only where that ends an exchange."""
         self.idle_s = TIMEOUTS.get().idle_s
+        self.limits = LIMITS.get()
         self.put = quick(stream).put
         self.turn = Notify()
         self._read = read or _by_name
@@ -288,10 +257,10 @@ class Visit:
             size = end_of_request(self.waiting, seen)
         except HeadError as error:
             raise _refused(error) from None
-        if (size or len(self.waiting)) > HEAD_BYTES:
+        if (size or len(self.waiting)) > self.limits.head_bytes:
             raise HttpError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"a head may have {HEAD_BYTES} bytes", close=True,
+                f"a head may have {self.limits.head_bytes} bytes", close=True,
             )  # fmt: skip
         return size
 
@@ -307,7 +276,7 @@ class Visit:
         self.answering, self.may_go_on = False, False
         self.request = None
         try:
-            head = read_request(raw, MAX_FIELDS)
+            head = read_request(raw, self.limits.fields)
             self.request = head
             self.body = BodyReader(head.body)
             return self._read(head)
@@ -351,10 +320,11 @@ class Visit:
         html = request is not None and any(
             word.startswith(b"text/html") for word in tokens(request.fields, b"accept")
         )
-        kind, text = _page(error, html=html)
+        kind, text = page(error, html=html)
         if error.close:
             self.body = BodyReader(OPEN)
         lines = [
+            date_line(),
             b"Content-Type: " + kind,
             b"Content-Length: %d" % len(text),
             b"Cache-Control: no-store",
@@ -471,12 +441,6 @@ async def _answer_while_kept(
         return False
 
 
-def head_bytes(status: int, reason: bytes, lines: Sequence[bytes]) -> bytes:
-    """Return the head of an answer as bytes."""
-    first = b"HTTP/1.1 %d %b" % (status, reason)
-    return b"\r\n".join((first, *lines, b"", b""))
-
-
 def _refused(error: HeadError) -> HttpError:
     return HttpError(error.status, error.words, close=True)
 
@@ -520,18 +484,3 @@ def host_of(authority: str) -> str:
     if found is None:
         raise bad_request("the host is not a name")
     return found["host"].strip("[]")
-
-
-def _page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:
-    title = f"{error.status.value} {error.status.phrase}"
-    if not html:
-        return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()
-    text = (
-        '<!doctype html><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title>"
-        '<body style="font:16px/1.5 system-ui,sans-serif;margin:15vh auto;'
-        'max-width:34em;padding:0 1em">'
-        f"<h1>{title}</h1><p>{escape(error.words)}</p>\n"
-    )
-    return b"text/html; charset=utf-8", text.encode()
