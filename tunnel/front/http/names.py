@@ -26,6 +26,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
 from tunnel.front.http.exchange import Exchange, Words
@@ -102,10 +103,12 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
         found = route(request.host)
         if isinstance(found, Absent):
             raise _absent(found)
+        visit.host = request.host
         origin = origin_of(request, visit.peer, secure=visit.secure)
         head = request_head(request, origin)
         await _exchange(visit, request, head, found, origin.visitor)
 
+    visit.shared = VISITORS.get().trusts(visit.peer.host)
     await serve_requests(visit, answer)
 
 
@@ -133,6 +136,7 @@ async def handle_guarded(
 
     async def answer(request: Request) -> None:
         guard.check(request, login)
+        visit.host = request.host
         origin = None
         if not believe_headers:
             origin = origin_of(request, visit.peer, secure=visit.secure)
@@ -150,8 +154,16 @@ async def _exchange(
     try:
         await exchange.run((to.key, visitor.host), partial(to.open, visitor))
     except StreamError as error:
-        raise _refusal(error.code) from None
+        failure = _refusal(error.code)
+        exchange.failure = failure.words
+        try:
+            raise failure from None
+        finally:  # it holds this frame, and must not be held by it
+            del failure
     finally:
+        if exchange.failure:
+            log_event(LOG, logging.INFO, "request.failed", peer=str(visitor),
+                host=request.host, reason=exchange.failure)  # fmt: skip
         if LOG.isEnabledFor(logging.DEBUG):
             log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
                 host=request.host, status=exchange.status,

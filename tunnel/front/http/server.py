@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
+from tunnel.errors import Code
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     NO_BODY,
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 AHEAD_BYTES: Final = 65_536
 """Read of the requests behind one that is being answered, to notice who leaves."""
 READ_BYTES: Final = 65_536
-CHUNKED_READ_BYTES: Final = 8_192
-"""One look at a chunked body: chunks may be small, and others want their turn."""
 
 _HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?)\.?"
@@ -131,6 +130,10 @@ class Visit:
         self.stream = stream
         self.peer = peer
         self.secure = secure
+        self.host = ""
+        """That was asked for last; for the log."""
+        self.shared = False
+        """A proxy that is trusted may bring several people on this connection."""
         self.waiting = bytearray(early)
         """What the visitor has sent behind what was used so far."""
         self.ended = False
@@ -169,7 +172,7 @@ class Visit:
 
     # Hearing -------------------------------------------------------------------------
 
-    async def more(self, deadline: float = math.inf, most: int = READ_BYTES) -> None:
+    async def more(self, deadline: float = math.inf) -> None:
         """Wait for bytes, the end, the deadline or ``poke``; the fields tell which.
 
         Raises:
@@ -177,7 +180,7 @@ class Visit:
         """
         with trio.CancelScope(deadline=deadline) as self._reading:
             try:
-                data = await self.stream.receive_some(most)
+                data = await self.stream.receive_some(READ_BYTES)
             except trio.BrokenResourceError:
                 self.gone = True
                 raise VisitorGoneError from None
@@ -377,9 +380,12 @@ async def serve_requests(
     finally:
         if not done:  # an answer without its end must not seem to have one
             visit.drop_upstream()
+            if visit.tunnel is not None:
+                visit.tunnel.reset(Code.RESET)
             await reset_socket(visit.stream)
     if visit.tunnel is not None:
-        early = bytes(visit.waiting)
+        early, visit.waiting = bytes(visit.waiting), bytearray()
+        visit.request = None  # a relay lasts, and needs none
         await carry(visit.stream, visit.tunnel, visit.peer, early=early)
     elif visit.gone:
         await reset_socket(visit.stream)
