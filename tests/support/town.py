@@ -66,6 +66,8 @@ class Town:
         self.visitor = visitor
         self.names: dict[str, Absent | Code] = {"a.test": Code.NORMAL}
         self.asked: list[str] = []
+        self.believed = [VISITOR]
+        """Who the visitors may be."""
         self._put, self._opened = trio.open_memory_channel[Far](10)
 
     def route(self, host: str) -> Destination | Absent:
@@ -76,7 +78,7 @@ class Town:
 
         async def open_one(visitor: Address) -> Far:
             await trio.lowlevel.checkpoint()
-            assert visitor == VISITOR
+            assert visitor in self.believed
             if found in (Code.RESOURCE, Code.LINK_LOST):
                 raise StreamError(found, "no room")
             far = Far()
