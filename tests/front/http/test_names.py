@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import re
+import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 import trio
@@ -290,6 +292,19 @@ async def test_a_head_of_more_than_128_kib_is_refused(
     async with town() as it, trio.open_nursery() as nursery:
         nursery.start_soon(it.say, get("a.test", "X: " + "y" * HEAD_BYTES))
         assert status(await it.hear()) == 431
+
+
+async def test_a_page_has_one_date_of_now_and_an_answer_only_its_own() -> None:
+    async with town() as it:
+        await it.say(get("b.test"))
+        page = await it.hear(b"published under this name\n")
+        (said,) = re.findall(rb"\r\nDate: ([^\r]*)\r\n", page)
+        now = parsedate_to_datetime(said.decode()).timestamp()
+        assert abs(now - time.time()) < 10
+        await it.say(get("a.test"))
+        far, _ = await it.target()
+        await far.far.send_all(OK.replace(b"\r\n", b"\r\nDate: once\r\n", 1))
+        assert re.findall(rb"Date: .*", await it.hear(b"ok")) == [b"Date: once\r"]
 
 
 async def test_more_than_300_headers_are_refused() -> None:
