@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from support import far as fars
+from support import logs
 from support.town import OK, VISITOR, Town, get, status, town, until
 
 from tunnel.errors import Code
@@ -210,6 +213,38 @@ async def test_a_safe_request_that_meets_the_end_is_asked_once_more(
         assert head.startswith(method.encode())
         await again.far.send_eof()  # and not a third time
         assert status(await it.hear()) == 502
+
+
+async def test_a_request_that_could_not_be_sent_is_sent_on_the_new_connection() -> None:
+    """The new one was given nothing, and waited for ever."""
+    async with town() as it:
+        await it.say(get("a.test"))
+        far = await it.opened()
+        await until(far.far, b"\r\n\r\n")
+        await far.far.send_all(OK)
+        await it.hear(b"ok")
+        far.broken = Code.RESET
+        await it.say(get("a.test", path="/2"))
+        await trio.testing.wait_all_tasks_blocked()
+        far.give_way(Code.RESET)
+        again, head = await it.target()
+        assert head.startswith(b"GET /2 ")
+        await again.far.send_all(OK)
+        assert status(await it.hear(b"ok")) == 200
+
+
+async def test_the_time_that_a_request_took_does_not_count_what_came_behind(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with town() as it:
+        await it.say(get("a.test"))
+        far, _ = await it.target()
+        await trio.sleep(2)
+        await far.far.send_all(OK)
+        await it.hear(b"ok")
+        await trio.sleep(60)
+    assert re.findall(r"request\.served .* seconds=2\.0\b", logs.text(caplog))
 
 
 @pytest.mark.parametrize("lines", [(), (CL,)])

@@ -139,6 +139,7 @@ class Exchange:
         if self._may_repeat():
             self._failure, self.failure = None, ""
             self.is_over = self._reused = self._broke = self._told = False
+            self._listens = True
             await self._connect(key, open_one)
             await self._ask()
             await self._wait()
@@ -279,7 +280,8 @@ class Exchange:
                 raise VisitorGoneError
             self._raise_failure()
         visit.may_go_on = False
-        if self._request.http_1_0 and not self._body_is_sized():
+        answer = self._answer
+        if self._request.http_1_0 and (answer is None or answer.body.size is None):
             raise VisitorGoneError
 
     def _raise_failure(self) -> NoReturn:
@@ -289,9 +291,6 @@ class Exchange:
             raise failure
         finally:  # it holds this frame, and must not be held by it
             del failure
-
-    def _body_is_sized(self) -> bool:
-        return self._answer is not None and self._answer.body.size is not None
 
     # The carrier's task --------------------------------------------------------------
 
@@ -343,14 +342,14 @@ class Exchange:
                     f"answered with a head of more than {limits.head_bytes} bytes",
                 )
             if not size:
-                self._check_begin(buffer)
+                _check_begin(buffer)
                 return b""
             raw, data = bytes(buffer[:size]), bytes(buffer[size:])
             buffer.clear()
             try:
                 head = read_answer(raw, self._request.method, limits.fields)
             except HeadError:
-                self._check_begin(raw)
+                _check_begin(raw)
                 raise
             if head.broken:
                 say_broken(self._visit.host, head.broken)
@@ -365,10 +364,6 @@ class Exchange:
                 output.append(head_bytes(head.status, head.reason, lines))
             if not data:
                 return b""
-
-    def _check_begin(self, said: bytes | bytearray) -> None:
-        if not _BEGIN.startswith(said[: len(_BEGIN)]):
-            raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None
 
     def _switch(self, head: AnswerHead) -> bytes:
         if not self._request.upgrade:
@@ -486,3 +481,8 @@ class Exchange:
             visit.poke()
         else:
             visit.look_until(upstream.idle_until)
+
+
+def _check_begin(said: bytes | bytearray) -> None:
+    if not _BEGIN.startswith(said[: len(_BEGIN)]):
+        raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address
@@ -45,8 +46,6 @@ from tunnel.net.relay import ResettableStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import trio
 
     from tunnel.front.http.guard import Guard
     from tunnel.net.sockets import FastSocket
@@ -131,6 +130,7 @@ async def handle_guarded(
         believe_headers: what the headers say about the visitor was written by our
             server, and stays.
     """
+    visit.shared = not believe_headers and VISITORS.get().trusts(visit.peer.host)
     login = Login(visit.peer, "share")
     there = Destination(None, open_one)
 
@@ -149,7 +149,7 @@ async def handle_guarded(
 async def _exchange(
     visit: Visit, request: Request, head: bytes, to: Destination, visitor: Address
 ) -> None:
-    started = time.monotonic()
+    started = trio.current_time()
     exchange = Exchange(visit, head, _WORDS)
     try:
         await exchange.run((to.key, visitor.host), partial(to.open, visitor))
@@ -165,9 +165,10 @@ async def _exchange(
             log_event(LOG, logging.INFO, "request.failed", peer=str(visitor),
                 host=request.host, reason=exchange.failure)  # fmt: skip
         if LOG.isEnabledFor(logging.DEBUG):
+            ended = visit.idle_since or trio.current_time()
             log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
                 host=request.host, status=exchange.status,
-                seconds=round(time.monotonic() - started, 3))  # fmt: skip
+                seconds=round(ended - started, 3))  # fmt: skip
 
 
 # Fields -----------------------------------------------------------------------------

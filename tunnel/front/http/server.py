@@ -437,7 +437,8 @@ async def _answer_while_kept(
                 await visit.say(error)
             if not visit.may_go_on:
                 return False
-            if visit.upstream is None:
+            upstream = visit.upstream
+            if upstream is None or upstream.is_over:
                 return True
             size = await _next_head(visit)
             if size <= 0:

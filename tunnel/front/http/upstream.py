@@ -60,7 +60,8 @@ class Upstream:
         """Close it, or reset it if something was under way."""
         if not self.is_over:
             self.is_over = True
-            if self.exchange is None:
+            exchange, self.exchange = self.exchange, None  # they held each other
+            if exchange is None:
                 self.virtual.close()
             else:
                 self.virtual.reset(Code.RESET)
