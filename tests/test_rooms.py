@@ -20,8 +20,6 @@ REASON: Final = re.compile(r"\b\d+ methods\b")
 """Stands in the docstring of a class that has more, with the reason."""
 
 SOURCES: Final = sorted((ROOT / "tunnel").rglob("*.py"))
-OLD_HTTP: Final = ROOT / "tunnel" / "front" / "http"
-"""Its engine is to be replaced as a whole."""
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -33,8 +31,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_can_be_read_at_once(path: Path) -> None:
     text = path.read_text("utf-8")
-    if OLD_HTTP not in path.parents:
-        assert text.count("\n") <= MAX_FILE_LINES
+    assert text.count("\n") <= MAX_FILE_LINES
     tree = ast.parse(text)
     for function in functions(tree):
         lines = (function.end_lineno or 0) - function.lineno + 1

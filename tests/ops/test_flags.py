@@ -1,4 +1,4 @@
-"""The flags of how long silence is borne."""
+"""The flags of how long silence is borne, and how much HTTP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tunnel.errors import UsageError
+from tunnel.front.http.limits import Limits
 from tunnel.net.timeouts import Timeouts
 from tunnel.ops.flags import RunFlags
 
@@ -14,11 +15,14 @@ from tunnel.ops.flags import RunFlags
 def test_without_a_word_nothing_ends_for_its_silence_but_udp() -> None:
     assert RunFlags().timeouts() == Timeouts()
     assert Timeouts() == Timeouts(math.inf, 180, 150)
+    assert RunFlags().limits() == Limits() == Limits(131_072, 300, math.inf)
 
 
 def test_each_flag_has_its_place() -> None:
     given = RunFlags(idle="2h", udp_idle="5m", dead_after="40")
     assert given.timeouts() == Timeouts(7_200, 300, 40)
+    given = RunFlags(max_head=2_048, max_fields=20, body_timeout="1m")
+    assert given.limits() == Limits(2_048, 20, 60)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +34,16 @@ def test_each_flag_has_its_place() -> None:
         RunFlags(dead_after="0"),
         RunFlags(dead_after="4s"),
         RunFlags(dead_after="13h"),
+        RunFlags(max_head=1_023),
+        RunFlags(max_head=1_048_577),
+        RunFlags(max_fields=9),
+        RunFlags(max_fields=10_001),
+        RunFlags(body_timeout="soon"),
     ],
 )
 def test_what_would_end_everything_is_refused(given: RunFlags) -> None:
     with pytest.raises(UsageError):
-        given.timeouts()
+        (given.timeouts(), given.limits())
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from tunnel.front.http import headers
+from tunnel.front.http import limits
 
 COMMAND = (sys.executable, __file__)
 
 if __name__ == "__main__":
-    vars(headers)["HEAD_S"] = 3.0  # before it is imported by others
+    vars(limits)["HEAD_S"] = 3.0  # before it is imported by others
 
     from tunnel.__main__ import main
     from tunnel.center import server

@@ -34,6 +34,7 @@ from tunnel.words import bare, escaped
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.runtime import Command
@@ -69,9 +70,9 @@ def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
     if flags.print_join:
         return show_join(state, run.show())
     options, host, drain_s = flags.options(), flags.host(), run.drain_s()
-    timeouts, show = run.timeouts(), run.show()
+    limits, show = (run.timeouts(), run.limits()), run.show()
     command = partial(run_serve, state, options, host, drain_s, show)
-    return _run(command, show, timeouts)
+    return _run(command, show, limits)
 
 
 @app.command
@@ -292,14 +293,16 @@ def demo(*, once: bool = False) -> int:
 def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
     from tunnel.ops.up import run_up
 
-    drain_s, timeouts, show = run.drain_s(), run.timeouts(), run.show()
-    return _run(partial(run_up, entries, server, drain_s, show), show, timeouts)
+    drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
+    return _run(partial(run_up, entries, server, drain_s, show), show, limits)
 
 
-def _run(command: Command, show: Show, timeouts: Timeouts | None = None) -> int:
+def _run(
+    command: Command, show: Show, limits: tuple[Timeouts, Limits] | None = None
+) -> int:
     from tunnel.ops.runtime import run
 
-    return run(command, show, timeouts, partial(ENVIRONMENT.warn, app))
+    return run(command, show, limits, partial(ENVIRONMENT.warn, app))
 
 
 def _mask_tracebacks() -> None:

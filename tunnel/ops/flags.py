@@ -20,6 +20,7 @@ from tunnel.errors import UsageError
 if TYPE_CHECKING:
     from tunnel.center.names import NameOptions
     from tunnel.center.server import ServerOptions
+    from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.show import Show
@@ -28,6 +29,12 @@ LEAST_DEAD_AFTER_S: Final = 5
 """Links lose packets for that long every day, and recover."""
 MOST_DEAD_AFTER_S: Final = 43_200
 """Twelve hours: the kernel counts no more than nine before it asks."""
+LEAST_HEAD_BYTES: Final = 1_024
+"""Below that no browser is served."""
+MOST_HEAD_BYTES: Final = 1_048_576
+"""Each visitor may have so much held for it."""
+LEAST_FIELDS: Final = 10
+MOST_FIELDS: Final = 10_000
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 LogForm = Literal["logfmt", "json", "terminal"]
@@ -67,6 +74,9 @@ class RunFlags:
             answer 60s at most. Give both ends the same.
         dead_after: Reset visitors, apps and targets whose machine has not answered for
             so long.
+        max_head: Bytes that the head of an HTTP request or answer may have.
+        max_fields: Header fields that it may have.
+        body_timeout: End HTTP requests whose body pauses for so long; 0: never.
         as_json: Each line of stdout is a JSON object; --log json is for the log.
         log: Form of the log on stderr.
     """
@@ -75,6 +85,9 @@ class RunFlags:
     idle: str = "0"
     udp_idle: str = "180s"
     dead_after: str = "150s"
+    max_head: int = 131_072
+    max_fields: int = 300
+    body_timeout: str = "0"
     as_json: Annotated[bool, Parameter(name="--json")] = False
     log: LogForm | None = None
 
@@ -96,6 +109,21 @@ class RunFlags:
             )
         idle_s = seconds("--idle", self.idle) or math.inf
         return Timeouts(idle_s, udp_idle_s, dead_after_s)
+
+    def limits(self) -> Limits:
+        """Return how much HTTP is borne."""
+        from tunnel.front.http.limits import Limits
+
+        for flag, value, least, most in (
+            ("--max-head", self.max_head, LEAST_HEAD_BYTES, MOST_HEAD_BYTES),
+            ("--max-fields", self.max_fields, LEAST_FIELDS, MOST_FIELDS),
+        ):
+            if not least <= value <= most:
+                raise UsageError(
+                    f"{flag} {value} is out of range", f"it is {least} to {most}"
+                )
+        body_s = seconds("--body-timeout", self.body_timeout) or math.inf
+        return Limits(self.max_head, self.max_fields, body_s)
 
     def show(self) -> Show:
         """Return what writes for the user; takes over the log."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import Exit, TunnelError
+from tunnel.front.http.limits import LIMITS
 from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
@@ -20,6 +21,7 @@ from tunnel.platform.process import HANGUP
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
 
     Command = Callable[[], Awaitable[int]]
@@ -36,14 +38,17 @@ RECYCLED_BYTES: Final = 4_194_304
 
 
 def run(
-    command: Command, show: Show, timeouts: Timeouts | None, warn: Callable[[], None]
+    command: Command,
+    show: Show,
+    limits: tuple[Timeouts, Limits] | None,
+    warn: Callable[[], None],
 ) -> int:
     """Run a command in trio and return its exit status; an error becomes text and one.
 
     Args:
         command: runs to its end, beside the log.
         show: writes for the user; closed at the end.
-        timeouts: how long the command bears silence.
+        limits: how long the command bears silence, and how much HTTP.
         warn: called once the log is there, to say what is wrong with the environment.
     """
     raise_limit()
@@ -56,8 +61,9 @@ def run(
     bytes(RECYCLED_BYTES)
 
     async def with_log() -> int:
-        if timeouts is not None:
-            TIMEOUTS.set(timeouts)
+        if limits is not None:
+            TIMEOUTS.set(limits[0])
+            LIMITS.set(limits[1])
         warn()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show.keep_log)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,7 +104,9 @@ async def test_head_is_the_same_without_the_body(root: Path) -> None:
     async with site(root) as it:
         full = await it.ask("/a.txt")
         head = await it.ask("/a.txt", method="HEAD")
-        assert head.headers == full.headers
+        assert head.headers.keys() == full.headers.keys()
+        for name in head.headers.keys() - {"date"}:
+            assert head.headers[name] == full.headers[name]
         assert (await it.ask("/a.txt")).body == b"0123456789"
 
 
@@ -169,6 +173,48 @@ async def test_there_is_no_way_out(root: Path, path: str) -> None:
         listed = (await it.ask("/")).body
         for name in (b"out", b"chain", b"absolute", b"hidden", b"pipe", b"loop"):
             assert name not in listed
+
+
+async def test_well_known_places_are_shown_at_the_top_and_nothing_hidden_in_them(
+    root: Path,
+) -> None:
+    for parent in (root, root / "sub"):
+        (parent / ".well-known" / ".git").mkdir(parents=True)
+        (parent / ".well-known" / "security.txt").write_text("known")
+        (parent / ".well-known" / ".git" / "config").write_text("secret")
+    async with site(root, listing=True) as it:
+        assert (await it.ask("/.well-known/security.txt")).body == b"known"
+        assert b".well-known/" in (await it.ask("/")).body
+        assert b"security.txt" in (await it.ask("/.well-known/")).body
+        assert b".git" not in (await it.ask("/.well-known/")).body
+        for path in (
+            "/sub/.well-known/security.txt", "/.well-known/.git/config",
+            "/.well-known/../a.txt", "/.well-known/../../secret.txt",
+            "/.well-knowns", "/..well-known", "/.well-known/.well-known/",
+        ):  # fmt: skip
+            assert (await it.ask(path)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "lines", "status"),
+    [
+        ("/a.txt", (), 200),
+        ("/a.txt", ("Range: bytes=1-2",), 206),
+        ("/a.txt", ("Range: bytes=99-",), 416),
+        ("/a.txt", ("If-None-Match: *",), 304),
+        ("/sub", (), 301),
+        ("/", (), 200),
+        ("/no.txt", (), 404),
+    ],
+)
+async def test_every_answer_has_one_date_of_now(
+    root: Path, path: str, lines: tuple[str, ...], status: int
+) -> None:
+    async with site(root, listing=True) as it:
+        answer = await it.ask(path, *lines)
+        assert answer.status == status
+        said = parsedate_to_datetime(answer.headers["date"]).timestamp()
+        assert abs(said - time.time()) < 10
 
 
 async def test_a_folder_beside_with_a_longer_name_is_outside(root: Path) -> None:

@@ -2,175 +2,30 @@ from __future__ import annotations
 
 import base64
 import re
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING
+import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from support import far
+from support.town import OK, VISITOR, Town, get, status, town, until
 
-from tunnel.addresses import Address
-from tunnel.errors import Code, RemoteStreamError, StreamError
-from tunnel.front.http import server as http1
+from tunnel.errors import Code
 from tunnel.front.http.guard import Guard
+from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S, PAGE_S
 from tunnel.front.http.names import (
     PSEUDONYM,
     Absent,
-    Destination,
     handle_visitor,
 )
-from tunnel.front.http.rules import Rules
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
-    BETWEEN_S,
-    HEAD_BYTES,
-    HEAD_S,
-    HttpError,
     Visit,
     host_of,
 )
-from tunnel.front.http.service import handle_service
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-VISITOR = Address("203.0.113.9", 4711)
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Far(far.Far):
-    """A virtual TCP connection that can break, as when the far side says why."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken: Code | None = None
-        self.closed = False
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.broken is not None:
-            raise trio.BrokenResourceError from RemoteStreamError(self.broken, "no")
-        await super().send_all(data)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await super().receive_some(max_bytes)
-        if not data and self.broken is not None:
-            raise trio.BrokenResourceError from RemoteStreamError(self.broken, "no")
-        return data
-
-    async def aclose(self) -> None:
-        self.closed = True
-        await super().aclose()
-
-    def give_way(self, code: Code) -> None:
-        self.broken = code
-        self.far.send_stream.close()
-
-
-class Town:
-    """A visitor, the front end, and a target for each host name."""
-
-    def __init__(self, visitor: trio.abc.HalfCloseableStream) -> None:
-        self.visitor = visitor
-        self.names: dict[str, Absent | Code] = {"a.test": Code.NORMAL}
-        self.asked: list[str] = []
-        self._put, self._opened = trio.open_memory_channel[Far](10)
-
-    def route(self, host: str) -> Destination | Absent:
-        self.asked.append(host)
-        found = self.names.get(host, Absent.UNKNOWN)
-        if isinstance(found, Absent):
-            return found
-
-        async def open_one(visitor: Address) -> Far:
-            await trio.lowlevel.checkpoint()
-            assert visitor == VISITOR
-            if found in (Code.RESOURCE, Code.LINK_LOST):
-                raise StreamError(found, "no room")
-            far = Far()
-            if found is not Code.NORMAL:
-                far.give_way(found)
-            self._put.send_nowait(far)
-            return far
-
-        return Destination(host, open_one)
-
-    async def say(self, data: bytes) -> None:
-        await self.visitor.send_all(data)
-
-    async def opened(self) -> Far:
-        return await self._opened.receive()
-
-    async def target(self, *, again: bool = False) -> tuple[Far, bytes]:
-        """Wait for the next request at a target; give it and what it has read.
-
-        Args:
-            again: it comes on the connection of the last one.
-        """
-        if not again:
-            self._last = await self.opened()
-        return self._last, await until(self._last.far, b"\r\n\r\n")
-
-    async def hear(self, end: bytes = b"\r\n\r\n") -> bytes:
-        return await until(self.visitor, end)
-
-    async def rest(self) -> bytes:
-        data = b""
-        try:
-            while piece := await self.visitor.receive_some():
-                data += piece
-        except trio.BrokenResourceError:
-            data += b"<reset>"
-        return data
-
-
-async def until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
-    data = b""
-    while end not in data:
-        piece = await stream.receive_some()
-        assert piece, data
-        data += piece
-    return data
-
-
-@asynccontextmanager
-async def town(
-    *, guard: Guard | None = None, secure: bool = False, early: bytes = b""
-) -> AsyncIterator[Town]:
-    visitor, ours = trio.testing.memory_stream_pair()
-    made = Town(visitor)
-    visit = Visit(ours, VISITOR, secure=secure, early=early)
-    with trio.fail_after(500):
-        async with trio.open_nursery() as nursery:
-            if guard is None:
-                nursery.start_soon(handle_visitor, visit, made.route)
-            else:
-                there = made.route("a.test")
-                assert not isinstance(there, Absent)
-                nursery.start_soon(
-                    partial(
-                        handle_service,
-                        visit,
-                        Rules(guard),
-                        there.open,
-                        believe_headers=True,
-                    )
-                )
-            yield made
-            nursery.cancel_scope.cancel()
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split()[1])
-
-
-def get(host: str, *lines: str, path: str = "/", method: str = "GET") -> bytes:
-    head = [f"{method} {path} HTTP/1.1", f"Host: {host}", *lines, "", ""]
-    return "\r\n".join(head).encode("latin-1")
-
 
 # Routing ---------------------------------------------------------------------------
 
@@ -431,7 +286,7 @@ def test_no_bytes_of_a_visitor_end_more_than_its_connection(said: list[bytes]) -
 # Limits ------------------------------------------------------------------------------
 
 
-async def test_a_head_of_more_than_64_kib_is_refused(
+async def test_a_head_of_more_than_128_kib_is_refused(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with town() as it, trio.open_nursery() as nursery:
@@ -439,9 +294,22 @@ async def test_a_head_of_more_than_64_kib_is_refused(
         assert status(await it.hear()) == 431
 
 
-async def test_more_than_100_headers_are_refused() -> None:
+async def test_a_page_has_one_date_of_now_and_an_answer_only_its_own() -> None:
     async with town() as it:
-        await it.say(get("a.test", *(f"X-{n}: y" for n in range(100))))
+        await it.say(get("b.test"))
+        page = await it.hear(b"published under this name\n")
+        (said,) = re.findall(rb"\r\nDate: ([^\r]*)\r\n", page)
+        now = parsedate_to_datetime(said.decode()).timestamp()
+        assert abs(now - time.time()) < 10
+        await it.say(get("a.test"))
+        far, _ = await it.target()
+        await far.far.send_all(OK.replace(b"\r\n", b"\r\nDate: once\r\n", 1))
+        assert re.findall(rb"Date: .*", await it.hear(b"ok")) == [b"Date: once\r"]
+
+
+async def test_more_than_300_headers_are_refused() -> None:
+    async with town() as it:
+        await it.say(get("a.test", *(f"X-{n}: y" for n in range(300))))
         assert status(await it.hear()) == 431
 
 
@@ -483,7 +351,7 @@ async def test_a_visitor_that_does_not_read_its_answer_is_dropped(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(handle_visitor, Visit(ours, VISITOR), Town(visitor).route)
         await visitor.send_all(get("nobody.test"))
-    assert trio.current_time() == pytest.approx(http1.PAGE_S)
+    assert trio.current_time() == pytest.approx(PAGE_S)
 
 
 # Headers -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.dialer import Dialer
-from tunnel.front.http.server import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
+from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S

@@ -200,7 +200,7 @@ async def test_tls_ends_here_with_a_certificate_and_the_target_hears_of_it() -> 
         visitor = trio.SSLStream(it.visitor, client, server_hostname=HOST)
         await visitor.send_all(b"GET / HTTP/1.1\r\nHost: tunnel.test\r\n\r\n")
         head = await it.far.far.receive_some()
-        assert b"\r\nx-forwarded-proto: https\r\n" in head
+        assert b"\r\nX-Forwarded-Proto: https\r\n" in head
         assert b'for="203.0.113.9:4711";host="tunnel.test";proto=https' in head
         assert visitor.selected_alpn_protocol() == "http/1.1"
         await it.far.far.send_all(OK)

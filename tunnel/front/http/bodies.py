@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MAX_LINE_BYTES: Final = 4_096
 """Of a chunk's size with its extensions."""
 MAX_TRAILER_BYTES: Final = 16_384
+MAX_LINES: Final = 512
+"""Read in one go; then others have their turn, for a line may bring a single byte."""
 
 _SIZE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?", re.DOTALL
@@ -50,6 +52,9 @@ class BodyReader:
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Return the pieces of the body that ``data`` holds, and what is behind it.
+
+        While it is not ``done``, what is behind are chunks, to be given again: there
+        are many.
 
         Raises:
             BodyError: the coding is broken.
@@ -99,6 +104,7 @@ class _ChunkReader:
         at = 0
         if self._line:
             data, self._line = self._line + data, b""
+        lines = 0
         while at < len(data):
             if self._left > 0:
                 piece = data[at : at + self._left]
@@ -110,6 +116,9 @@ class _ChunkReader:
             if end < 0:
                 self._keep(data[at:])
                 break
+            if lines == MAX_LINES:
+                return pieces, data[at:]
+            lines += 1
             line, at = data[at : end + 1], end + 1
             if not line.endswith(b"\r\n"):
                 raise BodyError("a line of the body does not end with CR LF")

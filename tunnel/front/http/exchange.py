@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
-from tunnel.errors import Code, StreamError
+from tunnel.errors import Code
 from tunnel.front.http.bodies import BodyError, BodyReader, framed, last_chunk
-from tunnel.front.http.fields import answer_lines, trailers
+from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
     NO_BODY,
     HeadError,
@@ -29,15 +29,15 @@ from tunnel.front.http.heads import (
     read_answer,
     values,
 )
+from tunnel.front.http.hints import REFUSALS, Look, may_be_hinted, say_broken, spoken
+from tunnel.front.http.pages import HttpError, head_bytes
 from tunnel.front.http.server import (
-    CHUNKED_READ_BYTES,
-    HEAD_BYTES,
+    AHEAD_BYTES,
     READ_BYTES,
-    HttpError,
     Visit,
     VisitorGoneError,
-    head_bytes,
 )
+from tunnel.front.http.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -45,70 +45,10 @@ if TYPE_CHECKING:
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.relay import ResettableStream
 
-ANSWER_HEAD_BYTES: Final = 131_072
-ANSWER_FIELDS: Final = 300
 KEPT_S: Final = 4.0
 """A target's connection without a request: Node closes one after 5 s."""
+_BEGIN: Final = b"HTTP/1."
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
-
-
-class Upstream:
-    """A connection to a target, for one visitor's connection alone.
-
-    Args:
-        visit: the visitor.
-        virtual: the connection; owned.
-        key: what it may be used again for.
-    """
-
-    def __init__(self, visit: Visit, virtual: ResettableStream, key: Hashable) -> None:
-        self.virtual = virtual
-        self.key = key
-        self.exchange: Exchange | None = None
-        """What is being answered."""
-        self.idle_until = math.inf
-        self.is_over = False
-        """It was closed, or has broken."""
-        self._visit = visit
-
-    def drop(self) -> None:
-        """Close it, or reset it if something was under way."""
-        if not self.is_over:
-            self.is_over = True
-            if self.exchange is None:
-                self.virtual.close()
-            else:
-                self.virtual.reset(Code.RESET)
-
-    async def carry(self) -> None:
-        """Bring the answers, until it is over or has left HTTP."""
-        try:
-            while not self.is_over:
-                piece = await self.virtual.receive_piece()
-                exchange = self.exchange
-                if exchange is None:  # its end, or bytes that nobody asked for
-                    self.drop()
-                    self._visit.poke()
-                elif not piece:
-                    await exchange.hear_end()
-                    return
-                else:
-                    await exchange.hear(bytes(piece))
-                    if exchange.switched:
-                        return
-        except trio.ClosedResourceError:
-            pass  # dropped by the visitor's task
-        except trio.BrokenResourceError as error:
-            self.is_over = True
-            if self.exchange is not None:
-                self.exchange.broke(_code_of(error))
-            else:
-                self._visit.poke()
-
-
-def _code_of(error: trio.BrokenResourceError) -> Code:
-    cause = error.__cause__
-    return cause.code if isinstance(cause, StreamError) else Code.RESET
 
 
 class Words(NamedTuple):
@@ -140,6 +80,8 @@ class Exchange:
         assert visit.request is not None  # noqa: S101 - it was read
         self.status = 0
         """Of the final answer, once it has begun."""
+        self.failure = ""
+        """What the target did in place of a whole answer."""
         self.is_over = False
         self.switched = False
         """Both sides have left HTTP, and ``Visit.tunnel`` is to be relayed."""
@@ -150,6 +92,12 @@ class Exchange:
         self._words = words
         self._lines = lines
         self._failure: HttpError | None = None
+        self._broke = False
+        """The target's connection did, or ended, in place of an answer."""
+        self._told = False
+        """The target knows that the visitor has ended its direction."""
+        self._passing = False
+        """The visitor's connection takes something at this moment."""
         self._reused = False
         self._heard = False
         """The target has said something."""
@@ -161,6 +109,7 @@ class Exchange:
         self._body = BodyReader(NO_BODY)
         self._chunked = False
         """The visitor gets the answer's body in chunks."""
+        self._look: Look | None = None
 
     # The visitor's task --------------------------------------------------------------
 
@@ -188,7 +137,9 @@ class Exchange:
         await self._ask()
         await self._wait()
         if self._may_repeat():
-            self._failure, self.is_over, self._reused = None, False, False
+            self._failure, self.failure = None, ""
+            self.is_over = self._reused = self._broke = self._told = False
+            self._listens = True
             await self._connect(key, open_one)
             await self._ask()
             await self._wait()
@@ -217,37 +168,46 @@ class Exchange:
             await self._send_body(self._head)
 
     async def _send(self, data: bytes) -> None:
-        if self._listens:
-            try:
+        if not self._listens:
+            return
+        visit = self._visit
+        try:
+            if visit.idle_s == math.inf:
                 await self.upstream.virtual.put(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                # The carrier knows why, and may still bring an answer.
-                self._listens = False
+                return
+            with trio.move_on_after(visit.idle_s) as limit:
+                await self.upstream.virtual.put(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The carrier knows why, and may still bring an answer.
+            self._listens = False
+            return
+        if limit.cancelled_caught:
+            self._listens = False
+            self._fail(self._words.refusal(Code.IDLE))
 
     async def _send_body(self, head: bytes) -> None:
         """Send the head and what comes of the body, to its end or the answer's."""
         visit, body = self._visit, self._visit.body
         chunked = self._request.body.chunked
-        most = CHUNKED_READ_BYTES if chunked else READ_BYTES
         if not visit.waiting:
             await self._send(head)
             head = b""
         while not self.is_over:
-            data = bytes(visit.waiting[:most])
-            del visit.waiting[:most]
+            data = bytes(visit.waiting[:READ_BYTES])
+            del visit.waiting[:READ_BYTES]
             try:
                 pieces, rest = body.feed(data)
-                if visit.ended and not visit.waiting:
+                if rest:
+                    visit.waiting[:0] = rest
+                elif visit.ended and not visit.waiting:
                     body.end()
             except BodyError as error:
                 self._fail(HttpError(error.status, error.words, close=True))
                 return
             output = [head, *framed(pieces, chunked=chunked)]
             head = b""
-            if body.done:
-                visit.waiting[:0] = rest
-                if chunked:
-                    output.append(last_chunk(trailers(body.trailers)))
+            if body.done and chunked:
+                output.append(last_chunk(trailers(body.trailers)))
             await self._send(b"".join(output))
             visit.moved()
             if body.done:
@@ -255,36 +215,49 @@ class Exchange:
             if visit.waiting:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._more(most)
+                await self._more_body()
 
     async def _wait(self) -> None:
         """Wait for the end of the answer, and notice a visitor that leaves."""
         visit = self._visit
-        is_told = False
         while not self.is_over:
-            if visit.ended and not is_told:
-                is_told = True
+            # Not while a request waits: it may go on this connection.
+            if visit.ended and not (self._told or visit.waiting):
+                self._told = True
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     self.upstream.virtual.finish()
-            await self._more(READ_BYTES)
+            await self._more()
 
-    async def _more(self, most: int) -> None:
+    async def _more_body(self) -> None:
+        """Do as ``_more`` does, for as long as a body may pause."""
+        visit = self._visit
+        body_s = visit.limits.body_s
+        if body_s == math.inf:
+            await self._more()
+            return
+        with trio.move_on_after(body_s) as pause:
+            await self._more()
+        if pause.cancelled_caught:
+            status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
+            self._fail(HttpError(status, f"the request's body {words}", close=True))
+
+    async def _more(self) -> None:
         """Wait for bytes of the visitor, or news of the answer."""
         visit = self._visit
         if self.is_over:  # while the last bytes were sent
             return
         until = visit.moved_at + visit.idle_s if visit.idle_s < math.inf else math.inf
-        if visit.ended or len(visit.waiting) >= HEAD_BYTES:
+        if visit.ended or len(visit.waiting) >= AHEAD_BYTES:
             with trio.move_on_at(until):
                 await visit.turn.wait()
         else:
-            await visit.more(until, most)
+            await visit.more(until)
         if until < math.inf and trio.current_time() >= visit.moved_at + visit.idle_s:
             self._fail(self._words.refusal(Code.IDLE))
 
     def _may_repeat(self) -> bool:
         return (
-            self._failure is not None
+            self._broke
             and self._reused
             and not (self._heard or self._visit.gone)
             and self._request.method in _REPEATABLE
@@ -293,23 +266,31 @@ class Exchange:
 
     def _conclude(self) -> None:
         """Say how it has ended."""
-        visit, failure = self._visit, self._failure
-        self._failure = None  # raised, it would hold us
+        visit = self._visit
         if visit.gone:
             raise VisitorGoneError
-        if failure is None:
+        if self._failure is None:
             return
         if not visit.answering:
-            if self._reused and not self._heard and not failure.close:
+            cut = self._broke and self._reused and not self._heard
+            if cut and not self._failure.close:
                 visit.may_go_on = False  # whether it was served, only the target knows
                 return
-            raise failure
+            if self._passing:  # a part of something is out
+                raise VisitorGoneError
+            self._raise_failure()
         visit.may_go_on = False
-        if self._request.http_1_0 and not self._body_is_sized():
+        answer = self._answer
+        if self._request.http_1_0 and (answer is None or answer.body.size is None):
             raise VisitorGoneError
 
-    def _body_is_sized(self) -> bool:
-        return self._answer is not None and self._answer.body.size is not None
+    def _raise_failure(self) -> NoReturn:
+        failure, self._failure = self._failure, None
+        assert failure is not None  # noqa: S101 - looked at before
+        try:
+            raise failure
+        finally:  # it holds this frame, and must not be held by it
+            del failure
 
     # The carrier's task --------------------------------------------------------------
 
@@ -323,36 +304,55 @@ class Exchange:
                 data = self._read_heads(data, output)
                 if self.status < HTTPStatus.OK:
                     await self._pass(output)
-                    if self.switched:
-                        self._visit.tunnel = self.upstream.virtual
-                        self.is_over = True
-                        self._visit.poke()
+                    if self.switched and not self.is_over:
+                        self._leave_http()
                     return
             rest = self._read_body(data, output)
+            while rest and not self._body.done:  # there are many small chunks
+                await self._pass(output)
+                await trio.lowlevel.checkpoint()
+                if self.is_over:
+                    return
+                output = []
+                rest = self._read_body(rest, output)
         except HeadError as error:
-            self._fail(self._words.fault(error.words))
+            self._fault(error.words)
             return
         await self._pass(output)
         if self._body.done and not self.is_over:
             self._finish(rest)
 
+    def _leave_http(self) -> None:
+        upstream, visit = self.upstream, self._visit
+        visit.tunnel, visit.upstream = upstream.virtual, None
+        upstream.exchange = None  # they held each other
+        self.is_over = True
+        visit.poke()
+
     def _read_heads(self, data: bytes, output: list[bytes]) -> bytes:
         """Read interim answers and the head of the final one; return what is behind."""
-        buffer = self._buffer
+        buffer, limits = self._buffer, self._visit.limits
         while True:
             seen = len(buffer)
             buffer += data
             size = end_of_answer(buffer, seen)
-            if (size or len(buffer)) > ANSWER_HEAD_BYTES:
+            if (size or len(buffer)) > limits.head_bytes:
                 raise HeadError(
                     HTTPStatus.BAD_GATEWAY,
-                    f"answered with a head of more than {ANSWER_HEAD_BYTES} bytes",
+                    f"answered with a head of more than {limits.head_bytes} bytes",
                 )
             if not size:
+                _check_begin(buffer)
                 return b""
             raw, data = bytes(buffer[:size]), bytes(buffer[size:])
             buffer.clear()
-            head = read_answer(raw, self._request.method, ANSWER_FIELDS)
+            try:
+                head = read_answer(raw, self._request.method, limits.fields)
+            except HeadError:
+                _check_begin(raw)
+                raise
+            if head.broken:
+                say_broken(self._visit.host, head.broken)
             if head.status >= HTTPStatus.OK:
                 output.append(self._final(head))
                 return data
@@ -370,6 +370,10 @@ class Exchange:
             raise HeadError(
                 HTTPStatus.BAD_GATEWAY, "switched to a protocol that nobody asked for"
             )
+        if not self._visit.body.done:  # its rest would be taken for the new protocol
+            raise HeadError(
+                HTTPStatus.BAD_GATEWAY, "switched before it had the whole request"
+            )
         self.status = head.status
         self.switched = self._visit.answering = True
         upgrade = next(iter(values(head.fields, b"upgrade")), self._request.upgrade)
@@ -381,6 +385,8 @@ class Exchange:
     def _final(self, head: AnswerHead) -> bytes:
         self._answer, self._body = head, BodyReader(head.body)
         self.status = head.status
+        if head.status in REFUSALS and may_be_hinted(head):
+            self._look = Look(self._visit.host)
         lines = self._lines(head)
         self._chunked = head.body.size is None and not self._request.http_1_0
         if self._chunked:
@@ -389,6 +395,8 @@ class Exchange:
 
     def _read_body(self, data: bytes, output: list[bytes]) -> bytes:
         pieces, rest = self._body.feed(data)
+        if self._look is not None and not self._look.take(pieces):
+            self._look = None
         output += framed(pieces, chunked=self._chunked)
         if self._body.done and self._chunked:
             output.append(last_chunk(trailers(self._body.trailers)))
@@ -398,14 +406,14 @@ class Exchange:
         """Take the end of what the target says."""
         if self._answer is None:
             if self._heard:
-                self._fail(self._words.fault("broke off within its answer's head"))
+                self._fault("broke off within its answer's head")
             else:
                 self.broke(Code.NORMAL)
             return
         try:
             self._body.end()
         except BodyError:
-            self._fail(self._words.fault("broke off within its answer"))
+            self._fault("broke off within its answer")
             return
         if self._chunked:
             await self._pass([last_chunk([])])
@@ -416,15 +424,28 @@ class Exchange:
         data = output[0] if len(output) == 1 else b"".join(output)
         if not data:
             return
+        self._passing = True
         try:
             await self._visit.put(data)
         except trio.BrokenResourceError:
             self._visit.gone = True
             self._fail(self._words.refusal(Code.RESET))
+            return
+        self._passing = False
 
     def broke(self, code: Code) -> None:
         """Take that the target's connection is no more."""
-        self._fail(self._words.refusal(code))
+        if self.is_over:
+            return
+        self._broke = True
+        failure = self._words.refusal(code)
+        self.failure = failure.words
+        self._fail(failure)
+
+    def _fault(self, words: str) -> None:
+        if not self.is_over:
+            self.failure = words
+            self._fail(self._words.fault(words))
 
     def _fail(self, failure: HttpError) -> None:
         if self.is_over:
@@ -439,7 +460,12 @@ class Exchange:
         assert answer is not None  # noqa: S101 - its body has ended
         if visit.body.done:
             upstream.exchange = None  # else its end is a reset
-        kept = visit.body.done and answer.keeps_connection and not behind
+        kept = (
+            visit.body.done
+            and answer.keeps_connection
+            and not (behind or self._told)
+            and not (visit.shared and logs_in((*self._request.fields, *answer.fields)))
+        )
         if kept and visit.may_go_on:
             visit.idle_since = trio.current_time()
             upstream.idle_until = visit.idle_since + KEPT_S
@@ -455,3 +481,8 @@ class Exchange:
             visit.poke()
         else:
             visit.look_until(upstream.idle_until)
+
+
+def _check_begin(said: bytes | bytearray) -> None:
+    if not _BEGIN.startswith(said[: len(_BEGIN)]):
+        raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None

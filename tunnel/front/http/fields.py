@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tunnel.front.http.heads import AnswerHead, Field, RequestHead
 
 # RFC 9110 §7.6.1, and what older programs use.
@@ -72,6 +75,18 @@ _ABOUT_THE_VISITOR: Final = frozenset(
         b"x-rewrite-url",
     )
 )
+
+
+def logs_in(fields: Iterable[Field]) -> bool:
+    """Say whether a target may take the connection itself for a login (RFC 4559 §6)."""
+    return any(
+        name in _OF_LOGINS and _OF_A_CONNECTION.search(value)
+        for name, value, _ in fields
+    )
+
+
+_OF_LOGINS: Final = (b"authorization", b"www-authenticate")
+_OF_A_CONNECTION: Final = re.compile(rb"\b(?:ntlm|negotiate)\b", re.IGNORECASE)
 
 
 def trailers(fields: list[Field]) -> list[Field]:

@@ -3,7 +3,8 @@
 A file is opened first and looked at then, without following the visitor's idea of where
 it is: the kernel says which file was opened, and it is served if that one lies in the
 folder. So a link, a ``..`` or a rename at the wrong moment leads to a 404. Names that
-begin with a dot are never shown: nobody who shares a folder means its ``.git``.
+begin with a dot are never shown, but for ``.well-known``: nobody who shares a folder
+means its ``.git``.
 
 Nothing is ever written. A file is read in threads, piece by piece.
 """
@@ -25,8 +26,8 @@ from urllib.parse import quote, unquote_to_bytes
 import trio
 
 from tunnel.front.http.heads import values
+from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import (
-    HttpError,
     Request,
     Visit,
     VisitorGoneError,
@@ -97,7 +98,7 @@ class Folder:
         """Give what is in an opened folder, and whether each is a folder."""
         found = sorted(os.fsencode(name) for name in os.listdir(opened.number))
         for name in found[:MAX_LISTED]:
-            inside = None if _hidden([name]) else self.open([*parts, name])
+            inside = None if _hidden([*parts, name]) else self.open([*parts, name])
             if inside is not None:
                 with inside:
                     yield name, inside.is_folder
@@ -138,7 +139,12 @@ def _is_plain(mode: int) -> bool:
 
 
 def _hidden(parts: list[bytes]) -> bool:
-    """Say whether a name begins with a dot; ``..`` does too."""
+    """Say whether a name on the way begins with a dot; ``..`` does too.
+
+    At the top ``.well-known`` is meant to be seen (RFC 8615).
+    """
+    if parts[:1] == [b".well-known"]:
+        parts = parts[1:]
     return any(part.startswith(b".") for part in parts)
 
 
@@ -248,6 +254,7 @@ async def _send_file(
     """Send a file, a range of it, or that it has not changed; closes it."""
     with opened:
         lines = [
+            date_line(),
             f"ETag: {opened.etag}".encode(),
             f"Last-Modified: {formatdate(opened.changed, usegmt=True)}".encode(),
             b"Accept-Ranges: bytes",
@@ -290,6 +297,7 @@ async def _send(
     text: bytes, kind: bytes,
 ) -> None:  # fmt: skip
     lines = [
+        date_line(),
         *lines,
         b"Content-Type: " + kind,
         b"Content-Length: %d" % len(text),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, parse_ip, unmapped
 from tunnel.front.http.heads import values
-from tunnel.front.http.server import HttpError, host_of
+from tunnel.front.http.pages import HttpError
+from tunnel.front.http.server import host_of
 
 if TYPE_CHECKING:
     from tunnel.front.http.heads import Field

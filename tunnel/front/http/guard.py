@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from tunnel.front.http.login_cookie import cookie_key, is_login, set_cookie
-from tunnel.front.http.server import HttpError
+from tunnel.front.http.pages import HttpError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

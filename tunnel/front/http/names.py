@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import trio
+
+from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
 from tunnel.front.http.exchange import Exchange, Words
@@ -36,8 +38,8 @@ from tunnel.front.http.fields import (
     framing,
 )
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
-    HttpError,
     Request,
     Visit,
     serve_requests,
@@ -48,8 +50,6 @@ from tunnel.net.relay import ResettableStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import trio
 
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.sockets import FastSocket
@@ -106,10 +106,12 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
         found = route(request.host)
         if isinstance(found, Absent):
             raise _absent(found)
+        visit.host = request.host
         origin = origin_of(request, visit.peer, secure=visit.secure)
         head = b"\r\n".join((*request_lines(request, origin), b"", b""))
         await exchange_with(found, visit, request, head, origin.visitor)
 
+    visit.shared = VISITORS.get().trusts(visit.peer.host)
     await serve_requests(visit, answer)
 
 
@@ -135,17 +137,26 @@ async def exchange_with(
         HttpError: there is no answer; this is ours.
         VisitorGoneError: see ``Exchange.run``.
     """
-    started = time.monotonic()
+    started = trio.current_time()
     exchange = Exchange(visit, head, _WORDS, lines)
     try:
         await exchange.run((to.key, visitor.host), partial(to.open, visitor))
     except StreamError as error:
-        raise _refusal(error.code) from None
+        failure = _refusal(error.code)
+        exchange.failure = failure.words
+        try:
+            raise failure from None
+        finally:  # it holds this frame, and must not be held by it
+            del failure
     finally:
+        if exchange.failure:
+            log_event(LOG, logging.INFO, "request.failed", peer=str(visitor),
+                host=request.host, reason=exchange.failure)  # fmt: skip
         if LOG.isEnabledFor(logging.DEBUG):
+            ended = visit.idle_since or trio.current_time()
             log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
                 host=request.host, status=exchange.status,
-                seconds=round(time.monotonic() - started, 3))  # fmt: skip
+                seconds=round(ended - started, 3))  # fmt: skip
 
 
 # Fields -----------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from tunnel.front.attempt import attempt, drop_stream
 from tunnel.front.http.exchange import Exchange, Words
 from tunnel.front.http.fields import answer_lines, dropped, framing
 from tunnel.front.http.heads import HeadError, tokens, values
+from tunnel.front.http.limits import HEAD_S
+from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import (
-    HEAD_S,
-    HttpError,
     Request,
     Visit,
     VisitorGoneError,
@@ -120,7 +120,7 @@ class _Proxy:
             if head.method == b"OPTIONS" and b"0" in values(
                 head.fields, b"max-forwards"
             ):
-                lines = (b"Content-Length: 0", _METHODS)
+                lines = (date_line(), b"Content-Length: 0", _METHODS)
                 await self._visit.send(self._visit.head(HTTPStatus.OK, lines, b"OK"))
                 return
         except HeadError as error:
@@ -205,6 +205,7 @@ class _Proxy:
 
     async def _forward(self, head: RequestHead, target: AbsoluteTarget) -> None:
         to = target.address
+        self._visit.host = str(to)
         exchange = Exchange(
             self._visit,
             self._head_for(head, target),

@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from html import escape
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
 
+from tunnel.errors import Code
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     NO_BODY,
@@ -28,6 +28,14 @@ from tunnel.front.http.heads import (
     read_request,
     tokens,
     values,
+)
+from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, PAGE_S
+from tunnel.front.http.pages import (
+    HttpError,
+    bad_request,
+    date_line,
+    head_bytes,
+    page,
 )
 from tunnel.net.listen import carry
 from tunnel.net.notify import Notify
@@ -41,50 +49,14 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.net.relay import ResettableStream
 
-HEAD_BYTES: Final = 65_536
-"""A request's head may have no more."""
-MAX_FIELDS: Final = 100
-"""Browsers send about 20; the size of a head alone would allow 16,000."""
-HEAD_S: Final = 10.0
-"""From the first byte of a head to its last: honest ones need one round trip."""
-BETWEEN_S: Final = 75.0
-"""Between two requests: longer than most browsers and proxies keep one idle, so that
-they close first."""
-PAGE_S: Final = 60.0
-"""For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
+AHEAD_BYTES: Final = 65_536
+"""Read of the requests behind one that is being answered, to notice who leaves."""
 READ_BYTES: Final = 65_536
-CHUNKED_READ_BYTES: Final = 8_192
-"""One look at a chunked body: chunks may be small, and others want their turn."""
 
 _HOST: Final = re.compile(
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?)\.?"
     r"(?P<port>:[0-9]{0,5})?"
 )
-
-
-class HttpError(Exception):
-    """A request that gets this answer from us, and not from the target.
-
-    Args:
-        status: of the answer.
-        words: one line for the person who reads it.
-        close: whether nothing more is read from this visitor.
-        headers: of the answer, besides those that every page has.
-    """
-
-    def __init__(
-        self,
-        status: HTTPStatus,
-        words: str,
-        *,
-        close: bool = False,
-        headers: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        super().__init__(f"{status.value} {words}")
-        self.status = status
-        self.words = words
-        self.close = close
-        self.headers = headers
 
 
 class VisitorGoneError(Exception):
@@ -117,11 +89,6 @@ class Request(NamedTuple):
     def words(self, name: bytes) -> list[str]:
         """Return the members of a list header, in lower case."""
         return [word.decode("latin-1") for word in tokens(self.head.fields, name)]
-
-
-def bad_request(words: str) -> HttpError:
-    """Refuse what cannot be read in one way only; nothing behind it is believed."""
-    return HttpError(HTTPStatus.BAD_REQUEST, words, close=True)
 
 
 class Kept(Protocol):
@@ -163,6 +130,10 @@ class Visit:
         self.stream = stream
         self.peer = peer
         self.secure = secure
+        self.host = ""
+        """That was asked for last; for the log."""
+        self.shared = False
+        """A proxy that is trusted may bring several people on this connection."""
         self.waiting = bytearray(early)
         """What the visitor has sent behind what was used so far."""
         self.ended = False
@@ -190,6 +161,7 @@ class Visit:
         self.moved_at = 0.0
         """When bytes last passed; kept only where that ends an exchange."""
         self.idle_s = TIMEOUTS.get().idle_s
+        self.limits = LIMITS.get()
         self.put = quick(stream).put
         self.turn = Notify()
         self._read = read or _by_name
@@ -200,7 +172,7 @@ class Visit:
 
     # Hearing -------------------------------------------------------------------------
 
-    async def more(self, deadline: float = math.inf, most: int = READ_BYTES) -> None:
+    async def more(self, deadline: float = math.inf) -> None:
         """Wait for bytes, the end, the deadline or ``poke``; the fields tell which.
 
         Raises:
@@ -208,7 +180,7 @@ class Visit:
         """
         with trio.CancelScope(deadline=deadline) as self._reading:
             try:
-                data = await self.stream.receive_some(most)
+                data = await self.stream.receive_some(READ_BYTES)
             except trio.BrokenResourceError:
                 self.gone = True
                 raise VisitorGoneError from None
@@ -288,10 +260,10 @@ class Visit:
             size = end_of_request(self.waiting, seen)
         except HeadError as error:
             raise _refused(error) from None
-        if (size or len(self.waiting)) > HEAD_BYTES:
+        if (size or len(self.waiting)) > self.limits.head_bytes:
             raise HttpError(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"a head may have {HEAD_BYTES} bytes", close=True,
+                f"a head may have {self.limits.head_bytes} bytes", close=True,
             )  # fmt: skip
         return size
 
@@ -307,7 +279,7 @@ class Visit:
         self.answering, self.may_go_on = False, False
         self.request = None
         try:
-            head = read_request(raw, MAX_FIELDS)
+            head = read_request(raw, self.limits.fields)
             self.request = head
             self.body = BodyReader(head.body)
             return self._read(head)
@@ -351,10 +323,11 @@ class Visit:
         html = request is not None and any(
             word.startswith(b"text/html") for word in tokens(request.fields, b"accept")
         )
-        kind, text = _page(error, html=html)
+        kind, text = page(error, html=html)
         if error.close:
             self.body = BodyReader(OPEN)
         lines = [
+            date_line(),
             b"Content-Type: " + kind,
             b"Content-Length: %d" % len(text),
             b"Cache-Control: no-store",
@@ -407,9 +380,12 @@ async def serve_requests(
     finally:
         if not done:  # an answer without its end must not seem to have one
             visit.drop_upstream()
+            if visit.tunnel is not None:
+                visit.tunnel.reset(Code.RESET)
             await reset_socket(visit.stream)
     if visit.tunnel is not None:
-        early = bytes(visit.waiting)
+        early, visit.waiting = bytes(visit.waiting), bytearray()
+        visit.request = None  # a relay lasts, and needs none
         await carry(visit.stream, visit.tunnel, visit.peer, early=early)
     elif visit.gone:
         await reset_socket(visit.stream)
@@ -461,7 +437,8 @@ async def _answer_while_kept(
                 await visit.say(error)
             if not visit.may_go_on:
                 return False
-            if visit.upstream is None:
+            upstream = visit.upstream
+            if upstream is None or upstream.is_over:
                 return True
             size = await _next_head(visit)
             if size <= 0:
@@ -469,12 +446,6 @@ async def _answer_while_kept(
     except VisitorGoneError:
         visit.gone = True
         return False
-
-
-def head_bytes(status: int, reason: bytes, lines: Sequence[bytes]) -> bytes:
-    """Return the head of an answer as bytes."""
-    first = b"HTTP/1.1 %d %b" % (status, reason)
-    return b"\r\n".join((first, *lines, b"", b""))
 
 
 def _refused(error: HeadError) -> HttpError:
@@ -520,18 +491,3 @@ def host_of(authority: str) -> str:
     if found is None:
         raise bad_request("the host is not a name")
     return found["host"].strip("[]")
-
-
-def _page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:
-    title = f"{error.status.value} {error.status.phrase}"
-    if not html:
-        return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()
-    text = (
-        '<!doctype html><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title>"
-        '<body style="font:16px/1.5 system-ui,sans-serif;margin:15vh auto;'
-        'max-width:34em;padding:0 1em">'
-        f"<h1>{title}</h1><p>{escape(error.words)}</p>\n"
-    )
-    return b"text/html; charset=utf-8", text.encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tunnel.access.visitors import VISITORS
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.guard import Admitted
 from tunnel.front.http.heads import values
@@ -43,10 +44,12 @@ async def handle_service(
         believe_headers: what the headers say about the visitor was written by our
             server, and stays.
     """
+    visit.shared = not believe_headers and VISITORS.get().trusts(visit.peer.host)
     login = Login(visit.peer, "share")
     there = Destination(None, open_one)
 
     async def answer(request: Request) -> None:
+        visit.host = request.host
         origin = None
         if not believe_headers:
             origin = origin_of(request, visit.peer, secure=visit.secure)
