@@ -102,9 +102,12 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
         found = route(request.host)
         if isinstance(found, Absent):
             raise _absent(found)
-        origin = origin_of(request, visit.peer, secure=visit.secure)
-        head = request_head(request, origin)
-        await _exchange(visit, request, head, found, origin.visitor)
+        made = visit.made
+        if made is None or made[0] is not request or made[1] is not found.key:
+            origin = origin_of(request, visit.peer, secure=visit.secure)
+            head = request_head(request, origin)
+            visit.made = made = request, found.key, head, origin.visitor
+        await _exchange(visit, request, made[2], found, made[3])
 
     await serve_requests(visit, answer)
 

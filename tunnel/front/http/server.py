@@ -36,7 +36,7 @@ from tunnel.net.sockets import quick
 from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from tunnel.addresses import Address
     from tunnel.net.relay import ResettableStream
@@ -193,6 +193,11 @@ class Visit:
         self.put = quick(stream).put
         self.turn = Notify()
         self._read = read or _by_name
+        self._last: tuple[bytes, Request] | None = None
+        """The last request that was read, and its bytes: many ask for the same again.
+        """
+        self.made: tuple[Request, Hashable, bytes, Address] | None = None
+        """What a front end made of a request: for whom, the head, and the visitor."""
         self._reading: trio.CancelScope | None = None
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
@@ -298,6 +303,8 @@ class Visit:
     def take_request(self, size: int) -> Request:
         """Return the request whose head has so many bytes.
 
+        The same object as last time if the bytes are the same.
+
         Raises:
             HttpError: two could read it in two ways; answer and ``leave``.
         """
@@ -307,10 +314,17 @@ class Visit:
         self.answering, self.may_go_on = False, False
         self.request = None
         try:
+            last = self._last
+            if last is not None and last[0] == raw:
+                self.request = head = last[1].head
+                self.body = BodyReader(head.body)
+                return last[1]
             head = read_request(raw, MAX_FIELDS)
             self.request = head
             self.body = BodyReader(head.body)
-            return self._read(head)
+            request = self._read(head)
+            self._last = raw, request
+            return request
         except HeadError as error:
             raise _refused(error) from None
 
@@ -367,6 +381,10 @@ class Visit:
         await self.send(output, PAGE_S)
 
     # Its end -------------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Free what only a next request would need, until there is one."""
+        self.request = self._last = self.made = None
 
     def drop_upstream(self) -> None:
         """Give up the target's connection that was kept."""
@@ -431,6 +449,7 @@ async def _converse(visit: Visit, answer: Callable[[Request], Awaitable[None]]) 
         visit.nursery = None
         if not goes_on:
             return
+        visit.forget()
 
 
 async def _next_head(visit: Visit) -> int:
