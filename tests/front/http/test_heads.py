@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tunnel.front.http import heads
-from tunnel.front.http.heads import HeadError, read_answer, read_request
+from tunnel.front.http.heads import (
+    HeadError,
+    end_of_answer,
+    read_answer,
+    read_request,
+)
 
 MOST = 100
 
@@ -63,3 +68,21 @@ def test_a_line_with_a_control_character_is_refused_each_time() -> None:
             read_request(request("Accept: a\x01"), MOST)
         broken = read_answer(answer("Server: a\x01"), b"GET", MOST).broken
         assert broken == [b"Server: a\x01"]
+
+
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody\n\n", 25),
+        (b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n", 22),
+        (b"HTTP/1.1 200 OK\r\nA: b\n\r\n\n\n", 24),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n\nb\n\r\n", 24),
+        (b"HTTP/1.1 200 OK\r\nA: b\r\n", 0),
+    ],
+)
+def test_an_answer_s_head_ends_at_its_first_empty_line(said: bytes, end: int) -> None:
+    assert end_of_answer(bytearray(said), 0) == end
+    for cut in range(len(said)):
+        found = end_of_answer(bytearray(said[:cut]), 0)
+        assert found == (end if 0 < end <= cut else 0)
+        assert found or end_of_answer(bytearray(said), cut) == end

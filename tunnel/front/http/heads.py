@@ -121,7 +121,6 @@ _NEVER_IN_HEAD: Final = re.compile(
 )
 _TARGET: Final = bytes(range(0x21, 0x7F))
 _HIGH: Final = re.compile(rb"[\x80-\xff]")
-_END_OF_ANSWER: Final = re.compile(rb"\r?\n\r?\n")
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (.*))?", re.DOTALL)
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _OF_INTEREST: Final = _FRAMING - {b"trailer"} | {b"host"}
@@ -198,8 +197,12 @@ def end_of_request(data: bytearray, seen: int) -> int:
 
 def end_of_answer(data: bytearray, seen: int) -> int:
     """Do the same for an answer, whose lines may end with a bare LF."""
-    found = _END_OF_ANSWER.search(data, max(seen - 3, 0))
-    return found.end() if found else 0
+    start = max(seen - 3, 0)
+    # Two searches for a string are much faster than one for a pattern.
+    end, bare = data.find(b"\n\r\n", start), data.find(b"\n\n", start)
+    if end < 0 or 0 <= bare < end:
+        return bare + 2 if bare >= 0 else 0
+    return end + 3
 
 
 def read_request(raw: bytes, max_fields: int) -> RequestHead:

@@ -383,7 +383,7 @@ class Visit:
     # Its end -------------------------------------------------------------------------
 
     def forget(self) -> None:
-        """Free what only a next request would need, until there is one."""
+        """Free what is of use only while requests come one after the other."""
         self.request = self._last = self.made = None
 
     def drop_upstream(self) -> None:
@@ -428,6 +428,7 @@ async def serve_requests(
             await reset_socket(visit.stream)
     if visit.tunnel is not None:
         early = bytes(visit.waiting)
+        visit.forget()  # it may last for days
         await carry(visit.stream, visit.tunnel, visit.peer, early=early)
     elif visit.gone:
         await reset_socket(visit.stream)
