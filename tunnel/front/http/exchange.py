@@ -96,6 +96,7 @@ class Upstream:
                     await exchange.hear(bytes(piece))
                     if exchange.switched:
                         return
+                del piece, exchange  # until the next answer, they would be held here
         except trio.ClosedResourceError:
             pass  # dropped by the visitor's task
         except trio.BrokenResourceError as error:
