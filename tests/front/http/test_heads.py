@@ -77,6 +77,7 @@ def test_a_line_with_a_control_character_is_refused_each_time() -> None:
         (b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n", 22),
         (b"HTTP/1.1 200 OK\r\nA: b\n\r\n\n\n", 24),
         (b"HTTP/1.1 200 OK\r\nA: b\r\n\nb\n\r\n", 24),
+        (b"HTTP/1.1 200 OK\r\nA: b\n\n\r\n", 23),
         (b"HTTP/1.1 200 OK\r\nA: b\r\n", 0),
     ],
 )
