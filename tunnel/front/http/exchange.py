@@ -38,12 +38,15 @@ from tunnel.front.http.server import (
     VisitorGoneError,
     head_bytes,
 )
+from tunnel.net.sockets import quick
+from tunnel.net.virtual_connection import HasSink
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.relay import ResettableStream
+    from tunnel.net.virtual_connection import Sink
 
 ANSWER_HEAD_BYTES: Final = 131_072
 ANSWER_FIELDS: Final = 300
@@ -112,6 +115,26 @@ def _code_of(error: trio.BrokenResourceError) -> Code:
     return cause.code if isinstance(cause, StreamError) else Code.RESET
 
 
+def _sink(visit: Visit, body: BodyReader) -> Sink:
+    """Return what passes on the middle of a body of known size as it comes.
+
+    A turn of the carrier for each piece would cost as much as copying it. The first
+    piece, the last, and what the visitor's socket does not take at once are the
+    carrier's; while it has something, nothing comes here.
+    """
+    write_now = quick(visit.stream).write_now
+
+    def take(pieces: list[bytes | memoryview], size: int) -> int:
+        if size > body.certain:
+            return 0
+        taken = write_now(*pieces)
+        body.skip(taken)
+        visit.moved()
+        return taken
+
+    return take
+
+
 class Words(NamedTuple):
     """What a front end says in place of an answer that there is not."""
 
@@ -162,6 +185,8 @@ class Exchange:
         self._body = BodyReader(NO_BODY)
         self._chunked = False
         """The visitor gets the answer's body in chunks."""
+        self._sinks: HasSink | None = None
+        """The target's connection, while it passes on a large body by itself."""
 
     # The visitor's task --------------------------------------------------------------
 
@@ -381,6 +406,9 @@ class Exchange:
 
     def _final(self, head: AnswerHead) -> bytes:
         self._answer, self._body = head, BodyReader(head.body)
+        virtual = self.upstream.virtual
+        if self._body.certain > READ_BYTES and isinstance(virtual, HasSink):
+            virtual.sink, self._sinks = _sink(self._visit, self._body), virtual
         self.status = head.status
         lines = self._lines(head)
         self._chunked = head.body.size is None and not self._request.http_1_0
@@ -452,6 +480,8 @@ class Exchange:
         self.is_over = True
         upstream, visit = self.upstream, self._visit
         upstream.exchange = None
+        if self._sinks is not None:
+            self._sinks.sink = None
         if upstream.is_over or visit.waiting or visit.ended:
             visit.poke()
         else:
