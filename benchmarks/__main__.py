@@ -17,7 +17,7 @@ is what idle connections add to each end, after the first fifty. "CPU, s/GB" is
 user and system time of both ends. No tunnel at all is bounded, in connections a second,
 by the kernel's ports: the longer it runs, the slower; compare full runs with full runs.
 
-Families: main, size, rtt, fair, memory, codec; --help says what each asks.
+Families: main, size, rtt, fair, memory, names, codec; --help says what each asks.
 
 Command:  python -m benchmarks            everything, about a quarter of an hour
           python -m benchmarks --quick    the main table only, less than two minutes
@@ -40,9 +40,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import chart, machine, report
-from benchmarks.families import FAMILIES, Run, say
+from benchmarks.families import FAMILIES, KINDS, Run, say
 from benchmarks.loads import FULL, QUICK, Loads
-from benchmarks.peers import DEFAULT, EXTRA, PEERS, TUNNEL, Tools
+from benchmarks.names import WEB_PEERS
+from benchmarks.peers import DEFAULT, EXTRA, TUNNEL, Tools
 from benchmarks.report import Result
 
 QUICK_S: Final = 95.0
@@ -68,15 +69,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         metavar="A,B",
-        default=",".join(DEFAULT),
-        help=f"of {', '.join(PEERS)}; default all but {', '.join(EXTRA)}",
+        default=",".join((*DEFAULT, *WEB_PEERS)),
+        help=f"of {', '.join(KINDS)}; default all but {', '.join(EXTRA)}",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("bench-out"))
     parser.add_argument("--draw", type=Path, metavar="FILE", help="measure nothing")
     given = parser.parse_args()
     default = "main" if given.quick else ",".join(FAMILIES)
     given.family = listed(parser, given.family or default, list(FAMILIES))
-    given.peers = listed(parser, given.peers, list(PEERS))
+    given.peers = listed(parser, given.peers, list(KINDS))
     given.rounds = given.rounds or (1 if given.quick else 3)
     if given.rounds < 1:
         parser.error("--rounds must be 1 or more")
@@ -127,7 +128,7 @@ def measure(given: argparse.Namespace, result: Result) -> None:
         directory = Path(place)
         load, relay = (machine.compile_c(name, directory) for name in ("load", "relay"))
         for name in given.peers:
-            result.peers[name] = PEERS[name].describe()
+            result.peers[name] = KINDS[name].describe()
         loads = Loads(load, QUICK if given.quick else FULL)
         ends_at = began + (QUICK_S if given.quick else FULL_S)
         tools = Tools(directory, load, relay)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from benchmarks import codec
 from benchmarks.machine import BenchError, NotInstalledError
+from benchmarks.names import ASKED_BY_NAME, WEB_PEERS, Browsers
 from benchmarks.peers import PEERS, TUNNEL, Line, Peer, Tools
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+KINDS: Final = PEERS | WEB_PEERS
 LINE_MBIT: Final = 1_000
 FAMILIES: Final = {
     "main": "bulk, echo, requests and connections a second, idle",
@@ -28,6 +30,7 @@ FAMILIES: Final = {
     "rtt": "one stream at a distance, its first seconds, on a line of 1 Gbit/s",
     "fair": "echo beside no, one and four bulk streams",
     "memory": "idle connections: memory and CPU of each end",
+    "names": "web services by name: requests, WebSockets, idle visitors",
     "codec": "our frames alone, without any link",
 }
 
@@ -105,6 +108,20 @@ class Run:
             )
         if "memory" in wanted:
             self._fresh("memory", Load(f"{size.held:,} idle", loads.memory))
+        if "names" in wanted:
+            browsers = Browsers(loads)
+            self._standing(
+                "names",
+                Load("1 KiB on 64 visitors", browsers.small_on_64),
+                Load("1 KiB on 1 visitor", browsers.small_on_one),
+                Load("1 MiB on 8 visitors", browsers.large_on_8),
+                Load("WebSocket echo", browsers.websocket),
+            )
+            self._fresh(
+                "names",
+                Load("idle visitors", browsers.idle_visitors),
+                Load("idle WebSockets", browsers.idle_websockets),
+            )
         if "codec" in wanted:
             for figure, value in codec.figures():
                 self.result.add("codec", figure, TUNNEL, value)
@@ -124,8 +141,8 @@ class Run:
     def _started(self, family: str) -> Iterator[list[Peer]]:
         with contextlib.ExitStack() as stack:
             peers = []
-            for name in self._present():
-                peer = PEERS[name](self.tools)
+            for name in self.present(family):
+                peer = KINDS[name](self.tools)
                 stack.callback(peer.stop)
                 say(f"{family}: starting {peer.label}")
                 try:
@@ -141,8 +158,8 @@ class Run:
     def _fresh(self, family: str, *loads: Load) -> None:
         """Run every load through a peer that was started for it, and stands alone."""
         for index, load in enumerate(loads):
-            for name in turned(self._present(), index):
-                peer = PEERS[name](self.tools, load.line)
+            for name in turned(self.present(family), index):
+                peer = KINDS[name](self.tools, load.line)
                 say(f"{family}: {load.name}, {peer.label}")
                 try:
                     self.check_time()
@@ -156,8 +173,14 @@ class Run:
                 finally:
                     peer.stop()
 
-    def _present(self) -> list[str]:
-        return [name for name in self.names if not self.result.missing(name)]
+    def present(self, family: str) -> list[str]:
+        """Return the peers that are there and can carry the loads of a family."""
+        wanted = ASKED_BY_NAME if family == "names" else PEERS
+        return [
+            name
+            for name in self.names
+            if name in wanted and not self.result.missing(name)
+        ]
 
     def _missing(self, name: str, error: BenchError) -> None:
         self.result.peers[name]["missing"] = str(error)

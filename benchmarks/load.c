@@ -1,4 +1,4 @@
-/* The load program of the benchmarks: one target and nine clients, loopback only.
+/* The load program of the benchmarks: one target and its clients, loopback only.
  *
  *   load sink-source PORT        the target; PORT 0 takes a free one; prints it
  *   load get   PORT BYTES STREAMS  BYTES on each of STREAMS towards the client
@@ -9,14 +9,20 @@
  *   load rr    PORT MS CONNS     the same on CONNS connections at once
  *   load cps   PORT MS PARALLEL  connect, 64 bytes there and back, close
  *   load hold  PORT CONNS        CONNS connections with nothing to say, until stdin ends
+ *   load web   PORT MS CONNS BYTES  GET answers of BYTES, on CONNS kept connections
+ *   load ws    PORT MS           as echo, on a connection that was upgraded
+ *   load web-hold PORT CONNS     as hold: each was answered once, and is kept alive
+ *   load ws-hold  PORT CONNS     as hold: each was upgraded
  *
  * MS is how long it measures, in milliseconds. rr and hold open their connections
  * before the clock starts, a few at a time, and each has echoed once by then.
  *
  * The first byte of a connection says what the target does with it: 'G' and a u64
  * (big endian) asks for that many bytes; 'P' and a u64 brings that many, and their count
- * comes back when all are there; 'E' sends back all that follows. Nothing waits for the
- * end of a stream: not every peer can end one direction, or ends it at once.
+ * comes back when all are there; 'E' sends back all that follows; "GET " is HTTP/1.1
+ * that is kept: the path says how many bytes come back, and after an upgrade all of it
+ * is sent back (the bytes of a WebSocket, whose frames no peer looks into). Nothing
+ * waits for the end of a stream: some peers cannot end one direction, or end it at once.
  *
  * A client prints one JSON line, or a line on stderr and exit status 1. MB is 10^6
  * bytes. Every mode has an end: an alarm stops a client that hangs, and the target goes
@@ -56,7 +62,11 @@ enum {
     SERVER_LIFE_S = 7200,
     WARM_UP = 200,         /* echoes before the first one that counts */
     MAX_SAMPLES = 1 << 24, /* 60 s at 4 us; pages are touched only when used */
+    HEAD_BYTES = 2048,     /* of an HTTP message: those here have a tenth of it */
+    AT_ONCE_BYTES = 16384, /* an answer's body up to this leaves with its head */
 };
+
+#define HOST "bench.test" /* the name under which the peers publish the target */
 
 static char chunk[CHUNK_BYTES];
 
@@ -145,12 +155,12 @@ watch(int epoll, int operation, int fd, uint32_t events, void *owner)
 
 /* ---- the target ---------------------------------------------------------------- */
 
-enum mode { FIRST, ASKED, SOURCE, ENDED, TOLD, SINK, ECHO };
+enum mode { FIRST, ASKED, SOURCE, ENDED, TOLD, SINK, ECHO, WEB, WEB_SOURCE };
 
 struct served {
     int fd;
     enum mode mode;
-    uint64_t count;       /* SOURCE: still to send; SINK: still to come */
+    uint64_t count;       /* a SOURCE: still to send; SINK: still to come */
     uint64_t told;        /* SINK: how many it was told of */
     unsigned header_used; /* ASKED, TOLD: bytes of the number that came */
     unsigned char header[8];
@@ -178,8 +188,12 @@ send_source(int epoll, struct served *conn)
     conn->count -= (uint64_t)sent;
     if (conn->count)
         return true; /* one chunk a turn: the echoes beside it get theirs */
-    conn->mode = ENDED;
     watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLIN, conn);
+    if (conn->mode == WEB_SOURCE) {
+        conn->mode = WEB;
+        return true;
+    }
+    conn->mode = ENDED;
     return shutdown(conn->fd, SHUT_WR) == 0;
 }
 
@@ -249,8 +263,50 @@ take_request(int epoll, struct served *conn, const char *data, size_t size)
 }
 
 static bool
+send_whole(int fd, const char *data, size_t size, int flags)
+{
+    return send(fd, data, size, MSG_NOSIGNAL | flags) == (ssize_t)size;
+}
+
+/* Answer a request, whose head comes in one piece: every peer writes it in one. */
+static bool
+take_web(int epoll, struct served *conn, const char *data, size_t size)
+{
+    static const char switched[] = "HTTP/1.1 101 Switching Protocols\r\n"
+                                   "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    char text[HEAD_BYTES + AT_ONCE_BYTES], *end;
+    if (size < 4 || size >= HEAD_BYTES || memcmp(data, "GET /", 5)
+        || memcmp(data + size - 4, "\r\n\r\n", 4))
+        return false;
+    memcpy(text, data, size);
+    text[size] = 0;
+    if (strcasestr(text, "\r\nupgrade: websocket\r\n")) {
+        conn->mode = ECHO;
+        return send_whole(conn->fd, switched, sizeof switched - 1, 0);
+    }
+    conn->count = strtoull(text + 5, &end, 10);
+    if (*end != ' ')
+        return false;
+    int head = snprintf(text, HEAD_BYTES,
+                        "HTTP/1.1 200 OK\r\nServer: load\r\n"
+                        "Content-Type: application/octet-stream\r\n"
+                        "Cache-Control: no-cache\r\nContent-Length: %" PRIu64
+                        "\r\n\r\n",
+                        conn->count);
+    if (conn->count <= AT_ONCE_BYTES) {
+        memcpy(text + head, chunk, conn->count);
+        return send_whole(conn->fd, text, (size_t)head + conn->count, 0);
+    }
+    conn->mode = WEB_SOURCE;
+    watch(epoll, EPOLL_CTL_MOD, conn->fd, EPOLLOUT, conn);
+    return send_whole(conn->fd, text, (size_t)head, MSG_MORE);
+}
+
+static bool
 take(int epoll, struct served *conn, const char *data, size_t size)
 {
+    if (conn->mode == FIRST && size > 4 && !memcmp(data, "GET ", 4))
+        conn->mode = WEB;
     if (conn->mode == FIRST) {
         switch (*data) {
         case 'G': conn->mode = ASKED; break;
@@ -266,6 +322,7 @@ take(int epoll, struct served *conn, const char *data, size_t size)
     case TOLD: return take_request(epoll, conn, data, size);
     case ECHO: return echo(epoll, conn, data, size);
     case SINK: return swallow(conn, size);
+    case WEB: return take_web(epoll, conn, data, size);
     default: return false;
     }
 }
@@ -273,7 +330,7 @@ take(int epoll, struct served *conn, const char *data, size_t size)
 static bool
 serve_one(int epoll, struct served *conn, char *buffer)
 {
-    if (conn->mode == SOURCE)
+    if (conn->mode == SOURCE || conn->mode == WEB_SOURCE)
         return send_source(epoll, conn);
     if (conn->pending)
         return send_pending(epoll, conn);
@@ -528,13 +585,11 @@ exchange(int fd, uint64_t sequence)
 }
 
 static void
-latency(uint16_t port, unsigned ms)
+latency(int fd, unsigned ms)
 {
     uint32_t *samples = malloc(MAX_SAMPLES * sizeof *samples);
     if (!samples)
         fail("no memory");
-    int fd = dial(port, true);
-    send_small(fd, "E", 1);
     for (uint64_t i = 0; i < WARM_UP; i++)
         exchange(fd, i);
     uint64_t before = now_ns(), end = before + ms * UINT64_C(1000000);
@@ -616,6 +671,139 @@ open_all(int epoll, uint16_t port, unsigned conns)
     return all;
 }
 
+/* ---- the same by HTTP ---------------------------------------------------------- */
+
+struct browser {
+    int fd;
+    size_t used;       /* of an answer's head that is not whole */
+    uint64_t left;     /* of its body */
+    char head[HEAD_BYTES];
+};
+
+static void
+ask_web(struct browser *browser, uint64_t bytes, const char *fields)
+{
+    char text[HEAD_BYTES];
+    int size = snprintf(text, sizeof text,
+                        "GET /%" PRIu64 " HTTP/1.1\r\nHost: " HOST "\r\n"
+                        "User-Agent: load\r\nAccept: */*\r\n%s\r\n",
+                        bytes, fields);
+    browser->used = 0;
+    send_small(browser->fd, text, (size_t)size);
+}
+
+/* Take bytes of an answer; return true when its head is whole. The body may begin. */
+static bool
+hear_head(struct browser *browser, const char *status)
+{
+    ssize_t size = recv(browser->fd, browser->head + browser->used,
+                        sizeof browser->head - browser->used - 1, 0);
+    if (size < 0 && would_block())
+        return false;
+    if (size <= 0)
+        fail("request: %s", size ? strerror(errno) : "end of stream, or a long head");
+    browser->used += (size_t)size;
+    browser->head[browser->used] = 0;
+    char *end = strstr(browser->head, "\r\n\r\n");
+    if (!end)
+        return false;
+    if (strncmp(browser->head + sizeof "HTTP/1.1", status, strlen(status)))
+        fail("request: %.*s", (int)strcspn(browser->head, "\r"), browser->head);
+    size_t body = browser->used - (size_t)(end + 4 - browser->head);
+    *end = 0; /* what is said about the length is said in the head */
+    char *length = strcasestr(browser->head, "\r\ncontent-length:");
+    length = length ? length + sizeof "\r\ncontent-length" : "0";
+    browser->left = strtoull(length, NULL, 10);
+    if (body > browser->left)
+        fail("request: more bytes than the answer said");
+    browser->left -= body;
+    if (!browser->left)
+        browser->used = 0;
+    return true;
+}
+
+/* Returns true when the whole answer is there. */
+static bool
+hear_web(struct browser *browser)
+{
+    if (!browser->left)
+        return hear_head(browser, "200 ") && !browser->left;
+    size_t most = browser->left < sizeof chunk ? browser->left : sizeof chunk;
+    ssize_t size = recv(browser->fd, chunk, most, 0);
+    if (size < 0 && would_block())
+        return false;
+    if (size <= 0)
+        fail("request: %s", size ? strerror(errno) : "end of stream in a body");
+    browser->left -= (uint64_t)size;
+    return !browser->left;
+}
+
+static void
+web(uint16_t port, unsigned ms, unsigned conns, uint64_t bytes)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct browser *all = calloc(conns, sizeof *all);
+    if (!all)
+        fail("no memory");
+    for (unsigned i = 0; i < conns; i++) {
+        all[i].fd = dial(port, true);
+        ask_web(&all[i], bytes, "");
+        while (!hear_web(&all[i]))
+            ;
+        if (fcntl(all[i].fd, F_SETFL, O_NONBLOCK) < 0)
+            fail("fcntl: %s", strerror(errno));
+        watch(epoll, EPOLL_CTL_ADD, all[i].fd, EPOLLIN, &all[i]);
+    }
+    uint64_t start = now_ns(), count = 0, end = start + ms * UINT64_C(1000000);
+    for (unsigned i = 0; i < conns; i++)
+        ask_web(&all[i], bytes, "");
+    while (now_ns() < end) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, 1);
+        for (int i = 0; i < ready; i++) {
+            if (!hear_web(events[i].data.ptr))
+                continue;
+            count++;
+            ask_web(events[i].data.ptr, bytes, "");
+        }
+    }
+    double seconds = (double)(now_ns() - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f, \"mb_per_s\": %.3f}\n", count,
+           (double)count / seconds, (double)(count * bytes) / seconds / 1e6);
+}
+
+/* Return a connection that has left HTTP. */
+static int
+upgraded(uint16_t port)
+{
+    struct browser browser = {.fd = dial(port, true)};
+    ask_web(&browser, 0,
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+    while (!hear_head(&browser, "101 "))
+        ;
+    exchange(browser.fd, 1);
+    return browser.fd;
+}
+
+static int
+answered(uint16_t port)
+{
+    struct browser browser = {.fd = dial(port, true)};
+    ask_web(&browser, 1, "");
+    while (!hear_web(&browser))
+        ;
+    return browser.fd;
+}
+
+static int
+echoing(uint16_t port)
+{
+    int fd = dial(port, true);
+    send_small(fd, "E", 1);
+    return fd;
+}
+
 static void
 requests(uint16_t port, unsigned ms, unsigned conns)
 {
@@ -672,11 +860,15 @@ connections(uint16_t port, unsigned ms, unsigned parallel)
            (double)count * 1e3 / ms);
 }
 
+/* Hold connections; ONE returns the next, and without it all of them echo. */
 static void
-hold(uint16_t port, unsigned conns)
+hold(uint16_t port, unsigned conns, int (*one)(uint16_t))
 {
     uint64_t start = now_ns();
-    open_all(epoll_create1(EPOLL_CLOEXEC), port, conns);
+    for (unsigned i = 0; one && i < conns; i++)
+        one(port);
+    if (!one)
+        open_all(epoll_create1(EPOLL_CLOEXEC), port, conns);
     printf("{\"conns\": %u, \"seconds\": %.3f}\n", conns,
            (double)(now_ns() - start) / 1e9);
     fflush(stdout);
@@ -688,7 +880,8 @@ int
 main(int argc, char **argv)
 {
     if (argc < 3)
-        fail("usage: load sink-source|get|put|fetch|start|echo|rr|cps|hold PORT [...]");
+        fail("usage: load sink-source|get|put|fetch|start|echo|rr|cps|hold|web|ws|"
+             "web-hold|ws-hold PORT [...]");
     const char *mode = argv[1];
     uint16_t port = (uint16_t)number(argv[2], 0, UINT16_MAX);
     all_descriptors();
@@ -707,7 +900,12 @@ main(int argc, char **argv)
     else if (!strcmp(mode, "start") && argc == 4)
         start_of_stream(port, (unsigned)number(argv[3], 1000, MAX_MS));
     else if (!strcmp(mode, "echo") && argc == 4)
-        latency(port, (unsigned)number(argv[3], 1, MAX_MS));
+        latency(echoing(port), (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "ws") && argc == 4)
+        latency(upgraded(port), (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "web") && argc == 6)
+        web(port, (unsigned)number(argv[3], 1, MAX_MS),
+            (unsigned)number(argv[4], 1, MAX_CONNS), number(argv[5], 1, most_bytes));
     else if (!strcmp(mode, "rr") && argc == 5)
         requests(port, (unsigned)number(argv[3], 1, MAX_MS),
                  (unsigned)number(argv[4], 1, MAX_CONNS));
@@ -715,7 +913,11 @@ main(int argc, char **argv)
         connections(port, (unsigned)number(argv[3], 1, MAX_MS),
                     (unsigned)number(argv[4], 1, MAX_CONNS));
     else if (!strcmp(mode, "hold") && argc == 4)
-        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS));
+        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS), NULL);
+    else if (!strcmp(mode, "web-hold") && argc == 4)
+        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS), answered);
+    else if (!strcmp(mode, "ws-hold") && argc == 4)
+        hold(port, (unsigned)number(argv[3], 1, MAX_CONNS), upgraded);
     else
         fail("%s: no such mode, or not this many numbers", mode);
     return 0;

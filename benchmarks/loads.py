@@ -42,6 +42,7 @@ class Size:
     conns: tuple[int, ...]
     transfers: tuple[int, ...]
     held: int
+    web_held: int
     round_trips_ms: tuple[int, ...]
 
 
@@ -53,6 +54,7 @@ FULL: Final = Size(
     conns=(1, 10, 100, 1_000, 10_000),
     transfers=(10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9),
     held=10_000,
+    web_held=2_000,
     round_trips_ms=(0, 20, 100),
 )
 QUICK: Final = Size(
@@ -63,6 +65,7 @@ QUICK: Final = Size(
     conns=(1, 10, 100, 1_000),
     transfers=(10**3, 10**5, 10**7),
     held=1_000,
+    web_held=1_000,
     round_trips_ms=(100,),
 )
 
@@ -96,13 +99,13 @@ class Loads:
         """Return MB/s of transfers that take about as long for every peer, and CPU."""
         key = (peer.name, mode, streams)
         if key not in self._rates:
-            first = self._load(mode, peer, FIRST_BYTES // streams, streams)
+            first = self.load(mode, peer, FIRST_BYTES // streams, streams)
             self._rates[key] = first["mb_per_s"]
         most = min(self._rates[key] * self.size.ms * 1000, MOST_BYTES)
         count = max(int(most) // streams, LEAST_BYTES)
         pids = peer.pids()
         before = machine.cpu_seconds(pids)
-        found = self._load(mode, peer, count, streams)
+        found = self.load(mode, peer, count, streams)
         used_s = machine.cpu_seconds(pids) - before
         self._rates[key] = found["mb_per_s"]
         return found["mb_per_s"], used_s / (count * streams / 1e9)
@@ -110,15 +113,15 @@ class Loads:
     # Small things
 
     def echo(self, peer: Peer) -> Found:
-        found = self._load("echo", peer, self.size.ms)
+        found = self.load("echo", peer, self.size.ms)
         return {"echo p50, µs": found["p50_us"], "echo p99, µs": found["p99_us"]}
 
     def requests(self, peer: Peer) -> Found:
-        found = self._load("rr", peer, self.size.ms, 64)
+        found = self.load("rr", peer, self.size.ms, 64)
         return {"rr 64, /s": found["per_s"]}
 
     def connections(self, peer: Peer) -> Found:
-        found = self._load("cps", peer, self.size.cps_ms, 32)
+        found = self.load("cps", peer, self.size.cps_ms, 32)
         return {"cps 32, /s": found["per_s"]}
 
     def echo_under_four(self, peer: Peer) -> Found:
@@ -129,7 +132,7 @@ class Loads:
 
     def _echo_under(self, peer: Peer, streams: int, name: str) -> Found:
         if not streams:
-            found = self._load("echo", peer, self.size.ms)
+            found = self.load("echo", peer, self.size.ms)
             return self._echo_figures(found, name)
         command = [self._binary, "get", str(peer.port), str(ENDLESS_BYTES)]
         with subprocess.Popen(
@@ -139,7 +142,7 @@ class Loads:
         ) as bulk:
             try:
                 time.sleep(SETTLE_S)
-                found = self._load("echo", peer, self.size.ms)
+                found = self.load("echo", peer, self.size.ms)
                 if bulk.poll() is not None:
                     raise BenchError("the bulk streams ended before the echo did")
             finally:
@@ -185,17 +188,17 @@ class Loads:
         machine.check_descriptors(conns if peer.multiplexed else 2 * conns)
         # every connection must get more than one turn, or the start is what is measured
         turns = 3 if conns >= MANY_CONNS else 1
-        found = self._load("rr", peer, turns * self.size.ms, conns)
+        found = self.load("rr", peer, turns * self.size.ms, conns)
         return {requests_figure(conns): found["per_s"]}
 
     def transfer_of(self, size: int, peer: Peer) -> Found:
-        found = self._load("fetch", peer, size, self.size.ms // 2)
+        found = self.load("fetch", peer, size, self.size.ms // 2)
         return {transfer_figure(size): 1000 / found["per_s"]}
 
     # Distance
 
     def first_seconds(self, round_trip_ms: int, peer: Peer) -> Found:
-        found = self._load("start", peer, RTT_MS)
+        found = self.load("start", peer, RTT_MS)
         mean, last = round_trip_figures(round_trip_ms)
         return {mean: found["mb_per_s"], last: found["last_mb_per_s"]}
 
@@ -219,13 +222,13 @@ class Loads:
             return self._memory(peer, held // 2)
 
     def _memory(self, peer: Peer, held: int) -> Found:
-        with self._held(peer, WARM_CONNS):
+        with self.held(peer, WARM_CONNS):
             pass
         time.sleep(SETTLE_S)
-        before = self._resident(peer)
-        with self._held(peer, held):
+        before = self.resident(peer)
+        with self.held(peer, held):
             time.sleep(SETTLE_S)
-            after = self._resident(peer)
+            after = self.resident(peer)
             figures = {
                 f"{name}, KB per idle connection": (after[name] - size) / held / 1e3
                 for name, size in before.items()
@@ -233,18 +236,18 @@ class Loads:
             cpu = self._idle_percent(peer)
             return figures | {"held idle, connections": held, "CPU of both, %": cpu}
 
-    def _held(self, peer: Peer, count: int) -> Held:
+    def held(self, peer: Peer, count: int, mode: str = "hold") -> Held:
         log = peer.place / "hold.log"
-        command = (self._binary, "hold", str(peer.port), str(count))
+        command = (self._binary, mode, str(peer.port), str(count))
         return Held(Program.start(log, *command, talks=True), self.size.timeout_s)
 
-    def _resident(self, peer: Peer) -> dict[str, int]:
+    def resident(self, peer: Peer) -> dict[str, int]:
         return {
             name: machine.resident_bytes(program.pids())
             for name, program in sorted(peer.ends.items())
         }
 
-    def _load(self, mode: str, peer: Peer, *numbers: int) -> Found:
+    def load(self, mode: str, peer: Peer, *numbers: int) -> Found:
         command = [self._binary, mode, str(peer.port), *map(str, numbers)]
         limit_s = self.size.timeout_s
         try:

@@ -174,15 +174,19 @@ class Peer:
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + READY_S
-        while not answers(self.port):
+        while not self.ready():
             programs = [*self.ends.values(), *self._helpers]
             for program in programs:
                 if program.process.poll() is not None:
                     raise BenchError(f"ended by itself, {program}")
             if time.monotonic() > deadline:
                 said = "; ".join(map(str, self.ends.values()))
-                raise BenchError(f"no echo within {READY_S:g} s; {said}")
+                raise BenchError(f"nothing came back within {READY_S:g} s; {said}")
             time.sleep(0.05)
+
+    def ready(self) -> bool:
+        """Tell whether it carries bytes to the target and back."""
+        return answers(self.port)
 
     def run(
         self, name: str, *command: str, talks: bool = False, **environment: str
@@ -251,20 +255,24 @@ class Tunnel(Peer):
     serve_options: tuple[str, ...] = ()
 
     def launch(self) -> None:
+        entry = f"{self.port}={LOCAL}:{self.target_port}"
+        self.publish(("--ports", f"{self.port}-{self.port}"), ("--tcp", entry))
+
+    def publish(self, served: tuple[str, str], entry: tuple[str, str]) -> None:
+        """Start both ends: what the server has for visitors, and the client's entry."""
         link_port = free_port()
         server = self._tunnel(
             "server",
             *("serve", "--listen", f"{LOCAL}:{link_port}"),
-            *("--ports", f"{self.port}-{self.port}"),
+            *served,
             *("--state", str(self.place / "state")),
             *self.serve_options,
         )
         join = server.first_line()
         join = join.replace(f":{link_port}", f":{self.dial(link_port)}", 1)
-        entry = f"{self.port}={LOCAL}:{self.target_port}"
-        client = self._tunnel("client", "up", "--to", join, "--tcp", entry)
+        client = self._tunnel("client", "up", "--to", join, *entry)
         ready = client.first_line().split()
-        if ready[:1] != ["tcp"]:
+        if ready[:1] != [entry[0].removeprefix("--")]:
             raise BenchError(f"`tunnel up` said {' '.join(ready)!r}")
 
     def _tunnel(self, end_name: str, *arguments: str) -> Program:
@@ -377,6 +385,12 @@ class Frp(Peer):
     needs: tuple[str, ...] = ("frps", "frpc")
     version_command: tuple[str, ...] = ("frps", "--version")
 
+    def server_options(self) -> str:
+        return ""
+
+    def proxy(self) -> str:
+        return f'type = "tcp"\nremotePort = {self.port}\n'
+
     def launch(self) -> None:
         frps, frpc = self.paths
         server_port = free_port()
@@ -384,14 +398,15 @@ class Frp(Peer):
         server = (
             f'bindAddr = "{LOCAL}"\nproxyBindAddr = "{LOCAL}"\n'
             f"bindPort = {server_port}\ntransport.tls.force = true\n{common}"
+            f"{self.server_options()}"
         )
         self.run("server", frps, "-c", self.write("frps.toml", server))
         client = (
             f'serverAddr = "{LOCAL}"\nserverPort = {self.dial(server_port)}\n'
             "loginFailExit = false\n"
             f"transport.tls.enable = true\ntransport.tcpMux = true\n{common}"
-            f'[[proxies]]\nname = "bench"\ntype = "tcp"\nlocalIP = "{LOCAL}"\n'
-            f"localPort = {self.target_port}\nremotePort = {self.port}\n"
+            f'[[proxies]]\nname = "bench"\nlocalIP = "{LOCAL}"\n'
+            f"localPort = {self.target_port}\n{self.proxy()}"
         )
         self.run("client", frpc, "-c", self.write("frpc.toml", client))
 

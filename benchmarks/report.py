@@ -7,7 +7,8 @@ import json
 import statistics
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.peers import DIRECT, OPENSSH, TUNNEL
+from benchmarks.names import BY_NAME, FRP_BY_NAME
+from benchmarks.peers import DIRECT, OPENSSH, PEERS, TUNNEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 class Asked:
     """What is asked of a figure: at least (or at most) so many times ``base``'s.
 
-    Without a base it is the figure itself. ``goal`` is the better of the two.
+    Without a base it is the figure itself. ``goal`` is the better of the two. ``of`` is
+    the peer of whom it is asked.
     """
 
     floor: float
     goal: float
     base: str | None = OPENSSH
     at_most: bool = False
+    of: str = TUNNEL
 
     def __str__(self) -> str:
         times = f" × {self.base}" if self.base else ""
@@ -52,7 +55,18 @@ ASKED: Final = {
     "decoding 65,528 B, GB/s": Asked(3, 10, None),
     "decoding 64 B, /s": Asked(0.5e6, 1e6, None),
     "tunnel --help, ms": Asked(250, 150, None, at_most=True),
+    "1 KiB on 64 visitors, /s": Asked(0.3, 0.6, TUNNEL, of=BY_NAME),
+    "1 KiB on 1 visitor, /s": Asked(0.6, 0.85, TUNNEL, of=BY_NAME),
+    "1 MiB on 8 visitors, MB/s": Asked(0.85, 1.0, TUNNEL, of=BY_NAME),
+    "server, KB per idle kept visitor": Asked(12, 8, None, at_most=True, of=BY_NAME),
+    "server, KB per idle WebSocket": Asked(12, 8, None, at_most=True, of=BY_NAME),
+    "client, KB per idle WebSocket": Asked(12, 8, None, at_most=True, of=BY_NAME),
 }
+
+ASKED_BESIDE: Final = {
+    "1 KiB on 64 visitors, /s": Asked(1.5, 1.5, FRP_BY_NAME, of=BY_NAME),
+}
+"""A second peer that a figure is compared with."""
 
 
 @dataclasses.dataclass
@@ -123,7 +137,8 @@ def text(result: Result) -> str:
     parts = ["\n".join(f"* {key}: {said}" for key, said in result.about.items())]
     parts.append("\n".join(peers_table(result)))
     for family, figures in result.families.items():
-        parts.append(f"## {family}\n\n" + "\n".join(table(result, figures)))
+        base = TUNNEL if family == "names" else OPENSSH
+        parts.append(f"## {family}\n\n" + "\n".join(table(result, figures, base)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,20 +160,23 @@ def peers_table(result: Result) -> Iterator[str]:
     )
 
 
-def table(result: Result, figures: list[str]) -> Iterator[str]:
+def table(result: Result, figures: list[str], base: str) -> Iterator[str]:
     """Yield a row for each figure of each peer; a missing one says why."""
-    head = ("figure", "peer", "median", "min..max", "× direct", "× OpenSSH", "asked")
+    head = (
+        *("figure", "peer", "median", "min..max", "× direct"),
+        *(f"× {PEERS[base].label.removesuffix(' -R')}", "asked"),
+    )
     rows: list[tuple[str, ...]] = [head]
     for figure in figures:
         rows += [
             cells
             for peer in result.peers
-            if (cells := row(result, figure, peer)) is not None
+            if (cells := row(result, figure, peer, base)) is not None
         ]
     yield from aligned(rows)
 
 
-def row(result: Result, figure: str, peer: str) -> tuple[str, ...] | None:
+def row(result: Result, figure: str, peer: str, base: str) -> tuple[str, ...] | None:
     label = result.peers[peer]["label"]
     found, median = result.found(figure, peer), result.median(figure, peer)
     why = result.failures.get(figure, {}).get(peer)
@@ -170,20 +188,26 @@ def row(result: Result, figure: str, peer: str) -> tuple[str, ...] | None:
         number(median),
         f"{number(min(found))}..{number(max(found))}",
         factor(result.ratio(figure, peer, DIRECT)),
-        factor(result.ratio(figure, peer, OPENSSH)),
+        factor(result.ratio(figure, peer, base)),
         asked(result, figure, peer),
     )
 
 
 def asked(result: Result, figure: str, peer: str) -> str:
     """Judge our own figures; a quick run is too short for that."""
-    bound = ASKED.get(figure)
-    if peer != TUNNEL or not bound or result.quick:
-        return ""
+    bounds = (ASKED.get(figure), ASKED_BESIDE.get(figure))
+    return "; ".join(
+        judged(result, figure, bound)
+        for bound in bounds
+        if bound and peer == bound.of and not result.quick
+    )
+
+
+def judged(result: Result, figure: str, bound: Asked) -> str:
     value = (
-        result.ratio(figure, peer, bound.base)
+        result.ratio(figure, bound.of, bound.base)
         if bound.base
-        else result.median(figure, peer)
+        else result.median(figure, bound.of)
     )
     return f"{bound}: {'-' if value is None else bound.verdict(value)}"
 

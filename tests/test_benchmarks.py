@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import chart, report
-from benchmarks.families import turned
+from benchmarks import chart, machine, report
+from benchmarks.families import KINDS, Run, turned
+from benchmarks.loads import QUICK, Loads
 from benchmarks.machine import NotInstalledError
-from benchmarks.peers import PEERS, Chisel, Tools
+from benchmarks.names import BY_NAME, FRP_BY_NAME, Browsers
+from benchmarks.peers import DIRECT, PEERS, TUNNEL, Chisel, Direct, Tools
 from benchmarks.report import Result
 
 if TYPE_CHECKING:
@@ -121,3 +124,44 @@ def test_turns_begin_with_another_each_time() -> None:
         [2, 3, 1],
         [3, 1, 2],
     ]
+
+
+def test_a_name_is_judged_by_our_own_port_and_by_frp() -> None:
+    result, figure = Result(), "1 KiB on 64 visitors, /s"
+    for peer, value in ((TUNNEL, 10_000), (BY_NAME, 4_000), (FRP_BY_NAME, 3_000)):
+        result.peers[peer] = {"label": KINDS[peer].label, "mode": "", "version": "1.0"}
+        result.add("names", figure, peer, value)
+    text = report.text(result)
+    assert "≥ 0.3 × tunnel: floor; ≥ 1.5 × frp-http: NO" in text
+    assert text.count("floor") == 1
+
+
+def test_a_family_has_the_peers_that_can_carry_it(tmp_path: Path) -> None:
+    result = Result()
+    names = [DIRECT, TUNNEL, BY_NAME, "openssh"]
+    result.peers = {name: {} for name in names}
+    tools = Tools(tmp_path, "", "")
+    run = Run(tools, Loads("", QUICK), result, names, 1, 0.0)
+    assert run.present("names") == [DIRECT, TUNNEL, BY_NAME]
+    assert run.present("main") == [DIRECT, TUNNEL, "openssh"]
+
+
+def test_the_load_program_asks_for_web_answers_and_for_websockets(
+    tmp_path: Path,
+) -> None:
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    tools = Tools(tmp_path, machine.compile_c("load", tmp_path), "")
+    loads = Loads(tools.load, QUICK)
+    browsers = Browsers(loads)
+    peer = Direct(tools)
+    try:
+        peer.start()
+        assert browsers.small_on_64(peer)["1 KiB on 64 visitors, /s"] > 0
+        assert browsers.large_on_8(peer)["1 MiB on 8 visitors, MB/s"] > 0
+        assert browsers.websocket(peer)["WebSocket echo p50, µs"] > 0
+        for mode in ("web-hold", "ws-hold"):
+            with loads.held(peer, 3, mode):
+                pass
+    finally:
+        peer.stop()

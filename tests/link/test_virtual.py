@@ -538,3 +538,31 @@ async def test_what_waits_is_not_the_links_buffer(
             assert take() == b"onetwo"[room:]
             assert take() is None
             buffer[:] = b"onetwo"
+
+
+async def test_a_sink_is_asked_first_while_nothing_waits_or_is_held() -> None:
+    async with AsyncExitStack() as stack:
+        left, right = await Opener(stack).pair()
+        asked: list[bytes] = []
+
+        def sink(pieces: list[bytes | memoryview], size: int) -> int:
+            asked.append(b"".join(pieces))
+            assert size == len(asked[-1])
+            return min(size, 3)
+
+        right.sink = sink
+        with trio.fail_after(5):
+            await left.send_all(b"abcde")
+            assert await right.receive_piece() == b"de"  # what the sink has left
+            await left.send_all(b"fgh")  # "de" is held: not for the sink
+            while not right.unread_bytes:  # noqa: ASYNC110 - nothing rings
+                await trio.sleep(0.001)
+            assert await right.receive_piece() == b"fgh"
+            assert right.take_piece() is None
+            await left.send_all(b"ijk")
+            while len(asked) < 2:  # noqa: ASYNC110 - nothing rings
+                await trio.sleep(0.001)
+            right.sink = None
+            await left.send_all(b"l")
+            assert await right.receive_piece() == b"l"
+        assert asked == [b"abcde", b"ijk"]

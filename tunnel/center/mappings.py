@@ -93,8 +93,8 @@ class MappingTable:
 
     def find(self, of_type: MappingType, host: str) -> OpenMapping | None:
         """Return the mapping that has a host name, or a wildcard for it."""
-        exact, wildcard = _names_of(of_type, host)
-        return self._open.get(exact) or self._open.get(wildcard)
+        found = self._open.get(PublicName(of_type, host))
+        return found or self._open.get(_names_of(of_type, host)[1])
 
     def is_known(self, of_type: MappingType, host: str) -> bool:
         """Say whether there was such a host name; its client has left."""

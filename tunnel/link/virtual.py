@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.link.output import Output
     from tunnel.net.poller import Poller
-    from tunnel.net.virtual_connection import LocalEnd
+    from tunnel.net.virtual_connection import LocalEnd, Sink
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.datagrams import DatagramRoom
     from tunnel.proto.frames import ProtCreate
@@ -95,6 +95,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "carrier",
         "conn",
         "create",
+        "sink",
         "unread_bytes",
     )
 
@@ -126,6 +127,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._receive_error: StreamError | None = None
         self._finished = False
         """Nothing comes any more: the peer's direction, or all of it, has ended."""
+        self.sink: Sink | None = None
+        """Takes what comes before it would wait to be taken, or a part of it."""
         self._local: LocalEnd | None = None
         """The socket that the session carries."""
         self._reader: LocalReader | None = None
@@ -405,6 +408,12 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         local, taken = self._local, 0
         if local is not None and not self.unread_bytes and not self._lent:
             taken = local.write(*pieces)
+            if taken and self._core.consumed(self.conn, taken):
+                self._wake()
+            if taken == size:
+                return
+        elif self.sink is not None and not self.unread_bytes and not self._lent:
+            taken = self.sink(pieces, size)
             if taken and self._core.consumed(self.conn, taken):
                 self._wake()
             if taken == size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tunnel.errors import Code
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Bytes = bytes | bytearray
 Take = Callable[[], Bytes | None]
 OnClosed = Callable[[Code], None]
+Sink = Callable[[list[bytes | memoryview], int], int]
+"""Take pieces, and how many bytes they are in all; return how many were taken at once.
+It must not wait or raise."""
 
 
 class ResettableStream(Protocol):
@@ -72,6 +75,14 @@ class ResettableStream(Protocol):
 
     def reset(self, code: Code) -> None:
         """Give it up at once and tell the peer why; harmless when already over."""
+
+
+@runtime_checkable
+class HasSink(Protocol):
+    """A virtual TCP connection that can pass on what comes before anybody takes it."""
+
+    sink: Sink | None
+    """Asked first while nothing waits to be taken and nothing that was lent is held."""
 
 
 class LocalEnd(Protocol):

@@ -46,6 +46,27 @@ async def test_each_request_of_a_kept_connection_goes_where_its_own_host_says() 
         assert it.asked == ["a.test", "b.test"]
 
 
+async def test_the_same_request_again_is_asked_of_whoever_has_the_name_by_now() -> None:
+    async with town() as it:
+        it.names["b.test"] = Code.NORMAL
+        heads = []
+        for again in (False, True):
+            await it.say(get("a.test"))
+            far, head = await it.target(again=again)
+            heads.append(head)
+            await far.far.send_all(OK)
+            await it.hear(b"ok")
+        assert heads[0] == heads[1]
+        it.names["a.test"] = Absent.UNKNOWN
+        await it.say(get("a.test"))
+        assert status(await it.hear()) == 404
+        it.names["a.test"] = Code.NORMAL
+        await it.say(get("b.test"))
+        far, head = await it.target()
+        assert b"\r\nHost: b.test\r\n" in head
+        assert it.asked == ["a.test", "a.test", "a.test", "b.test"]
+
+
 async def test_pipelined_requests_are_answered_one_after_the_other() -> None:
     async with town() as it:
         await it.say(get("a.test", path="/1") + get("a.test", path="/2"))

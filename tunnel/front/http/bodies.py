@@ -73,6 +73,16 @@ class BodyReader:
         self._left, self.done = 0, True
         return [piece] if piece else [], rest
 
+    @property
+    def certain(self) -> int:
+        """So many bytes belong to it, and are not its last; 0 if that is not known."""
+        return self._left - 1 if self._left else 0
+
+    def skip(self, size: int) -> None:
+        """Take it that ``size`` bytes have come, of those that are ``certain``."""
+        assert self._left is not None and size < self._left  # noqa: S101, PT018
+        self._left -= size
+
     def end(self) -> None:
         """Take the end of the connection.
 

@@ -44,7 +44,7 @@ from tunnel.net.sockets import quick
 from tunnel.net.timeouts import TIMEOUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from tunnel.addresses import Address
     from tunnel.net.relay import ResettableStream
@@ -165,6 +165,11 @@ class Visit:
         self.put = quick(stream).put
         self.turn = Notify()
         self._read = read or _by_name
+        self._last: tuple[bytes, Request] | None = None
+        """The last request that was read, and its bytes: many ask for the same again.
+        """
+        self.made: tuple[Request, Hashable, bytes, Address] | None = None
+        """What a front end made of a request: for whom, the head, and the visitor."""
         self._reading: trio.CancelScope | None = None
         self._head_s = head_s
         self._keep_alive_s = keep_alive_s
@@ -270,6 +275,8 @@ class Visit:
     def take_request(self, size: int) -> Request:
         """Return the request whose head has so many bytes.
 
+        The same object as last time if the bytes are the same.
+
         Raises:
             HttpError: two could read it in two ways; answer and ``leave``.
         """
@@ -279,10 +286,17 @@ class Visit:
         self.answering, self.may_go_on = False, False
         self.request = None
         try:
+            last = self._last
+            if last is not None and last[0] == raw:
+                self.request = head = last[1].head
+                self.body = BodyReader(head.body)
+                return last[1]
             head = read_request(raw, self.limits.fields)
             self.request = head
             self.body = BodyReader(head.body)
-            return self._read(head)
+            request = self._read(head)
+            self._last = raw, request
+            return request
         except HeadError as error:
             raise _refused(error) from None
 
@@ -341,6 +355,10 @@ class Visit:
 
     # Its end -------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Free what is of use only while requests come one after the other."""
+        self.request = self._last = self.made = None
+
     def drop_upstream(self) -> None:
         """Give up the target's connection that was kept."""
         upstream, self.upstream = self.upstream, None
@@ -385,7 +403,7 @@ async def serve_requests(
             await reset_socket(visit.stream)
     if visit.tunnel is not None:
         early, visit.waiting = bytes(visit.waiting), bytearray()
-        visit.request = None  # a relay lasts, and needs none
+        visit.forget()  # it may last for days
         await carry(visit.stream, visit.tunnel, visit.peer, early=early)
     elif visit.gone:
         await reset_socket(visit.stream)
@@ -407,6 +425,7 @@ async def _converse(visit: Visit, answer: Callable[[Request], Awaitable[None]]) 
         visit.nursery = None
         if not goes_on:
             return
+        visit.forget()
 
 
 async def _next_head(visit: Visit) -> int:

@@ -87,6 +87,7 @@ class Upstream:
                     if carried >= TURN_BYTES:
                         carried = 0
                         await trio.lowlevel.checkpoint()
+                del piece, exchange  # until the next answer, they would be held here
         except trio.ClosedResourceError:
             pass  # dropped by the visitor's task
         except trio.BrokenResourceError as error:
