@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
-from tunnel.front.http.exchange import Exchange, Words
+from tunnel.front.http.exchange import Exchange, Upstream, Words
 from tunnel.front.http.fields import about_the_visitor, dropped, framing
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.guards import RETRY_AFTER_S, Guards
 from tunnel.front.http.server import (
     HttpError,
     Request,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     import trio
 
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.guards import Member
     from tunnel.net.sockets import FastSocket
 
 
@@ -71,10 +73,9 @@ class Destination(NamedTuple):
     open: Open
 
 
-Route = Callable[[str], Destination | Absent]
+Route = Callable[[str], Destination | Guards | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
 
-RETRY_AFTER_S: Final = 5
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
 _VIA: Final = f"Via: 1.1 {PSEUDONYM}".encode()
@@ -100,13 +101,36 @@ async def handle_visitor(visit: Visit, route: Route) -> None:
 
     async def answer(request: Request) -> None:
         found = route(request.host)
-        if isinstance(found, Absent):
-            raise _absent(found)
+        if not isinstance(found, Destination):
+            await _answer_guarded(visit, request, found)
+            return
         origin = origin_of(request, visit.peer, secure=visit.secure)
         head = request_head(request, origin)
         await _exchange(visit, request, head, found, origin.visitor)
 
     await serve_requests(visit, answer)
+
+
+async def _answer_guarded(
+    visit: Visit, request: Request, found: Guards | Absent
+) -> None:
+    """Answer at a name of which the server asks more than whose it is."""
+    if isinstance(found, Absent):
+        raise _absent(found)
+    origin = origin_of(request, visit.peer, secure=visit.secure)
+    visitor, place = origin.visitor, found.place_of(request.target)
+    place.admit(visitor, found.rates)
+    place.limit_body(visit)
+    kept = visit.upstream
+    key = kept.key if isinstance(kept, Upstream) and not kept.is_over else None
+    member = place.member(key, visitor)
+    request = request._replace(target=place.stripped(request.target))
+    head = request_head(request, origin)
+    member.in_flight += 1
+    try:
+        await _exchange(visit, request, head, member, visitor)
+    finally:
+        member.in_flight -= 1
 
 
 async def handle_guarded(
@@ -143,7 +167,11 @@ async def handle_guarded(
 
 
 async def _exchange(
-    visit: Visit, request: Request, head: bytes, to: Destination, visitor: Address
+    visit: Visit,
+    request: Request,
+    head: bytes,
+    to: Destination | Member,
+    visitor: Address,
 ) -> None:
     started = time.monotonic()
     exchange = Exchange(visit, head, _WORDS)
