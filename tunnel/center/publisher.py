@@ -163,7 +163,7 @@ class Publisher:
             return
         rules = replace(mapping.entry.rules or Rules(), out=out)
         mapping.entry = replace(mapping.entry, rules=rules)
-        if mapping.public is not None and self._session is not None:
+        if self._session is not None:  # what it is asked for meanwhile was older
             await self._ask(MappingOp.ADD, [name])
 
     def public(self, name: str) -> Address | None:
