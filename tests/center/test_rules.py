@@ -202,6 +202,23 @@ async def test_an_address_is_looked_at_before_anything_is_opened(
     )
 
 
+async def test_behind_a_trusted_proxy_each_visitor_is_judged_for_itself() -> None:
+    rules = Rules(allow=(*HERE, *ELSEWHERE), requests=1, per_s=3600)
+
+    def by(host: str) -> str:
+        return f"X-Forwarded-For: {host}\r\n"
+
+    async with (
+        center(names=NAMES, trusted=HERE) as where,
+        published(where, rules),
+        visitor(where) as proxy,
+    ):
+        assert (await proxy.ask(more=by("198.51.100.1")))[0] == 200
+        assert (await proxy.ask(more=by("198.51.100.1")))[0] == 429
+        assert (await proxy.ask(more=by("198.51.100.2")))[0] == 200
+        assert (await proxy.ask(more=by("203.0.113.1")))[0] == 403
+
+
 async def test_a_server_without_the_capability_gets_no_entry_with_rules() -> None:
     async with center(names=NAMES) as where:
         where.server.terms = Terms(capabilities=CAN_MAP | CAN_UDP)

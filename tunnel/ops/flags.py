@@ -114,8 +114,9 @@ class EntryFlags:
             here; LOW-HIGH for several. TARGET `socks` is a proxy into the network here.
             Repeatable.
         udp: [REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. Repeatable.
-        http: NAME=TARGET: a host name at the server leads to a web service, or a
-            folder, here. Repeatable.
+        http: NAME=TARGET[,allow=NET...]: a host name at the server leads to a web
+            service, or a folder, here. Also deny=, expires=2h, requests=10/s,
+            max-body=10M, path=/api, strip, group=NAME, check=/healthz. Repeatable.
         https: NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable.
         reach: LISTEN=TARGET: a port here leads to TARGET at the server's side.
             Repeatable.

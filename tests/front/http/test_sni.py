@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import ssl
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +17,10 @@ from tunnel.addresses import Address
 from tunnel.errors import Code
 from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
+from tunnel.front.http.guards import Guards, Place, Rates
 from tunnel.front.http.names import Absent, Destination
 from tunnel.front.http.sni import handle_tls_visitor
+from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -42,7 +46,7 @@ class Street:
     def __init__(self, visitor: trio.abc.HalfCloseableStream) -> None:
         self.visitor = visitor
         self.far = Far()
-        self.passed: dict[str, Absent] = {}
+        self.passed: dict[str, Absent | Guards] = {}
         self.asked: list[str] = []
 
     async def _open(self, visitor: Address) -> Far:
@@ -54,7 +58,7 @@ class Street:
     def _there(self) -> Destination:
         return Destination(None, self._open)
 
-    def route_passed(self, host: str) -> Destination | Absent:
+    def route_passed(self, host: str) -> Destination | Guards | Absent:
         self.asked.append(host)
         return self.passed.get(host, self._there)
 
@@ -71,7 +75,7 @@ class Street:
 @asynccontextmanager
 async def street(
     context: ssl.SSLContext | None = None,
-    passed: dict[str, Absent] | None = None,
+    passed: dict[str, Absent | Guards] | None = None,
     ending: sni.Termination | None = None,
 ) -> AsyncIterator[Street]:
     visitor, ours = trio.testing.memory_stream_pair()
@@ -142,6 +146,16 @@ async def test_a_name_that_leads_nowhere_gets_an_alert(
         assert (answer[0], answer[-1]) == (21, alert)
 
 
+async def test_a_visitor_who_is_not_allowed_gets_an_alert_and_reaches_nobody() -> None:
+    rules = Rules(deny=(ip_network(VISITOR.host),))
+    guards = Guards([Place(HOST, rules, math.inf, [])], Rates())
+    async with street(passed={HOST: guards}) as it:
+        await it.visitor.send_all(hello())
+        await it.visitor.send_eof()
+        answer = await it.rest()
+        assert (answer[0], answer[-1]) == (21, 49)
+
+
 async def test_no_name_leads_nowhere() -> None:
     async with street() as it:
         await it.visitor.send_all(hello(None))
@@ -200,7 +214,7 @@ async def test_tls_ends_here_with_a_certificate_and_the_target_hears_of_it() -> 
         visitor = trio.SSLStream(it.visitor, client, server_hostname=HOST)
         await visitor.send_all(b"GET / HTTP/1.1\r\nHost: tunnel.test\r\n\r\n")
         head = await it.far.far.receive_some()
-        assert b"\r\nx-forwarded-proto: https\r\n" in head
+        assert b"\r\nX-Forwarded-Proto: https\r\n" in head
         assert b'for="203.0.113.9:4711";host="tunnel.test";proto=https' in head
         assert visitor.selected_alpn_protocol() == "http/1.1"
         await it.far.far.send_all(OK)
