@@ -115,6 +115,9 @@ class Place:
     """On trio's clock."""
     members: list[Member]
     turns: int = 0
+    """How often one was chosen."""
+    told_over: bool = False
+    """That it has expired was logged."""
 
     @property
     def path(self) -> str:
@@ -129,6 +132,10 @@ class Place:
         """
         rules = self.rules
         if trio.current_time() >= self.expires_at:
+            if not self.told_over:
+                self.told_over = True
+                log_event(LOG, logging.INFO, "name.expired", address=visitor.host,
+                    host=self.name, path=self.path or "/")  # fmt: skip
             words = "this was published for a while, and the while is over"
             raise HttpError(HTTPStatus.GONE, words)
         if (rules.allow or rules.deny) and not _is_allowed(visitor, rules):
