@@ -239,12 +239,13 @@ class Publisher:
     def _enforced(self, session: Session, names: list[str]) -> list[_Mapping]:
         """Return what may be asked of this server; refuse what it would not guard."""
         found = [self._mappings[name] for name in names if name in self._mappings]
-        if session.core.theirs.capabilities & CAN_RULE:
+        ruled = [mapping for mapping in found if mapping.entry.rules is not None]
+        if not ruled or session.core.theirs.capabilities & CAN_RULE:
             return found
-        for mapping in found:
-            if (rules := mapping.entry.rules) is not None:
-                why = f"this server is too old for {', '.join(said_words(rules))}"
-                self._take_answer(mapping, MappingAnswer(Code.UNSUPPORTED, reason=why))
+        for mapping in ruled:
+            said = said_words(mapping.entry.rules or Rules())
+            why = f"this server is too old for {', '.join(said)}"
+            self._take_answer(mapping, MappingAnswer(Code.UNSUPPORTED, reason=why))
         return [mapping for mapping in found if mapping.entry.rules is None]
 
     def _due(self) -> list[str]:
