@@ -11,10 +11,11 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
-from tunnel.center import drain, endpoints, mappings, server, sessions
+from tunnel.center import drain, endpoints, health, mappings, server, sessions, sites
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
+from tunnel.front.http import guards
 from tunnel.link import link, mapping_rpc, session, transport
 from tunnel.link import output as link_output
 from tunnel.net import descriptors, listen, relay, timeouts
@@ -27,6 +28,7 @@ from tunnel.proto import (
     output,
     pools,
     resend,
+    rules,
     scheduler,
     terms,
     window,
@@ -62,6 +64,7 @@ PEER_LIMITS: Final = {
     "unanswered MAPPINGs": proto_mappings.MAX_UNANSWERED_MAPPINGS,
     "entries of one MAPPING": frames.MAX_MAPPING_ENTRIES,
     "entries of one MAPPING, at the most": frames.MAX_MAPPING_COUNT,
+    "networks of a rule": rules.MAX_NETWORKS,
     "fields of one list": wire_fields.MAX_FIELDS,
     "frames without effect": incoming.NUISANCE_PER_S,
     "frames without effect at once": incoming.NUISANCE_BURST,
@@ -96,6 +99,8 @@ PEER_LIMITS: Final = {
     "ports of an entry": endpoints.MAX_RANGE,
     "entries of one client": mappings.MAX_CLIENT_NAMES,
     "entries of all clients": mappings.MAX_NAMES,
+    "entries of one name": sites.MAX_SITE_ENTRIES,
+    "remembered first publications": sites.KNOWN_LIVES,
     "silent owner of a wanted port": mappings.SILENT_OWNER_S,
     "drain": drain.DRAIN_S,
 }
@@ -134,6 +139,8 @@ PROGRAM_LIMITS: Final = {
     "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
     "descriptors kept back for links": descriptors.RESERVE,
     "visitors of one address": listen.MAX_PER_ADDRESS,
+    "addresses whose requests are counted": guards.MAX_REMEMBERED,
+    "checks of a target": health.EVERY_S,
 }
 """What nobody else can see."""
 

@@ -124,7 +124,8 @@ async def test_a_name_is_withdrawn_without_a_look_at_the_others(
 
         __iter__ = items = values  # type: ignore[assignment]
 
-    monkeypatch.setattr(table, "_open", Unwalked(table._open))
+    names = table._open
+    monkeypatch.setattr(names, "_sites", Unwalked(names._sites))
     answers = await ask(
         table, client, MappingOp.REMOVE, leave("mine"), leave("x1"), leave("mine")
     )

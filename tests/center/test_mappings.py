@@ -11,7 +11,13 @@ from support.center import LOOPBACK, user
 from tunnel.access.join import make_token
 from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
-from tunnel.center.endpoints import Endpoint, EndpointType, PublicName, TcpPorts
+from tunnel.center.endpoints import (
+    Endpoint,
+    EndpointType,
+    HostNames,
+    PublicName,
+    TcpPorts,
+)
 from tunnel.center.mappings import MappingTable
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
@@ -382,4 +388,24 @@ async def test_the_rules_are_the_same_for_names_and_for_many_keys_at_once() -> N
         assert {key.port for key in kind.open_now} == {4}
         table.drop(as_session(other))
         assert not kind.open_now
+        assert len(table) == 0
+
+
+async def test_of_two_that_ask_for_a_name_at_the_same_moment_one_has_it() -> None:
+    host = HostNames(MappingType.HTTP, 80, None)
+    table = MappingTable({MappingType.HTTP: host})
+    wanted = MappingEntry(MappingType.HTTP, "web", "a.test")
+    answers: list[MappingAnswer] = []
+
+    async def ask(client: Client) -> None:
+        answers.extend(await add(table, client, wanted))
+
+    async with clients() as nursery:
+        both = Client(nursery), Client(nursery)
+        async with trio.open_nursery() as asking:
+            for client in both:
+                asking.start_soon(ask, client)
+        assert [answer.code for answer in answers] == [Code.NORMAL, Code.TAKEN]
+        for client in both:
+            table.drop(as_session(client))
         assert len(table) == 0

@@ -421,7 +421,7 @@ def test_a_frame_before_a_malformed_one_is_still_given_out(name: str) -> None:
     "data",
     [
         by_hand.create_tcp(1, ADDRESS, by_hand.tlv(5, b"")),
-        by_hand.mapping(1, by_hand.mapping_entry(1, "a", tlvs=by_hand.tlv(1, b""))),
+        by_hand.mapping(1, by_hand.mapping_entry(1, "a", tlvs=by_hand.tlv(10, b""))),
     ],
 )
 def test_an_unknown_field_below_128_asks_for_a_later_version(data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass, replace
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import pytest
@@ -67,6 +68,7 @@ from tunnel.proto.proofs import (
     transcript,
     verifier_of,
 )
+from tunnel.proto.rules import Rules
 from tunnel.proto.window import RecvWindow
 
 if TYPE_CHECKING:
@@ -136,8 +138,17 @@ def plain(value: object) -> Json:
             return value.name
         case dict():
             return {str(kind): plain(one) for kind, one in value.items()}
-        case list():
+        case list() | tuple():
             return [plain(one) for one in value]
+        case IPv4Network() | IPv6Network():
+            return str(value)
+        case Rules():
+            said = {one.name: getattr(value, one.name) for one in fields(value)}
+            return {
+                name: plain(one)
+                for name, one in said.items()
+                if one != getattr(Rules(), name)
+            }
         case _:
             pass
     if is_dataclass(value):
@@ -171,7 +182,7 @@ def _value(name: str, said: Json) -> object:
         case "target":
             return target(said)
         case "entries":
-            return [MappingEntry(**one) for one in said]
+            return [entry(one) for one in said]
         case "answers":
             return answers(said)
         case _:
@@ -190,6 +201,15 @@ def target(said: dict[str, Json]) -> Target:
     if "path" in said:
         return UnixPath(said["path"])
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))
+
+
+def entry(said: dict[str, Json]) -> MappingEntry:
+    rules = dict(said.get("rules", ()))
+    for name in ("allow", "deny"):
+        rules[name] = tuple(map(ip_network, rules.get(name, ())))
+    return MappingEntry(
+        **{**said, "rules": Rules(**rules) if "rules" in said else None}
+    )
 
 
 def answers(said: list[dict[str, Json]]) -> list[MappingAnswer]:
@@ -481,7 +501,7 @@ class End:
             case "leave":
                 core.go_away(Code[first], json.loads(rest))
             case "mapping":
-                entries = [MappingEntry(**one) for one in json.loads(rest)]
+                entries = [entry(one) for one in json.loads(rest)]
                 core.ask_mapping(MappingOp[first], entries)
             case "answer":
                 core.answer_mapping(answers(json.loads(words)))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from tunnel.access.networks import Network
     from tunnel.center.events import Notice
 
 LOOPBACK = "127.0.0.1"
@@ -108,6 +109,7 @@ async def center(
     others: tuple[User, ...] = (),
     resume_s: int = 120,
     names: NameOptions | None = None,
+    trusted: tuple[Network, ...] = (),
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -122,6 +124,7 @@ async def center(
             plain=identity is None,
             resume_s=resume_s,
             names=names or NameOptions(),
+            trusted_proxies=trusted,
         ),
     )
     with trio.fail_after(60):

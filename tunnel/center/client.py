@@ -78,6 +78,10 @@ class CenterClient(LinkKeeper):
         serve = partial(refuse, code=Code.NO_MAPPING)
         return await self.publish(MappingEntry(MappingType.EXIT, "", name), serve)
 
+    async def lead_nobody(self, name: str, *, out: bool) -> None:
+        """Have the server lead visitors elsewhere; see ``Publisher.lead_nobody``."""
+        await self.publisher.lead_nobody(name, out=out)
+
     def public(self, name: str) -> Address | None:
         """Return where a mapping is open, None while it is not."""
         return self.publisher.public(name)

@@ -48,7 +48,7 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, Terms
+from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
@@ -109,7 +109,8 @@ class LinkKeeper:
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
         self._terms = Terms(
-            capabilities=CAN_MAP | CAN_UDP, client_id=client_id or _random_id()
+            capabilities=CAN_MAP | CAN_UDP | CAN_RULE,
+            client_id=client_id or _random_id(),
         )
         self._join = join
         self._tell = tell

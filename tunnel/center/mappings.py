@@ -7,13 +7,21 @@ served is the business of its ``EndpointType``. Carries no byte.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import trio
 
 from tunnel.center.endpoints import NameInUse, PublicName
+from tunnel.center.sites import (
+    HOSTS,
+    MAX_SITE_ENTRIES,
+    Lives,
+    OpenMapping,
+    Site,
+    Sites,
+    is_same_but_for_state,
+)
 from tunnel.errors import Code, TunnelError
 from tunnel.log import log_event
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.users import User
     from tunnel.center.client_session import ClientSession
-    from tunnel.center.endpoints import Endpoint, EndpointType
+    from tunnel.center.endpoints import EndpointType
     from tunnel.proto.frames import MappingEntry, ProtMapping
 
 KNOWN_NAMES: Final = 10_000
@@ -36,22 +44,6 @@ SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
 logger = logging.getLogger("tunnel.mappings")
-
-
-@dataclass(slots=True, eq=False)
-class OpenMapping:
-    """A mapping that is open: whose it is, its public names, its endpoint."""
-
-    owner: ClientSession
-    entry: MappingEntry
-    names: tuple[PublicName, ...]
-    endpoint: Endpoint
-
-    @property
-    def answer(self) -> MappingAnswer:
-        """Say that it is open, and where."""
-        public, note = self.endpoint.public, self.endpoint.note
-        return MappingAnswer(Code.NORMAL, public.host, public.port, note)
 
 
 class _TakenNames:
@@ -71,7 +63,8 @@ class MappingTable:
     def __init__(self, types: Mapping[int, EndpointType]) -> None:
         self.types = dict(types)
         """What is offered: how entries of each type are opened."""
-        self._open: dict[PublicName, OpenMapping] = {}
+        self._open = Sites()
+        self._lives = Lives()
         self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""
         self._count = 0
@@ -88,11 +81,11 @@ class MappingTable:
 
     def owner(self, name: PublicName) -> ClientSession | None:
         """Return the client that has this name."""
-        mapping = self._open.get(name)
-        return mapping.owner if mapping else None
+        site = self._open.get(name)
+        return site.mappings[0].owner if site else None
 
-    def find(self, of_type: MappingType, host: str) -> OpenMapping | None:
-        """Return the mapping that has a host name, or a wildcard for it."""
+    def find(self, of_type: MappingType, host: str) -> Site | None:
+        """Return what is open under a host name, or under a wildcard for it."""
         found = self._open.get(PublicName(of_type, host))
         return found or self._open.get(_names_of(of_type, host)[1])
 
@@ -166,6 +159,8 @@ class MappingTable:
         if not (1 <= entry.count <= of_type.max_count and last_port <= 65_535):
             why = f"{entry.count} ports from {entry.port}"
             raise TunnelError(Code.UNSUPPORTED, why)
+        if entry.rules is not None and (why := _unruly(entry)):
+            raise TunnelError(Code.UNSUPPORTED, why)
         if not _may(client.user, entry, of_type.host(entry)):
             what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
             why = f"{client.user.name} may not publish {what}"
@@ -186,27 +181,29 @@ class MappingTable:
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
         had = self._by_owner.get(client, {}).get(entry.name)
-        if had and (had.entry.type, had.names) == (entry.type, names):
+        if had and had.names == names and is_same_but_for_state(had.entry, entry):
+            if had.entry != entry:
+                self._open.replace(had, entry)
             return had.answer
         for name in names:
-            if not await self._is_free(name, client):
-                if name in self._lost.get(client, ()):
-                    why = f"another client took {name} over"
-                    return MappingAnswer(Code.TAKEN_OVER, reason=why)
-                why = f"{name} belongs to another client"
-                return MappingAnswer(Code.TAKEN, reason=why)
+            if not await self._is_free(name, client, entry):
+                return self._refusal(name, client, entry)
         try:
             endpoint = await of_type.open(names)
         except NameInUse as error:
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
-        if client.gone:  # it left while we waited: nobody would give the name back
+        if (late := self._too_late(client, entry, names)) is not None:
             endpoint.close()
-            return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
+            return late
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
         mapping = OpenMapping(client, entry, names, endpoint)
-        self._open.update(dict.fromkeys(names, mapping))
+        if entry.rules is not None:
+            mapping.expires_at = self._lives.expires_at(
+                client.user.name, names[0], entry.rules
+            )
+        self._open.add(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
         self._lost.get(client, set()).difference_update(names)
@@ -215,18 +212,60 @@ class MappingTable:
         client.nursery.start_soon(_serve, mapping)
         return mapping.answer
 
-    async def _is_free(self, name: PublicName, client: ClientSession) -> bool:
-        """Say whether the client may have the name now; take it if its owner yields."""
-        mapping = self._open.get(name)
-        if mapping is None:
-            return True
+    def _too_late(
+        self, client: ClientSession, entry: MappingEntry, names: tuple[PublicName, ...]
+    ) -> MappingAnswer | None:
+        """Say what has come between while the entry's endpoint was opened."""
+        if client.gone:  # nobody would give the name back
+            return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
+        for name in names:
+            if not self._open.has_room(name, entry, client.user.name):
+                return self._refusal(name, client, entry)
+        return None
+
+    def _refusal(
+        self, name: PublicName, client: ClientSession, entry: MappingEntry
+    ) -> MappingAnswer:
+        """Say why the client cannot have a name that is not free."""
+        if name in self._lost.get(client, ()):
+            why = f"another client took {name} over"
+            return MappingAnswer(Code.TAKEN_OVER, reason=why)
+        why = f"{name} belongs to another client"
+        if self._open.is_of_another(name, client.user.name):
+            why = f"{name} belongs to another user"
+        elif self._open.is_full(name):
+            why = f"{name} has {MAX_SITE_ENTRIES} entries"
+            return MappingAnswer(Code.RESOURCE, reason=why)
+        elif self._open.has_group(name, entry):
+            why = f"the group {entry.rules and entry.rules.group} has other rules"
+        return MappingAnswer(Code.TAKEN, reason=why)
+
+    async def _is_free(
+        self, name: PublicName, client: ClientSession, entry: MappingEntry
+    ) -> bool:
+        """Say whether the client may have the name now; take it if its owners yield."""
+        if self._open.is_of_another(name, client.user.name):
+            return False
+        for rival in self._open.rivals(name, entry):
+            is_open = self._by_owner.get(rival.owner, {}).get(rival.entry.name) is rival
+            if is_open and not await self._yields(rival, client, entry):
+                return False
+        return not self._open.is_full(name)
+
+    async def _yields(
+        self, mapping: OpenMapping, client: ClientSession, entry: MappingEntry
+    ) -> bool:
+        """Close a mapping that is in an entry's way, if its owner has to yield."""
         owner = mapping.owner
         if owner is client:
+            is_other = mapping.entry.name != entry.name
+            if is_other and entry.rules and entry.rules.group:
+                return False  # two of a group whose rules are not the same
             self._close(mapping)
             return True
         # Of two that had lost it to one another each would take it back for ever.
         lost_before = not self._lost.get(client, set()).isdisjoint(mapping.names)
-        if lost_before or owner.user.name != client.user.name:
+        if lost_before:
             return False
         if owner.waiting:
             # The port follows the living; what runs over that session may go on.
@@ -246,8 +285,7 @@ class MappingTable:
         self._lost.setdefault(mapping.owner, set()).update(mapping.names)
 
     def _close(self, mapping: OpenMapping) -> None:
-        for name in mapping.names:
-            del self._open[name]
+        self._open.remove(mapping)
         of_owner = self._by_owner[mapping.owner]
         del of_owner[mapping.entry.name]
         if not of_owner:
@@ -280,6 +318,18 @@ def _not_offered(type: int) -> str:  # noqa: A002 - as in an entry
     if type in (MappingType.HTTP, MappingType.HTTPS):
         return f"this server has no public {MappingType(type).name} port"
     return f"this server offers no type {type}"
+
+
+def _unruly(entry: MappingEntry) -> str:
+    """Say which rules no entry of this type can have; empty if it may have its own."""
+    rules = entry.rules
+    if rules is None or entry.type == MappingType.HTTP:
+        return ""
+    if entry.type not in HOSTS:
+        return "rules about visitors are of web services"
+    if rules.requests or rules.max_body is not None or rules.path or rules.strip:
+        return "of TLS that passes through, this server sees no request"
+    return ""
 
 
 def _may(user: User, entry: MappingEntry, host: str) -> bool:

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from tunnel.addresses import Address
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
-from tunnel.errors import Code, LocalStreamError, UsageError
+from tunnel.errors import UsageError
+from tunnel.front.http.guards import Guards, Place, Rates
 from tunnel.front.http.names import Absent, Destination, serve_web
 from tunnel.front.http.sni import serve_tls_names, termination
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import TLS_ONLY, MappingType, NameTarget
+from tunnel.proto.frames import TLS_ONLY, MappingType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.center.mappings import MappingTable
+    from tunnel.center.sites import Site
     from tunnel.front.http.sni import Termination
     from tunnel.net.listen import PortListener
-    from tunnel.net.relay import ResettableStream
-
-_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,9 @@ class NamePorts:
 
     async def serve(self, table: MappingTable) -> None:
         """Serve visitors until cancelled; closes the ports."""
-        web = partial(_route, table, MappingType.HTTP)
-        passed = partial(_route, table, MappingType.HTTPS)
+        rates = Rates()
+        web = partial(_route, table, rates, MappingType.HTTP)
+        passed = partial(_route, table, rates, MappingType.HTTPS)
         ending, most = self._termination, MAX_VISITORS
         async with trio.open_nursery() as nursery:
             if ports := self._http:
@@ -126,21 +126,29 @@ def _termination_of(options: NameOptions) -> Termination | None:
 
 
 def _route(
-    table: MappingTable, of_type: MappingType, host: str
-) -> Destination | Absent:
+    table: MappingTable, rates: Rates, of_type: MappingType, host: str
+) -> Destination | Guards | Absent:
     """Return how to open at the client that has a host name, or why nobody can."""
-    mapping = table.find(of_type, host)
-    if mapping is None:
+    site = table.find(of_type, host)
+    if site is None:
         return Absent.AWAY if table.is_known(of_type, host) else Absent.UNKNOWN
-    owner, name = mapping.owner, mapping.entry.name
-    if owner.away:
+    mapping = site.only
+    if mapping is None:
+        if site.guards is None:
+            site.guards = _guards(site, rates)
+        return site.guards
+    if mapping.owner.away:
         return Absent.AWAY
+    return Destination(mapping, mapping.open)
 
-    async def open_one(visitor: Address) -> ResettableStream:
-        while owner.waiting and not owner.gone:
-            if owner.away:
-                raise LocalStreamError(Code.LINK_LOST, "the client is not connected")
-            await trio.sleep(_LOOK_S)
-        return owner.session.open_now(NameTarget(name), visitor)
 
-    return Destination(mapping, open_one)
+def _guards(site: Site, rates: Rates) -> Guards:
+    places: dict[str, Place] = {}
+    for mapping in site.mappings:
+        rules, name = mapping.rules, mapping.names[0].host
+        place = places.get(rules.path)
+        if place is None:
+            place = places[rules.path] = Place(name, rules, mapping.expires_at, [])
+        place.members.append(mapping)
+        place.expires_at = min(place.expires_at, mapping.expires_at)
+    return Guards(places.values(), rates)

@@ -7,6 +7,7 @@ what somebody else still has.
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -21,8 +22,10 @@ from tunnel.errors import Code, LocalSessionError, TunnelError
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.proto.frames import (
+    CAN_RULE,
     MAX_MAPPING_ENTRIES,
     TLS_ONLY,
+    MappingAnswer,
     MappingEntry,
     MappingOp,
     MappingType,
@@ -30,6 +33,8 @@ from tunnel.proto.frames import (
     TcpTarget,
     UdpTarget,
 )
+from tunnel.proto.payloads import entry_bytes
+from tunnel.proto.rules import Rules, said_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,12 +42,14 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Networks
     from tunnel.center.events import Notice
     from tunnel.link.session import Session
-    from tunnel.proto.frames import MappingAnswer
 
 _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""
 ASKED_AGAIN: Final = (Code.TAKEN, Code.RESOURCE)
 """Refused so, a name may be had later: its owner leaves, an old server ends."""
+QUESTION_BYTES: Final = 65_000
+"""Of the entries of one MAPPING: less than its payload may have, and more than one
+entry ever needs."""
 NOT_OFFERED: Final = (Code.UNSUPPORTED, Code.ADDRESS_UNSUPPORTED)
 """Refused so, a name is never given by this server: something else may do."""
 
@@ -61,6 +68,17 @@ class _Mapping:
     """Where it is not offered, its owner has something else to ask for."""
     had: bool = False
     """It was open once."""
+    began_at: float = math.inf
+    """When it was open first, on trio's clock."""
+
+    @property
+    def wanted(self) -> MappingEntry:
+        """What is asked for now: of its life a part may be over."""
+        entry, rules = self.entry, self.entry.rules
+        if rules is None or not rules.expires_s or not self.had:
+            return entry
+        passed_s = rules.passed_s + int(trio.current_time() - self.began_at)
+        return replace(entry, rules=replace(rules, passed_s=passed_s))
 
     @property
     def is_due(self) -> bool:
@@ -137,6 +155,17 @@ class Publisher:
                 raise
         return name
 
+    async def lead_nobody(self, name: str, *, out: bool) -> None:
+        """Tell the server whether a web service is out, from now on; no error if it
+        cannot be told at once, for a new link tells it."""
+        mapping = self._mappings.get(name)
+        if mapping is None:
+            return
+        rules = replace(mapping.entry.rules or Rules(), out=out)
+        mapping.entry = replace(mapping.entry, rules=rules)
+        if self._session is not None:  # what it is asked for meanwhile was older
+            await self._ask(MappingOp.ADD, [name])
+
     def public(self, name: str) -> Address | None:
         """Return where a mapping is open, None while it is not."""
         mapping = self._mappings.get(name)
@@ -191,18 +220,33 @@ class Publisher:
 
     async def _ask(self, op: MappingOp, names: list[str]) -> None:
         session = self._session
-        while names and session is not None:
-            some, names = names[:MAX_MAPPING_ENTRIES], names[MAX_MAPPING_ENTRIES:]
-            asked = [self._mappings[name] for name in some if name in self._mappings]
-            answers = await _answers(session, op, [mapping.entry for mapping in asked])
+        if session is None:
+            return
+        asked = self._enforced(session, names)
+        while asked or op is MappingOp.REPLACE:  # which says also what is no more
+            entries = _one_question(asked)
+            answers = await _answers(session, op, entries)
             if answers is None:
                 break
             op = MappingOp.ADD
             for mapping, answer in zip(asked, answers, strict=False):
                 self._take_answer(mapping, answer)
+            asked = asked[len(entries) :]
         if self._asking_again is None and self._nursery is not None and self._due():
             self._asking_again = trio.CancelScope()
             self._nursery.start_soon(self._keep_asking, self._asking_again)
+
+    def _enforced(self, session: Session, names: list[str]) -> list[_Mapping]:
+        """Return what may be asked of this server; refuse what it would not guard."""
+        found = [self._mappings[name] for name in names if name in self._mappings]
+        ruled = [mapping for mapping in found if mapping.entry.rules is not None]
+        if not ruled or session.core.theirs.capabilities & CAN_RULE:
+            return found
+        for mapping in ruled:
+            said = said_words(mapping.entry.rules or Rules())
+            why = f"this server is too old for {', '.join(said)}"
+            self._take_answer(mapping, MappingAnswer(Code.UNSUPPORTED, reason=why))
+        return [mapping for mapping in found if mapping.entry.rules is None]
 
     def _due(self) -> list[str]:
         return [name for name, mapping in self._mappings.items() if mapping.is_due]
@@ -221,6 +265,8 @@ class Publisher:
     def _take_answer(self, mapping: _Mapping, answer: MappingAnswer) -> None:
         entry, name = mapping.entry, mapping.entry.name
         if answer.code is Code.NORMAL:
+            if not mapping.had:
+                mapping.began_at = trio.current_time()
             mapping.refusal, mapping.had = None, True
             public = Address(answer.host or self._server_host, answer.port)
             known, mapping.public = mapping.public, public
@@ -242,6 +288,19 @@ class Publisher:
         self._tell(MappingRefused(name, Address(entry.host, entry.port), answer))
 
 
+def _one_question(asked: list[_Mapping]) -> list[MappingEntry]:
+    """Return the first entries of those asked for, as many as one MAPPING takes."""
+    entries: list[MappingEntry] = []
+    room = QUESTION_BYTES
+    for mapping in asked[:MAX_MAPPING_ENTRIES]:
+        entry = mapping.wanted
+        room -= entry_bytes(entry)
+        if room < 0:
+            break
+        entries.append(entry)
+    return entries
+
+
 async def _answers(
     session: Session, op: MappingOp, entries: list[MappingEntry]
 ) -> list[MappingAnswer] | None:
@@ -254,7 +313,8 @@ async def _answers(
 
 async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> None:
     try:
-        await _answers(session, MappingOp.REMOVE, [entry])
+        # Only its name counts, and who knows no rules would end the session.
+        await _answers(session, MappingOp.REMOVE, [replace(entry, rules=None)])
     finally:
         done.set()
 

@@ -34,7 +34,7 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import CAN_MAP, CAN_UDP, MappingType, Terms
+from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, MappingType, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
@@ -99,7 +99,7 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
-        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP)
+        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {

@@ -27,6 +27,7 @@ from tunnel.addresses import (
     is_localhost,
 )
 from tunnel.center.exit.tcp import exit_to, udp_exit_to
+from tunnel.center.health import keep_checking
 from tunnel.center.local_services import (
     probe_tls,
     share_folder,
@@ -34,7 +35,7 @@ from tunnel.center.local_services import (
     share_service,
 )
 from tunnel.center.publisher import NOT_OFFERED
-from tunnel.errors import CODES, Code, TunnelError
+from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from tunnel.center.client import CenterClient
     from tunnel.center.events import MappingRefused
     from tunnel.center.exit.tcp import Serve
+    from tunnel.center.health import Check
     from tunnel.center.tls_target import TargetTls
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
@@ -171,6 +173,38 @@ class Published:
     """Of the URL in its line; empty for a line with an address."""
     server_host: str = ""
     """Names the URL where the public address has no host of its own."""
+    check: Check | None = None
+    """How this client asks whether its target is well."""
+
+    def ruled(self, rules: ServerRules | None, check: Check | None) -> Published:
+        """Return the entry with what the server is to ask of its visitors.
+
+        Raises:
+            UsageError: the entry can have no such rules.
+        """
+        if rules is None:
+            return self
+        if self.kind == "https" and (rules.requests or rules.path or
+                                     rules.max_body is not None):  # fmt: skip
+            raise UsageError(
+                "--https takes no requests=, max-body= or path=",
+                "its TLS passes through, so the server sees no request",
+                "publish it with --http, and have the server end TLS",
+            )
+        if check is not None and not isinstance(self.endpoint, Service):
+            raise UsageError("check= is for services", "a folder is always there")
+        wanted = replace(self.wanted, rules=rules)
+        return replace(self, wanted=wanted, check=check)
+
+    async def keep_checking(self, client: CenterClient, name: str) -> None:
+        """Tell the server whether its target is well, until cancelled."""
+        assert self.check is not None  # noqa: S101 - it is to be kept
+        assert isinstance(self.endpoint, Service)  # noqa: S101 - ``ruled``
+
+        async def tell(out: bool) -> None:
+            await client.lead_nobody(name, out=out)
+
+        await keep_checking(self.endpoint.target, self.check, tell)
 
     async def start(self, client: CenterClient) -> str:
         """Publish it; return the name that the mapping has in the client's events."""
@@ -230,6 +264,8 @@ class Published:
         """
         if not self._has_own_name or notice.answer.code not in NOT_OFFERED:
             return None
+        if self.wanted.rules is not None:  # of a port nobody would ask them
+            return None
         log_event(LOG, logging.INFO, "share.at_a_port", reason=notice.answer.reason)
         wanted = MappingEntry(MappingType.TCP, "")
         return replace(self, wanted=wanted, server_host=server_host)
@@ -242,7 +278,9 @@ class Published:
         if self.kind == "exit":
             what = f"the exit {self.wanted.host}"
         elif self.scheme:
-            if code is Code.UNSUPPORTED:
+            if code is Code.UNSUPPORTED and self.wanted.rules and "too old" in reason:
+                fix = "update tunnel there, or publish without these words"
+            elif code is Code.UNSUPPORTED:
                 port = _USUAL_PORTS[self.kind]
                 fix = f"run `tunnel serve --{self.kind} {port} --domain DOMAIN` there"
             elif code in _IN_OTHER_HANDS:

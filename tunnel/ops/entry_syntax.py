@@ -26,6 +26,7 @@ from tunnel.ops.entries import (
     SharedFolder,
     public_flag,
 )
+from tunnel.ops.entry_rules import take_rules
 from tunnel.ops.entry_values import (
     parse_exit_name,
     parse_far_target,
@@ -184,9 +185,10 @@ def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
 
 def parse_http(text: str) -> Published:
     """Read ``NAME=TARGET[,WORD=VALUE…]``, of a web service or a folder."""
+    text, rules, check = take_rules(text)
     body, said = split_words(text)
     name, what = _name_and_target(body, "--http")
-    return _shared(what, name, read_words(said))
+    return _shared(what, name, read_words(said)).ruled(rules, check)
 
 
 def share_entry(
@@ -220,12 +222,14 @@ def share_entry(
 
 
 def parse_https(text: str) -> Published:
-    """Read ``NAME=TARGET``, of a service that ends TLS itself."""
+    """Read ``NAME=TARGET[,WORD…]``, of a service that ends TLS itself."""
+    text, rules, check = take_rules(text)
     body, said = split_words(text)
     name, target = _name_and_target(body, "--https")
     read_words(said, http=False)
     wanted = MappingEntry(MappingType.HTTPS, "", name)
-    return Published("https", wanted, Service(parse_target(target)), scheme="https")
+    service = Service(parse_target(target))
+    return Published("https", wanted, service, scheme="https").ruled(rules, check)
 
 
 def parse_exit(text: str) -> Published:

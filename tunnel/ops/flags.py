@@ -143,8 +143,9 @@ class EntryFlags:
             Repeatable.
         udp: [REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. Repeatable.
         http: NAME=TARGET[,WORD=VALUE...]: a host name at the server leads to a web
-            service, or a folder, here. The words are the flags of `tunnel share`; %2C
-            is a comma. Repeatable.
+            service, or a folder, here. The words are the flags of `tunnel share`, and
+            allow=NET, deny=NET, expires=2h, requests=10/s, max-body=10M, path=/api,
+            strip, group=NAME, check=/healthz. %2C is a comma. Repeatable.
         https: NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable.
         reach: LISTEN=TARGET: a port here leads to TARGET at the server's side.
             Repeatable.

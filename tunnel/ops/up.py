@@ -132,7 +132,10 @@ class _Up:
             case Local():
                 self._local.append(await entry.start(self._client, self.nursery))
             case Published():
-                self._published[await entry.start(self._client)] = entry
+                name = await entry.start(self._client)
+                self._published[name] = entry
+                if entry.check is not None:
+                    self.nursery.start_soon(entry.keep_checking, self._client, name)
 
     # What the client tells -----------------------------------------------------------
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.errors import Code
+
+if TYPE_CHECKING:
+    from tunnel.proto.rules import Rules
 
 SockMap = NewType("SockMap", int)
 """The number of a virtual TCP connection, 24 bits; 0 is the link or the session."""
@@ -54,6 +57,8 @@ CAN_MAP: Final = 0x1
 """Capability: mappings."""
 CAN_UDP: Final = 0x2
 """Capability: UDP associations."""
+CAN_RULE: Final = 0x4
+"""Capability: the rules of an entry, which a server enforces."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0
@@ -207,6 +212,8 @@ class MappingEntry:
     host: str = ""
     port: int = 0
     count: int = 1
+    rules: Rules | None = None
+    """What the server asks of visitors; sent only to who says ``CAN_RULE``."""
 
 
 @dataclass(slots=True)

@@ -55,6 +55,7 @@ from tunnel.proto.frames import (
     TcpTarget,
     UdpTarget,
 )
+from tunnel.proto.rules import read_rules, rules_tlvs
 from tunnel.words import printable
 
 if TYPE_CHECKING:
@@ -146,14 +147,21 @@ def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
 
 
 def _encode_entry(entry: MappingEntry) -> bytes:
+    tlvs = b"" if entry.rules is None else encode_tlvs(rules_tlvs(entry.rules))
     return (
         bytes((entry.type,))
         + encode_text(entry.name)
         + encode_text(entry.host)
         + entry.port.to_bytes(2, "big")
         + entry.count.to_bytes(2, "big")
-        + b"\0\0"
+        + len(tlvs).to_bytes(2, "big")
+        + tlvs
     )
+
+
+def entry_bytes(entry: MappingEntry) -> int:
+    """Return how much of a MAPPING an entry takes."""
+    return len(_encode_entry(entry))
 
 
 def _encode_answer(answer: MappingAnswer) -> bytes:
@@ -182,11 +190,11 @@ def _read_mapping(reader: Reader) -> ProtMapping:
     for _ in range(size):
         kind, name, host = reader.byte(), reader.name(), reader.name()
         port, count = reader.number(2), reader.number(2)
-        check_tlvs(reader.tlvs(reader.number(2)), ())
+        rules = read_rules(reader.tlvs(reader.number(2)))
         if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
             raise broken("a MAPPING with an impossible host name")
         if len(entries) < MAX_MAPPING_ENTRIES:
-            entries.append(MappingEntry(kind, name, host, port, count))
+            entries.append(MappingEntry(kind, name, host, port, count, rules))
     return ProtMapping(MappingOp(op), entries, size - len(entries))
 
 

@@ -30,8 +30,8 @@ _LAST_CHUNK: Final = b"0\r\n"
 class BodyError(HeadError):
     """A body that cannot be read in one way only; nothing behind it is believed."""
 
-    def __init__(self, words: str) -> None:
-        super().__init__(HTTPStatus.BAD_REQUEST, words)
+    def __init__(self, words: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        super().__init__(status, words)
 
 
 class BodyReader:
@@ -93,6 +93,34 @@ class BodyReader:
             self.done = True
         if not self.done:
             raise BodyError("the body ended too soon")
+
+
+class LimitedBody(BodyReader):
+    """A body of unknown length that may have so many bytes.
+
+    Args:
+        body: how it is framed.
+        most: bytes, without what frames them.
+    """
+
+    __slots__ = ("_most", "_room")
+
+    def __init__(self, body: Body, most: int) -> None:
+        super().__init__(body)
+        self._most = self._room = most
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Do as a ``BodyReader`` does.
+
+        Raises:
+            BodyError: also 413, it is too long.
+        """
+        pieces, rest = super().feed(data)
+        self._room -= sum(map(len, pieces))
+        if self._room < 0:
+            words = f"a request's body may have {self._most} bytes here"
+            raise BodyError(words, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return pieces, rest
 
 
 class _ChunkReader:

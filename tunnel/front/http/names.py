@@ -38,12 +38,14 @@ from tunnel.front.http.fields import (
     framing,
 )
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.guards import RETRY_AFTER_S, Guards
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
     Request,
     Visit,
     serve_requests,
 )
+from tunnel.front.http.upstream import Upstream
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream
@@ -51,6 +53,7 @@ from tunnel.net.relay import ResettableStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.front.http.guards import Member
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.sockets import FastSocket
 
@@ -75,10 +78,9 @@ class Destination(NamedTuple):
     open: Open
 
 
-Route = Callable[[str], Destination | Absent]
+Route = Callable[[str], Destination | Guards | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
 
-RETRY_AFTER_S: Final = 5
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
 _VIA: Final = f"Via: 1.1 {PSEUDONYM}".encode()
@@ -105,9 +107,10 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
 
     async def answer(request: Request) -> None:
         found = route(request.host)
-        if isinstance(found, Absent):
-            raise _absent(found)
         visit.host = request.host
+        if not isinstance(found, Destination):
+            await _answer_guarded(visit, request, found)
+            return
         made = visit.made
         if made is None or made[0] is not request or made[1] is not found.key:
             origin = origin_of(request, visit.peer, secure=visit.secure)
@@ -119,8 +122,30 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
     return serve_requests(visit, answer)
 
 
+async def _answer_guarded(
+    visit: Visit, request: Request, found: Guards | Absent
+) -> None:
+    """Answer at a name of which the server asks more than whose it is."""
+    if isinstance(found, Absent):
+        raise _absent(found)
+    origin = origin_of(request, visit.peer, secure=visit.secure)
+    visitor, place = origin.visitor, found.place_of(request.target)
+    place.admit(visitor, found.rates)
+    place.limit_body(visit)
+    kept = visit.upstream
+    key = kept.key if isinstance(kept, Upstream) and not kept.is_over else None
+    member = place.member(key, visitor)
+    request = request._replace(target=place.stripped(request.target))
+    head = b"\r\n".join((*request_lines(request, origin), b"", b""))
+    member.in_flight += 1
+    try:
+        await exchange_with(member, visit, request, head, visitor)
+    finally:
+        member.in_flight -= 1
+
+
 async def exchange_with(
-    to: Destination,
+    to: Destination | Member,
     visit: Visit,
     request: Request,
     head: bytes,

@@ -23,6 +23,7 @@ import trio
 from tunnel.access.tls import exchanges_only
 from tunnel.errors import StreamError
 from tunnel.front.http.client_hello import (
+    ACCESS_DENIED,
     HANDSHAKE_FAILURE,
     INTERNAL_ERROR,
     P256,
@@ -32,6 +33,7 @@ from tunnel.front.http.client_hello import (
     alert_record,
     read_client_hello,
 )
+from tunnel.front.http.guards import Guards
 from tunnel.front.http.names import Absent, Destination, handle_visitor
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import Visit, host_of
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
+    from tunnel.front.http.guards import Member
     from tunnel.front.http.names import Route
     from tunnel.net.sockets import FastSocket
 
@@ -121,7 +124,8 @@ async def handle_tls_visitor(
     try:
         with trio.fail_after(HELLO_S):
             hello = await _hear(stream, heard)
-            found: Destination | Absent | TlsVisitor = _find(hello, route_passed)
+            found: Destination | Member | Absent | TlsVisitor
+            found = _find(hello, route_passed, peer)
             if isinstance(found, Absent):
                 context = _context(hello, found, ending)
                 found = await _shaken_hands(stream, context, bytes(heard))
@@ -133,8 +137,21 @@ async def handle_tls_visitor(
         if isinstance(found, TlsVisitor):
             visit = Visit(found, peer, secure=True)
             await handle_visitor(visit, route_web)
-        else:
+        elif isinstance(found, Destination):
             await _pass_on(stream, peer, found, bytes(heard))
+        else:
+            await _pass_to(stream, peer, found, bytes(heard))
+
+
+async def _pass_to(
+    stream: trio.abc.HalfCloseableStream, peer: Address, member: Member, heard: bytes
+) -> None:
+    """Pass a visitor on to a member, for which it counts as one request."""
+    member.in_flight += 1
+    try:
+        await _pass_on(stream, peer, member, heard)
+    finally:
+        member.in_flight -= 1
 
 
 async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> ClientHello:
@@ -149,11 +166,22 @@ async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> Clien
             return hello
 
 
-def _find(hello: ClientHello, route_passed: Route) -> Destination | Absent:
-    if hello.name:
-        with suppress(HttpError):  # no host name: nobody has it
-            return route_passed(host_of(hello.name))
-    return Absent.UNKNOWN
+def _find(
+    hello: ClientHello, route_passed: Route, peer: Address
+) -> Destination | Member | Absent:
+    if not hello.name:
+        return Absent.UNKNOWN
+    try:
+        host = host_of(hello.name)
+    except HttpError:  # no host name: nobody has it
+        return Absent.UNKNOWN
+    found = route_passed(host)
+    if not isinstance(found, Guards):
+        return found
+    try:
+        return found.admit_connection(peer)
+    except HttpError as error:
+        raise HelloError(ACCESS_DENIED, error.words) from None
 
 
 def _context(
@@ -186,7 +214,7 @@ async def _shaken_hands(
 async def _pass_on(
     stream: trio.abc.HalfCloseableStream,
     peer: Address,
-    there: Destination,
+    there: Destination | Member,
     heard: bytes,
 ) -> None:
     try:

@@ -1,0 +1,105 @@
+"""The words of an entry that the server enforces, as people write them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from tunnel.addresses import Address
+from tunnel.center.events import MappingRefused
+from tunnel.center.health import Check
+from tunnel.errors import Code, UsageError
+from tunnel.ops.entries import Service
+from tunnel.ops.entry_rules import RULE_WORDS, take_rules
+from tunnel.ops.entry_syntax import parse_http, parse_https, share_entry
+from tunnel.proto.frames import MappingAnswer
+from tunnel.proto.rules import MAX_NETWORKS, Rules
+
+
+@pytest.mark.parametrize(
+    ("words", "rules"),
+    [
+        ("allow=10.0.0.0/8,allow=::1",
+         Rules(allow=(ip_network("10.0.0.0/8"), ip_network("::1")))),
+        ("deny=198.51.100.7", Rules(deny=(ip_network("198.51.100.7"),))),
+        ("expires=90s", Rules(expires_s=90)),
+        ("expires=2h", Rules(expires_s=7_200)),
+        ("expires=1d", Rules(expires_s=86_400)),
+        ("requests=10/s", Rules(requests=10, per_s=1)),
+        ("requests=100/m", Rules(requests=100, per_s=60)),
+        ("max-body=0", Rules(max_body=0)),
+        ("max-body=10M", Rules(max_body=10 << 20)),
+        ("path=/api/", Rules(path="/api")),
+        ("path=/", Rules()),
+        ("path=/api,strip", Rules(path="/api", strip=True)),
+        ("path=/a%2Cb", Rules(path="/a,b")),
+        ("group=blue", Rules(group="blue")),
+    ],
+)  # fmt: skip
+def test_words_are_rules_of_what_the_server_is_asked_for(
+    words: str, rules: Rules
+) -> None:
+    entry = parse_http(f"shop=8000,{words}")
+    assert entry.wanted.rules == rules
+    assert entry.wanted.host == "shop"
+    assert isinstance(entry.endpoint, Service)
+    assert str(entry.endpoint) == "localhost:8000"
+    assert entry.check is None
+
+
+def test_an_entry_without_these_words_has_no_rules() -> None:
+    assert parse_http("shop=8000").wanted.rules is None
+    assert take_rules("shop=8000,auth=me:x,y").rest == "shop=8000,auth=me:x,y"
+    rest, rules, _ = take_rules("shop=8000,auth=me:x,group=a,y")
+    assert rest == "shop=8000,auth=me:x,y"
+    assert rules == Rules(group="a")
+
+
+@pytest.mark.parametrize(
+    ("word", "check"), [("tcp", Check()), ("/healthz?a=1", Check("/healthz?a=1"))]
+)
+def test_a_check_is_asked_of_who_enforces_it(word: str, check: Check) -> None:
+    entry = parse_http(f"shop=8000,check={word}")
+    assert entry.check == check
+    assert entry.wanted.rules == Rules()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["allow=10.0.0.1/8", "allow=", "allow", "deny=here", "expires=2", "expires=0s",
+     "expires=99999999d", "expires=1h,expires=2h", "requests=10", "requests=0/s",
+     "requests=1/d", "max-body=-1", "max-body=1T", "path=api", "path=/a/../b",
+     "path=/%41", "strip", "path=/a,strip=", "path=/a,strip=1", "group=", "group=a b",
+     "check=http", "check=/a b", ",".join(["deny=10.0.0.1"] * (MAX_NETWORKS + 1))],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_with_an_example(words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(f"shop=8000,{words}")
+    name = words.partition("=")[0].partition(",")[0]
+    assert name in RULE_WORDS
+    assert name in f"{caught.value.what} {caught.value.fix}"
+
+
+def test_tls_that_passes_through_takes_no_words_about_requests() -> None:
+    for words in ("requests=1/s", "max-body=1", "path=/a"):
+        with pytest.raises(UsageError, match="--https takes no"):
+            parse_https(f"mail=8443,{words}")
+    rules = parse_https("mail=8443,allow=10.0.0.0/8,group=a,check=tcp").wanted.rules
+    assert rules == Rules(allow=(ip_network("10.0.0.0/8"),), group="a")
+
+
+def test_what_has_rules_is_not_published_at_a_port_instead() -> None:
+    notice = MappingRefused("http-1", Address("a", 0), MappingAnswer(Code.UNSUPPORTED))
+    entry = share_entry("8000")
+    assert entry.instead(notice, "server.test") is not None
+    ruled = entry.ruled(Rules(group="a"), None)
+    assert ruled.instead(notice, "server.test") is None
+
+
+def test_a_server_that_is_too_old_is_named_as_the_reason() -> None:
+    entry = parse_http("shop=8000,group=a")
+    answer = MappingAnswer(Code.UNSUPPORTED, reason="this server is too old for group")
+    error = entry.refused(MappingRefused("http-1", Address("shop", 0), answer))
+    assert "too old for group" in error.what
+    assert error.fix == "update tunnel there, or publish without these words"

@@ -1,0 +1,252 @@
+"""What is open under each public name: one entry, or several of one user (#rules).
+
+Decides nothing: ``mappings`` asks who stands in an entry's way, ``names`` whom a
+visitor is led to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.center.endpoints import PublicName
+from tunnel.errors import Code, LocalStreamError
+from tunnel.front.http.guards import State
+from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
+from tunnel.proto.rules import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tunnel.addresses import Address
+    from tunnel.center.client_session import ClientSession
+    from tunnel.center.endpoints import Endpoint
+    from tunnel.front.http.guards import Guards
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import MappingEntry
+
+HOSTS: Final = (MappingType.HTTP, MappingType.HTTPS)
+"""Whose names are host names, which one user has for both."""
+KNOWN_LIVES: Final = 10_000
+"""Entries that expire, of which a server remembers when they were published first."""
+MAX_SITE_ENTRIES: Final = 256
+"""Entries of one name, by path and in groups: they are looked at one by one."""
+NO_RULES: Final = Rules()
+
+_LOOK_S: Final = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class OpenMapping:
+    """A mapping that is open: whose it is, its public names, its endpoint."""
+
+    owner: ClientSession
+    entry: MappingEntry
+    names: tuple[PublicName, ...]
+    endpoint: Endpoint
+    expires_at: float = math.inf
+    """On trio's clock."""
+    in_flight: int = 0
+    """Requests of a name with rules that have no whole answer."""
+    turn: int = 0
+    """When a visitor was led here last, as its group counts."""
+
+    @property
+    def answer(self) -> MappingAnswer:
+        """Say that it is open, and where."""
+        public, note = self.endpoint.public, self.endpoint.note
+        return MappingAnswer(Code.NORMAL, public.host, public.port, note)
+
+    @property
+    def rules(self) -> Rules:
+        """What is asked of its visitors."""
+        return self.entry.rules or NO_RULES
+
+    @property
+    def key(self) -> OpenMapping:
+        """What a visitor's connection to it may be used again for."""
+        return self
+
+    @property
+    def state(self) -> State:
+        """Whether a visitor can be led there now."""
+        if self.rules.out:
+            return State.OUT
+        if self.owner.away:
+            return State.AWAY
+        return State.WAITING if self.owner.waiting else State.READY
+
+    async def open(self, visitor: Address) -> VirtualStream:
+        """Open for a visitor, who waits for a while for a link that was just lost.
+
+        Raises:
+            StreamError: it is refused, or the client does not come back.
+        """
+        owner = self.owner
+        while owner.waiting and not owner.gone:
+            if owner.away:
+                raise LocalStreamError(Code.LINK_LOST, "the client is not connected")
+            await trio.sleep(_LOOK_S)
+        return owner.session.open_now(NameTarget(self.entry.name), visitor)
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """All that is open under one public name; of a port it is one entry."""
+
+    mappings: list[OpenMapping] = field(default_factory=list)
+    only: OpenMapping | None = None
+    """The one entry, where nothing is asked of its visitors."""
+    guards: Guards | None = None
+    """Made by who leads visitors, and made anew when something has changed."""
+
+    def changed(self) -> None:
+        """Note that an entry came, left or has other rules."""
+        self.guards, only = None, self.mappings[:1]
+        has_one = len(self.mappings) == 1 and self.mappings[0].rules == NO_RULES
+        self.only = only[0] if has_one else None
+
+
+class Sites:
+    """The public names that are open, and which user has which host names."""
+
+    def __init__(self) -> None:
+        self._sites: dict[PublicName, Site] = {}
+        self._below: dict[str, Counter[str]] = {}
+        """By the domain right above: how many whole names each user has there."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sites
+
+    def get(self, name: PublicName) -> Site | None:
+        """Return what is open under exactly this name."""
+        return self._sites.get(name)
+
+    def add(self, mapping: OpenMapping) -> None:
+        """Open a mapping under all its names."""
+        for name in mapping.names:
+            if (site := self._sites.get(name)) is None:
+                site = self._sites[name] = Site()
+            site.mappings.append(mapping)
+            site.changed()
+            if name.type in HOSTS and not name.host.startswith("*."):
+                users = self._below.setdefault(_domain_of(name.host), Counter())
+                users[mapping.owner.user.name] += 1
+
+    def remove(self, mapping: OpenMapping) -> None:
+        """Take a mapping from all its names."""
+        for name in mapping.names:
+            site = self._sites[name]
+            site.mappings.remove(mapping)
+            if site.mappings:
+                site.changed()
+            else:
+                del self._sites[name]
+            if name.type in HOSTS and not name.host.startswith("*."):
+                domain, user = _domain_of(name.host), mapping.owner.user.name
+                users = self._below[domain]
+                users[user] -= 1
+                if not users[user]:
+                    del users[user]
+                if not users:
+                    del self._below[domain]
+
+    def replace(self, mapping: OpenMapping, entry: MappingEntry) -> None:
+        """Give a mapping other rules."""
+        mapping.entry = entry
+        for name in mapping.names:
+            self._sites[name].changed()
+
+    def is_of_another(self, name: PublicName, user: str) -> bool:
+        """Say whether another user has the name, or what visitors of it may reach."""
+        for site in map(self._sites.get, _family(name)):
+            if site is not None and site.mappings[0].owner.user.name != user:
+                return True
+        if name.type not in HOSTS or not name.host.startswith("*."):
+            return False
+        users = self._below.get(_domain_of(name.host), ())
+        return len(users) > (user in users)
+
+    def is_full(self, name: PublicName) -> bool:
+        """Say whether no entry more can be open under a name."""
+        site = self._sites.get(name)
+        return site is not None and len(site.mappings) >= MAX_SITE_ENTRIES
+
+    def has_group(self, name: PublicName, entry: MappingEntry) -> bool:
+        """Say whether the entry's group is there, by other rules."""
+        group = entry.rules.group if entry.rules else ""
+        rivals = self.rivals(name, entry)
+        return bool(group) and any(one.rules.group == group for one in rivals)
+
+    def has_room(self, name: PublicName, entry: MappingEntry, user: str) -> bool:
+        """Say whether an entry can be open there as it is."""
+        return not (
+            self.is_of_another(name, user)
+            or self.is_full(name)
+            or self.rivals(name, entry)
+        )
+
+    def rivals(self, name: PublicName, entry: MappingEntry) -> list[OpenMapping]:
+        """Return what has to go before an entry can be open there."""
+        site = self._sites.get(name)
+        rules = entry.rules or NO_RULES
+        return [
+            one
+            for one in (site.mappings if site else ())
+            if one.rules.path == rules.path
+            and not (rules.group and _lasting(one.rules) == _lasting(rules))
+        ]
+
+
+def _lasting(rules: Rules) -> Rules:
+    return replace(rules, out=False, passed_s=0)
+
+
+def is_same_but_for_state(one: MappingEntry, other: MappingEntry) -> bool:
+    """Say whether entries differ at most in what a client says of the moment."""
+    mine, yours = _lasting(one.rules or NO_RULES), _lasting(other.rules or NO_RULES)
+    return mine == yours and one.type == other.type
+
+
+def _family(name: PublicName) -> Iterator[PublicName]:
+    """Yield the names whose visitors may be the same."""
+    yield name
+    if name.type in HOSTS:
+        hosts = [name.host]
+        if not name.host.startswith("*."):
+            hosts.append(f"*.{_domain_of(name.host)}")
+        for of_type in HOSTS:
+            for host in hosts:
+                yield PublicName(of_type, host)
+
+
+def _domain_of(host: str) -> str:
+    return host.partition(".")[2]
+
+
+class Lives:
+    """When what expires was published first; kept when its client leaves."""
+
+    def __init__(self, most: int = KNOWN_LIVES) -> None:
+        self._most = most
+        self._began: dict[tuple[str, PublicName, str], tuple[int, float]] = {}
+
+    def expires_at(self, user: str, name: PublicName, rules: Rules) -> float:
+        """Return when an entry ends that is published now; on trio's clock.
+
+        Another life than last time begins anew.
+        """
+        key = user, name, rules.path
+        life_s, began = self._began.pop(key, (0, 0.0))
+        if not rules.expires_s:
+            return math.inf
+        known = trio.current_time() - rules.passed_s
+        began = min(began, known) if life_s == rules.expires_s else known
+        self._began[key] = rules.expires_s, began
+        if len(self._began) > self._most:
+            del self._began[next(iter(self._began))]
+        return began + rules.expires_s

@@ -1,0 +1,154 @@
+"""The words of an entry that the server enforces, and its health check.
+
+    ,allow=NET… ,deny=NET… ,expires=2h ,requests=10/s ,max-body=10M
+    ,path=/api ,strip ,group=NAME ,check=/healthz ,check=tcp
+
+They stand behind an entry among its other words, in any order.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tunnel.center.health import Check
+from tunnel.errors import UsageError
+from tunnel.proto.rules import MAX_NETWORKS, Rules, is_group, is_path
+
+if TYPE_CHECKING:
+    from tunnel.proto.rules import Network
+
+RULE_WORDS: Final = (
+    "allow", "deny", "expires", "requests", "max-body", "path", "strip", "group",
+    "check",
+)  # fmt: skip
+
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_UNITS_BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_MAX_U32: Final = (1 << 32) - 1
+_MANY: Final = ("allow", "deny")
+
+
+class RulesOf(NamedTuple):
+    """What an entry says besides its name and target."""
+
+    rest: str
+    """The entry without the words that were read."""
+    rules: Rules | None
+    """For the server; None if nothing is asked of it."""
+    check: Check | None
+
+
+def take_rules(text: str) -> RulesOf:
+    """Part the words that the server enforces from an entry.
+
+    Raises:
+        UsageError: a word has no value that could be meant, or is said twice.
+    """
+    body, *words = text.split(",")
+    rest = [body]
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in RULE_WORDS:
+            rest.append(word)
+            continue
+        if name in found and name not in _MANY:
+            raise UsageError(f"{name} is said twice", "an entry has one of it")
+        if bool(value or equals) is (name == "strip") or not (value or name == "strip"):
+            raise _wrong(name, word)
+        found.setdefault(name, []).append(value.replace("%2C", ","))
+    if not found:
+        return RulesOf(text, None, None)
+    if "strip" in found and "path" not in found:
+        why = "there is no path= that it could take off"
+        raise UsageError("strip needs a path", why, "for example path=/api,strip")
+    check = _check(found["check"][0]) if "check" in found else None
+    return RulesOf(",".join(rest), _rules(found), check)
+
+
+def _rules(found: dict[str, list[str]]) -> Rules:
+    one = {name: values[0] for name, values in found.items()}
+    requests, per_s = _requests(one["requests"]) if "requests" in one else (0, 0)
+    return Rules(
+        _networks("allow", found.get("allow", [])),
+        _networks("deny", found.get("deny", [])),
+        _duration(one["expires"]) if "expires" in one else 0,
+        0,
+        requests,
+        per_s,
+        _size(one["max-body"]) if "max-body" in one else None,
+        _path(one.get("path", "")),
+        "strip" in one,
+        _group(one["group"]) if "group" in one else "",
+    )
+
+
+_EXAMPLES: Final = {
+    "allow": "allow=198.51.100.0/24",
+    "deny": "deny=198.51.100.7",
+    "expires": "expires=2h, with s, m, h or d",
+    "requests": "requests=10/s, or per m or h",
+    "max-body": "max-body=10M, with K, M or G",
+    "path": "path=/api",
+    "strip": "path=/api,strip",
+    "group": "group=blue",
+    "check": "check=/healthz or check=tcp",
+}
+
+
+def _wrong(name: str, text: str, why: str = "") -> UsageError:
+    return UsageError(f"{text!r} is no {name}", why, f"for example {_EXAMPLES[name]}")
+
+
+def _networks(name: str, texts: list[str]) -> tuple[Network, ...]:
+    if len(texts) > MAX_NETWORKS:
+        raise UsageError(f"{name} has more than {MAX_NETWORKS} networks")
+    try:
+        return tuple(map(ip_network, texts))
+    except ValueError as error:
+        raise _wrong(name, ", ".join(texts), str(error)) from None
+
+
+def _duration(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
+    if not 0 < seconds <= _MAX_U32:
+        raise _wrong("expires", text)
+    return seconds
+
+
+def _requests(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9})/([smh])", text)
+    if found is None or not int(found[1]):
+        raise _wrong("requests", text)
+    return int(found[1]), _UNITS_S[found[2]]
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([kmg]?)", text.lower())
+    if found is None:
+        raise _wrong("max-body", text)
+    return int(found[1]) * _UNITS_BYTES[found[2]]
+
+
+def _path(text: str) -> str:
+    path = text.removesuffix("/")
+    if path and not is_path(path):
+        raise _wrong("path", text, "it is made of whole segments, without % . and ..")
+    return path
+
+
+def _group(text: str) -> str:
+    if not is_group(text):
+        raise _wrong("group", text, "at most 63 letters, digits, dots, - and _")
+    return text
+
+
+def _check(text: str) -> Check:
+    if text == "tcp":
+        return Check()
+    if not re.fullmatch(r"/[!-~]*", text):
+        raise _wrong("check", text)
+    return Check(text)
