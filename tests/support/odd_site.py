@@ -95,6 +95,8 @@ class OddSite:
     def __init__(self) -> None:
         self.asked: collections.Counter[str] = collections.Counter()
         self.go = threading.Semaphore(0)
+        self.piece_bytes = 1 << 20
+        """Of the answers in ``ANSWERS``: so much at once."""
         self._target = Target(self._serve)
         self.port = self._target.port
 
@@ -102,6 +104,7 @@ class OddSite:
         self._target.close()
 
     def _serve(self, conn: socket.socket) -> object:
+        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with conn.makefile("rb") as file, contextlib.suppress(ValueError):
             number = 0
             while self._one(conn, file, number):
@@ -158,7 +161,8 @@ class OddSite:
         elif path in ANSWERS and path != "/heard":
             answer = ANSWERS[path]
             end = answer.index(b"\r\n\r\n") + 4 if verb == "HEAD" and answer else None
-            conn.sendall(answer[:end])
+            for at in range(0, len(answer[:end]), self.piece_bytes):
+                conn.sendall(answer[:end][at : at + self.piece_bytes])
         else:
             said = b" / ".join((head[0], *without_the_way(head[1:]), body, *trailers))
             conn.sendall(with_length(b"" if verb == "HEAD" else said))

@@ -79,16 +79,20 @@ def read_body(file: BinaryIO, fields: list[str]) -> tuple[str, bool]:
     return body.decode("latin-1"), True
 
 
-def ask(port: int, script: Script, patience_s: float = WAIT_S) -> str:
-    """Follow a script; give all that was said."""
+def ask(
+    port: int, script: Script, patience_s: float = WAIT_S, piece_bytes: int = 1 << 20
+) -> str:
+    """Follow a script, in pieces of so many bytes; give all that was said."""
     said: list[str] = []
     verb = bytes(script[0]).lstrip().split(b" ")[0]
     with visit(port) as app, app.makefile("rb") as file:
         app.settimeout(patience_s)
+        app.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             for step in script:
                 if isinstance(step, bytes):
-                    app.sendall(step)
+                    for at in range(0, len(step), piece_bytes):
+                        app.sendall(step[at : at + piece_bytes])
                 elif step == END:
                     app.shutdown(socket.SHUT_WR)
                 elif step == SEVEN:

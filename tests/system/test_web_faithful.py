@@ -373,6 +373,23 @@ def test_by_name_only_that_differs_which_is_listed(by_name: int) -> None:
     assert found == {name: said for name, (said, _reason) in OURS.items()}
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 7])
+def test_the_size_of_pieces_changes_nothing(
+    site: OddSite, by_name: int, piece_bytes: int
+) -> None:
+    """A head, a chunk's size, a trailer: each may end anywhere in a segment."""
+    whole = {name: ask(by_name, script) for name, script in SCRIPTS.items()}
+    site.piece_bytes = piece_bytes
+    try:
+        pieces = {
+            name: ask(by_name, script, piece_bytes=piece_bytes)
+            for name, script in SCRIPTS.items()
+        }
+    finally:
+        site.piece_bytes = 1 << 20
+    assert pieces == whole
+
+
 def test_nginx_differs_from_us_only_as_listed(through_nginx: int) -> None:
     """Each difference is one that we want."""
     found = {}
