@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import BinaryIO, Final, TypeAlias
 
 from support.processes import WAIT_S
@@ -79,13 +80,25 @@ def read_body(file: BinaryIO, fields: list[str]) -> tuple[str, bool]:
     return body.decode("latin-1"), True
 
 
+def _visit(port: int, tls: ssl.SSLContext | None) -> socket.socket:
+    app = visit(port)
+    if tls is None:
+        return app
+    # An end without close_notify is none that ends well.
+    return tls.wrap_socket(app, server_hostname=HOST, suppress_ragged_eofs=False)
+
+
 def ask(
-    port: int, script: Script, patience_s: float = WAIT_S, piece_bytes: int = 1 << 20
+    port: int,
+    script: Script,
+    patience_s: float = WAIT_S,
+    piece_bytes: int = 1 << 20,
+    tls: ssl.SSLContext | None = None,
 ) -> str:
     """Follow a script, in pieces of so many bytes; give all that was said."""
     said: list[str] = []
     verb = bytes(script[0]).lstrip().split(b" ")[0]
-    with visit(port) as app, app.makefile("rb") as file:
+    with _visit(port, tls) as app, app.makefile("rb") as file:
         app.settimeout(patience_s)
         app.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -103,7 +116,7 @@ def ask(
                     said += [told(file, verb) for _ in range(step)]
         except TimeoutError:
             said.append(SILENT)
-        except (ConnectionResetError, BrokenPipeError):
+        except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):
             said.append(RESET)
     return " // ".join(said)
 

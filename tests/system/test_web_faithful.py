@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
+import trustme
 from support.odd_site import BIG_BYTES, EVENTS, OddSite, big, big_digest
 from support.processes import WAIT_S, Machine, eventually, free_port, program
 from support.targets import visit
-from support.web_script import HOST, SCRIPTS, SILENT, ask, get
+from support.web_script import END, HOST, SCRIPTS, SILENT, ask, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +38,31 @@ def site() -> Iterator[OddSite]:
 def by_name(site: OddSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Publish the site; give the port."""
     machine = Machine(tmp_path_factory.mktemp("names"))
-    server = machine.serve("--http", "127.0.0.1:0", "--domain", "t.test")
+    yield publish(machine, site, "--http", "127.0.0.1:0")
+    machine.close()
+
+
+def publish(machine: Machine, site: OddSite, *web: str) -> int:
+    server = machine.serve(*web, "--domain", "t.test")
     client = machine.up(server.join, "--http", f"app=127.0.0.1:{site.port}")
-    url = client.out.wait(f"http://{HOST}:").split()[1]
-    yield int(url.rpartition(":")[2].strip("/"))
+    url = client.out.wait(f"://{HOST}:").split()[1]
+    return int(url.rpartition(":")[2].strip("/"))
+
+
+@pytest.fixture(scope="module")
+def by_tls(
+    site: OddSite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """Publish the site with a certificate at the server; give port and context."""
+    machine = Machine(tmp_path_factory.mktemp("tls"))
+    authority, files = trustme.CA(), [machine.home / "chain", machine.home / "key"]
+    leaf = authority.issue_cert(HOST)
+    files[0].write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(files[1])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    web = ("--https", "127.0.0.1:0", "--certificate", *map(str, files))
+    yield publish(machine, site, *web), context
     machine.close()
 
 
@@ -371,6 +394,17 @@ def test_by_name_only_that_differs_which_is_listed(by_name: int) -> None:
         if said != DIRECT[name]:
             found[name] = said
     assert found == {name: said for name, (said, _reason) in OURS.items()}
+
+
+def test_over_tls_nothing_is_different(
+    by_name: int, by_tls: tuple[int, ssl.SSLContext]
+) -> None:
+    port, context = by_tls
+    # Python's TLS cannot end its own side alone.
+    scripts = {name: script for name, script in SCRIPTS.items() if END not in script}
+    in_the_clear = {name: ask(by_name, script) for name, script in scripts.items()}
+    found = {name: ask(port, script, tls=context) for name, script in scripts.items()}
+    assert found == in_the_clear
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7])
