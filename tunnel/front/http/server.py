@@ -52,6 +52,9 @@ BETWEEN_S: Final = 75.0
 they close first."""
 PAGE_S: Final = 60.0
 """For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
+LINGER_S: Final = 30.0
+"""For a body that goes on behind its answer: sent over a slow line, it must not destroy
+what the visitor has not read. nginx lingers so long, too."""
 READ_BYTES: Final = 65_536
 CHUNKED_READ_BYTES: Final = 8_192
 """One look at a chunked body: chunks may be small, and others want their turn."""
@@ -375,15 +378,19 @@ class Visit:
             upstream.drop()
 
     async def leave(self) -> None:
-        """Close, after the visitor had the time to read what was sent.
+        """Close, after the visitor had the time to read what was sent, or has paused.
 
         Closed with bytes unread, the kernel would destroy the answer.
         """
-        with trio.move_on_after(GRACE_S):
+        now = trio.current_time()
+        sends_on = self.request is not None and not self.body.done
+        with trio.move_on_at(now + GRACE_S) as patience:
             try:
                 await self.stream.send_eof()
                 while await self.stream.receive_some(READ_BYTES):
-                    pass
+                    if sends_on:
+                        silent_at = trio.current_time() + GRACE_S
+                        patience.deadline = min(silent_at, now + LINGER_S)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
         await self.stream.aclose()
