@@ -11,16 +11,18 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.odd_site import read_head, with_length
-from support.processes import Machine, curl, program
-from support.targets import END, Target
+from support.processes import WAIT_S, Machine, curl, eventually, free_port, program
+from support.targets import END, Target, visit
+from support.websocket import websocket_echo
+from websockets.sync.client import connect as connect_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # Logins that belong to a connection ---------------------------------------------------
 
@@ -144,9 +146,9 @@ def served(handler: type[BaseHTTPRequestHandler], host: str) -> Iterator[int]:
 # Tests --------------------------------------------------------------------------------
 
 
-def publish(machine: Machine, target: str) -> str:
+def publish(machine: Machine, target: str, *words: str) -> str:
     """Publish a target by a name that every resolver knows; give its URL."""
-    server = machine.serve("--http", "127.0.0.1:0", "--domain", "localhost")
+    server = machine.serve("--http", "127.0.0.1:0", "--domain", "localhost", *words)
     client = machine.up(server.join, "--http", f"app={target}")
     return client.out.wait("http://app.localhost").split()[1]
 
@@ -235,6 +237,17 @@ class Hello(BaseHTTPRequestHandler):
         pass
 
 
+class Heard(Hello):
+    """Say the fields that came."""
+
+    def do_GET(self) -> None:
+        said = str(self.headers).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+
 @pytest.mark.parametrize("written", ["{}", "localhost:{}", "[::1]:{}"])
 def test_a_target_on_ipv6_alone_is_found(machine: Machine, written: str) -> None:
     """Node listens so when ``localhost`` is ::1 first."""
@@ -245,3 +258,67 @@ def test_a_target_on_ipv6_alone_is_found(machine: Machine, written: str) -> None
     with served(Hello, "::1") as port:
         url = publish(machine, written.format(port))
         assert fetch(machine, url) == b"hello"
+
+
+README: Final = Path(__file__).parents[2] / "README.md"
+CONF: Final = """
+daemon off;
+worker_processes 1;
+pid {home}/pid;
+error_log stderr crit;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {home}/1;
+    proxy_temp_path {home}/2;
+    fastcgi_temp_path {home}/3;
+    uwsgi_temp_path {home}/4;
+    scgi_temp_path {home}/5;
+    {recipe}
+}}
+"""
+
+
+def behind_nginx(machine: Machine, inner: str) -> int:
+    """Run nginx as README says, in front of a port; give its own."""
+    nginx, port = program("nginx"), str(free_port())
+    recipe = README.read_text().split("<!-- nginx -->\n```nginx\n")[1].split("```")[0]
+    for said, here in (
+        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        (".t.example.net", ".localhost"),
+        ("127.0.0.1:8080", inner),
+    ):
+        assert said in recipe
+        recipe = recipe.replace(said, here)
+    config = machine.home / "nginx.conf"
+    config.write_text(CONF.format(home=machine.home, recipe=recipe))
+    machine.start(nginx, "-e", "stderr", "-p", str(machine.home), "-c", str(config))
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+    eventually(listens, "nginx listens")
+    return int(port)
+
+
+def test_the_recipe_for_nginx_says_who_visitors_are(machine: Machine) -> None:
+    with served(Heard, "127.0.0.1") as target:
+        url = publish(machine, str(target), "--trusted-proxy", "127.0.0.1")
+        port = behind_nginx(machine, f"127.0.0.1:{url.rpartition(':')[2].strip('/')}")
+        forged = ("-H", "X-Forwarded-For: 6.6.6.6", "-H", "X-Forwarded-Host: evil.test")
+        said = fetch(machine, f"http://app.localhost:{port}/", *forged).decode()
+        heard = dict(line.split(": ", 1) for line in said.split("\n") if line)
+    assert heard["X-Forwarded-For"] == "127.0.0.1"
+    assert heard["X-Forwarded-Host"] == heard["Host"] == f"app.localhost:{port}"
+
+
+def test_websockets_and_uploads_pass_nginx_as_the_recipe_has_it(
+    machine: Machine,
+) -> None:
+    with websocket_echo() as target:
+        url = publish(machine, str(target), "--trusted-proxy", "127.0.0.1")
+        port = behind_nginx(machine, f"127.0.0.1:{url.rpartition(':')[2].strip('/')}")
+        with connect_websocket(f"ws://app.localhost:{port}/", sock=visit(port)) as talk:
+            talk.send("x" * 100_000)
+            assert talk.recv(WAIT_S) == "x" * 100_000
