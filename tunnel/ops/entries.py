@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.guard import Guard
     from tunnel.front.http.rules import Rules
     from tunnel.net.proxy_protocol import ProxyVersion
+    from tunnel.proto.rules import Rules as ServerRules
 
 LOG: Final = logging.getLogger(__name__)
 _IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)

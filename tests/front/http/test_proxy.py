@@ -18,7 +18,7 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, RemoteStreamError
 from tunnel.front.dialer import Dialer
-from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S, MAX_FIELDS
+from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S, LINGER_S, MAX_FIELDS
 from tunnel.front.proxy import handle_app
 from tunnel.net.listen import open_listener
 from tunnel.net.relay import GRACE_S
@@ -933,6 +933,23 @@ async def test_an_app_that_goes_on_sending_is_closed_after_an_early_answer(
         start = trio.current_time()
         await talk.over.wait()
         assert trio.current_time() - start == pytest.approx(GRACE_S)
+
+
+async def test_a_slow_line_may_go_on_sending_behind_an_early_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A close with bytes under way destroys an answer that is not read yet."""
+    async with proxied(limit_s=math.inf) as talk:
+        origin, _ = await talk.ask(POST + b"Content-Length: 1000000\r\n\r\nstart")
+        await origin.send_all(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n")
+        start = trio.current_time()
+        with suppress(trio.BrokenResourceError):
+            while not talk.over.is_set():
+                await trio.sleep(GRACE_S / 2)
+                await talk.app.send_all(b"x")
+        # It ends all the same, as long as it was said.
+        assert trio.current_time() - start == pytest.approx(LINGER_S, abs=GRACE_S)
+        assert (await read_head(talk.app)).status == 413
 
 
 async def test_two_hundred_slow_heads_do_not_delay_a_whole_one(

@@ -14,6 +14,9 @@ BETWEEN_S: Final = 75.0
 they close first."""
 PAGE_S: Final = 60.0
 """For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
+LINGER_S: Final = 30.0
+"""For a body that goes on behind its answer: sent over a slow line, it must not destroy
+what the visitor has not read. nginx lingers so long, too."""
 HEAD_BYTES: Final = 131_072
 """Logins of large companies are carried in headers, and fill tens of KiB."""
 MAX_FIELDS: Final = 300

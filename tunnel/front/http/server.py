@@ -29,7 +29,7 @@ from tunnel.front.http.heads import (
     tokens,
     values,
 )
-from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, PAGE_S
+from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, LINGER_S, PAGE_S
 from tunnel.front.http.pages import (
     HttpError,
     bad_request,
@@ -366,15 +366,19 @@ class Visit:
             upstream.drop()
 
     async def leave(self) -> None:
-        """Close, after the visitor had the time to read what was sent.
+        """Close, after the visitor had the time to read what was sent, or has paused.
 
         Closed with bytes unread, the kernel would destroy the answer.
         """
-        with trio.move_on_after(GRACE_S):
+        now = trio.current_time()
+        sends_on = self.request is not None and not self.body.done
+        with trio.move_on_at(now + GRACE_S) as patience:
             try:
                 await self.stream.send_eof()
                 while await self.stream.receive_some(READ_BYTES):
-                    pass
+                    if sends_on:
+                        silent_at = trio.current_time() + GRACE_S
+                        patience.deadline = min(silent_at, now + LINGER_S)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
         await self.stream.aclose()
