@@ -124,6 +124,7 @@ class _Proxy:
                 await self._visit.send(self._visit.head(HTTPStatus.OK, lines, b"OK"))
                 return
         except HeadError as error:
+            self.refused = f"HTTP status {error.status.value}"
             raise HttpError(error.status, error.words, close=True) from None
         await self._forward(head, target)
 
