@@ -10,7 +10,7 @@ from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import Address
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.heads import read_request
-from tunnel.front.http.server import Request
+from tunnel.front.http.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

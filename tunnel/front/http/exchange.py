@@ -37,8 +37,7 @@ from tunnel.front.http.server import (
     Visit,
     VisitorGoneError,
 )
-from tunnel.front.http.upstream import Upstream
-from tunnel.net.sockets import quick
+from tunnel.front.http.upstream import Upstream, sink_of
 from tunnel.net.virtual_connection import HasSink
 
 if TYPE_CHECKING:
@@ -46,32 +45,11 @@ if TYPE_CHECKING:
 
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.relay import ResettableStream
-    from tunnel.net.virtual_connection import Sink
 
 KEPT_S: Final = 4.0
 """A target's connection without a request: Node closes one after 5 s."""
 _BEGIN: Final = b"HTTP/1."
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
-
-
-def _sink(visit: Visit, body: BodyReader) -> Sink:
-    """Return what passes on the middle of a body of known size as it comes.
-
-    A turn of the carrier for each piece would cost as much as copying it. The first
-    piece, the last, and what the visitor's socket does not take at once are the
-    carrier's; while it has something, nothing comes here.
-    """
-    write_now = quick(visit.stream).write_now
-
-    def take(pieces: list[bytes | memoryview], size: int) -> int:
-        if size > body.certain:
-            return 0
-        taken = write_now(*pieces)
-        body.skip(taken)
-        visit.moved()
-        return taken
-
-    return take
 
 
 class Words(NamedTuple):
@@ -411,7 +389,7 @@ class Exchange:
         self._answer, self._body = head, BodyReader(head.body)
         virtual = self.upstream.virtual
         if self._body.certain > READ_BYTES and isinstance(virtual, HasSink):
-            virtual.sink, self._sinks = _sink(self._visit, self._body), virtual
+            virtual.sink, self._sinks = sink_of(self._visit, self._body), virtual
         self.status = head.status
         if head.status in REFUSALS and may_be_hinted(head):
             self._look = Look(self._visit.host)

@@ -27,12 +27,8 @@ import trio
 
 from tunnel.front.http.heads import values
 from tunnel.front.http.pages import HttpError, date_line
-from tunnel.front.http.server import (
-    Request,
-    Visit,
-    VisitorGoneError,
-    serve_requests,
-)
+from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
+from tunnel.front.http.request import Request
 from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG

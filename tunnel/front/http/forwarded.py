@@ -15,11 +15,11 @@ from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, parse_ip, unmapped
 from tunnel.front.http.heads import values
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.server import host_of
+from tunnel.front.http.request import host_of
 
 if TYPE_CHECKING:
     from tunnel.front.http.heads import Field
-    from tunnel.front.http.server import Request
+    from tunnel.front.http.request import Request
 
 MAX_HOPS: Final = 32
 """Of a chain; nobody has so many proxies, and each costs a look."""

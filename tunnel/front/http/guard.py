@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tunnel.front.http.forwarded import Origin
-    from tunnel.front.http.server import Request
+    from tunnel.front.http.request import Request
     from tunnel.front.login import Login
 
 

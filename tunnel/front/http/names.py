@@ -40,11 +40,8 @@ from tunnel.front.http.fields import (
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.guards import RETRY_AFTER_S, Guards
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.server import (
-    Request,
-    Visit,
-    serve_requests,
-)
+from tunnel.front.http.server import Visit, serve_requests
+from tunnel.front.http.request import Request
 from tunnel.front.http.upstream import Upstream
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve

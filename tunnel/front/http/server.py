@@ -37,6 +37,7 @@ from tunnel.front.http.pages import (
     head_bytes,
     page,
 )
+from tunnel.front.http.request import by_name
 from tunnel.net.listen import carry
 from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
@@ -47,48 +48,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from tunnel.addresses import Address
+    from tunnel.front.http.request import Request
     from tunnel.net.relay import ResettableStream
 
 AHEAD_BYTES: Final = 65_536
 """Read of the requests behind one that is being answered, to notice who leaves."""
 READ_BYTES: Final = 65_536
 
-_HOST: Final = re.compile(
-    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?)\.?"
-    r"(?P<port>:[0-9]{0,5})?"
-)
 
 
 class VisitorGoneError(Exception):
     """The visitor's connection is dead, or must not seem to have ended well."""
-
-
-class Request(NamedTuple):
-    """The head of one request."""
-
-    head: RequestHead
-    method: str
-    target: str
-    """Path and query, or ``*``; never with a host."""
-    host: str
-    """Lower case, without port and last dot; empty if none was named."""
-    authority: str
-    """The host as the visitor wrote it, with its port."""
-
-    def value(self, name: bytes) -> bytes:
-        """Return a header that should stand once; empty if it is not there.
-
-        Raises:
-            HttpError: 400, it is there more than once.
-        """
-        found = values(self.head.fields, name)
-        if len(found) > 1:
-            raise bad_request(f"there is more than one {name.decode()} header")
-        return found[0] if found else b""
-
-    def words(self, name: bytes) -> list[str]:
-        """Return the members of a list header, in lower case."""
-        return [word.decode("latin-1") for word in tokens(self.head.fields, name)]
 
 
 class Kept(Protocol):
@@ -164,7 +134,7 @@ class Visit:
         self.limits = LIMITS.get()
         self.put = quick(stream).put
         self.turn = Notify()
-        self._read = read or _by_name
+        self._read = read or by_name
         self._last: tuple[bytes, Request] | None = None
         """The last request that was read, and its bytes: many ask for the same again.
         """
@@ -473,44 +443,3 @@ async def _answer_while_kept(
 
 def _refused(error: HeadError) -> HttpError:
     return HttpError(error.status, error.words, close=True)
-
-
-def _by_name(head: RequestHead) -> Request:
-    """Read whom a request is for: the target in absolute form wins over Host."""
-    method, target = head.method.decode("ascii"), head.target.decode("ascii")
-    if method in ("CONNECT", "TRACE"):
-        raise HttpError(
-            HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not served here", close=True
-        )
-    hosts = values(head.fields, b"host")
-    authority = hosts[0].decode("latin-1") if hosts else ""
-    if not (target.startswith("/") or (target == "*" and method == "OPTIONS")):
-        target, authority = _from_absolute(target)
-    return Request(head, method, target, host_of(authority) if authority else "",
-                   authority)  # fmt: skip
-
-
-def _from_absolute(target: str) -> tuple[str, str]:
-    """Return path and authority of an absolute form (RFC 9112 §3.2.2)."""
-    scheme, sign, rest = target.partition("://")
-    if not sign or scheme.lower() not in ("http", "https"):
-        raise bad_request("the request names no path")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    path = rest[len(authority) :]
-    authority = authority.rpartition("@")[2]  # nobody behind is to know a password
-    if not authority:
-        raise bad_request("the host is empty")
-    return path if path.startswith("/") else "/" + path, authority
-
-
-@lru_cache(maxsize=1024)
-def host_of(authority: str) -> str:
-    """Return the host of ``HOST[:PORT]``: lower case, without port and last dot.
-
-    Raises:
-        HttpError: 400, it is no host.
-    """
-    found = _HOST.fullmatch(authority.lower())
-    if found is None:
-        raise bad_request("the host is not a name")
-    return found["host"].strip("[]")

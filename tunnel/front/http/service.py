@@ -15,7 +15,8 @@ from tunnel.front.http.guard import Admitted
 from tunnel.front.http.heads import values
 from tunnel.front.http.login_cookie import take_cookie
 from tunnel.front.http.names import Destination, exchange_with, request_lines
-from tunnel.front.http.server import Request, Visit, serve_requests
+from tunnel.front.http.server import Visit, serve_requests
+from tunnel.front.http.request import Request
 from tunnel.front.login import Login
 
 if TYPE_CHECKING:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code, StreamError
+from tunnel.net.sockets import quick
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from tunnel.front.http.bodies import BodyReader
     from tunnel.front.http.server import Visit
     from tunnel.net.relay import ResettableStream
+    from tunnel.net.virtual_connection import Sink
 
 TURN_BYTES: Final = 262_144
 """Carried in one turn while neither side has to be waited for."""
@@ -101,3 +104,23 @@ class Upstream:
 def _code_of(error: trio.BrokenResourceError) -> Code:
     cause = error.__cause__
     return cause.code if isinstance(cause, StreamError) else Code.RESET
+
+
+def sink_of(visit: Visit, body: BodyReader) -> Sink:
+    """Return what passes on the middle of a body of known size as it comes.
+
+    A turn of the carrier for each piece would cost as much as copying it. The first
+    piece, the last, and what the visitor's socket does not take at once are the
+    carrier's; while it has something, nothing comes here.
+    """
+    write_now = quick(visit.stream).write_now
+
+    def take(pieces: list[bytes | memoryview], size: int) -> int:
+        if size > body.certain:
+            return 0
+        taken = write_now(*pieces)
+        body.skip(taken)
+        visit.moved()
+        return taken
+
+    return take
