@@ -100,7 +100,7 @@ def kept() -> Counter[str]:
     return Counter(
         kind.__name__
         for kind in map(type, gc.get_objects())
-        if kind.__module__.startswith("tunnel.front") or kind in _HOLDERS
+        if str(kind.__module__).startswith("tunnel.front") or kind in _HOLDERS
     )
 
 
