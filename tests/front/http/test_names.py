@@ -21,8 +21,8 @@ from tunnel.front.http.names import (
     handle_visitor,
 )
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.server import Visit
 from tunnel.front.http.request import host_of
+from tunnel.front.http.server import Visit
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 # Routing ---------------------------------------------------------------------------

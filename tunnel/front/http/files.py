@@ -28,7 +28,6 @@ import trio
 from tunnel.front.http.heads import values
 from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
-from tunnel.front.http.request import Request
 from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.request import Request
 
 PIECE_BYTES: Final = 262_144
 """One read of a file: large enough that the change of threads does not show."""

@@ -41,7 +41,6 @@ from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.guards import RETRY_AFTER_S, Guards
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import Visit, serve_requests
-from tunnel.front.http.request import Request
 from tunnel.front.http.upstream import Upstream
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 
     from tunnel.front.http.guards import Member
     from tunnel.front.http.heads import AnswerHead
+    from tunnel.front.http.request import Request
     from tunnel.net.sockets import FastSocket
 
 

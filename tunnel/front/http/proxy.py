@@ -23,8 +23,8 @@ from tunnel.front.http.fields import answer_lines, dropped, framing
 from tunnel.front.http.heads import HeadError, tokens, values
 from tunnel.front.http.limits import HEAD_S
 from tunnel.front.http.pages import HttpError, date_line
-from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
 from tunnel.front.http.request import Request
+from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
 from tunnel.front.http.targets import absolute_target, check_host, connect_target
 from tunnel.front.login import Login
 from tunnel.log import log_event

@@ -10,10 +10,8 @@ This module routes nothing and knows nobody but the visitor.
 from __future__ import annotations
 
 import math
-import re
-from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -27,7 +25,6 @@ from tunnel.front.http.heads import (
     end_of_request,
     read_request,
     tokens,
-    values,
 )
 from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, LINGER_S, PAGE_S
 from tunnel.front.http.pages import (
@@ -54,7 +51,6 @@ if TYPE_CHECKING:
 AHEAD_BYTES: Final = 65_536
 """Read of the requests behind one that is being answered, to notice who leaves."""
 READ_BYTES: Final = 65_536
-
 
 
 class VisitorGoneError(Exception):

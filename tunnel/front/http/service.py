@@ -16,7 +16,6 @@ from tunnel.front.http.heads import values
 from tunnel.front.http.login_cookie import take_cookie
 from tunnel.front.http.names import Destination, exchange_with, request_lines
 from tunnel.front.http.server import Visit, serve_requests
-from tunnel.front.http.request import Request
 from tunnel.front.login import Login
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.guard import Guard
     from tunnel.front.http.heads import AnswerHead
     from tunnel.front.http.names import Open
+    from tunnel.front.http.request import Request
     from tunnel.front.http.rules import Rules
 
 

@@ -36,8 +36,8 @@ from tunnel.front.http.client_hello import (
 from tunnel.front.http.guards import Guards
 from tunnel.front.http.names import Absent, Destination, handle_visitor
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.server import Visit
 from tunnel.front.http.request import host_of
+from tunnel.front.http.server import Visit
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import GRACE_S, reset_socket
