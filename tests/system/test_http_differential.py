@@ -378,7 +378,7 @@ OURS: Final = {
     "length and chunks": "400",
     "negative length": "400",
     "bad chunk": "400",
-    "large head": "200 ok",
+    "large head": "431",
     "10,000 fields": "431",
     "trace": "405",
     "unknown method": "200 ok",
