@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
-from support.center import LOOPBACK
+from support import center
 
 from tunnel.center import endpoints
 from tunnel.net import listen
@@ -28,7 +26,4 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def free_ports() -> range:
     """Ports that were free a moment ago."""
-    with socket.socket() as one:
-        one.bind((LOOPBACK, 0))
-        port = one.getsockname()[1]
-    return range(port, port + 1)
+    return center.free_ports()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,7 +106,7 @@ async def center(
     *,
     port: int = 0,
     token: Secret | None = None,
-    ports: range = range(20_000, 20_001),
+    ports: range | None = None,
     others: tuple[User, ...] = (),
     resume_s: int = 120,
     names: NameOptions | None = None,
@@ -120,7 +121,7 @@ async def center(
         identity,
         ServerOptions(
             Address(LOOPBACK, port),
-            ports,
+            free_ports() if ports is None else ports,
             plain=identity is None,
             resume_s=resume_s,
             names=names or NameOptions(),
@@ -159,6 +160,14 @@ async def failure_of(client: CenterClient) -> TunnelError:
         except TunnelError as error:
             return error
     raise AssertionError("it ended in peace")
+
+
+def free_ports() -> range:
+    """Return one port that was free a moment ago: other tests run beside this one."""
+    with socket.socket() as one:
+        one.bind((LOOPBACK, 0))
+        port = one.getsockname()[1]
+    return range(port, port + 1)
 
 
 def port_of(ports: range) -> Address:
