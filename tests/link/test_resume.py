@@ -205,6 +205,7 @@ async def run_traffic(connections: int, hows: list[str], seed: int) -> None:
         traffic.over.set()
         with trio.fail_after(WAIT_S):
             await net.center.until(lambda: client.connections == 0)
+            await traffic.settled()  # targets may still read what their kernel has
         assert not notices.of(SessionLost)
         assert notices.of(LinkResumed)
     assert traffic.check(connections) > 0
