@@ -11,8 +11,8 @@ from tunnel.center.events import MappingRefused
 from tunnel.center.health import Check
 from tunnel.errors import Code, UsageError
 from tunnel.ops.entries import Service
-from tunnel.ops.entry_rules import RULE_WORDS, take_rules
 from tunnel.ops.entry_syntax import parse_http, parse_https, share_entry
+from tunnel.ops.web_words import WORDS
 from tunnel.proto.frames import MappingAnswer
 from tunnel.proto.rules import MAX_NETWORKS, Rules
 
@@ -50,10 +50,11 @@ def test_words_are_rules_of_what_the_server_is_asked_for(
 
 def test_an_entry_without_these_words_has_no_rules() -> None:
     assert parse_http("shop=8000").wanted.rules is None
-    assert take_rules("shop=8000,auth=me:x,y").rest == "shop=8000,auth=me:x,y"
-    rest, rules, _ = take_rules("shop=8000,auth=me:x,group=a,y")
-    assert rest == "shop=8000,auth=me:x,y"
-    assert rules == Rules(group="a")
+    assert parse_http("shop=8000,auth=me:x").wanted.rules is None
+    both = parse_http("shop=8000,auth=me:x,group=a")
+    assert both.wanted.rules == Rules(group="a")
+    assert isinstance(both.endpoint, Service)
+    assert both.endpoint.rules is not None
 
 
 @pytest.mark.parametrize(
@@ -70,20 +71,20 @@ def test_a_check_is_asked_of_who_enforces_it(word: str, check: Check) -> None:
     ["allow=10.0.0.1/8", "allow=", "allow", "deny=here", "expires=2", "expires=0s",
      "expires=99999999d", "expires=1h,expires=2h", "requests=10", "requests=0/s",
      "requests=1/d", "max-body=-1", "max-body=1T", "path=api", "path=/a/../b",
-     "path=/%41", "strip", "path=/a,strip=", "path=/a,strip=1", "group=", "group=a b",
+     "path=/%41", "strip", "strip=,path=/a", "strip=1,path=/a", "group=", "group=a b",
      "check=http", "check=/a b", ",".join(["deny=10.0.0.1"] * (MAX_NETWORKS + 1))],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_with_an_example(words: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_http(f"shop=8000,{words}")
     name = words.partition("=")[0].partition(",")[0]
-    assert name in RULE_WORDS
+    assert name in WORDS
     assert name in f"{caught.value.what} {caught.value.fix}"
 
 
 def test_tls_that_passes_through_takes_no_words_about_requests() -> None:
     for words in ("requests=1/s", "max-body=1", "path=/a"):
-        with pytest.raises(UsageError, match="--https takes no"):
+        with pytest.raises(UsageError, match="not for TLS that passes through"):
             parse_https(f"mail=8443,{words}")
     rules = parse_https("mail=8443,allow=10.0.0.0/8,group=a,check=tcp").wanted.rules
     assert rules == Rules(allow=(ip_network("10.0.0.0/8"),), group="a")
@@ -93,7 +94,7 @@ def test_what_has_rules_is_not_published_at_a_port_instead() -> None:
     notice = MappingRefused("http-1", Address("a", 0), MappingAnswer(Code.UNSUPPORTED))
     entry = share_entry("8000")
     assert entry.instead(notice, "server.test") is not None
-    ruled = entry.ruled(Rules(group="a"), None)
+    ruled = share_entry("8000", words=[("group", "a")])
     assert ruled.instead(notice, "server.test") is None
 
 

@@ -159,7 +159,7 @@ def test_flags_and_arguments_say_what_words_say() -> None:
     assert WebFlags().words() == []
     argued = pairs_of({"host": "rewrite", "header": ("+X-A:1,2", "-X-B"), "x": None})
     assert share_entry("5173", "shop", words=argued) == entry
-    assert pairs_of({"auth_header": True, "cors": False}) == [("auth-header", "")]
+    assert pairs_of({"auth_header": True, "cors": False}) == [("auth-header", None)]
 
 
 def test_an_argument_that_is_no_word_is_refused() -> None:

@@ -35,7 +35,7 @@ from tunnel.center.local_services import (
     share_service,
 )
 from tunnel.center.publisher import NOT_OFFERED
-from tunnel.errors import CODES, Code, TunnelError, UsageError
+from tunnel.errors import CODES, Code, TunnelError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from tunnel.front.http.guard import Guard
     from tunnel.front.http.rules import Rules
     from tunnel.net.proxy_protocol import ProxyVersion
-    from tunnel.proto.rules import Rules as ServerRules
 
 LOG: Final = logging.getLogger(__name__)
 _IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
@@ -177,30 +176,10 @@ class Published:
     check: Check | None = None
     """How this client asks whether its target is well."""
 
-    def ruled(self, rules: ServerRules | None, check: Check | None) -> Published:
-        """Return the entry with what the server is to ask of its visitors.
-
-        Raises:
-            UsageError: the entry can have no such rules.
-        """
-        if rules is None:
-            return self
-        if self.kind == "https" and (rules.requests or rules.path or
-                                     rules.max_body is not None):  # fmt: skip
-            raise UsageError(
-                "--https takes no requests=, max-body= or path=",
-                "its TLS passes through, so the server sees no request",
-                "publish it with --http, and have the server end TLS",
-            )
-        if check is not None and not isinstance(self.endpoint, Service):
-            raise UsageError("check= is for services", "a folder is always there")
-        wanted = replace(self.wanted, rules=rules)
-        return replace(self, wanted=wanted, check=check)
-
     async def keep_checking(self, client: CenterClient, name: str) -> None:
         """Tell the server whether its target is well, until cancelled."""
         assert self.check is not None  # noqa: S101 - it is to be kept
-        assert isinstance(self.endpoint, Service)  # noqa: S101 - ``ruled``
+        assert isinstance(self.endpoint, Service)  # noqa: S101 - no folder is checked
 
         async def tell(out: bool) -> None:
             await client.lead_nobody(name, out=out)

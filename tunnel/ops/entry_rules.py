@@ -3,72 +3,50 @@
     ,allow=NET… ,deny=NET… ,expires=2h ,requests=10/s ,max-body=10M
     ,path=/api ,strip ,group=NAME ,check=/healthz ,check=tcp
 
-They stand behind an entry among its other words, in any order.
+``web_words`` has them among the other words of an entry; here are their values.
 """
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tunnel.center.health import Check
 from tunnel.errors import UsageError
 from tunnel.proto.rules import MAX_NETWORKS, Rules, is_group, is_path
 
 if TYPE_CHECKING:
-    from tunnel.proto.rules import Network
+    from collections.abc import Mapping, Sequence
 
-RULE_WORDS: Final = (
-    "allow", "deny", "expires", "requests", "max-body", "path", "strip", "group",
-    "check",
-)  # fmt: skip
+    from tunnel.proto.rules import Network
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _UNITS_BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _MAX_U32: Final = (1 << 32) - 1
-_MANY: Final = ("allow", "deny")
 
 
-class RulesOf(NamedTuple):
-    """What an entry says besides its name and target."""
+def rules_of(
+    said: Mapping[str, Sequence[str]],
+) -> tuple[Rules | None, Check | None]:
+    """Return what the server is to ask of visitors, and the check of the target.
 
-    rest: str
-    """The entry without the words that were read."""
-    rules: Rules | None
-    """For the server; None if nothing is asked of it."""
-    check: Check | None
-
-
-def take_rules(text: str) -> RulesOf:
-    """Part the words that the server enforces from an entry.
+    Args:
+        said: the values of each word.
 
     Raises:
-        UsageError: a word has no value that could be meant, or is said twice.
+        UsageError: a word has no value that could be meant.
     """
-    body, *words = text.split(",")
-    rest = [body]
-    found: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in RULE_WORDS:
-            rest.append(word)
-            continue
-        if name in found and name not in _MANY:
-            raise UsageError(f"{name} is said twice", "an entry has one of it")
-        if bool(value or equals) is (name == "strip") or not (value or name == "strip"):
-            raise _wrong(name, word)
-        found.setdefault(name, []).append(value.replace("%2C", ","))
-    if not found:
-        return RulesOf(text, None, None)
-    if "strip" in found and "path" not in found:
+    if not said:
+        return None, None
+    if "strip" in said and "path" not in said:
         why = "there is no path= that it could take off"
         raise UsageError("strip needs a path", why, "for example path=/api,strip")
-    check = _check(found["check"][0]) if "check" in found else None
-    return RulesOf(",".join(rest), _rules(found), check)
+    check = _check(said["check"][0]) if "check" in said else None
+    return _rules(said), check
 
 
-def _rules(found: dict[str, list[str]]) -> Rules:
+def _rules(found: Mapping[str, Sequence[str]]) -> Rules:
     one = {name: values[0] for name, values in found.items()}
     requests, per_s = _requests(one["requests"]) if "requests" in one else (0, 0)
     return Rules(
@@ -102,7 +80,7 @@ def _wrong(name: str, text: str, why: str = "") -> UsageError:
     return UsageError(f"{text!r} is no {name}", why, f"for example {_EXAMPLES[name]}")
 
 
-def _networks(name: str, texts: list[str]) -> tuple[Network, ...]:
+def _networks(name: str, texts: Sequence[str]) -> tuple[Network, ...]:
     if len(texts) > MAX_NETWORKS:
         raise UsageError(f"{name} has more than {MAX_NETWORKS} networks")
     try:

@@ -26,7 +26,7 @@ from tunnel.ops.entries import (
     SharedFolder,
     public_flag,
 )
-from tunnel.ops.entry_rules import take_rules
+from tunnel.ops.entry_rules import rules_of
 from tunnel.ops.entry_values import (
     parse_exit_name,
     parse_far_target,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.front.http.guard import Guard
     from tunnel.net.proxy_protocol import ProxyVersion
+    from tunnel.ops.entry_values import SaidWord
     from tunnel.ops.web_words import WebWords
 
 REMOTE: Final = "--remote"
@@ -185,17 +186,16 @@ def _remote_and_target(text: str, flag: str) -> tuple[str, str]:
 
 def parse_http(text: str) -> Published:
     """Read ``NAME=TARGET[,WORD=VALUE…]``, of a web service or a folder."""
-    text, rules, check = take_rules(text)
     body, said = split_words(text)
     name, what = _name_and_target(body, "--http")
-    return _shared(what, name, read_words(said)).ruled(rules, check)
+    return _shared(what, name, read_words(said))
 
 
 def share_entry(
     what: str,
     name: str = "",
     auth: str | Guard | None = None,
-    words: Iterable[tuple[str, str]] = (),
+    words: Iterable[SaidWord] = (),
     *,
     listing: bool = False,
 ) -> Published:
@@ -205,7 +205,7 @@ def share_entry(
     need; ``words`` are others of ``web_words``, as those behind ``what``; ``listing``
     lists folders that have no index.html.
     """
-    said: list[tuple[str, str]] = []
+    said: list[SaidWord] = []
     if not Path(what).is_dir():  # whose name may have a comma
         what, said = split_words(what)
     read = read_words([*said, *words])
@@ -223,13 +223,13 @@ def share_entry(
 
 def parse_https(text: str) -> Published:
     """Read ``NAME=TARGET[,WORD…]``, of a service that ends TLS itself."""
-    text, rules, check = take_rules(text)
     body, said = split_words(text)
     name, target = _name_and_target(body, "--https")
-    read_words(said, http=False)
-    wanted = MappingEntry(MappingType.HTTPS, "", name)
+    words = read_words(said, http=False)
+    rules, check = rules_of(words.for_server)
+    wanted = MappingEntry(MappingType.HTTPS, "", name, rules=rules)
     service = Service(parse_target(target))
-    return Published("https", wanted, service, scheme="https").ruled(rules, check)
+    return Published("https", wanted, service, scheme="https", check=check)
 
 
 def parse_exit(text: str) -> Published:
@@ -243,8 +243,9 @@ def _shared(
     what: str, name: str, words: WebWords, *, listing: bool = False
 ) -> Published:
     """Publish what is no port as a folder, if there is one; all else as a service."""
-    wanted = MappingEntry(MappingType.HTTP, "", name)
-    as_web = partial(Published, "http", wanted, scheme="http")
+    rules, check = rules_of(words.for_server)
+    wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
+    as_web = partial(Published, "http", wanted, scheme="http", check=check)
     scheme, is_url, where = what.partition("://")
     if not (is_url and scheme == "https"):
         words.no_tls()

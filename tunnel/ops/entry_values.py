@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import End
 
+SaidWord = tuple[str, str | None]
+"""A word of an entry and its value; None if it is said without one."""
+
 
 # Places ------------------------------------------------------------------------------
 
@@ -155,14 +158,14 @@ def _zone_refused(text: str, why: str) -> UsageError:
 # Options -----------------------------------------------------------------------------
 
 
-def split_words(text: str) -> tuple[str, list[tuple[str, str]]]:
+def split_words(text: str) -> tuple[str, list[SaidWord]]:
     """Part an entry from its ``,WORD=VALUE…``; give the words in their order.
 
     A comma within either is written ``%2C``. A word without ``=`` has no value.
     """
     body, *words = (_comma(part) for part in text.split(","))
     pairs = (word.partition("=") for word in words)
-    return body, [(name, value) for name, _, value in pairs]
+    return body, [(name, value if sign else None) for name, sign, value in pairs]
 
 
 def _comma(text: str) -> str:

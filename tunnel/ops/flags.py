@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
+    from tunnel.ops.entry_values import SaidWord
     from tunnel.ops.show import Show
 
 LEAST_DEAD_AFTER_S: Final = 5
@@ -143,9 +144,8 @@ class EntryFlags:
             Repeatable.
         udp: [REMOTE=]TARGET: a public UDP port leads to a UDP TARGET here. Repeatable.
         http: NAME=TARGET[,WORD=VALUE...]: a host name at the server leads to a web
-            service, or a folder, here. The words are the flags of `tunnel share`, and
-            allow=NET, deny=NET, expires=2h, requests=10/s, max-body=10M, path=/api,
-            strip, group=NAME, check=/healthz. %2C is a comma. Repeatable.
+            service, or a folder, here. The words are the flags of `tunnel share`; %2C
+            is a comma. Repeatable.
         https: NAME=TARGET: as --http, but TLS passes through to TARGET. Repeatable.
         reach: LISTEN=TARGET: a port here leads to TARGET at the server's side.
             Repeatable.
@@ -201,6 +201,17 @@ class WebFlags:
             of the system's.
         pin: Of the public key of an https:// TARGET (SHA-256 of its SPKI in base64).
         insecure: Believe any certificate of an https:// TARGET.
+        allow: Address or network that visitors may come from; others get 403.
+            Repeatable.
+        deny: Address or network that visitors may not come from. Repeatable.
+        expires: How long it is published, as 2h; then 410.
+        requests: How many requests one address may send, as 10/s; others get 429.
+        max_body: How much a request's body may have, as 10M; else 413.
+        path: Serve only what is below /PATH; of several entries the longest path wins.
+        strip: Take the path off for TARGET.
+        group: Serve the name together with other clients that say the same group.
+        check: Ask TARGET for /PATH every 5 s (`tcp`: connect), and lead nobody there
+            while it fails.
     """
 
     auth_header: Literal["keep"] | None = None
@@ -211,8 +222,17 @@ class WebFlags:
     ca: str | None = None
     pin: str | None = None
     insecure: bool = False
+    allow: Words = None
+    deny: Words = None
+    expires: str | None = None
+    requests: str | None = None
+    max_body: str | None = None
+    path: str | None = None
+    strip: bool = False
+    group: str | None = None
+    check: str | None = None
 
-    def words(self) -> list[tuple[str, str]]:
+    def words(self) -> list[SaidWord]:
         """Return the words that were said."""
         from tunnel.ops.web_words import pairs_of
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address, End
     from tunnel.front.http.guard import Guard
+    from tunnel.ops.entry_values import SaidWord
 
 Said = str | bool | Sequence[str] | None
 """A word as a flag or an argument says it."""
@@ -60,6 +61,8 @@ class WebWords:
     """Of the target's key."""
     insecure: bool = False
     """The target proves nothing."""
+    for_server: dict[str, list[str]] = field(default_factory=dict)
+    """What the server is to ask of visitors, as ``entry_rules.rules_of`` takes it."""
 
     def rules(self, target: End, tls: TargetTls | None = None) -> Rules | None:
         """Return what this client enforces before a target; None: nothing."""
@@ -176,6 +179,13 @@ def _read_insecure(words: WebWords, _: str) -> None:
     words.insecure = True
 
 
+def _for_server(name: str) -> Callable[[WebWords, str], None]:
+    def read(words: WebWords, value: str) -> None:
+        words.for_server.setdefault(name, []).append(value)
+
+    return read
+
+
 def _edited(edits: Edits, value: str, word: str) -> Edits:
     """Add what ``+NAME:VALUE`` or ``-NAME`` says."""
     sign, rest = value[:1], value[1:]
@@ -210,26 +220,37 @@ WORDS: Final[dict[str, Word]] = {
     "ca": Word(_read_ca, "FILE", needs_target=True),
     "pin": Word(_read_pin, "PIN", needs_target=True),
     "insecure": Word(_read_insecure, "", needs_target=True),
+    "allow": Word(_for_server("allow"), "NET", repeats=True, needs_http=False),
+    "deny": Word(_for_server("deny"), "NET", repeats=True, needs_http=False),
+    "expires": Word(_for_server("expires"), "2h", needs_http=False),
+    "requests": Word(_for_server("requests"), "10/s"),
+    "max-body": Word(_for_server("max-body"), "10M"),
+    "path": Word(_for_server("path"), "/PATH"),
+    "strip": Word(_for_server("strip"), ""),
+    "group": Word(_for_server("group"), "NAME", needs_http=False),
+    "check": Word(
+        _for_server("check"), "/PATH|tcp", needs_http=False, needs_target=True
+    ),
 }
 
 
-def pairs_of(values: Mapping[str, Said]) -> list[tuple[str, str]]:
+def pairs_of(values: Mapping[str, Said]) -> list[SaidWord]:
     """Return what flags or arguments say as ``read_words`` takes it.
 
     ``_`` is ``-``. None and False say nothing, True says a word that takes no value, a
     sequence says its word several times.
     """
-    pairs: list[tuple[str, str]] = []
+    pairs: list[SaidWord] = []
     for name, value in values.items():
         if value is None or value is False:
             continue
-        several = ("",) if value is True else value
+        several = (None,) if value is True else value
         several = (several,) if isinstance(several, str) else several
         pairs += ((name.replace("_", "-"), one) for one in several)
     return pairs
 
 
-def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWords:
+def read_words(said: Iterable[SaidWord], *, http: bool = True) -> WebWords:
     """Read the words of an entry, pairs of name and value.
 
     Args:
@@ -245,7 +266,7 @@ def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWord
         word = WORDS.get(name)
         if word is None:
             raise unknown_word(name, {one: row.takes for one, row in WORDS.items()})
-        if bool(value) != bool(word.takes):
+        if value == "" or (value is None) is bool(word.takes):
             why = f"it is {name}={word.takes}" if word.takes else "it takes no value"
             raise UsageError(f"{name!r} is not said like that", why)
         if name in words.said and not word.repeats:
@@ -257,5 +278,5 @@ def read_words(said: Iterable[tuple[str, str]], *, http: bool = True) -> WebWord
                 "--http, and `tunnel serve --certificate` at the server, end TLS there",
             )
         words.said.add(name)
-        word.read(words, value)
+        word.read(words, value or "")
     return words
