@@ -15,7 +15,7 @@ from tunnel.center import drain, endpoints, health, mappings, server, sessions, 
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
-from tunnel.front.http import guards
+from tunnel.front.http import places
 from tunnel.link import link, mapping_rpc, session, transport
 from tunnel.link import output as link_output
 from tunnel.net import descriptors, listen, relay, timeouts
@@ -139,7 +139,7 @@ PROGRAM_LIMITS: Final = {
     "TCP_USER_TIMEOUT of a link": transport.LOST_AFTER_MS,
     "descriptors kept back for links": descriptors.RESERVE,
     "visitors of one address": listen.MAX_PER_ADDRESS,
-    "addresses whose requests are counted": guards.MAX_REMEMBERED,
+    "addresses whose requests are counted": places.MAX_REMEMBERED,
     "checks of a target": health.EVERY_S,
 }
 """What nobody else can see."""

@@ -12,7 +12,7 @@ from tunnel.addresses import Address
 from tunnel.center.tls_target import TargetTls
 from tunnel.errors import UsageError
 from tunnel.front.http.guard import Guard
-from tunnel.front.http.rules import Edits, Own, Rules
+from tunnel.front.http.service_rules import Edits, Own, ServiceRules
 from tunnel.ops.entries import Service, SharedFolder
 from tunnel.ops.entry_syntax import parse_http, parse_https, share_entry
 from tunnel.ops.flags import WebFlags
@@ -53,7 +53,7 @@ def test_what_is_no_name_is_refused_at_once(written: str) -> None:
 def test_words_stand_behind_the_target(read: Callable[[str], Published]) -> None:
     entry = read("8000,auth=me:a%2Cb%2cc=d")
     assert isinstance(entry.endpoint, Service)
-    assert entry.endpoint.rules == Rules(Guard("me", "a,b,c=d"))
+    assert entry.endpoint.rules == ServiceRules(Guard("me", "a,b,c=d"))
     assert entry.endpoint.target == Address("localhost", 8000)
 
 
@@ -101,16 +101,18 @@ def test_what_the_client_enforces_is_read() -> None:
     request = Edits(frozenset((b"x-a", b"x-b")), (b"X-A: 1,2", "X-A: é".encode()))
     answer = Edits(frozenset((b"server",)))
     assert isinstance(entry.endpoint, Service)
-    assert entry.endpoint.rules == Rules(None, b"localhost:5173", own, request, answer)
+    assert entry.endpoint.rules == ServiceRules(
+        None, b"localhost:5173", own, request, answer
+    )
     entry = parse_http("shop=5173,host=a.test:80")
     assert isinstance(entry.endpoint, Service)
-    assert entry.endpoint.rules == Rules(host=b"a.test:80")
+    assert entry.endpoint.rules == ServiceRules(host=b"a.test:80")
 
 
 def test_words_about_a_password_go_with_it() -> None:
     entry = parse_http("shop=8000,cors,auth=me:secret,auth-header=keep")
     assert isinstance(entry.endpoint, Service)
-    assert entry.endpoint.rules == Rules(Guard("me", "secret", True, True))
+    assert entry.endpoint.rules == ServiceRules(Guard("me", "secret", True, True))
     flags = WebFlags(cors=True, auth_header="keep").words()
     assert share_entry("8000", "shop", "me:secret", flags) == entry
 

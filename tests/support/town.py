@@ -17,9 +17,9 @@ from tunnel.front.http.names import (
     Destination,
     handle_visitor,
 )
-from tunnel.front.http.rules import Rules
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
+from tunnel.front.http.service_rules import ServiceRules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -144,7 +144,7 @@ async def town(
                     partial(
                         handle_service,
                         visit,
-                        Rules(guard),
+                        ServiceRules(guard),
                         there.open,
                         believe_headers=True,
                     )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.guard import Guard
-    from tunnel.front.http.rules import Rules
+    from tunnel.front.http.service_rules import ServiceRules
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Target
@@ -46,7 +46,7 @@ _NOBODY: Final = Address("unknown", 0)
 
 
 def share_service(
-    target: End, rules: Rules, tls: TargetTls | None = None, *, by_name: bool
+    target: End, rules: ServiceRules, tls: TargetTls | None = None, *, by_name: bool
 ) -> Serve:
     """Serve visitors with an HTTP service, as the words of its entry want it.
 

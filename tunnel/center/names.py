@@ -15,8 +15,8 @@ import trio
 from tunnel.addresses import Address
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.errors import UsageError
-from tunnel.front.http.guards import Guards, Place, Rates
 from tunnel.front.http.names import Absent, Destination, serve_web
+from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import serve_tls_names, termination
 from tunnel.net.listen import open_listener
 from tunnel.proto.frames import TLS_ONLY, MappingType
@@ -127,22 +127,22 @@ def _termination_of(options: NameOptions) -> Termination | None:
 
 def _route(
     table: MappingTable, rates: Rates, of_type: MappingType, host: str
-) -> Destination | Guards | Absent:
+) -> Destination | Places | Absent:
     """Return how to open at the client that has a host name, or why nobody can."""
     site = table.find(of_type, host)
     if site is None:
         return Absent.AWAY if table.is_known(of_type, host) else Absent.UNKNOWN
     mapping = site.only
     if mapping is None:
-        if site.guards is None:
-            site.guards = _guards(site, rates)
-        return site.guards
+        if site.places is None:
+            site.places = _places(site, rates)
+        return site.places
     if mapping.owner.away:
         return Absent.AWAY
     return Destination(mapping, mapping.open)
 
 
-def _guards(site: Site, rates: Rates) -> Guards:
+def _places(site: Site, rates: Rates) -> Places:
     places: dict[str, Place] = {}
     for mapping in site.mappings:
         rules, name = mapping.rules, mapping.names[0].host
@@ -151,4 +151,4 @@ def _guards(site: Site, rates: Rates) -> Guards:
             place = places[rules.path] = Place(name, rules, mapping.expires_at, [])
         place.members.append(mapping)
         place.expires_at = min(place.expires_at, mapping.expires_at)
-    return Guards(places.values(), rates)
+    return Places(places.values(), rates)

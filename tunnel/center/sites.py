@@ -15,7 +15,7 @@ import trio
 
 from tunnel.center.endpoints import PublicName
 from tunnel.errors import Code, LocalStreamError
-from tunnel.front.http.guards import State
+from tunnel.front.http.places import State
 from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
 from tunnel.proto.rules import Rules
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import Endpoint
-    from tunnel.front.http.guards import Guards
+    from tunnel.front.http.places import Places
     from tunnel.link.virtual import VirtualStream
     from tunnel.proto.frames import MappingEntry
 
@@ -101,12 +101,12 @@ class Site:
     mappings: list[OpenMapping] = field(default_factory=list)
     only: OpenMapping | None = None
     """The one entry, where nothing is asked of its visitors."""
-    guards: Guards | None = None
+    places: Places | None = None
     """Made by who leads visitors, and made anew when something has changed."""
 
     def changed(self) -> None:
         """Note that an entry came, left or has other rules."""
-        self.guards, only = None, self.mappings[:1]
+        self.places, only = None, self.mappings[:1]
         has_one = len(self.mappings) == 1 and self.mappings[0].rules == NO_RULES
         self.only = only[0] if has_one else None
 

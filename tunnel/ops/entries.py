@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from tunnel.center.tls_target import TargetTls
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
-    from tunnel.front.http.rules import Rules
+    from tunnel.front.http.service_rules import ServiceRules
     from tunnel.net.proxy_protocol import ProxyVersion
 
 LOG: Final = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Service:
     count: int = 1
     proxy: ProxyVersion | None = None
     """Which PROXY header the service hears first."""
-    rules: Rules | None = None
+    rules: ServiceRules | None = None
     """What the words of a web service want; None: its bytes are relayed."""
     tls: TargetTls | None = None
     """The service is spoken to with TLS; only with rules."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.center.tls_target import TargetTls
 from tunnel.errors import UsageError
-from tunnel.front.http.rules import Edits, Own, Rules, name_of
+from tunnel.front.http.service_rules import Edits, Own, ServiceRules, name_of
 from tunnel.ops.entry_values import parse_guard, parse_pin, unknown_word
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class WebWords:
     for_server: dict[str, list[str]] = field(default_factory=dict)
     """What the server is to ask of visitors, as ``entry_rules.rules_of`` takes it."""
 
-    def rules(self, target: End, tls: TargetTls | None = None) -> Rules | None:
+    def rules(self, target: End, tls: TargetTls | None = None) -> ServiceRules | None:
         """Return what this client enforces before a target; None: nothing."""
         secure = tls is not None
         own = Own.of(target, secure=secure) if self.host == REWRITE else None
@@ -77,8 +77,8 @@ class WebWords:
                 "auth-header and cors are about a password", "and there is none",
                 "auth=USER:PASSWORD",
             )  # fmt: skip
-        rules = Rules(guard, host, own, self.request, self.answer)
-        return rules if secure or rules != Rules() else None
+        rules = ServiceRules(guard, host, own, self.request, self.answer)
+        return rules if secure or rules != ServiceRules() else None
 
     def tls(self, target: Address) -> TargetTls:
         """Return who an https target must prove to be: who it is asked for."""

@@ -16,9 +16,9 @@ from tunnel.addresses import Address
 from tunnel.front.http.forwarded import Origin
 from tunnel.front.http.guard import Guard
 from tunnel.front.http.login_cookie import LIFE_S, cookie_key, is_login, set_cookie
-from tunnel.front.http.rules import Edits, Own, Rules
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
+from tunnel.front.http.service_rules import Edits, Own, ServiceRules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VISITOR = Address("203.0.113.9", 4711)
 TARGET = Address("localhost", 5173)
 OWN = Own.of(TARGET, secure=False)
-REWRITE = Rules(host=OWN.authority, own=OWN)
+REWRITE = ServiceRules(host=OWN.authority, own=OWN)
 
 
 class Talk:
@@ -55,7 +55,9 @@ class Talk:
 
 
 @asynccontextmanager
-async def talk(rules: Rules, *, believe_headers: bool = True) -> AsyncIterator[Talk]:
+async def talk(
+    rules: ServiceRules, *, believe_headers: bool = True
+) -> AsyncIterator[Talk]:
     visitor, ours = trio.testing.memory_stream_pair()
     made = Talk(visitor)
     with trio.fail_after(10):
@@ -121,7 +123,7 @@ async def test_a_websocket_is_switched_with_the_target_s_own_host() -> None:
 
 async def test_what_is_removed_is_not_said_by_us_either() -> None:
     edits = Edits(frozenset((b"x-forwarded-for", b"x-a")), (b"X-A: mine",))
-    async with talk(Rules(request=edits), believe_headers=False) as it:
+    async with talk(ServiceRules(request=edits), believe_headers=False) as it:
         head = await it.ask("GET / HTTP/1.1", "Host: t.test", "X-A: theirs",
             "Connection: X-A, close")  # fmt: skip
         assert head.all("x-a") == ["mine"]
@@ -130,7 +132,7 @@ async def test_what_is_removed_is_not_said_by_us_either() -> None:
         assert head.all("host") == ["t.test"]
         # Those of the visitor that are about it go, whatever they are set to.
     edits = Edits(frozenset((b"x-forwarded-proto",)), (b"X-Forwarded-Proto: https",))
-    async with talk(Rules(request=edits), believe_headers=False) as it:
+    async with talk(ServiceRules(request=edits), believe_headers=False) as it:
         head = await it.ask("GET / HTTP/1.1", "Host: t", "X-Forwarded-Proto: http")
         assert head.all("x-forwarded-proto") == ["https"]
 
@@ -146,13 +148,13 @@ PREFLIGHT = (
 
 async def test_the_target_gets_the_password_if_it_is_to_keep_it() -> None:
     for keeps, lines in ((False, []), (True, [RIGHT.partition(": ")[2]])):
-        async with talk(Rules(Guard("me", "right", keeps))) as it:
+        async with talk(ServiceRules(Guard("me", "right", keeps))) as it:
             head = await it.ask("GET / HTTP/1.1", "Host: shop.t.test", RIGHT)
             assert head.all("authorization") == lines
 
 
 async def test_a_preflight_needs_no_password_where_cors_is_said() -> None:
-    async with talk(Rules(Guard("me", "right", cors=True))) as it:
+    async with talk(ServiceRules(Guard("me", "right", cors=True))) as it:
         head = await it.ask(*PREFLIGHT)
         assert head.line == "OPTIONS /api HTTP/1.1"
         head = await it.answer("HTTP/1.1 204 No Content",
@@ -176,12 +178,12 @@ async def test_a_preflight_needs_no_password_where_cors_is_said() -> None:
 async def test_what_is_no_preflight_needs_it(
     lines: tuple[str, ...],
 ) -> None:
-    async with talk(Rules(Guard("me", "right", cors=True))) as it:
+    async with talk(ServiceRules(Guard("me", "right", cors=True))) as it:
         assert await refused(it, *lines)
 
 
 async def test_without_cors_a_preflight_needs_it_too() -> None:
-    async with talk(Rules(Guard("me", "right"))) as it:
+    async with talk(ServiceRules(Guard("me", "right"))) as it:
         assert await refused(it, *PREFLIGHT)
 
 
@@ -191,10 +193,10 @@ HERE = "Host: shop.t.test"
 PAGE = ("GET / HTTP/1.1", HERE, "Accept: text/html,*/*;q=0.8")
 HTTPS = "X-Forwarded-Proto: https"
 OK = ("HTTP/1.1 200 OK", "Content-Length: 0")
-GUARDED = Rules(Guard("me", "right"))
+GUARDED = ServiceRules(Guard("me", "right"))
 
 
-async def login(rules: Rules, *lines: str) -> str:
+async def login(rules: ServiceRules, *lines: str) -> str:
     """Open a page with the password; return the cookie that the browser gets."""
     async with talk(rules) as it:
         await it.ask(*PAGE, RIGHT, *lines)
@@ -254,8 +256,8 @@ async def test_a_cookie_opens_only_what_it_was_given_for() -> None:
         (GUARDED, HERE, "Cookie: tunnel-login="),
         (GUARDED, HERE, "Cookie: tunnel-login=²." + signature),
         (GUARDED, HERE, f"Cookie: tunnel-login={'9' * 5_000}.{signature}"),
-        (Rules(Guard("me", "other")), HERE, f"Cookie: {cookie}"),
-        (Rules(Guard("you", "right")), HERE, f"Cookie: {cookie}"),
+        (ServiceRules(Guard("me", "other")), HERE, f"Cookie: {cookie}"),
+        (ServiceRules(Guard("you", "right")), HERE, f"Cookie: {cookie}"),
     ):
         async with talk(rules) as it:
             assert await refused(it, "GET / HTTP/1.1", *lines)

@@ -17,8 +17,8 @@ from tunnel.addresses import Address
 from tunnel.errors import Code
 from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
-from tunnel.front.http.guards import Guards, Place, Rates
 from tunnel.front.http.names import Absent, Destination
+from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import handle_tls_visitor
 from tunnel.proto.rules import Rules
 
@@ -46,7 +46,7 @@ class Street:
     def __init__(self, visitor: trio.abc.HalfCloseableStream) -> None:
         self.visitor = visitor
         self.far = Far()
-        self.passed: dict[str, Absent | Guards] = {}
+        self.passed: dict[str, Absent | Places] = {}
         self.asked: list[str] = []
 
     async def _open(self, visitor: Address) -> Far:
@@ -58,7 +58,7 @@ class Street:
     def _there(self) -> Destination:
         return Destination(None, self._open)
 
-    def route_passed(self, host: str) -> Destination | Guards | Absent:
+    def route_passed(self, host: str) -> Destination | Places | Absent:
         self.asked.append(host)
         return self.passed.get(host, self._there)
 
@@ -75,7 +75,7 @@ class Street:
 @asynccontextmanager
 async def street(
     context: ssl.SSLContext | None = None,
-    passed: dict[str, Absent | Guards] | None = None,
+    passed: dict[str, Absent | Places] | None = None,
     ending: sni.Termination | None = None,
 ) -> AsyncIterator[Street]:
     visitor, ours = trio.testing.memory_stream_pair()
@@ -148,7 +148,7 @@ async def test_a_name_that_leads_nowhere_gets_an_alert(
 
 async def test_a_visitor_who_is_not_allowed_gets_an_alert_and_reaches_nobody() -> None:
     rules = Rules(deny=(ip_network(VISITOR.host),))
-    guards = Guards([Place(HOST, rules, math.inf, [])], Rates())
+    guards = Places([Place(HOST, rules, math.inf, [])], Rates())
     async with street(passed={HOST: guards}) as it:
         await it.visitor.send_all(hello())
         await it.visitor.send_eof()

@@ -38,8 +38,8 @@ from tunnel.front.http.fields import (
     framing,
 )
 from tunnel.front.http.forwarded import Origin, origin_of
-from tunnel.front.http.guards import RETRY_AFTER_S, Guards
 from tunnel.front.http.pages import HttpError
+from tunnel.front.http.places import RETRY_AFTER_S, Places
 from tunnel.front.http.server import Visit, serve_requests
 from tunnel.front.http.upstream import Upstream
 from tunnel.log import log_event
@@ -49,8 +49,8 @@ from tunnel.net.relay import ResettableStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.front.http.guards import Member
     from tunnel.front.http.heads import AnswerHead
+    from tunnel.front.http.places import Member
     from tunnel.front.http.request import Request
     from tunnel.net.sockets import FastSocket
 
@@ -75,7 +75,7 @@ class Destination(NamedTuple):
     open: Open
 
 
-Route = Callable[[str], Destination | Guards | Absent]
+Route = Callable[[str], Destination | Places | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
 
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
@@ -120,7 +120,7 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
 
 
 async def _answer_guarded(
-    visit: Visit, request: Request, found: Guards | Absent
+    visit: Visit, request: Request, found: Places | Absent
 ) -> None:
     """Answer at a name of which the server asks more than whose it is."""
     if isinstance(found, Absent):

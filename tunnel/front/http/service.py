@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from tunnel.front.http.heads import AnswerHead
     from tunnel.front.http.names import Open
     from tunnel.front.http.request import Request
-    from tunnel.front.http.rules import Rules
+    from tunnel.front.http.service_rules import ServiceRules
 
 
 async def handle_service(
     visit: Visit,
-    rules: Rules,
+    rules: ServiceRules,
     open_one: Open,
     *,
     believe_headers: bool,

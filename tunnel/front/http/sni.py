@@ -33,9 +33,9 @@ from tunnel.front.http.client_hello import (
     alert_record,
     read_client_hello,
 )
-from tunnel.front.http.guards import Guards
 from tunnel.front.http.names import Absent, Destination, handle_visitor
 from tunnel.front.http.pages import HttpError
+from tunnel.front.http.places import Places
 from tunnel.front.http.request import host_of
 from tunnel.front.http.server import Visit
 from tunnel.log import log_event
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
-    from tunnel.front.http.guards import Member
     from tunnel.front.http.names import Route
+    from tunnel.front.http.places import Member
     from tunnel.net.sockets import FastSocket
 
 
@@ -177,7 +177,7 @@ def _find(
     except HttpError:  # no host name: nobody has it
         return Absent.UNKNOWN
     found = route_passed(host)
-    if not isinstance(found, Guards):
+    if not isinstance(found, Places):
         return found
     try:
         return found.admit_connection(peer)

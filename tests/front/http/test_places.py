@@ -12,8 +12,8 @@ import trio
 import trio.testing
 
 from tunnel.addresses import Address
-from tunnel.front.http.guards import Guards, Place, Rates, State
 from tunnel.front.http.pages import HttpError
+from tunnel.front.http.places import Place, Places, Rates, State
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def test_who_may_come_back_at_once_is_waited_for_if_there_is_nobody_else() -> No
 async def test_a_connection_that_passes_through_is_led_to_a_member_or_refused() -> None:
     one = One()
     rules = Rules(allow=(ip_network("198.51.100.0/24"),))
-    guards = Guards([place(one, rules=rules)], Rates())
-    assert guards.admit_connection(VISITOR) is one
+    places = Places([place(one, rules=rules)], Rates())
+    assert places.admit_connection(VISITOR) is one
     with pytest.raises(HttpError, match="403"):
-        guards.admit_connection(Address("203.0.113.1", 1))
+        places.admit_connection(Address("203.0.113.1", 1))

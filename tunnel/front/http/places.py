@@ -4,7 +4,7 @@
     admit       by visitor     410, 403, 429, 413
     member      by load        503
 
-A name whose one entry has no rules has no guards, and costs nothing here.
+A name whose one entry has no rules has no places, and costs nothing here.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class Place:
         return rest if rest.startswith("/") else f"/{rest}"
 
 
-class Guards:
+class Places:
     """The places of one name.
 
     Args:

@@ -92,7 +92,7 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ServiceRules:
     """What the words of one entry want; the first of each is the default."""
 
     guard: Guard | None = None

@@ -7,18 +7,18 @@ import pytest
 from tunnel.addresses import Address, UnixPath
 from tunnel.front.http.forwarded import Origin
 from tunnel.front.http.heads import read_answer
-from tunnel.front.http.rules import Edits, Own, Rules
+from tunnel.front.http.service_rules import Edits, Own, ServiceRules
 
 VISITOR = Address("203.0.113.9", 4711)
 PUBLIC = Origin(VISITOR, "https", "shop.t.test:8443")
 DEV = Own.of(Address("localhost", 5173), secure=False)
 
 
-def rewriting(own: Own = DEV) -> Rules:
-    return Rules(host=own.authority, own=own)
+def rewriting(own: Own = DEV) -> ServiceRules:
+    return ServiceRules(host=own.authority, own=own)
 
 
-def answered(rules: Rules, line: str, origin: Origin = PUBLIC) -> str:
+def answered(rules: ServiceRules, line: str, origin: Origin = PUBLIC) -> str:
     """Return what becomes of a field of an answer."""
     raw = f"HTTP/1.1 302 Found\r\n{line}\r\nContent-Length: 0\r\n\r\n".encode()
     changed, length = rules.answer_lines(origin)(read_answer(raw, b"GET", 10))
@@ -26,7 +26,7 @@ def answered(rules: Rules, line: str, origin: Origin = PUBLIC) -> str:
     return changed.decode()
 
 
-def asked(rules: Rules, line: str, origin: Origin = PUBLIC) -> str:
+def asked(rules: ServiceRules, line: str, origin: Origin = PUBLIC) -> str:
     (changed,) = rules.request_lines([line.encode()], origin)
     return changed.decode()
 
@@ -93,8 +93,8 @@ def test_what_is_of_another_address_stays(line: str) -> None:
     "line", ["Location: http://localhost:5173/", "Set-Cookie: a=b; Domain=localhost"]
 )
 def test_without_rewrite_nothing_is_turned(line: str) -> None:
-    assert answered(Rules(), line) == line
-    assert answered(Rules(host=b"localhost:5173"), line) == line
+    assert answered(ServiceRules(), line) == line
+    assert answered(ServiceRules(host=b"localhost:5173"), line) == line
 
 
 def test_a_visitor_that_names_no_host_is_sent_to_a_path() -> None:
@@ -133,18 +133,20 @@ def test_a_page_of_this_site_is_the_target_s_own_and_no_other_is() -> None:
         ("X-Origin: https://shop.t.test:8443", "X-Origin: https://shop.t.test:8443"),
     ):
         assert asked(rules, line) == becomes
-    assert asked(Rules(), "Origin: https://shop.t.test:8443").startswith("Origin: htt")
+    assert asked(ServiceRules(), "Origin: https://shop.t.test:8443").startswith(
+        "Origin: htt"
+    )
 
 
 def test_fields_are_set_and_removed() -> None:
     edits = Edits(frozenset((b"x-a", b"server")), (b"X-A: 1", b"X-A: 2"))
     lines = [b"Server: s", b"x_a: 0", b"X-Ab: 3", b"X-A:4"]
-    assert Rules(request=edits).request_lines(lines, PUBLIC) == [
+    assert ServiceRules(request=edits).request_lines(lines, PUBLIC) == [
         b"X-Ab: 3", b"X-A: 1", b"X-A: 2"
     ]  # fmt: skip
     head = read_answer(
         b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % b"\r\n".join(lines), b"GET", 9
     )
-    assert Rules(answer=edits).answer_lines(PUBLIC)(head) == [
+    assert ServiceRules(answer=edits).answer_lines(PUBLIC)(head) == [
         b"X-Ab: 3", b"X-A: 1", b"X-A: 2"
     ]  # fmt: skip
