@@ -16,7 +16,7 @@ import trio
 
 from tunnel.access.identity import pin_of
 from tunnel.errors import Code, TlsError
-from tunnel.net.sockets import CHUNK_BYTES
+from tunnel.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S: Final = 10.0
 """As long as a dial may take."""
-_RECORD_BYTES: Final = 16_384
-"""What one read of OpenSSL gives at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +78,8 @@ async def connect_tls(sock: DirectStream, wanted: TargetTls) -> TlsTarget:
     return stream
 
 
-class TlsTarget:
+class TlsTarget(TlsStream):
     """A ``ResettableStream`` of what a target says inside its TLS.
-
-    An end without close_notify counts as one: HTTP says itself where a message ends.
 
     Args:
         sock: its connection; owned.
@@ -91,18 +87,9 @@ class TlsTarget:
     """
 
     def __init__(self, sock: DirectStream, wanted: TargetTls) -> None:
+        super().__init__(sock, wanted.context, wanted.name)
         self.bound: Address | None = sock.bound
         self._sock = sock
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = wanted.context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=wanted.name
-        )
-        self._writing = trio.Lock()
-        self._finished = False
-        """Our direction is to end …"""
-        self._said_end = False
-        """… and has."""
 
     async def handshake(self) -> None:
         """Shake hands.
@@ -111,105 +98,47 @@ class TlsTarget:
             TlsError: it is not who it should be, or does not speak TLS.
             trio.BrokenResourceError: it broke the connection.
         """
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                if not await self._read():
-                    what = "the target ended the connection within its TLS handshake"
-                    raise TlsError(Code.PROTOCOL, what) from None
-            except ssl.SSLCertVerificationError as error:
-                await self._say_why()
-                what = "the target's certificate is not trusted"
-                raise TlsError(Code.AUTH, what, error.verify_message) from None
-            except ssl.SSLError as error:
-                await self._say_why()
-                what = "the target does not speak TLS as it should"
-                why = (error.reason or "").replace("_", " ").lower()
-                raise TlsError(Code.PROTOCOL, what, why) from None
-            else:
-                await self._flush()
-                return
-
-    async def _say_why(self) -> None:
-        with suppress(trio.BrokenResourceError):
-            await self._flush()
+        try:
+            await super().handshake()
+        except ssl.SSLCertVerificationError as error:
+            what = "the target's certificate is not trusted"
+            raise TlsError(Code.AUTH, what, error.verify_message) from None
+        except ssl.SSLError as error:
+            what = "the target does not speak TLS as it should"
+            why = (error.reason or "").replace("_", " ").lower()
+            raise TlsError(Code.PROTOCOL, what, why) from None
+        except trio.BrokenResourceError:
+            if not self._has_ended:
+                raise
+            what = "the target ended the connection within its TLS handshake"
+            raise TlsError(Code.PROTOCOL, what) from None
 
     def pin(self) -> str:
         """Return the pin of its key; empty without a certificate."""
         certificate = self._tls.getpeercert(binary_form=True)
         return pin_of(certificate) if certificate else ""
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait for bytes; nothing at the end.
-
-        Raises:
-            trio.BrokenResourceError: the connection broke, or what came is not TLS.
-            trio.ClosedResourceError: it was closed here.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            try:
-                return self._tls.read(max_bytes or _RECORD_BYTES)
-            except ssl.SSLWantReadError:
-                # A writer has the lock, or what is pending answers a key update.
-                if not self._writing.locked():
-                    if self._finished:
-                        self._say_end()
-                    elif self._outgoing.pending:
-                        await self._flush()
-                if not await self._read():
-                    return b""
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
-            except ssl.SSLError as error:
-                raise trio.BrokenResourceError from error
-
     async def receive_piece(self) -> bytes:
         """Wait for bytes; nothing at the end."""
         return await self.receive_some()
-
-    async def send_all(self, data: Buffer) -> None:
-        """Return when the kernel has taken it.
-
-        Raises:
-            trio.BrokenResourceError: the connection broke.
-            trio.ClosedResourceError: it was closed here, or this direction has ended.
-        """
-        if self._finished:
-            raise trio.ClosedResourceError("this direction has ended")
-        try:
-            if data:
-                self._tls.write(data)
-        except ssl.SSLError as error:
-            raise trio.BrokenResourceError from error
-        await self._flush()
 
     async def put(self, data: Buffer) -> None:
         """Do as ``send_all`` does."""
         await self.send_all(data)
 
     def finish(self) -> None:
-        """End our direction: with close_notify, and a FIN behind it.
-
-        That is left to the reader while something that has come waits for it: OpenSSL
-        would break off there. What a full kernel does not take at once is left out.
+        """Do as ``send_eof`` does; what a full kernel does not take is left out.
 
         Raises:
             trio.BrokenResourceError: the connection broke.
             trio.ClosedResourceError: it was closed here.
         """
         self._finished = True
-        busy = self._writing.locked() or self._incoming.pending or self._tls.pending()
-        if not busy:
-            self._say_end()
+        if not self._is_busy:
+            self._end_now()
 
-    def _say_end(self) -> None:
-        if not self._said_end:
-            self._said_end = True
-            with suppress(ssl.SSLError):  # it only waits for the other's end
-                self._tls.unwrap()
+    def _end_now(self) -> None:
+        if self._say_end():
             self._sock.write_now(self._outgoing.read())
             self._sock.finish()
 
@@ -234,22 +163,3 @@ class TlsTarget:
 
     def on_closed(self, call: Callable[[Code], None] | None) -> None:
         """Do nothing: the kernel tells only a task that reads or writes."""
-
-    async def _read(self) -> bool:
-        data = await self._sock.receive_some(CHUNK_BYTES)
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-        return bool(data)
-
-    async def _flush(self) -> None:
-        if self._writing.locked():
-            await self._writing.acquire()
-        else:
-            self._writing.acquire_nowait()
-        try:
-            if self._outgoing.pending:
-                await self._sock.put(self._outgoing.read())
-        finally:
-            self._writing.release()

@@ -7,7 +7,7 @@ once and that costs little whatever a stranger offers.
 
     read the name    client_hello     at most 16 KiB and 10 s
     pass through     carry            raw bytes, from the first one on
-    end it here      TlsVisitor       a trio stream, for the HTTP front end
+    end it here      TlsStream       a trio stream, for the HTTP front end
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from tunnel.front.http.server import Visit
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
 from tunnel.net.relay import GRACE_S, reset_socket
+from tunnel.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,7 @@ async def handle_tls_visitor(
     try:
         with trio.fail_after(HELLO_S):
             hello = await _hear(stream, heard)
-            found: Destination | Member | Absent | TlsVisitor
+            found: Destination | Member | Absent | TlsStream
             found = _find(hello, route_passed, peer)
             if isinstance(found, Absent):
                 context = _context(hello, found, ending)
@@ -135,7 +136,7 @@ async def handle_tls_visitor(
     except (ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError) as error:
         await _refuse(stream, peer, type(error).__name__)
     else:
-        if isinstance(found, TlsVisitor):
+        if isinstance(found, TlsStream):
             visit = Visit(found, peer, secure=True)
             await handle_visitor(visit, route_web)
         elif isinstance(found, Destination):
@@ -206,8 +207,8 @@ def _context(
 
 async def _shaken_hands(
     stream: trio.abc.HalfCloseableStream, context: ssl.SSLContext, heard: bytes
-) -> TlsVisitor:
-    visitor = TlsVisitor(stream, context, heard)
+) -> TlsStream:
+    visitor = TlsStream(stream, context, heard=heard)
     await visitor.handshake()
     return visitor
 
@@ -243,125 +244,3 @@ async def _refuse(
         while await stream.receive_some(_READ_BYTES):
             pass
     await trio.aclose_forcefully(stream)
-
-
-class TlsVisitor(trio.abc.HalfCloseableStream):
-    """What a visitor says inside its TLS, and what it is told.
-
-    Unlike ``trio.SSLStream`` it can end its own direction (a close_notify, as TLS 1.3
-    knows it). An end without close_notify counts as one: HTTP says itself where a
-    message ends. Closing closes the stream below.
-
-    Args:
-        stream: the visitor's.
-        context: ends its TLS.
-        heard: what was read of it before.
-    """
-
-    def __init__(
-        self,
-        stream: trio.abc.HalfCloseableStream,
-        context: ssl.SSLContext,
-        heard: bytes = b"",
-    ) -> None:
-        self._stream = stream
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._incoming.write(heard)
-        self._flushing = trio.Lock()
-        self._said_end = False
-
-    async def handshake(self) -> None:
-        """Shake hands; a failure is told to the visitor.
-
-        Raises:
-            ssl.SSLError: the visitor does not want to, or cannot.
-            trio.BrokenResourceError: it left.
-        """
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._flush()
-                if not await self._read():
-                    raise trio.BrokenResourceError from None
-            except ssl.SSLError:
-                await self._flush()
-                raise
-            else:
-                await self._flush()
-                return
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Give what has come; nothing at the end.
-
-        Raises:
-            trio.BrokenResourceError: the connection broke, or what came is not TLS.
-        """
-        await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                data = self._tls.read(max_bytes or _READ_BYTES)
-            except ssl.SSLWantReadError:
-                await self._flush()
-                if not await self._read():
-                    return b""
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
-            except ssl.SSLError as error:
-                raise trio.BrokenResourceError from error
-            else:
-                return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Return when the stream below has taken it.
-
-        Raises:
-            trio.BrokenResourceError: the connection broke.
-            trio.ClosedResourceError: after ``send_eof``.
-        """
-        if self._said_end:
-            raise trio.ClosedResourceError
-        try:
-            if data:
-                self._tls.write(data)
-        except ssl.SSLError as error:
-            raise trio.BrokenResourceError from error
-        await self._flush()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """See ``trio.abc.SendStream``."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """End our direction; the visitor's goes on."""
-        if not self._said_end:
-            self._said_end = True
-            # It only waits for the other's end, which may come later.
-            with suppress(ssl.SSLError):
-                self._tls.unwrap()
-            await self._flush()
-            await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        """Close the stream below, after a close_notify if that is taken at once."""
-        try:
-            with trio.move_on_after(GRACE_S), suppress(trio.BrokenResourceError):
-                if not self._said_end:
-                    await self.send_eof()
-        finally:
-            await self._stream.aclose()
-
-    async def _read(self) -> bool:
-        data = await self._stream.receive_some(_READ_BYTES)
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-        return bool(data)
-
-    async def _flush(self) -> None:
-        async with self._flushing:
-            if self._outgoing.pending:
-                await self._stream.send_all(self._outgoing.read())
