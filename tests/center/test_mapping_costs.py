@@ -13,6 +13,7 @@ from tunnel.access.join import make_token
 from tunnel.center import mappings
 from tunnel.center.endpoints import EndpointType, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
+from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
     MappingAnswer,
@@ -35,6 +36,7 @@ class Client:
     """A client that is connected and refuses every visitor."""
 
     gone = waiting = away = False
+    client_id = NO_CLIENT_ID
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.session = self

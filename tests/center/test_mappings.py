@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,7 @@ from tunnel.center.endpoints import (
     TcpPorts,
 )
 from tunnel.center.mappings import MappingTable
+from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
     MappingAnswer,
@@ -45,6 +47,7 @@ class Client:
     ) -> None:
         self.user = user(make_token(), name, owner=owner)
         self.nursery = nursery
+        self.client_id = os.urandom(16)
         self.session = self
         self.gone = False
         self.waiting = False
@@ -140,6 +143,35 @@ async def test_port_0_takes_the_first_that_is_free(ports: range) -> None:
         assert answers[2].code is Code.TAKEN
         assert answers[2].reason
         assert len(table) == 2
+
+
+async def test_a_client_that_comes_again_gets_the_port_it_had(ports: range) -> None:
+    async with clients() as nursery:
+        first, other, table = Client(nursery), Client(nursery), table_of(ports)
+        (before,) = await add(table, other, entry())
+        (had,) = await add(table, first, entry())
+        for client in (other, first):
+            table.drop(as_session(client))
+        again, newcomer = Client(nursery), Client(nursery)
+        again.client_id = first.client_id
+        (answer,) = await add(table, again, entry())
+        assert (before.port, had.port, answer.port) == (ports[0], ports[1], ports[1])
+        table.drop(as_session(again))
+        # Who asked later for a port by its number, or found it free, keeps it.
+        await add(table, newcomer, entry(port=ports[1]))
+        (answer,) = await add(table, again, entry())
+        assert answer.port == ports[0]
+
+
+async def test_clients_without_an_id_have_no_port_kept(ports: range) -> None:
+    async with clients() as nursery:
+        table = table_of(ports)
+        first, second = Client(nursery), Client(nursery)
+        first.client_id = second.client_id = NO_CLIENT_ID
+        await add(table, first, entry("a"), entry("b"))
+        table.drop(as_session(first))
+        (answer,) = await add(table, second, entry("b"))
+        assert answer.port == ports[0]
 
 
 async def test_each_entry_is_answered_for_itself(ports: range) -> None:

@@ -146,18 +146,22 @@ def test_of_two_machines_with_one_state_folder_the_second_takes_an_id_of_its_own
         assert server.program.err.count("TAKEN_OVER") == 0
 
 
-def test_a_client_that_was_killed_and_started_again_keeps_its_id_and_port(
-    machine: Machine,
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_clients_that_ended_and_came_again_keep_their_ids_and_ports(
+    machine: Machine, tmp_path: Path, how: signal.Signals
 ) -> None:
-    with Target(echo) as target:
+    with Target(echo) as target, contextlib.closing(Machine(tmp_path / "b")) as other:
         server = machine.serve()
         where = f"0=127.0.0.1:{target.port}"
-        first = machine.up(server.join, "--tcp", where)
-        public = first.out.all()[0].split()[1]
-        first.stop(signal.SIGKILL)
-        second = machine.up(server.join, "--tcp", where)
-        assert second.out.all()[0].split()[1] == public
-        assert second.err.count("client.id_taken") == 0
+        places = machine, other
+        running = [place.up(server.join, "--tcp", where) for place in places]
+        had = [one.out.all()[0].split()[1] for one in running]
+        for one in running:
+            one.stop(how)
+        for place, public in reversed(tuple(zip(places, had, strict=True))):
+            again = place.up(server.join, "--tcp", where)
+            assert again.out.all()[0].split()[1] == public
+            assert again.err.count("client.id_taken") == 0
 
 
 def test_a_client_that_is_stopped_makes_way_for_its_successor(

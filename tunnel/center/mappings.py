@@ -7,6 +7,7 @@ served is the business of its ``EndpointType``. Carries no byte.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
     HOSTS,
     MAX_SITE_ENTRIES,
+    ChosenPorts,
     Lives,
     OpenMapping,
     Site,
@@ -27,7 +29,7 @@ from tunnel.log import log_event
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from tunnel.access.users import User
     from tunnel.center.client_session import ClientSession
@@ -65,6 +67,7 @@ class MappingTable:
         """What is offered: how entries of each type are opened."""
         self._open = Sites()
         self._lives = Lives()
+        self._chosen = ChosenPorts()
         self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""
         self._count = 0
@@ -138,13 +141,27 @@ class MappingTable:
             self._check(client, entry, of_type)
             answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
             taken = _TakenNames(self._open)
-            for names in of_type.candidates(entry, taken):
+            for names in self._candidates(client, entry, of_type, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
                     break
         except TunnelError as error:
             answer = MappingAnswer(error.code, reason=error.what)
         return answer
+
+    def _candidates(
+        self,
+        client: ClientSession,
+        entry: MappingEntry,
+        of_type: EndpointType,
+        taken: _TakenNames,
+    ) -> Iterator[tuple[PublicName, ...]]:
+        """Yield the names that would do, first those that the entry had before."""
+        if port := self._chosen.before(client, entry):
+            for names in of_type.candidates(replace(entry, port=port), taken):
+                if not any(name in taken for name in names):
+                    yield names
+        yield from of_type.candidates(entry, taken)
 
     def _check(
         self, client: ClientSession, entry: MappingEntry, of_type: EndpointType
@@ -204,6 +221,7 @@ class MappingTable:
                 client.user.name, names[0], entry.rules
             )
         self._open.add(mapping)
+        self._chosen.note(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
         self._lost.get(client, set()).difference_update(names)

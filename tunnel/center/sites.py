@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.center.endpoints import PublicName
+from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.http.places import State
 from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
@@ -33,6 +34,8 @@ HOSTS: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Whose names are host names, which one user has for both."""
 KNOWN_LIVES: Final = 10_000
 """Entries that expire, of which a server remembers when they were published first."""
+KNOWN_CHOICES: Final = 4_096
+"""Entries of which a server remembers the port that it chose: 1.5 MB."""
 MAX_SITE_ENTRIES: Final = 256
 """Entries of one name, by path and in groups: they are looked at one by one."""
 NO_RULES: Final = Rules()
@@ -250,3 +253,34 @@ class Lives:
         if len(self._began) > self._most:
             del self._began[next(iter(self._began))]
         return began + rules.expires_s
+
+
+class ChosenPorts:
+    """Which ports were chosen for a client's entries; kept when the client leaves."""
+
+    def __init__(self, most: int = KNOWN_CHOICES) -> None:
+        self._most = most
+        self._first: dict[tuple[str, bytes, MappingEntry], int] = {}
+
+    def note(self, mapping: OpenMapping) -> None:
+        """Note where an entry was opened that named no port."""
+        key = self._key(mapping.owner, mapping.entry)
+        if key is None:
+            return
+        self._first.pop(key, None)
+        self._first[key] = mapping.names[0].port
+        if len(self._first) > self._most:
+            del self._first[next(iter(self._first))]
+
+    def before(self, client: ClientSession, entry: MappingEntry) -> int:
+        """Return the first port that the same entry of this client had; 0 for none."""
+        key = self._key(client, entry)
+        return self._first.get(key, 0) if key else 0
+
+    def _key(
+        self, client: ClientSession, entry: MappingEntry
+    ) -> tuple[str, bytes, MappingEntry] | None:
+        chosen = entry.type in (MappingType.TCP, MappingType.UDP) and not entry.port
+        if not chosen or client.client_id == NO_CLIENT_ID:
+            return None
+        return client.user.name, client.client_id, entry
