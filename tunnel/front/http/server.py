@@ -82,6 +82,38 @@ class Visit:
         read: makes a request of its head; raises HttpError.
     """
 
+    __slots__ = (
+        "_head_s",
+        "_keep_alive_s",
+        "_last",
+        "_read",
+        "_reading",
+        "_served",
+        "answering",
+        "body",
+        "ended",
+        "gone",
+        "host",
+        "idle_s",
+        "idle_since",
+        "limits",
+        "made",
+        "may_go_on",
+        "moved_at",
+        "nursery",
+        "peer",
+        "put",
+        "refused",
+        "request",
+        "secure",
+        "shared",
+        "stream",
+        "tunnel",
+        "turn",
+        "upstream",
+        "waiting",
+    )
+
     def __init__(
         self,
         stream: trio.abc.HalfCloseableStream,
