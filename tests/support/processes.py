@@ -45,25 +45,42 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
         never.wait(0.02)
 
 
-_WORKER: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_FIRST: Final = 20_000 + 2_000 * (_WORKER % 5)
-PUBLIC_PORTS: Final = f"{_FIRST}-{_FIRST + 1_999}"
+_LISTENED_ON: Final = range(10_000, 20_000)
+_PUBLIC: Final = range(20_000, 30_000, 1_000)
+
+
+def _own_range() -> tuple[socket.socket, int]:
+    """Take a thousand ports that no other run on this machine has; give the first.
+
+    The lock lasts as long as the socket.
+    """
+    for first in _PUBLIC:
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            lock.bind(f"\0tunnel-tests-{first}")
+        except OSError:
+            lock.close()
+        else:
+            return lock, first
+    raise AssertionError(f"more than {len(_PUBLIC)} runs of the tests on this machine")
+
+
+_LOCK, _FIRST = _own_range()
+PUBLIC_PORTS: Final = f"{_FIRST}-{_FIRST + _PUBLIC.step - 1}"
 """For servers of this process: a port that one loses while it is restarted must not be
 given away by a server of other tests."""
 
 
 def free_port() -> int:
-    """Give a port that nobody has, outside of those that the kernel gives to callers.
+    """Give a port that nobody has, and that nobody is given by chance.
 
-    A port to be listened on later must not become the own end of a connection before.
+    A port to be listened on later must not become the own end of a connection before,
+    nor a public port of another test's server.
     """
-    with contextlib.suppress(OSError):
-        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
-        highest = int(text.split()[0])
-        choice = random.SystemRandom()
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                return _bindable(choice.randrange(10_000, max(highest, 10_001)))
+    choice = random.SystemRandom()
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            return _bindable(choice.choice(_LISTENED_ON))
     return _bindable(0)
 
 
