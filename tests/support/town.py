@@ -101,8 +101,8 @@ class Town:
             again: it comes on the connection of the last one.
         """
         if not again:
-            self._last = await self.opened()
-        return self._last, await until(self._last.far, b"\r\n\r\n")
+            self.last = await self.opened()
+        return self.last, await until(self.last.far, b"\r\n\r\n")
 
     async def hear(self, end: bytes = b"\r\n\r\n") -> bytes:
         return await until(self.visitor, end)

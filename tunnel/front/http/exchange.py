@@ -71,32 +71,6 @@ class Exchange:
         lines: makes the fields of the answer that go on.
     """
 
-    __slots__ = (
-        "_answer",
-        "_body",
-        "_broke",
-        "_buffer",
-        "_chunked",
-        "_failure",
-        "_head",
-        "_heard",
-        "_lines",
-        "_listens",
-        "_look",
-        "_passing",
-        "_request",
-        "_reused",
-        "_sinks",
-        "_told",
-        "_visit",
-        "_words",
-        "failure",
-        "is_over",
-        "status",
-        "switched",
-        "upstream",
-    )
-
     def __init__(
         self,
         visit: Visit,

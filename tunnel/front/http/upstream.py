@@ -22,6 +22,13 @@ TURN_BYTES: Final = 262_144
 """Carried in one turn while neither side has to be waited for."""
 
 
+MAX_KEPT: Final = 256
+"""Targets' connections of a process that may wait for a next request: each costs 5 KB
+here, and a descriptor at the client and at the target. More may be in use."""
+_TRIED: Final = 8
+"""Connections that are looked at for one to be given up: most of them wait."""
+
+
 class Listener(Protocol):
     """Who waits for an answer: an ``Exchange``."""
 
@@ -49,6 +56,15 @@ class Upstream:
         key: what it may be used again for.
     """
 
+    __slots__ = (
+        "_visit",
+        "exchange",
+        "idle_until",
+        "is_over",
+        "key",
+        "virtual",
+    )
+
     def __init__(self, visit: Visit, virtual: ResettableStream, key: Hashable) -> None:
         self.virtual = virtual
         self.key = key
@@ -72,6 +88,7 @@ class Upstream:
     async def carry(self) -> None:
         """Bring the answers, until it is over or has left HTTP."""
         carried = 0
+        _keep(self)
         try:
             while not self.is_over:
                 piece = await self.virtual.receive_piece()
@@ -99,6 +116,40 @@ class Upstream:
                 self.exchange.broke(_code_of(error))
             else:
                 self._visit.poke()
+        finally:
+            _kept().pop(self, None)
+
+    def expire(self) -> bool:
+        """Have the visitor's task close it now, unless a request is under way."""
+        if self.idle_until == math.inf:
+            return False
+        self.idle_until = -math.inf
+        self._visit.poke()
+        return True
+
+
+_KEPT: Final = trio.lowlevel.RunVar[dict[Upstream, None]]("kept")
+
+
+def _kept() -> dict[Upstream, None]:
+    try:
+        return _KEPT.get()
+    except LookupError:
+        kept: dict[Upstream, None] = {}
+        _KEPT.set(kept)
+        return kept
+
+
+def _keep(upstream: Upstream) -> None:
+    """Count a connection that was opened; give up one that waits if they are many."""
+    kept = _kept()
+    kept[upstream] = None
+    for _ in range(_TRIED if len(kept) > MAX_KEPT else 0):
+        oldest = next(iter(kept))
+        del kept[oldest]
+        if oldest.expire():
+            break
+        kept[oldest] = None
 
 
 def _code_of(error: trio.BrokenResourceError) -> Code:
