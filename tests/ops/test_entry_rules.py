@@ -104,3 +104,21 @@ def test_a_server_that_is_too_old_is_named_as_the_reason() -> None:
     error = entry.refused(MappingRefused("http-1", Address("shop", 0), answer))
     assert "too old for group" in error.what
     assert error.fix == "update tunnel there, or publish without these words"
+
+
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [
+        ("allow=1.2.3.400", "it is neither an address nor a network"),
+        ("allow=10.1.2.3/8", "a network begins at its first address: 10.0.0.0/8"),
+        ("deny=fd00::1/8", "a network begins at its first address: fd00::/8"),
+        ("expires=2x", ""),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_said_with_its_word(
+    word: str, cause: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(f"shop=8000,{word}")
+    assert (caught.value.what, caught.value.cause) == (f"{word} cannot be read", cause)
+    assert caught.value.fix.startswith(f"for example {word.partition('=')[0]}=")
