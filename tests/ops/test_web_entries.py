@@ -129,6 +129,15 @@ def test_words_about_requests_are_not_for_a_folder(tmp_path: Path) -> None:
     assert caught.value.what == "'host' is not for a folder"
 
 
+def test_the_library_takes_numbers_and_paths_for_values(tmp_path: Path) -> None:
+    said = pairs_of({"max_body": 10, "ca": tmp_path, "allow": ["::1", "::2"]})
+    assert said == [
+        ("max-body", "10"), ("ca", str(tmp_path)), ("allow", "::1"), ("allow", "::2"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="expires=7200 cannot be read"):
+        tunnel.share(8000, expires=7200)
+
+
 def test_a_folder_is_listed_if_its_entry_says_so(tmp_path: Path) -> None:
     entry = parse_http(f"site={tmp_path},list")
     assert isinstance(entry.endpoint, SharedFolder)

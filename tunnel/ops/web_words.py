@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.guard import Guard
     from tunnel.ops.entry_values import SaidWord
 
-Said = str | bool | Sequence[str] | None
+Said = str | int | Path | Sequence[str] | None
 """A word as a flag or an argument says it."""
 REWRITE: Final = "rewrite"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -253,14 +253,17 @@ def pairs_of(values: Mapping[str, Said]) -> list[SaidWord]:
     """Return what flags or arguments say as ``read_words`` takes it.
 
     ``_`` is ``-``. None and False say nothing, True says a word that takes no value, a
-    sequence says its word several times.
+    number or path is said as text, a sequence says its word several times.
     """
     pairs: list[SaidWord] = []
     for name, value in values.items():
         if value is None or value is False:
             continue
-        several = (None,) if value is True else value
-        several = (several,) if isinstance(several, str) else several
+        several: Sequence[str | None]
+        if value is True:
+            several = (None,)
+        else:
+            several = (str(value),) if isinstance(value, str | int | Path) else value
         pairs += ((name.replace("_", "-"), one) for one in several)
     return pairs
 
