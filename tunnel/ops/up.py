@@ -197,7 +197,7 @@ class _Up:
         entry = self._published[name]
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
-            self.show.talk("warning", line.warning)
+            self.show.warn("target.not_ready", line.warning)
         # A script is told once, unless a new link brought another address.
         if self._said.get(name) != public or self.show.terminal:
             self._say(line)
