@@ -31,7 +31,7 @@ class Networks:
         Raises:
             UsageError: one is neither.
         """
-        return cls(tuple(map(_network, texts)))
+        return cls(tuple(map(parse_network, texts)))
 
     def allow(self, ip: str, _port: int) -> bool:
         """Say whether that address may be reached through this machine."""
@@ -52,12 +52,21 @@ class Networks:
         return "everything but this machine"
 
 
-def _network(text: str) -> Network:
+def parse_network(text: str) -> Network:
+    """Read an address, or a network such as ``10.0.0.0/8``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    why = "it is neither an address nor a network"
     try:
-        return ip_network(text)
-    except ValueError as error:
-        what, fix = f"{text!r} is not a network", "for example 192.168.1.0/24"
-        raise UsageError(what, str(error), fix) from None
+        network = ip_network(text, strict=False)
+        if "/" not in text or network.network_address == ip_address(text.split("/")[0]):
+            return network
+        why = f"a network begins at its first address: {network}"
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is not a network", why, "for example 192.168.1.0/24")
 
 
 def _is_own(ip: str, version: int) -> bool:
