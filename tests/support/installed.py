@@ -38,7 +38,7 @@ def from_npm(folder: Path, *packages: str) -> Path:
         Where they are.
     """
     program("node")
-    quiet = ("--silent", "--no-audit", "--no-fund", "--no-progress")
+    quiet = ("--loglevel=error", "--no-audit", "--no-fund", "--no-progress")
     _install(program("npm"), "install", *quiet, "--prefix", str(folder), *packages)
     return folder / "node_modules"
 

@@ -287,8 +287,10 @@ def test_a_client_of_mcp_calls_a_tool_and_hears_its_progress(
     machine: Machine, mcp: tuple[int, str], mcp_python: str
 ) -> None:
     port, transport = mcp
-    public = Public(machine, port, "host=rewrite")
-    client = isolated(machine, mcp_python, CLIENT, transport, public.url)
+    public = Public(machine, port, "host=rewrite", "auth=me:SECRET")
+    assert public.ask("/mcp").status == 401
+    url = public.url.replace("//", "//me:SECRET@")  # as README says
+    client = isolated(machine, mcp_python, CLIENT, transport, url)
     client.out.wait("result 42", timeout_s=STARTS_S)
     assert client.wait(STARTS_S) == 0
     assert client.out.all() == [
