@@ -8,6 +8,7 @@ target's connection, brings the answer. So either side may speak first, and end 
     target closes at any other              the visitor's connection is closed
     answer before the request's end         passed on with "Connection: close"
     answer breaks off                       its end is missing, and then closed
+    nothing was done, and others are there  the caller may ask one of them
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
-from tunnel.errors import Code
+from tunnel.errors import CODES, Code
 from tunnel.front.http.bodies import BodyError, BodyReader, framed, last_chunk
 from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
@@ -61,6 +62,17 @@ class Words(NamedTuple):
     """The target "answered something that is not HTTP", and the like."""
 
 
+class UnservedError(Exception):
+    """A request was not answered, and does no harm when it is asked elsewhere."""
+
+    def __init__(self, failure: HttpError, *, lost: bool) -> None:
+        super().__init__(failure.words)
+        self.failure = failure
+        """The page, if there is nobody else."""
+        self.lost = lost
+        """The link was, and not the target."""
+
+
 class Exchange:
     """One request and its answer.
 
@@ -80,17 +92,21 @@ class Exchange:
         "_failure",
         "_head",
         "_heard",
+        "_held",
         "_lines",
         "_listens",
         "_look",
+        "_lost",
         "_passing",
         "_request",
         "_reused",
         "_sinks",
         "_told",
+        "_undone",
         "_visit",
         "_words",
         "failure",
+        "has_others",
         "is_over",
         "status",
         "switched",
@@ -109,6 +125,8 @@ class Exchange:
         """Of the final answer, once it has begun."""
         self.failure = ""
         """What the target did in place of a whole answer."""
+        self.has_others = False
+        """Somebody else can be asked, if this one does nothing."""
         self.is_over = False
         self.switched = False
         """Both sides have left HTTP, and ``Visit.tunnel`` is to be relayed."""
@@ -121,6 +139,12 @@ class Exchange:
         self._failure: HttpError | None = None
         self._broke = False
         """The target's connection did, or ended, in place of an answer."""
+        self._undone = False
+        """The target got nothing of the request."""
+        self._lost = False
+        """The link to the target was lost, and others are there."""
+        self._held: bytearray | None = bytearray()
+        """The request's body so far, as it came; None when it became too long."""
         self._told = False
         """The target knows that the visitor has ended its direction."""
         self._passing = False
@@ -154,6 +178,7 @@ class Exchange:
         Raises:
             StreamError: from ``open_one``.
             HttpError: there is no answer; this is ours.
+            UnservedError: others may be asked.
             VisitorGoneError: the visitor left, or must not take the answer for whole.
         """
         visit = self._visit
@@ -165,13 +190,15 @@ class Exchange:
             await self._connect(key, open_one)
         await self._ask()
         await self._wait()
-        if self._may_repeat():
+        if not self._lost and self._may_repeat():
             self._failure, self.failure = None, ""
             self.is_over = self._reused = self._broke = self._told = False
             self._listens = True
             await self._connect(key, open_one)
             await self._ask()
             await self._wait()
+        if self._lost or self._undone:
+            self._pass_over()
         self._conclude()
 
     async def _connect(
@@ -226,6 +253,8 @@ class Exchange:
             del visit.waiting[:READ_BYTES]
             try:
                 pieces, rest = body.feed(data)
+                if self.has_others:
+                    self._hold(data[: len(data) - len(rest)])
                 if rest:
                     visit.waiting[:0] = rest
                 elif visit.ended and not visit.waiting:
@@ -292,6 +321,42 @@ class Exchange:
             and self._request.method in _REPEATABLE
             and self._request.body.size == 0
         )
+
+    def _hold(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > AHEAD_BYTES:
+                self._held = None
+
+    def give_up(self) -> None:
+        """Ask others, now that the link is lost, if it is safe (RFC 9110 §9.2.1).
+
+        Else the answer comes when the link does.
+        """
+        upstream = self._visit.upstream
+        if (
+            isinstance(upstream, Upstream)
+            and upstream.exchange is self
+            and not (self._heard or self._visit.gone)
+            and self._request.method in _REPEATABLE
+            and self._request.body.size == 0
+        ):
+            self._lost = True
+            self.broke(Code.LINK_LOST)
+
+    def _pass_over(self) -> None:
+        """Leave the request to others, with its body as it came.
+
+        Raises:
+            UnservedError: they may have it.
+        """
+        visit, failure, held = self._visit, self._failure, self._held
+        if failure is None or failure.close or visit.gone or held is None:
+            return
+        if held:
+            visit.waiting[:0] = held
+            visit.body = BodyReader(self._request.body)
+        raise UnservedError(failure, lost=self._lost) from None
 
     def _conclude(self) -> None:
         """Say how it has ended."""
@@ -470,6 +535,11 @@ class Exchange:
         if self.is_over:
             return
         self._broke = True
+        self._undone = (
+            self.has_others
+            and CODES[code].retry_safe
+            and not (self._reused or self._heard)
+        )
         failure = self._words.refusal(code)
         self.failure = failure.words
         self._fail(failure)
