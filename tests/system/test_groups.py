@@ -182,4 +182,4 @@ def test_a_member_whose_target_refuses_costs_nobody_an_answer(machine: Machine) 
         port = port_of(client)
         client.out.wait("http ", 2)
         assert [asked(port) for _ in range(6)] == [(200, "second")] * 6
-        server.err.wait("request.moved")
+        server.program.err.wait("request.moved")
