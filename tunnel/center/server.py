@@ -415,6 +415,8 @@ class CenterServer:
         client.session.link_lost(reason)
         if not client.gone:
             self._sessions.waits(client)
+        for call in tuple(client.when_lost):
+            call()
         log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
             user=client.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip
