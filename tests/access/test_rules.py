@@ -143,6 +143,7 @@ def test_without_a_right_the_answer_is_no() -> None:
     assert none.may_reach("", "2001:db8::1", 0, OWN) == "reach:[2001:db8::1]:*"
     assert none.may_reach("", "nonsense", 1, OWN)
     assert none.may_look_up("db.lan", 5432) == "reach:db.lan:5432"
+    assert none.may_associate() == "reach:*:*"
     assert none.may_reach_unix("/run/app.sock") == "unix:/run/app.sock"
     assert none.may_leave_at("home") == "exit:home"
     assert none.may_be_exit("home") == "be-exit:home"
@@ -161,6 +162,7 @@ def test_what_is_missing_would_allow() -> None:
         lambda may: may.may_reach("x", "203.0.113.7", 9, OWN),
         lambda may: may.may_reach("", "64:ff9b::7f00:1", 9, OWN),
         lambda may: may.may_look_up("x.lan", 9),
+        lambda may: may.may_associate(),
         lambda may: may.may_reach_unix("/run/app.sock"),
         lambda may: may.may_leave_at("home"),
         lambda may: may.may_be_exit("home"),
