@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tables import ROOT
 
 from tunnel.access.closed import CLOSED, METADATA, least_prefix, meant_ip
 from tunnel.access.right_words import FORMS, Right, parse_right
@@ -122,6 +124,14 @@ def test_any_text_is_a_right_or_a_usage_error(text: str) -> None:
     except UsageError:
         return
     assert parse_right(word).word == word
+
+
+def test_the_words_of_the_documentation_are_rights() -> None:
+    rows = (ROOT / "docs" / "rights.md").read_text("utf-8").splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    assert parse_rights(words).words == tuple(words)
+    assert {parse_right(word).kind for word in words} == set(FORMS)
 
 
 # No right ----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from support import logs
 from support.center import LOOPBACK, center, running, user
 from support.names import found, resolve_to
@@ -21,6 +22,8 @@ from tunnel.center.denials import MAX_LINES
 from tunnel.center.events import MappingReady
 from tunnel.center.names import NameOptions
 from tunnel.errors import Code, RemoteStreamError
+from tunnel.front.dialer import Dialer
+from tunnel.front.proxy import handle_app
 from tunnel.net.lookup import lookups
 from tunnel.platform.addresses import OWN_ADDRESSES
 from tunnel.proto.frames import (
@@ -107,6 +110,7 @@ def tcp(port: int, host: str = "", count: int = 1) -> MappingEntry:
 
 
 async def test_a_token_for_one_port_publishes_nothing_else(ports: range) -> None:
+    """S1, S17: each entry is decided, whatever the login was for."""
     one, *_ = ports
     async with guest(f"tcp:{one}", ports=ports) as (where, client):
         (answer,) = await ask(client, tcp(one))
@@ -137,6 +141,7 @@ async def test_a_token_for_one_port_publishes_nothing_else(ports: range) -> None
 
 
 async def test_a_token_for_one_port_reaches_nothing(ports: range) -> None:
+    """S1: chisel asked for rights at the login only (GHSA-24fp-5v3p-rvpw)."""
     names = resolve_to(LOOPBACK)
     async with guest(f"tcp:{ports[0]}", ports=ports) as (where, client):
         home, _ = where.client()
@@ -171,6 +176,7 @@ async def test_a_token_for_one_port_reaches_nothing(ports: range) -> None:
 
 
 async def test_wide_rights_reach_no_loopback_in_any_disguise() -> None:
+    """A1."""
     async with guest("socks", "reach:0.0.0.0/0:*", "reach:[::]/0:*") as (_, client):
         with trap() as (port, _):
             for host in (*LOOPBACKS, *OTHERS):
@@ -179,6 +185,7 @@ async def test_wide_rights_reach_no_loopback_in_any_disguise() -> None:
 
 
 async def test_wide_rights_send_no_datagram_to_loopback_in_any_disguise() -> None:
+    """A1, by UDP."""
     with (
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as allowed,
@@ -205,6 +212,7 @@ async def test_wide_rights_send_no_datagram_to_loopback_in_any_disguise() -> Non
 
 
 async def test_a_name_that_changes_its_answer_opens_nothing() -> None:
+    """A2."""
     answers: list[list[Found]] = []
     with trap() as (port, _), socket.create_server(("127.0.0.2", 0)) as service:
         service_port = service.getsockname()[1]
@@ -293,6 +301,44 @@ async def test_a_right_opens_what_it_names() -> None:
                         client, TcpTarget(Address(host, port)), "home"
                     )
                     assert "may not be reached from here" in error.what
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "2130706433"])
+async def test_an_app_hears_of_the_missing_right_in_its_own_words(host: str) -> None:
+    """A4: the server's own port for links is closed, to SOCKS and HTTP alike."""
+    async with guest("socks") as (where, client):
+        port = where.address.port
+        name = host.encode()
+        socks = b"\x05\x01\x00\x05\x01\x00\x03" + bytes((len(name),)) + name
+        host = f"[{host}]" if ":" in host else host
+        get = f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        connect = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        for said, answer in (
+            (socks + port.to_bytes(2, "big"), b"\x05\x00\x05\x02"),
+            (connect, b"HTTP/1.1 403 "),
+            (get, b"HTTP/1.1 403 "),
+        ):
+            heard = await app_hears(client, said)
+            assert heard.startswith(answer), heard
+            if said is get:
+                assert b"guest has no right reach:" in heard
+
+
+async def app_hears(client: CenterClient, said: bytes) -> bytes:
+    """Say something to a proxy that leaves at the server; return all of the answer."""
+    app, ours = trio.testing.memory_stream_pair()
+    heard = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            handle_app, ours, Dialer(client.open), Address("127.0.0.1", 1)
+        )
+        await app.send_all(said)
+        while piece := await app.receive_some():
+            heard += piece
+            if b"</html>" in heard:
+                break
+        await app.aclose()
+    return heard
 
 
 # Limits of new users -----------------------------------------------------------------
