@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from support.names import found, resolve_to
 
 from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
+from tunnel.access.rules import parse_rights
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.denials import MAX_LINES
 from tunnel.center.events import MappingReady
@@ -380,6 +382,36 @@ async def test_the_longest_user_name_owns_a_host() -> None:
                     (answer,) = await ask(client, entry)
                     want = Code.NORMAL if host in may else Code.NOT_ALLOWED
                     assert answer.code is want, (name, host)
+
+
+async def test_rights_that_change_hold_at_once(ports: range) -> None:
+    one, two, _ = ports
+    with (
+        socket.create_server((LOOPBACK, 0)) as service,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        sock.bind(service.getsockname())
+        target = Address(*service.getsockname())
+        rights = (f"reach:{target}", f"tcp:{one}-{two}")
+        async with guest(*rights, ports=ports) as (where, client):
+            await ask(client, tcp(one), tcp(two))
+            (await client.open(TcpTarget(target))).reset(Code.RESET)
+            datagrams = await client.associate()
+            datagrams.send(target, b"before")
+            assert await trio.to_thread.run_sync(sock.recv, 100) == b"before"
+
+            (member,) = where.server.clients
+            rights = (f"tcp:{two}", f"reach:{LOOPBACK}:1")
+            member.user = replace(member.user, rights=parse_rights(rights))
+            where.server.mappings.review(member)
+            assert len(where.server.mappings) == 1
+            datagrams.send(target, b"after")
+            await refusal(client, TcpTarget(target))
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
+            gone, kept = await ask(client, tcp(one), tcp(two))
+            assert (gone.code, kept.code) == (Code.NOT_ALLOWED, Code.NORMAL)
 
 
 # Traces ------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -11,6 +14,8 @@ from support import granted
 from support.namespaces import Namespace, only_as_root
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.processes import Machine
 
 pytestmark = pytest.mark.skipif(
@@ -78,10 +83,10 @@ OWN: Final = (
 class Net:
     """The server's machine, and another that has all the addresses of the world."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, files: dict[str, Path] | None = None) -> None:
         only_as_root()
         self._machine = machine
-        self.here, self.there = Namespace(machine), Namespace(machine)
+        self.here, self.there = Namespace(machine, files), Namespace(machine)
         self._ip(
             self.here, f"link add v0 type veth peer name v1 netns {self.there.pid}"
         )
@@ -119,6 +124,7 @@ def listen(kind: socket.SocketKind, port: int = 0) -> socket.socket:
 
 
 def test_a_granted_network_is_reached_and_nothing_in_disguise(machine: Machine) -> None:
+    """A1, with addresses that lead somewhere: whoever is let through arrives."""
     net = Net(machine)
     with net.there.inside(lambda: listen(socket.SOCK_STREAM)) as stream:
         port = stream.getsockname()[1]
@@ -148,6 +154,73 @@ def test_a_granted_network_is_reached_and_nothing_in_disguise(machine: Machine) 
             here.setblocking(False)
             with pytest.raises(BlockingIOError):
                 here.recv(100)
+
+
+class Resolver(threading.Thread):
+    """Answers for each name first with one address, and for ever after with another."""
+
+    def __init__(self, sock: socket.socket, *answers: str) -> None:
+        super().__init__(daemon=True)
+        self._sock = sock
+        self._answers = [socket.inet_aton(ip) for ip in answers]
+        self.asked: list[bytes] = []
+        """The questions for IPv4, a name and its type and class."""
+
+    def run(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                self._answer(*self._sock.recvfrom(512))
+
+    def _answer(self, packet: bytes, whence: tuple[str, int]) -> None:
+        question = packet[12 : packet.index(0, 12) + 5]
+        answer, count = b"", 0
+        if question[-4:] == b"\0\1\0\1":
+            # Whatever is looked up a second time has moved meanwhile.
+            ip = self._answers[min(self.asked.count(question), len(self._answers) - 1)]
+            answer, count = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + ip, 1
+            self.asked.append(question)
+        head = packet[:2] + struct.pack("!HHHHH", 0x8180, 1, count, 0, 0)
+        self._sock.sendto(head + question + answer, whence)
+
+
+def test_a_name_that_moves_to_loopback_is_not_followed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """A2, with a resolver whose answers live for 0 s."""
+    files = {
+        "/etc/resolv.conf": tmp_path / "resolv",
+        "/etc/nsswitch.conf": tmp_path / "nss",
+    }
+    files["/etc/resolv.conf"].write_text("nameserver 198.51.100.9\n")
+    files["/etc/nsswitch.conf"].write_text("hosts: files dns\n")
+    net = Net(machine, files)
+    with (
+        net.there.inside(lambda: listen(socket.SOCK_DGRAM, 53)) as dns,
+        net.there.inside(lambda: listen(socket.SOCK_STREAM)) as stream,
+    ):
+        dns.settimeout(None)
+        port = stream.getsockname()[1]
+        with net.here.inside(lambda: listen(socket.SOCK_STREAM, port)) as trap:
+            # Each target is asked for by the owner and then by the guest.
+            resolver = Resolver(dns, "198.51.100.9", "198.51.100.9", "127.0.0.1")
+            resolver.start()
+            target = f"rebind.test:{port}"
+            words = "reach:198.51.100.0/24:*"
+            ran = machine.start(
+                *net.here.enter, *granted.COMMAND, words, target, target
+            )
+            first = ran.out.wait(f"{target} | ")
+            assert first == f"{target} | connected | connected"
+            second = ran.out.wait(f"{target} | ", 2)
+            right = f"reach:127.0.0.1:{port}"
+            assert second == (
+                f"{target} | connected | NOT_ALLOWED guest has no right {right}"
+            )
+            assert len(resolver.asked) == 4, "one look-up for each connection"
+            trap.accept()[0].close()  # the owner's, who may
+            trap.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                trap.accept()
 
 
 def test_an_address_is_own_from_the_moment_that_it_is_there(machine: Machine) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
-
-import trio
 
 from tunnel.access.guesses import Failures
 from tunnel.access.identity import short_id
@@ -105,7 +104,7 @@ def denied(asker: Asker, what: str, right: str, code: Code = Code.NOT_ALLOWED) -
 
     The reason is always given; lines are bounded for each user.
     """
-    name, now = asker.user.name, trio.current_time()
+    name, now = asker.user.name, time.monotonic()
     if _LINES.wait_s(name, now):
         _UNSAID[name] += 1
     else:

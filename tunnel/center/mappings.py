@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from tunnel.addresses import Address
 from tunnel.center.denials import denied
 from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
@@ -131,6 +132,22 @@ class MappingTable:
             self._close(mapping)
             self._remember(mapping)
 
+    def review(self, client: ClientSession) -> None:
+        """Close what a client's user may not have any more: its rights have changed."""
+        for mapping in tuple(self._by_owner.get(client, {}).values()):
+            if self._missing(client, mapping.entry):
+                self._close(mapping)
+
+    def _missing(self, client: ClientSession, entry: MappingEntry) -> str:
+        """Return the right that the client lacks for an entry, and log it; or ""."""
+        of_type = self.types[entry.type]
+        missing = of_type.missing(client.user.rights, entry, self._users)
+        if missing:
+            where = Address(entry.host, entry.port) if entry.port else entry.host
+            what = f"{MappingType(entry.type).name.lower()} {where}".rstrip()
+            return denied(client, what, missing)
+        return ""
+
     def _remove(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
         mapping = self._by_owner.get(client, {}).get(entry.name)
         if mapping is None:
@@ -184,10 +201,8 @@ class MappingTable:
             raise TunnelError(Code.UNSUPPORTED, why)
         if entry.rules is not None and (why := _unruly(entry)):
             raise TunnelError(Code.UNSUPPORTED, why)
-        missing = of_type.missing(client.user.rights, entry, self._users)
-        if missing:
-            what = f"{MappingType(entry.type).name.lower()} {entry.host}:{entry.port}"
-            raise TunnelError(Code.NOT_ALLOWED, denied(client, what, missing))
+        if why := self._missing(client, entry):
+            raise TunnelError(Code.NOT_ALLOWED, why)
         had = self._by_owner.get(client, {})
         if entry.name not in had and (
             len(had) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
