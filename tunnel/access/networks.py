@@ -6,7 +6,7 @@ It is asked about the very address that is dialled, after a name was resolved.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from tunnel.access.closed import METADATA, hidden_ipv4, meant_ip
