@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tunnel.access.limits import Limits
+
 if TYPE_CHECKING:
     from tunnel.proto.proofs import Verifier
 
@@ -14,11 +16,12 @@ OWNER: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A name, the verifier of its token, and its rights. Default: no right."""
+    """A name, the verifier of its token, its rights and limits. Default: no right."""
 
     name: str
     verifier: Verifier
     is_owner: bool = False
+    limits: Limits = Limits()  # noqa: RUF009 - it cannot change
 
     def may_publish(self, _host: str, _port: int) -> bool:
         """Say whether this user may listen at the server on that address."""
