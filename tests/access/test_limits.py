@@ -133,5 +133,5 @@ def test_no_text_raises_anything_else(name: str, text: str) -> None:
 
 def test_every_field_has_a_word_with_an_example_that_is_read() -> None:
     assert {one.name for one in fields(Limits)} == LIMIT_WORDS.keys() - {"rate"}
-    for name, example in LIMIT_WORDS.items() -> None:
+    for name, example in LIMIT_WORDS.items():
         parse_limits([f"{name}={example}"])
