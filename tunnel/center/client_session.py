@@ -144,10 +144,15 @@ class ClientSession:
         if self.link is not None:
             self.link.abandon(LocalLinkError(code, reason))
 
-    def dismiss(self, code: Code, reason: str) -> None:
-        """End the session, and tell the client if there is a link."""
+    def dismiss(self, code: Code, reason: str, within_s: float | None = None) -> None:
+        """End the session, and tell the client if there is a link.
+
+        The link is gone after ``within_s``, or when the client has had time to read.
+        """
         if self.link is not None:
             self.link.close(code, reason)
+            if within_s is not None:
+                self.link.cut_within(within_s)
         else:
             self.session.end(LocalSessionError(code, reason))
 

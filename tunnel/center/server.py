@@ -10,6 +10,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from math import ceil
+from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,6 +18,7 @@ import trio
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
 from tunnel.access.tls import server_tls_context
+from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.client_session import ClientSession
@@ -25,6 +27,7 @@ from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
+from tunnel.center.user_changes import UserChanges
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
@@ -62,6 +65,9 @@ MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
 RETRY_AFTER_S: Final = 5
 """The pause that a client is told to make when there is no session for it."""
+
+_OF_THE_CLIENT: Final = (Code.DUPLICATE, Code.REVOKED)
+"""Refusals that no waiting helps against."""
 
 logger = logging.getLogger("tunnel.server")
 
@@ -109,16 +115,17 @@ class CenterServer:
             }
         )
         self.names = NamePorts(options.names)
-        self._users = users
+        self._users = users = Users(users)
+        # Unknown names are checked against this one: same work, same answer.
+        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
         if self._tls is None and not options.plain:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
-        # Unknown names are checked against this one: same work, same answer.
-        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
+        self.user_changes = UserChanges(users, self._sessions, self._forget)
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -246,7 +253,7 @@ class CenterServer:
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
-        return user.verifier if user else None
+        return user.verifier if user and not user.is_over(time()) else None
 
     async def _refuse(
         self,
@@ -343,16 +350,19 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
-        user = self._users[claim.name]
         no_room = await self._refusal(claim)
+        user = self._users.get(claim.name)
+        if user is None or claim.verifier not in user.verifiers:  # since its proof
+            no_room = Code.REVOKED, "the user was revoked"
         if no_room is not None:
             code, reason = no_room
-            after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
+            after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
             handshake.refuse(code, reason, retry_after_s=after_s)
             log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
-                user=user.name, client=short_id(claim.client_id), code=code.name,
+                user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
+        assert user is not None  # noqa: S101 - else there is no room
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         client = ClientSession(
             user,

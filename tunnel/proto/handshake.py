@@ -336,6 +336,8 @@ class AuthClaim:
     count: int
     """Session bytes that the client has received of it."""
     agreed: SessionTerms
+    verifier: Verifier = field(repr=False)
+    """Of the token that the client has."""
     _transcript: bytes = field(repr=False)
     _resume_proof: bytes = field(repr=False)
     _proved: bytes = field(default=b"", repr=False)
@@ -441,6 +443,7 @@ class ServerHandshake(_Side):
             frame.session_id,
             frame.count,
             agreed,
+            known,
             self._transcript,
             frame.resume_proof,
         )
