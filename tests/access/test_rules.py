@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tables import ROOT
 
 from tunnel.access.closed import CLOSED, METADATA, least_prefix, meant_ip
 from tunnel.access.right_words import FORMS, Right, parse_right
@@ -124,6 +126,14 @@ def test_any_text_is_a_right_or_a_usage_error(text: str) -> None:
     assert parse_right(word).word == word
 
 
+def test_the_words_of_the_documentation_are_rights() -> None:
+    rows = (ROOT / "docs" / "rights.md").read_text("utf-8").splitlines()
+    cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    assert parse_rights(words).words == tuple(words)
+    assert {parse_right(word).kind for word in words} == set(FORMS)
+
+
 # No right ----------------------------------------------------------------------------
 
 
@@ -143,6 +153,7 @@ def test_without_a_right_the_answer_is_no() -> None:
     assert none.may_reach("", "2001:db8::1", 0, OWN) == "reach:[2001:db8::1]:*"
     assert none.may_reach("", "nonsense", 1, OWN)
     assert none.may_look_up("db.lan", 5432) == "reach:db.lan:5432"
+    assert none.may_associate() == "reach:*:*"
     assert none.may_reach_unix("/run/app.sock") == "unix:/run/app.sock"
     assert none.may_leave_at("home") == "exit:home"
     assert none.may_be_exit("home") == "be-exit:home"
@@ -161,6 +172,7 @@ def test_what_is_missing_would_allow() -> None:
         lambda may: may.may_reach("x", "203.0.113.7", 9, OWN),
         lambda may: may.may_reach("", "64:ff9b::7f00:1", 9, OWN),
         lambda may: may.may_look_up("x.lan", 9),
+        lambda may: may.may_associate(),
         lambda may: may.may_reach_unix("/run/app.sock"),
         lambda may: may.may_leave_at("home"),
         lambda may: may.may_be_exit("home"),

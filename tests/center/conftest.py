@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from support import center
 
@@ -27,3 +29,17 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def free_ports() -> range:
     """Ports that were free a moment ago."""
     return center.free_ports()
+
+
+@pytest.fixture
+def ports() -> range:
+    """Three ports in a row that were free a moment ago."""
+    for start in range(20_000, 60_000, 7):
+        try:
+            for port in range(start, start + 3):
+                with socket.socket() as one:
+                    one.bind((center.LOOPBACK, port))
+        except OSError:
+            continue
+        return range(start, start + 3)
+    raise AssertionError("no free ports")

@@ -169,6 +169,11 @@ class Rights:
 
     # Where the user leaves -----------------------------------------------------------
 
+    def may_associate(self) -> str:
+        """Decide about a UDP association; each datagram is decided by itself."""
+        nowhere = not (self.everything or self._asked or any(self._networks))
+        return "reach:*:*" if nowhere else ""
+
     def may_look_up(self, asked: str, port: int) -> str:
         """Decide whether a name may be resolved: whether any answer could be allowed.
 
@@ -326,6 +331,8 @@ def _longest_user(label: str, users: Container[str], owned: Container[str]) -> s
         name = name.rpartition("-")[0]
     return name
 
+
+NO_RIGHT: Final = Rights()
 
 ALL: Final = parse_rights(("all",))
 """The owner's."""

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.limits import Limits
-from tunnel.access.rules import Rights
+from tunnel.access.rules import NO_RIGHT, Rights
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,24 +41,12 @@ class User:
 
     name: str
     verifier: Verifier
-    rights: Rights = field(default_factory=Rights)
+    rights: Rights = NO_RIGHT
     limits: Limits = field(default_factory=Limits)
     expires_at: float | None = None
     """Seconds of Unix time; None is never."""
     once: Once | None = None
     """Set while the token is that of ``--once``."""
-
-    def may_publish(self, _host: str, _port: int) -> bool:
-        """Say whether this user may listen at the server on that address."""
-        return self.rights.everything
-
-    may_reach = may_publish
-
-    def may_reach_unix(self, _path: str) -> bool:
-        """Say whether this user may be connected to that socket of the server."""
-        return self.rights.everything
-
-    may_be_exit = may_leave_at = may_reach_unix
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:

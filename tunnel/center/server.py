@@ -112,7 +112,8 @@ class CenterServer:
                 MappingType.TCP: TcpPorts(*where),
                 MappingType.UDP: UdpPorts(*where),
                 MappingType.EXIT: EndpointType(MappingType.EXIT),
-            }
+            },
+            users,
         )
         self.names = NamePorts(options.names)
         self._users = users = Users(users)

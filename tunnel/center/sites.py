@@ -53,6 +53,8 @@ class OpenMapping:
     endpoint: Endpoint
     expires_at: float = math.inf
     """On trio's clock."""
+    counted: int = 0
+    """Ports of it that count against ``Rights.most_ports``."""
     in_flight: int = 0
     """Requests of a name with rules that have no whole answer."""
     turn: int = 0

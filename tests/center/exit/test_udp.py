@@ -158,7 +158,8 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
 ) -> None:
     asked: list[str] = []
 
-    async def resolve(address: Address) -> Address:
+    async def resolve(address: Address, *, allow: object) -> Address:
+        assert allow is anywhere
         asked.append(address.host)
         await trio.lowlevel.checkpoint()
         return Address(LOOPBACK, address.port)
@@ -181,7 +182,8 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
 async def test_a_name_that_is_slow_or_unknown_delays_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def resolve(address: Address) -> Address:
+    async def resolve(address: Address, *, allow: object) -> Address:
+        assert allow is anywhere
         if address.host == "slow.test":
             await trio.sleep_forever()
         raise LocalStreamError(Code.HOST_UNREACHABLE, "no such name")
@@ -456,16 +458,30 @@ async def test_a_user_without_rights_reaches_nobody_by_udp() -> None:
     token = make_token()
     async with center(others=(user(token, "guest", owner=False),)) as where:
         client, _ = where.client(name="guest", token=token)
-        with service() as (sock, target):
-            sock.setblocking(False)
+        async with running(client):
+            with pytest.raises(RemoteStreamError) as caught:
+                await client.associate()
+    assert caught.value.code is Code.NOT_ALLOWED
+    assert "reach:" in caught.value.what
+
+
+async def test_each_datagram_takes_a_right_of_its_own() -> None:
+    token = make_token()
+    with service() as (sock, target), service() as (forbidden, other):
+        may = f"reach:{LOOPBACK}:{target.port}"
+        async with center(others=(user(token, "guest", may),)) as where:
+            client, _ = where.client(name="guest", token=token)
             async with running(client):
                 ours = await client.associate()
-                ours.send(target, b"query")
-                with trio.move_on_after(0.2) as waited:
-                    await ours.receive()
-                assert waited.cancelled_caught
+                for host in (LOOPBACK, f"::ffff:{LOOPBACK}", "localhost", "dns.test"):
+                    ours.send(Address(host, other.port), b"forbidden")
+                ours.send(target, b"allowed")
+                _, source = await heard(sock)
+                forbidden.setblocking(False)
                 with pytest.raises(BlockingIOError):
-                    sock.recv(100)
+                    forbidden.recv(100)
+                sock.sendto(b"answer", source)
+                assert await ours.receive() == (target, b"answer")
 
 
 async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
