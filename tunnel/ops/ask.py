@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, Exit, StateError, TunnelError
@@ -53,7 +54,8 @@ def ask(state: Path, do: str, args: Mapping[str, object]) -> dict[str, object] |
             peer = peer_process(sock)
             if peer is not None and peer.user != user_id():
                 raise _foreign(state, peer.user)
-            sock.sendall(json.dumps({"do": do, "with": args}).encode() + b"\n")
+            with suppress(BrokenPipeError):  # it may refuse before it has all
+                sock.sendall(json.dumps({"do": do, "with": args}).encode() + b"\n")
             line = _line(sock)
     except TimeoutError:
         raise StateError(f"the server of {state} does not answer") from None
