@@ -126,7 +126,9 @@ class CenterServer:
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
-        self.user_changes = UserChanges(users, self._sessions, self._forget)
+        self.user_changes = UserChanges(
+            users, self._sessions, self._forget, self.mappings.review
+        )
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery

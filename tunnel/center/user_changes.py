@@ -13,7 +13,7 @@ from tunnel.errors import Code
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tunnel.access.users import User, Users
     from tunnel.center.client_session import ClientSession
@@ -32,6 +32,7 @@ class UserChanges:
         users: those of the server, one object for its life.
         sessions: of all clients.
         forget: closes what belongs to a session that is about to end.
+        review: closes what a session's user may not have any more.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class UserChanges:
         users: Users,
         sessions: Sessions,
         forget: Callable[[ClientSession], None],
+        review: Callable[[ClientSession], None],
     ) -> None:
         self._users = users
         self._sessions = sessions
         self._forget = forget
+        self._review = review
         self._told_over: set[str] = set()
 
     def apply(self, now: Mapping[str, User]) -> None:
@@ -56,6 +59,7 @@ class UserChanges:
                 self._end(name, Code.REVOKED, f"the user {name} was revoked")
             elif user != was:
                 self._change(was, user)
+        self._give_up_names(now.keys() - before.keys())
 
     def end_expired(self, now: float) -> None:
         """End what belongs to users whose time is over at ``now``, in Unix time."""
@@ -80,6 +84,13 @@ class UserChanges:
             self._end(name, Code.NORMAL, f"{name} has other rights")
         for session in self.sessions_of(name):
             session.user = user
+
+    def _give_up_names(self, new: Iterable[str]) -> None:
+        """Close what ``alice`` has below the name of ``alice-two``, who is new."""
+        new = tuple(new)
+        for session in self._sessions if new else ():
+            if any(name.startswith(f"{session.user.name}-") for name in new):
+                self._review(session)
 
     def _end(self, name: str, code: Code, reason: str) -> None:
         for session in self.sessions_of(name):
