@@ -271,3 +271,46 @@ def test_wrong_words_are_named_and_change_nothing(
     assert running.wait() == 2
     assert said in running.errors()
     assert not (state_of(machine) / "users.toml").exists()
+
+
+def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
+    machine: Machine, target: Target
+) -> None:
+    server = machine.serve()
+    first = invite(machine, "alice", "--may", "tcp:*", "--limit", "sessions=3")
+    old, port = client_of(machine, first, target)
+    visitor = moving(port)
+
+    (limited,) = ask(machine, "users", "limit", "alice", "--rate", "90MB/s")
+    assert limited["limits"] == ["sessions=3", "rate=90MB/s"]
+    visitor.sendall(b"more")
+    assert visitor.recv(1)
+
+    (rotated,) = ask(machine, "users", "rotate", "alice")
+    is_cut_within(visitor, AT_ONCE_S)
+    assert rotated["join"] != first
+    old.stop()
+    _, port = client_of(machine, str(rotated["join"]), target)
+    visitor = moving(port)
+
+    (renamed,) = ask(
+        machine, "users", "rename", "alice", "alicia", "--address", "vps.example:1"
+    )
+    is_cut_within(visitor, AT_ONCE_S)
+    assert (renamed["user"], renamed["may"]) == ("alicia", ["tcp:*"])
+    assert renamed["limits"] == ["sessions=3", "rate=90MB/s"]
+    join = str(renamed["join"])
+    assert join.startswith("tunnel://alicia:")
+    assert "@vps.example:1/#" in join
+    join = join.replace("vps.example:1", f"127.0.0.1:{server.port}")
+    _, port = client_of(machine, join, target)
+    works(port)
+
+    soon = invite(machine, "bob", "--expires", "8s")
+    _, port = client_of(machine, soon, target)
+    visitor = moving(port)
+    server.program.err.wait("event=user.expired user=bob")
+    is_cut_within(visitor, AT_ONCE_S)
+    log = server.program.errors()
+    for event in ("limited", "rotated", "renamed", "expired"):
+        assert log.count(f"event=user.{event} user=") == 1
