@@ -314,3 +314,40 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     log = server.program.errors()
     for event in ("limited", "rotated", "renamed", "expired"):
         assert log.count(f"event=user.{event} user=") == 1
+
+
+def test_a_line_for_one_machine_works_for_one_machine(
+    machine: Machine, target: Target
+) -> None:
+    server = machine.serve()
+    line = invite(machine, "alice", "--once")
+    here = f"127.0.0.1:{target.port}"
+
+    (machine.home / "config").write_text("no folder can be here")
+    cannot = machine.tunnel("up", "--to", line, "--tcp", here)
+    assert cannot.wait() == 3
+    assert "cannot write" in cannot.errors()
+    assert "event=user.own_token" not in server.program.errors()
+    (machine.home / "config").unlink()
+
+    client = machine.up(line, "--tcp", here)
+    saved = (machine.home / "config" / "tunnel" / "default.join").read_text().strip()
+    assert saved != line
+    assert saved.partition("@")[2] == line.partition("@")[2]
+    assert client.stop() == 0
+    assert ask(machine, "users", "show", "alice")[0]["once"] is None
+
+    again = machine.tunnel("up", "--tcp", here)
+    again.out.wait("tcp ")
+    assert again.stop() == 0
+    late = machine.tunnel("up", "--to", line, "--tcp", here)
+    assert late.wait() == 6
+    assert server.program.err.count("event=user.own_token user=alice") == 1
+
+
+def test_a_line_for_one_machine_needs_tls(machine: Machine) -> None:
+    machine.serve("--plain")
+    words = ("invite", "alice", "--once", "--state", str(state_of(machine)))
+    running = machine.tunnel(*words)
+    assert running.wait() == 2
+    assert "needs TLS" in running.errors()

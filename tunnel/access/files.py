@@ -103,6 +103,17 @@ def write_private(path: Path, text: str) -> None:
     _write(path, text, os.replace)
 
 
+def insist_writable(path: Path) -> None:
+    """Raise StateError if ``write_private`` could not write a file; leaves no trace."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(8)}.probe")
+    try:
+        make_private_dir(path.parent)
+        os.close(open_private(probe, os.O_WRONLY | os.O_EXCL))
+        probe.unlink()
+    except OSError as error:
+        raise _unusable(path, "write", error) from error
+
+
 def create_private(path: Path, text: str) -> bool:
     """Write a file that is not there, whole; return False if another was first.
 

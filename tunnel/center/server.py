@@ -26,6 +26,7 @@ from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
+from tunnel.center.once import may_begin
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
 from tunnel.center.user_changes import UserChanges
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
@@ -37,7 +38,14 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, MappingType, Terms
+from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_OWN,
+    CAN_RULE,
+    CAN_UDP,
+    MappingType,
+    Terms,
+)
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
@@ -105,7 +113,7 @@ class CenterServer:
         options: ServerOptions | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
-        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
+        self.terms = Terms(capabilities=CAN_MAP | CAN_OWN | CAN_UDP | CAN_RULE)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
@@ -252,11 +260,17 @@ class CenterServer:
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
+            lookup_own=self._own_verifier,
         )
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
         return user.verifier if user and not user.is_over(time()) else None
+
+    def _own_verifier(self, name: str) -> Verifier | None:
+        user = self._users.get(name)
+        once = None if user is None or user.is_over(time()) else user.once
+        return once.own if once else None
 
     async def _refuse(
         self,
@@ -291,6 +305,11 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
+        user = self._users.get(claim.name)
+        if user is not None and user.once is not None:
+            changes = self.user_changes
+            if not await may_begin(changes, user, claim, handshake, transport):
+                return await answer(transport, handshake)
         client = self._claimed_session(claim, encrypted=transport.encrypted)
         if client is None:
             client = await self._new_client(transport, handshake, claim)

@@ -13,7 +13,7 @@ from tunnel.errors import Code
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from tunnel.access.users import User, Users
     from tunnel.center.client_session import ClientSession
@@ -47,6 +47,8 @@ class UserChanges:
         self._forget = forget
         self._review = review
         self._told_over: set[str] = set()
+        self.store: Callable[[User, User], Awaitable[bool]] | None = None
+        """Does what ``keep`` promises, for users that outlive the process."""
 
     def apply(self, now: Mapping[str, User]) -> None:
         """Have these users from now on; end what others of that name had."""
@@ -60,6 +62,18 @@ class UserChanges:
             elif user != was:
                 self._change(was, user)
         self._give_up_names(now.keys() - before.keys())
+
+    async def keep(self, was: User, now: User) -> bool:
+        """Have ``now`` in the place of ``was``, in ``store`` first, if there is one.
+
+        False: ``was`` is not the user any more, or it cannot be stored.
+        """
+        if self.store is not None:
+            return await self.store(was, now)
+        if self._users.get(was.name) != was:
+            return False
+        self.apply({**self._users, now.name: now})
+        return True
 
     def end_expired(self, now: float) -> None:
         """End what belongs to users whose time is over at ``now``, in Unix time."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
-from tunnel.access.user_file import load_users, stamp_of, users_path
+from tunnel.access.user_file import changed_users, load_users, stamp_of, users_path
 from tunnel.errors import StateError
 from tunnel.log import log_event
 
@@ -56,6 +56,7 @@ class UserCare:
         self._stamp = stamp_of(users_path(state))
         self._one_by_one = trio.Lock()
         self._apply(load_users(state))
+        server.user_changes.store = self._keep
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -73,6 +74,29 @@ class UserCare:
             if stamp_of(users_path(self._state)) != self._stamp:
                 async with self._one_by_one:
                     await self._read()
+
+    async def _keep(self, was: User, now: User) -> bool:
+        """Write a user that has changed; False if it was another meanwhile, or cannot.
+
+        Says why it cannot.
+        """
+
+        def write() -> bool:
+            with changed_users(self._state) as users:
+                if users.get(was.name) != was:
+                    return False
+                users[was.name] = now
+            return True
+
+        async with self._one_by_one:
+            try:
+                kept = await trio.to_thread.run_sync(write)
+            except StateError as error:
+                log_event(logger, logging.ERROR, "users.not_written",
+                    reason=error.what, cause=error.cause or None)  # fmt: skip
+                return False
+            await self._read()
+        return kept
 
     async def _perform(self, command: str, args: Args, by: str) -> Answer:
         perform = partial(self._commands.perform, command, args, by)
