@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import random
 import re
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -74,6 +76,7 @@ def test_every_kind_has_an_example_that_is_a_right() -> None:
         ("tcp:9-3", "ends before"), ("tcp:srv.lan:80", "IP address"),
         ("ports:0", "how many"), ("ports:x", "how many"),
         ("http:", "host name"), ("http:a*b", "host name"), ("http:a.*", "host name"),
+        ("http:bü*", "host name"),
         ("http:**", "host name"), ("http:a b", "host name"), ("http:[::1]", "host"),
         ("names:Alice", "a-z"), ("names:" + "a" * 33, "a-z"),
         ("reach:10.0.0.0/8", "ports are missing"), ("reach:db.lan", "are missing"),
@@ -483,3 +486,45 @@ def test_ten_thousand_rights_decide_in_under_50_us() -> None:
             decide()
             best = min(best, time.perf_counter() - began)
         assert best < 50e-6
+
+
+@pytest.mark.deep
+def test_a_million_hostile_words_are_rights_or_usage_errors() -> None:
+    """S6: nothing else is raised, and nothing is kept while the collector is off."""
+    chance = random.Random(20)
+    pieces = [
+        *FORMS.values(),
+        *"*:./-,[]%@0129afx ",
+        "::",
+        "10.0.0.0/8",
+        "\0",
+        "é",
+        "xn--",
+    ]
+    kinds = ["", "", *(f"{kind}:" for kind in FORMS)]
+
+    def rounds(count: int) -> int:
+        read = 0
+        for _ in range(count):
+            size = chance.randrange(8)
+            word = chance.choice(kinds) + "".join(chance.choices(pieces, k=size))
+            try:
+                rights = parse_rights([word], "users.toml")
+            except UsageError:
+                continue
+            read += 1
+            assert parse_rights(rights.words) == rights
+            rights.may_reach(word, "127.0.0.1", 80, OWN)
+            rights.may_publish("tcp", word, range(1, 2))
+            rights.may_name("http", word, "t")
+        return read
+
+    assert rounds(10_000) > 100
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        rounds(1_000_000)
+        assert len(gc.get_objects()) - before < 3_000, "two caches of 1,024 fill"
+    finally:
+        gc.enable()

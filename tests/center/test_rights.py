@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +24,7 @@ from tunnel.addresses import Address, UnixPath
 from tunnel.center.denials import MAX_LINES
 from tunnel.center.events import MappingReady
 from tunnel.center.names import NameOptions
-from tunnel.errors import Code, RemoteStreamError
+from tunnel.errors import Code, RemoteStreamError, StreamError
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import handle_app
 from tunnel.net.lookup import lookups
@@ -447,6 +448,42 @@ async def test_lines_about_one_user_are_bounded(
             for _ in range(MAX_LINES + 50):
                 await refusal(client, TcpTarget(Address("127.0.0.1", 1)))
     assert MAX_LINES <= len(caplog.records) < MAX_LINES + 40
+
+
+async def test_a_refusal_leaves_nothing_to_the_collector() -> None:
+    """D8: refused opens pile up nowhere, while the collector is off."""
+    resolve_to("127.0.0.1", "::1")
+    async with guest("reach:*:80", name="many") as (_, client):
+        targets = (
+            TcpTarget(Address("127.0.0.1", 5432)),
+            TcpTarget(Address("db.lan", 80)),
+            TcpTarget(Address("db.lan", 5432)),
+            BindTarget(Address("127.0.0.1", 80)),
+            UnixPath("/run/app.sock"),
+        )
+
+        async def kept() -> int:
+            for target in targets:
+                try:  # without pytest.raises, which makes cycles itself
+                    await client.open(target)
+                except StreamError as error:
+                    codes.add(error.code)
+                await ask(client, tcp(22))
+            await trio.testing.wait_all_tasks_blocked()
+            # Trio keeps deadlines that have passed for a while, the test's own too.
+            ours = (type(one).__module__ for one in gc.get_objects())
+            return sum(module.startswith("tunnel.") for module in ours)
+
+        codes: set[Code] = set()
+        await kept()
+        gc.collect()
+        gc.disable()
+        try:
+            counts = [await kept() for _ in range(20)]
+        finally:
+            gc.enable()
+        assert counts[-1] - counts[9] < 5, counts
+        assert codes == {Code.NOT_ALLOWED}
 
 
 # The client's side -------------------------------------------------------------------

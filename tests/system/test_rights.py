@@ -45,15 +45,15 @@ said("", "192.0.2.9", "192.0.2.200")
 """
 
 
-ALLOWED: Final = ("198.51.100.9", "198.51.100.200", "::ffff:198.51.100.9")
+GRANTED: Final = ("198.51.100.9", "198.51.100.200", "::ffff:198.51.100.9")
+OPEN: Final = ("203.0.113.9", "2001:db8:1::9")
+"""Granted by wide rights only."""
 ELSEWHERE: Final = (
-    "203.0.113.9",
     "10.1.2.3",
     "169.254.169.254",
     "100.100.100.200",
     "168.63.129.16",
     "192.0.0.192",
-    "2001:db8:1::9",
     "fd00:ec2::254",
     "64:ff9b::7f00:1",
     "64:ff9b::a9fe:a9fe",
@@ -103,7 +103,7 @@ class Net:
             (self.here, "-6 route add default via 2001:db8:1::9"),
         ):
             self._ip(where, words)
-        for host in ELSEWHERE:
+        for host in (*ELSEWHERE, OPEN[0]):
             bits = 128 if ":" in host else 32
             self._ip(self.there, f"address replace {host}/{bits} dev lo")
 
@@ -123,7 +123,17 @@ def listen(kind: socket.SocketKind, port: int = 0) -> socket.socket:
     return sock
 
 
-def test_a_granted_network_is_reached_and_nothing_in_disguise(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("reach:198.51.100.0/24:*,tcp:2200", GRANTED),
+        ("socks", (*OPEN, *GRANTED)),
+        ("reach:0.0.0.0/0:*,reach:[::]/0:*", (*OPEN, *GRANTED)),
+    ],
+)
+def test_what_is_granted_is_reached_and_nothing_in_disguise(
+    machine: Machine, words: str, allowed: tuple[str, ...]
+) -> None:
     """A1, with addresses that lead somewhere: whoever is let through arrives."""
     net = Net(machine)
     with net.there.inside(lambda: listen(socket.SOCK_STREAM)) as stream:
@@ -133,24 +143,23 @@ def test_a_granted_network_is_reached_and_nothing_in_disguise(machine: Machine) 
             net.here.inside(lambda: listen(socket.SOCK_STREAM, port)),
             net.here.inside(lambda: listen(socket.SOCK_DGRAM, port)) as here,
         ):
-            hosts = (*ELSEWHERE, *OWN, *ALLOWED)
+            hosts = (*ELSEWHERE, *OWN, *OPEN, *GRANTED)
             targets = [
                 f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in hosts
             ]
-            words = "reach:198.51.100.0/24:*,tcp:2200"
             ran = machine.start(*net.here.enter, *granted.COMMAND, words, *targets)
             for host, target in zip(hosts, targets, strict=True):
                 said = ran.out.wait(f"{target} | ")
                 _, owner, guest = said.split(" | ")
                 assert owner == "connected", said
-                if host in ALLOWED:
+                if host in allowed:
                     assert guest == "connected", said
                 else:
                     assert guest.startswith("NOT_ALLOWED guest has no right reach:"), (
                         said
                     )
-            heard = [datagrams.recv(100).decode() for _ in ALLOWED]
-            assert heard == targets[-len(ALLOWED) :]
+            heard = [datagrams.recv(100).decode() for _ in allowed]
+            assert heard == targets[-len(allowed) :]
             here.setblocking(False)
             with pytest.raises(BlockingIOError):
                 here.recv(100)

@@ -142,7 +142,7 @@ def _read_count(kind: str, rest: str) -> Right:
 def _read_pattern(kind: str, rest: str) -> Right:
     head, star, tail = rest.partition("*")
     why = "it is a host name; * stands at the end of its first part"
-    if "*" in tail or "." in head * bool(star) or (star and tail and tail[0] != "."):
+    if star and ("." in head or not head.isascii() or tail[:1] not in ("", ".")):
         raise ValueError(why)
     # The name without its star has to be one too: any label does in its place.
     name = host_of(f"{head}x{tail}" if star else rest)

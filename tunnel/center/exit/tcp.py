@@ -53,10 +53,10 @@ def serve_exit(
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it; owns the stream.
 
-    ``allow`` is asked about each address before it is dialled; ``unix`` sockets are
-    dialled or not. This is done before this
+    ``allow`` is asked about each address before it is dialled. This is done before this
     returns, so that visitors come to the target in the order in which they were
-    offered. It is no coroutine, like the others that only choose: an idle connection
+    offered. ``unix`` says whether unix sockets are served; which ones the caller has
+    decided. It is no coroutine, like the others that only choose: an idle connection
     waits in each coroutine on the way, and each is 400 bytes.
     """
     match target:

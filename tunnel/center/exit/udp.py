@@ -98,8 +98,9 @@ class _UdpExit:
         self._answered = False
         self._sockets: dict[int, trio.socket.SocketType] = {}
         self._raw: dict[int, socket.socket] = {}  # the same
-        self._names: dict[Address, tuple[str, float]] = {}
-        self._asked: dict[Address, DatagramQueue[bytes]] = {}
+        # By the port too: of several addresses each may be allowed for other ports.
+        self._names: dict[tuple[str, int], tuple[str, float]] = {}
+        self._asked: dict[tuple[str, int], DatagramQueue[bytes]] = {}
         self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
         self._peers: dict[str, None] = {}
         self._homes: list[Address] = []  # the loopbacks of a target, best first
@@ -175,23 +176,25 @@ class _UdpExit:
         ip = parse_ip(address.host)
         if ip is not None:
             return Address(str(unmapped(ip)), address.port)
-        # By its port too: of several addresses each may be allowed for other ports.
-        host, until = self._names.get(address, ("", 0.0))
+        found = self._names.get((address.host, address.port))
+        host, until = found or ("", 0.0)
         return Address(host, address.port) if until >= trio.current_time() else None
 
     def _wait_for_name(self, address: Address, payload: bytes) -> None:
         """Keep a datagram until its name is resolved, and ask for it if nobody does."""
-        queue = self._asked.get(address)
+        key = address.host, address.port
+        queue = self._asked.get(key)
         if queue is None:
             if len(self._asked) >= MAX_NAMES:
                 return
-            queue = self._asked[address] = DatagramQueue(self._asked_room)
+            queue = self._asked[key] = DatagramQueue(self._asked_room)
             # In a task of its own: one slow name delays nothing else.
             self._nursery.start_soon(self._ask, address)
         queue.push(payload, len(payload))
 
     async def _ask(self, address: Address) -> None:
         """Resolve a name, remember it, and send what waits for it."""
+        key = address.host, address.port
         reach = self._reach and self._reach.of_name(address)
         try:
             if reach and reach.missing:
@@ -200,11 +203,11 @@ class _UdpExit:
         except StreamError as error:
             if reach and error.code is Code.NOT_ALLOWED:
                 self._note(reach, address)
-            self._asked.pop(address).clear()
+            self._asked.pop(key).clear()
             return
-        queue = self._asked.pop(address)
-        self._names.pop(address, None)
-        self._names[address] = found.host, trio.current_time() + NAME_S
+        queue = self._asked.pop(key)
+        self._names.pop(key, None)
+        self._names[key] = found.host, trio.current_time() + NAME_S
         if len(self._names) > MAX_NAMES:
             del self._names[next(iter(self._names))]
         while queue:
@@ -229,7 +232,11 @@ class _UdpExit:
 
     async def _send(self, to: Address, payload: bytes, asked: str) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
-        if not self._may_send(to, asked):
+        if self._reach is None:  # as below, a call less for each
+            allowed = to.port > 0 and self._allow(to.host, to.port)
+        else:
+            allowed = self._may_send(to, asked)
+        if not allowed:
             return
         self._hear(to.host.partition("%")[0])  # of an answer the zone is known apart
         with suppress(OSError):
