@@ -16,15 +16,17 @@ import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
+from tunnel.access.limits import Limits
 from tunnel.access.tls import server_tls_context
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE, Address
+from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
-from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
+from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tunnel.access.identity import Identity
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
@@ -79,24 +82,33 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = MAX_SESSIONS
+    max_sessions: int = Limits().sessions
     """Of one user at once."""
-    max_waiting_sessions: int = MAX_WAITING_SESSIONS
+    max_waiting_sessions: int = Limits().waiting
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
 
+    @property
+    def limits(self) -> Limits:
+        """What a user may have whose own limits say nothing else."""
+        return Limits(sessions=self.max_sessions, waiting=self.max_waiting_sessions)
+
 
 class CenterServer:
-    """The center-server's role. Only plain links do without an ``identity``."""
+    """The center-server's role. Only plain links do without an ``identity``.
+
+    ``months`` are the bytes of this month, kept over restarts where they say so.
+    """
 
     def __init__(
         self,
         users: Mapping[str, User],
         identity: Identity | None,
         options: ServerOptions | None = None,
+        months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
         self.terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
@@ -118,7 +130,8 @@ class CenterServer:
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
+        self.accounts = Accounts(users, options.limits, months)
+        self._sessions = Sessions()
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -153,6 +166,7 @@ class CenterServer:
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
+                self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve, self.mappings)
                 task_status.started(address)
                 log_event(logger, logging.INFO, "server.listening",
@@ -194,9 +208,12 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
+                account = self.accounts.of(self._users[proved[2].name])
+                account.links += 1
                 try:
                     await self._serve_link(*proved)
                 finally:
+                    account.links -= 1
                     self._gate.ended(peer.host, trio.current_time())
         finally:
             await trio.aclose_forcefully(stream)
@@ -361,6 +378,7 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self._pools,
+            accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=self.mappings.apply,
             owner=self.mappings.owner,
@@ -379,8 +397,11 @@ class CenterServer:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
-        if not self._sessions.make_room(claim.name):
-            most = self.options.max_sessions
+        account = self.accounts.of(self._users[claim.name])
+        if why := account.refuses_link():
+            return refusal(Calm.LINKS, why)
+        most = account.limits.sessions
+        if not self._sessions.make_room(claim.name, most):
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 

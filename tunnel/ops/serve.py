@@ -12,6 +12,7 @@ import trio
 from tunnel.access.files import sole_server
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
+from tunnel.access.months import Months
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
@@ -64,7 +65,7 @@ async def run_serve(
             )
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
-        server = CenterServer({OWNER: owner}, identity, options)
+        server = CenterServer({OWNER: owner}, identity, options, Months(state))
         ending = Ending(show, lambda: server.connections)
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
