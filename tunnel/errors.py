@@ -177,6 +177,18 @@ class LocalStreamError(StreamError):
     """This side ended, refused or misused the virtual TCP connection."""
 
 
+class LimitError(LocalStreamError):
+    """A limit of the user whose service or program it is does not let it be opened.
+
+    ``of_address``: the visitor's address has its share of that service.
+    """
+
+    of_address = False
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Code.RESOURCE, what)
+
+
 class RemoteStreamError(StreamError):
     """The peer's CLOSE said so, or the link under it is gone."""
 

@@ -132,11 +132,12 @@ async def test_who_is_revoked_between_proof_and_session_gets_none(
     async with center(others=(ALICE,)) as where:
         here, go_on = trio.Event(), trio.Event()
 
-        async def wait(_claim: object) -> None:
+        async def wait(_claim: object) -> bool:
             here.set()
             await go_on.wait()
+            return True
 
-        monkeypatch.setattr(where.server, "_refusal", wait)
+        monkeypatch.setattr(where.server, "_succeeds", wait)
         codes: list[Code] = []
 
         async def come() -> None:

@@ -55,6 +55,15 @@ class Limits:
     """Visitors of one address at once at what the user publishes; None: the server's
     ``--max-per-address``."""
 
+    def over(self, base: Limits) -> Limits:
+        """Return these limits, with those of ``base`` where they are as by default."""
+        said = {
+            one.name: getattr(self, one.name)
+            for one in fields(self)
+            if getattr(self, one.name) != one.default
+        }
+        return replace(base, **said)
+
     @property
     def words(self) -> tuple[str, ...]:
         """Return the words that say this; ``parse_limits`` reads them back.

@@ -17,17 +17,19 @@ import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
+from tunnel.access.limits import Limits
 from tunnel.access.tls import server_tls_context
 from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE, Address
+from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.once import may_begin
-from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
+from tunnel.center.sessions import Sessions
 from tunnel.center.user_changes import UserChanges
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tunnel.access.identity import Identity
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
@@ -93,24 +96,33 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = MAX_SESSIONS
+    max_sessions: int = Limits().sessions
     """Of one user at once."""
-    max_waiting_sessions: int = MAX_WAITING_SESSIONS
+    max_waiting_sessions: int = Limits().waiting
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
 
+    @property
+    def limits(self) -> Limits:
+        """What a user may have whose own limits say nothing else."""
+        return Limits(sessions=self.max_sessions, waiting=self.max_waiting_sessions)
+
 
 class CenterServer:
-    """The center-server's role. Only plain links do without an ``identity``."""
+    """The center-server's role. Only plain links do without an ``identity``.
+
+    ``months`` are the bytes of this month, kept over restarts where they say so.
+    """
 
     def __init__(
         self,
         users: Mapping[str, User],
         identity: Identity | None,
         options: ServerOptions | None = None,
+        months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
         self.terms = Terms(capabilities=CAN_MAP | CAN_OWN | CAN_UDP | CAN_RULE)
@@ -133,9 +145,10 @@ class CenterServer:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
+        self.accounts = Accounts(users, options.limits, months)
+        self._sessions = Sessions()
         self.user_changes = UserChanges(
-            users, self._sessions, self._forget, self.mappings.review
+            users, self._sessions, self._forget, self.mappings.review, self.accounts.of
         )
         self._draining = False
         self._running = trio.CancelScope()
@@ -171,6 +184,7 @@ class CenterServer:
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
+                self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve, self.mappings)
                 task_status.started(address)
                 log_event(logger, logging.INFO, "server.listening",
@@ -212,9 +226,12 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
+                account = self.accounts.of(self._users[proved[2].name])
+                account.links += 1
                 try:
                     await self._serve_link(*proved)
                 finally:
+                    account.links -= 1
                     self._gate.ended(peer.host, trio.current_time())
         finally:
             await trio.aclose_forcefully(stream)
@@ -373,9 +390,6 @@ class CenterServer:
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         no_room = await self._refusal(claim)
-        user = self._users.get(claim.name)
-        if user is None or claim.verifier not in user.verifiers:  # since its proof
-            no_room = Code.REVOKED, "the user was revoked"
         if no_room is not None:
             code, reason = no_room
             after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
@@ -384,7 +398,7 @@ class CenterServer:
                 user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
-        assert user is not None  # noqa: S101 - else there is no room
+        user = self._users[claim.name]
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         client = ClientSession(
             user,
@@ -393,6 +407,7 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self._pools,
+            accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=self.mappings.apply,
             owner=self.mappings.owner,
@@ -411,8 +426,14 @@ class CenterServer:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
-        if not self._sessions.make_room(claim.name):
-            most = self.options.max_sessions
+        user = self._users.get(claim.name)
+        if user is None or claim.verifier not in user.verifiers:  # since its proof
+            return Code.REVOKED, f"the user {claim.name} was revoked"
+        account = self.accounts.of(user)
+        if why := account.refuses_link():
+            return refusal(Calm.LINKS, why)
+        most = account.limits.sessions
+        if not self._sessions.make_room(claim.name, most):
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 

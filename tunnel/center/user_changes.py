@@ -33,6 +33,7 @@ class UserChanges:
         sessions: of all clients.
         forget: closes what belongs to a session that is about to end.
         review: closes what a session's user may not have any more.
+        limit: has the limits of a user hold for what runs.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class UserChanges:
         sessions: Sessions,
         forget: Callable[[ClientSession], None],
         review: Callable[[ClientSession], None],
+        limit: Callable[[User], object],
     ) -> None:
         self._users = users
         self._sessions = sessions
         self._forget = forget
         self._review = review
+        self._limit = limit
         self._told_over: set[str] = set()
         self.store: Callable[[User, User], Awaitable[bool]] | None = None
         """Does what ``keep`` promises, for users that outlive the process."""
@@ -98,6 +101,8 @@ class UserChanges:
             self._end(name, Code.NORMAL, f"{name} has other rights")
         for session in self.sessions_of(name):
             session.user = user
+        if user.limits != was.limits:
+            self._limit(user)
 
     def _give_up_names(self, new: Iterable[str]) -> None:
         """Close what ``alice`` has below the name of ``alice-two``, who is new."""

@@ -12,6 +12,7 @@ import trio
 from tunnel.access.files import sole_server
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
+from tunnel.access.months import Months
 from tunnel.access.rules import ALL
 from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
@@ -68,7 +69,7 @@ async def run_serve(
             )
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options)
+        server = CenterServer({OWNER: owner}, identity, options, Months(state))
         commands = UserCommands(state, lambda: join)
         care = UserCare(state, owner, server, commands)
         ending = Ending(show, lambda: server.connections)
