@@ -39,9 +39,9 @@ class Person:
 
     def limit(self, where: Center, *words: str) -> None:
         """Do as ``tunnel users limit`` does."""
+        self.made = replace(self.made, limits=parse_limits(words))
         users = where.server._users
-        assert isinstance(users, dict)
-        users["ann"] = self.made = replace(self.made, limits=parse_limits(words))
+        where.server.user_changes.apply({**users, "ann": self.made})
 
 
 async def flood(stream: trio.abc.HalfCloseableStream) -> None:
