@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
 import time
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 import pytest
 from support.processes import Machine, Program, eventually
 from support.targets import Target, visit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 AT_ONCE_S: Final = 1.0
 """Within this who was thrown out has nothing left."""
@@ -351,3 +350,23 @@ def test_a_line_for_one_machine_needs_tls(machine: Machine) -> None:
     running = machine.tunnel(*words)
     assert running.wait() == 2
     assert "needs TLS" in running.errors()
+
+
+def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> None:
+    server = machine.serve()
+    text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    chapter = text.partition("## More than one person")[2].partition("\n## ")[0]
+    block = chapter.partition("```bash\n")[2].partition("```")[0]
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
+    assert len(commands) == 8
+    for tunnel, *words in commands:
+        assert tunnel == "tunnel"
+        running = machine.tunnel(*words, env={"TUNNEL_STATE": str(state_of(machine))})
+        assert running.wait() == 0, (words, running.errors())
+        (answer, *more) = running.out.all()
+        if words[0] == "invite" or words[1] in ("rotate", "rename"):
+            assert answer.startswith("tunnel://")
+            assert not more
+    names = [one["user"] for one in ask(machine, "users", "ls")]
+    assert names == ["archive", "laptop"]
+    assert server.program.err.count("event=user.") == 7
