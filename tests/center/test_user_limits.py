@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import socket
+import weakref
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -333,3 +336,57 @@ async def test_a_used_up_month_ends_what_runs_refuses_what_is_new_and_is_kept(
             account = where.server.accounts.of(person.made)
             assert account.month_bytes > 1_000_000
             (await client.open(str(service))).reset(Code.RESET)
+
+
+async def test_datagrams_above_the_rate_are_dropped_and_the_others_pass() -> None:
+    person = Person("datagrams=20/s")
+    async with center(others=(person.made,)) as where:
+        with trio.socket.socket(type=socket.SOCK_DGRAM) as service:
+            await service.bind(("127.0.0.1", 0))
+            client = person.client(where)
+            async with running(client):
+                udp = await client.associate()
+                for _ in range(100):
+                    udp.send(Address(*service.getsockname()), b"x" * 100)
+                got = 0
+                with trio.move_on_after(0.5):
+                    while True:
+                        await service.recv(200)
+                        got += 1
+                udp.close()
+    assert 15 <= got <= 35
+
+
+async def test_a_session_with_a_rate_leaves_no_cycle_behind() -> None:
+    person = Person("rate=100KB/s")
+    async with center(others=(person.made,)) as where, target(flood) as service:
+        client = person.client(where)
+        gc.collect()
+        gc.disable()
+        try:
+            async with running(client):
+                stream = await client.open(str(service))
+                assert await stream.receive_some()
+                (member,) = where.server.clients
+                session = weakref.ref(member.session)
+                del member
+                stream.reset(Code.RESET)
+            await where.until(lambda: not where.server.clients)
+            await where.until(lambda: session() is None)
+        finally:
+            gc.enable()
+
+
+async def test_who_is_no_user_any_more_has_no_account() -> None:
+    person = Person("connections=1")
+    async with center(others=(person.made,)) as where:
+        accounts = where.server.accounts
+        async with running(person.client(where)):
+            assert "ann" in accounts._accounts
+        users = where.server._users
+        assert isinstance(users, dict)
+        await where.until(lambda: not accounts._sessions)
+        del users["ann"]
+        accounts.of(where.server._users["default"])
+        await where.until(lambda: "ann" not in accounts._accounts)
+        assert accounts.named("ann").links == 0

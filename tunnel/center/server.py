@@ -208,7 +208,7 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
-                account = self.accounts.of(self._users[proved[2].name])
+                account = self.accounts.named(proved[2].name)
                 account.links += 1
                 try:
                     await self._serve_link(*proved)
@@ -397,7 +397,7 @@ class CenterServer:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
-        account = self.accounts.of(self._users[claim.name])
+        account = self.accounts.named(claim.name)
         if why := account.refuses_link():
             return refusal(Calm.LINKS, why)
         most = account.limits.sessions
