@@ -62,6 +62,11 @@ class Accounts:
             self._change(account, limits)
         return account
 
+    def named(self, name: str) -> Account:
+        """Return the account of a user that was here a moment ago."""
+        user = self._users.get(name)
+        return self.of(user) if user else self._accounts.get(name) or Account(name)
+
     def begin(self, user: User, session: UserSession) -> None:
         """Count a session of a user from now on."""
         session.count_for(self.of(user))
@@ -113,10 +118,13 @@ class Accounts:
         if months.has_turned():
             for account in self._accounts.values():
                 account.month_bytes = 0
+        if len(self._accounts) > len(self._users):
+            for name in (
+                self._accounts.keys() - self._users.keys() - self._sessions.keys()
+            ):
+                del self._accounts[name]  # it was revoked
         for name, sessions in tuple(self._sessions.items()):
-            user = self._users.get(name)
-            # None: it was revoked, and its sessions end.
-            account = self.of(user) if user else self._accounts[name]
+            account = self.named(name)
             for session in sessions:
                 session.count_bytes()
             months.note(name, account.month_bytes)

@@ -226,7 +226,7 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
-                account = self.accounts.of(self._users[proved[2].name])
+                account = self.accounts.named(proved[2].name)
                 account.links += 1
                 try:
                     await self._serve_link(*proved)

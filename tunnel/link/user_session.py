@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LimitError
 from tunnel.link.session import Session
+from tunnel.proto.events import StreamClosed
 from tunnel.proto.pace import Inflow
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class UserSession(Session):
 
     def pace(self) -> None:
         """Let bytes pass no faster than the account's meters do: they have changed."""
+        if self.ended is not None:
+            return
         account = self.account
         before = self._inflow
         if (before and before.meter) is not account.up:
@@ -49,8 +52,10 @@ class UserSession(Session):
 
     def reset_all(self, reason: str) -> None:
         """Reset every connection with RESOURCE: the user has had what there is."""
-        for stream in tuple(self._streams.values()):
-            stream.reset(Code.RESOURCE, reason)
+        for conn in tuple(self._streams):
+            self.core.close(conn, Code.RESOURCE, reason)
+            self.dispatch([StreamClosed(conn, Code.RESOURCE, reason, local=True)])
+        self.output.wake()
 
     # What counts -------------------------------------------------------------------
 

@@ -59,47 +59,59 @@ class Meter:
         self._clock = clock
         self._wanted = wanted
         self._filled_at = clock()
-        self._bytes: float = self._burst()
+        self.burst: float = 0
+        """What may pass at once after a rest."""
+        self.spare: float = 0
+        """Bytes that may pass, as far as they were filled in; below 0 some are owed.
+
+        Who finds enough while nobody waits takes it: no clock is read for that, so in a
+        moment after a rest it may be two bursts.
+        """
+        self._set_burst()
+        self.spare = self.burst
 
     def set_rate(self, rate: int) -> None:
         """Let so many bytes per second pass from now on."""
         self._fill()
         self.rate = rate
+        self._set_burst()
         # What was saved, or owed, at another rate is not worth as much at this one.
-        self._bytes = max(min(self._bytes, self._burst()), -self._burst())
+        self.spare = max(min(self.spare, self.burst), -self.burst)
 
     @property
     def overdrawn(self) -> bool:
         """Whether more has passed than is soon made up for."""
-        if self._bytes >= 0:
+        if self.spare >= 0:
             return False
         self._fill()
-        return self._bytes < -self.rate * DEBT_S
+        return self.spare < -self.rate * DEBT_S
 
     def grab(self, most: int) -> int:
         """Take up to ``most`` bytes that nobody waits for; return how many."""
         if self.waiting:
             return 0
-        self._fill()
-        size = min(most, int(self._bytes))
+        if self.spare < most:
+            self._fill()
+        size = min(most, int(self.spare))
         if size <= 0:
             return 0
-        self._bytes -= size
+        self.spare -= size
         return size
 
     def passes(self, size: int) -> bool:
         """Take all of ``size`` bytes, which would not wait; False, and none, if not."""
         if self.waiting:
             return False
-        self._fill()
-        if self._bytes < min(size, self._burst()):
+        if self.spare < size:
+            self._fill()
+        if self.spare < min(size, self.burst):
             return False
-        self._bytes -= size
+        self.spare -= size
         return True
 
     def pay(self, size: int) -> None:
         """Take bytes that have passed already; give them back if it is negative."""
-        self._bytes -= size
+        self.spare -= size
 
     def wait(self, share: Share) -> None:
         """Have a share released when it is its turn; harmless while it waits."""
@@ -110,13 +122,13 @@ class Meter:
     def leave(self, share: Share) -> None:
         """Wait no more, and take back what was dealt and not used."""
         self.waiting.pop(share, None)
-        self._bytes += share.left
+        self.spare += share.left
         share.left = 0
 
     def tick(self) -> None:
         """Deal what is there to the shares that wait."""
         self._fill()
-        left = int(self._bytes)
+        left = int(self.spare)
         shares = list(self.waiting)
         total = sum(share.weight for share in shares)
         for share in shares:
@@ -129,19 +141,19 @@ class Meter:
                 part = min(left, max(left * weight // total, LEAST_PIECE_BYTES))
                 total -= weight
                 left -= part
-                self._bytes -= part
+                self.spare -= part
                 share.release(part)
 
-    def _burst(self) -> float:
-        return max(self.rate * BURST_S, LEAST_BURST_BYTES)
+    def _set_burst(self) -> None:
+        self.burst = max(self.rate * BURST_S, LEAST_BURST_BYTES)
 
     def _fill(self) -> None:
         now = self._clock()
-        most = self._burst()
+        most = self.burst
         if self.waiting:
             most = max(most, self.rate * CATCH_UP_S)
-        filled = self._bytes + (now - self._filled_at) * self.rate
-        self._bytes = min(filled, most)
+        filled = self.spare + (now - self._filled_at) * self.rate
+        self.spare = min(filled, most)
         self._filled_at = now
 
 
@@ -192,7 +204,12 @@ class Outflow(Share):
 
     def take(self, budget: int, out: list[Buffer], served: list[SendQueue]) -> None:
         """Do as ``SendScheduler.take`` does, as far as the rate lets it."""
-        lanes = self._lanes
+        lanes, meter = self._lanes, self.meter
+        if meter.spare >= budget and not (self.left or meter.waiting):
+            before = lanes.size
+            lanes.take(budget, out, served)
+            meter.spare -= before - lanes.size
+            return None
         budget = self.may_pass(budget)
         if budget > 0:
             before = lanes.size
@@ -203,7 +220,7 @@ class Outflow(Share):
             if self.left > 0:
                 return None
         lanes.park()
-        self.meter.wait(self)
+        meter.wait(self)
         return None
 
     def release(self, size: int) -> None:
@@ -283,8 +300,19 @@ class Inflow(Share):
         Only bytes and the FIN behind them wait. A CLOSE does not: the connection is
         over for its user at once, so what waits for it goes in front, to be paid for.
         """
-        out: list[Event] = []
+        if not self._held:
+            size, meter = 0, self.meter
+            for event in events:
+                if type(event) is DataReceived:
+                    size += event.size
+            if not size or (size <= meter.spare and not meter.waiting):
+                meter.spare -= size
+                return events
+        return self._admit_some(events)
+
+    def _admit_some(self, events: list[Event]) -> list[Event]:
         held = self._held
+        out: list[Event] = []
         for event in events:
             if type(event) is DataReceived:
                 self._admit_data(event, out)
