@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
     from tunnel.center.sessions import Sessions
 
-GONE_S: Final = 0.5
-"""How long a link lives on that is ended, so that its client reads why."""
+GONE_S: Final = 0.9
+"""How long a link may live on that is ended, so that its client reads why: nothing
+passes any more, but by the promise it is gone within a second."""
 
 logger = logging.getLogger("tunnel.users")
 
