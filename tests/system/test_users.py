@@ -81,7 +81,7 @@ def test_an_invited_user_is_there_until_it_is_revoked(
 ) -> None:
     server = machine.serve()
     alice, bob = invite(machine, "alice"), invite(machine, "bob")
-    _, port = client_of(machine, alice, target)
+    client, port = client_of(machine, alice, target)
     _, others_port = client_of(machine, bob, target)
     visitor, other = moving(port), moving(others_port)
     (shown,) = ask(machine, "users", "show", "alice")
@@ -95,9 +95,10 @@ def test_an_invited_user_is_there_until_it_is_revoked(
         other.sendall(b"more")
         assert other.recv(1)
     works(others_port)
-    assert "session.unknown" not in server.program.errors()
-    said = server.program.err.wait("event=link.refused")  # it comes again, in vain
-    assert "alice" in said
+    assert client.wait() == 6
+    assert "the user alice was revoked" in client.errors()
+    again = machine.tunnel("up", "--to", alice, "--tcp", f"{target.port}")
+    assert again.wait() == 6
     assert "event=link.resumed" not in server.program.errors()
     assert [one["user"] for one in ask(machine, "users", "ls")] == ["bob"]
     assert "event=user.revoked user=alice by=" in server.program.errors()

@@ -125,6 +125,7 @@ class CenterServer:
         months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
+        self._users = users = Users(users)
         self.terms = Terms(capabilities=CAN_MAP | CAN_OWN | CAN_UDP | CAN_RULE)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
@@ -136,7 +137,6 @@ class CenterServer:
             users,
         )
         self.names = NamePorts(options.names)
-        self._users = users = Users(users)
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
