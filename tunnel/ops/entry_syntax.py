@@ -262,7 +262,8 @@ def _shared(
     words.refuse_for_folder()
     try:
         folder = Folder(Path(what).expanduser(), listing=listing)
-    except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
+    except (OSError, RuntimeError, ValueError) as error:
+        # Where nobody knows what ~ is, and for a name with a NUL.
         raise UsageError(
             f"{what} cannot be shared: {getattr(error, 'strerror', None) or error}",
             "what is shared is [HOST:]PORT or a folder",
