@@ -107,11 +107,15 @@ def _session(data: bytes) -> None:
     """A session that both have proved; the first byte says which role we have."""
     terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
     core = MuxCore(client=data[:1] > b"\x7f", ours=terms, theirs=terms, now=0.0)
-    core.receive_data(data[1:], 0.0)
-    while core.has_input():
-        core.receive_more(0.0)
-    core.data_to_send(65_536, 0.0)
-    core.on_time(100.0)
+    try:
+        core.receive_data(data[1:], 0.0)
+        while core.has_input():
+            core.receive_more(0.0)
+        core.data_to_send(65_536, 0.0)
+        core.on_time(1.0)
+    finally:  # as its promise wants it
+        core.end()
+        core.let_go()
 
 
 def _rules(data: bytes) -> None:
