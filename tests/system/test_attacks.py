@@ -18,7 +18,7 @@ import pytest
 from support import frames, lively
 from support.flooder import Flooder, reset
 from support.namespaces import Namespace, only_as_root
-from support.processes import PACKAGE, WAIT_S, eventually, program
+from support.processes import PACKAGE, WAIT_S, eventually, free_port, program
 from support.strangers import tls_link
 from support.targets import (
     Target,
@@ -260,6 +260,70 @@ def test_half_a_handshake_from_many_keeps_nobody_out(machine: Machine) -> None:
         assert time.monotonic() - began < 9, "before one of them has to leave"
         with visit(port_of(client)) as conn:
             assert is_alive(conn)
+
+
+def test_a_port_that_leads_to_itself_costs_nobody_else_his_way(
+    machine: Machine,
+) -> None:
+    """Each round takes two descriptors: it ends where an entry has its share."""
+    machine.descriptors = 512, 512
+    with Target(echo) as target, ExitStack() as stack:
+        server = machine.serve()
+        loop = free_port()
+        client = machine.up(
+            server.join, "--tcp", f"{loop}=127.0.0.1:{loop}",
+            "--tcp", f"0=127.0.0.1:{target.port}",
+        )  # fmt: skip
+        port = next(
+            int(line.split()[1].rpartition(":")[2])
+            for line in client.out.all()
+            if line.endswith(f":{target.port}")
+        )
+        for _ in range(3):
+            stack.enter_context(visit(loop)).sendall(b"round and round")
+        sides = (server.program, client)
+
+        def rests() -> bool:
+            before = [side.computed_s() for side in sides]
+            time.sleep(0.5)
+            after = [side.computed_s() for side in sides]
+            return max(b - a for a, b in zip(before, after, strict=True)) < 0.1
+
+        eventually(rests, "the rounds end")
+        assert max(side.descriptors() for side in sides) < 450
+        with visit(port) as conn:
+            assert is_alive(conn)
+        newcomer = machine.up(server.join, "--tcp", f"0=127.0.0.1:{target.port}")
+        with visit(port_of(newcomer)) as conn:
+            assert is_alive(conn)
+
+
+def test_a_proxy_that_is_asked_for_itself_is_asked_once(machine: Machine) -> None:
+    """And for the port of the links it gets what every stranger there gets."""
+    server = machine.serve("--plain")
+    client = machine.up(server.join, "--socks", "127.0.0.1:0")
+    port = port_of(client)
+    before = client.descriptors()
+    reply, app = ask_socks(port, "127.0.0.1", port)
+    with app:
+        assert reply == 0
+        app.sendall(b"\x05\x01\x00")
+        assert read_exactly(app, 2) == b"\x05\x00"
+        assert client.descriptors() < before + 12
+    reply, app = ask_socks(port, "127.0.0.1", server.port)
+    with app:
+        assert reply == 0
+        app.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        drain(app)
+    server.program.err.wait("link.refused")
+    with visit(port) as app:
+        url = f"http://127.0.0.1:{port}/".encode()
+        app.sendall(
+            b"GET " + url + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        said, _ = read_to_end(app)
+        assert int(said.split()[1]) in (400, 502, 508)
+    eventually(lambda: client.descriptors() <= before, "nothing is left")
 
 
 # Secrets and words ------------------------------------------------------------------
