@@ -22,6 +22,7 @@ from support.strangers import shake, tls_link
 from support.targets import (
     RESET,
     Target,
+    ask_socks,
     at_once,
     echo,
     flood,
@@ -318,6 +319,113 @@ def test_a_server_whose_name_moves_to_another_address_is_found_there(
         file.truncate()
         file.write("127.0.0.1 localhost\n127.0.0.2 moving.test\n")
     client.err.wait("link.up", 2)
+
+
+def test_each_kind_of_route_has_its_reply(machine: Machine) -> None:
+    """What the kernel says at the exit is what an app hears, in time."""
+    only_as_root()
+    place = Namespace(
+        machine,
+        setup="ip link add v0 type veth peer name v1 && ip link set v0 up"
+        " && ip link set v1 up && ip addr add 10.9.0.1/24 dev v0"
+        " && ip neigh replace 10.9.0.2 lladdr 02:00:00:00:00:09 dev v0 nud permanent"
+        " && ip route add unreachable 10.1.0.0/24"
+        " && ip route add prohibit 10.2.0.0/24",
+    )
+    machine.command = (*place.enter, *machine.command)
+    server = machine.serve(listen="127.0.0.1:7443")
+    machine.up(server.join, "--socks", "127.0.0.1:1080")
+    routes = {
+        "10.1.0.1": 4,  # no such host: a router said so
+        "10.2.0.1": 2,  # forbidden by this machine
+        "10.3.0.1": 3,  # no way to that network
+        "127.0.0.1": 5,  # nobody listens
+        "nobody.invalid": 4,
+        "10.9.0.2": 6,  # nobody says anything
+    }
+    for host, wanted in routes.items():
+        began = time.monotonic()
+        reply, app = place.inside(lambda host=host: ask_socks(1080, host, 9))  # type: ignore[misc]
+        app.close()
+        assert reply == wanted, host
+        assert time.monotonic() - began < 12, host
+
+
+def test_datagrams_over_a_bad_line_are_relayed_as_they_come_and_disturb_no_tcp(
+    machine: Machine, figures: Callable[[str], None]
+) -> None:
+    """A third is lost before it comes here, some come twice, all out of order."""
+    rng = random.Random(5)
+    with Target(echo) as target, ExitStack() as stack:
+        service = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+        service.bind(("127.0.0.1", 0))
+        visitor = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+        for sock in (service, visitor):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * MIB)
+        server = machine.serve()
+        client = machine.up(
+            server.join,
+            *("--udp", f"0=127.0.0.1:{service.getsockname()[1]}"),
+            *("--tcp", f"0=127.0.0.1:{target.port}"),
+        )
+        ports = {
+            line.split()[0]: int(line.split()[1].rpartition(":")[2])
+            for line in client.out.all()
+        }
+        sizes = (0, 1, 100, 1_200, 9_000, 65_507)
+        said = {
+            number.to_bytes(4, "big") + rng.randbytes(max(0, rng.choice(sizes) - 4))
+            for number in range(600)
+        }
+        line = [words for words in said if rng.random() > 0.3]
+        line += rng.sample(line, 60)
+        rng.shuffle(line)
+        over = threading.Event()
+
+        def serve() -> None:
+            service.settimeout(0.2)
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    words, there = service.recvfrom(70_000)
+                    service.sendto(words, there)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        stack.callback(serving.join)
+        stack.callback(over.set)
+        conn = stack.enter_context(visit(ports["tcp"]))
+        visitor.settimeout(1)
+        heard: list[bytes] = []
+        for at, words in enumerate(line):
+            visitor.sendto(words, ("127.0.0.1", ports["udp"]))
+            if at % 3 == 2:  # more at once than its queue holds would be dropped
+                assert is_alive(conn)
+                with suppress(TimeoutError):
+                    for _ in range(3):
+                        heard.append(visitor.recv(70_000))
+        with suppress(TimeoutError):
+            while True:
+                heard.append(visitor.recv(70_000))
+        figures(f"datagrams over a bad line: {len(heard)} of {len(line)} came back")
+        assert set(heard) <= set(line), "nothing is made up, cut or joined"
+        assert all(heard.count(one) <= line.count(one) for one in set(heard))
+        assert len(heard) > 0.9 * len(line)
+        # A service that goes away for a while ends no association.
+        over.set()
+        serving.join()
+        gone = service.getsockname()
+        service.close()
+        for _ in range(5):
+            visitor.sendto(b"anybody?", ("127.0.0.1", ports["udp"]))
+        assert is_alive(conn)
+        with socket.socket(type=socket.SOCK_DGRAM) as back:
+            back.bind(gone)
+            back.settimeout(WAIT_S)
+            visitor.sendto(b"here again", ("127.0.0.1", ports["udp"]))
+            words, there = back.recvfrom(100)
+            back.sendto(words, there)
+            assert visitor.recv(100) == b"here again"
+    assert "Traceback" not in server.program.errors() + client.errors()
 
 
 # Sessions that come again -----------------------------------------------------------
