@@ -101,20 +101,6 @@ async def clients() -> AsyncIterator[trio.Nursery]:
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def ports() -> range:
-    """Three ports in a row that were free a moment ago."""
-    for start in range(20_000, 60_000, 7):
-        try:
-            for port in range(start, start + 3):
-                with socket.socket() as one:
-                    one.bind((LOOPBACK, port))
-        except OSError:
-            continue
-        return range(start, start + 3)
-    raise AssertionError("no free ports")
-
-
 async def visit(address: Address) -> None:
     stream = await trio.open_tcp_stream(address.host, address.port)
     async with stream:

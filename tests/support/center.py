@@ -12,6 +12,7 @@ import trio
 
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, Secret, make_token
+from tunnel.access.rules import ALL, parse_rights
 from tunnel.access.users import User
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
@@ -96,8 +97,10 @@ class Center:
                 await trio.sleep(0.005)
 
 
-def user(token: Secret, name: str = "default", *, owner: bool = True) -> User:
-    return User(name, verifier_of(name, token.reveal()), is_owner=owner)
+def user(token: Secret, name: str = "default", *may: str, owner: bool = True) -> User:
+    """Make a user; one that is told rights, or is no owner, has only those."""
+    rights = ALL if owner and not may else parse_rights(may)
+    return User(name, verifier_of(name, token.reveal()), rights)
 
 
 @asynccontextmanager

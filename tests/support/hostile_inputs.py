@@ -13,6 +13,7 @@ from support import frames
 
 from tunnel.access.join import parse_join
 from tunnel.access.proxy_users import ProxyUsers
+from tunnel.access.right_words import FORMS, parse_right
 from tunnel.addresses import Address, decode_host, host_of, parse_end
 from tunnel.errors import RemoteSessionError, RemoteStreamError, TunnelError, UsageError
 from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
@@ -324,6 +325,11 @@ PARSERS: Final = {
         (UsageError,),
         (f"tunnel://anna:{_TOKEN}@[::1]:7443/#{_TOKEN}".encode(),
          f"tunnel+plain://anna:{_TOKEN}@a.test".encode()),
+    ),
+    "words of rights": Parser(
+        lambda data: parse_right(_text(data)),
+        (UsageError,),
+        tuple(words.encode() for words in FORMS.values()),
     ),
     "addresses": Parser(
         _address,

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.addresses import UnixPath, is_localhost, parse_ip
+from tunnel.center.denials import Reach, denied
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
-from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
+from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.log import log_event
-from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget
+from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.dial import Allow
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.pools import Pools
@@ -90,6 +93,8 @@ class ClientSession:
         )
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
+        self.when_lost: set[Callable[[], None]] = set()
+        """Called when a link is lost; who adds removes."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -154,19 +159,39 @@ class ClientSession:
     # What the client opens -----------------------------------------------------------
 
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        create, user = stream.create, self.user
+        create = stream.create
         if create is not None and create.exit is not None:
             return self._serve_chained(stream, create.target, create.exit)
         target = create.target if create else None
+        allow: Allow = anywhere
+        if not self.user.rights.everything:
+            allow = reach = self._reach(target)
+            if reach.missing:
+                why = reach.denied(str(target) if target else "nothing")
+                return refuse(stream, Code.NOT_ALLOWED, why)
         if isinstance(target, BindTarget):
-            return serve_bind(
-                stream,
-                target.expected,
-                host=self._host,
-                allow=user.may_reach,
-                may_listen=user.may_publish,
-            )
-        return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
+            return serve_bind(stream, target.expected, host=self._host, allow=allow)
+        return serve_exit(stream, target, allow, unix=True)
+
+    def _reach(self, target: Target | None) -> Reach:
+        """Return what is asked about the addresses of a target.
+
+        Its ``missing`` is set if the target is refused before there is an address.
+        """
+        reach, rights = Reach(self), self.user.rights
+        match target:
+            case UnixPath(path):
+                reach.missing = rights.may_reach_unix(path)
+            case UdpTarget(""):
+                reach.missing = rights.may_associate()
+            case TcpTarget(address) | BindTarget(address):
+                if parse_ip(address.host) is None and not is_localhost(address.host):
+                    reach = reach.of_name(address)
+                else:
+                    reach = Reach(self, address.host)
+            case _:  # refused by its form
+                pass
+        return reach
 
     def _serve_chained(
         self, stream: VirtualStream, target: Target, name: str
@@ -175,8 +200,8 @@ class ClientSession:
         if not isinstance(target, TcpTarget):
             why = "an exit at a client takes TCP addresses"
             return refuse(stream, Code.UNSUPPORTED, why)
-        if not self.user.may_leave_at(name):
-            why = f"{self.user.name} may not leave at {name}"
+        if missing := self.user.rights.may_leave_at(name):
+            why = denied(self, f"{target.address} at {name}", missing)
             return refuse(stream, Code.NOT_ALLOWED, why)
         owner = self._owner(PublicName(MappingType.EXIT, name))
         if owner is None:

@@ -7,12 +7,15 @@ served is the business of its ``EndpointType``. Carries no byte.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import trio
 
+from tunnel.addresses import Address
+from tunnel.center.denials import denied
 from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
     HOSTS,
@@ -31,7 +34,6 @@ from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
-    from tunnel.access.users import User
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import EndpointType
     from tunnel.proto.frames import MappingEntry, ProtMapping
@@ -62,9 +64,14 @@ class _TakenNames:
 class MappingTable:
     """All mappings of a center-server that are open."""
 
-    def __init__(self, types: Mapping[int, EndpointType]) -> None:
+    def __init__(
+        self, types: Mapping[int, EndpointType], users: Container[str] = ()
+    ) -> None:
         self.types = dict(types)
         """What is offered: how entries of each type are opened."""
+        self._users = users
+        self._counted = Counter[str]()
+        """Of each user: ports that count against ``Rights.most_ports``."""
         self._open = Sites()
         self._lives = Lives()
         self._chosen = ChosenPorts()
@@ -125,6 +132,22 @@ class MappingTable:
             self._close(mapping)
             self._remember(mapping)
 
+    def review(self, client: ClientSession) -> None:
+        """Close what a client's user may not have any more: its rights have changed."""
+        for mapping in tuple(self._by_owner.get(client, {}).values()):
+            if self._missing(client, mapping.entry):
+                self._close(mapping)
+
+    def _missing(self, client: ClientSession, entry: MappingEntry) -> str:
+        """Return the right that the client lacks for an entry, and log it; or ""."""
+        of_type = self.types[entry.type]
+        missing = of_type.missing(client.user.rights, entry, self._users)
+        if missing:
+            where = Address(entry.host, entry.port) if entry.port else entry.host
+            what = f"{MappingType(entry.type).name.lower()} {where}".rstrip()
+            return denied(client, what, missing)
+        return ""
+
     def _remove(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
         mapping = self._by_owner.get(client, {}).get(entry.name)
         if mapping is None:
@@ -178,9 +201,7 @@ class MappingTable:
             raise TunnelError(Code.UNSUPPORTED, why)
         if entry.rules is not None and (why := _unruly(entry)):
             raise TunnelError(Code.UNSUPPORTED, why)
-        if not _may(client.user, entry, of_type.host(entry)):
-            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
-            why = f"{client.user.name} may not publish {what}"
+        if why := self._missing(client, entry):
             raise TunnelError(Code.NOT_ALLOWED, why)
         had = self._by_owner.get(client, {})
         if entry.name not in had and (
@@ -210,12 +231,14 @@ class MappingTable:
         except NameInUse as error:
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
-        if (late := self._too_late(client, entry, names)) is not None:
+        count = of_type.counted(client.user.rights, entry)
+        if (late := self._too_late(client, entry, names, count)) is not None:
             endpoint.close()
             return late
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
-        mapping = OpenMapping(client, entry, names, endpoint)
+        mapping = OpenMapping(client, entry, names, endpoint, counted=count)
+        self._counted[client.user.name] += count
         if entry.rules is not None:
             mapping.expires_at = self._lives.expires_at(
                 client.user.name, names[0], entry.rules
@@ -231,7 +254,11 @@ class MappingTable:
         return mapping.answer
 
     def _too_late(
-        self, client: ClientSession, entry: MappingEntry, names: tuple[PublicName, ...]
+        self,
+        client: ClientSession,
+        entry: MappingEntry,
+        names: tuple[PublicName, ...],
+        count: int,
     ) -> MappingAnswer | None:
         """Say what has come between while the entry's endpoint was opened."""
         if client.gone:  # nobody would give the name back
@@ -239,7 +266,23 @@ class MappingTable:
         for name in names:
             if not self._open.has_room(name, entry, client.user.name):
                 return self._refusal(name, client, entry)
-        return None
+        return self._too_many(client, entry, count)
+
+    def _too_many(
+        self, client: ClientSession, entry: MappingEntry, count: int
+    ) -> MappingAnswer | None:
+        """Say that the user has all of the server's ports that it may have.
+
+        That passes: RESOURCE is asked for again.
+        """
+        name = client.user.name
+        older = self._by_owner.get(client, {}).get(entry.name)
+        held = self._counted[name] - (older.counted if older else 0)
+        if not count or held + count <= client.user.rights.most_ports:
+            return None
+        right = f"ports:{held + count}"
+        why = denied(client, f"{count} more ports", right, Code.RESOURCE)
+        return MappingAnswer(Code.RESOURCE, reason=why)
 
     def _refusal(
         self, name: PublicName, client: ClientSession, entry: MappingEntry
@@ -309,6 +352,7 @@ class MappingTable:
         if not of_owner:
             del self._by_owner[mapping.owner]
         self._count -= 1
+        self._counted[mapping.owner.user.name] -= mapping.counted
         mapping.endpoint.close()
 
     def _remember(self, mapping: OpenMapping) -> None:
@@ -348,11 +392,3 @@ def _unruly(entry: MappingEntry) -> str:
     if rules.requests or rules.max_body is not None or rules.path or rules.strip:
         return "of TLS that passes through, this server sees no request"
     return ""
-
-
-def _may(user: User, entry: MappingEntry, host: str) -> bool:
-    """Say whether the user may have all that the entry asks for."""
-    if entry.type == MappingType.EXIT:
-        return user.may_be_exit(host)
-    ports = range(entry.port, entry.port + (entry.count if entry.port else 1))
-    return all(user.may_publish(host, port) for port in ports)

@@ -106,7 +106,8 @@ class CenterServer:
                 MappingType.TCP: TcpPorts(*where),
                 MappingType.UDP: UdpPorts(*where),
                 MappingType.EXIT: EndpointType(MappingType.EXIT),
-            }
+            },
+            users,
         )
         self.names = NamePorts(options.names)
         self._users = users
@@ -415,6 +416,8 @@ class CenterServer:
         client.session.link_lost(reason)
         if not client.gone:
             self._sessions.waits(client)
+        for call in tuple(client.when_lost):
+            call()
         log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
             user=client.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip

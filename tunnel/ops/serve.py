@@ -12,6 +12,7 @@ import trio
 from tunnel.access.files import sole_server
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
+from tunnel.access.rules import ALL
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
@@ -63,7 +64,7 @@ async def run_serve(
                 f"{identity.pem_path}   fingerprint {identity.fingerprint}",
             )
         token = owner_token(state)
-        owner = User(OWNER, verifier_of(OWNER, token.reveal()), is_owner=True)
+        owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
         server = CenterServer({OWNER: owner}, identity, options)
         ending = Ending(show, lambda: server.connections)
         async with trio.open_nursery() as nursery:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.addresses import Address, UnixPath
+from tunnel.center.denials import denial
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
@@ -47,17 +48,19 @@ def serve_exit(
     stream: VirtualStream,
     target: Target | None,
     allow: Allow,
-    allow_unix: Callable[[str], bool] = lambda _path: False,
+    *,
+    unix: bool = False,
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it; owns the stream.
 
     ``allow`` is asked about each address before it is dialled. This is done before this
     returns, so that visitors come to the target in the order in which they were
-    offered. It is no coroutine, like the others that only choose: an idle connection
+    offered. ``unix`` says whether unix sockets are served; which ones the caller has
+    decided. It is no coroutine, like the others that only choose: an idle connection
     waits in each coroutine on the way, and each is 400 bytes.
     """
     match target:
-        case UnixPath(path) if not allow_unix(path):
+        case UnixPath() if not unix:
             why = f"{target} may not be reached from here"
             return refuse(stream, Code.NOT_ALLOWED, why)
         case TcpTarget(end) | (UnixPath() as end):
@@ -104,7 +107,7 @@ def exit_to(
         here = target
         if isinstance(target, Address) and asked.index:
             here = _in_row(target, asked.index)
-        dial = _TargetDial(stream, here, _anywhere, arrivals, len(header))
+        dial = _TargetDial(stream, here, anywhere, arrivals, len(header))
         return _serve_target(stream, dial, arrivals, header)
 
     return serve
@@ -118,7 +121,7 @@ def udp_exit_to(target: Address, *, count: int = 1) -> Serve:
         if not isinstance(asked, UdpTarget) or asked.index >= count:
             return refuse(stream, Code.NO_MAPPING)
         here = _in_row(target, asked.index)
-        return serve_association(DatagramStream(stream), _anywhere, target=here)
+        return serve_association(DatagramStream(stream), anywhere, target=here)
 
     return serve
 
@@ -127,7 +130,8 @@ def _in_row(first: Address, index: int) -> Address:
     return Address(first.host, first.port + index)
 
 
-def _anywhere(_ip: str, _port: int) -> bool:
+def anywhere(_ip: str, _port: int) -> bool:
+    """Allow each address."""
     return True
 
 
@@ -144,10 +148,7 @@ async def _serve_target(
     try:
         local = await dial.finish()
     except StreamError as error:
-        if not dial.opener_gone:
-            log_event(logger, logging.INFO, "exit.refused", target=str(dial.target),
-                code=error.code.name, reason=error.what)  # fmt: skip
-        stream.reset(error.code, error.what)
+        stream.reset(error.code, dial.refused(error))
         if error.code is Code.RESOURCE:  # the limit may be another by now
             DESCRIPTORS.look()
         return
@@ -277,6 +278,15 @@ class _TargetDial(Opener):
         if self._sockets:
             self.close()
         return local
+
+    def refused(self, error: StreamError) -> str:
+        """Log why there is no connection, while somebody waits; return the reason."""
+        if reason := denial(self._allow, error.code, str(self.target)):
+            return reason
+        if not self.opener_gone:
+            log_event(logger, logging.INFO, "exit.refused", target=str(self.target),
+                code=error.code.name, reason=error.what)  # fmt: skip
+        return error.what
 
     def close(self) -> None:
         """Give up what is not finished."""
