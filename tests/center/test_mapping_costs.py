@@ -12,6 +12,7 @@ from support.center import LOOPBACK, user
 from tunnel.access.join import make_token
 from tunnel.center import mappings
 from tunnel.center.endpoints import EndpointType, PublicName, TcpPorts
+from tunnel.center.exit.who import Who
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
@@ -41,6 +42,7 @@ class Client:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.session = self
         self.user = user(make_token())
+        self.who = Who(user="default", client="0a0b0c0d")
         self.nursery = nursery
 
     def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:

@@ -19,6 +19,7 @@ from tunnel.center.endpoints import (
     PublicName,
     TcpPorts,
 )
+from tunnel.center.exit.who import Who
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
@@ -48,6 +49,7 @@ class Client:
         self.user = user(make_token(), name, owner=owner)
         self.nursery = nursery
         self.client_id = os.urandom(16)
+        self.who = Who(user=name, client="0a0b0c0d")
         self.session = self
         self.gone = False
         self.waiting = False

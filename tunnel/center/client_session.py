@@ -13,6 +13,7 @@ from tunnel.access.identity import short_id
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
+from tunnel.center.exit.who import WHO, Who
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
@@ -71,6 +72,8 @@ class ClientSession:
     ) -> None:
         self.user = user
         self.client_id = claim.client_id
+        self.peer = transport.peer
+        """The address of its last link."""
         self.session_id = result.session_id
         self.secret = result.resume_secret
         self.link_no = claim.link_no
@@ -95,6 +98,7 @@ class ClientSession:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Host the session and its mappings until it has ended."""
+        WHO.set(self.who)
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.session.run)
             task_status.started()
@@ -105,8 +109,14 @@ class ClientSession:
             quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
             log_event(logger, logging.INFO if quiet else logging.WARNING,
                 "session.ended" if quiet else "session.lost",
-                user=self.user.name, client=short_id(self.client_id),
+                **self.who,
                 code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+
+    @property
+    def who(self) -> Who:
+        """Who it is, as each line of the log about it says."""
+        name, client = self.user.name, short_id(self.client_id)
+        return Who(peer=self.peer, user=name, client=client)
 
     @property
     def takes_udp(self) -> bool:

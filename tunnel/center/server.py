@@ -22,6 +22,7 @@ from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
+from tunnel.center.exit.who import WHO
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
@@ -258,8 +259,10 @@ class CenterServer:
         """Answer and log one line; a wrong proof waits, an honest fault does not."""
         if isinstance(error, trio.TooSlowError):
             error = LocalLinkError(Code.SILENT, "it took too long")
+        claimed = handshake.claimed_name if handshake is not None else None
         log_event(logger, logging.INFO, "link.refused", peer=str(peer),
-            code=error.code.name, reason=str(error))  # fmt: skip
+            code=error.code.name, claimed=claimed or None,
+            reason=str(error))  # fmt: skip
         if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
             away_s = self._gate.failed(
                 peer.host, handshake.claimed_name, trio.current_time()
@@ -281,7 +284,7 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
-        client = self._claimed_session(claim, encrypted=transport.encrypted)
+        client = self._claimed_session(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
         elif claim.link_no > client.link_no:
@@ -295,7 +298,7 @@ class CenterServer:
             await self._carry(client, link)
 
     def _claimed_session(
-        self, claim: AuthClaim, *, encrypted: bool
+        self, claim: AuthClaim, transport: Transport
     ) -> ClientSession | None:
         """Return the session that the client wants to go on with, if it is its own."""
         client = self._sessions.find(claim.session_id)
@@ -303,12 +306,13 @@ class CenterServer:
             client is None
             or client.gone
             or client.user.name != claim.name
-            or client.encrypted != encrypted
+            or client.encrypted != transport.encrypted
             or not claim.proves(client.secret)
         ):
             # Unknown, expired or foreign: nobody learns which.
             if claim.session_id:
-                log_event(logger, logging.WARNING, "session.unknown", user=claim.name,
+                log_event(logger, logging.WARNING, "session.unknown",
+                    peer=transport.peer, user=claim.name,
                     client=short_id(claim.client_id))  # fmt: skip
             return None
         if claim.link_no > client.link_no and (
@@ -330,13 +334,13 @@ class CenterServer:
         client.lose_link(Code.SUPERSEDED, "a newer link took over")
         now = trio.current_time()
         after_s = now - (now if session.lost_at is None else session.lost_at)
-        client.link_no = claim.link_no
+        client.link_no, client.peer = claim.link_no, transport.peer
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
         self._sessions.has_link(client)
         client.link = Link(session, transport, _result(handshake).leftover)
-        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
-            user=client.user.name, after_s=round(after_s, 3),
+        log_event(logger, logging.INFO, "link.resumed", **client.who,
+            after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
 
     async def _new_client(
@@ -369,7 +373,7 @@ class CenterServer:
         # Before the first wait: two links of one client must see each other.
         self._sessions.add(client)
         await self._nursery.start(client.run)
-        log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
+        log_event(logger, logging.INFO, "link.up", **client.who,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
 
@@ -403,6 +407,7 @@ class CenterServer:
 
     async def _carry(self, client: ClientSession, link: Link) -> None:
         """Carry the client's session over ``link`` to the link's end."""
+        WHO.set(client.who)
         try:
             reason = await link.run()
         except BaseException:
@@ -415,8 +420,8 @@ class CenterServer:
         client.session.link_lost(reason)
         if not client.gone:
             self._sessions.waits(client)
-        log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
-            user=client.user.name, code=reason.code.name, reason=str(reason),
+        log_event(logger, logging.INFO, "link.down", **client.who,
+            code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip
 
     def _forget(self, client: ClientSession) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.exit.udp import serve_association
+from tunnel.center.exit.who import WHO
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
@@ -59,6 +60,7 @@ def serve_exit(
     match target:
         case UnixPath(path) if not allow_unix(path):
             why = f"{target} may not be reached from here"
+            _say_refused(target, Code.NOT_ALLOWED, why)
             return refuse(stream, Code.NOT_ALLOWED, why)
         case TcpTarget(end) | (UnixPath() as end):
             dial = _TargetDial(stream, end, allow, TARGETS, 0)
@@ -70,8 +72,18 @@ def serve_exit(
 
 
 async def refuse(stream: VirtualStream, code: Code, reason: str = "") -> None:
-    """Serve an offer by telling the peer why not."""
+    """Serve an offer by telling the peer why not.
+
+    Where a right is missing, whoever asked for the right has logged it.
+    """
+    if code is not Code.NOT_ALLOWED:
+        _say_refused(stream.create.target if stream.create else None, code, reason)
     stream.reset(code, reason)
+
+
+def _say_refused(target: Target | End | None, code: Code, reason: str) -> None:
+    log_event(logger, logging.INFO, "exit.refused", **WHO.get(),
+        target=str(target or "nothing"), code=code.name, reason=reason)  # fmt: skip
 
 
 def exit_to(
@@ -145,8 +157,7 @@ async def _serve_target(
         local = await dial.finish()
     except StreamError as error:
         if not dial.opener_gone:
-            log_event(logger, logging.INFO, "exit.refused", target=str(dial.target),
-                code=error.code.name, reason=error.what)  # fmt: skip
+            _say_refused(dial.target, error.code, error.what)
         stream.reset(error.code, error.what)
         if error.code is Code.RESOURCE:  # the limit may be another by now
             DESCRIPTORS.look()
