@@ -333,10 +333,24 @@ def _refuse(error: TunnelError) -> Exit:
     return error.exit_status
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
+def _say_shown(why: str) -> None:
+    """Warn that every user of this machine can read the secrets of the command line."""
+    from tunnel.ops.show import Show
+
+    what = "other users of this machine see the secrets of this command line"
+    fix = "put them into files: TUNNEL_TO_FILE, TUNNEL_AUTH_FILE, TUNNEL_VIA_FILE"
+    Show().error(UsageError(what, f"they could not be masked: {why}", fix), "warning")
+
+
+def main(shown: str = "") -> NoReturn:
+    """Run the command line and exit with its status.
+
+    ``shown`` says why its secrets could not be kept out of ``ps``, where that is so.
+    """
     keep_secret(sys.argv[1:], os.environ)
     _mask_tracebacks()
+    if shown:
+        _say_shown(shown)
     try:
         status = app(result_action="return_value")
     except CycloptsError as error:
