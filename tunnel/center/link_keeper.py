@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.access.pins import Pins
 from tunnel.access.tls import client_tls_context
 from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
@@ -48,7 +49,7 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
+from tunnel.proto.frames import CAN_CHANGE_PIN, CAN_MAP, CAN_RULE, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
@@ -92,6 +93,7 @@ class LinkKeeper:
             less; 0 resets them with their link.
         via: a proxy on the way to the server.
         new_id: makes another client id when a client that answers has this one.
+        pins: by which the server is known; without them, those of this run only.
     """
 
     def __init__(
@@ -104,12 +106,13 @@ class LinkKeeper:
         resume_s: int = DEFAULT_RESUME_S,
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
+        pins: Pins | None = None,
     ) -> None:
         self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
         self._terms = Terms(
-            capabilities=CAN_MAP | CAN_UDP | CAN_RULE,
+            capabilities=CAN_MAP | CAN_UDP | CAN_RULE | CAN_CHANGE_PIN,
             client_id=client_id or _random_id(),
         )
         self._join = join
@@ -118,6 +121,7 @@ class LinkKeeper:
         self._resume_s = resume_s
         self._via = via
         self._new_id = new_id
+        self._pins = pins or Pins(join.pin)
         self._pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
@@ -286,9 +290,10 @@ class LinkKeeper:
         try:
             with trio.fail_after(HANDSHAKE_S):
                 with trio.fail_after(step_s):
-                    binding = await secure(transport, self._join.pin)
+                    binding, pin = await secure(transport, self._pins)
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
+            self._pins.proved(pin, result.next_pin)
             self._told_refusal, self._renewed = "", False
             session = await self._session_for(result, old, transport)
             self._nursery.start_soon(self._greet, session, transport, result.resumed)

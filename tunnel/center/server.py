@@ -35,7 +35,14 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, MappingType, Terms
+from tunnel.proto.frames import (
+    CAN_CHANGE_PIN,
+    CAN_MAP,
+    CAN_RULE,
+    CAN_UDP,
+    MappingType,
+    Terms,
+)
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
@@ -86,6 +93,8 @@ class ServerOptions:
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
+    next_identity: Identity | None = None
+    """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
 
@@ -112,6 +121,8 @@ class CenterServer:
         self.names = NamePorts(options.names)
         self._users = users
         self._identity = identity
+        coming = options.next_identity
+        self._next_pin = b"" if coming is None else coming.pin_bytes
         self._tls = None if identity is None else server_tls_context(identity)
         if self._tls is None and not options.plain:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
@@ -243,6 +254,7 @@ class CenterServer:
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
+            next_pin=self._next_pin,
         )
 
     def _verifier(self, name: str) -> Verifier | None:
@@ -295,6 +307,11 @@ class CenterServer:
         link = client.link if client is not None else None  # now: it may change
         await answer(transport, handshake)
         if client is not None and link is not None:
+            if self._next_pin:
+                hears = claim.peer_terms.capabilities & CAN_CHANGE_PIN
+                log_event(logger, logging.INFO if hears else logging.WARNING,
+                    "pin.told", **client.who, heard=bool(hears),
+                    agent=claim.peer_terms.agent)  # fmt: skip
             await self._carry(client, link)
 
     def _claimed_session(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import pin_of
+from tunnel.access.pins import Pins
 from tunnel.access.tls import client_tls_context
 from tunnel.addresses import Address
 from tunnel.errors import Code, LinkError, TlsError
@@ -28,7 +28,9 @@ LOOK_S: Final = 5.0
 """A server that answers does so within a round trip or three; nobody waits for this."""
 
 
-async def is_there(join: JoinLine, via: UpstreamProxy | None = None) -> bool:
+async def is_there(
+    join: JoinLine, via: UpstreamProxy | None = None, pins: Pins | None = None
+) -> bool:
     """Dial the address of a join line, and say whether its key answers within 5 s.
 
     Nothing is sent but the handshake of TLS; a line without a pin is never there.
@@ -36,7 +38,7 @@ async def is_there(join: JoinLine, via: UpstreamProxy | None = None) -> bool:
     with trio.move_on_after(LOOK_S), suppress(LinkError):
         transport = await reach(join, via, client_tls_context(join.pin))
         try:
-            await secure(transport, join.pin)
+            await secure(transport, pins or Pins(join.pin))
         finally:
             await transport.aclose()
         return join.pin is not None
@@ -60,22 +62,30 @@ async def reach(
     return TlsTransport(stream, tls, server_side=False, host_name=join.host, peer=peer)
 
 
-async def secure(transport: Transport, pin: str | None) -> bytes:
-    """Make the wire secure; return what the proofs of both sides are bound to.
+async def secure(transport: Transport, pins: Pins) -> tuple[bytes, str]:
+    """Make the wire secure; return what the proofs are bound to, and the key's pin.
 
-    Raises TlsError, before anything is sent, when the key is not the pinned one.
+    Raises TlsError, before anything is sent, when the key is not a pinned one.
     """
     if not isinstance(transport, TlsTransport):
-        return PLAIN_BINDING
+        return PLAIN_BINDING, ""
     await transport.handshake()
     certificate = transport.peer_certificate()
-    if pin is not None and not hmac.compare_digest(pin_of(certificate), pin):
+    if pins.current is None:
+        return sha256(certificate).digest(), ""
+    offered = pin_of(certificate)
+    if not pins.match(offered):
+        pinned = " or ".join(f"SHA256:{pin}" for pin in pins.accepted)
+        fix = "compare with the fingerprint that `tunnel serve` prints, then `tunnel "
+        fix += "join` its line, which `tunnel serve --print-join` prints too"
+        if pins.why_not_its_own:
+            fix = f"if it has its old key again: rm {pins.why_not_its_own}; else {fix}"
         raise TlsError(
             Code.AUTH,
             f"the key of {transport.peer} is not the pinned one; nothing was sent",
-            f"pinned SHA256:{pin}, offered SHA256:{pin_of(certificate)}: the server "
-            "was set up anew, or somebody stands between you and it",
-            "compare with the fingerprint that `tunnel serve` prints, then join "
-            "with its line",
+            f"pinned {pinned}, offered SHA256:{offered}: the server has changed its "
+            "key while this client was away, or was set up anew, or somebody stands "
+            "between you and it",
+            fix,
         )
-    return sha256(certificate).digest()
+    return sha256(certificate).digest(), offered

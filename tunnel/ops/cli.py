@@ -71,7 +71,8 @@ def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
         return show_join(state, run.show())
     options, host, drain_s = flags.options(), flags.host(), run.drain_s()
     limits, show = (run.timeouts(), run.limits()), run.show()
-    command = partial(run_serve, state, options, host, drain_s, show)
+    rotation = flags.rotation()
+    command = partial(run_serve, state, options, host, drain_s, show, rotation)
     return _run(command, show, limits)
 
 
@@ -269,7 +270,8 @@ def join(
         if not line:
             raise UsageError("stdin holds no join line", "its first line is empty")
     show = Show()
-    path = saved.save(parse_join(line), save_as or saved.DEFAULT)
+    path = saved.save(parsed := parse_join(line), save_as or saved.DEFAULT)
+    saved.forget_pins(parsed)
     show.talk("saved", str(path))
     return Exit.OK
 

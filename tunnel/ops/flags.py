@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.entry_values import SaidWord
+    from tunnel.ops.serve import Rotation
     from tunnel.ops.show import Show
 
 LEAST_DEAD_AFTER_S: Final = 5
@@ -260,6 +261,9 @@ class ServeFlags:
         domain: Completes names without a dot: NAME.DOMAIN.
         certificate: CERT KEY: end TLS here for names published with --http.
         print_join: Print the join line that is kept, and end.
+        rotate_identity: Make the next key, and announce its pin to the clients that
+            come from now on, also after a restart without this flag.
+        change_identity: Take the announced key instead of the old one.
         max_per_address: Visitors of one address at once; without it a quarter of the
             process's descriptors, at most 4096. This machine has no limit.
         trusted_proxy: Address or network of a proxy in front of this server that is
@@ -279,6 +283,8 @@ class ServeFlags:
     domain: str | None = None
     certificate: tuple[Path, Path] | None = None
     print_join: bool = False
+    rotate_identity: bool = False
+    change_identity: bool = False
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
 
@@ -302,6 +308,20 @@ class ServeFlags:
             else _count("--max-per-address", self.max_per_address, least=1),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
         )
+
+    def rotation(self) -> Rotation:
+        """Return what is to become of the server's key."""
+        if self.rotate_identity and self.change_identity:
+            raise UsageError(
+                "--rotate-identity announces another key, --change-identity takes it",
+                "clients would hear of the change too late",
+                "announce first, until all clients have come by",
+            )
+        if self.plain and (self.rotate_identity or self.change_identity):
+            raise UsageError("a server without TLS has no key", fix="without --plain")
+        if self.rotate_identity:
+            return "announce"
+        return "change" if self.change_identity else "keep"
 
     def host(self) -> str | None:
         """Return the host that the join line is to name; None if none is given."""

@@ -34,7 +34,12 @@ async def run_pipe(
         TunnelError: no server within 10 s, or the target refused.
     """
     join, _ = saved.find(to)
-    client = CenterClient(join, give_up_s=GIVE_UP_S, via=saved.find_via(via, join))
+    client = CenterClient(
+        join,
+        give_up_s=GIVE_UP_S,
+        via=saved.find_via(via, join),
+        pins=saved.pins(join),
+    )
     status = Exit.OK
     refusals: list[StreamError] = []  # raised after the goodbye to the server
     async with trio.open_nursery() as nursery:

@@ -97,6 +97,7 @@ class _Up:
             new_id=self.own_id.renew,
             tell=self._tell,
             via=self.via,
+            pins=saved.pins(self.join),
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -272,7 +273,7 @@ class _Up:
         if (old := saved.outdated(self.join)) is None:
             return
         same_token = old.token.reveal() == self.join.token.reveal()
-        if same_token and await is_there(old, self.via):
+        if same_token and await is_there(old, self.via, saved.pins(old)):
             return
         with _logged_if_not_saved():
             path = saved.save(self.join, saved.DEFAULT)

@@ -59,6 +59,8 @@ CAN_UDP: Final = 0x2
 """Capability: UDP associations."""
 CAN_RULE: Final = 0x4
 """Capability: the rules of an entry, which a server enforces."""
+CAN_CHANGE_PIN: Final = 0x8
+"""Capability: a client keeps the pin that its server announces as the next."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0

@@ -47,6 +47,8 @@ from tunnel.proto.terms import (
     SessionTerms,
     broken,
     hello_tlvs,
+    next_pin_tlvs,
+    read_next_pin,
     read_terms,
 )
 
@@ -93,6 +95,8 @@ class HandshakeResult:
     """How long the session outlives a link; the smaller of both, 0 = not at all."""
     replay_limit: int
     """Unconfirmed session bytes that are kept; the smaller of both."""
+    next_pin: bytes = b""
+    """The pin that the server announces as its next, 32 bytes; empty if none."""
 
 
 class _Side:
@@ -180,6 +184,7 @@ class _Side:
             leftover=bytes(self._held),
             resume_s=agreed.resume_s,
             replay_limit=agreed.replay_limit,
+            next_pin=read_next_pin(answer.tlvs),
         )
 
     def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
@@ -357,7 +362,8 @@ class ServerHandshake(_Side):
     and calls ``accept`` or ``refuse``, then writes what ``data_to_send`` gives.
 
     ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
-    is that of a random token, so that unknown names cost the work of known ones. The
+    is that of a random token, so that unknown names cost the work of known ones.
+    ``next_pin`` is announced to clients that prove themselves, 32 bytes or none. The
     other arguments are those of ``ClientHandshake``.
     """
 
@@ -376,8 +382,10 @@ class ServerHandshake(_Side):
         dummy: Verifier,
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
+        next_pin: bytes = b"",
     ) -> None:
         super().__init__(binding, resume_s, replay_limit)
+        self._next_pin = next_pin
         self._terms = terms
         self._nonce = nonce
         self._lookup = lookup
@@ -465,7 +473,8 @@ class ServerHandshake(_Side):
                 Code.INTERNAL,
                 f"{claim.name!r} did not prove this session to be its own",
             )
-        answer = ProtAuthAnswer(session_id, count, resumed, self._own.tlvs())
+        tlvs = self._own.tlvs() | next_pin_tlvs(self._next_pin)
+        answer = ProtAuthAnswer(session_id, count, resumed, tlvs)
         before = auth_answer_before_proof(answer)
         answer.proof = server_proof(
             self._server_key, self._transcript, self._client_proof, before
