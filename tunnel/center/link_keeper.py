@@ -10,14 +10,12 @@ import logging
 import math
 import secrets
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.identity import short_id
 from tunnel.access.pins import Pins
-from tunnel.access.tls import client_tls_context
 from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
@@ -30,7 +28,7 @@ from tunnel.center.events import (
 )
 from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
-from tunnel.center.whereabouts import reach, secure
+from tunnel.center.whereabouts import ClientTls, reach, secure
 from tunnel.errors import (
     Code,
     LinkError,
@@ -41,6 +39,7 @@ from tunnel.errors import (
     SessionError,
     TlsError,
     TunnelError,
+    UsageError,
     ViaError,
 )
 from tunnel.link.link import Link
@@ -55,8 +54,8 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
+    from pathlib import Path as FilePath
 
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
@@ -94,6 +93,7 @@ class LinkKeeper:
         via: a proxy on the way to the server.
         new_id: makes another client id when a client that answers has this one.
         pins: by which the server is known; without them, those of this run only.
+        certificate: a client certificate and its key, read anew for each link.
     """
 
     def __init__(
@@ -107,7 +107,10 @@ class LinkKeeper:
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
         pins: Pins | None = None,
+        certificate: tuple[FilePath, FilePath] | None = None,
     ) -> None:
+        if join.plain and certificate is not None:
+            raise UsageError("a link without TLS shows no client certificate")
         self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
@@ -122,6 +125,7 @@ class LinkKeeper:
         self._via = via
         self._new_id = new_id
         self._pins = pins or Pins(join.pin)
+        self._tls = None if join.plain else ClientTls(join.pin, certificate)
         self._pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
@@ -281,7 +285,8 @@ class LinkKeeper:
             old = None
         waiting = self.connections > 0
         with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
-            transport = await reach(self._join, self._via, self._tls, self._path.mss)
+            tls = None if self._tls is None else self._tls.context(known=self._was_up)
+            transport = await reach(self._join, self._via, tls, self._path.mss)
         if self._step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
             why = "no answer in time, and connections wait"
@@ -307,11 +312,6 @@ class LinkKeeper:
             await transport.aclose()
             raise
         return Link(session, transport, result.leftover)
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext | None:
-        """One for all links: the authorities of a system take 10 ms to load."""
-        return None if self._join.plain else client_tls_context(self._join.pin)
 
     def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
         self._link_no += 1

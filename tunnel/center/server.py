@@ -26,7 +26,13 @@ from tunnel.center.exit.who import WHO
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
-from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
+from tunnel.errors import (
+    Code,
+    LinkError,
+    LocalLinkError,
+    RemoteLinkError,
+    TunnelError,
+)
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
 from tunnel.log import log_event
@@ -47,9 +53,12 @@ from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 from tunnel.proto.terms import DEFAULT_RESUME_S
+from tunnel.words import printable
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tunnel.access.identity import Identity
     from tunnel.access.networks import Network
@@ -93,6 +102,8 @@ class ServerOptions:
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
+    client_ca: Path | None = None
+    """The authorities whose certificates clients need, each for its user's name."""
     next_identity: Identity | None = None
     """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
@@ -123,8 +134,10 @@ class CenterServer:
         self._identity = identity
         coming = options.next_identity
         self._next_pin = b"" if coming is None else coming.pin_bytes
-        self._tls = None if identity is None else server_tls_context(identity)
-        if self._tls is None and not options.plain:
+        self._tls: ssl.SSLContext | None = None
+        if identity is not None:
+            self._tls = server_tls_context(identity, options.client_ca)
+        elif not options.plain or options.client_ca is not None:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
@@ -235,7 +248,9 @@ class CenterServer:
                         )
                         await transport.handshake()
                     handshake = self._handshake()
-                    return transport, handshake, await hear(transport, handshake)
+                    claim = await hear(transport, handshake)
+                    self._check_certificate(transport, handshake, claim.name)
+                    return transport, handshake, claim
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
             finally:
@@ -256,6 +271,22 @@ class CenterServer:
             resume_s=self.options.resume_s,
             next_pin=self._next_pin,
         )
+
+    def _check_certificate(
+        self, transport: Transport, handshake: ServerHandshake, name: str
+    ) -> None:
+        """Raise LinkError where a client's certificate is needed and not this user's.
+
+        It has proved the token by then, so it may hear whose the certificate is.
+        """
+        if self.options.client_ca is None:
+            return
+        users = transport.peer_users() if isinstance(transport, TlsTransport) else ()
+        if name not in users:
+            whose = ", ".join(sorted(users)) or "nobody"
+            why = f"the client certificate is for {printable(whose)}, not for {name}"
+            handshake.refuse(Code.AUTH, why)
+            raise RemoteLinkError(Code.AUTH, why)
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
@@ -282,13 +313,12 @@ class CenterServer:
             if away_s:
                 handshake.refuse(*refusal(Calm.FAILED_LOGINS), ceil(away_s))
             await trio.sleep(FAILURE_DELAY_S)
-        if transport is not None and handshake is not None:
+        if transport is not None and (handshake or error.code is Code.AUTH):
             with trio.move_on_after(FAILURE_DELAY_S):
-                await answer(transport, handshake)
+                if handshake is not None:  # else TLS has said its own word
+                    await answer(transport, handshake)
                 await transport.send_eof()
-                # Closed with bytes unread, the kernel would destroy the answer.
-                while await transport.receive_some():
-                    pass
+                await transport.discard()
 
     # One link, of a client that has proved itself -------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -10,22 +12,63 @@ import trio
 
 from tunnel.access.identity import pin_of
 from tunnel.access.pins import Pins
-from tunnel.access.tls import client_tls_context
+from tunnel.access.tls import client_tls_context, show_certificate
 from tunnel.addresses import Address
-from tunnel.errors import Code, LinkError, TlsError
+from tunnel.errors import Code, LinkError, StateError, TlsError, UsageError
 from tunnel.link.transport import PlainTransport, TlsTransport, dial
 from tunnel.link.upstream_proxy import dial_through
+from tunnel.log import log_event
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
     from tunnel.access.join import JoinLine
     from tunnel.link.transport import Transport
     from tunnel.link.upstream_proxy import UpstreamProxy
 
+logger = logging.getLogger("tunnel.client")
+
 LOOK_S: Final = 5.0
 """A server that answers does so within a round trip or three; nobody waits for this."""
+
+
+class ClientTls:
+    """The TLS of a client's links.
+
+    Args:
+        pin: of the join line; None verifies the server as browsers do.
+        certificate: a client certificate and its key, if one is shown.
+    """
+
+    def __init__(self, pin: str | None, certificate: tuple[Path, Path] | None) -> None:
+        self._pin = pin
+        self._certificate = certificate
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        """One for all links: the authorities of a system take 10 ms to load."""
+        return client_tls_context(self._pin)
+
+    def context(self, *, known: bool) -> ssl.SSLContext:
+        """Return the context, with the certificate that the files hold by now.
+
+        Args:
+            known: it was read before: where it cannot be read again, that one stays.
+
+        Raises:
+            StateError, UsageError: as ``show_certificate``.
+        """
+        if self._certificate is not None:
+            try:
+                show_certificate(self._context, *self._certificate)
+            except (StateError, UsageError) as error:
+                if not known:
+                    raise
+                log_event(logger, logging.WARNING, "certificate.not_read",
+                    reason=error.what, cause=error.cause or None)  # fmt: skip
+        return self._context
 
 
 async def is_there(

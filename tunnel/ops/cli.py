@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -228,6 +229,7 @@ def pipe(
     leave_at: LeaveAt = None,
     to: str | None = None,
     via: str | None = None,
+    client_cert: tuple[Path, Path] | None = None,
     log: LogForm | None = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`.
@@ -238,13 +240,15 @@ def pipe(
         to: The line that `tunnel serve` prints, or the name of a saved one.
         via: http:// or socks5:// URL of a proxy through which the server is reached;
             none: not even that of HTTPS_PROXY or ALL_PROXY.
+        client_cert: CERT KEY: the client certificate, where the server wants one.
         log: Form of the log on stderr.
     """
     from tunnel.ops.entry_values import parse_far_target
     from tunnel.ops.pipe import run_pipe
     from tunnel.ops.show import Show
 
-    command = partial(run_pipe, parse_far_target(target), to, via, leave_at)
+    where = parse_far_target(target)
+    command = partial(run_pipe, where, to, via, leave_at, client_cert)
     return _run(command, Show(log=log or "terminal"))
 
 

@@ -55,11 +55,13 @@ class ServerFlags:
         via: http:// or socks5:// URL of a proxy through which the server is reached;
             none: not even that of HTTPS_PROXY or ALL_PROXY.
         save_as: Save the server under this name.
+        client_cert: CERT KEY: the client certificate, where the server wants one.
     """
 
     to: str | None = None
     via: str | None = None
     save_as: str | None = None
+    client_cert: tuple[Path, Path] | None = None
 
 
 @Parameter(name="*")
@@ -263,6 +265,8 @@ class ServeFlags:
         print_join: Print the join line that is kept, and end.
         rotate_identity: Make the next key, and announce its pin to the clients that
             come from now on, also after a restart without this flag.
+        client_ca: Authorities, PEM: each client needs a certificate of one of them with
+            the name of its user, besides its token.
         change_identity: Take the announced key instead of the old one.
         max_per_address: Visitors of one address at once; without it a quarter of the
             process's descriptors, at most 4096. This machine has no limit.
@@ -285,6 +289,7 @@ class ServeFlags:
     print_join: bool = False
     rotate_identity: bool = False
     change_identity: bool = False
+    client_ca: Path | None = None
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
 
@@ -306,8 +311,15 @@ class ServeFlags:
             max_per_address=None
             if self.max_per_address is None
             else _count("--max-per-address", self.max_per_address, least=1),
+            client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
         )
+
+    def _client_ca(self) -> Path | None:
+        if self.plain and self.client_ca is not None:
+            why = "clients show certificates in TLS alone"
+            raise UsageError("--client-ca needs TLS", why, "without --plain")
+        return self.client_ca
 
     def rotation(self) -> Rotation:
         """Return what is to become of the server's key."""

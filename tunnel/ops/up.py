@@ -68,7 +68,7 @@ async def run_up(
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, server.save_as, is_new, own_id, show, nursery)
+            up = _Up(join, via, server, is_new, own_id, show, nursery)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
@@ -79,12 +79,12 @@ class _Up:
     """One run of ``tunnel up``: its entries, and what its user is told of them.
 
     All its tasks are in ``nursery``. Once an entry works, the server is saved as
-    ``save_as``, or else, if ``is_new``, as the default where there is no other.
+    ``server.save_as``, or else, if ``is_new``, as the default where there is no other.
     """
 
     join: JoinLine
     via: UpstreamProxy | None
-    save_as: str | None
+    server: ServerFlags
     is_new: bool
     own_id: ClientId
     show: Show
@@ -98,6 +98,7 @@ class _Up:
             tell=self._tell,
             via=self.via,
             pins=saved.pins(self.join),
+            certificate=self.server.client_cert,
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -257,8 +258,8 @@ class _Up:
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():
-            if self.save_as:
-                saved.save(self.join, self.save_as)
+            if self.server.save_as:
+                saved.save(self.join, self.server.save_as)
             elif self.is_new and not saved.is_saved(saved.DEFAULT):
                 path = saved.save(self.join, saved.DEFAULT)
                 self.show.talk("saved", f"{path} (--to is not needed next time)")

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 MAX_UNPROVEN_BYTES: Final = 8_192
 """What a client may send in all before the server's AUTH: a stranger costs no more."""
 
+_UNKNOWN: Final = "unknown name or wrong proof"
 _UP_TO_PROOF: Final = slice(HEADER_BYTES, -PROOF_BYTES)
 """Of AUTH as it was on the wire: what its proof is made over."""
 
@@ -310,6 +311,8 @@ def _refusal(name: str, away: ProtGoAway) -> RemoteLinkError:
                 "opens the TLS; it shows its join line when it starts"
             )
             fix = "tunnel join JOIN-LINE"
+            if away.reason not in ("", _UNKNOWN):
+                cause, fix = f"it says: {away.reason}", ""
         case Code.VERSION:
             spoken = f"{PROTOCOL_VERSION} of the protocol"
             what = f"the server speaks other versions than {spoken}"
@@ -369,7 +372,7 @@ class ServerHandshake(_Side):
 
     # A stranger learns nothing else; of a broken rule not even that.
     _told: ClassVar[Mapping[Code, str]] = {
-        Code.AUTH: "unknown name or wrong proof",
+        Code.AUTH: _UNKNOWN,
         Code.VERSION: f"{PROTOCOL_VERSION}-{PROTOCOL_VERSION}",
     }
 
