@@ -269,6 +269,17 @@ def test_where_nothing_can_be_hidden_that_is_said_once(machine: Machine) -> None
     no_secret(up.errors())
 
 
+def test_words_that_came_by_another_way_are_no_matter(machine: Machine) -> None:
+    code = (
+        "import sys\n"
+        "sys.argv[1:] = ['join', sys.stdin.readline().strip()]\n"
+        "from tunnel.__main__ import main\nmain()"
+    )
+    done = machine.run(sys.executable, "-c", code, stdin=LINE.encode())
+    assert done.returncode == 0
+    assert b"warning" not in done.stderr
+
+
 def test_children_have_no_secret_in_their_environment(machine: Machine) -> None:
     env = {"TUNNEL_TO": LINE, "TUNNEL_VIA": VIA, "HTTPS_PROXY": VIA}
     demo = machine.tunnel("demo", env=env)

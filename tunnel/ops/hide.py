@@ -47,8 +47,11 @@ def _execute_masked() -> str:
     shown = masked(words)
     # Else another program runs this code, and its arguments are not these.
     ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words
-    if shown == words:
-        return ""
+    secret = [
+        word for word, instead in zip(words, shown, strict=True) if word != instead
+    ]
+    if not any(word in sys.orig_argv for word in secret):
+        return ""  # nothing to hide, or the words came here by another way
     if not ours or not sys.executable:
         return "it is not known how this program was started"
     try:
