@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import Machine, free_port
+from support.processes import Machine, eventually, free_port
 from support.targets import Target, echo, visit
 
 from tunnel.access.join import parse_join
@@ -18,10 +19,17 @@ if TYPE_CHECKING:
 
 
 def works(client: Program) -> None:
-    public = client.out.wait("tcp ").split()[1]
-    with visit(int(public.rpartition(":")[2])) as conn:
-        conn.sendall(b"hello")
-        assert conn.recv(5) == b"hello"
+    """Wait until its port leads to its target: after a restart it is opened again."""
+    client.out.wait("tcp ")
+
+    def answers() -> bool:
+        public = client.out.all()[-1].split()[1]
+        with suppress(OSError), visit(int(public.rpartition(":")[2])) as conn:
+            conn.sendall(b"hello")
+            return conn.recv(5) == b"hello"
+        return False
+
+    eventually(answers, "an answer through the tunnel")
 
 
 def pin_of(line: str) -> str:
