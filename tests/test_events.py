@@ -10,22 +10,28 @@ from typing import Final
 import pytest
 from support.tables import ROOT, rows, section
 
-from tunnel.center.exit.who import Who
+from tunnel.center.who import Who
 
 PAGE: Final = (ROOT / "docs/events.md").read_text(encoding="utf-8")
 WHO: Final = tuple(Who.__annotations__)
 LEVELS: Final = {"debug", "info", "warning", "error"}
 COUNTED: Final = {"reason", "most", "count", "peer"}
 NAMERS: Final = {
-    "Told": COUNTED,
-    "Flows": COUNTED - {"peer"},
-    "say_once": {"host", "reason"},
-}
-"""What logs events under a name that it is given, and the fields of those."""
+    "Told": (COUNTED, "warning", True),
+    "Flows": (COUNTED - {"peer"}, "warning", True),
+    "say_once": ({"host", "reason"}, "warning", False),
+    ".warn": ({"reason"}, "warning", False),
+    "_audit": (
+        {"user", "by", "was", "may", "limits", "expires", "once"}, "info", False,
+    ),
+}  # fmt: skip
+"""What logs events under a name that it is given: fields, level, if it is counted."""
 NAMED_BY_CALLERS: Final = {
     ("net/descriptors.py", "self._event"),
     ("net/descriptors.py", "event"),
     ("front/http/hints.py", "event"),
+    ("access/user_commands.py", "event"),
+    ("ops/show.py", "event"),
 }
 
 
@@ -60,14 +66,12 @@ def texts(node: ast.expr, tree: ast.Module) -> set[str]:
         return {node.attr.lower()}
     name = ast.unparse(node)
     values: list[ast.expr] = []
-    for at in ast.walk(tree):
-        if isinstance(at, ast.Assign):
-            (to,) = at.targets
-            if isinstance(to, ast.Tuple) and isinstance(at.value, ast.Tuple):
-                pairs = list(zip(to.elts, at.value.elts, strict=True))
-            else:
-                pairs = [(to, at.value)]
-            values += [value for one, value in pairs if ast.unparse(one) == name]
+    assigned = [at for at in ast.walk(tree) if isinstance(at, ast.Assign)]
+    for to, value in ((to, at.value) for at in assigned for to in at.targets):
+        pairs = [(to, value)]
+        if isinstance(to, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = list(zip(to.elts, value.elts, strict=True))
+        values += [value for one, value in pairs if ast.unparse(one) == name]
     return {text for value in values for text in texts(value, tree)}
 
 
@@ -93,6 +97,14 @@ def logged() -> dict[str, Event]:
             for at in ast.walk(tree)
             if isinstance(at, ast.Call) and isinstance(at.func, ast.Name)
         ]
+        calls += [
+            (at, f".{at.func.attr}")
+            for at in ast.walk(tree)
+            if isinstance(at, ast.Call)
+            and isinstance(at.func, ast.Attribute)
+            and at.args
+            and isinstance(at.args[0], ast.Constant)
+        ]
         for call, function in calls:
             if function not in (*NAMERS, "log_event"):
                 continue
@@ -104,9 +116,10 @@ def logged() -> dict[str, Event]:
             for name in names:
                 event = found.setdefault(name, Event())
                 if function in NAMERS:
-                    event.fields |= NAMERS[function]
-                    event.levels.add("warning")
-                    event.counted |= function != "say_once"
+                    of_all, level, counted = NAMERS[function]
+                    event.fields |= of_all
+                    event.levels.add(level)
+                    event.counted |= counted
                 else:
                     event.fields |= keys(call)
                     event.levels |= LEVELS & texts(call.args[1], tree)

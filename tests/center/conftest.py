@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support import center
+from support.ports import in_a_row
 
 from tunnel.center import endpoints
 from tunnel.net import listen
@@ -27,3 +28,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def free_ports() -> range:
     """Ports that were free a moment ago."""
     return center.free_ports()
+
+
+@pytest.fixture
+def ports() -> range:
+    """Three ports in a row that were free a moment ago."""
+    return in_a_row(3)

@@ -9,6 +9,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, user
 
+from tunnel.access.account import Account
 from tunnel.access.join import make_token
 from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
@@ -19,9 +20,9 @@ from tunnel.center.endpoints import (
     PublicName,
     TcpPorts,
 )
-from tunnel.center.exit.who import Who
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
+from tunnel.center.who import Who
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
     MappingAnswer,
@@ -47,6 +48,7 @@ class Client:
         self, nursery: trio.Nursery, name: str = "default", *, owner: bool = True
     ) -> None:
         self.user = user(make_token(), name, owner=owner)
+        self.account = Account(name)
         self.nursery = nursery
         self.client_id = os.urandom(16)
         self.who = Who(user=name, client="0a0b0c0d")
@@ -101,20 +103,6 @@ async def clients() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
             nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def ports() -> range:
-    """Three ports in a row that were free a moment ago."""
-    for start in range(20_000, 60_000, 7):
-        try:
-            for port in range(start, start + 3):
-                with socket.socket() as one:
-                    one.bind((LOOPBACK, port))
-        except OSError:
-            continue
-        return range(start, start + 3)
-    raise AssertionError("no free ports")
 
 
 async def visit(address: Address) -> None:

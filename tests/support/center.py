@@ -12,6 +12,7 @@ import trio
 
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, Secret, make_token
+from tunnel.access.rules import ALL, parse_rights
 from tunnel.access.users import User
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
 
@@ -96,8 +98,10 @@ class Center:
                 await trio.sleep(0.005)
 
 
-def user(token: Secret, name: str = "default", *, owner: bool = True) -> User:
-    return User(name, verifier_of(name, token.reveal()), is_owner=owner)
+def user(token: Secret, name: str = "default", *may: str, owner: bool = True) -> User:
+    """Make a user; one that is told rights, or is no owner, has only those."""
+    rights = ALL if owner and not may else parse_rights(may)
+    return User(name, verifier_of(name, token.reveal()), rights)
 
 
 @asynccontextmanager
@@ -111,6 +115,7 @@ async def center(
     resume_s: int = 120,
     names: NameOptions | None = None,
     trusted: tuple[Network, ...] = (),
+    months: Months | None = None,
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -127,6 +132,7 @@ async def center(
             names=names or NameOptions(),
             trusted_proxies=trusted,
         ),
+        months,
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

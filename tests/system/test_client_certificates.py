@@ -120,8 +120,9 @@ def test_without_the_right_certificate_the_token_is_worth_nothing(
         "unknown ca": (
             pair(machine, trustme.CA(), "default"), 5, "unable to get local issuer",
         ),
-        "for alice, somewhere.test, not for default": (
-            pair(machine, authority, "alice"), 6, "not for default",
+        "for another user": (
+            pair(machine, authority, "alice"), 6,
+            "is for alice, somewhere.test, not for default",
         ),
         "not take this client's certificate": (
             odd_pair(machine, authority), 5, "purpose",

@@ -5,11 +5,16 @@ It is asked about the very address that is dialled, after a name was resolved.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING
 
+from tunnel.access.closed import METADATA, hidden_ipv4, meant_ip
 from tunnel.errors import UsageError
+from tunnel.platform.addresses import OWN_ADDRESSES
+
+if TYPE_CHECKING:
+    from tunnel.addresses import IpAddress
 
 Network = IPv4Network | IPv6Network
 
@@ -19,7 +24,8 @@ class Networks:
     """The networks that others may reach through this machine.
 
     Without one: everything but this machine itself. What listens on loopback was never
-    meant for the network, and link-local addresses hold the credentials of clouds.
+    meant for the network, and link-local addresses and some others hold the credentials
+    of clouds.
     """
 
     allowed: tuple[Network, ...] = ()
@@ -31,20 +37,16 @@ class Networks:
         Raises:
             UsageError: one is neither.
         """
-        return cls(tuple(map(_network, texts)))
+        return cls(tuple(map(parse_network, texts)))
 
     def allow(self, ip: str, _port: int) -> bool:
         """Say whether that address may be reached through this machine."""
-        address = ip_address(ip.partition("%")[0])
+        address = meant_ip(ip)
+        if address is None:
+            return False
         if self.allowed:
             return any(address in network for network in self.allowed)
-        return not (
-            address.is_loopback
-            or address.is_link_local
-            or address.is_unspecified
-            or address.is_multicast
-            or _is_own(ip, address.version)
-        )
+        return not (_is_here(address) or any(map(_is_here, hidden_ipv4(address))))
 
     def __str__(self) -> str:
         if self.allowed:
@@ -52,20 +54,30 @@ class Networks:
         return "everything but this machine"
 
 
-def _network(text: str) -> Network:
+def parse_network(text: str) -> Network:
+    """Read an address, or a network such as ``10.0.0.0/8``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    why = "it is neither an address nor a network"
     try:
-        return ip_network(text)
-    except ValueError as error:
-        what, fix = f"{text!r} is not a network", "for example 192.168.1.0/24"
-        raise UsageError(what, str(error), fix) from None
+        network = ip_network(text, strict=False)
+        if "/" not in text or network.network_address == ip_address(text.split("/")[0]):
+            return network
+        why = f"a network begins at its first address: {network}"
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is not a network", why, "for example 192.168.1.0/24")
 
 
-def _is_own(ip: str, version: int) -> bool:
-    """Ask the kernel: only an address of this machine can be bound."""
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-    return True
+def _is_here(ip: IpAddress) -> bool:
+    """Say whether an address leads to this machine, or to those that run it."""
+    return (
+        ip.is_loopback
+        or ip.is_link_local
+        or ip.is_unspecified
+        or ip.is_multicast
+        or ip in METADATA
+        or ip in OWN_ADDRESSES
+    )

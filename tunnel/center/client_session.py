@@ -10,22 +10,34 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.addresses import UnixPath, is_localhost, parse_ip
+from tunnel.center.denials import Reach, denied
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
-from tunnel.center.exit.tcp import refuse, serve_chained, serve_exit
-from tunnel.center.exit.who import WHO, Who
+from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
+from tunnel.center.who import WHO, Who
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
-from tunnel.link.session import Session
+from tunnel.link.user_session import UserSession
 from tunnel.log import log_event
-from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget
+from tunnel.proto.frames import (
+    CAN_CHANGE_PIN,
+    CAN_UDP,
+    BindTarget,
+    MappingType,
+    TcpTarget,
+    UdpTarget,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tunnel.access.account import Account
     from tunnel.access.users import User
+    from tunnel.center.accounts import Accounts
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.dial import Allow
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.pools import Pools
@@ -47,6 +59,7 @@ class ClientSession:
 
     Args:
         transport: of its first link.
+        accounts: counts what the sessions of each user have.
         host: where a BIND listens for anybody.
         apply_mapping: answers a MAPPING.
         owner: finds the client that is an exit.
@@ -65,6 +78,7 @@ class ClientSession:
         *,
         terms: Terms,
         pools: Pools,
+        accounts: Accounts,
         host: str,
         apply_mapping: ApplyMapping,
         owner: Callable[[PublicName], ClientSession | None],
@@ -81,7 +95,7 @@ class ClientSession:
         self._host = host
         self._owner = owner
         self._forget = forget
-        self.session = Session(
+        self.session = UserSession(
             client=False,
             ours=terms,
             theirs=claim.peer_terms,
@@ -91,14 +105,24 @@ class ClientSession:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        accounts.begin(user, self.session)
+        self._accounts = accounts
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
+        self.when_lost: set[Callable[[], None]] = set()
+        """Called when a link is lost; who adds removes."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Host the session and its mappings until it has ended."""
         WHO.set(self.who)
+        try:
+            await self._run(task_status)
+        finally:
+            self._accounts.end(self.session)
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.session.run)
             task_status.started()
@@ -117,6 +141,17 @@ class ClientSession:
         """Who it is, as each line of the log about it says."""
         name, client = self.user.name, short_id(self.client_id)
         return Who(peer=self.peer, user=name, client=client)
+
+    def was_told_next_pin(self, claim: AuthClaim) -> None:
+        """Log that the client was told the server's next pin, and whether it heard."""
+        heard = bool(claim.peer_terms.capabilities & CAN_CHANGE_PIN)
+        log_event(logger, logging.INFO if heard else logging.WARNING, "pin.told",
+            **self.who, heard=heard, agent=claim.peer_terms.agent)  # fmt: skip
+
+    @property
+    def account(self) -> Account:
+        """What all sessions of its user have, and may have."""
+        return self.session.account
 
     @property
     def takes_udp(self) -> bool:
@@ -154,29 +189,54 @@ class ClientSession:
         if self.link is not None:
             self.link.abandon(LocalLinkError(code, reason))
 
-    def dismiss(self, code: Code, reason: str) -> None:
-        """End the session, and tell the client if there is a link."""
+    def dismiss(self, code: Code, reason: str, within_s: float | None = None) -> None:
+        """End the session, and tell the client if there is a link.
+
+        The link is gone after ``within_s``, or when the client has had time to read.
+        """
         if self.link is not None:
             self.link.close(code, reason)
+            if within_s is not None:
+                self.link.cut_within(within_s)
         else:
             self.session.end(LocalSessionError(code, reason))
 
     # What the client opens -----------------------------------------------------------
 
     def _serve_offer(self, stream: VirtualStream) -> Awaitable[None]:
-        create, user = stream.create, self.user
+        create = stream.create
         if create is not None and create.exit is not None:
             return self._serve_chained(stream, create.target, create.exit)
         target = create.target if create else None
+        allow: Allow = anywhere
+        if not self.user.rights.everything:
+            allow = reach = self._reach(target)
+            if reach.missing:
+                why = reach.denied(str(target) if target else "nothing")
+                return refuse(stream, Code.NOT_ALLOWED, why)
         if isinstance(target, BindTarget):
-            return serve_bind(
-                stream,
-                target.expected,
-                host=self._host,
-                allow=user.may_reach,
-                may_listen=user.may_publish,
-            )
-        return serve_exit(stream, target, user.may_reach, user.may_reach_unix)
+            return serve_bind(stream, target.expected, host=self._host, allow=allow)
+        return serve_exit(stream, target, allow, unix=True)
+
+    def _reach(self, target: Target | None) -> Reach:
+        """Return what is asked about the addresses of a target.
+
+        Its ``missing`` is set if the target is refused before there is an address.
+        """
+        reach, rights = Reach(self), self.user.rights
+        match target:
+            case UnixPath(path):
+                reach.missing = rights.may_reach_unix(path)
+            case UdpTarget(""):
+                reach.missing = rights.may_associate()
+            case TcpTarget(address) | BindTarget(address):
+                if parse_ip(address.host) is None and not is_localhost(address.host):
+                    reach = reach.of_name(address)
+                else:
+                    reach = Reach(self, address.host)
+            case _:  # refused by its form
+                pass
+        return reach
 
     def _serve_chained(
         self, stream: VirtualStream, target: Target, name: str
@@ -185,8 +245,8 @@ class ClientSession:
         if not isinstance(target, TcpTarget):
             why = "an exit at a client takes TCP addresses"
             return refuse(stream, Code.UNSUPPORTED, why)
-        if not self.user.may_leave_at(name):
-            why = f"{self.user.name} may not leave at {name}"
+        if missing := self.user.rights.may_leave_at(name):
+            why = denied(self, f"{target.address} at {name}", missing)
             return refuse(stream, Code.NOT_ALLOWED, why)
         owner = self._owner(PublicName(MappingType.EXIT, name))
         if owner is None:

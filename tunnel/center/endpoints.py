@@ -25,6 +25,7 @@ from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container, Iterator
 
+    from tunnel.access.rules import Rights
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -99,6 +100,24 @@ class EndpointType:
         """Return the whole host, where the entry says a part of it or nothing."""
         return entry.host
 
+    def missing(
+        self, rights: Rights, entry: MappingEntry, users: Container[str]
+    ) -> str:
+        """Return the right that is missing for the entry; "" if none is.
+
+        Args:
+            rights: of the user who asks.
+            entry: what is asked for.
+            users: the names of all users.
+        """
+        del users
+        return rights.may_be_exit(entry.host)
+
+    def counted(self, rights: Rights, entry: MappingEntry) -> int:
+        """Return how many ports of the entry count against ``rights.most_ports``."""
+        del rights, entry
+        return 0
+
     def candidates(
         self, entry: MappingEntry, taken: Container[PublicName]
     ) -> Iterator[tuple[PublicName, ...]]:
@@ -144,6 +163,13 @@ class HostNames(EndpointType):
             return name
         return f"{name}.{self._domain}"
 
+    def missing(
+        self, rights: Rights, entry: MappingEntry, users: Container[str]
+    ) -> str:
+        """Decide about the whole name."""
+        kind = self._type.name.lower()
+        return rights.may_name(kind, self.host(entry), self._domain, users)
+
     def candidates(
         self, entry: MappingEntry, taken: Container[PublicName]
     ) -> Iterator[tuple[PublicName, ...]]:
@@ -179,6 +205,29 @@ class TcpPorts(EndpointType):
     def host(self, entry: MappingEntry) -> str:
         """Return the entry's host, or that of the server's links."""
         return entry.host or self._host
+
+    def missing(
+        self, rights: Rights, entry: MappingEntry, users: Container[str]
+    ) -> str:
+        """Decide about the ports, where they are asked for."""
+        del users
+        return self._missing(rights, entry, self._ports)
+
+    def counted(self, rights: Rights, entry: MappingEntry) -> int:
+        """Count ports that are allowed only because they are of the server's range."""
+        if not rights.everything and self._missing(rights, entry, range(0)):
+            return entry.count
+        return 0
+
+    def _missing(self, rights: Rights, entry: MappingEntry, of_server: range) -> str:
+        if rights.everything:
+            return ""
+        kind, host = self._type.name.lower(), self.host(entry)
+        ports = range(entry.port, entry.port + entry.count)
+        if host != self._host:
+            return rights.may_publish(kind, host, ports)
+        named = rights.may_publish(kind, host, ports)
+        return named and rights.may_publish(kind, "", ports, of_server)
 
     def candidates(
         self, entry: MappingEntry, taken: Container[PublicName]

@@ -26,6 +26,7 @@ from tunnel.center.events import (
     LinkUp,
     SessionLost,
 )
+from tunnel.center.own_token import OwnToken
 from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
 from tunnel.center.whereabouts import ClientTls, reach, secure
@@ -37,9 +38,9 @@ from tunnel.errors import (
     RemoteLinkError,
     RemoteSessionError,
     SessionError,
+    StateError,
     TlsError,
     TunnelError,
-    UsageError,
     ViaError,
 )
 from tunnel.link.link import Link
@@ -48,7 +49,7 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import CAN_CHANGE_PIN, CAN_MAP, CAN_RULE, CAN_UDP, Terms
+from tunnel.proto.frames import CLIENT_CAN, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
+    from tunnel.center.own_token import JoinKeeper
     from tunnel.link.transport import Transport
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.proto.handshake import HandshakeResult
@@ -69,7 +71,7 @@ ASKED_MOST_S: Final = 60.0
 """The longest pause that a server may ask for: before its proof it may be anybody."""
 _NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
 """So end sessions whose server stops or was restarted: only connections are a loss."""
-_FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
+_FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 
 logger = logging.getLogger("tunnel.client")
 
@@ -83,8 +85,8 @@ class LinkKeeper:
 
     Args:
         join: where the server is, which user joins, and how the server is known.
-        client_id: 16 bytes; the same again after a restart, so that the server knows
-            whose ports are whose. Random when not given.
+        client_id: 16 bytes; the same after a restart, so that the server knows whose
+            ports are whose. Random when not given.
         tell: called with each ``Notice``; must not wait.
         give_up_s: end with the last error when the first link is not up by then; None
             means never.
@@ -92,6 +94,7 @@ class LinkKeeper:
             less; 0 resets them with their link.
         via: a proxy on the way to the server.
         new_id: makes another client id when a client that answers has this one.
+        keeper: saves the join line, where that of ``join`` works for one machine.
         pins: by which the server is known; without them, those of this run only.
         certificate: a client certificate and its key, read anew for each link.
     """
@@ -106,26 +109,24 @@ class LinkKeeper:
         resume_s: int = DEFAULT_RESUME_S,
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
+        keeper: JoinKeeper | None = None,
         pins: Pins | None = None,
         certificate: tuple[FilePath, FilePath] | None = None,
     ) -> None:
-        if join.plain and certificate is not None:
-            raise UsageError("a link without TLS shows no client certificate")
         self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
-        self._terms = Terms(
-            capabilities=CAN_MAP | CAN_UDP | CAN_RULE | CAN_CHANGE_PIN,
-            client_id=client_id or _random_id(),
-        )
+        own_id = client_id or _random_id()
+        self._terms = Terms(capabilities=CLIENT_CAN, client_id=own_id)
         self._join = join
         self._tell = tell
         self._give_up_s = math.inf if give_up_s is None else give_up_s
         self._resume_s = resume_s
         self._via = via
         self._new_id = new_id
+        self._own = OwnToken(join, keeper)
         self._pins = pins or Pins(join.pin)
-        self._tls = None if join.plain else ClientTls(join.pin, certificate)
+        self._tls = ClientTls(join, certificate)
         self._pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
@@ -247,7 +248,7 @@ class LinkKeeper:
             began = trio.current_time()
             try:
                 link = await self._make_link()
-            except LinkError as error:
+            except (LinkError, StateError) as error:
                 reason: TunnelError = error
                 was_up, took_s = False, trio.current_time() - began
             else:
@@ -275,9 +276,25 @@ class LinkKeeper:
         return None
 
     async def _make_link(self) -> Link:
+        """Make a link, with a token of our own if that is asked for.
+
+        Raises LinkError, or StateError if no token can be kept.
+        """
+        while True:
+            try:
+                link = await self._begin_link()
+            except RemoteLinkError as error:
+                if not self._own.make(error):
+                    raise
+            else:
+                if link is not None:
+                    return link
+                self._join = self._own.keep()
+
+    async def _begin_link(self) -> Link | None:
         """Dial, prove, and find the session that the new link carries.
 
-        Raises LinkError when there is no link; its wire is closed then.
+        None: our own token was taken. Raises LinkError; the wire is closed then.
         """
         old = self.session
         if old is not None and old.ended is not None:
@@ -285,7 +302,7 @@ class LinkKeeper:
             old = None
         waiting = self.connections > 0
         with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
-            tls = None if self._tls is None else self._tls.context(known=self._was_up)
+            tls = self._tls.context(known=self._was_up)
             transport = await reach(self._join, self._via, tls, self._path.mss)
         if self._step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
@@ -299,6 +316,9 @@ class LinkKeeper:
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
             self._pins.proved(pin, result.next_pin)
+            if result.own_taken:
+                await transport.aclose()
+                return None
             self._told_refusal, self._renewed = "", False
             session = await self._session_for(result, old, transport)
             self._nursery.start_soon(self._greet, session, transport, result.resumed)
@@ -327,6 +347,7 @@ class LinkKeeper:
             link_no=self._link_no,
             resume=resume,
             resume_s=self._resume_s,
+            own=self._own.verifier,
         )
 
     async def _session_for(
@@ -439,7 +460,8 @@ class LinkKeeper:
             return True
         # A captive portal must not end what has worked before.
         return not self._was_up and (
-            reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
+            reason.code in _FINAL_CODES
+            or isinstance(reason, TlsError | ViaError | StateError)
         )
 
     def _takes_another_id(self, reason: TunnelError) -> bool:

@@ -7,12 +7,15 @@ served is the business of its ``EndpointType``. Carries no byte.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import trio
 
+from tunnel.addresses import Address
+from tunnel.center.denials import NO_RIGHT, denied
 from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
     HOSTS,
@@ -31,7 +34,6 @@ from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
-    from tunnel.access.users import User
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import EndpointType
     from tunnel.proto.frames import MappingEntry, ProtMapping
@@ -40,8 +42,6 @@ KNOWN_NAMES: Final = 10_000
 """Host names whose clients have left that a server remembers, to say so."""
 MAX_NAMES: Final = 16_384
 """Entries of all clients: each is a task and 5 KB, and most are descriptors besides."""
-MAX_CLIENT_NAMES: Final = 4_096
-"""Entries of one client."""
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
@@ -62,15 +62,24 @@ class _TakenNames:
 class MappingTable:
     """All mappings of a center-server that are open."""
 
-    def __init__(self, types: Mapping[int, EndpointType]) -> None:
+    def __init__(
+        self, types: Mapping[int, EndpointType], users: Container[str] = ()
+    ) -> None:
         self.types = dict(types)
         """What is offered: how entries of each type are opened."""
+        self._users = users
+        self._counted = Counter[str]()
+        """Of each user: ports that count against ``Rights.most_ports``."""
         self._open = Sites()
         self._lives = Lives()
         self._chosen = ChosenPorts()
         self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""
         self._count = 0
+        self._ports: Counter[str] = Counter()
+        """Public ports by user."""
+        self._names: Counter[str] = Counter()
+        """Other names by user."""
         self._left: dict[PublicName, None] = {}
         self._lost: WeakKeyDictionary[ClientSession, set[PublicName]] = (
             WeakKeyDictionary()
@@ -125,6 +134,22 @@ class MappingTable:
             self._close(mapping)
             self._remember(mapping)
 
+    def review(self, client: ClientSession) -> None:
+        """Close what a client's user may not have any more: its rights have changed."""
+        for mapping in tuple(self._by_owner.get(client, {}).values()):
+            if self._missing(client, mapping.entry):
+                self._close(mapping)
+
+    def _missing(self, client: ClientSession, entry: MappingEntry) -> str:
+        """Return the right that the client lacks for an entry, and log it; or ""."""
+        of_type = self.types[entry.type]
+        missing = of_type.missing(client.user.rights, entry, self._users)
+        if missing:
+            where = Address(entry.host, entry.port) if entry.port else entry.host
+            what = f"{MappingType(entry.type).name.lower()} {where}".rstrip()
+            return denied(client, what, missing)
+        return ""
+
     def _remove(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
         mapping = self._by_owner.get(client, {}).get(entry.name)
         if mapping is None:
@@ -147,7 +172,8 @@ class MappingTable:
                     break
         except TunnelError as error:
             answer = MappingAnswer(error.code, reason=error.what)
-        if answer.code is not Code.NORMAL:
+        # What a right is missing for is logged where it is looked for.
+        if answer.code is not Code.NORMAL and NO_RIGHT not in answer.reason:
             log_event(logger, logging.INFO, "mapping.refused", **client.who,
                 type=_kind(entry.type), host=entry.host or None,
                 port=entry.port or None, code=answer.code.name,
@@ -183,15 +209,31 @@ class MappingTable:
             raise TunnelError(Code.UNSUPPORTED, why)
         if entry.rules is not None and (why := _unruly(entry)):
             raise TunnelError(Code.UNSUPPORTED, why)
-        if not _may(client.user, entry, of_type.host(entry)):
-            what = entry.host if entry.type == MappingType.EXIT else str(entry.port)
-            why = f"{client.user.name} may not publish {what}"
+        if why := self._missing(client, entry):
             raise TunnelError(Code.NOT_ALLOWED, why)
         had = self._by_owner.get(client, {})
-        if entry.name not in had and (
-            len(had) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
-        ):
+        if entry.name not in had and self._count >= MAX_NAMES:
             raise TunnelError(Code.RESOURCE, "too many names")
+        self._check_limit(client, entry)
+
+    def _check_limit(self, client: ClientSession, entry: MappingEntry) -> None:
+        """Refuse what is more than the client's user may have."""
+        account = client.account
+        counts, count = self._count_of(entry)
+        ports = counts is self._ports
+        most = account.limits.ports if ports else account.limits.names
+        older = self._by_owner.get(client, {}).get(entry.name)
+        if older is not None and self._count_of(older.entry)[0] is counts:
+            count -= self._count_of(older.entry)[1]
+        if count > 0 and counts[account.name] + count > most:
+            what = f"{most} public ports" if ports else f"{most} names"
+            raise TunnelError(Code.RESOURCE, account.refused(what))
+
+    def _count_of(self, entry: MappingEntry) -> tuple[Counter[str], int]:
+        """Return where an entry counts, and for how many."""
+        if entry.type in (MappingType.TCP, MappingType.UDP):
+            return self._ports, entry.count
+        return self._names, 1
 
     async def _open_one(
         self,
@@ -215,12 +257,14 @@ class MappingTable:
         except NameInUse as error:
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
-        if (late := self._too_late(client, entry, names)) is not None:
+        count = of_type.counted(client.user.rights, entry)
+        if (late := self._too_late(client, entry, names, count)) is not None:
             endpoint.close()
             return late
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
-        mapping = OpenMapping(client, entry, names, endpoint)
+        mapping = OpenMapping(client, entry, names, endpoint, counted=count)
+        self._counted[client.user.name] += count
         if entry.rules is not None:
             mapping.expires_at = self._lives.expires_at(
                 client.user.name, names[0], entry.rules
@@ -229,6 +273,8 @@ class MappingTable:
         self._chosen.note(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
+        counts, count = self._count_of(entry)
+        counts[client.user.name] += count
         self._lost.get(client, set()).difference_update(names)
         for name in names:
             self._left.pop(name, None)
@@ -236,7 +282,11 @@ class MappingTable:
         return mapping.answer
 
     def _too_late(
-        self, client: ClientSession, entry: MappingEntry, names: tuple[PublicName, ...]
+        self,
+        client: ClientSession,
+        entry: MappingEntry,
+        names: tuple[PublicName, ...],
+        count: int,
     ) -> MappingAnswer | None:
         """Say what has come between while the entry's endpoint was opened."""
         if client.gone:  # nobody would give the name back
@@ -244,7 +294,27 @@ class MappingTable:
         for name in names:
             if not self._open.has_room(name, entry, client.user.name):
                 return self._refusal(name, client, entry)
-        return None
+        try:
+            self._check_limit(client, entry)
+        except TunnelError as error:
+            return MappingAnswer(error.code, reason=error.what)
+        return self._too_many(client, entry, count)
+
+    def _too_many(
+        self, client: ClientSession, entry: MappingEntry, count: int
+    ) -> MappingAnswer | None:
+        """Say that the user has all of the server's ports that it may have.
+
+        That passes: RESOURCE is asked for again.
+        """
+        name = client.user.name
+        older = self._by_owner.get(client, {}).get(entry.name)
+        held = self._counted[name] - (older.counted if older else 0)
+        if not count or held + count <= client.user.rights.most_ports:
+            return None
+        right = f"ports:{held + count}"
+        why = denied(client, f"{count} more ports", right, Code.RESOURCE)
+        return MappingAnswer(Code.RESOURCE, reason=why)
 
     def _refusal(
         self, name: PublicName, client: ClientSession, entry: MappingEntry
@@ -314,6 +384,12 @@ class MappingTable:
         if not of_owner:
             del self._by_owner[mapping.owner]
         self._count -= 1
+        self._counted[mapping.owner.user.name] -= mapping.counted
+        counts, count = self._count_of(mapping.entry)
+        user = mapping.owner.user.name
+        counts[user] -= count
+        if not counts[user]:
+            del counts[user]
         mapping.endpoint.close()
 
     def _remember(self, mapping: OpenMapping) -> None:
@@ -357,11 +433,3 @@ def _unruly(entry: MappingEntry) -> str:
     if rules.requests or rules.max_body is not None or rules.path or rules.strip:
         return "of TLS that passes through, this server sees no request"
     return ""
-
-
-def _may(user: User, entry: MappingEntry, host: str) -> bool:
-    """Say whether the user may have all that the entry asks for."""
-    if entry.type == MappingType.EXIT:
-        return user.may_be_exit(host)
-    ports = range(entry.port, entry.port + (entry.count if entry.port else 1))
-    return all(user.may_publish(host, port) for port in ports)

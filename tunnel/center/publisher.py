@@ -95,7 +95,8 @@ class Publisher:
         """Names the public address where the server does not."""
         self._tell = tell
         self.exit_networks: Networks | None = None
-        """Where other clients of the server may go from here, if anywhere."""
+        """Where other clients of the server may go from here, while it is an exit."""
+        self._exit = ""
         self._mappings: dict[str, _Mapping] = {}
         self._names = 0
         self._session: Session | None = None
@@ -147,6 +148,8 @@ class Publisher:
         name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
         entry = replace(wanted, name=name)
         self._mappings[name] = _Mapping(entry, serve, or_else=or_else)
+        if wanted.type == MappingType.EXIT:
+            self._exit = name
         if self._session is not None:
             try:
                 await self._ask(MappingOp.ADD, [name])
@@ -201,10 +204,11 @@ class Publisher:
                 if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
                     return refuse(stream, Code.NO_MAPPING)
                 return mapping.serve(stream)
-            case TcpTarget() as target if self.exit_networks is not None:
-                return serve_exit(stream, target, self.exit_networks.allow)
-            case TcpTarget():
-                return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
+            case TcpTarget() as target:
+                mapping, networks = self._mappings.get(self._exit), self.exit_networks
+                if networks is None or mapping is None or mapping.refusal is not None:
+                    return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
+                return serve_exit(stream, target, networks.allow)
             case _:
                 return refuse(stream, Code.UNSUPPORTED)
 

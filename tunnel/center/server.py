@@ -10,29 +10,30 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from math import ceil
+from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
+from tunnel.access.limits import Limits
 from tunnel.access.tls import server_tls_context
+from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE, Address
+from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
-from tunnel.center.exit.who import WHO
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
-from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
-from tunnel.errors import (
-    Code,
-    LinkError,
-    LocalLinkError,
-    RemoteLinkError,
-    TunnelError,
-)
+from tunnel.center.once import may_begin
+from tunnel.center.second_lock import check_certificate
+from tunnel.center.sessions import Sessions
+from tunnel.center.user_changes import UserChanges
+from tunnel.center.who import WHO
+from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
 from tunnel.log import log_event
@@ -41,19 +42,11 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import (
-    CAN_CHANGE_PIN,
-    CAN_MAP,
-    CAN_RULE,
-    CAN_UDP,
-    MappingType,
-    Terms,
-)
+from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 from tunnel.proto.terms import DEFAULT_RESUME_S
-from tunnel.words import printable
 
 if TYPE_CHECKING:
     import ssl
@@ -61,6 +54,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.access.identity import Identity
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
@@ -80,6 +74,9 @@ MAX_WIRES: Final = 16_384
 RETRY_AFTER_S: Final = 5
 """The pause that a client is told to make when there is no session for it."""
 
+_OF_THE_CLIENT: Final = (Code.DUPLICATE, Code.REVOKED)
+"""Refusals that no waiting helps against."""
+
 logger = logging.getLogger("tunnel.server")
 
 
@@ -96,9 +93,9 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = MAX_SESSIONS
+    max_sessions: int = Limits().sessions
     """Of one user at once."""
-    max_waiting_sessions: int = MAX_WAITING_SESSIONS
+    max_waiting_sessions: int = Limits().waiting
     """Of one user, without a link."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
@@ -109,28 +106,40 @@ class ServerOptions:
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
 
+    @property
+    def limits(self) -> Limits:
+        """What a user may have whose own limits say nothing else."""
+        return Limits(sessions=self.max_sessions, waiting=self.max_waiting_sessions)
+
 
 class CenterServer:
-    """The center-server's role. Only plain links do without an ``identity``."""
+    """The center-server's role. Only plain links do without an ``identity``.
+
+    ``months`` are the bytes of this month, kept over restarts where they say so.
+    """
 
     def __init__(
         self,
         users: Mapping[str, User],
         identity: Identity | None,
         options: ServerOptions | None = None,
+        months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
-        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
+        self.terms = Terms(capabilities=SERVER_CAN)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
                 MappingType.TCP: TcpPorts(*where),
                 MappingType.UDP: UdpPorts(*where),
                 MappingType.EXIT: EndpointType(MappingType.EXIT),
-            }
+            },
+            users,
         )
         self.names = NamePorts(options.names)
-        self._users = users
+        self._users = users = Users(users)
+        # Unknown names are checked against this one: same work, same answer.
+        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
         coming = options.next_identity
         self._next_pin = b"" if coming is None else coming.pin_bytes
@@ -139,11 +148,13 @@ class CenterServer:
             self._tls = server_tls_context(identity, options.client_ca)
         elif not options.plain or options.client_ca is not None:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
-        # Unknown names are checked against this one: same work, same answer.
-        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
+        self.accounts = Accounts(users, options.limits, months)
+        self._sessions = Sessions()
+        self.user_changes = UserChanges(
+            users, self._sessions, self._forget, self.mappings.review, self.accounts.of
+        )
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -178,6 +189,7 @@ class CenterServer:
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
+                self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve, self.mappings)
                 task_status.started(address)
                 log_event(logger, logging.INFO, "server.listening",
@@ -219,9 +231,12 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
+                account = self.accounts.named(proved[2].name)
+                account.links += 1
                 try:
                     await self._serve_link(*proved)
                 finally:
+                    account.links -= 1
                     self._gate.ended(peer.host, trio.current_time())
         finally:
             await trio.aclose_forcefully(stream)
@@ -249,7 +264,8 @@ class CenterServer:
                         await transport.handshake()
                     handshake = self._handshake()
                     claim = await hear(transport, handshake)
-                    self._check_certificate(transport, handshake, claim.name)
+                    if self.options.client_ca is not None:
+                        check_certificate(transport, handshake, claim.name)
                     return transport, handshake, claim
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
@@ -270,27 +286,17 @@ class CenterServer:
             self._nobody,
             resume_s=self.options.resume_s,
             next_pin=self._next_pin,
+            lookup_own=self._own_verifier,
         )
-
-    def _check_certificate(
-        self, transport: Transport, handshake: ServerHandshake, name: str
-    ) -> None:
-        """Raise LinkError where a client's certificate is needed and not this user's.
-
-        It has proved the token by then, so it may hear whose the certificate is.
-        """
-        if self.options.client_ca is None:
-            return
-        users = transport.peer_users() if isinstance(transport, TlsTransport) else ()
-        if name not in users:
-            whose = ", ".join(sorted(users)) or "nobody"
-            why = f"the client certificate is for {printable(whose)}, not for {name}"
-            handshake.refuse(Code.AUTH, why)
-            raise RemoteLinkError(Code.AUTH, why)
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
-        return user.verifier if user else None
+        return user.verifier if user and not user.is_over(time()) else None
+
+    def _own_verifier(self, name: str) -> Verifier | None:
+        user = self._users.get(name)
+        once = None if user is None or user.is_over(time()) else user.once
+        return once.own if once else None
 
     async def _refuse(
         self,
@@ -326,6 +332,11 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
+        user = self._users.get(claim.name)
+        if user is not None and user.once is not None:
+            changes = self.user_changes
+            if not await may_begin(changes, user, claim, handshake, transport):
+                return await answer(transport, handshake)
         client = self._claimed_session(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
@@ -338,10 +349,7 @@ class CenterServer:
         await answer(transport, handshake)
         if client is not None and link is not None:
             if self._next_pin:
-                hears = claim.peer_terms.capabilities & CAN_CHANGE_PIN
-                log_event(logger, logging.INFO if hears else logging.WARNING,
-                    "pin.told", **client.who, heard=bool(hears),
-                    agent=claim.peer_terms.agent)  # fmt: skip
+                client.was_told_next_pin(claim)
             await self._carry(client, link)
 
     def _claimed_session(
@@ -394,16 +402,16 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
-        user = self._users[claim.name]
         no_room = await self._refusal(claim)
         if no_room is not None:
             code, reason = no_room
-            after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
+            after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
             handshake.refuse(code, reason, retry_after_s=after_s)
             log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
-                user=user.name, client=short_id(claim.client_id), code=code.name,
+                user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
+        user = self._users[claim.name]
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         client = ClientSession(
             user,
@@ -412,6 +420,7 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self._pools,
+            accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=self.mappings.apply,
             owner=self.mappings.owner,
@@ -430,8 +439,14 @@ class CenterServer:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
-        if not self._sessions.make_room(claim.name):
-            most = self.options.max_sessions
+        user = self._users.get(claim.name)
+        if user is None or claim.verifier not in user.verifiers:  # since its proof
+            return Code.REVOKED, f"the user {claim.name} was revoked"
+        account = self.accounts.of(user)
+        if why := account.refuses_link():
+            return refusal(Calm.LINKS, why)
+        most = account.limits.sessions
+        if not self._sessions.make_room(claim.name, most):
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 
@@ -467,6 +482,8 @@ class CenterServer:
         client.session.link_lost(reason)
         if not client.gone:
             self._sessions.waits(client)
+        for call in tuple(client.when_lost):
+            call()
         log_event(logger, logging.INFO, "link.down", **client.who,
             code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip

@@ -38,21 +38,28 @@ class ClientTls:
     """The TLS of a client's links.
 
     Args:
-        pin: of the join line; None verifies the server as browsers do.
+        join: without a pin the server is verified as browsers do.
         certificate: a client certificate and its key, if one is shown.
+
+    Raises:
+        UsageError: a certificate for a link without TLS.
     """
 
-    def __init__(self, pin: str | None, certificate: tuple[Path, Path] | None) -> None:
-        self._pin = pin
+    def __init__(self, join: JoinLine, certificate: tuple[Path, Path] | None) -> None:
+        if join.plain and certificate is not None:
+            raise UsageError("a link without TLS shows no client certificate")
+        self._join = join
         self._certificate = certificate
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
         """One for all links: the authorities of a system take 10 ms to load."""
-        return client_tls_context(self._pin)
+        return client_tls_context(self._join.pin)
 
-    def context(self, *, known: bool) -> ssl.SSLContext:
+    def context(self, *, known: bool) -> ssl.SSLContext | None:
         """Return the context, with the certificate that the files hold by now.
+
+        None for a plain link.
 
         Args:
             known: it was read before: where it cannot be read again, that one stays.
@@ -60,6 +67,8 @@ class ClientTls:
         Raises:
             StateError, UsageError: as ``show_certificate``.
         """
+        if self._join.plain:
+            return None
         if self._certificate is not None:
             try:
                 show_certificate(self._context, *self._certificate)

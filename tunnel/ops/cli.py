@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.ops import user_cli
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
@@ -53,6 +54,9 @@ app = App(
     print_error=False,
     exit_on_error=False,
 )
+
+app.command(user_cli.invite)
+app.command(user_cli.users)
 
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()
@@ -165,9 +169,11 @@ def share(
     from tunnel.ops.entry_syntax import share_entry
     from tunnel.ops.entry_values import parse_guard
     from tunnel.ops.saved import secret_file
+    from tunnel.ops.web_words import pairs_of
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    entry = share_entry(target, name, guard, web.words(), listing=list_files)
+    said = [*web.words(), *pairs_of({"list": list_files})]
+    entry = share_entry(target, name, guard, said)
     return _up([entry], server, run)
 
 

@@ -37,7 +37,7 @@ MOST_HEAD_BYTES: Final = 1_048_576
 """Each visitor may have so much held for it."""
 LEAST_FIELDS: Final = 10
 MOST_FIELDS: Final = 10_000
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 LogForm = Literal["logfmt", "json", "terminal"]
 LeaveAt = Annotated[str | None, Parameter(name="--exit")]
@@ -373,14 +373,14 @@ class ServeFlags:
 
 
 def seconds(flag: str, text: str) -> int:
-    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``."""
-    number = text.rstrip("smh")
+    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``, ``30d``."""
+    number = text.rstrip("smhd")
     unit = text[len(number) :]
     if number.isascii() and number.isdigit() and unit in _UNITS:
         return int(number) * _UNITS[unit]
     raise UsageError(
         f"{flag} {text!r} is not a duration",
-        "it is a number with s, m or h",
+        "it is a number with s, m, h or d",
         f"for example {flag} 30s",
     )
 

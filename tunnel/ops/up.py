@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.files import insist_writable, write_private
 from tunnel.access.identity import client_id
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
@@ -27,7 +28,7 @@ from tunnel.center.whereabouts import is_there
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import saved
-from tunnel.ops.entries import Local, Published
+from tunnel.ops.entries import Local, Published, refuse_twice
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
 
@@ -55,7 +56,7 @@ async def run_up(
     """Run a center-client with its entries until a signal, or a final failure.
 
     Raises:
-        UsageError: there is no entry, or no server is known.
+        UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
@@ -64,6 +65,7 @@ async def run_up(
             "no entry is given",
             "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
         )
+    refuse_twice(entries)
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
@@ -79,7 +81,7 @@ class _Up:
     """One run of ``tunnel up``: its entries, and what its user is told of them.
 
     All its tasks are in ``nursery``. Once an entry works, the server is saved as
-    ``server.save_as``, or else, if ``is_new``, as the default where there is no other.
+    ``--save-as`` says, or else, if ``is_new``, as the default where there is no other.
     """
 
     join: JoinLine
@@ -99,6 +101,7 @@ class _Up:
             via=self.via,
             pins=saved.pins(self.join),
             certificate=self.server.client_cert,
+            keeper=self,
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -198,7 +201,7 @@ class _Up:
         entry = self._published[name]
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
-            self.show.talk("warning", line.warning)
+            self.show.warn("target.not_ready", line.warning)
         # A script is told once, unless a new link brought another address.
         if self._said.get(name) != public or self.show.terminal:
             self._say(line)
@@ -255,6 +258,17 @@ class _Up:
                 self.show.status(f"  {live}, {bytes_in} in, {bytes_out} out")
 
     # The join line -------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise StateError if a line with an own token cannot be saved."""
+        insist_writable(saved.place_of(self.server.to, self.server.save_as))
+
+    def keep(self, join: JoinLine) -> None:
+        """Save the line with this machine's own token, in the place of the other."""
+        path = saved.place_of(self.server.to, self.server.save_as)
+        write_private(path, join.render() + "\n")
+        self.join, self.is_new = join, False
+        self.show.talk("saved", f"{path} (a token of this machine's own)")
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():

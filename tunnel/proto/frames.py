@@ -59,8 +59,14 @@ CAN_UDP: Final = 0x2
 """Capability: UDP associations."""
 CAN_RULE: Final = 0x4
 """Capability: the rules of an entry, which a server enforces."""
-CAN_CHANGE_PIN: Final = 0x8
+CAN_OWN: Final = 0x8
+"""Capability: a token of a machine's own in the place of one that works once."""
+CAN_CHANGE_PIN: Final = 0x10
 """Capability: a client keeps the pin that its server announces as the next."""
+
+SERVER_CAN: Final = CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN
+CLIENT_CAN: Final = SERVER_CAN | CAN_CHANGE_PIN
+"""What this program's two roles say that they can."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from support.center import LOOPBACK, center, running, user
+from support.ports import OF_SERVERS
 
 from tunnel.access.join import make_token
 from tunnel.addresses import LOOPBACKS, NOWHERE, Address
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 
 UDP_PORT = MappingEntry(MappingType.UDP, "")
-PORTS = range(21_000, 22_000)
 
 
 def anywhere(_ip: str, _port: int) -> bool:
@@ -158,7 +158,8 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
 ) -> None:
     asked: list[str] = []
 
-    async def resolve(address: Address) -> Address:
+    async def resolve(address: Address, *, allow: object) -> Address:
+        assert allow is anywhere
         asked.append(address.host)
         await trio.lowlevel.checkpoint()
         return Address(LOOPBACK, address.port)
@@ -181,7 +182,8 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
 async def test_a_name_that_is_slow_or_unknown_delays_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def resolve(address: Address) -> Address:
+    async def resolve(address: Address, *, allow: object) -> Address:
+        assert allow is anywhere
         if address.host == "slow.test":
             await trio.sleep_forever()
         raise LocalStreamError(Code.HOST_UNREACHABLE, "no such name")
@@ -417,7 +419,7 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
 
 
 async def test_an_association_leaves_at_the_server() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, _ = where.client()
         with service() as (sock, target):
             async with running(client):
@@ -434,7 +436,7 @@ async def test_an_association_leaves_at_the_server() -> None:
 async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhile() -> (
     None
 ):
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         with service() as (sock, target):
             async with running(client):
@@ -456,20 +458,34 @@ async def test_a_user_without_rights_reaches_nobody_by_udp() -> None:
     token = make_token()
     async with center(others=(user(token, "guest", owner=False),)) as where:
         client, _ = where.client(name="guest", token=token)
-        with service() as (sock, target):
-            sock.setblocking(False)
+        async with running(client):
+            with pytest.raises(RemoteStreamError) as caught:
+                await client.associate()
+    assert caught.value.code is Code.NOT_ALLOWED
+    assert "reach:" in caught.value.what
+
+
+async def test_each_datagram_takes_a_right_of_its_own() -> None:
+    token = make_token()
+    with service() as (sock, target), service() as (forbidden, other):
+        may = f"reach:{LOOPBACK}:{target.port}"
+        async with center(others=(user(token, "guest", may),)) as where:
+            client, _ = where.client(name="guest", token=token)
             async with running(client):
                 ours = await client.associate()
-                ours.send(target, b"query")
-                with trio.move_on_after(0.2) as waited:
-                    await ours.receive()
-                assert waited.cancelled_caught
+                for host in (LOOPBACK, f"::ffff:{LOOPBACK}", "localhost", "dns.test"):
+                    ours.send(Address(host, other.port), b"forbidden")
+                ours.send(target, b"allowed")
+                _, source = await heard(sock)
+                forbidden.setblocking(False)
                 with pytest.raises(BlockingIOError):
-                    sock.recv(100)
+                    forbidden.recv(100)
+                sock.sendto(b"answer", source)
+                assert await ours.receive() == (target, b"answer")
 
 
 async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         with service() as (sock, target), service() as (visitor, _):
             async with running(client):
@@ -488,7 +504,7 @@ async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
 
 
 async def test_tcp_and_udp_may_have_the_same_port() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         async with running(client):
             await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
@@ -502,7 +518,7 @@ async def test_tcp_and_udp_may_have_the_same_port() -> None:
 async def test_a_mapping_is_opened_as_what_it_is(
     target: UdpTarget | NameTarget,
 ) -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         async with running(client):
             if isinstance(target, UdpTarget):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import Address, encode_address, parse_ip
-from tunnel.center.exit.who import WHO
+from tunnel.center.denials import Reach, denial
+from tunnel.center.who import WHO
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards, own_address_to
@@ -36,7 +37,6 @@ async def serve_bind(
     *,
     host: str,
     allow: Allow,
-    may_listen: Allow,
     wait_s: float = WAIT_S,
 ) -> None:
     """Listen for one connection, tell the opener where and then whose, and relay.
@@ -46,17 +46,17 @@ async def serve_bind(
         expected: the peer that shall come; a host of zeros is anybody.
         host: where to listen for anybody.
         allow: asked about the expected peer, or about each that comes.
-        may_listen: asked about where the port is.
         wait_s: for the peer to come.
     """
     try:
         only = await _expected_host(expected, allow)
         where = host if only is None else own_address_to(only.host, only.port)
-        if not may_listen(where, 0):
-            stream.reset(Code.NOT_ALLOWED, "this user may not listen here")
-            return
+        if isinstance(allow, Reach) and not allow.may_listen(where, host):
+            return stream.reset(Code.NOT_ALLOWED, allow.denied(f"bind {expected}"))
         (listener, *others) = await open_listener(where, 0, backlog=1)
     except StreamError as error:
+        if reason := denial(allow, error.code, f"bind {expected}"):
+            return stream.reset(error.code, reason)
         return _refuse(stream, expected, error.code, error.what)
     except (AddressError, OSError) as error:
         return _refuse(stream, expected, Code.RESOURCE, str(error))

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.addresses import Address, UnixPath
+from tunnel.center.denials import denial
 from tunnel.center.exit.udp import serve_association
-from tunnel.center.exit.who import WHO
+from tunnel.center.who import WHO
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
@@ -48,17 +49,19 @@ def serve_exit(
     stream: VirtualStream,
     target: Target | None,
     allow: Allow,
-    allow_unix: Callable[[str], bool] = lambda _path: False,
+    *,
+    unix: bool = False,
 ) -> Awaitable[None]:
     """Serve an offer to its end, as the form of ``target`` wants it; owns the stream.
 
     ``allow`` is asked about each address before it is dialled. This is done before this
     returns, so that visitors come to the target in the order in which they were
-    offered. It is no coroutine, like the others that only choose: an idle connection
+    offered. ``unix`` says whether unix sockets are served; which ones the caller has
+    decided. It is no coroutine, like the others that only choose: an idle connection
     waits in each coroutine on the way, and each is 400 bytes.
     """
     match target:
-        case UnixPath(path) if not allow_unix(path):
+        case UnixPath() if not unix:
             why = f"{target} may not be reached from here"
             _say_refused(target, Code.NOT_ALLOWED, why)
             return refuse(stream, Code.NOT_ALLOWED, why)
@@ -116,7 +119,7 @@ def exit_to(
         here = target
         if isinstance(target, Address) and asked.index:
             here = _in_row(target, asked.index)
-        dial = _TargetDial(stream, here, _anywhere, arrivals, len(header))
+        dial = _TargetDial(stream, here, anywhere, arrivals, len(header))
         return _serve_target(stream, dial, arrivals, header)
 
     return serve
@@ -130,7 +133,7 @@ def udp_exit_to(target: Address, *, count: int = 1) -> Serve:
         if not isinstance(asked, UdpTarget) or asked.index >= count:
             return refuse(stream, Code.NO_MAPPING)
         here = _in_row(target, asked.index)
-        return serve_association(DatagramStream(stream), _anywhere, target=here)
+        return serve_association(DatagramStream(stream), anywhere, target=here)
 
     return serve
 
@@ -139,7 +142,8 @@ def _in_row(first: Address, index: int) -> Address:
     return Address(first.host, first.port + index)
 
 
-def _anywhere(_ip: str, _port: int) -> bool:
+def anywhere(_ip: str, _port: int) -> bool:
+    """Allow each address."""
     return True
 
 
@@ -156,9 +160,7 @@ async def _serve_target(
     try:
         local = await dial.finish()
     except StreamError as error:
-        if not dial.opener_gone:
-            _say_refused(dial.target, error.code, error.what)
-        stream.reset(error.code, error.what)
+        stream.reset(error.code, dial.refused(error))
         if error.code is Code.RESOURCE:  # the limit may be another by now
             DESCRIPTORS.look()
         return
@@ -288,6 +290,14 @@ class _TargetDial(Opener):
         if self._sockets:
             self.close()
         return local
+
+    def refused(self, error: StreamError) -> str:
+        """Log why there is no connection, while somebody waits; return the reason."""
+        if reason := denial(self._allow, error.code, str(self.target)):
+            return reason
+        if not self.opener_gone:
+            _say_refused(self.target, error.code, error.what)
+        return error.what
 
     def close(self) -> None:
         """Give up what is not finished."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import (
+    LOCALHOST,
     LOOPBACKS,
     NOWHERE,
     WILDCARDS,
@@ -24,11 +25,13 @@ from tunnel.addresses import (
     parse_ip,
     unmapped,
 )
-from tunnel.center.exit.who import WHO
+from tunnel.center.denials import Reach
+from tunnel.center.who import WHO
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.dial import resolve
+from tunnel.net.dial_failures import not_allowed
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.platform.sockets import send_heard
 from tunnel.proto.datagrams import ASSOCIATION_BYTES, DatagramQueue, DatagramRoom
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
     from tunnel.net.dial import Allow
 
 MAX_NAMES: Final = 64
-"""Resolved names that one association remembers, and names that it asks at once."""
+"""Resolved names that one association remembers, each with a port, names that it asks
+at once, and rights that it was refused for want of and that are logged."""
 NAME_S: Final = 30.0
 """How long a name's address is used again. The resolver does not tell the lifetime of
 its answer; this is shorter than most zones'."""
@@ -89,12 +93,15 @@ class _UdpExit:
         self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
+        self._reach = allow if isinstance(allow, Reach) else None
+        self._denied: set[str] = set()  # rights whose want is in the log
         self._patience = TIMEOUTS.get()
         self._answered = False
         self._sockets: dict[int, trio.socket.SocketType] = {}
         self._raw: dict[int, socket.socket] = {}  # the same
-        self._names: dict[str, tuple[str, float]] = {}
-        self._asked: dict[str, DatagramQueue[tuple[int, bytes]]] = {}
+        # By the port too: of several addresses each may be allowed for other ports.
+        self._names: dict[tuple[str, int], tuple[str, float]] = {}
+        self._asked: dict[tuple[str, int], DatagramQueue[bytes]] = {}
         self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
         self._peers: dict[str, None] = {}
         self._homes: list[Address] = []  # the loopbacks of a target, best first
@@ -159,7 +166,7 @@ class _UdpExit:
             if self._homes:
                 self._send_home(payload)
             elif (to := self._target or self._numeric(address)) is not None:
-                await self._send(to, payload)
+                await self._send(to, payload, address.host)
             elif is_localhost(address.host):
                 self._send_local(address.port, payload)
             else:
@@ -170,39 +177,67 @@ class _UdpExit:
         ip = parse_ip(address.host)
         if ip is not None:
             return Address(str(unmapped(ip)), address.port)
-        host, until = self._names.get(address.host, ("", 0.0))
+        found = self._names.get((address.host, address.port))
+        host, until = found or ("", 0.0)
         return Address(host, address.port) if until >= trio.current_time() else None
 
     def _wait_for_name(self, address: Address, payload: bytes) -> None:
         """Keep a datagram until its name is resolved, and ask for it if nobody does."""
-        queue = self._asked.get(address.host)
+        key = address.host, address.port
+        queue = self._asked.get(key)
         if queue is None:
             if len(self._asked) >= MAX_NAMES:
                 return
-            queue = self._asked[address.host] = DatagramQueue(self._asked_room)
+            queue = self._asked[key] = DatagramQueue(self._asked_room)
             # In a task of its own: one slow name delays nothing else.
             self._nursery.start_soon(self._ask, address)
-        queue.push((address.port, payload), len(payload))
+        queue.push(payload, len(payload))
 
     async def _ask(self, address: Address) -> None:
         """Resolve a name, remember it, and send what waits for it."""
+        key = address.host, address.port
+        reach = self._reach and self._reach.of_name(address)
         try:
-            found = await resolve(address)
-        except StreamError:
-            self._asked.pop(address.host).clear()
+            if reach and reach.missing:
+                raise not_allowed(address)
+            found = await resolve(address, allow=reach or self._allow)
+        except StreamError as error:
+            if reach and error.code is Code.NOT_ALLOWED:
+                self._note(reach, address)
+            self._asked.pop(key).clear()
             return
-        queue = self._asked.pop(address.host)
-        self._names.pop(address.host, None)
-        self._names[address.host] = found.host, trio.current_time() + NAME_S
+        queue = self._asked.pop(key)
+        self._names.pop(key, None)
+        self._names[key] = found.host, trio.current_time() + NAME_S
         if len(self._names) > MAX_NAMES:
             del self._names[next(iter(self._names))]
         while queue:
-            port, payload = queue.pop()
-            await self._send(Address(found.host, port), payload)
+            await self._send(found, queue.pop(), address.host)
 
-    async def _send(self, to: Address, payload: bytes) -> None:
+    def _may_send(self, to: Address, asked: str) -> bool:
+        """Say whether a numeric address may be sent to, which was asked for so."""
+        if not to.port:
+            return False
+        if self._reach is None:
+            return self._allow(to.host, to.port)
+        if self._reach.leads_to(asked, to.host, to.port):
+            return True
+        self._note(self._reach, to)
+        return False
+
+    def _note(self, reach: Reach, to: Address) -> None:
+        """Log each right once that a datagram was short of."""
+        if reach.missing not in self._denied and len(self._denied) < MAX_NAMES:
+            self._denied.add(reach.missing)
+            reach.denied(f"udp {to}")
+
+    async def _send(self, to: Address, payload: bytes, asked: str) -> None:
         """Send to a numeric address that the rules allow; what fails is dropped."""
-        if not (to.port > 0 and self._allow(to.host, to.port)):
+        if self._reach is None:  # as below, a call less for each
+            allowed = to.port > 0 and self._allow(to.host, to.port)
+        else:
+            allowed = self._may_send(to, asked)
+        if not allowed:
             return
         self._hear(to.host.partition("%")[0])  # of an answer the zone is known apart
         with suppress(OSError):
@@ -219,7 +254,7 @@ class _UdpExit:
     def _send_local(self, port: int, payload: bytes) -> None:
         """Send to the loopback on which somebody listens, as TCP finds it."""
         for host in LOOPBACKS:
-            if port > 0 and self._allow(host, port):
+            if self._may_send(Address(host, port), LOCALHOST):
                 with suppress(OSError):  # no such loopback, or its socket has no room
                     self._socket(_family(host))
                     if send_heard(self._raw[_family(host)], payload, (host, port)):
