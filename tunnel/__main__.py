@@ -18,12 +18,12 @@ def main() -> NoReturn:
     try:
         secure_standard_files()
         _end_when_asked()
-        hide_secrets()
+        shown = hide_secrets()
         # Slow to load, so only now: until here, `ps` may show a secret.
         from tunnel.ops.cli import main as run
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
-    run()
+    run(shown)
 
 
 def _end_when_asked() -> None:

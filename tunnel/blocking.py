@@ -133,6 +133,7 @@ class Shared:
                 new_id=own_id.renew,
                 tell=put.send_nowait,
                 give_up_s=self._timeout_s,
+                pins=saved.pins(self._join),
             )
             async with trio.open_nursery() as nursery:
                 await self._entry.start(client)

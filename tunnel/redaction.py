@@ -55,7 +55,7 @@ _NO_PAIR: Final = re.compile(r"unix:|\[|.*=|:|[\da-fA-F:.]+(?:%\w+)?$")
 _NO_SECRETS: Final = frozenset(("", "PASSWORD", "SECRET", "TOKEN"))
 """Words that stand for a secret where a syntax is shown."""
 
-_PROXIES: Final = frozenset(("https_proxy", "all_proxy"))
+PROXIES: Final = frozenset(("https_proxy", "all_proxy"))
 """Variables, in either case, whose URLs may hold a password."""
 
 _known: dict[str, str] = {}
@@ -120,7 +120,7 @@ def keep_secret(words: Iterable[str], environ: Mapping[str, str]) -> None:
     for word, shown in zip(words, masked(words), strict=True):
         _learn(word, shown)
     for name, value in environ.items():
-        if name.startswith("TUNNEL_") or name.lower() in _PROXIES:
+        if name.startswith("TUNNEL_") or name.lower() in PROXIES:
             pair = "AUTH" in name or "PASS" in name
             for word in (value, *value.split()):
                 _learn(word, _masked_pair(word) if pair else redact(word))

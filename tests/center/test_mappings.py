@@ -22,6 +22,7 @@ from tunnel.center.endpoints import (
 )
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
+from tunnel.center.who import Who
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import (
     MappingAnswer,
@@ -50,6 +51,7 @@ class Client:
         self.account = Account(name)
         self.nursery = nursery
         self.client_id = os.urandom(16)
+        self.who = Who(user=name, client="0a0b0c0d")
         self.session = self
         self.gone = False
         self.waiting = False

@@ -120,7 +120,8 @@ def test_an_empty_value_is_refused_with_its_flag_and_what_belongs_there(
     flag: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # an empty folder was this one
-    words = [" ", " "] if flag == "--certificate" else [" " if command == "up" else ""]
+    pairs = ("--certificate", "--client-cert")
+    words = [" ", " "] if flag in pairs else [" " if command == "up" else ""]
     if flag.startswith("--"):
         words = [flag, *words]
         before = {"udp": ["1"], "share": ["1"], "reach": ["1", "1"], "join": ["x"]}

@@ -51,10 +51,26 @@ def test_a_signal_that_is_held_back_comes_later() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_file_in_memory_is_passed_on() -> None:
-    number = process.memory_file()
+@pytest.mark.parametrize("memory", [True, False], ids=["in memory", "in a pipe"])
+def test_what_is_inherited_is_read_once_and_passed_on(
+    monkeypatch: pytest.MonkeyPatch, memory: bool
+) -> None:
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create")
+    number = process.inherited(b"words")
     assert os.get_inheritable(number)
-    os.close(number)
+    with open(number, "rb") as file:
+        assert file.read() == b"words"
+
+
+def test_what_no_pipe_can_hold_is_not_inherited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(BlockingIOError):
+        process.inherited(bytes(1 << 21))
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_short_name_is_read_and_set() -> None:

@@ -19,7 +19,9 @@ from tunnel.errors import (
     RemoteLinkError,
     UsageError,
 )
+from tunnel.proto import terms as terms_module
 from tunnel.proto.codec import decode_one
+from tunnel.proto.fields import check_tlvs
 from tunnel.proto.frames import (
     CAN_OWN,
     MAX_FRAME_BYTES,
@@ -52,6 +54,7 @@ from tunnel.proto.proofs import (
 from tunnel.proto.terms import (
     DEFAULT_REPLAY_LIMIT,
     DEFAULT_RESUME_S,
+    SessionTerms,
     hello_tlvs,
     read_terms,
 )
@@ -93,8 +96,18 @@ def server(
     lookup: Callable[[str], Verifier | None] = USERS.get,
     resume_s: int = DEFAULT_RESUME_S,
     replay_limit: int = 4096,
+    next_pin: bytes = b"",
 ) -> ServerHandshake:
-    return ServerHandshake(terms, nonce, binding, lookup, DUMMY, resume_s, replay_limit)
+    return ServerHandshake(
+        terms,
+        nonce,
+        binding,
+        lookup,
+        DUMMY,
+        resume_s,
+        replay_limit,
+        next_pin=next_pin,
+    )
 
 
 def meet(ours: ClientHandshake, theirs: ServerHandshake) -> ServerHandshake:
@@ -153,6 +166,39 @@ def test_both_sides_prove_themselves_and_agree() -> None:
     assert (ours_result.resumed, ours_result.count) == (False, 0)
     assert (ours_result.resume_s, ours_result.replay_limit) == (60, 4096)
     assert ours.data_to_send() == theirs.data_to_send() == b""
+
+
+def test_the_next_pin_is_announced_with_the_proof() -> None:
+    pin = sha256(b"next").digest()
+    ours, announcing = client(), server(next_pin=pin)
+    result, _ = finish(ours, meet(ours, announcing))
+    assert result.next_pin == pin
+    ours = client()
+    assert finish(ours, meet(ours, server()))[0].next_pin == b""
+
+
+def test_a_client_of_before_ignores_the_announced_pin() -> None:
+    tlvs = terms_module.next_pin_tlvs(bytes(32))
+    # What it does with each AUTH: unknown fields from 128 on are nothing to it.
+    check_tlvs(tlvs, frozenset((1, 2)))
+    assert SessionTerms(1, 2).merged(tlvs) == SessionTerms(1, 2)
+
+
+@pytest.mark.parametrize("pin", [b"x", bytes(31), bytes(33)])
+def test_a_pin_of_another_size_is_a_fault(pin: bytes) -> None:
+    ours = client()
+    theirs = meet(ours, server(next_pin=pin))
+    with pytest.raises(RemoteLinkError, match="a pin of"):
+        theirs.accept(SESSION_ID, 0, False)
+    assert failure(ours, theirs.data_to_send()).code == Code.PROTOCOL
+
+
+def test_nobody_changes_the_announced_pin_on_the_way() -> None:
+    ours, pin = client(), sha256(b"next").digest()
+    theirs = meet(ours, server(next_pin=pin))
+    theirs.accept(SESSION_ID, 0, False)
+    forged = theirs.data_to_send().replace(pin, sha256(b"mine").digest())
+    assert failure(ours, forged).code == Code.AUTH
 
 
 def test_a_token_may_be_given_as_text() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.processes import free_port, program
+from support.targets import Target, echo
+
+from tunnel.access.join import parse_join
 
 if TYPE_CHECKING:
     from support.processes import Machine
@@ -181,6 +185,114 @@ def test_a_program_of_that_name_keeps_it(machine: Machine) -> None:
     assert Path(f"/proc/{up.pid}/comm").read_text() == "tunnel\n"
     assert TOKEN not in Path(f"/proc/{up.pid}/cmdline").read_text()
     assert up.stop() == 0
+
+
+HEADER: Final = f"+X-Api-Key:{WORD}"
+SERVICE: Final = f"shop=8000,auth={AUTH},header=+Authorization:{WORD}"
+OTHERS: Final = [
+    ("share", "8000", "--auth", AUTH, "--header", HEADER),
+    ("share", "8000", f"--auth={AUTH}", f"--header={HEADER}", f"--via={VIA}"),
+    ("up", "--http", SERVICE, "--socks", f"127.0.0.1:0,auth={AUTH},auth=you:{WORD}"),
+    ("tcp", "--socks", "--auth", AUTH, "--auth", f"you:{WORD}", "--via", VIA),
+]
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_no_flag_that_takes_a_secret_shows_it(
+    machine: Machine, words: tuple[str, ...]
+) -> None:
+    nowhere = LINE.replace(":9/", f":{free_port()}/")
+    up = machine.tunnel(*words, "--to", nowhere)
+    up.err.wait("link.not_made")
+    seen = Path(f"/proc/{up.pid}/cmdline").read_text()
+    assert "***" in seen
+    no_secret(seen + Path(f"/proc/{up.pid}/environ").read_text() + up.errors())
+
+
+CONSOLE: Final = Path(sys.executable).with_name("tunnel")
+NO_MEMORY: Final = """
+import os
+del os.memfd_create
+from tunnel.__main__ import main
+main()
+"""
+COMMANDS: Final = {
+    "module": [sys.executable, "-m", "tunnel"],
+    "console script": [str(CONSOLE)],
+    "without files in memory": [sys.executable, "-c", NO_MEMORY],
+}
+
+
+@pytest.mark.parametrize("how", COMMANDS)
+def test_a_program_that_hides_its_line_keeps_stdin_status_and_signals(
+    machine: Machine, how: str
+) -> None:
+    if how == "console script" and not CONSOLE.exists():
+        pytest.skip("NOT TESTED: tunnel is not installed as a command")
+    server = machine.serve()
+    token = parse_join(server.join).token.reveal()
+    with Target(echo) as target:
+        there = f"127.0.0.1:{target.port}"
+        to = ("--to", server.join)
+        pipe = machine.start(
+            *COMMANDS[how], "pipe", there, *to, stdin=subprocess.PIPE
+        )  # fmt: skip
+        assert pipe.process.stdin is not None
+        pipe.process.stdin.write(b"through stdin\n")
+        pipe.process.stdin.flush()
+        pipe.out.wait("through stdin")
+        assert token not in Path(f"/proc/{pipe.pid}/cmdline").read_text()
+        pipe.process.stdin.close()
+        assert pipe.wait() == 0
+        up = machine.start(*COMMANDS[how], "up", "--reach", f"0={there}", *to)
+        up.out.wait("reach")
+        assert token not in Path(f"/proc/{up.pid}/cmdline").read_text()
+        assert up.stop(signal.SIGINT) == 130
+    other = f"{LINE.partition('@')[0]}@{server.join.partition('@')[2]}"
+    done = machine.run(*COMMANDS[how], "up", "--reach", f"0={there}", "--to", other)
+    assert done.returncode == 6
+
+
+def test_where_nothing_can_be_hidden_that_is_said_once(machine: Machine) -> None:
+    code = (
+        "import errno, os, tunnel.ops.hide as hide\n"
+        "def inherited(_): raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))\n"
+        "hide.inherited = inherited\n"
+        "from tunnel.__main__ import main\nmain()"
+    )
+    nowhere = LINE.replace(":9/", f":{free_port()}/")
+    up = machine.start(sys.executable, "-c", code, "tcp", "8000", "--to", nowhere)
+    up.err.wait("link.not_made")
+    assert up.err.count("warning: other users of this machine see the secrets") == 1
+    assert up.err.count("TUNNEL_TO_FILE") == 1
+    assert up.stop() == 0
+    no_secret(up.errors())
+
+
+def test_words_that_came_by_another_way_are_no_matter(machine: Machine) -> None:
+    code = (
+        "import sys\n"
+        "sys.argv[1:] = ['join', sys.stdin.readline().strip()]\n"
+        "from tunnel.__main__ import main\nmain()"
+    )
+    done = machine.run(sys.executable, "-c", code, stdin=LINE.encode())
+    assert done.returncode == 0
+    assert b"warning" not in done.stderr
+
+
+def test_children_have_no_secret_in_their_environment(machine: Machine) -> None:
+    env = {"TUNNEL_TO": LINE, "TUNNEL_VIA": VIA, "HTTPS_PROXY": VIA}
+    demo = machine.tunnel("demo", env=env)
+    demo.out.wait("public port")
+    threads = Path(f"/proc/{demo.pid}/task").glob("*/children")
+    tasks = " ".join(path.read_text() for path in threads).split()
+    assert len(tasks) == 2
+    for child in tasks:
+        for kind in ("environ", "cmdline"):
+            seen = Path(f"/proc/{child}/{kind}").read_text()
+            no_secret(seen)
+            assert "tunnel://" not in seen
+    demo.stop()
 
 
 @pytest.mark.parametrize("number", ["0", "77", "x"])

@@ -103,6 +103,19 @@ def write_private(path: Path, text: str) -> None:
     _write(path, text, os.replace)
 
 
+def rename_private(path: Path, to: Path) -> None:
+    """Give a file the name of another, which is gone then; survives a power cut.
+
+    Raises:
+        StateError: it cannot be done; both are as they were.
+    """
+    try:
+        path.replace(to)
+        sync_folder(to.parent)
+    except OSError as error:
+        raise _unusable(to, "write", error) from error
+
+
 def insist_writable(path: Path) -> None:
     """Raise StateError if ``write_private`` could not write a file; leaves no trace."""
     probe = path.with_name(f".{path.name}.{secrets.token_hex(8)}.probe")

@@ -22,11 +22,12 @@ from tunnel.access.files import (
     make_private_dir,
     open_private,
     read_private,
+    rename_private,
     try_lock,
 )
 from tunnel.errors import Code, StateError, TlsError
 from tunnel.platform.files import read_at
-from tunnel.proto.proofs import to_base64url
+from tunnel.proto.proofs import from_base64url, to_base64url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 VALID_DAYS: Final = 36_500
 """The pin, not a date, decides whether a key is trusted; expiry would only hurt."""
 CLIENT_ID_BYTES: Final = 16
+_NEXT: Final = "identity.next.pem"
 
 
 # The server's key ------------------------------------------------------------------
@@ -48,6 +50,13 @@ class Identity:
     pin: str
     certificate_sha256: bytes
     """Of the leaf certificate: what the proofs of a TLS link are bound to."""
+
+    @property
+    def pin_bytes(self) -> bytes:
+        """Return the pin as the protocol says it."""
+        raw = from_base64url(self.pin, 32)
+        assert raw is not None  # noqa: S101 - pin_of has written it
+        return raw
 
     @property
     def fingerprint(self) -> str:
@@ -68,6 +77,33 @@ def load_or_make_identity(state_dir: Path) -> tuple[Identity, bool]:
     path = state_dir / "identity.pem"
     created = not exists(path) and create_private(path, _make_identity())
     return _load_identity(path), created
+
+
+def next_identity(state_dir: Path, *, begin: bool) -> Identity | None:
+    """Return the identity in STATE/identity.next.pem, which is announced to clients.
+
+    ``begin`` makes it where there is none; raises as ``load_or_make_identity``.
+    """
+    path = state_dir / _NEXT
+    if not exists(path):
+        if not begin:
+            return None
+        create_private(path, _make_identity())
+    return _load_identity(path)
+
+
+def change_identity(state_dir: Path) -> bool:
+    """Put the next identity in the place of the old one, which is gone then.
+
+    Return False where there is no next one: it was changed before, or nothing was
+    announced. Raises StateError as ``load_or_make_identity``; nothing has changed then.
+    """
+    path = state_dir / _NEXT
+    if not exists(path):
+        return False
+    _load_identity(path)
+    rename_private(path, state_dir / "identity.pem")
+    return True
 
 
 def _load_identity(path: Path) -> Identity:

@@ -179,7 +179,8 @@ async def connect(
 
     Lost links are made again meanwhile. On leaving, also by an exception, the server is
     told and its ports are given back; cancelled, it goes without a word, and the server
-    waits for it as for any lost link.
+    waits for it as for any lost link. A key that the server announces as its next is
+    known for this run only.
 
     Args:
         join: the line that ``tunnel serve`` prints.

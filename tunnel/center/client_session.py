@@ -15,11 +15,19 @@ from tunnel.center.denials import Reach, denied
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
+from tunnel.center.who import WHO, Who
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
 from tunnel.link.user_session import UserSession
 from tunnel.log import log_event
-from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget, UdpTarget
+from tunnel.proto.frames import (
+    CAN_CHANGE_PIN,
+    CAN_UDP,
+    BindTarget,
+    MappingType,
+    TcpTarget,
+    UdpTarget,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -78,6 +86,8 @@ class ClientSession:
     ) -> None:
         self.user = user
         self.client_id = claim.client_id
+        self.peer = transport.peer
+        """The address of its last link."""
         self.session_id = result.session_id
         self.secret = result.resume_secret
         self.link_no = claim.link_no
@@ -106,6 +116,7 @@ class ClientSession:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Host the session and its mappings until it has ended."""
+        WHO.set(self.who)
         try:
             await self._run(task_status)
         finally:
@@ -122,8 +133,20 @@ class ClientSession:
             quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
             log_event(logger, logging.INFO if quiet else logging.WARNING,
                 "session.ended" if quiet else "session.lost",
-                user=self.user.name, client=short_id(self.client_id),
+                **self.who,
                 code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+
+    @property
+    def who(self) -> Who:
+        """Who it is, as each line of the log about it says."""
+        name, client = self.user.name, short_id(self.client_id)
+        return Who(peer=self.peer, user=name, client=client)
+
+    def was_told_next_pin(self, claim: AuthClaim) -> None:
+        """Log that the client was told the server's next pin, and whether it heard."""
+        heard = bool(claim.peer_terms.capabilities & CAN_CHANGE_PIN)
+        log_event(logger, logging.INFO if heard else logging.WARNING, "pin.told",
+            **self.who, heard=heard, agent=claim.peer_terms.agent)  # fmt: skip
 
     @property
     def account(self) -> Account:

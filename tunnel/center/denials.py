@@ -8,7 +8,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tunnel.access.guesses import Failures
-from tunnel.access.identity import short_id
 from tunnel.addresses import EVERYWHERE, WILDCARDS
 from tunnel.errors import Code
 from tunnel.log import log_event
@@ -17,6 +16,7 @@ from tunnel.platform.addresses import OWN_ADDRESSES
 if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
+    from tunnel.center.who import Who
     from tunnel.net.dial import Allow
 
 MAX_LINES: Final = 100
@@ -25,6 +25,9 @@ LINE_EVERY_S: Final = 1.0
 """One more line is written after this time; the next one says how many were not."""
 MAX_REMEMBERED: Final = 4_096
 """Users whose lines are counted, in under 1 MiB."""
+
+NO_RIGHT: Final = " has no right "
+"""What stands in the reason of each refusal that is logged here."""
 
 logger = logging.getLogger("tunnel.rights")
 
@@ -36,7 +39,10 @@ class Asker(Protocol):
     """A client, as far as its rights and the log need it."""
 
     user: User
-    client_id: bytes
+
+    @property
+    def who(self) -> Who:
+        """Who it is, for the log."""
 
 
 class Reach:
@@ -109,7 +115,7 @@ def denied(asker: Asker, what: str, right: str, code: Code = Code.NOT_ALLOWED) -
         _UNSAID[name] += 1
     else:
         _LINES.failed(name, now)
-        log_event(logger, logging.INFO, "right.missing", user=name,
-            client=short_id(asker.client_id), what=what, right=right,
-            code=code.name, unsaid=_UNSAID.pop(name, None))  # fmt: skip
-    return f"{name} has no right {right}"
+        log_event(logger, logging.INFO, "right.missing", **asker.who,
+            what=what, right=right, code=code.name,
+            unsaid=_UNSAID.pop(name, None))  # fmt: skip
+    return f"{name}{NO_RIGHT}{right}"

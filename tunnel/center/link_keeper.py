@@ -10,13 +10,12 @@ import logging
 import math
 import secrets
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.identity import short_id
-from tunnel.access.tls import client_tls_context
+from tunnel.access.pins import Pins
 from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
@@ -30,7 +29,7 @@ from tunnel.center.events import (
 from tunnel.center.own_token import OwnToken
 from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
-from tunnel.center.whereabouts import reach, secure
+from tunnel.center.whereabouts import ClientTls, reach, secure
 from tunnel.errors import (
     Code,
     LinkError,
@@ -50,14 +49,14 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import CAN_MAP, CAN_OWN, CAN_RULE, CAN_UDP, Terms
+from tunnel.proto.frames import CLIENT_CAN, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
+    from pathlib import Path as FilePath
 
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
@@ -98,6 +97,8 @@ class LinkKeeper:
         via: a proxy on the way to the server.
         new_id: makes another client id when a client that answers has this one.
         keeper: saves the join line, where that of ``join`` works for one machine.
+        pins: by which the server is known; without them, those of this run only.
+        certificate: a client certificate and its key, read anew for each link.
     """
 
     def __init__(
@@ -111,14 +112,14 @@ class LinkKeeper:
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
         keeper: JoinKeeper | None = None,
+        pins: Pins | None = None,
+        certificate: tuple[FilePath, FilePath] | None = None,
     ) -> None:
         self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
-        self._terms = Terms(
-            capabilities=CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN,
-            client_id=client_id or _random_id(),
-        )
+        own_id = client_id or _random_id()
+        self._terms = Terms(capabilities=CLIENT_CAN, client_id=own_id)
         self._join = join
         self._tell = tell
         self._give_up_s = math.inf if give_up_s is None else give_up_s
@@ -126,6 +127,8 @@ class LinkKeeper:
         self._via = via
         self._new_id = new_id
         self._own = OwnToken(join, keeper)
+        self._pins = pins or Pins(join.pin)
+        self._tls = ClientTls(join, certificate)
         self._pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
@@ -298,7 +301,8 @@ class LinkKeeper:
             old = None
         waiting = self.connections > 0
         with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
-            transport = await reach(self._join, self._via, self._tls, self._path.mss)
+            tls = self._tls.context(known=self._was_up)
+            transport = await reach(self._join, self._via, tls, self._path.mss)
         if self._step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
             why = "no answer in time, and connections wait"
@@ -307,9 +311,10 @@ class LinkKeeper:
         try:
             with trio.fail_after(HANDSHAKE_S):
                 with trio.fail_after(step_s):
-                    binding = await secure(transport, self._join.pin)
+                    binding, pin = await secure(transport, self._pins)
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
+            self._pins.proved(pin, result.next_pin)
             if result.own_taken:
                 await transport.aclose()
                 return None
@@ -326,11 +331,6 @@ class LinkKeeper:
             await transport.aclose()
             raise
         return Link(session, transport, result.leftover)
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext | None:
-        """One for all links: the authorities of a system take 10 ms to load."""
-        return None if self._join.plain else client_tls_context(self._join.pin)
 
     def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
         self._link_no += 1

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from tunnel.addresses import Address
-from tunnel.center.denials import denied
+from tunnel.center.denials import NO_RIGHT, denied
 from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
     HOSTS,
@@ -172,6 +172,12 @@ class MappingTable:
                     break
         except TunnelError as error:
             answer = MappingAnswer(error.code, reason=error.what)
+        # What a right is missing for is logged where it is looked for.
+        if answer.code is not Code.NORMAL and NO_RIGHT not in answer.reason:
+            log_event(logger, logging.INFO, "mapping.refused", **client.who,
+                type=_kind(entry.type), host=entry.host or None,
+                port=entry.port or None, code=answer.code.name,
+                reason=answer.reason)  # fmt: skip
         return answer
 
     def _candidates(
@@ -395,11 +401,15 @@ class MappingTable:
 
 async def _serve(mapping: OpenMapping) -> None:
     public = str(mapping.endpoint.public)
-    log_event(logger, logging.INFO, "mapping.open", public=public,
-        user=mapping.owner.user.name)  # fmt: skip
+    who, kind = mapping.owner.who, mapping.names[0].type.name
+    log_event(logger, logging.INFO, "mapping.open", **who, type=kind, public=public)
     # The session itself, which lives as long as its client: a call less for a visitor.
     await mapping.endpoint.serve(mapping.entry.name, mapping.owner.session.open_now)
-    log_event(logger, logging.INFO, "mapping.closed", public=public)
+    log_event(logger, logging.INFO, "mapping.closed", **who, type=kind, public=public)
+
+
+def _kind(type: int) -> str:  # noqa: A002 - as in an entry
+    return MappingType(type).name if type in set(MappingType) else str(type)
 
 
 def _names_of(of_type: MappingType, host: str) -> tuple[PublicName, PublicName]:

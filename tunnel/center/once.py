@@ -49,15 +49,15 @@ async def may_begin(
         once = Once(claim.client_id, claim.own)
         if await changes.keep(user, replace(user, once=once)):
             handshake.accept(secrets.token_bytes(16), 0, resumed=False, own=True)
-            log_event(logger, logging.INFO, "user.own_token", user=user.name,
-                client=short_id(claim.client_id), peer=transport.peer)  # fmt: skip
+            log_event(logger, logging.INFO, "user.own_token", peer=transport.peer,
+                user=user.name, client=short_id(claim.client_id))  # fmt: skip
             return False
         refusal = Code.INTERNAL, "the token cannot be kept"
     code, reason = refusal or (Code.ONCE, "come with a token of your own")
     handshake.refuse(code, reason)
     if code is not Code.ONCE:
-        log_event(logger, logging.WARNING, "once.refused", user=user.name,
-            client=short_id(claim.client_id), peer=transport.peer, code=code.name,
+        log_event(logger, logging.WARNING, "once.refused", peer=transport.peer,
+            user=user.name, client=short_id(claim.client_id), code=code.name,
             reason=reason)  # fmt: skip
     return False
 

@@ -29,8 +29,10 @@ from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.once import may_begin
+from tunnel.center.second_lock import check_certificate
 from tunnel.center.sessions import Sessions
 from tunnel.center.user_changes import UserChanges
+from tunnel.center.who import WHO
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
@@ -40,21 +42,16 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import (
-    CAN_MAP,
-    CAN_OWN,
-    CAN_RULE,
-    CAN_UDP,
-    MappingType,
-    Terms,
-)
+from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tunnel.access.identity import Identity
     from tunnel.access.months import Months
@@ -100,6 +97,10 @@ class ServerOptions:
     """What a user may have whose own limits say nothing else."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
+    client_ca: Path | None = None
+    """The authorities whose certificates clients need, each for its user's name."""
+    next_identity: Identity | None = None
+    """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
 
@@ -119,7 +120,7 @@ class CenterServer:
     ) -> None:
         self.options = options = options or ServerOptions()
         self._users = users = Users(users)
-        self.terms = Terms(capabilities=CAN_MAP | CAN_OWN | CAN_UDP | CAN_RULE)
+        self.terms = Terms(capabilities=SERVER_CAN)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
@@ -133,8 +134,12 @@ class CenterServer:
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
-        self._tls = None if identity is None else server_tls_context(identity)
-        if self._tls is None and not options.plain:
+        coming = options.next_identity
+        self._next_pin = b"" if coming is None else coming.pin_bytes
+        self._tls: ssl.SSLContext | None = None
+        if identity is not None:
+            self._tls = server_tls_context(identity, options.client_ca)
+        elif not options.plain or options.client_ca is not None:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
@@ -251,7 +256,10 @@ class CenterServer:
                         )
                         await transport.handshake()
                     handshake = self._handshake()
-                    return transport, handshake, await hear(transport, handshake)
+                    claim = await hear(transport, handshake)
+                    if self.options.client_ca is not None:
+                        check_certificate(transport, handshake, claim.name)
+                    return transport, handshake, claim
             except (TunnelError, trio.TooSlowError) as error:
                 await self._refuse(transport, handshake, peer, error)
             finally:
@@ -270,6 +278,7 @@ class CenterServer:
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
+            next_pin=self._next_pin,
             lookup_own=self._own_verifier,
         )
 
@@ -292,8 +301,10 @@ class CenterServer:
         """Answer and log one line; a wrong proof waits, an honest fault does not."""
         if isinstance(error, trio.TooSlowError):
             error = LocalLinkError(Code.SILENT, "it took too long")
+        claimed = handshake.claimed_name if handshake is not None else None
         log_event(logger, logging.INFO, "link.refused", peer=str(peer),
-            code=error.code.name, reason=str(error))  # fmt: skip
+            code=error.code.name, claimed=claimed or None,
+            reason=str(error))  # fmt: skip
         if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
             away_s = self._gate.failed(
                 peer.host, handshake.claimed_name, trio.current_time()
@@ -301,13 +312,12 @@ class CenterServer:
             if away_s:
                 handshake.refuse(*refusal(Calm.FAILED_LOGINS), ceil(away_s))
             await trio.sleep(FAILURE_DELAY_S)
-        if transport is not None and handshake is not None:
+        if transport is not None and (handshake or error.code is Code.AUTH):
             with trio.move_on_after(FAILURE_DELAY_S):
-                await answer(transport, handshake)
+                if handshake is not None:  # else TLS has said its own word
+                    await answer(transport, handshake)
                 await transport.send_eof()
-                # Closed with bytes unread, the kernel would destroy the answer.
-                while await transport.receive_some():
-                    pass
+                await transport.discard()
 
     # One link, of a client that has proved itself -------------------------------------
 
@@ -320,7 +330,7 @@ class CenterServer:
             changes = self.user_changes
             if not await may_begin(changes, user, claim, handshake, transport):
                 return await answer(transport, handshake)
-        client = self._claimed_session(claim, encrypted=transport.encrypted)
+        client = self._claimed_session(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
         elif claim.link_no > client.link_no:
@@ -331,10 +341,12 @@ class CenterServer:
         link = client.link if client is not None else None  # now: it may change
         await answer(transport, handshake)
         if client is not None and link is not None:
+            if self._next_pin:
+                client.was_told_next_pin(claim)
             await self._carry(client, link)
 
     def _claimed_session(
-        self, claim: AuthClaim, *, encrypted: bool
+        self, claim: AuthClaim, transport: Transport
     ) -> ClientSession | None:
         """Return the session that the client wants to go on with, if it is its own."""
         client = self._sessions.find(claim.session_id)
@@ -342,12 +354,13 @@ class CenterServer:
             client is None
             or client.gone
             or client.user.name != claim.name
-            or client.encrypted != encrypted
+            or client.encrypted != transport.encrypted
             or not claim.proves(client.secret)
         ):
             # Unknown, expired or foreign: nobody learns which.
             if claim.session_id:
-                log_event(logger, logging.WARNING, "session.unknown", user=claim.name,
+                log_event(logger, logging.WARNING, "session.unknown",
+                    peer=transport.peer, user=claim.name,
                     client=short_id(claim.client_id))  # fmt: skip
             return None
         if claim.link_no > client.link_no and (
@@ -369,13 +382,13 @@ class CenterServer:
         client.lose_link(Code.SUPERSEDED, "a newer link took over")
         now = trio.current_time()
         after_s = now - (now if session.lost_at is None else session.lost_at)
-        client.link_no = claim.link_no
+        client.link_no, client.peer = claim.link_no, transport.peer
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
         self._sessions.has_link(client)
         client.link = Link(session, transport, _result(handshake).leftover)
-        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
-            user=client.user.name, after_s=round(after_s, 3),
+        log_event(logger, logging.INFO, "link.resumed", **client.who,
+            after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
 
     async def _new_client(
@@ -409,7 +422,7 @@ class CenterServer:
         # Before the first wait: two links of one client must see each other.
         self._sessions.add(client)
         await self._nursery.start(client.run)
-        log_event(logger, logging.INFO, "link.up", peer=transport.peer, user=user.name,
+        log_event(logger, logging.INFO, "link.up", **client.who,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
 
@@ -449,6 +462,7 @@ class CenterServer:
 
     async def _carry(self, client: ClientSession, link: Link) -> None:
         """Carry the client's session over ``link`` to the link's end."""
+        WHO.set(client.who)
         try:
             reason = await link.run()
         except BaseException:
@@ -463,8 +477,8 @@ class CenterServer:
             self._sessions.waits(client)
         for call in tuple(client.when_lost):
             call()
-        log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
-            user=client.user.name, code=reason.code.name, reason=str(reason),
+        log_event(logger, logging.INFO, "link.down", **client.who,
+            code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip
 
     def _forget(self, client: ClientSession) -> None:

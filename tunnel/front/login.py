@@ -50,6 +50,7 @@ class Login:
         self._is_proved = right
         if not right:
             GUESSES.failed(self._host, time.monotonic())
-            log_event(LOG, logging.WARNING, "login.failed", peer=str(self._peer),
+            log_event(LOG, logging.WARNING, "login.failed",
+                peer=str(self._peer) if self._peer is not None else None,
                 to=self._what)  # fmt: skip
         return right

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
-from tunnel.access.tls import ALPN
+from tunnel.access.tls import ALPN, users_of
 from tunnel.addresses import Address
 from tunnel.errors import Code, LinkError, LocalLinkError, LocalStreamError, TlsError
 from tunnel.net.dial import connect
@@ -119,6 +119,19 @@ class Transport(ABC):
             with suppress(trio.BrokenResourceError):
                 await self._stream.send_eof()
 
+    async def discard(self) -> None:
+        """Drop all that comes up to the end.
+
+        Closed with bytes unread, the kernel would destroy what was sent last.
+        """
+        with suppress(trio.BrokenResourceError):
+            while await self._bytes.receive_into(self._came):
+                pass
+
+    def ended(self) -> LinkError:
+        """Return the error for a link start that the peer ended."""
+        return LocalLinkError(Code.LINK_LOST, "the peer ended the link start")
+
     async def aclose(self) -> None:
         """Close the stream below at once. Call it always."""
         # An error may hold us in its traceback: the buffers must not wait for that.
@@ -167,6 +180,8 @@ class TlsTransport(Transport):
         super().__init__(stream, peer)
         self._ended = False
         """The peer ended TLS, or TLS broke: what comes behind that is dropped."""
+        self._alert = ""
+        """What TLS said when it broke."""
         self._unopened = True
         """There may be records that came, or the end, and were not given out."""
         self._incoming = ssl.MemoryBIO()
@@ -211,6 +226,8 @@ class TlsTransport(Transport):
             except ssl.SSLError as error:
                 with suppress(LocalLinkError):
                     await self.flush()
+                if self._ssl.server_side and (why := _why_not_in(error)):
+                    raise TlsError(Code.AUTH, f"TLS: {why}") from error
                 raise _tls_error(error) from error
             else:
                 break
@@ -221,6 +238,23 @@ class TlsTransport(Transport):
     def peer_certificate(self) -> bytes:
         """Return the peer's certificate, DER; the client's side only."""
         return self._ssl.getpeercert(binary_form=True) or b""
+
+    def peer_users(self) -> frozenset[str]:
+        """Return whom the client's certificate is for; the server's side only."""
+        return users_of(self._ssl.getpeercert() or {})
+
+    def ended(self) -> LinkError:
+        """Return the error for a link start that the peer ended."""
+        # In TLS 1.3 a server looks at the certificate after our side is done.
+        if not ("CERTIFICATE" in self._alert or "UNKNOWN_CA" in self._alert):
+            return super().ended()
+        if "REQUIRED" in self._alert:
+            what = "the server wants a client certificate"
+        else:
+            what = "the server does not take this client's certificate"
+        said = self._alert.partition("ALERT_")[2].lower().replace("_", " ")
+        fix = "--client-cert CERT KEY, of an authority in its --client-ca"
+        return TlsError(Code.AUTH, what, f"TLS says: {said}", fix)
 
     async def receive_some(self) -> Buffer:
         """Return what was inside the records that came."""
@@ -241,8 +275,8 @@ class TlsTransport(Transport):
                     size += int(got)
             except ssl.SSLWantReadError:
                 pass
-            except ssl.SSLError:
-                self._ended = True
+            except ssl.SSLError as error:
+                self._ended, self._alert = True, error.reason or ""
         self._unopened = size == most or self._ended
         return self._plain[:size]
 
@@ -346,7 +380,7 @@ async def _step(
         await send(transport, [data])
     came = await transport.receive_some()
     if not came:
-        raise LocalLinkError(Code.LINK_LOST, "the peer ended the link start")
+        raise transport.ended()
     handshake.receive(bytes(came))
 
 
@@ -430,6 +464,15 @@ def _tls_error(error: ssl.SSLError) -> TlsError:
             "copy the whole line that `tunnel serve` printed",
         )
     return TlsError(Code.LINK_LOST, f"TLS: {_tls_reason(error)}")
+
+
+def _why_not_in(error: ssl.SSLError) -> str:
+    """Say what is wrong with a client's certificate; empty if it is something else."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate is refused: {error.verify_message}"
+    if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client shows no certificate"
+    return ""
 
 
 def _tls_reason(error: ssl.SSLError) -> str:

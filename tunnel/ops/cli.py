@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -75,7 +76,8 @@ def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
         return show_join(state, run.show())
     options, host, drain_s = flags.options(), flags.host(), run.drain_s()
     limits, show = (run.timeouts(), run.limits()), run.show()
-    command = partial(run_serve, state, options, host, drain_s, show)
+    rotation = flags.rotation()
+    command = partial(run_serve, state, options, host, drain_s, show, rotation)
     return _run(command, show, limits)
 
 
@@ -233,6 +235,7 @@ def pipe(
     leave_at: LeaveAt = None,
     to: str | None = None,
     via: str | None = None,
+    client_cert: tuple[Path, Path] | None = None,
     log: LogForm | None = None,
 ) -> int:
     """Join stdin and stdout to a target, for `ssh -o ProxyCommand=...`.
@@ -243,13 +246,15 @@ def pipe(
         to: The line that `tunnel serve` prints, or the name of a saved one.
         via: http:// or socks5:// URL of a proxy through which the server is reached;
             none: not even that of HTTPS_PROXY or ALL_PROXY.
+        client_cert: CERT KEY: the client certificate, where the server wants one.
         log: Form of the log on stderr.
     """
     from tunnel.ops.entry_values import parse_far_target
     from tunnel.ops.pipe import run_pipe
     from tunnel.ops.show import Show
 
-    command = partial(run_pipe, parse_far_target(target), to, via, leave_at)
+    where = parse_far_target(target)
+    command = partial(run_pipe, where, to, via, leave_at, client_cert)
     return _run(command, Show(log=log or "terminal"))
 
 
@@ -275,7 +280,8 @@ def join(
         if not line:
             raise UsageError("stdin holds no join line", "its first line is empty")
     show = Show()
-    path = saved.save(parse_join(line), save_as or saved.DEFAULT)
+    path = saved.save(parsed := parse_join(line), save_as or saved.DEFAULT)
+    saved.forget_pins(parsed)
     show.talk("saved", str(path))
     return Exit.OK
 
@@ -339,10 +345,24 @@ def _refuse(error: TunnelError) -> Exit:
     return error.exit_status
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
+def _say_shown(why: str) -> None:
+    """Warn that every user of this machine can read the secrets of the command line."""
+    from tunnel.ops.show import Show
+
+    what = "other users of this machine see the secrets of this command line"
+    fix = "put them into files: TUNNEL_TO_FILE, TUNNEL_AUTH_FILE, TUNNEL_VIA_FILE"
+    Show().error(UsageError(what, f"they could not be masked: {why}", fix), "warning")
+
+
+def main(shown: str = "") -> NoReturn:
+    """Run the command line and exit with its status.
+
+    ``shown`` says why its secrets could not be kept out of ``ps``, where that is so.
+    """
     keep_secret(sys.argv[1:], os.environ)
     _mask_tracebacks()
+    if shown:
+        _say_shown(shown)
     try:
         status = app(result_action="return_value")
     except CycloptsError as error:

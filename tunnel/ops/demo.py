@@ -43,6 +43,7 @@ from tunnel.ops.demo_page import (
     socks5_connect,
 )
 from tunnel.ops.runtime import ending_signals, first_fault
+from tunnel.redaction import PROXIES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -139,10 +140,10 @@ class _Demo:
                 "--ports", f"{port}-{port}", "--state", str(folder / "state"),
             ) as server:  # fmt: skip
                 (join,) = await server.lines(1)
-                # Not as --to: a command line can be read by every user of the machine.
+                # Neither a command line nor an environment shows the secret.
                 async with _child(
                     folder, "up", "--tcp", str(page), "--socks", f"{LOOPBACK}:0",
-                    TUNNEL_TO=join,
+                    TUNNEL_TO_FILE=str(folder / "state" / "join"),
                 ) as client:  # fmt: skip
                     try:
                         entries = await client.lines(2)
@@ -268,8 +269,15 @@ async def _child(
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Return an environment without settings for tunnel; its folders are here."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith("TUNNEL_")}
+    """Return an environment with folders here, and no settings for tunnel.
+
+    Nor does it hold the passwords of proxies.
+    """
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TUNNEL_") and name.lower() not in PROXIES
+    }
     for kind in ("CONFIG_HOME", "STATE_HOME", "DATA_HOME", "CACHE_HOME", "RUNTIME_DIR"):
         path = folder / kind.lower()
         path.mkdir(mode=0o700, exist_ok=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.entry_values import SaidWord
+    from tunnel.ops.serve import Rotation
     from tunnel.ops.show import Show
 
 LEAST_DEAD_AFTER_S: Final = 5
@@ -55,11 +56,13 @@ class ServerFlags:
         via: http:// or socks5:// URL of a proxy through which the server is reached;
             none: not even that of HTTPS_PROXY or ALL_PROXY.
         save_as: Save the server under this name.
+        client_cert: CERT KEY: the client certificate, where the server wants one.
     """
 
     to: str | None = None
     via: str | None = None
     save_as: str | None = None
+    client_cert: tuple[Path, Path] | None = None
 
 
 @Parameter(name="*")
@@ -264,6 +267,11 @@ class ServeFlags:
         domain: Completes names without a dot: NAME.DOMAIN.
         certificate: CERT KEY: end TLS here for names published with --http.
         print_join: Print the join line that is kept, and end.
+        rotate_identity: Make the next key, and announce its pin to the clients that
+            come from now on, also after a restart without this flag.
+        client_ca: Authorities, PEM: each client needs a certificate of one of them with
+            the name of its user, besides its token.
+        change_identity: Take the announced key instead of the old one.
         max_per_address: Visitors of one address at once; without it a quarter of the
             process's descriptors, at most 4096. This machine has no limit.
         trusted_proxy: Address or network of a proxy in front of this server that is
@@ -284,6 +292,9 @@ class ServeFlags:
     domain: str | None = None
     certificate: tuple[Path, Path] | None = None
     print_join: bool = False
+    rotate_identity: bool = False
+    change_identity: bool = False
+    client_ca: Path | None = None
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
 
@@ -302,6 +313,7 @@ class ServeFlags:
             max_per_address=None
             if self.max_per_address is None
             else _count("--max-per-address", self.max_per_address, least=1),
+            client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
         )
 
@@ -315,6 +327,26 @@ class ServeFlags:
         if self.max_waiting_sessions is not None:
             words.append(f"waiting={self.max_waiting_sessions}")
         return parse_limits(words, "tunnel serve")
+
+    def _client_ca(self) -> Path | None:
+        if self.plain and self.client_ca is not None:
+            why = "clients show certificates in TLS alone"
+            raise UsageError("--client-ca needs TLS", why, "without --plain")
+        return self.client_ca
+
+    def rotation(self) -> Rotation:
+        """Return what is to become of the server's key."""
+        if self.rotate_identity and self.change_identity:
+            raise UsageError(
+                "--rotate-identity announces another key, --change-identity takes it",
+                "clients would hear of the change too late",
+                "announce first, until all clients have come by",
+            )
+        if self.plain and (self.rotate_identity or self.change_identity):
+            raise UsageError("a server without TLS has no key", fix="without --plain")
+        if self.rotate_identity:
+            return "announce"
+        return "change" if self.change_identity else "keep"
 
     def host(self) -> str | None:
         """Return the host that the join line is to name; None if none is given."""

@@ -19,6 +19,8 @@ from tunnel.ops.runtime import ending_signals
 from tunnel.platform.files import stream_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunnel.addresses import End
 
 GIVE_UP_S: Final = 10.0
@@ -26,7 +28,11 @@ GIVE_UP_S: Final = 10.0
 
 
 async def run_pipe(
-    target: End, to: str | None, via: str | None, exit_name: str | None
+    target: End,
+    to: str | None,
+    via: str | None,
+    exit_name: str | None,
+    certificate: tuple[Path, Path] | None = None,
 ) -> Exit:
     """Join stdin and stdout to a target, at the server's side or at an exit.
 
@@ -34,7 +40,13 @@ async def run_pipe(
         TunnelError: no server within 10 s, or the target refused.
     """
     join, _ = saved.find(to)
-    client = CenterClient(join, give_up_s=GIVE_UP_S, via=saved.find_via(via, join))
+    client = CenterClient(
+        join,
+        give_up_s=GIVE_UP_S,
+        via=saved.find_via(via, join),
+        pins=saved.pins(join),
+        certificate=certificate,
+    )
     status = Exit.OK
     refusals: list[StreamError] = []  # raised after the goodbye to the server
     async with trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ from platformdirs import user_config_path, user_state_path
 
 from tunnel.access.files import exists, read_private, write_private
 from tunnel.access.join import JoinLine, kept_join, parse_join
+from tunnel.access.pins import Pins, forget_pin
 from tunnel.addresses import is_host_name
 from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
@@ -46,6 +47,21 @@ def client_folder() -> Path | None:
     with suppress(StateError):
         return state_folder() / "client"
     return None
+
+
+def _pins_folder() -> Path | None:
+    folder = client_folder()
+    return folder and folder / "pins"
+
+
+def pins(join: JoinLine) -> Pins:
+    """Return the pins by which the server of a line is known to this user."""
+    return Pins(join.pin, _pins_folder())
+
+
+def forget_pins(join: JoinLine) -> None:
+    """Have the pin of a line count as it is: its user has given it anew."""
+    forget_pin(join.pin, _pins_folder())
 
 
 def _file(name: str, instead: str = "--to, or XDG_CONFIG_HOME") -> Path:
@@ -102,7 +118,8 @@ def is_saved(name: str) -> bool:
 def outdated(join: JoinLine) -> JoinLine | None:
     """Return the saved ``default`` if it is another line of the server of ``join``.
 
-    The key tells that it is the same server, whatever its address. None also where
+    The key tells that it is the same server, whatever its address, also after the
+    server has changed it. None also where
     ``join`` itself is saved under some name: then it is another way to that server.
     """
     folder = user_config_path("tunnel")
@@ -110,7 +127,7 @@ def outdated(join: JoinLine) -> JoinLine | None:
     kept = lines.get(DEFAULT)
     if kept is None or join.pin is None:
         return None
-    is_same = (kept.pin, kept.name) == (join.pin, join.name)
+    is_same = pins(kept).current == pins(join).current and kept.name == join.name
     return kept if is_same and join not in lines.values() else None
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
 from tunnel.access.files import sole_server
-from tunnel.access.identity import load_or_make_identity
+from tunnel.access.identity import (
+    change_identity,
+    load_or_make_identity,
+    next_identity,
+)
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
 from tunnel.access.months import Months
 from tunnel.access.rules import ALL
@@ -31,11 +36,15 @@ from tunnel.proto.proofs import verifier_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tunnel.access.identity import Identity
     from tunnel.addresses import Address
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
     from tunnel.ops.show import Show
+
+Rotation = Literal["keep", "announce", "change"]
+"""What becomes of the server's key at this start."""
 
 logger = logging.getLogger("tunnel.client")
 
@@ -46,6 +55,7 @@ async def run_serve(
     public_host: str | None,
     drain_s: int,
     show: Show,
+    rotation: Rotation = "keep",
 ) -> Exit:
     """Run a center-server until a signal ends it.
 
@@ -55,6 +65,7 @@ async def run_serve(
         public_host: the host that the join line names; None for one found out here.
         drain_s: how long running connections may go on after a signal.
         show: writes for the user.
+        rotation: what becomes of the server's key.
 
     Raises:
         StateError: another server has the state folder, or it cannot be used.
@@ -62,11 +73,8 @@ async def run_serve(
     with sole_server(state):
         identity = None
         if not options.plain:
-            identity, created = load_or_make_identity(state)
-            show.talk(
-                "identity created" if created else "identity",
-                f"{identity.pem_path}   fingerprint {identity.fingerprint}",
-            )
+            identity, coming = _identities(state, rotation, show)
+            options = replace(options, next_identity=coming)
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
         server = CenterServer({OWNER: owner}, identity, options, Months(state))
@@ -98,6 +106,28 @@ async def run_serve(
             await nursery.start(until_signal)
             _show_server(show, address, join, server.names)
         return ending.status
+
+
+def _identities(
+    state: Path, rotation: Rotation, show: Show
+) -> tuple[Identity, Identity | None]:
+    """Return the server's identity, and the next one if it is to be announced."""
+    label = "identity"
+    if rotation == "change":
+        if change_identity(state):
+            label = "identity changed"
+            log_event(logger, logging.WARNING, "identity.changed",
+                reason="clients that did not hear of it need the new line")  # fmt: skip
+        else:
+            show.talk("identity", "no other is announced: it stays")
+    identity, created = load_or_make_identity(state)
+    label = "identity created" if created else label
+    show.talk(label, f"{identity.pem_path}   fingerprint {identity.fingerprint}")
+    coming = next_identity(state, begin=rotation == "announce")
+    if coming is not None:
+        show.talk("announced", f"fingerprint {coming.fingerprint} is the next")
+        log_event(logger, logging.INFO, "identity.announced", next=coming.pin)
+    return identity, coming
 
 
 def _show_server(

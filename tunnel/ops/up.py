@@ -99,6 +99,8 @@ class _Up:
             new_id=self.own_id.renew,
             tell=self._tell,
             via=self.via,
+            pins=saved.pins(self.join),
+            certificate=self.server.client_cert,
             keeper=self,
         )
         self._published: dict[str, Published] = {}
@@ -286,7 +288,7 @@ class _Up:
         if (old := saved.outdated(self.join)) is None:
             return
         same_token = old.token == self.join.token
-        if same_token and await is_there(old, self.via):
+        if same_token and await is_there(old, self.via, saved.pins(old)):
             return
         with _logged_if_not_saved():
             path = saved.save(self.join, saved.DEFAULT)

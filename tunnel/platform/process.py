@@ -62,16 +62,43 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def memory_file() -> int:
-    """Return the descriptor of a new file in memory, which an exec passes on.
+def inherited(content: bytes) -> int:
+    """Return a descriptor that gives ``content`` and then ends; an exec passes it on.
+
+    It is a file in memory, or else a pipe, which holds 16 KiB at least.
 
     Raises:
-        OSError: ENOSYS where there is no such thing.
+        OSError: no program can be executed in the place of this one, or a pipe is too
+            small.
     """
-    if sys.platform == "linux":
-        return os.memfd_create("arguments", 0)
-    else:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, "this system starts another program beside it")
+    try:
+        number = os.memfd_create("arguments", 0)
+    except (AttributeError, OSError):  # not on this system, or forbidden
+        return _filled_pipe(content)
+    _write_all(number, content)
+    os.lseek(number, 0, os.SEEK_SET)
+    return number
+
+
+def _filled_pipe(content: bytes) -> int:
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        _write_all(writer, content)
+        os.set_inheritable(reader, True)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return reader
+
+
+def _write_all(number: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(number, content) :]
 
 
 # Pipes and terminals -----------------------------------------------------------------

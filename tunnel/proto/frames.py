@@ -61,6 +61,12 @@ CAN_RULE: Final = 0x4
 """Capability: the rules of an entry, which a server enforces."""
 CAN_OWN: Final = 0x8
 """Capability: a token of a machine's own in the place of one that works once."""
+CAN_CHANGE_PIN: Final = 0x10
+"""Capability: a client keeps the pin that its server announces as the next."""
+
+SERVER_CAN: Final = CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN
+CLIENT_CAN: Final = SERVER_CAN | CAN_CHANGE_PIN
+"""What this program's two roles say that they can."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0

@@ -49,6 +49,8 @@ from tunnel.proto.terms import (
     SessionTerms,
     broken,
     hello_tlvs,
+    next_pin_tlvs,
+    read_next_pin,
     read_terms,
 )
 
@@ -99,6 +101,8 @@ class HandshakeResult:
     """Unconfirmed session bytes that are kept; the smaller of both."""
     own_taken: bool = False
     """The server knows the client's own token; there is no session on this link."""
+    next_pin: bytes = b""
+    """The pin that the server announces as its next, 32 bytes; empty if none."""
 
 
 class _Side:
@@ -187,6 +191,7 @@ class _Side:
             resume_s=agreed.resume_s,
             replay_limit=agreed.replay_limit,
             own_taken=_OWN in answer.tlvs,
+            next_pin=read_next_pin(answer.tlvs),
         )
 
     def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
@@ -348,8 +353,9 @@ class ServerHandshake(_Side):
 
     ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
     is that of a random token, so that unknown names cost the work of known ones.
-    ``lookup_own`` returns that of a user's second token, if there is one. The other
-    arguments are those of ``ClientHandshake``.
+    ``lookup_own`` returns that of a user's second token, if there is one. ``next_pin``
+    is announced to clients that prove themselves, 32 bytes or none. The other arguments
+    are those of ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.
@@ -368,9 +374,11 @@ class ServerHandshake(_Side):
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
         lookup_own: Callable[[str], Verifier | None] = lambda _name: None,
+        next_pin: bytes = b"",
     ) -> None:
         super().__init__(binding, resume_s, replay_limit)
         self._lookup_own = lookup_own
+        self._next_pin = next_pin
         self._terms = terms
         self._nonce = nonce
         self._lookup = lookup
@@ -477,7 +485,8 @@ class ServerHandshake(_Side):
                 Code.INTERNAL,
                 f"{claim.name!r} did not prove this session to be its own",
             )
-        tlvs = self._own.tlvs() | ({_OWN: b""} if own else {})
+        tlvs = self._own.tlvs() | next_pin_tlvs(self._next_pin)
+        tlvs |= {_OWN: b""} if own else {}
         answer = ProtAuthAnswer(session_id, count, resumed, tlvs)
         before = auth_answer_before_proof(answer)
         answer.proof = server_proof(

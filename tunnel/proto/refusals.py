@@ -19,7 +19,8 @@ TOO_OLD: Final = (
     "this join line is for one machine, which gets a token of its own; this program is "
     "too old for that"
 )
-_SHOWN: Final = (USED_UP, NEEDS_TLS, NO_ID)
+NO_CERTIFICATE: Final = "the client certificate is for another user"
+_SHOWN: Final = (USED_UP, NEEDS_TLS, NO_ID, NO_CERTIFICATE)
 """Reasons of an AUTH that are shown: others are words of anybody on the way."""
 
 
@@ -38,6 +39,8 @@ def refused_login(name: str, away: ProtGoAway) -> RemoteLinkError:
                     "between opens the TLS; it shows its join line when it starts"
                 )
             fix = "tunnel join JOIN-LINE"
+            if cause == NO_CERTIFICATE:
+                fix = f"--client-cert CERT KEY, with {name!r} as CN or DNS name"
         case Code.ONCE:
             what = f"the join line of {name!r} works for one machine"
             cause = "that gets a token of its own, which this program does not keep"

@@ -23,6 +23,9 @@ _MAX_U32: Final = (1 << 32) - 1
 _MAX_U16: Final = (1 << 16) - 1
 _HELLO_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10))
 _AUTH_FIELDS: Final = frozenset((1, 2, 3))
+_NEXT_PIN: Final = 128
+"""A field of the server's AUTH that older clients ignore."""
+PIN_BYTES: Final = 32
 
 
 def broken(what: str) -> RemoteLinkError:
@@ -106,6 +109,19 @@ def read_terms(tlvs: Mapping[int, bytes]) -> Terms:
         client_id=client_id,
         opens_per_s=_number(tlvs, 10, usual.opens_per_s, least=1),
     )
+
+
+def next_pin_tlvs(pin: bytes) -> dict[int, bytes]:
+    """Write what announces the server's next pin; nothing for an empty one."""
+    return {_NEXT_PIN: pin} if pin else {}
+
+
+def read_next_pin(tlvs: Mapping[int, bytes]) -> bytes:
+    """Read the pin that a server announces; empty if it announces none."""
+    pin = tlvs.get(_NEXT_PIN, b"")
+    if len(pin) not in (0, PIN_BYTES):
+        raise broken(f"a pin of {len(pin)} bytes")
+    return pin
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import trio
 
 from tunnel.addresses import Address, encode_address, parse_ip
 from tunnel.center.denials import Reach, denial
+from tunnel.center.who import WHO
 from tunnel.errors import AddressError, Code, StreamError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards, own_address_to
@@ -114,8 +115,8 @@ async def _expected_one(
 
 
 def _refuse(stream: VirtualStream, expected: Address, code: Code, why: str) -> None:
-    log_event(logger, logging.INFO, "exit.refused", target=f"bind {expected}",
-        code=code.name, reason=why)  # fmt: skip
+    log_event(logger, logging.INFO, "exit.refused", **WHO.get(),
+        target=f"bind {expected}", code=code.name, reason=why)  # fmt: skip
     stream.reset(code, why)
 
 

@@ -18,6 +18,7 @@ import trio
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.denials import denial
 from tunnel.center.exit.udp import serve_association
+from tunnel.center.who import WHO
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
@@ -62,6 +63,7 @@ def serve_exit(
     match target:
         case UnixPath() if not unix:
             why = f"{target} may not be reached from here"
+            _say_refused(target, Code.NOT_ALLOWED, why)
             return refuse(stream, Code.NOT_ALLOWED, why)
         case TcpTarget(end) | (UnixPath() as end):
             dial = _TargetDial(stream, end, allow, TARGETS, 0)
@@ -73,8 +75,18 @@ def serve_exit(
 
 
 async def refuse(stream: VirtualStream, code: Code, reason: str = "") -> None:
-    """Serve an offer by telling the peer why not."""
+    """Serve an offer by telling the peer why not.
+
+    Where a right is missing, whoever asked for the right has logged it.
+    """
+    if code is not Code.NOT_ALLOWED:
+        _say_refused(stream.create.target if stream.create else None, code, reason)
     stream.reset(code, reason)
+
+
+def _say_refused(target: Target | End | None, code: Code, reason: str) -> None:
+    log_event(logger, logging.INFO, "exit.refused", **WHO.get(),
+        target=str(target or "nothing"), code=code.name, reason=reason)  # fmt: skip
 
 
 def exit_to(
@@ -284,8 +296,7 @@ class _TargetDial(Opener):
         if reason := denial(self._allow, error.code, str(self.target)):
             return reason
         if not self.opener_gone:
-            log_event(logger, logging.INFO, "exit.refused", target=str(self.target),
-                code=error.code.name, reason=error.what)  # fmt: skip
+            _say_refused(self.target, error.code, error.what)
         return error.what
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from tunnel.addresses import (
     unmapped,
 )
 from tunnel.center.denials import Reach
+from tunnel.center.who import WHO
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS, Flows
@@ -77,8 +78,8 @@ async def serve_association(
         await udp_exit.run()
     except StreamError as error:
         code, reason = error.code, error.what
-        log_event(logger, logging.INFO, "exit.refused", target=str(target or "udp"),
-            code=code.name, reason=reason)  # fmt: skip
+        log_event(logger, logging.INFO, "exit.refused", **WHO.get(),
+            target=str(target or "udp"), code=code.name, reason=reason)  # fmt: skip
     finally:
         FLOWS.drop(udp_exit)
         udp_exit.close()
