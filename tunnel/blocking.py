@@ -58,7 +58,8 @@ def share(
     Raises:
         UsageError: a value cannot be used.
     """
-    entry = share_entry(str(target), name, auth, pairs_of(words), listing=listing)
+    said = pairs_of({**words, "list": listing})
+    entry = share_entry(str(target), name, auth, said)
     return Shared(entry, saved.find(to)[0], timeout_s)
 
 

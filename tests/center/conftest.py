@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from support import center
+from support.ports import in_a_row
 
 from tunnel.center import endpoints
 from tunnel.net import listen
@@ -34,12 +33,4 @@ def free_ports() -> range:
 @pytest.fixture
 def ports() -> range:
     """Three ports in a row that were free a moment ago."""
-    for start in range(20_000, 60_000, 7):
-        try:
-            for port in range(start, start + 3):
-                with socket.socket() as one:
-                    one.bind((center.LOOPBACK, port))
-        except OSError:
-            continue
-        return range(start, start + 3)
-    raise AssertionError("no free ports")
+    return in_a_row(3)

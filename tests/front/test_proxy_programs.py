@@ -16,6 +16,7 @@ from tunnel.addresses import Address
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
 from tunnel.net.listen import open_listener
+from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.proto.frames import Target, TcpTarget
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class Direct:
         self, local: LocalEnd, idle_s: float, *, ready: bool = False
     ) -> Take | None:
         return None
+
+    async def wait_room(self) -> int:
+        return CHUNK_BYTES
 
     async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()

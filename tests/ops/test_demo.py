@@ -13,11 +13,12 @@ import trio.testing
 
 from tunnel.addresses import Address
 from tunnel.errors import Exit
+from tunnel.front.http.heads import HeadError
 from tunnel.net.listen import open_listener
 from tunnel.ops import demo
 from tunnel.ops.demo_page import (
     CheckFailedError,
-    Visit,
+    PageClient,
     demo_bytes,
     demo_sha256,
     serve_page,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = "127.0.0.1:8000"
+PEER = Address("127.0.0.1", 40_000)
 
 
 @asynccontextmanager
@@ -37,7 +39,7 @@ async def visiting() -> AsyncIterator[trio.abc.HalfCloseableStream]:
     ours, theirs = trio.testing.memory_stream_pair()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery, ours:
-            nursery.start_soon(lambda: serve_visitor(theirs, page=PAGE))
+            nursery.start_soon(lambda: serve_visitor(theirs, PEER, page=PAGE))
             yield ours
             nursery.cancel_scope.cancel()
 
@@ -60,21 +62,24 @@ def test_the_bytes_of_the_page_are_the_same_every_time() -> None:
 
 async def test_one_connection_carries_downloads_uploads_and_heads() -> None:
     async with visiting() as stream:
-        visit = Visit(stream, PAGE)
+        page = PageClient(stream, PAGE)
         for _ in range(2):
             digest, answer, nothing = sha256(), bytearray(), bytearray()
-            await visit.ask("GET", "/bytes/100000", digest.update)
-            await visit.ask("POST", "/hash", answer.extend, [b"ab", b"c"])
-            await visit.ask("HEAD", "/", nothing.extend)
+            await page.ask("GET", "/bytes/100000", digest.update)
+            await page.ask("POST", "/hash", answer.extend, [b"ab", b"c"])
+            await page.ask("HEAD", "/", nothing.extend)
             assert digest.hexdigest() == demo_sha256(100_000)
             assert answer.decode() == f"{sha256(b'abc').hexdigest()} 3\n"
             assert not nothing
 
 
 async def test_the_page_names_what_was_asked_for_without_trusting_it() -> None:
-    answer = await raw(b"GET / HTTP/1.1\r\nHost: <b>x</b>\r\n\r\n")
-    assert b"<code>&lt;b&gt;x&lt;/b&gt;</code>" in answer
+    answer = await raw(b"GET / HTTP/1.1\r\nHost: shop:81\r\n\r\n")
+    assert b"<code>shop:81</code>" in answer
     assert PAGE.encode() in answer
+    answer = await raw(b"GET / HTTP/1.1\r\nHost: <b>x</b>\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"<b>" not in answer
 
 
 @pytest.mark.parametrize(
@@ -112,11 +117,47 @@ async def test_who_waits_for_100_continue_gets_it() -> None:
         assert (await stream.receive_some(12)) == b"HTTP/1.1 100"
 
 
+@pytest.mark.parametrize(
+    ("framing", "body", "answer"),
+    [
+        ("Transfer-Encoding: chunked", b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"200 OK"),
+        ("Transfer-Encoding: chunked", b"1\r\na\r\n" * 2000 + b"0\r\n\r\n", b"200 OK"),
+        ("Transfer-Encoding: chunked", b"no size", b"400 "),
+        ("Content-Length: 1073741825", b"", b"400 "),
+        ("Content-Length: 3", b"ab", b"400 "),
+    ],
+)
+async def test_a_body_is_hashed_whole_or_refused(
+    framing: str, body: bytes, answer: bytes
+) -> None:
+    head = f"POST /hash HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
+    assert (await raw(head + body)).startswith(b"HTTP/1.1 " + answer)
+
+
+async def test_a_body_that_stops_is_answered_with_408(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    head = b"POST /hash HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nab"
+    await ours.send_all(head)
+    await serve_visitor(theirs, PEER, page=PAGE)
+    assert (await ours.receive_some()).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense\n\n", b"HTTP/1.1 200 OK\r\n"])
+async def test_the_check_says_that_the_answer_is_no_http(answer: bytes) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(answer)
+    await theirs.send_eof()
+    with pytest.raises(HeadError, match="not HTTP"):
+        await PageClient(ours, PAGE).ask("GET", "/", bytearray().extend)
+
+
 async def test_a_silent_visitor_is_sent_away(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    await serve_visitor(theirs, page=PAGE)
+    await serve_visitor(theirs, PEER, page=PAGE)
     assert await ours.receive_some() == b""
     assert trio.current_time() >= 30
 

@@ -10,8 +10,8 @@ from tunnel.addresses import Address
 from tunnel.center.events import MappingRefused
 from tunnel.center.health import Check
 from tunnel.errors import Code, UsageError
-from tunnel.ops.entries import Service
-from tunnel.ops.entry_syntax import parse_http, parse_https, share_entry
+from tunnel.ops.entries import Published, Service, refuse_twice
+from tunnel.ops.entry_syntax import parse_http, parse_https, parse_tcp, share_entry
 from tunnel.ops.web_words import WORDS
 from tunnel.proto.frames import MappingAnswer
 from tunnel.proto.rules import MAX_NETWORKS, Rules
@@ -104,3 +104,60 @@ def test_a_server_that_is_too_old_is_named_as_the_reason() -> None:
     error = entry.refused(MappingRefused("http-1", Address("shop", 0), answer))
     assert "too old for group" in error.what
     assert error.fix == "update tunnel there, or publish without these words"
+
+
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [
+        ("allow=1.2.3.400", "it is neither an address nor a network"),
+        ("allow=10.1.2.3/8", "a network begins at its first address: 10.0.0.0/8"),
+        ("deny=fd00::1/8", "a network begins at its first address: fd00::/8"),
+        ("expires=2x", ""),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_said_with_its_word(
+    word: str, cause: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(f"shop=8000,{word}")
+    assert (caught.value.what, caught.value.cause) == (f"{word} cannot be read", cause)
+    assert caught.value.fix.startswith(f"for example {word.partition('=')[0]}=")
+
+
+@pytest.mark.parametrize(
+    ("entries", "twice"),
+    [
+        (["shop=1", "Shop=2"], "http shop"),
+        (["shop=1,path=/a", "shop=2,path=/a,strip"], "http shop/a"),
+        (["shop=1,group=a", "shop=2,group=b"], "http shop"),
+        (["shop=1,group=a", "shop=2"], "http shop"),
+        (["shop=1", "shop=2,path=/a"], ""),
+        (["shop=1,group=a", "shop=2,group=a"], ""),
+        (["shop=1", "blog=1"], ""),
+    ],
+)
+def test_one_command_publishes_a_name_once(entries: list[str], twice: str) -> None:
+    check_once([parse_http(text) for text in entries], twice)
+
+
+@pytest.mark.parametrize(
+    ("entries", "twice"),
+    [
+        (["6000=1", "6000=2"], "tcp port 6000"),
+        (["6000-6003=1-4", "6002=9"], "tcp port 6002"),
+        (["6000=1", "127.0.0.1:6000=1"], ""),
+        (["1", "2"], ""),
+    ],
+)
+def test_one_command_publishes_a_port_once(entries: list[str], twice: str) -> None:
+    check_once([parse_tcp(text) for text in entries], twice)
+
+
+def check_once(entries: list[Published], twice: str) -> None:
+    if not twice:
+        refuse_twice(entries)
+        return
+    with pytest.raises(UsageError) as caught:
+        refuse_twice(entries)
+    assert caught.value.what == f"{twice} is published twice"
+    assert caught.value.fix

@@ -67,8 +67,8 @@ def test_words_stand_behind_the_target(read: Callable[[str], Published]) -> None
         ("auth=secret", "no user and password"),
         ("auth=me:secret,auth=you:secret", "said twice"),
         ("", "not an option"),
-        ("host=a b", "no host"),
-        ("host=http://a", "no host"),
+        ("host=a b", "cannot be read"),
+        ("host=http://a", "cannot be read"),
         ("rewrite", "not an option"),
         ("cors", "auth=USER:PASSWORD"),
         ("auth-header=keep", "auth=USER:PASSWORD"),
@@ -129,6 +129,47 @@ def test_words_about_requests_are_not_for_a_folder(tmp_path: Path) -> None:
     assert caught.value.what == "'host' is not for a folder"
 
 
+def test_the_library_takes_numbers_and_paths_for_values(tmp_path: Path) -> None:
+    said = pairs_of({"max_body": 10, "ca": tmp_path, "allow": ["::1", "::2"]})
+    assert said == [
+        ("max-body", "10"), ("ca", str(tmp_path)), ("allow", "::1"), ("allow", "::2"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="expires=7200 cannot be read"):
+        tunnel.share(8000, expires=7200)
+
+
+def test_a_folder_is_listed_if_its_entry_says_so(tmp_path: Path) -> None:
+    entry = parse_http(f"site={tmp_path},list")
+    assert isinstance(entry.endpoint, SharedFolder)
+    assert entry.endpoint.folder.listing
+    with pytest.raises(UsageError) as caught:
+        parse_http("shop=8000,list")
+    assert caught.value.what == "'list' is only for a folder"
+
+
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [
+        ("shop", "shop=8000"),
+        ("shop=", "shop=8000"),
+        ("=3000", "shop=3000"),
+        ("3000", "shop=3000"),
+        ("db.lan:3000", "shop=db.lan:3000"),
+    ],
+)
+def test_half_an_entry_is_answered_with_the_other_half(text: str, example: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_http(text)
+    assert caught.value.fix == f"for example --http {example}"
+
+
+def test_what_cannot_be_shared_is_told_what_can() -> None:
+    for wrong in ("ftp://x:1", "./not-there"):
+        with pytest.raises(UsageError, match="cannot be shared") as caught:
+            share_entry(wrong)
+        assert "https://HOST:PORT" in caught.value.cause
+
+
 def test_tls_that_passes_through_has_no_words_about_requests() -> None:
     with pytest.raises(UsageError) as caught:
         parse_https("shop=8000,auth=me:secret")
@@ -151,7 +192,7 @@ def test_a_folder_with_a_comma_in_its_name_can_be_shared(tmp_path: Path) -> None
 
 def test_each_word_is_a_flag_of_share() -> None:
     flags = {name.replace("_", "-") for name in vars(WebFlags())}
-    assert flags | {"auth"} == set(WORDS)
+    assert flags | {"auth", "list"} == set(WORDS)
 
 
 def test_flags_and_arguments_say_what_words_say() -> None:

@@ -28,6 +28,7 @@ NETWORKS = st.one_of(
     st.ip_addresses(v=6).map(lambda ip: ip_network(f"{ip}/64", strict=False)),
 )
 SEGMENTS = st.from_regex(r"[A-Za-z0-9_~-]{1,9}", fullmatch=True)
+GROUPS = st.from_regex(r"[A-Za-z0-9._-]{1,63}", fullmatch=True)
 RULES = st.builds(
     Rules,
     st.lists(NETWORKS, max_size=4).map(tuple),
@@ -39,7 +40,7 @@ RULES = st.builds(
     st.none() | st.integers(0, 2**62),
     st.lists(SEGMENTS, max_size=5).map(lambda found: "".join(f"/{s}" for s in found)),
     st.booleans(),
-    SEGMENTS | st.just(""),
+    GROUPS | st.just(""),
     st.booleans(),
 )
 ONE_OF_EACH = Rules(

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from support import frames
 from support.center import LOOPBACK, ask, center, echo, raw_login, target
+from support.ports import OF_SERVERS
 from support.wires import TARGET, Offers, raw_peer, session_pair
 
 from tunnel.addresses import Address
@@ -161,9 +162,8 @@ async def test_a_lost_link_is_a_rst_for_the_visitor_and_never_a_fin() -> None:
         await stream.send_all(b"half of the ans")
         await trio.sleep_forever()
 
-    ports = range(20_000, 21_000)
     async with (
-        center(ports=ports, resume_s=0) as where,
+        center(ports=OF_SERVERS, resume_s=0) as where,
         target(half) as service,
         trio.open_nursery() as nursery,
     ):
@@ -410,8 +410,7 @@ async def test_the_socks_dialogue_costs_the_link_no_round_trip(
 
 
 async def test_a_visitor_meets_the_whole_answer_after_a_reset_neighbour() -> None:
-    ports = range(20_000, 21_000)
-    async with center(ports=ports) as where, target(echo) as service:
+    async with center(ports=OF_SERVERS) as where, target(echo) as service:
         client, _ = where.client()
         name = await client.publish_target(Address("", 0), service)
         async with running(client):

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tunnel.errors import Code, RemoteStreamError
+from tunnel.net.sockets import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from tunnel.addresses import Address
@@ -68,6 +69,9 @@ class Far:
 
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
+
+    async def wait_room(self) -> int:
+        return CHUNK_BYTES
 
     async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()

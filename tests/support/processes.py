@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 import pytest
+from support.ports import OF_PROGRAMS
 
 import tunnel
 
@@ -46,29 +47,6 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
 
 
 _LISTENED_ON: Final = range(10_000, 20_000)
-_PUBLIC: Final = range(20_000, 30_000, 1_000)
-
-
-def _own_range() -> tuple[socket.socket, int]:
-    """Take a thousand ports that no other run on this machine has; give the first.
-
-    The lock lasts as long as the socket.
-    """
-    for first in _PUBLIC:
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            lock.bind(f"\0tunnel-tests-{first}")
-        except OSError:
-            lock.close()
-        else:
-            return lock, first
-    raise AssertionError(f"more than {len(_PUBLIC)} runs of the tests on this machine")
-
-
-_LOCK, _FIRST = _own_range()
-PUBLIC_PORTS: Final = f"{_FIRST}-{_FIRST + _PUBLIC.step - 1}"
-"""For servers of this process: a port that one loses while it is restarted must not be
-given away by a server of other tests."""
 
 
 def free_port() -> int:
@@ -285,7 +263,11 @@ class Machine:
     def serve(self, *args: str, listen: str = "127.0.0.1:0") -> Server:
         """Start ``tunnel serve`` and wait until it listens."""
         state = ("--state", str(self.home / "server"))
-        ports = () if "--ports" in args else ("--ports", PUBLIC_PORTS)
+        ports = (
+            ()
+            if "--ports" in args
+            else ("--ports", f"{OF_PROGRAMS[0]}-{OF_PROGRAMS[-1]}")
+        )
         running = self.tunnel("serve", "--listen", listen, *state, *ports, *args)
         join = running.out.wait("tunnel")
         return Server(running, join, int(join.split("#")[0].strip("/").split(":")[-1]))

@@ -73,6 +73,9 @@ class ScriptedVirtual:
     async def put(self, data: bytes | bytearray | memoryview) -> None:
         await self.send_all(data)
 
+    async def wait_room(self) -> int:
+        return CHUNK_BYTES
+
     async def receive_piece(self) -> bytes | bytearray:
         return await self.receive_some()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 from support.processes import Machine, Program
 
-NAMES: Final = ("--http", "127.0.0.1:0", "--domain", "t.test", "--resume", "2")
+NAMES: Final = ("--http", "127.0.0.1:0", "--domain", "t.test")
 VISITORS: Final = 64
 ANSWER_S: Final = 0.02
 """Of the target: so that requests are in flight at any moment."""
@@ -170,3 +170,16 @@ def test_a_client_that_is_killed_loses_the_requests_in_flight_on_it_and_no_more(
         lost = [one.lost for one in visitors if one.lost]
         assert all(who == ["first"] for who in lost), lost
         assert len(lost) <= shares[0]
+
+
+def test_a_member_whose_target_refuses_costs_nobody_an_answer(machine: Machine) -> None:
+    server = machine.serve(*NAMES)
+    with saying("second") as second:
+        client = machine.up(
+            server.join, "--http", f"shop={free_port()},group=blue",
+            "--http", f"shop={second},group=blue",
+        )  # fmt: skip
+        port = port_of(client)
+        client.out.wait("http ", 2)
+        assert [asked(port) for _ in range(6)] == [(200, "second")] * 6
+        server.program.err.wait("request.moved")

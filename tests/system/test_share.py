@@ -427,14 +427,31 @@ def test_a_server_with_https_alone_has_names_for_web_services(
 def test_a_certificate_that_cannot_be_used_is_said(
     machine: Machine, tmp_path: Path
 ) -> None:
+    one, other = trustme.CA(), trustme.CA()
     (tmp_path / "bad.pem").write_text("no certificate")
-    bad = str(tmp_path / "bad.pem")
-    done = machine.tunnel(
-        "serve", "--listen", "127.0.0.1:0", "--https", "127.0.0.1:0",
-        "--certificate", bad, bad,
-    )  # fmt: skip
-    assert done.wait() == 2
-    assert f"{bad} with the key {bad} cannot be used" in done.errors()
+    one.cert_pem.write_to_path(tmp_path / "one.pem")
+    other.private_key_pem.write_to_path(tmp_path / "other.pem")
+    for certificate, key, why in (
+        ("bad.pem", "bad.pem", "one of them is not PEM"),
+        ("one.pem", "other.pem", "the key is not that of the certificate"),
+    ):
+        files = str(tmp_path / certificate), str(tmp_path / key)
+        done = machine.tunnel(
+            "serve", "--listen", "127.0.0.1:0", "--https", "127.0.0.1:0",
+            "--certificate", *files,
+        )  # fmt: skip
+        assert done.wait() == 2
+        assert f"{files[0]} with the key {files[1]} cannot be used" in done.errors()
+        assert why in done.errors()
+        assert "_ssl" not in done.errors()
+
+
+def test_a_target_that_is_not_ready_is_in_the_log_where_nobody_looks(
+    machine: Machine,
+) -> None:
+    server = machine.serve(*NAMES)
+    client, _, _ = share(machine, server, str(free_port()))
+    assert "does not answer" in client.err.wait("event=target.not_ready")
 
 
 SCRIPT = """

@@ -1,7 +1,6 @@
 """The same requests to a web server, through nginx, and by name through the tunnel.
 
-``DIRECT`` is what the server itself answers. What a way through the tunnel changes is
-listed with its reason in ``OURS``, and what nginx makes of it in ``NGINX``.
+And through frp, where it is installed. What each says is in ``support.web_answers``.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import hashlib
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,14 +17,28 @@ import trustme
 from support.odd_site import BIG_BYTES, EVENTS, OddSite, big, big_digest
 from support.processes import WAIT_S, Machine, eventually, free_port, program
 from support.targets import visit
+from support.web_answers import (
+    DIRECT,
+    FRP,
+    FRP_ADDS,
+    FRP_VERSION,
+    NGINX,
+    NGINX_VERSION,
+    OURS,
+    in_case_of_go,
+    ours,
+    page,
+    without_additions,
+)
 from support.web_script import END, HOST, SCRIPTS, SILENT, ask, get
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KNOWN: Final = "nginx/1.22.1"
+KNOWN: Final = f"nginx/{NGINX_VERSION}"
 WHILE_S: Final = 1.0
 LATENCY_S: Final = 0.1
+DIFFERENCES: Final = Path(__file__).parents[2] / "docs/web.md"
 
 
 @pytest.fixture(scope="module")
@@ -123,264 +137,41 @@ def through_nginx(
     machine.close()
 
 
-def switched(token: str, last: str = " bye") -> str:
-    return (
-        f'101 UPGRADED | Upgrade: {token} | X-Body: {{"Tty":true}} // hi ping // {last}'
-    )
+FRPS: Final = """
+bindAddr = "127.0.0.1"
+proxyBindAddr = "127.0.0.1"
+bindPort = {inner}
+vhostHTTPPort = {port}
+"""
+FRPC: Final = """
+serverAddr = "127.0.0.1"
+serverPort = {inner}
+[[proxies]]
+name = "site"
+type = "http"
+localPort = {site}
+customDomains = ["{host}"]
+"""
 
 
-FIELDS: Final = (
-    "200 OK | set-cookie: a=1 | Set-Cookie: b=2 | WWW-Authenticate: "
-    "NTLM | WWW-Authenticate: Negotiate | X-Empty: | x-lower: äÃ¤ | "
-    "X_Under: 1 | ok"
-)
-ONE_READING: Final = "what two could read in two ways reaches nobody"
-HEARD: Final = "200 OK | GET /heard HTTP/1.1 / "
-DIRECT: Final = {
-    "plain": HEARD + "accept: */* / X-One: 1 / X-oNe: 2 /",
-    "raw UTF-8": "200 OK | GET /heard/Ã© HTTP/1.1 /",
-    "percent, dots and slashes": (
-        "200 OK | GET /heard//a/../b/%2e%2F%C3?x=/../Ã©% HTTP/1.1 /"
-    ),
-    "no path, star": "200 OK | OPTIONS * HTTP/1.1 /",
-    "empty lines before": "closed",
-    "absolute": "200 OK | GET http://app.t.test/heard HTTP/1.1 /",
-    "absolute with a user": "200 OK | GET http://me:secret@app.t.test/heard HTTP/1.1 /",
-    "PROPFIND": "200 OK | PROPFIND /heard HTTP/1.1 / Depth: 1 /",
-    "QUERY with a body": "200 OK | QUERY /heard HTTP/1.1 / Content-Length: 2 / {}",
-    "a method in lower case": "200 OK | get /heard HTTP/1.1 /",
-    "GET with a body": HEARD + "Content-Length: 2 / {}",
-    "POST without a length": "200 OK | POST /heard HTTP/1.1 /",
-    "value in Latin-1": HEARD + "X-A:  ä b  /",
-    "an empty value": HEARD + "X-A: /",
-    "a name with _": HEARD + "X_A: 1 /",
-    "Range": "206 Partial Content | Content-Range: bytes 1-2/9 | ok",
-    "TE": HEARD + "Connection: TE / TE: trailers /",
-    "named by Connection": HEARD + "Connection: X-Hop / X-Hop: 1 /",
-    "trailers": (
-        "200 OK | PUT /heard HTTP/1.1 / Trailer: X-Sum / "
-        "Transfer-Encoding: chunked / hello / X-Sum: 1"
-    ),
-    "Expect": (
-        "100 Go On | X-Go: 1 // 200 OK | PUT /heard HTTP/1.1 / "
-        "Content-Length: 2 / Expect: 100-continue / ok"
-    ),
-    "HTTP/1.0": "200 OK | GET /heard HTTP/1.0 / // closed",
-    "HTTP/1.0 kept": FIELDS,
-    "HTTP/1.0 and chunks": (
-        "200 OK | Trailer: X-Sum | hello + X-Sum: 1 + grpc-status: 0 // closed"
-    ),
-    "HTTP/1.0 and hints": (
-        "103 Early Hints | Link: </a.css>; rel=preload // HTTP/1.1 200 "
-        "OK\r\nContent-Length: 2\r\n\r\nok"
-    ),
-    "HTTP/1.0, cut": "200 OK | half (cut)",
-    "a large head": FIELDS,
-    "/fields": FIELDS,
-    "/trailers": "200 OK | Trailer: X-Sum | hello + X-Sum: 1 + grpc-status: 0",
-    "/no-content": "204 No Content | X-A: 1",
-    "/not-modified": "304 Not Modified | Content-Length: 700 | ETag: x",
-    "/reset-content": "205 Reset Content | Content-Length: 0",
-    "/until-end": "200 OK | Content-Type: text/plain | all of it",
-    "/no-colon": "200 OK | this line is broken | ok",
-    "/space-before-colon": "200 OK | X-A : 1 | ok",
-    "/broken-length": "200 OK | ok",
-    "/identity": "200 OK | ok",
-    "/no-reason": "200 | ok",
-    "/empty-reason": "200  | ok",
-    "/1.0": "200 OK | ok",
-    "/bare-lf": "200 OK | ok",
-    "/big-head": "200 OK | 101 fields | ok",
-    "/300-fields": "200 OK | 300 fields | ok",
-    "/two-lengths": "200 OK | ok",
-    "/short": "200 OK | half (cut)",
-    "/short-chunks": "200 OK | half (cut)",
-    "/nonsense": "SSH-2.0-OpenSSH_9.2",
-    "/nothing": "closed",
-    "/hints": "103 Early Hints | Link: </a.css>; rel=preload // 200 OK | ok",
-    "/reasons": "102 Still At It // 299 As You Like | ok",
-    "HEAD": (
-        "200 OK | Content-Length: 2 | set-cookie: a=1 | Set-Cookie: b=2 | "
-        "WWW-Authenticate: NTLM | WWW-Authenticate: Negotiate | X-Empty: | "
-        "x-lower: äÃ¤ | X_Under: 1"
-    ),
-    "HEAD of chunks, and another": (
-        "200 OK | Trailer: X-Sum // 200 OK | Content-Length: 2 | "
-        "set-cookie: a=1 | Set-Cookie: b=2 | WWW-Authenticate: NTLM | "
-        "WWW-Authenticate: Negotiate | X-Empty: | x-lower: äÃ¤ | X_Under: 1"
-    ),
-    "HEAD of something open": "200 OK | Content-Type: text/plain",
-    "pipelined": FIELDS
-    + (
-        " // 200 OK | Trailer: X-Sum | hello + X-Sum: 1 + grpc-status: 0 "
-        "// 200 OK | POST /heard HTTP/1.1 / Content-Length: 1 / x"
-    ),
-    "our end first": "200 OK | end",
-    "our end within a body": "200 OK | PUT /heard HTTP/1.1 / Content-Length: 5 / he",
-    "target leaves, GET": "200 OK | GET /leaves/get HTTP/1.1 / // closed",
-    "target leaves, POST": "200 OK | GET /leaves/post HTTP/1.1 / // closed",
-    "early answer": "413 Too Large | too large",
-    "early answer, Expect": "413 Too Large | too large",
-    "early answer, chunked": "413 Too Large | too large",
-    "websocket": switched("websocket"),
-    "WebSocket": switched("WebSocket"),
-    "tcp": switched("tcp"),
-    "SPDY/3.1": switched("SPDY/3.1"),
-    "ts2021": switched("ts2021"),
-    "h2c": HEARD
-    + "Connection: Upgrade, HTTP2-Settings / HTTP2-Settings: x / Upgrade: h2c /",
-    "upgrade refused": FIELDS,
-}
-OURS: Final = {
-    # What is different through the tunnel, and why.
-    "raw UTF-8": (
-        "200 OK | GET /heard/%C3%A9 HTTP/1.1 /",
-        "RFC 3986 has no such bytes; percent-encoded, every target reads them",
-    ),
-    "percent, dots and slashes": (
-        "200 OK | GET /heard//a/../b/%2e%2F%C3?x=/../%C3%A9% HTTP/1.1 /",
-        "the same; the rest of a path is the target's to read",
-    ),
-    "empty lines before": ("200 OK | GET /heard HTTP/1.1 /", "RFC 9112 2.2 skips them"),
-    "absolute": (
-        "200 OK | GET /heard HTTP/1.1 /",
-        "RFC 9112 3.2.2: servers behind a gateway expect a path",
-    ),
-    "absolute with a user": (
-        "200 OK | GET /heard HTTP/1.1 /",
-        "nobody behind is to know a password",
-    ),
-    "named by Connection": (
-        "200 OK | GET /heard HTTP/1.1 /",
-        "RFC 9110 7.6.1: it is for this hop",
-    ),
-    "HTTP/1.0": (
-        HEARD + "// closed",
-        "each hop has a version of its own",
-    ),
-    "HTTP/1.0 and chunks": (
-        "200 OK | Trailer: X-Sum | hello // closed",
-        "HTTP/1.0 knows no chunks, and so no trailers",
-    ),
-    "HTTP/1.0 and hints": (
-        "200 OK | ok // closed",
-        "HTTP/1.0 knows no interim answers",
-    ),
-    "HTTP/1.0, cut": (
-        "reset",
-        "what ends with the connection must not end well when it is cut",
-    ),
-    "/no-colon": ("200 OK | ok", "one broken line costs that line"),
-    "/space-before-colon": ("200 OK | ok", "the same"),
-    "/broken-length": ("502", ONE_READING),
-    "/no-reason": ("200  | ok", "RFC 9112 4 has a space behind the status"),
-    "/two-lengths": ("502", ONE_READING),
-    "/nonsense": ("502", "the visitor is told whose fault it is"),
-    "/nothing": ("502", "the same"),
-    "our end within a body": ("400", "a request is never shorter than it says"),
-    "target leaves, GET": (
-        "200 OK | GET /leaves/get HTTP/1.1 / // 200 OK | GET /leaves/get HTTP/1.1 /",
-        "asked once more, what is safe to repeat",
-    ),
-    "h2c": (
-        "200 OK | GET /heard HTTP/1.1 /",
-        "would carry requests past who reads them (RFC 9113 3.1)",
-    ),
-}
-HALF_CLOSED: Final = "what is said after a half-close arrives"
-NGINX: Final = {
-    # What nginx says where it differs from us, and why we do not.
-    "raw UTF-8": (
-        "200 OK | GET /heard/Ã© HTTP/1.1 /",
-        "passed as it came: targets in Node answer 400",
-    ),
-    "percent, dots and slashes": (
-        "200 OK | GET /heard//a/../b/%2e%2F%C3?x=/../Ã©% HTTP/1.1 /",
-        "the same",
-    ),
-    "no path, star": ("400", "OPTIONS * is in RFC 9110 9.3.7"),
-    "absolute with a user": ("400", "browsers of yesterday and scripts send it"),
-    "a method in lower case": ("400", "any token is a method (RFC 9110 9.1)"),
-    "value in Latin-1": (
-        HEARD + "X-A: ä b /",
-        "white space goes on as it was written",
-    ),
-    "an empty value": (HEARD + "X-A:  /", "nothing is added to what came"),
-    "a name with _": (
-        "200 OK | GET /heard HTTP/1.1 /",
-        "only those that would say who the visitor is end here",
-    ),
-    "TE": ("200 OK | GET /heard HTTP/1.1 /", "gRPC asks for it"),
-    "named by Connection": (
-        HEARD + "X-Hop: 1 /",
-        "it is for this hop",
-    ),
-    "trailers": (
-        "200 OK | PUT /heard HTTP/1.1 / Content-Length: 5 / Trailer: X-Sum / hello",
-        "a digest behind a body arrives",
-    ),
-    "Expect": (
-        "100 Continue // 200 OK | PUT /heard HTTP/1.1 / Content-Length: 2 / ok",
-        "it is the target that says go on, or not",
-    ),
-    "HTTP/1.0 and hints": (
-        "103 Early Hints | Link: </a.css>; rel=preload // silent",
-        "HTTP/1.0 knows no interim answers",
-    ),
-    "HTTP/1.0, cut": ("200 OK | half", "a cut body does not seem whole"),
-    "/trailers": ("200 OK | Trailer: X-Sum | hello", "gRPC-Web and digests need them"),
-    "/no-colon": ("502", "one broken line costs that line"),
-    "/space-before-colon": ("502", "the same"),
-    "/no-reason": ("200 | ok", "the space is asked for"),
-    "/big-head": ("502", "heads of 128 KiB pass without being told"),
-    "/two-lengths": ("200 OK | okGET", ONE_READING),
-    "/nonsense": (
-        "SSH-2.0-OpenSSH_9.2",
-        "a page that says it, not the bytes of another protocol",
-    ),
-    "pipelined": (
-        FIELDS
-        + (
-            " // 200 OK | Trailer: X-Sum | hello // 200 OK | POST /heard "
-            "HTTP/1.1 / Content-Length: 1 / x"
-        ),
-        "trailers, as above",
-    ),
-    "our end first": ("closed", "who half-closes still gets the answer"),
-    "our end within a body": ("closed", "the visitor is told"),
-    "target leaves, POST": (
-        "200 OK | GET /leaves/post HTTP/1.1 / // 502",
-        "browsers ask again when there is no answer; 502 is shown",
-    ),
-    "early answer, Expect": (
-        "100 Continue",
-        "the target is asked before the body is sent",
-    ),
-    "websocket": (
-        switched("websocket", "closed"),
-        HALF_CLOSED,
-    ),
-    "WebSocket": (
-        switched("WebSocket", "closed"),
-        HALF_CLOSED,
-    ),
-    "tcp": (
-        switched("tcp", "closed"),
-        HALF_CLOSED,
-    ),
-    "SPDY/3.1": (
-        switched("SPDY/3.1", "closed"),
-        HALF_CLOSED,
-    ),
-    "ts2021": (
-        switched("ts2021", "closed"),
-        HALF_CLOSED,
-    ),
-    "h2c": (
-        HEARD + "Connection: upgrade / HTTP2-Settings: x / Upgrade: h2c /",
-        "would carry requests past who reads them",
-    ),
-}
+@pytest.fixture(scope="module")
+def through_frp(
+    site: OddSite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """Publish the site by name with frp; give its port."""
+    frps, frpc = program("frps"), program("frpc")
+    machine = Machine(tmp_path_factory.mktemp("frp"))
+    known = machine.run(frps, "--version").stdout.decode().strip()
+    if known != FRP_VERSION:
+        pytest.skip(f"NOT COMPARED: frp {known}, the answers are of {FRP_VERSION}")
+    ports = {"inner": free_port(), "port": free_port(), "site": site.port}
+    server, client = machine.home / "frps.toml", machine.home / "frpc.toml"
+    server.write_text(FRPS.format(**ports))
+    client.write_text(FRPC.format(**ports, host=HOST))
+    machine.start(frps, "-c", str(server)).out.wait("started successfully")
+    machine.start(frpc, "-c", str(client)).out.wait("start proxy success")
+    yield ports["port"]
+    machine.close()
 
 
 def test_the_site_itself_answers_as_listed(site: OddSite) -> None:
@@ -424,17 +215,39 @@ def test_the_size_of_pieces_changes_nothing(
     assert pieces == whole
 
 
+def differences(
+    port: int, listed: dict[str, tuple[str, str]], *, frp: bool = False
+) -> dict[str, str]:
+    """Give what a way makes of the scripts where it is not what we do."""
+    found, raw = {}, []
+    for name, script in SCRIPTS.items():
+        expected, _reason = listed.get(name, ("", ""))
+        patience_s = WHILE_S if SILENT in expected else WAIT_S
+        said, want = ask(port, script, patience_s), ours(name)
+        if frp:
+            raw.append(said)
+            said, want = without_additions(said), in_case_of_go(want)
+        if said != want:
+            found[name] = said
+    if frp:
+        assert all(any(added in said for said in raw) for added in FRP_ADDS)
+    return found
+
+
 def test_nginx_differs_from_us_only_as_listed(through_nginx: int) -> None:
     """Each difference is one that we want."""
-    found = {}
-    for name, script in SCRIPTS.items():
-        ours, _reason = OURS.get(name, (DIRECT[name], ""))
-        expected, _reason = NGINX.get(name, (ours, ""))
-        patience_s = WHILE_S if SILENT in expected else WAIT_S
-        said = ask(through_nginx, script, patience_s)
-        if said != ours:
-            found[name] = said
+    found = differences(through_nginx, NGINX)
     assert found == {name: said for name, (said, _reason) in NGINX.items()}
+
+
+def test_frp_differs_from_us_only_as_listed(through_frp: int) -> None:
+    """The same."""
+    found = differences(through_frp, FRP, frp=True)
+    assert found == {name: in_case_of_go(said) for name, (said, _) in FRP.items()}
+
+
+def test_the_page_of_differences_is_made_of_these_tables() -> None:
+    assert DIFFERENCES.read_text() == page()
 
 
 def test_what_is_not_safe_to_repeat_is_sent_once(site: OddSite, by_name: int) -> None:

@@ -6,7 +6,7 @@ It is asked about the very address that is dialled, after a name was resolved.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from tunnel.access.closed import METADATA, hidden_ipv4, meant_ip
@@ -37,7 +37,7 @@ class Networks:
         Raises:
             UsageError: one is neither.
         """
-        return cls(tuple(map(_network, texts)))
+        return cls(tuple(map(parse_network, texts)))
 
     def allow(self, ip: str, _port: int) -> bool:
         """Say whether that address may be reached through this machine."""
@@ -54,12 +54,21 @@ class Networks:
         return "everything but this machine"
 
 
-def _network(text: str) -> Network:
+def parse_network(text: str) -> Network:
+    """Read an address, or a network such as ``10.0.0.0/8``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    why = "it is neither an address nor a network"
     try:
-        return ip_network(text)
-    except ValueError as error:
-        what, fix = f"{text!r} is not a network", "for example 192.168.1.0/24"
-        raise UsageError(what, str(error), fix) from None
+        network = ip_network(text, strict=False)
+        if "/" not in text or network.network_address == ip_address(text.split("/")[0]):
+            return network
+        why = f"a network begins at its first address: {network}"
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is not a network", why, "for example 192.168.1.0/24")
 
 
 def _is_here(ip: IpAddress) -> bool:

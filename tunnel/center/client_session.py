@@ -99,6 +99,8 @@ class ClientSession:
         self._accounts = accounts
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
+        self.when_lost: set[Callable[[], None]] = set()
+        """Called when a link is lost; who adds removes."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

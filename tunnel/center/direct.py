@@ -34,6 +34,10 @@ class DirectStream(FastSocket):
         """Wait for bytes; nothing at the end."""
         return await self.receive_some(CHUNK_BYTES)
 
+    async def wait_room(self) -> int:
+        """Say that a read's worth can be sent: how much, only the kernel knows."""
+        return CHUNK_BYTES
+
     def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:
         """Carry nothing: the caller has to read and write."""
         del local, idle_s, ready

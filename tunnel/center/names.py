@@ -6,13 +6,15 @@ are told that the client is away.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.addresses import Address
+from tunnel.center.certificates import keep_renewed
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.errors import UsageError
 from tunnel.front.http.names import Absent, Destination, serve_web
@@ -91,6 +93,8 @@ class NamePorts:
         passed = partial(_route, table, rates, MappingType.HTTPS)
         ending, most = self._termination, MAX_VISITORS
         async with trio.open_nursery() as nursery:
+            if ending is not None and (files := self._options.certificate):
+                nursery.start_soon(keep_renewed, files, ending)
             if ports := self._http:
                 nursery.start_soon(partial(serve_web, ports, web, max_visitors=most))
             if ports := self._https:
@@ -111,6 +115,14 @@ def close_all(listeners: list[PortListener]) -> None:
         listener.socket.close()
 
 
+_NO_PAIR: Final = (
+    "KEY_VALUES_MISMATCH",
+    "KEY_TYPE_MISMATCH",
+    "NO_CERTIFICATE_ASSIGNED",
+)
+"""What OpenSSL says to a key that belongs to another certificate."""
+
+
 def _termination_of(options: NameOptions) -> Termination | None:
     if options.certificate is None:
         return None
@@ -118,9 +130,14 @@ def _termination_of(options: NameOptions) -> Termination | None:
     try:
         return termination(certificate, key)
     except OSError as error:
+        why = error.strerror or str(error)
+        if isinstance(error, ssl.SSLError):
+            said = error.reason or "one of them is not PEM"
+            is_pair = error.reason not in _NO_PAIR
+            why = said if is_pair else "the key is not that of the certificate"
         raise UsageError(
             f"the certificate {certificate} with the key {key} cannot be used",
-            str(error.strerror or error),
+            why,
             "both are files in PEM, the certificate with its whole chain",
         ) from error
 

@@ -96,19 +96,12 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = Limits().sessions
-    """Of one user at once."""
-    max_waiting_sessions: int = Limits().waiting
-    """Of one user, without a link."""
+    limits: Limits = Limits()  # noqa: RUF009 - it cannot change
+    """What a user may have whose own limits say nothing else."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
-
-    @property
-    def limits(self) -> Limits:
-        """What a user may have whose own limits say nothing else."""
-        return Limits(sessions=self.max_sessions, waiting=self.max_waiting_sessions)
 
 
 class CenterServer:
@@ -468,6 +461,8 @@ class CenterServer:
         client.session.link_lost(reason)
         if not client.gone:
             self._sessions.waits(client)
+        for call in tuple(client.when_lost):
+            call()
         log_event(logger, logging.INFO, "link.down", peer=link.transport.peer,
             user=client.user.name, code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip

@@ -21,7 +21,7 @@ from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
@@ -59,6 +59,8 @@ class OpenMapping:
     """Requests of a name with rules that have no whole answer."""
     turn: int = 0
     """When a visitor was led here last, as its group counts."""
+    shunned_until: float = 0.0
+    """It took no connection, and others of its group are asked first until then."""
 
     @property
     def answer(self) -> MappingAnswer:
@@ -75,6 +77,11 @@ class OpenMapping:
     def key(self) -> OpenMapping:
         """What a visitor's connection to it may be used again for."""
         return self
+
+    @property
+    def when_lost(self) -> set[Callable[[], None]]:
+        """Called when its client's link is lost."""
+        return self.owner.when_lost
 
     @property
     def state(self) -> State:

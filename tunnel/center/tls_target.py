@@ -16,6 +16,7 @@ import trio
 
 from tunnel.access.identity import pin_of
 from tunnel.errors import Code, TlsError
+from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class TlsTarget(TlsStream):
     async def put(self, data: Buffer) -> None:
         """Do as ``send_all`` does."""
         await self.send_all(data)
+
+    async def wait_room(self) -> int:
+        """Say that a read's worth can be sent: how much, only the kernel knows."""
+        return CHUNK_BYTES
 
     def finish(self) -> None:
         """Do as ``send_eof`` does; what a full kernel does not take is left out.

@@ -256,13 +256,21 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
         self._check_sendable()
+        await trio.lowlevel.checkpoint()
+        await self.wait_room()
+
+    async def wait_room(self) -> int:
+        """Wait until bytes could be sent, and return how many ``put`` takes at once.
+
+        No checkpoint when there is room. Raises as ``put`` does.
+        """
+        self._check_sendable()
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint()
-            self._check_alive()
-            while not self._core.send_room(self.conn):
+            while not (room := self._core.send_room(self.conn)):
                 await self._progress.wait()
                 self._check_alive()
+            return room
         finally:
             self._sending = False
 

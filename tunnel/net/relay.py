@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -170,14 +169,22 @@ async def _pump_both(ends: RelayState) -> None:
 
 
 async def _upward(ends: RelayState) -> None:
-    receive = partial(ends.fast.receive_some, CHUNK_BYTES)
+    read, wait_room = ends.fast.receive_some, ends.virtual.wait_room
+
+    async def receive() -> bytes | bytearray:
+        # What is read must not wait here, beside all that counts as buffered.
+        most = CHUNK_BYTES
+        with suppress(trio.BrokenResourceError):  # ``put`` says what it is
+            most = min(most, await wait_room())
+        return await read(most)
+
     how, code = await _pump(receive, ends.virtual.put, ends.count_sent, ends.early)
     if how is Ended.SINK:
         ends.peer_closed(code)
         if code is not Code.NORMAL:
             return
         try:
-            while await receive():
+            while await read(CHUNK_BYTES):
                 pass
         except trio.BrokenResourceError:
             how = Ended.SOURCE

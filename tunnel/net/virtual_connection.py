@@ -58,6 +58,9 @@ class ResettableStream(Protocol):
     async def put(self, data: Buffer) -> None:
         """Do as ``send_all`` does, without a checkpoint when there is room."""
 
+    async def wait_room(self) -> int:
+        """Wait until ``put`` takes bytes without a wait; return how many."""
+
     def finish(self) -> None:
         """End this direction behind what was sent."""
 

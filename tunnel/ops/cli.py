@@ -167,9 +167,11 @@ def share(
     from tunnel.ops.entry_syntax import share_entry
     from tunnel.ops.entry_values import parse_guard
     from tunnel.ops.saved import secret_file
+    from tunnel.ops.web_words import pairs_of
 
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
-    entry = share_entry(target, name, guard, web.words(), listing=list_files)
+    said = [*web.words(), *pairs_of({"list": list_files})]
+    entry = share_entry(target, name, guard, said)
     return _up([entry], server, run)
 
 

@@ -20,7 +20,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
-import h11
 import trio
 from rich.console import Console
 
@@ -30,13 +29,14 @@ from tunnel.access.join import parse_join
 from tunnel.access.tls import client_tls_context
 from tunnel.addresses import Address
 from tunnel.errors import Exit, StateError, TunnelError
+from tunnel.front.http.heads import HeadError
 from tunnel.link.transport import TlsTransport, dial
 from tunnel.net.dial import connect
 from tunnel.net.listen import open_listener
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.ops.demo_page import (
     CheckFailedError,
-    Visit,
+    PageClient,
     demo_bytes,
     demo_sha256,
     serve_page,
@@ -321,8 +321,8 @@ async def check_way(way: str, first: Address, through: Address | None) -> Seen:
         try:
             if through is not None:
                 await socks5_connect(stream, through)
-            return await _measure(Visit(stream, str(through or first)))
-        except (trio.BrokenResourceError, h11.ProtocolError) as error:
+            return await _measure(PageClient(stream, str(through or first)))
+        except (trio.BrokenResourceError, HeadError) as error:
             cause = str(error.__cause__ or error)
             raise CheckFailedError(f"the connection {way} broke", cause) from error
         finally:
@@ -337,25 +337,25 @@ def _within(seconds: float, what: str) -> Iterator[None]:
         raise CheckFailedError(f"{what} was not done in {seconds:g} s")
 
 
-async def _measure(visit: Visit) -> Seen:
+async def _measure(page: PageClient) -> Seen:
     wanted = demo_sha256(SIZE_BYTES)
     digest = sha256()
     started = trio.current_time()
-    await visit.ask("GET", f"/bytes/{SIZE_BYTES}", digest.update)
+    await page.ask("GET", f"/bytes/{SIZE_BYTES}", digest.update)
     downloaded = trio.current_time()
     _compare("download", wanted, digest.hexdigest())
 
     answer = bytearray()
     payload = list(demo_bytes(SIZE_BYTES))
     uploading = trio.current_time()
-    await visit.ask("POST", "/hash", answer.extend, payload)
+    await page.ask("POST", "/hash", answer.extend, payload)
     uploaded = trio.current_time()
     _compare("upload", f"{wanted} {SIZE_BYTES}", answer.decode().strip())
 
     trips = []
     for _ in range(ROUND_TRIPS):
         before = trio.current_time()
-        await visit.ask("HEAD", "/", answer.extend)
+        await page.ask("HEAD", "/", answer.extend)
         trips.append(trio.current_time() - before)
     return Seen(downloaded - started, uploaded - uploading, statistics.median(trips))
 

@@ -1,7 +1,8 @@
 """The small web page that ``tunnel demo`` publishes, and how the demo visits it.
 
 ``GET /`` is for people, ``GET /bytes/N`` sends N predictable bytes, and ``POST /hash``
-answers the hash of what arrived. h11 speaks HTTP/1.1. Knows nothing of the tunnel.
+answers the hash of what arrived. The engine of names and folders serves it. Knows
+nothing of the tunnel.
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ from __future__ import annotations
 import html
 import random
 from hashlib import sha256
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import h11
 import trio
 
 from tunnel.errors import Code, Exit, TunnelError
+from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
+from tunnel.front.http.heads import end_of_answer, read_answer, tokens
+from tunnel.front.http.limits import HEAD_BYTES, MAX_FIELDS
+from tunnel.front.http.pages import HttpError, date_line
+from tunnel.front.http.server import Visit, serve_requests
 from tunnel.net.listen import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tunnel.addresses import Address
+    from tunnel.front.http.heads import RequestHead
+    from tunnel.front.http.request import Request
     from tunnel.net.listen import PortListener
 
 CHUNK_BYTES: Final = 65_536
@@ -33,7 +41,7 @@ IDLE_S: Final = 30.0
 """Longest silence of a visitor, in a request and between two."""
 _SEED: Final = 2024
 _BY_HAND: Final = "run `tunnel serve --listen 127.0.0.1:0` to see what it says"
-_TEXT: Final = "text/plain; charset=utf-8"
+_TEXT: Final = b"text/plain; charset=utf-8"
 
 _HTML: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>It works: tunnel demo</title>
@@ -84,121 +92,88 @@ async def serve_page(listeners: Sequence[PortListener]) -> None:
     """Serve visitors until cancelled, which resets them; closes the listeners."""
     host, port = listeners[0].socket.getsockname()[:2]
 
-    async def serve_one(stream: trio.abc.HalfCloseableStream, _peer: Address) -> None:
-        await serve_visitor(stream, page=f"{host}:{port}")
+    async def serve_one(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
+        await serve_visitor(stream, peer, page=f"{host}:{port}")
 
     await serve(listeners, serve_one, max_visitors=MAX_VISITORS)
 
 
-async def serve_visitor(stream: trio.abc.Stream, *, page: str) -> None:
-    """Answer one connection's requests until it ends or idles, then close the stream.
+async def serve_visitor(
+    stream: trio.abc.HalfCloseableStream, peer: Address, *, page: str
+) -> None:
+    """Answer one connection's requests until it ends or idles; closes the stream.
 
-    Cancelled, it leaves the stream to ``serve``, which resets it: after a quiet end in
-    the middle of an answer, the rest would wait for a visitor who may not be reading.
+    Cancelled, it resets: after a quiet end in the middle of an answer, the rest would
+    wait for a visitor who may not be reading.
     """
-    visitor = _Visitor(stream, page)
-    try:
-        while await visitor.serve_request():
-            pass
-    except (trio.BrokenResourceError, trio.TooSlowError):
-        pass  # the visitor is gone, or takes too long
-    await trio.aclose_forcefully(stream)
+    visit = Visit(stream, peer, head_s=IDLE_S, keep_alive_s=IDLE_S)
+    visit.idle_s = IDLE_S
+    await serve_requests(visit, lambda request: _answer(visit, request, page))
 
 
-class _Visitor:
-    """One connection of a visitor, and its HTTP state."""
-
-    def __init__(self, stream: trio.abc.Stream, page: str) -> None:
-        self._stream = stream
-        self._page = page
-        self._http = h11.Connection(h11.SERVER)
-        self._is_head = False
-
-    async def serve_request(self) -> bool:
-        """Serve one request; return whether another may follow."""
-        try:
-            event = await self._next_event()
-            if not isinstance(event, h11.Request):
-                return False
-            self._is_head = event.method == b"HEAD"
-            await self._route(event)
-            if self._http.their_state is h11.SEND_BODY and not isinstance(
-                self._http.next_event(), h11.EndOfMessage
-            ):
-                return False  # an unexpected body, or too much of one
-            self._http.start_next_cycle()
-        except h11.RemoteProtocolError as error:
-            if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                await self._answer_text(error.error_status_hint, f"{error}\n")
-            return False
-        except h11.LocalProtocolError:
-            return False  # closing was agreed: there is no next cycle
-        return True
-
-    async def _route(self, request: h11.Request) -> None:
-        method = request.method.decode()
-        path = request.target.decode("ascii", "replace").partition("?")[0]
-        size = path.removeprefix("/bytes/")
-        if path == "/hash" and method == "POST":
-            await self._answer_hash()
-        elif method not in ("GET", "HEAD"):
-            await self._answer_text(405, "GET and HEAD, or POST to /hash\n")
-        elif path == "/":
-            await self._answer_page(request)
-        elif size != path and size.isascii() and size.isdigit():
-            await self._answer_bytes(size)
-        else:
-            await self._answer_text(404, "there are /, /bytes/N and POST /hash\n")
-
-    async def _answer_page(self, request: h11.Request) -> None:
-        hosts = [value.decode("latin-1") for name, value in request.headers
-                 if name == b"host"]  # fmt: skip
-        host = html.escape(hosts[0] if hosts else "no host at all")
-        text = _HTML.format(host=host, page=html.escape(self._page))
-        await self._answer_text(200, text, "text/html; charset=utf-8")
-
-    async def _answer_bytes(self, digits: str) -> None:
+async def _answer(visit: Visit, request: Request, page: str) -> None:
+    path = request.target.partition("?")[0]
+    digits = path.removeprefix("/bytes/")
+    if path == "/hash" and request.method == "POST":
+        text = await _hash(visit, request.head)
+        await _send(visit, _TEXT, len(text), [text])
+    elif request.method not in ("GET", "HEAD"):
+        raise HttpError(
+            HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD, or POST to /hash",
+            headers=[("Allow", "POST" if path == "/hash" else "GET, HEAD")],
+        )  # fmt: skip
+    elif path == "/":
+        host = html.escape(request.authority or "no host at all")
+        text = _HTML.format(host=host, page=html.escape(page)).encode()
+        await _send(visit, b"text/html; charset=utf-8", len(text), [text])
+    elif digits != path and digits.isdigit():
         if len(digits) > MAX_DIGITS or int(digits) > MAX_BYTES:
-            await self._answer_text(400, f"at most {MAX_BYTES} bytes\n")
-            return
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"at most {MAX_BYTES} bytes")
         size = int(digits)
-        await self._answer(200, "application/octet-stream", size, demo_bytes(size))
+        await _send(visit, b"application/octet-stream", size, demo_bytes(size))
+    else:
+        raise HttpError(HTTPStatus.NOT_FOUND, "there are /, /bytes/N and POST /hash")
 
-    async def _answer_hash(self) -> None:
-        digest, size = sha256(), 0
-        while isinstance(event := await self._next_event(), h11.Data):
-            digest.update(event.data)
-            size += len(event.data)
-            if size > MAX_BYTES:
-                await self._answer_text(413, f"at most {MAX_BYTES} bytes\n")
-                return
-        if isinstance(event, h11.EndOfMessage):
-            await self._answer_text(200, f"{digest.hexdigest()} {size}\n")
 
-    async def _answer_text(self, status: int, text: str, kind: str = _TEXT) -> None:
-        data = text.encode()
-        await self._answer(status, kind, len(data), [data])
+async def _hash(visit: Visit, request: RequestHead) -> bytes:
+    """Take the request's body, and return its hash and size.
 
-    async def _answer(
-        self, status: int, kind: str, size: int, body: Iterable[bytes]
-    ) -> None:
-        headers = [("content-type", kind), ("content-length", str(size))]
-        await self._send(h11.Response(status_code=status, headers=headers))
-        if not self._is_head:
-            for chunk in body:
-                await self._send(h11.Data(data=chunk))
-        await self._send(h11.EndOfMessage())
+    Raises:
+        HttpError: it is broken, too long, or does not come in time.
+    """
+    digest, size = sha256(), 0
+    visit.body = LimitedBody(request.body, MAX_BYTES)
+    if not visit.waiting and b"100-continue" in tokens(request.fields, b"expect"):
+        await visit.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        while True:
+            pieces, rest = visit.body.feed(bytes(visit.waiting))
+            visit.waiting[:] = rest
+            for piece in pieces:
+                digest.update(piece)
+                size += len(piece)
+            if visit.body.done:
+                return f"{digest.hexdigest()} {size}\n".encode()
+            if rest:
+                await trio.lowlevel.checkpoint()
+                continue
+            if visit.ended:
+                visit.body.end()
+            await visit.more(trio.current_time() + IDLE_S)
+            if not (visit.waiting or visit.ended):
+                status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
+                raise HttpError(status, f"the body {words}", close=True)
+    except BodyError as error:
+        raise HttpError(error.status, error.words, close=True) from None
 
-    async def _send(self, event: h11.Event) -> None:
-        if data := self._http.send(event):
-            with trio.fail_after(IDLE_S):
-                await self._stream.send_all(data)
 
-    async def _next_event(self) -> h11.Event | None:
-        if self._http.they_are_waiting_for_100_continue:
-            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-        with trio.fail_after(IDLE_S):
-            return await _next_event(self._http, self._stream)
+async def _send(visit: Visit, kind: bytes, size: int, body: Iterable[bytes]) -> None:
+    lines = [date_line(), b"Content-Type: " + kind, b"Content-Length: %d" % size]
+    await visit.send(visit.head(HTTPStatus.OK, lines, b"OK"))
+    request = visit.request
+    if request is None or request.method != b"HEAD":
+        for piece in body:
+            await visit.send(piece)
 
 
 # Visiting ----------------------------------------------------------------------------
@@ -216,40 +191,53 @@ class CheckFailedError(TunnelError):
         return Exit.CHECK_FAILED
 
 
-class Visit:
+class PageClient:
     """A kept-alive HTTP connection to the page."""
 
     def __init__(self, stream: trio.abc.Stream, host: str) -> None:
         self._stream = stream
         self._host = host
-        self._http = h11.Connection(h11.CLIENT)
 
     async def ask(
         self,
         method: str,
         target: str,
-        take: Callable[[bytes | bytearray], None],
+        take: Callable[[bytes], None],
         body: Sequence[bytes] = (),
     ) -> None:
-        """Send one request, and pass the answer's body to ``take``, piece by piece."""
-        headers = [("host", self._host), ("content-length", str(sum(map(len, body))))]
-        await self._send(h11.Request(method=method, target=target, headers=headers))
-        for chunk in body:
-            await self._send(h11.Data(data=chunk))
-        await self._send(h11.EndOfMessage())
-        while True:
-            event = await _next_event(self._http, self._stream)
-            if isinstance(event, h11.Response) and event.status_code != 200:
-                raise CheckFailedError(f"{method} {target}: got {event.status_code}")
-            if isinstance(event, h11.Data):
-                take(event.data)
-            if isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
-                break
-        self._http.start_next_cycle()
+        """Send one request, and pass the answer's body to ``take``, piece by piece.
 
-    async def _send(self, event: h11.Event) -> None:
-        if data := self._http.send(event):
-            await self._stream.send_all(data)
+        Raises:
+            CheckFailedError: the status is not 200.
+            HeadError: the answer is not HTTP, or ended too soon.
+            trio.BrokenResourceError: the connection broke.
+        """
+        size = sum(map(len, body))
+        words = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n"
+        await self._stream.send_all(f"{words}Content-Length: {size}\r\n\r\n".encode())
+        for piece in body:
+            await self._stream.send_all(piece)
+        waiting = bytearray()
+        while not (end := end_of_answer(waiting, 0)) and await self._more(waiting):
+            pass
+        answer = read_answer(bytes(waiting[:end]), method.encode(), MAX_FIELDS)
+        if answer.status != HTTPStatus.OK:
+            raise CheckFailedError(f"{method} {target}: got {answer.status}")
+        reader = BodyReader(answer.body)
+        data = bytes(waiting[end:])
+        while True:
+            for piece in reader.feed(data)[0]:
+                take(piece)
+            if reader.done:
+                return
+            data = bytes(await self._stream.receive_some(CHUNK_BYTES))
+            if not data:
+                reader.end()
+
+    async def _more(self, waiting: bytearray) -> bool:
+        data = await self._stream.receive_some(CHUNK_BYTES)
+        waiting += data
+        return bool(data) and len(waiting) <= HEAD_BYTES
 
 
 async def socks5_connect(stream: trio.abc.Stream, target: Address) -> None:
@@ -279,12 +267,3 @@ async def _receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
             raise CheckFailedError("the SOCKS5 proxy hung up")
         data += more
     return data
-
-
-async def _next_event(
-    http: h11.Connection, stream: trio.abc.ReceiveStream
-) -> h11.Event | None:
-    """Read until the peer's next event and return it; None when there is none left."""
-    while (event := http.next_event()) is h11.NEED_DATA:
-        http.receive_data(bytes(await stream.receive_some(CHUNK_BYTES)))
-    return event if isinstance(event, h11.Event) else None

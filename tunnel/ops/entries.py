@@ -35,7 +35,7 @@ from tunnel.center.local_services import (
     share_service,
 )
 from tunnel.center.publisher import NOT_OFFERED
-from tunnel.errors import CODES, Code, TunnelError
+from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
@@ -44,8 +44,11 @@ from tunnel.net.dial import probe
 from tunnel.net.listen import listen_at
 from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
+from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import trio
 
     from tunnel.access.proxy_users import ProxyUsers
@@ -325,6 +328,30 @@ class Local:
 
 
 Entry = Local | Published
+
+
+def refuse_twice(entries: Iterable[Entry]) -> None:
+    """Raise UsageError if two entries want the same: the server keeps the second."""
+    groups: dict[tuple[int, str, int, str], str] = {}
+    for entry in entries:
+        if not isinstance(entry, Published):
+            continue
+        wanted, rules = entry.wanted, entry.wanted.rules or Rules()
+        is_named = wanted.type not in (MappingType.TCP, MappingType.UDP)
+        if not (wanted.host if is_named else wanted.port):
+            continue  # it gets one of its own
+        host = wanted.host.lower()
+        for port in range(wanted.port, wanted.port + wanted.count):
+            key = wanted.type, host, port, rules.path
+            if key in groups and not (rules.group and groups[key] == rules.group):
+                where = f"{host}{rules.path}" if is_named else f"port {port}"
+                raise UsageError(
+                    f"{entry.kind} {where} is published twice",
+                    "the second entry would take it from the first",
+                    "other names, or behind them path=/PATH, or one group=NAME"
+                    if entry.scheme else f"another {'name' if is_named else 'port'}",
+                )  # fmt: skip
+            groups[key] = rules.group
 
 
 # Values ------------------------------------------------------------------------------

@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
+from tunnel.access.networks import parse_network
 from tunnel.center.health import Check
 from tunnel.errors import UsageError
 from tunnel.proto.rules import MAX_NETWORKS, Rules, is_group, is_path
@@ -77,16 +77,21 @@ _EXAMPLES: Final = {
 
 
 def _wrong(name: str, text: str, why: str = "") -> UsageError:
-    return UsageError(f"{text!r} is no {name}", why, f"for example {_EXAMPLES[name]}")
+    what = f"{name}={text} cannot be read"
+    return UsageError(what, why, f"for example {_EXAMPLES[name]}")
 
 
 def _networks(name: str, texts: Sequence[str]) -> tuple[Network, ...]:
     if len(texts) > MAX_NETWORKS:
         raise UsageError(f"{name} has more than {MAX_NETWORKS} networks")
+    return tuple(_network(name, text) for text in texts)
+
+
+def _network(name: str, text: str) -> Network:
     try:
-        return tuple(map(ip_network, texts))
-    except ValueError as error:
-        raise _wrong(name, ", ".join(texts), str(error)) from None
+        return parse_network(text)
+    except UsageError as error:
+        raise _wrong(name, text, error.cause) from None
 
 
 def _duration(text: str) -> int:

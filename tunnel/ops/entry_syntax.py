@@ -196,14 +196,11 @@ def share_entry(
     name: str = "",
     auth: str | Guard | None = None,
     words: Iterable[SaidWord] = (),
-    *,
-    listing: bool = False,
 ) -> Published:
     """Return the entry of ``tunnel share``, of a target or a folder.
 
     Without a name the entry has one that this client keeps. ``auth`` is what visitors
-    need; ``words`` are others of ``web_words``, as those behind ``what``; ``listing``
-    lists folders that have no index.html.
+    need; ``words`` are others of ``web_words``, as those behind ``what``.
     """
     said: list[SaidWord] = []
     if not Path(what).is_dir():  # whose name may have a comma
@@ -218,7 +215,7 @@ def share_entry(
             "letters, digits and -, with dots between",
             "--name shop, or a whole one: --name shop.example.net",
         )
-    return _shared(what, ascii_name, read, listing=listing)
+    return _shared(what, ascii_name, read)
 
 
 def parse_https(text: str) -> Published:
@@ -239,9 +236,7 @@ def parse_exit(text: str) -> Published:
     return Published("exit", wanted, ClientExit(Networks.parse(options["network"])))
 
 
-def _shared(
-    what: str, name: str, words: WebWords, *, listing: bool = False
-) -> Published:
+def _shared(what: str, name: str, words: WebWords) -> Published:
     """Publish what is no port as a folder, if there is one; all else as a service."""
     rules, check = rules_of(words.for_server)
     wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
@@ -250,6 +245,7 @@ def _shared(
     if not (is_url and scheme == "https"):
         words.no_tls()
     if is_url and scheme in ("http", "https"):
+        words.check_for(folder=False)
         there = parse_url_target(scheme, where)
         tls = words.tls(there) if scheme == "https" else None
         return as_web(Service(there, rules=words.rules(there, tls), tls=tls))
@@ -257,15 +253,17 @@ def _shared(
         "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
     )
     if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
+        words.check_for(folder=False)
         target = parse_target(what)
         return as_web(Service(target, rules=words.rules(target)))
-    words.refuse_for_folder()
+    words.check_for(folder=True)
     try:
-        folder = Folder(Path(what).expanduser(), listing=listing)
-    except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
+        folder = Folder(Path(what).expanduser(), listing=words.listing)
+    except (OSError, RuntimeError, ValueError) as error:
+        # Where nobody knows what ~ is, and for a name with a NUL.
         raise UsageError(
             f"{what} cannot be shared: {getattr(error, 'strerror', None) or error}",
-            "what is shared is [HOST:]PORT or a folder",
+            "what is shared is [HOST:]PORT, https://HOST:PORT or a folder",
         ) from error
     return as_web(SharedFolder(folder, words.guard))
 
@@ -274,11 +272,13 @@ def _name_and_target(text: str, flag: str) -> tuple[str, str]:
     written, equals, target = text.partition("=")
     name = public_name(written)
     if not (equals and name and target):
+        if not equals and (":" in text or text.isdigit()):  # a target without a name
+            name, target = "", text
+        example = f"{name or 'shop'}={target or '8000'}"
         raise UsageError(
             f"{flag} {text!r} does not say which name leads where",
             "an entry is NAME=TARGET",
-            f"for example {flag} {(equals and name) or 'shop'}="
-            f"{(target if equals else text) or '8000'}",
+            f"for example {flag} {example}",
         )
     return name, target
 

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
 import trio
 
-from tunnel.log import FIELDS, JsonFormatter, LogfmtFormatter, TerminalFormatter
+from tunnel.log import (
+    FIELDS,
+    JsonFormatter,
+    LogfmtFormatter,
+    TerminalFormatter,
+    log_event,
+)
 from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
     from tunnel.errors import TunnelError
 
+LOG: Final = logging.getLogger(__name__)
 LABEL_WIDTH: Final = 18
 WINDOW_S: Final = 10.0
 """Seconds for which lines of one kind are counted together; then the log says how many
@@ -85,6 +92,12 @@ class Show:
         if self._talkative:
             self._clear_status()
             _write(sys.stderr, _shown(f"  {label:<{LABEL_WIDTH}} {text}") + "\n")
+
+    def warn(self, event: str, text: str) -> None:
+        """Tell the person at the terminal; without one, the log."""
+        self.talk("warning", text)
+        if not self._talkative:
+            log_event(LOG, logging.WARNING, event, reason=text)
 
     def status(self, text: str) -> None:
         """Replace the last line of the terminal; an empty text removes it."""

@@ -28,7 +28,7 @@ from tunnel.center.whereabouts import is_there
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import saved
-from tunnel.ops.entries import Local, Published
+from tunnel.ops.entries import Local, Published, refuse_twice
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
 
@@ -56,7 +56,7 @@ async def run_up(
     """Run a center-client with its entries until a signal, or a final failure.
 
     Raises:
-        UsageError: there is no entry, or no server is known.
+        UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
@@ -65,6 +65,7 @@ async def run_up(
             "no entry is given",
             "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
         )
+    refuse_twice(entries)
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
@@ -198,7 +199,7 @@ class _Up:
         entry = self._published[name]
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
-            self.show.talk("warning", line.warning)
+            self.show.warn("target.not_ready", line.warning)
         # A script is told once, unless a new link brought another address.
         if self._said.get(name) != public or self.show.terminal:
             self._say(line)
@@ -284,7 +285,7 @@ class _Up:
         """
         if (old := saved.outdated(self.join)) is None:
             return
-        same_token = old.token.reveal() == self.join.token.reveal()
+        same_token = old.token == self.join.token
         if same_token and await is_there(old, self.via):
             return
         with _logged_if_not_saved():

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.guard import Guard
     from tunnel.ops.entry_values import SaidWord
 
-Said = str | bool | Sequence[str] | None
+Said = str | int | Path | Sequence[str] | None
 """A word as a flag or an argument says it."""
 REWRITE: Final = "rewrite"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -61,6 +61,8 @@ class WebWords:
     """Of the target's key."""
     insecure: bool = False
     """The target proves nothing."""
+    listing: bool = False
+    """Folders that have no index.html are listed."""
     for_server: dict[str, list[str]] = field(default_factory=dict)
     """What the server is to ask of visitors, as ``entry_rules.rules_of`` takes it."""
 
@@ -75,7 +77,7 @@ class WebWords:
         elif self.keeps_header or self.cors:
             raise UsageError(
                 "auth-header and cors are about a password", "and there is none",
-                "auth=USER:PASSWORD",
+                "auth=USER:PASSWORD, as a flag --auth",
             )  # fmt: skip
         rules = ServiceRules(guard, host, own, self.request, self.answer)
         return rules if secure or rules != ServiceRules() else None
@@ -108,13 +110,17 @@ class WebWords:
                 "https://HOST:PORT as TARGET",
             )
 
-    def refuse_for_folder(self) -> None:
-        """Raise UsageError if a word is about a target that answers."""
+    def check_for(self, *, folder: bool) -> None:
+        """Raise UsageError if a word is not about what is shared."""
         for name in sorted(self.said):
-            if WORDS[name].needs_target:
+            if folder and WORDS[name].needs_target:
                 raise UsageError(
                     f"{name!r} is not for a folder",
                     "it is about what a service is asked, or answers",
+                )
+            if WORDS[name].needs_folder and not folder:
+                raise UsageError(
+                    f"{name!r} is only for a folder", "a service makes its own pages"
                 )
 
 
@@ -131,6 +137,8 @@ class Word(NamedTuple):
     """It is about requests: TLS that passes through has none."""
     needs_target: bool = False
     """It is about a service that is asked: a folder has none."""
+    needs_folder: bool = False
+    """It is about files."""
 
 
 def _read_auth(words: WebWords, value: str) -> None:
@@ -154,7 +162,9 @@ def _read_cors(words: WebWords, _: str) -> None:
 def _read_host(words: WebWords, value: str) -> None:
     if not _HOST.fullmatch(value):
         raise UsageError(
-            f"{value!r} is no host", "it is rewrite, or NAME[:PORT]", "host=rewrite"
+            f"host={value} cannot be read",
+            "it is rewrite, or NAME[:PORT]",
+            "host=rewrite",
         )
     words.host = value
 
@@ -177,6 +187,10 @@ def _read_pin(words: WebWords, value: str) -> None:
 
 def _read_insecure(words: WebWords, _: str) -> None:
     words.insecure = True
+
+
+def _read_list(words: WebWords, _: str) -> None:
+    words.listing = True
 
 
 def _for_server(name: str) -> Callable[[WebWords, str], None]:
@@ -220,6 +234,7 @@ WORDS: Final[dict[str, Word]] = {
     "ca": Word(_read_ca, "FILE", needs_target=True),
     "pin": Word(_read_pin, "PIN", needs_target=True),
     "insecure": Word(_read_insecure, "", needs_target=True),
+    "list": Word(_read_list, "", needs_folder=True),
     "allow": Word(_for_server("allow"), "NET", repeats=True, needs_http=False),
     "deny": Word(_for_server("deny"), "NET", repeats=True, needs_http=False),
     "expires": Word(_for_server("expires"), "2h", needs_http=False),
@@ -238,14 +253,17 @@ def pairs_of(values: Mapping[str, Said]) -> list[SaidWord]:
     """Return what flags or arguments say as ``read_words`` takes it.
 
     ``_`` is ``-``. None and False say nothing, True says a word that takes no value, a
-    sequence says its word several times.
+    number or path is said as text, a sequence says its word several times.
     """
     pairs: list[SaidWord] = []
     for name, value in values.items():
         if value is None or value is False:
             continue
-        several = (None,) if value is True else value
-        several = (several,) if isinstance(several, str) else several
+        several: Sequence[str | None]
+        if value is True:
+            several = (None,)
+        else:
+            several = (str(value),) if isinstance(value, str | int | Path) else value
         pairs += ((name.replace("_", "-"), one) for one in several)
     return pairs
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 from support.center import LOOPBACK, center, running, user
+from support.ports import OF_SERVERS
 
 from tunnel.access.join import make_token
 from tunnel.addresses import LOOPBACKS, NOWHERE, Address
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 
 UDP_PORT = MappingEntry(MappingType.UDP, "")
-PORTS = range(21_000, 22_000)
 
 
 def anywhere(_ip: str, _port: int) -> bool:
@@ -419,7 +419,7 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
 
 
 async def test_an_association_leaves_at_the_server() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, _ = where.client()
         with service() as (sock, target):
             async with running(client):
@@ -436,7 +436,7 @@ async def test_an_association_leaves_at_the_server() -> None:
 async def test_an_association_outlives_its_link_and_loses_what_was_sent_meanwhile() -> (
     None
 ):
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         with service() as (sock, target):
             async with running(client):
@@ -485,7 +485,7 @@ async def test_each_datagram_takes_a_right_of_its_own() -> None:
 
 
 async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         with service() as (sock, target), service() as (visitor, _):
             async with running(client):
@@ -504,7 +504,7 @@ async def test_a_udp_mapping_carries_visitors_to_its_target() -> None:
 
 
 async def test_tcp_and_udp_may_have_the_same_port() -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         async with running(client):
             await client.publish_target(Address("", 0), Address(LOOPBACK, 9))
@@ -518,7 +518,7 @@ async def test_tcp_and_udp_may_have_the_same_port() -> None:
 async def test_a_mapping_is_opened_as_what_it_is(
     target: UdpTarget | NameTarget,
 ) -> None:
-    async with center(ports=PORTS) as where:
+    async with center(ports=OF_SERVERS) as where:
         client, notices = where.client()
         async with running(client):
             if isinstance(target, UdpTarget):

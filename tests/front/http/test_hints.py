@@ -24,6 +24,7 @@ REFUSALS = {
     "Django": b"<head><title>DisallowedHost\n          at /</title>",
     "Django, plain": b"Invalid HTTP_HOST header: 'a.test'.",
     "Jupyter": b"<!DOCTYPE HTML><title>Jupyter Server</title>403 : Forbidden",
+    "Jupyter, API": b'{"message": "Forbidden", "reason": null}',
     "MCP, TypeScript": b'{"error":{"message":"Invalid Host: a.test"}}',
 }
 
@@ -163,6 +164,7 @@ async def test_a_check_of_the_host_is_known_and_named_once(
         answer(REFUSALS["Vite"], b"Content-Encoding: gzip"),
         answer(b"." * LOOKED_AT_BYTES + REFUSALS["Vite"]),
         answer(b"Forbidden"),
+        answer(b'{"message": "Forbidden", "reason": "not yours"}'),
         answer(b""),
     ],
 )

@@ -13,11 +13,11 @@ import trio.testing
 
 from tunnel.addresses import Address
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.places import Place, Places, Rates, State
+from tunnel.front.http.places import SHUNNED_S, Place, Places, Rates, State
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from tunnel.net.relay import ResettableStream
 
@@ -31,6 +31,8 @@ class One:
         self.state = state
         self.in_flight = in_flight
         self.turn = 0
+        self.shunned_until = 0.0
+        self.when_lost: set[Callable[[], None]] = set()
 
     @property
     def key(self) -> Hashable:
@@ -169,6 +171,19 @@ def test_where_nobody_can_be_asked_a_page_says_why(
 def test_who_may_come_back_at_once_is_waited_for_if_there_is_nobody_else() -> None:
     lost, out = One(State.WAITING), One(State.OUT)
     assert place(lost, out).member(None, VISITOR) is lost
+
+
+async def test_who_took_no_connection_is_asked_last_for_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    refusing, busy = One(), One(in_flight=3)
+    there = place(refusing, busy)
+    refusing.shunned_until = trio.current_time() + SHUNNED_S
+    assert there.member(None, VISITOR) is busy
+    assert there.other([busy]) is refusing
+    assert there.other([busy, refusing]) is None
+    await trio.sleep(SHUNNED_S)
+    assert there.member(None, VISITOR) is refusing
 
 
 async def test_a_connection_that_passes_through_is_led_to_a_member_or_refused() -> None:

@@ -8,6 +8,7 @@ target's connection, brings the answer. So either side may speak first, and end 
     target closes at any other              the visitor's connection is closed
     answer before the request's end         passed on with "Connection: close"
     answer breaks off                       its end is missing, and then closed
+    nothing was done, and others are there  the caller may ask one of them
 """
 
 from __future__ import annotations
@@ -19,18 +20,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
-from tunnel.errors import Code
+from tunnel.errors import CODES, Code
+from tunnel.front.http.answer import AnswerReader
 from tunnel.front.http.bodies import BodyError, BodyReader, framed, last_chunk
 from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
-    NO_BODY,
     HeadError,
-    end_of_answer,
-    read_answer,
-    values,
 )
-from tunnel.front.http.hints import REFUSALS, Look, may_be_hinted, say_broken, spoken
-from tunnel.front.http.pages import HttpError, head_bytes
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
     AHEAD_BYTES,
     READ_BYTES,
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
 
 KEPT_S: Final = 4.0
 """A target's connection without a request: Node closes one after 5 s."""
-_BEGIN: Final = b"HTTP/1."
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
 
 
@@ -59,6 +55,17 @@ class Words(NamedTuple):
     """The target's connection ended like this."""
     fault: Callable[[str], HttpError]
     """The target "answered something that is not HTTP", and the like."""
+
+
+class UnservedError(Exception):
+    """A request was not answered, and does no harm when it is asked elsewhere."""
+
+    def __init__(self, failure: HttpError, *, lost: bool) -> None:
+        super().__init__(failure.words)
+        self.failure = failure
+        """The page, if there is nobody else."""
+        self.lost = lost
+        """The link was, and not the target."""
 
 
 class Exchange:
@@ -83,6 +90,8 @@ class Exchange:
         """Of the final answer, once it has begun."""
         self.failure = ""
         """What the target did in place of a whole answer."""
+        self.has_others = False
+        """Somebody else can be asked, if this one does nothing."""
         self.is_over = False
         self.switched = False
         """Both sides have left HTTP, and ``Visit.tunnel`` is to be relayed."""
@@ -91,10 +100,15 @@ class Exchange:
         self._request = visit.request
         self._head = head
         self._words = words
-        self._lines = lines
         self._failure: HttpError | None = None
         self._broke = False
         """The target's connection did, or ended, in place of an answer."""
+        self._undone = False
+        """The target got nothing of the request."""
+        self._lost = False
+        """The link to the target was lost, and others are there."""
+        self._held: bytearray | None = bytearray()
+        """The request's body so far, as it came; None when it became too long."""
         self._told = False
         """The target knows that the visitor has ended its direction."""
         self._passing = False
@@ -104,13 +118,7 @@ class Exchange:
         """The target has said something."""
         self._listens = True
         """The target takes the request."""
-        self._buffer = bytearray()
-        """Of an answer's head that is not whole."""
-        self._answer: AnswerHead | None = None
-        self._body = BodyReader(NO_BODY)
-        self._chunked = False
-        """The visitor gets the answer's body in chunks."""
-        self._look: Look | None = None
+        self._answer = AnswerReader(visit, visit.request, lines)
         self._sinks: HasSink | None = None
         """The target's connection, while it passes on a large body by itself."""
 
@@ -128,6 +136,7 @@ class Exchange:
         Raises:
             StreamError: from ``open_one``.
             HttpError: there is no answer; this is ours.
+            UnservedError: others may be asked.
             VisitorGoneError: the visitor left, or must not take the answer for whole.
         """
         visit = self._visit
@@ -139,13 +148,15 @@ class Exchange:
             await self._connect(key, open_one)
         await self._ask()
         await self._wait()
-        if self._may_repeat():
+        if not self._lost and self._may_repeat():
             self._failure, self.failure = None, ""
             self.is_over = self._reused = self._broke = self._told = False
             self._listens = True
             await self._connect(key, open_one)
             await self._ask()
             await self._wait()
+        if self._lost or self._undone:
+            self._pass_over()
         self._conclude()
 
     async def _connect(
@@ -200,6 +211,8 @@ class Exchange:
             del visit.waiting[:READ_BYTES]
             try:
                 pieces, rest = body.feed(data)
+                if self.has_others:
+                    self._hold(data[: len(data) - len(rest)])
                 if rest:
                     visit.waiting[:0] = rest
                 elif visit.ended and not visit.waiting:
@@ -267,6 +280,42 @@ class Exchange:
             and self._request.body.size == 0
         )
 
+    def _hold(self, data: bytes) -> None:
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > AHEAD_BYTES:
+                self._held = None
+
+    def give_up(self) -> None:
+        """Ask others, now that the link is lost, if it is safe (RFC 9110 §9.2.1).
+
+        Else the answer comes when the link does.
+        """
+        upstream = self._visit.upstream
+        if (
+            isinstance(upstream, Upstream)
+            and upstream.exchange is self
+            and not (self._heard or self._visit.gone)
+            and self._request.method in _REPEATABLE
+            and self._request.body.size == 0
+        ):
+            self._lost = True
+            self.broke(Code.LINK_LOST)
+
+    def _pass_over(self) -> None:
+        """Leave the request to others, with its body as it came.
+
+        Raises:
+            UnservedError: they may have it.
+        """
+        visit, failure, held = self._visit, self._failure, self._held
+        if failure is None or failure.close or visit.gone or held is None:
+            return
+        if held:
+            visit.waiting[:0] = held
+            visit.body = BodyReader(self._request.body)
+        raise UnservedError(failure, lost=self._lost) from None
+
     def _conclude(self) -> None:
         """Say how it has ended."""
         visit = self._visit
@@ -283,7 +332,7 @@ class Exchange:
                 raise VisitorGoneError
             self._raise_failure()
         visit.may_go_on = False
-        answer = self._answer
+        answer = self._answer.head
         if self._request.http_1_0 and (answer is None or answer.body.size is None):
             raise VisitorGoneError
 
@@ -301,29 +350,37 @@ class Exchange:
         """Take what the target says."""
         self._heard = True
         self._visit.moved()
-        output: list[bytes] = []
+        answer, output = self._answer, list[bytes]()
         try:
-            if self._answer is None:
-                data = self._read_heads(data, output)
+            if answer.head is None:
+                data = answer.read_heads(data, output)
+                self.status, self.switched = answer.status, answer.switched
                 if self.status < HTTPStatus.OK:
                     await self._pass(output)
                     if self.switched and not self.is_over:
                         self._leave_http()
                     return
-            rest = self._read_body(data, output)
-            while rest and not self._body.done:  # there are many small chunks
+                self._lend()
+            rest = answer.read_body(data, output)
+            while rest and not answer.body.done:  # there are many small chunks
                 await self._pass(output)
                 await trio.lowlevel.checkpoint()
                 if self.is_over:
                     return
                 output = []
-                rest = self._read_body(rest, output)
+                rest = answer.read_body(rest, output)
         except HeadError as error:
             self._fault(error.words)
             return
         await self._pass(output)
-        if self._body.done and not self.is_over:
+        if answer.body.done and not self.is_over:
             self._finish(rest)
+
+    def _lend(self) -> None:
+        """Have the middle of a large body passed on without the carrier."""
+        virtual, body = self.upstream.virtual, self._answer.body
+        if body.certain > READ_BYTES and isinstance(virtual, HasSink):
+            virtual.sink, self._sinks = sink_of(self._visit, body), virtual
 
     def _leave_http(self) -> None:
         upstream, visit = self.upstream, self._visit
@@ -332,97 +389,21 @@ class Exchange:
         self.is_over = True
         visit.poke()
 
-    def _read_heads(self, data: bytes, output: list[bytes]) -> bytes:
-        """Read interim answers and the head of the final one; return what is behind."""
-        buffer, limits = self._buffer, self._visit.limits
-        while True:
-            seen = len(buffer)
-            buffer += data
-            size = end_of_answer(buffer, seen)
-            if (size or len(buffer)) > limits.head_bytes:
-                raise HeadError(
-                    HTTPStatus.BAD_GATEWAY,
-                    f"answered with a head of more than {limits.head_bytes} bytes",
-                )
-            if not size:
-                _check_begin(buffer)
-                return b""
-            raw, data = bytes(buffer[:size]), bytes(buffer[size:])
-            buffer.clear()
-            try:
-                head = read_answer(raw, self._request.method, limits.fields)
-            except HeadError:
-                _check_begin(raw)
-                raise
-            if head.broken:
-                say_broken(self._visit.host, head.broken)
-            if head.status >= HTTPStatus.OK:
-                output.append(self._final(head))
-                return data
-            if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                output += [self._switch(head), data]
-                return b""
-            if not self._request.http_1_0:
-                lines = answer_lines(head)
-                output.append(head_bytes(head.status, head.reason, lines))
-            if not data:
-                return b""
-
-    def _switch(self, head: AnswerHead) -> bytes:
-        if not self._request.upgrade:
-            raise HeadError(
-                HTTPStatus.BAD_GATEWAY, "switched to a protocol that nobody asked for"
-            )
-        if not self._visit.body.done:  # its rest would be taken for the new protocol
-            raise HeadError(
-                HTTPStatus.BAD_GATEWAY, "switched before it had the whole request"
-            )
-        self.status = head.status
-        self.switched = self._visit.answering = True
-        upgrade = next(iter(values(head.fields, b"upgrade")), self._request.upgrade)
-        lines = [
-            *self._lines(head), b"Connection: Upgrade", b"Upgrade: " + upgrade
-        ]  # fmt: skip
-        return head_bytes(head.status, head.reason, lines)
-
-    def _final(self, head: AnswerHead) -> bytes:
-        self._answer, self._body = head, BodyReader(head.body)
-        virtual = self.upstream.virtual
-        if self._body.certain > READ_BYTES and isinstance(virtual, HasSink):
-            virtual.sink, self._sinks = sink_of(self._visit, self._body), virtual
-        self.status = head.status
-        if head.status in REFUSALS and may_be_hinted(head):
-            self._look = Look(self._visit.host)
-        lines = self._lines(head)
-        self._chunked = head.body.size is None and not self._request.http_1_0
-        if self._chunked:
-            lines.append(b"Transfer-Encoding: chunked")
-        return self._visit.head(head.status, lines, head.reason)
-
-    def _read_body(self, data: bytes, output: list[bytes]) -> bytes:
-        pieces, rest = self._body.feed(data)
-        if self._look is not None and not self._look.take(pieces):
-            self._look = None
-        output += framed(pieces, chunked=self._chunked)
-        if self._body.done and self._chunked:
-            output.append(last_chunk(trailers(self._body.trailers)))
-        return rest
-
     async def hear_end(self) -> None:
         """Take the end of what the target says."""
-        if self._answer is None:
+        output: list[bytes] = []
+        if self._answer.head is None:
             if self._heard:
                 self._fault("broke off within its answer's head")
             else:
                 self.broke(Code.NORMAL)
             return
         try:
-            self._body.end()
+            self._answer.end(output)
         except BodyError:
             self._fault("broke off within its answer")
             return
-        if self._chunked:
-            await self._pass([last_chunk([])])
+        await self._pass(output)
         if not self.is_over:
             self._finish(b"")
 
@@ -444,6 +425,11 @@ class Exchange:
         if self.is_over:
             return
         self._broke = True
+        self._undone = (
+            self.has_others
+            and CODES[code].retry_safe
+            and not (self._reused or self._heard)
+        )
         failure = self._words.refusal(code)
         self.failure = failure.words
         self._fail(failure)
@@ -462,7 +448,7 @@ class Exchange:
 
     def _finish(self, behind: bytes) -> None:
         """Keep the target's connection if it can be kept."""
-        upstream, visit, answer = self.upstream, self._visit, self._answer
+        upstream, visit, answer = self.upstream, self._visit, self._answer.head
         assert answer is not None  # noqa: S101 - its body has ended
         if visit.body.done:
             upstream.exchange = None  # else its end is a reset
@@ -489,8 +475,3 @@ class Exchange:
             visit.poke()
         else:
             visit.look_until(upstream.idle_until)
-
-
-def _check_begin(said: bytes | bytearray) -> None:
-    if not _BEGIN.startswith(said[: len(_BEGIN)]):
-        raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None

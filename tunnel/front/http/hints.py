@@ -31,6 +31,8 @@ _HOST_CHECK: Final = re.compile(
     rb"|<title>Jupyter ",
     re.IGNORECASE,
 )
+_JUPYTER_API: Final = re.compile(rb'\{"message": "Forbidden", "reason": null\}')
+"""Its whole answer below ``/api``, of which it says the reason to its own log only."""
 _WANTS_TLS: Final = re.compile(
     rb"HTTP request to an HTTPS server"  # Go
     rb"|plain HTTP request was sent to HTTPS port"  # nginx
@@ -85,6 +87,10 @@ class Look:
         if _HOST_CHECK.search(self._seen):
             say_once("host.refused", self._host,
                 "the target refuses names it does not know: host=rewrite")  # fmt: skip
+        elif _JUPYTER_API.search(self._seen):
+            say_once("host.refused", self._host,
+                "Jupyter knows no login of this visitor, or refuses names it does not "
+                "know: host=rewrite")  # fmt: skip
         elif _WANTS_TLS.search(self._seen):
             say_once("target.wants_tls", self._host,
                 "it is to be published as https://HOST:PORT")  # fmt: skip

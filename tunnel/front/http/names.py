@@ -30,7 +30,7 @@ import trio
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, LimitError, StreamError
-from tunnel.front.http.exchange import Exchange, Words
+from tunnel.front.http.exchange import Exchange, UnservedError, Words
 from tunnel.front.http.fields import (
     about_the_visitor,
     answer_lines,
@@ -39,7 +39,7 @@ from tunnel.front.http.fields import (
 )
 from tunnel.front.http.forwarded import Origin, origin_of
 from tunnel.front.http.pages import HttpError
-from tunnel.front.http.places import RETRY_AFTER_S, Places
+from tunnel.front.http.places import RETRY_AFTER_S, SHUNNED_S, Places
 from tunnel.front.http.server import Visit, serve_requests
 from tunnel.front.http.upstream import Upstream
 from tunnel.log import log_event
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.front.http.heads import AnswerHead
-    from tunnel.front.http.places import Member
+    from tunnel.front.http.places import Member, Place
     from tunnel.front.http.request import Request
     from tunnel.net.sockets import FastSocket
 
@@ -106,7 +106,7 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
         found = route(request.host)
         visit.host = request.host
         if not isinstance(found, Destination):
-            await _answer_guarded(visit, request, found)
+            await _answer_guarded(visit, request, found, route)
             return
         made = visit.made
         if made is None or made[0] is not request or made[1] is not found.key:
@@ -120,7 +120,7 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
 
 
 async def _answer_guarded(
-    visit: Visit, request: Request, found: Places | Absent
+    visit: Visit, request: Request, found: Places | Absent, route: Route
 ) -> None:
     """Answer at a name of which the server asks more than whose it is."""
     if isinstance(found, Absent):
@@ -132,13 +132,63 @@ async def _answer_guarded(
     kept = visit.upstream
     key = kept.key if isinstance(kept, Upstream) and not kept.is_over else None
     member = place.member(key, visitor)
-    request = request._replace(target=place.stripped(request.target))
-    head = b"\r\n".join((*request_lines(request, origin), b"", b""))
+    asked = request._replace(target=place.stripped(request.target))
+    head = b"\r\n".join((*request_lines(asked, origin), b"", b""))
+    tried: list[Member] = [member]
+    while failure := await _ask_member(place, tried, visit, asked, head, visitor):
+        # What is published may have changed meanwhile.
+        now, rules = route(request.host), place.rules
+        other = None
+        if isinstance(now, Places):
+            place = now.place_of(request.target)
+            other = place.other(tried) if place.rules == rules else None
+        if other is None:
+            try:
+                raise failure
+            finally:  # it holds this frame, and must not be held by it
+                del failure
+        place.limit_body(visit)
+        tried.append(other)
+
+
+async def _ask_member(
+    place: Place,
+    tried: list[Member],
+    visit: Visit,
+    request: Request,
+    head: bytes,
+    visitor: Address,
+) -> HttpError | None:
+    """Have the last of ``tried`` answer; return a page if others may be asked."""
+    member = tried[-1]
+    exchange = Exchange(visit, head, _WORDS)
+    exchange.has_others = len(place.members) > len(tried)
+
+    def lost() -> None:
+        if place.has_other(tried):
+            exchange.give_up()
+
+    def left() -> None:
+        member.in_flight -= 1
+
+    lost_calls = member.when_lost if exchange.has_others else set()
+    lost_calls.add(lost)
     member.in_flight += 1
     try:
-        await exchange_with(member, visit, request, head, visitor)
+        await exchange_with(member, visit, request, head, visitor, exchange=exchange)
+    except UnservedError as error:
+        if not error.lost:
+            member.shunned_until = trio.current_time() + SHUNNED_S
+        return error.failure
+    else:
+        member.shunned_until = 0.0
     finally:
-        member.in_flight -= 1
+        lost_calls.discard(lost)
+        if visit.tunnel is None:
+            member.in_flight -= 1
+        else:  # what it has switched to is in flight for as long as it lasts
+            visit.left = left
+    return None
 
 
 async def exchange_with(
@@ -148,6 +198,8 @@ async def exchange_with(
     head: bytes,
     visitor: Address,
     lines: Callable[[AnswerHead], list[bytes]] = answer_lines,
+    *,
+    exchange: Exchange | None = None,
 ) -> None:
     """Have a destination answer a request.
 
@@ -158,28 +210,39 @@ async def exchange_with(
         head: what goes on of its head.
         visitor: for whom it is opened.
         lines: makes the fields of the answer that go on.
+        exchange: made for this; None makes one.
 
     Raises:
         HttpError: there is no answer; this is ours.
+        UnservedError: others may be asked.
         VisitorGoneError: see ``Exchange.run``.
     """
     started = trio.current_time()
-    exchange = Exchange(visit, head, _WORDS, lines)
+    if exchange is None:
+        exchange = Exchange(visit, head, _WORDS, lines)
+    moved = False
     try:
         await exchange.run((to.key, visitor.host), partial(to.open, visitor))
+    except UnservedError:
+        moved = True
+        raise
     except StreamError as error:
         if isinstance(error, LimitError):
             failure = _limit(error.of_address)
         else:
             failure = _refusal(error.code)
         exchange.failure = failure.words
+        if exchange.has_others:
+            moved = True
+            raise UnservedError(failure, lost=error.code in _LINK_CODES) from None
         try:
             raise failure from None
         finally:  # it holds this frame, and must not be held by it
             del failure
     finally:
         if exchange.failure:
-            log_event(LOG, logging.INFO, "request.failed", peer=str(visitor),
+            event = "request.moved" if moved else "request.failed"
+            log_event(LOG, logging.INFO, event, peer=str(visitor),
                 host=request.host, reason=exchange.failure)  # fmt: skip
         if LOG.isEnabledFor(logging.DEBUG):
             ended = visit.idle_since or trio.current_time()

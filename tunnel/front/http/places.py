@@ -28,7 +28,7 @@ from tunnel.log import log_event
 from tunnel.net.listen import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from tunnel.addresses import Address
     from tunnel.front.http.server import Visit
@@ -39,6 +39,9 @@ MAX_REMEMBERED: Final = 65_536
 """Addresses whose requests are counted, in some 20 MB for all names of a server. With
 more, the one that came longest ago is forgotten, and may come anew."""
 RETRY_AFTER_S: Final = 5
+SHUNNED_S: Final = 5.0
+"""For so long a member that took no connection is asked last: as often as a check asks,
+so that one request in 5 s pays for learning that it is back."""
 
 _ROUNDING_S: Final = 1e-6
 _LEVELS: Final = re.compile(r"/+")
@@ -60,6 +63,13 @@ class Member(Protocol):
     """Requests that have no whole answer."""
     turn: int
     """When it was chosen last, in choices."""
+    shunned_until: float
+    """It took no connection, and is asked last until then; on trio's clock."""
+
+    @property
+    def when_lost(self) -> set[Callable[[], None]]:  # pragma: no cover
+        """Called when its link is lost; who adds removes."""
+        ...
 
     @property
     def key(self) -> Hashable:  # pragma: no cover
@@ -207,7 +217,23 @@ class Place:
                 "the service behind this does not answer at the moment",
                 headers=[("Retry-After", str(RETRY_AFTER_S))],
             )  # fmt: skip
-        chosen = min(found, key=lambda one: (one.in_flight, one.turn))
+        return self._least_busy(found)
+
+    def other(self, tried: list[Member]) -> Member | None:
+        """Choose who is asked when others were in vain; None: nobody is left."""
+        found = [one for one in self.members if _is_ready(one) and one not in tried]
+        return self._least_busy(found) if found else None
+
+    def has_other(self, tried: list[Member]) -> bool:
+        """Say whether ``other`` would find somebody."""
+        return any(_is_ready(one) and one not in tried for one in self.members)
+
+    def _least_busy(self, found: list[Member]) -> Member:
+        def order(one: Member) -> tuple[bool, int, int]:
+            until = one.shunned_until
+            return bool(until) and trio.current_time() < until, one.in_flight, one.turn
+
+        chosen = min(found, key=order)
         self.turns += 1
         chosen.turn = self.turns
         return chosen
@@ -266,6 +292,10 @@ class Places:
             if not below or path == below or path.startswith(f"{below}/"):
                 return place
         return None
+
+
+def _is_ready(member: Member) -> bool:
+    return member.state is State.READY
 
 
 def _plain(path: str) -> str:

@@ -96,6 +96,7 @@ class Visit:
         "host",
         "idle_s",
         "idle_since",
+        "left",
         "limits",
         "made",
         "may_go_on",
@@ -152,6 +153,8 @@ class Visit:
         """Why the visitor was shown out before its request reached a front end."""
         self.tunnel: ResettableStream | None = None
         """To be relayed from here on: both sides have left HTTP."""
+        self.left: Callable[[], None] | None = None
+        """Called when what is relayed has ended."""
         self.nursery: trio.Nursery | None = None
         """Where the carrier of answers runs."""
         self.idle_since: float | None = None
@@ -363,6 +366,11 @@ class Visit:
         if upstream is not None:
             upstream.drop()
 
+    def has_left(self) -> None:
+        """Note that what is relayed has ended."""
+        if self.left is not None:
+            self.left()
+
     async def leave(self) -> None:
         """Close, after the visitor had the time to read what was sent, or has paused.
 
@@ -402,11 +410,15 @@ async def serve_requests(
             visit.drop_upstream()
             if visit.tunnel is not None:
                 visit.tunnel.reset(Code.RESET)
+                visit.has_left()
             await reset_socket(visit.stream)
     if visit.tunnel is not None:
         early, visit.waiting = bytes(visit.waiting), bytearray()
         visit.forget()  # it may last for days
-        await carry(visit.stream, visit.tunnel, visit.peer, early=early)
+        try:
+            await carry(visit.stream, visit.tunnel, visit.peer, early=early)
+        finally:
+            visit.has_left()
     elif visit.gone:
         await reset_socket(visit.stream)
     else:
