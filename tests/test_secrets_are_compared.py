@@ -68,6 +68,7 @@ def test_no_secret_is_compared_byte_by_byte(path: Path) -> None:
 ALLOWED: Final = frozenset(
     (
         "old.token == self.join.token",  # of ``Secret``, whose == is constant-time
+        "b'100-continue' in tokens(request.fields, b'expect')",  # words of HTTP
     )
 )
 
@@ -115,10 +116,13 @@ DOORS: Final[dict[str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_who_is_wrong_costs_one_comparison_of_the_same_kind(
+def test_who_is_wrong_costs_the_same_comparisons_of_the_same_kind(
     door: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where there is no such user: the time must not tell who exists."""
+    """Also where there is no such user: the time must not tell who exists.
+
+    A user of a link may have two tokens, so two are compared whoever it is.
+    """
     calls: list[tuple[int, int]] = []
     compare = hmac.compare_digest
 
@@ -128,6 +132,6 @@ def test_who_is_wrong_costs_one_comparison_of_the_same_kind(
 
     monkeypatch.setattr(hmac, "compare_digest", counted)
     assert not DOORS[door]()
-    assert len(calls) == 1
+    assert len(calls) == (2 if door.startswith("a link") else 1)
     if door not in ("a token", "a cookie"):  # whose length is no secret
         assert calls[0][0] == calls[0][1]

@@ -52,14 +52,17 @@ async def asked(state: Path, do: str) -> dict[str, object] | None:
         return await trio.to_thread.run_sync(ask, state, do, {"a": [1, "b"]})
 
 
-async def test_an_answer_and_a_refusal_come_as_they_are(tmp_path: Path) -> None:
+async def test_an_answer_and_a_refusal_come_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "peer_process", lambda _sock: Peer(1, os.geteuid()))
     assert await asked(tmp_path, "echo") is None  # nobody there
     async with trio.open_nursery() as nursery:
         listener = open_control(tmp_path)
         assert listener is not None
         nursery.start_soon(serve_control, listener, {"echo": echo, "fail": fail})
         answer = await asked(tmp_path, "echo")
-        by = f"uid {os.geteuid()} pid {os.getpid()}"
+        by = f"uid {os.geteuid()} pid 1"
         assert answer == {"args": {"a": [1, "b"]}, "by": by}
         for do, status in (("fail", 2), ("other", 2)):
             with pytest.raises(AnswerError) as caught:
@@ -82,6 +85,8 @@ async def test_another_user_is_not_heard_and_not_asked(
             patch.setattr(control, "peer_process", lambda _sock: other)
             with pytest.raises(AnswerError, match="another user"):
                 await asked(tmp_path, "echo")
+        with pytest.raises(AnswerError, match="not reached through"):
+            await asked(tmp_path, "echo")
         with monkeypatch.context() as patch:
             patch.setattr(asking, "peer_process", lambda _sock: other)
             with pytest.raises(StateError, match="is not asked"):
@@ -93,6 +98,7 @@ async def test_a_silent_question_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "QUESTION_S", 0.05)
+    monkeypatch.setattr(control, "peer_process", lambda _sock: Peer(1, os.geteuid()))
     async with trio.open_nursery() as nursery:
         listener = open_control(tmp_path)
         assert listener is not None
