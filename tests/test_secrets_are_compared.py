@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SOURCES: Final = sorted((ROOT / "tunnel").rglob("*.py"))
 SECRET: Final = re.compile(
-    r"(^|_)(tokens?|passwords?|secrets?|proofs?|mac|signature|stored_key|client_key)$"
+    r"(^|_)(token|passwords?|secrets?|proofs?|mac|signature|stored_key|client_key)$"
 )
 """How what must not be guessed is called."""
 HARMLESS: Final = re.compile(r"len\(|None|\bis\b")
