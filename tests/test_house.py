@@ -11,6 +11,7 @@ import pytest
 from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
+from tunnel.access.limits import Limits
 from tunnel.center import drain, endpoints, health, mappings, server, sessions, sites
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 TEXT: Final = protocol_text()
 SOURCES: Final = sorted((ROOT / "tunnel").rglob("*.py"))
 TERMS: Final = Terms()
+USER: Final = Limits()
 
 PEER_LIMITS: Final = {
     "largest max_frame": MAX_FRAME_BYTES,
@@ -93,11 +95,13 @@ PEER_LIMITS: Final = {
     "failures of one address and name at once": gate.FAILURE_BURST,
     "one more failure after": gate.FAILURE_REFILL_S,
     "answer to a wrong proof after": server.FAILURE_DELAY_S,
-    "sessions of one user": sessions.MAX_SESSIONS,
-    "sessions of one user without a link": sessions.MAX_WAITING_SESSIONS,
+    "links of one user": USER.links,
+    "sessions of one user": USER.sessions,
+    "sessions of one user without a link": USER.waiting,
     "kept for sessions without a link": sessions.MAX_KEPT_BYTES,
     "ports of an entry": endpoints.MAX_RANGE,
-    "entries of one client": mappings.MAX_CLIENT_NAMES,
+    "public ports of one user": USER.ports,
+    "names of one user": USER.names,
     "entries of all clients": mappings.MAX_NAMES,
     "entries of one name": sites.MAX_SITE_ENTRIES,
     "remembered first publications": sites.KNOWN_LIVES,
@@ -146,7 +150,8 @@ PROGRAM_LIMITS: Final = {
 
 CALM_LIMITS: Final = {
     Calm.FAILED_LOGINS: gate.FAILURE_BURST,
-    Calm.SESSIONS: sessions.MAX_SESSIONS,
+    Calm.SESSIONS: USER.sessions,
+    Calm.LINKS: USER.links,
     Calm.FIELDS: wire_fields.MAX_FIELDS,
     Calm.NAMES: frames.MAX_MAPPING_COUNT,
     Calm.MAPPINGS: proto_mappings.MAX_UNANSWERED_MAPPINGS,

@@ -92,6 +92,8 @@ class Code(IntEnum):
         "link_no is not higher than one already seen")
     DUPLICATE = (0x0D, "G", "session", False, 1, 502, Exit.ADDRESS_TAKEN, "warning",
         "another client that answers has this client id; come with another")
+    ONCE = (0x0E, "G", "session", False, 1, 502, Exit.AUTH, "info",
+        "this token works for one machine; come with a token of its own")
     GENERAL = (0x10, "CM", "stream", False, 1, 502, Exit.INTERNAL, "info",
         "any other failure at the exit")
     NOT_ALLOWED = (0x11, "CM", "stream", True, 2, 403, Exit.AUTH, "info",
@@ -173,6 +175,18 @@ class StreamError(TunnelError):
 
 class LocalStreamError(StreamError):
     """This side ended, refused or misused the virtual TCP connection."""
+
+
+class LimitError(LocalStreamError):
+    """A limit of the user whose service or program it is does not let it be opened.
+
+    ``of_address``: the visitor's address has its share of that service.
+    """
+
+    of_address = False
+
+    def __init__(self, what: str) -> None:
+        super().__init__(Code.RESOURCE, what)
 
 
 class RemoteStreamError(StreamError):

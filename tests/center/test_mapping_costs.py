@@ -9,7 +9,9 @@ import pytest
 import trio
 from support.center import LOOPBACK, user
 
+from tunnel.access.account import Account
 from tunnel.access.join import make_token
+from tunnel.access.limits import Limits
 from tunnel.center import mappings
 from tunnel.center.endpoints import EndpointType, PublicName, TcpPorts
 from tunnel.center.mappings import MappingTable
@@ -38,9 +40,10 @@ class Client:
     gone = waiting = away = False
     client_id = NO_CLIENT_ID
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, limits: Limits | None = None) -> None:
         self.session = self
         self.user = user(make_token())
+        self.account = Account(self.user.name, limits)
         self.nursery = nursery
 
     def open_now(self, target: Target, visitor: Address | None = None) -> VirtualStream:
@@ -163,13 +166,12 @@ async def test_a_name_that_is_asked_for_elsewhere_leaves_where_it_was(
     assert table.owner(PublicName(MappingType.EXIT, "there")) is as_session(client)
 
 
-async def test_neither_a_client_nor_all_of_them_have_names_without_end(
+async def test_neither_a_user_nor_all_of_them_have_names_without_end(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mappings, "MAX_CLIENT_NAMES", 3)
     monkeypatch.setattr(mappings, "MAX_NAMES", 5)
     table = MappingTable({MappingType.EXIT: EndpointType(MappingType.EXIT)})
-    first, second = Client(nursery), Client(nursery)
+    first, second = Client(nursery, Limits(names=3)), Client(nursery)
     names = [leave(str(at)) for at in range(4)]
     codes = [a.code for a in await ask(table, first, MappingOp.ADD, *names)]
     assert codes == [Code.NORMAL] * 3 + [Code.RESOURCE]

@@ -9,6 +9,7 @@ import pytest
 import trio
 from support.center import LOOPBACK, user
 
+from tunnel.access.account import Account
 from tunnel.access.join import make_token
 from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
@@ -46,6 +47,7 @@ class Client:
         self, nursery: trio.Nursery, name: str = "default", *, owner: bool = True
     ) -> None:
         self.user = user(make_token(), name, owner=owner)
+        self.account = Account(name)
         self.nursery = nursery
         self.client_id = os.urandom(16)
         self.session = self

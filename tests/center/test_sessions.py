@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from tunnel.access.account import Account
+from tunnel.access.limits import Limits
 from tunnel.center import sessions
 from tunnel.center.sessions import NO_CLIENT_ID, Sessions
 from tunnel.errors import Code
@@ -34,7 +36,12 @@ class Fake:
     client_id: bytes
     user: Person
     session: Carried
+    limits: Limits
     ended: list[Code] = field(default_factory=list)
+
+    @property
+    def account(self) -> Account:
+        return Account(self.user.name, self.limits)
 
     def dismiss(self, code: Code, reason: str) -> None:
         assert reason
@@ -45,19 +52,26 @@ class Crowd:
     """A table of sessions, and who was put into it."""
 
     def __init__(self, most: int = 9, most_waiting: int = 9) -> None:
-        self.table = Sessions(most, most_waiting)
+        self.table = Sessions()
+        self.most = most
+        self.limits = Limits(waiting=most_waiting)
         self.all: list[Fake] = []
 
     def add(
         self, user: str = "ann", *, streams: int = 0, kept: int = 0, waits: bool = True
     ) -> Fake:
         number = (len(self.all) + 1).to_bytes(2, "big")
-        session = Fake(number, number * 8, Person(user), Carried(streams, kept))
+        session = Fake(
+            number, number * 8, Person(user), Carried(streams, kept), self.limits
+        )
         self.all.append(session)
         self.table.add(cast("ClientSession", session))
         if waits:
             self.table.waits(cast("ClientSession", session))
         return session
+
+    def make_room(self, user: str) -> bool:
+        return self.table.make_room(user, self.most)
 
     def ended(self) -> list[int]:
         """Who had to go; why is always that there was no room."""
@@ -84,7 +98,7 @@ def test_another_users_sessions_make_no_room() -> None:
     for _ in range(3):
         crowd.add("ann", streams=1)
     assert crowd.ended() == [1]
-    assert not crowd.table.make_room("ann")
+    assert not crowd.make_room("ann")
     assert crowd.ended() == [1]
 
 
@@ -92,13 +106,13 @@ def test_a_newcomer_takes_the_place_of_nobody_who_has_a_link_or_a_connection() -
     crowd = Crowd(most=3)
     crowd.add(waits=False)
     crowd.add(streams=1)
-    assert crowd.table.make_room("ann")
+    assert crowd.make_room("ann")
     idle = crowd.add(streams=0)
-    assert crowd.table.make_room("ann")
+    assert crowd.make_room("ann")
     assert crowd.ended() == [2]
     assert idle.ended
     crowd.add(streams=2)
-    assert not crowd.table.make_room("ann")
+    assert not crowd.make_room("ann")
     assert crowd.ended() == [2]
 
 
@@ -147,6 +161,6 @@ def test_a_client_is_found_by_its_id_and_one_without_is_not() -> None:
     found = crowd.table.of_client("ann", first.client_id)
     assert found is cast("ClientSession", first)
     assert crowd.table.of_client("bob", first.client_id) is None
-    nameless = Fake(b"n", NO_CLIENT_ID, Person("ann"), Carried())
+    nameless = Fake(b"n", NO_CLIENT_ID, Person("ann"), Carried(), Limits())
     crowd.table.add(cast("ClientSession", nameless))
     assert crowd.table.of_client("ann", NO_CLIENT_ID) is None

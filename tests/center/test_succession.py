@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +21,7 @@ from support.center import (
 )
 from support.logs import lines
 
+from tunnel.access.limits import Limits
 from tunnel.center import mappings
 from tunnel.center import server as server_module
 from tunnel.center.client_session import ClientSession
@@ -34,7 +34,6 @@ from tunnel.center.events import (
     SessionLost,
 )
 from tunnel.center.mappings import SILENT_OWNER_S
-from tunnel.center.sessions import Sessions
 from tunnel.errors import (
     Code,
 )
@@ -178,8 +177,7 @@ async def test_the_65th_client_gets_in_and_one_too_many_is_told_of_at_both_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with center() as where:
-        where.server.options = replace(where.server.options, max_sessions=65)
-        where.server._sessions = Sessions(65)
+        where.server.accounts._defaults = Limits(sessions=65)
         wires = [
             await raw_login(where, number.to_bytes(16, "big"))
             for number in range(1, 66)

@@ -23,6 +23,7 @@ from support.processes import free_port
 from support.traffic import Traffic
 
 from tunnel.access.join import make_token
+from tunnel.access.limits import Limits
 from tunnel.addresses import Address
 from tunnel.center import backoff
 from tunnel.center import sessions as sessions_module
@@ -34,7 +35,6 @@ from tunnel.center.events import (
     MappingRefused,
     SessionLost,
 )
-from tunnel.center.sessions import Sessions
 from tunnel.errors import Code, RemoteLinkError
 from tunnel.link.link import Link
 from tunnel.link.session import Session
@@ -525,7 +525,7 @@ async def test_so_many_sessions_of_a_user_wait_and_the_longest_waiting_goes_firs
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with network() as net:
-        net.center.server._sessions = Sessions(most_waiting=8)
+        net.center.server.accounts._defaults = Limits(waiting=8)
         results = []
         for number in range(1, 10):
             own = bytes([number]) * 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
@@ -20,6 +21,7 @@ from tunnel.errors import (
 )
 from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
+    CAN_OWN,
     MAX_FRAME_BYTES,
     MIN_FRAME_BYTES,
     ProtAuth,
@@ -683,10 +685,11 @@ def test_a_proved_answer_still_has_to_make_sense() -> None:
         answer_by_hand(resumed=2, resume=state),
         answer_by_hand(count=1),
         answer_by_hand(by_hand.tlv(1, b"xyz")),
+        answer_by_hand(by_hand.tlv(3, b"")),  # no token was said
     ):
         assert isinstance(bad, RemoteLinkError)
         assert bad.code == Code.PROTOCOL
-    later = answer_by_hand(by_hand.tlv(3, b""))
+    later = answer_by_hand(by_hand.tlv(4, b""))
     assert isinstance(later, RemoteLinkError)
     assert later.code == Code.VERSION
 
@@ -871,3 +874,71 @@ def test_a_field_of_terms_may_have_each_end_of_its_range_and_no_more(
     for other in (size - 1, size + 1):
         with pytest.raises(RemoteLinkError):
             read_terms({kind: least.to_bytes(other, "big")})
+
+
+# A token of the machine's own --------------------------------------------------------
+
+OWN = verifier_of(NAME, b"o" * 32)
+TERMS = Terms()
+TAKES = Terms(capabilities=CAN_OWN)
+
+
+def own_login(
+    taken: Terms, own: Verifier | None = OWN, *, accept: bool = True
+) -> tuple[ClientHandshake, ServerHandshake]:
+    """Let a client come with a token of its own to a server that takes it, or not."""
+    ours = ClientHandshake(NAME, TOKEN, TERMS, bytes(32), PLAIN_BINDING, own=own)
+    theirs = ServerHandshake(taken, bytes(32), PLAIN_BINDING, USERS.get, DUMMY)
+    theirs.receive(ours.data_to_send())
+    ours.receive(theirs.data_to_send())
+    theirs.receive(ours.data_to_send())
+    theirs.accept(bytes(16), 0, resumed=False, own=accept)
+    return ours, theirs
+
+
+def test_the_verifier_of_an_own_token_goes_to_a_server_that_takes_it() -> None:
+    ours, theirs = own_login(TAKES)
+    assert theirs.claim is not None
+    assert theirs.claim.own == OWN
+    ours.receive(theirs.data_to_send())
+    assert ours.result is not None
+    assert ours.result.own_taken
+
+
+def test_no_other_server_gets_it_or_may_say_that_it_took_it() -> None:
+    for terms, own in ((TERMS, OWN), (TAKES, None)):
+        ours, theirs = own_login(terms, own)
+        assert theirs.claim is not None
+        assert theirs.claim.own is None
+        with pytest.raises(RemoteLinkError) as caught:
+            ours.receive(theirs.data_to_send())
+        assert caught.value.code is Code.PROTOCOL
+        ours, theirs = own_login(terms, own, accept=False)
+        ours.receive(theirs.data_to_send())
+        assert ours.result is not None
+        assert not ours.result.own_taken
+
+
+def test_a_login_works_with_either_token_and_with_no_third() -> None:
+    for token, whose in ((TOKEN, USERS[NAME]), (b"o" * 32, OWN), (b"x" * 32, None)):
+        ours = ClientHandshake(NAME, token, TERMS, bytes(32), PLAIN_BINDING)
+        theirs = ServerHandshake(
+            TERMS, bytes(32), PLAIN_BINDING, USERS.get, DUMMY,
+            lookup_own={NAME: OWN}.get,
+        )  # fmt: skip
+        theirs.receive(ours.data_to_send())
+        ours.receive(theirs.data_to_send())
+        with nullcontext() if whose else pytest.raises(RemoteLinkError):
+            theirs.receive(ours.data_to_send())
+        assert (theirs.claim.verifier if theirs.claim else None) == whose
+
+
+@pytest.mark.parametrize("size", [0, 63, 65])
+def test_an_own_token_of_another_size_breaks_the_protocol(size: int) -> None:
+    class Odd(Verifier):
+        def pack(self) -> bytes:
+            return bytes(size)
+
+    with pytest.raises(RemoteLinkError) as caught:
+        own_login(TAKES, Odd(b"", b""))
+    assert caught.value.code is Code.PROTOCOL

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
 
@@ -114,6 +115,7 @@ async def center(
     resume_s: int = 120,
     names: NameOptions | None = None,
     trusted: tuple[Network, ...] = (),
+    months: Months | None = None,
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -130,6 +132,7 @@ async def center(
             names=names or NameOptions(),
             trusted_proxies=trusted,
         ),
+        months,
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

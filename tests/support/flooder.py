@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from support import frames
 
 from tunnel.access.join import parse_join
-from tunnel.center.mappings import MAX_CLIENT_NAMES
+from tunnel.access.limits import Limits
 from tunnel.errors import Code
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
@@ -92,8 +92,8 @@ class Flooder:
 
     def have_names(self) -> None:
         """Register as many as a client may: exits, which cost no descriptor."""
-        for first in range(0, MAX_CLIENT_NAMES, 100):
-            numbers = range(first, min(first + 100, MAX_CLIENT_NAMES))
+        for first in range(0, Limits().names, 100):
+            numbers = range(first, min(first + 100, Limits().names))
             entries = [frames.mapping_entry(6, f"e{n}", f"exit-{n}") for n in numbers]
             assert self.answers.acquire(timeout=5)
             self.wire.sendall(frames.mapping(1, *entries))

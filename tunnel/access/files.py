@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -31,6 +32,10 @@ TRUST_FILES: Final = "TUNNEL_TRUST_FILES"
 mounts whose owner and mode nobody can choose. ``yes``, ``true`` or ``1``."""
 T = TypeVar("T")
 DAMAGED: Final = "the file is damaged"
+LOCK_S: Final = 5.0
+"""How long a lock is waited for that others hold for some milliseconds."""
+LOCK_PAUSE_S: Final = 0.01
+"""The kernel has no event for a lock that is free again within a time."""
 
 
 def exists(path: Path) -> bool:
@@ -96,6 +101,17 @@ def write_private(path: Path, text: str) -> None:
         StateError: it cannot be written; what was there before is still there.
     """
     _write(path, text, os.replace)
+
+
+def insist_writable(path: Path) -> None:
+    """Raise StateError if ``write_private`` could not write a file; leaves no trace."""
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(8)}.probe")
+    try:
+        make_private_dir(path.parent)
+        os.close(open_private(probe, os.O_WRONLY | os.O_EXCL))
+        probe.unlink()
+    except OSError as error:
+        raise _unusable(path, "write", error) from error
 
 
 def create_private(path: Path, text: str) -> bool:
@@ -182,6 +198,34 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def locked(path: Path, within_s: float = LOCK_S) -> Iterator[None]:
+    """Hold the lock of a file, which is made, while the context is open.
+
+    It is waited for, in this thread, for ``within_s`` at most. Where there are no
+    locks, nobody is kept off.
+
+    Raises:
+        StateError: another process keeps it, or the file cannot be made.
+    """
+    try:
+        make_private_dir(path.parent)
+        lock = open_private(path, os.O_RDWR)
+    except OSError as error:
+        raise _unusable(path, "lock", error) from error
+    try:
+        until = time.monotonic() + within_s
+        with suppress(OSError):
+            while not try_lock(lock):
+                if time.monotonic() > until:
+                    why = f"another process has it for longer than {within_s:.0f} s"
+                    raise StateError(f"cannot lock {path}", why)
+                time.sleep(LOCK_PAUSE_S)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -17,14 +17,16 @@ from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
-from tunnel.link.session import Session
+from tunnel.link.user_session import UserSession
 from tunnel.log import log_event
 from tunnel.proto.frames import CAN_UDP, BindTarget, MappingType, TcpTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tunnel.access.account import Account
     from tunnel.access.users import User
+    from tunnel.center.accounts import Accounts
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.dial import Allow
@@ -49,6 +51,7 @@ class ClientSession:
 
     Args:
         transport: of its first link.
+        accounts: counts what the sessions of each user have.
         host: where a BIND listens for anybody.
         apply_mapping: answers a MAPPING.
         owner: finds the client that is an exit.
@@ -67,6 +70,7 @@ class ClientSession:
         *,
         terms: Terms,
         pools: Pools,
+        accounts: Accounts,
         host: str,
         apply_mapping: ApplyMapping,
         owner: Callable[[PublicName], ClientSession | None],
@@ -81,7 +85,7 @@ class ClientSession:
         self._host = host
         self._owner = owner
         self._forget = forget
-        self.session = Session(
+        self.session = UserSession(
             client=False,
             ours=terms,
             theirs=claim.peer_terms,
@@ -91,6 +95,8 @@ class ClientSession:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        accounts.begin(user, self.session)
+        self._accounts = accounts
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
         self.when_lost: set[Callable[[], None]] = set()
@@ -100,6 +106,12 @@ class ClientSession:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Host the session and its mappings until it has ended."""
+        try:
+            await self._run(task_status)
+        finally:
+            self._accounts.end(self.session)
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.session.run)
             task_status.started()
@@ -112,6 +124,11 @@ class ClientSession:
                 "session.ended" if quiet else "session.lost",
                 user=self.user.name, client=short_id(self.client_id),
                 code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+
+    @property
+    def account(self) -> Account:
+        """What all sessions of its user have, and may have."""
+        return self.session.account
 
     @property
     def takes_udp(self) -> bool:
@@ -149,10 +166,15 @@ class ClientSession:
         if self.link is not None:
             self.link.abandon(LocalLinkError(code, reason))
 
-    def dismiss(self, code: Code, reason: str) -> None:
-        """End the session, and tell the client if there is a link."""
+    def dismiss(self, code: Code, reason: str, within_s: float | None = None) -> None:
+        """End the session, and tell the client if there is a link.
+
+        The link is gone after ``within_s``, or when the client has had time to read.
+        """
         if self.link is not None:
             self.link.close(code, reason)
+            if within_s is not None:
+                self.link.cut_within(within_s)
         else:
             self.session.end(LocalSessionError(code, reason))
 

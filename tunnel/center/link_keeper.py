@@ -27,6 +27,7 @@ from tunnel.center.events import (
     LinkUp,
     SessionLost,
 )
+from tunnel.center.own_token import OwnToken
 from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
 from tunnel.center.whereabouts import reach, secure
@@ -38,6 +39,7 @@ from tunnel.errors import (
     RemoteLinkError,
     RemoteSessionError,
     SessionError,
+    StateError,
     TlsError,
     TunnelError,
     ViaError,
@@ -48,7 +50,7 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
+from tunnel.proto.frames import CAN_MAP, CAN_OWN, CAN_RULE, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ResumeState
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
+    from tunnel.center.own_token import JoinKeeper
     from tunnel.link.transport import Transport
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.proto.handshake import HandshakeResult
@@ -69,7 +72,9 @@ ASKED_MOST_S: Final = 60.0
 """The longest pause that a server may ask for: before its proof it may be anybody."""
 _NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
 """So end sessions whose server stops or was restarted: only connections are a loss."""
-_FINAL_CODES: Final = (Code.AUTH, Code.VERSION)
+_FINAL_ENDS: Final = (Code.TAKEN_OVER, Code.REVOKED)
+"""Of a session, so of a server that is proved: coming back would be in vain."""
+_FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 
 logger = logging.getLogger("tunnel.client")
 
@@ -83,8 +88,8 @@ class LinkKeeper:
 
     Args:
         join: where the server is, which user joins, and how the server is known.
-        client_id: 16 bytes; the same again after a restart, so that the server knows
-            whose ports are whose. Random when not given.
+        client_id: 16 bytes; the same after a restart, so that the server knows whose
+            ports are whose. Random when not given.
         tell: called with each ``Notice``; must not wait.
         give_up_s: end with the last error when the first link is not up by then; None
             means never.
@@ -92,6 +97,7 @@ class LinkKeeper:
             less; 0 resets them with their link.
         via: a proxy on the way to the server.
         new_id: makes another client id when a client that answers has this one.
+        keeper: saves the join line, where that of ``join`` works for one machine.
     """
 
     def __init__(
@@ -104,12 +110,13 @@ class LinkKeeper:
         resume_s: int = DEFAULT_RESUME_S,
         via: UpstreamProxy | None = None,
         new_id: Callable[[], bytes] = _random_id,
+        keeper: JoinKeeper | None = None,
     ) -> None:
         self.publisher = Publisher(join.host, tell)
         self.session: Session | None = None
         """Its ``lost_at`` is set while it waits for another link."""
         self._terms = Terms(
-            capabilities=CAN_MAP | CAN_UDP | CAN_RULE,
+            capabilities=CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN,
             client_id=client_id or _random_id(),
         )
         self._join = join
@@ -118,6 +125,7 @@ class LinkKeeper:
         self._resume_s = resume_s
         self._via = via
         self._new_id = new_id
+        self._own = OwnToken(join, keeper)
         self._pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
@@ -163,7 +171,7 @@ class LinkKeeper:
 
         Raises:
             TunnelError: before the first link was up: wrong token, pin or version; at
-                any time: ``TAKEN_OVER``; or no link was had within ``give_up_s``.
+                any time: ``TAKEN_OVER``, ``REVOKED``; no link within ``give_up_s``.
         """
         self._task_status = task_status
         failure: TunnelError | None = None
@@ -239,7 +247,7 @@ class LinkKeeper:
             began = trio.current_time()
             try:
                 link = await self._make_link()
-            except LinkError as error:
+            except (LinkError, StateError) as error:
                 reason: TunnelError = error
                 was_up, took_s = False, trio.current_time() - began
             else:
@@ -267,9 +275,22 @@ class LinkKeeper:
         return None
 
     async def _make_link(self) -> Link:
+        """Begin a link, with a token of our own if asked; StateError: not kept."""
+        while True:
+            try:
+                link = await self._begin_link()
+            except RemoteLinkError as error:
+                if not self._own.make(error):
+                    raise
+            else:
+                if link is not None:
+                    return link
+                self._join = self._own.keep()
+
+    async def _begin_link(self) -> Link | None:
         """Dial, prove, and find the session that the new link carries.
 
-        Raises LinkError when there is no link; its wire is closed then.
+        None: our own token was taken. After LinkError the wire is closed.
         """
         old = self.session
         if old is not None and old.ended is not None:
@@ -289,6 +310,9 @@ class LinkKeeper:
                     binding = await secure(transport, self._join.pin)
                 with trio.fail_after(step_s):
                     result = await prove(transport, self._handshake(binding, old))
+            if result.own_taken:
+                await transport.aclose()
+                return None
             self._told_refusal, self._renewed = "", False
             session = await self._session_for(result, old, transport)
             self._nursery.start_soon(self._greet, session, transport, result.resumed)
@@ -322,6 +346,7 @@ class LinkKeeper:
             link_no=self._link_no,
             resume=resume,
             resume_s=self._resume_s,
+            own=self._own.verifier,
         )
 
     async def _session_for(
@@ -430,11 +455,12 @@ class LinkKeeper:
 
     def _is_final(self, reason: TunnelError) -> bool:
         """Say whether no other attempt may follow."""
-        if reason.code is Code.TAKEN_OVER:
+        if reason.code in _FINAL_ENDS and isinstance(reason, SessionError):
             return True
         # A captive portal must not end what has worked before.
         return not self._was_up and (
-            reason.code in _FINAL_CODES or isinstance(reason, TlsError | ViaError)
+            reason.code in _FINAL_CODES
+            or isinstance(reason, TlsError | ViaError | StateError)
         )
 
     def _takes_another_id(self, reason: TunnelError) -> bool:

@@ -42,8 +42,6 @@ KNOWN_NAMES: Final = 10_000
 """Host names whose clients have left that a server remembers, to say so."""
 MAX_NAMES: Final = 16_384
 """Entries of all clients: each is a task and 5 KB, and most are descriptors besides."""
-MAX_CLIENT_NAMES: Final = 4_096
-"""Entries of one client."""
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
@@ -78,6 +76,10 @@ class MappingTable:
         self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}
         """The same, by owner and by the name of the entry."""
         self._count = 0
+        self._ports: Counter[str] = Counter()
+        """Public ports by user."""
+        self._names: Counter[str] = Counter()
+        """Other names by user."""
         self._left: dict[PublicName, None] = {}
         self._lost: WeakKeyDictionary[ClientSession, set[PublicName]] = (
             WeakKeyDictionary()
@@ -204,10 +206,28 @@ class MappingTable:
         if why := self._missing(client, entry):
             raise TunnelError(Code.NOT_ALLOWED, why)
         had = self._by_owner.get(client, {})
-        if entry.name not in had and (
-            len(had) >= MAX_CLIENT_NAMES or self._count >= MAX_NAMES
-        ):
+        if entry.name not in had and self._count >= MAX_NAMES:
             raise TunnelError(Code.RESOURCE, "too many names")
+        self._check_limit(client, entry)
+
+    def _check_limit(self, client: ClientSession, entry: MappingEntry) -> None:
+        """Refuse what is more than the client's user may have."""
+        account = client.account
+        counts, count = self._count_of(entry)
+        ports = counts is self._ports
+        most = account.limits.ports if ports else account.limits.names
+        older = self._by_owner.get(client, {}).get(entry.name)
+        if older is not None and self._count_of(older.entry)[0] is counts:
+            count -= self._count_of(older.entry)[1]
+        if count > 0 and counts[account.name] + count > most:
+            what = f"{most} public ports" if ports else f"{most} names"
+            raise TunnelError(Code.RESOURCE, account.refused(what))
+
+    def _count_of(self, entry: MappingEntry) -> tuple[Counter[str], int]:
+        """Return where an entry counts, and for how many."""
+        if entry.type in (MappingType.TCP, MappingType.UDP):
+            return self._ports, entry.count
+        return self._names, 1
 
     async def _open_one(
         self,
@@ -247,6 +267,8 @@ class MappingTable:
         self._chosen.note(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
+        counts, count = self._count_of(entry)
+        counts[client.user.name] += count
         self._lost.get(client, set()).difference_update(names)
         for name in names:
             self._left.pop(name, None)
@@ -266,6 +288,10 @@ class MappingTable:
         for name in names:
             if not self._open.has_room(name, entry, client.user.name):
                 return self._refusal(name, client, entry)
+        try:
+            self._check_limit(client, entry)
+        except TunnelError as error:
+            return MappingAnswer(error.code, reason=error.what)
         return self._too_many(client, entry, count)
 
     def _too_many(
@@ -353,6 +379,11 @@ class MappingTable:
             del self._by_owner[mapping.owner]
         self._count -= 1
         self._counted[mapping.owner.user.name] -= mapping.counted
+        counts, count = self._count_of(mapping.entry)
+        user = mapping.owner.user.name
+        counts[user] -= count
+        if not counts[user]:
+            del counts[user]
         mapping.endpoint.close()
 
     def _remember(self, mapping: OpenMapping) -> None:

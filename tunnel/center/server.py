@@ -10,21 +10,27 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from math import ceil
+from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
+from tunnel.access.limits import Limits
 from tunnel.access.tls import server_tls_context
+from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.addresses import EVERYWHERE, Address
+from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
-from tunnel.center.sessions import MAX_SESSIONS, MAX_WAITING_SESSIONS, Sessions
+from tunnel.center.once import may_begin
+from tunnel.center.sessions import Sessions
+from tunnel.center.user_changes import UserChanges
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
 from tunnel.link.link import Link
 from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
@@ -34,7 +40,14 @@ from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
-from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, MappingType, Terms
+from tunnel.proto.frames import (
+    CAN_MAP,
+    CAN_OWN,
+    CAN_RULE,
+    CAN_UDP,
+    MappingType,
+    Terms,
+)
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
@@ -44,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tunnel.access.identity import Identity
+    from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.access.users import User
     from tunnel.link.transport import Transport
@@ -63,6 +77,9 @@ MAX_WIRES: Final = 16_384
 RETRY_AFTER_S: Final = 5
 """The pause that a client is told to make when there is no session for it."""
 
+_OF_THE_CLIENT: Final = (Code.DUPLICATE, Code.REVOKED)
+"""Refusals that no waiting helps against."""
+
 logger = logging.getLogger("tunnel.server")
 
 
@@ -79,10 +96,8 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = MAX_SESSIONS
-    """Of one user at once."""
-    max_waiting_sessions: int = MAX_WAITING_SESSIONS
-    """Of one user, without a link."""
+    limits: Limits = Limits()  # noqa: RUF009 - it cannot change
+    """What a user may have whose own limits say nothing else."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     trusted_proxies: tuple[Network, ...] = ()
@@ -90,16 +105,21 @@ class ServerOptions:
 
 
 class CenterServer:
-    """The center-server's role. Only plain links do without an ``identity``."""
+    """The center-server's role. Only plain links do without an ``identity``.
+
+    ``months`` are the bytes of this month, kept over restarts where they say so.
+    """
 
     def __init__(
         self,
         users: Mapping[str, User],
         identity: Identity | None,
         options: ServerOptions | None = None,
+        months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
-        self.terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
+        self._users = users = Users(users)
+        self.terms = Terms(capabilities=CAN_MAP | CAN_OWN | CAN_UDP | CAN_RULE)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
             {
@@ -110,16 +130,19 @@ class CenterServer:
             users,
         )
         self.names = NamePorts(options.names)
-        self._users = users
+        # Unknown names are checked against this one: same work, same answer.
+        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
         self._tls = None if identity is None else server_tls_context(identity)
         if self._tls is None and not options.plain:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
-        # Unknown names are checked against this one: same work, same answer.
-        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
-        self._sessions = Sessions(options.max_sessions, options.max_waiting_sessions)
+        self.accounts = Accounts(users, options.limits, months)
+        self._sessions = Sessions()
+        self.user_changes = UserChanges(
+            users, self._sessions, self._forget, self.mappings.review, self.accounts.of
+        )
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -154,6 +177,7 @@ class CenterServer:
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
+                self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve, self.mappings)
                 task_status.started(address)
                 log_event(logger, logging.INFO, "server.listening",
@@ -195,9 +219,12 @@ class CenterServer:
             proved = await self._prove(stream, peer)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
+                account = self.accounts.named(proved[2].name)
+                account.links += 1
                 try:
                     await self._serve_link(*proved)
                 finally:
+                    account.links -= 1
                     self._gate.ended(peer.host, trio.current_time())
         finally:
             await trio.aclose_forcefully(stream)
@@ -243,11 +270,17 @@ class CenterServer:
             self._verifier,
             self._nobody,
             resume_s=self.options.resume_s,
+            lookup_own=self._own_verifier,
         )
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
-        return user.verifier if user else None
+        return user.verifier if user and not user.is_over(time()) else None
+
+    def _own_verifier(self, name: str) -> Verifier | None:
+        user = self._users.get(name)
+        once = None if user is None or user.is_over(time()) else user.once
+        return once.own if once else None
 
     async def _refuse(
         self,
@@ -282,6 +315,11 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
+        user = self._users.get(claim.name)
+        if user is not None and user.once is not None:
+            changes = self.user_changes
+            if not await may_begin(changes, user, claim, handshake, transport):
+                return await answer(transport, handshake)
         client = self._claimed_session(claim, encrypted=transport.encrypted)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
@@ -344,16 +382,16 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
-        user = self._users[claim.name]
         no_room = await self._refusal(claim)
         if no_room is not None:
             code, reason = no_room
-            after_s = 0 if code is Code.DUPLICATE else RETRY_AFTER_S
+            after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
             handshake.refuse(code, reason, retry_after_s=after_s)
             log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
-                user=user.name, client=short_id(claim.client_id), code=code.name,
+                user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
+        user = self._users[claim.name]
         handshake.accept(secrets.token_bytes(16), 0, resumed=False)
         client = ClientSession(
             user,
@@ -362,6 +400,7 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self._pools,
+            accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=self.mappings.apply,
             owner=self.mappings.owner,
@@ -380,8 +419,14 @@ class CenterServer:
             return Code.DRAINING, "the server is about to stop"
         if not await self._succeeds(claim):
             return Code.DUPLICATE, "another client that answers has this client id"
-        if not self._sessions.make_room(claim.name):
-            most = self.options.max_sessions
+        user = self._users.get(claim.name)
+        if user is None or claim.verifier not in user.verifiers:  # since its proof
+            return Code.REVOKED, f"the user {claim.name} was revoked"
+        account = self.accounts.of(user)
+        if why := account.refuses_link():
+            return refusal(Calm.LINKS, why)
+        most = account.limits.sessions
+        if not self._sessions.make_room(claim.name, most):
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 

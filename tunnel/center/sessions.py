@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
     from tunnel.center.client_session import ClientSession
 
-MAX_SESSIONS: Final = 1_024
-"""Of one user: the devices of a fleet that share one token."""
-MAX_WAITING_SESSIONS: Final = 1_024
-"""Of one user, without a link: after an outage all of the fleet."""
 MAX_KEPT_BYTES: Final = 128 * 1024 * 1024
 """Unconfirmed bytes that the process keeps for sessions without a link: half of what
 all may keep, so that an outage of many leaves enough to those that move."""
@@ -28,13 +24,9 @@ NO_CLIENT_ID: Final = bytes(16)
 
 
 class Sessions:
-    """All sessions of a center-server; at most ``most`` of one user."""
+    """All sessions of a center-server, within the limits of their users."""
 
-    def __init__(
-        self, most: int = MAX_SESSIONS, most_waiting: int = MAX_WAITING_SESSIONS
-    ) -> None:
-        self._most = most
-        self._most_waiting = most_waiting
+    def __init__(self) -> None:
         self._by_id: dict[bytes, ClientSession] = {}
         self._by_client: dict[tuple[str, bytes], ClientSession] = {}
         self._count: Counter[str] = Counter()
@@ -86,23 +78,24 @@ class Sessions:
         self._waiting[session] = session.session.kept_bytes
         self._kept_bytes += session.session.kept_bytes
         self._waiting_count[name] += 1
-        if self._waiting_count[name] > self._most_waiting:
-            why = f"{name} has more than {self._most_waiting} sessions without a link"
+        most = session.account.limits.waiting
+        if self._waiting_count[name] > most:
+            why = f"{name} has more than {most} sessions without a link"
             self._dismiss(self._first_to_go(name), why)
         if self._kept_bytes > MAX_KEPT_BYTES:
             self._keep_less()
 
-    def make_room(self, user: str) -> bool:
-        """Say whether the user may have one more session.
+    def make_room(self, user: str, most: int) -> bool:
+        """Say whether the user may have one more session, of ``most`` in all.
 
         A session that has neither a link nor a connection ends for it.
         """
-        if self._count[user] < self._most:
+        if self._count[user] < most:
             return True
         session = self._first_to_go(user)
         if session is None or session.session.streams:
             return False
-        self._dismiss(session, f"{user} has {self._most} sessions, and another began")
+        self._dismiss(session, f"{user} has {most} sessions, and another began")
         return True
 
     def _first_to_go(self, user: str) -> ClientSession | None:

@@ -171,7 +171,12 @@ class Link:
         self._state = _CLOSING
         self.session.output.shut(self.transport)
         self.session.core.go_away(*self._goodbye)
-        self._scope.deadline = trio.current_time() + LINGER_S
+        self.cut_within(LINGER_S)
+
+    def cut_within(self, within_s: float) -> None:
+        """End ``run`` after ``within_s`` at the latest, whatever the peer does."""
+        until = trio.current_time() + within_s
+        self._scope.deadline = min(self._scope.deadline, until)
 
     def abandon(self, reason: LocalLinkError) -> None:
         """Stop at once: another link carries the session from now on, or will.

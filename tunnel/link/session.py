@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import Target, Terms
+    from tunnel.proto.pace import Inflow
 
     ServeOffer = Callable[[VirtualStream], Awaitable[None]]
 
@@ -142,6 +143,8 @@ class Session:
         """Closed by the peer, but holding memory until they are read."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
+        self._inflow: Inflow | None = None
+        """What the rate of its user lets in: see ``UserSession``."""
         self._nursery: trio.Nursery | None = None
         self._serve_offer = serve_offer
         self._begun: InOrder[VirtualStream, Awaitable[None]] = InOrder()
@@ -354,7 +357,7 @@ class Session:
         return self._inbox_room
 
     def forget(self, conn: VirtualConn) -> None:
-        """Dispatch nothing more to this connection's stream: it is closed."""
+        """Dispatch nothing more to this connection's stream: it is closed here."""
         self._streams.pop(conn, None)
         self._unread.pop(conn, None)
         self._deliveries.pop(conn, None)
@@ -373,11 +376,14 @@ class Session:
 
     # Events of the core --------------------------------------------------------------
 
-    def dispatch(self, events: list[Event]) -> None:
+    def dispatch(self, events: list[Event], *, paced: bool = False) -> None:
         """Hand each event to the stream or the task that it is for; never waits.
 
         What the streams send meanwhile is gathered: the caller flushes the output.
+        ``paced``: they have waited as long as the rate of the user wants it.
         """
+        if self._inflow is not None and not paced:
+            events = self._inflow.admit(events)
         output, streams = self.output, self._streams
         gathering, output.gathering = output.gathering, True
         try:
@@ -437,7 +443,7 @@ class Session:
             case StreamOpened(_, bound):
                 stream.opened(bound)
             case StreamClosed(conn, code, reason, local):
-                self.forget(conn)
+                Session.forget(self, conn)  # it is not closed here yet
                 if stream.unread_bytes and not local:
                     self._unread[conn] = stream
                 stream.closed(code, reason, local=local)

@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.ops import user_cli
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
@@ -52,6 +53,9 @@ app = App(
     print_error=False,
     exit_on_error=False,
 )
+
+app.command(user_cli.invite)
+app.command(user_cli.users)
 
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()

@@ -18,6 +18,7 @@ from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of, is_loopbac
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
+    from tunnel.access.limits import Limits as UserLimits
     from tunnel.center.names import NameOptions
     from tunnel.center.server import ServerOptions
     from tunnel.front.http.limits import Limits
@@ -36,7 +37,7 @@ MOST_HEAD_BYTES: Final = 1_048_576
 """Each visitor may have so much held for it."""
 LEAST_FIELDS: Final = 10
 MOST_FIELDS: Final = 10_000
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 LogForm = Literal["logfmt", "json", "terminal"]
 LeaveAt = Annotated[str | None, Parameter(name="--exit")]
@@ -252,9 +253,12 @@ class ServeFlags:
         state: Folder for the server's key and tokens.
         plain: No TLS: only for loopback or your own net.
         resume: How long connections wait for a lost link; 0: not at all.
-        max_sessions: Clients of one user at once; above it, one is refused.
-        max_waiting_sessions: Of those, without a link; above it one without
-            connections, or the longest waiting, is given up.
+        max_sessions: Clients of one user at once, by default 1024; above it, one is
+            refused.
+        max_waiting_sessions: Of those, without a link, by default 1024; above it one
+            without connections, or the longest waiting, is given up.
+        limit: WORD=VALUE, as rate=5MB/s or connections=100: of each user that has no
+            such limit of its own. Repeatable.
         http: [HOST:]PORT for web services by name.
         https: [HOST:]PORT for TLS by name.
         domain: Completes names without a dot: NAME.DOMAIN.
@@ -272,8 +276,9 @@ class ServeFlags:
     state: Path | None = None
     plain: bool = False
     resume: str = "120s"
-    max_sessions: int = 1_024
-    max_waiting_sessions: int = 1_024
+    max_sessions: int | None = None
+    max_waiting_sessions: int | None = None
+    limit: Words = None
     http: str | None = None
     https: str | None = None
     domain: str | None = None
@@ -293,15 +298,23 @@ class ServeFlags:
             self.plain,
             seconds("--resume", self.resume),
             self.names(),
-            max_sessions=_count("--max-sessions", self.max_sessions, least=1),
-            max_waiting_sessions=_count(
-                "--max-waiting-sessions", self.max_waiting_sessions
-            ),
+            limits=self.limits(),
             max_per_address=None
             if self.max_per_address is None
             else _count("--max-per-address", self.max_per_address, least=1),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
         )
+
+    def limits(self) -> UserLimits:
+        """Return what a user may have who has no such limit of its own."""
+        from tunnel.access.limits import parse_limits
+
+        words = list(self.limit or ())
+        if self.max_sessions is not None:
+            words.append(f"sessions={self.max_sessions}")
+        if self.max_waiting_sessions is not None:
+            words.append(f"waiting={self.max_waiting_sessions}")
+        return parse_limits(words, "tunnel serve")
 
     def host(self) -> str | None:
         """Return the host that the join line is to name; None if none is given."""
@@ -341,14 +354,14 @@ class ServeFlags:
 
 
 def seconds(flag: str, text: str) -> int:
-    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``."""
-    number = text.rstrip("smh")
+    """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``, ``30d``."""
+    number = text.rstrip("smhd")
     unit = text[len(number) :]
     if number.isascii() and number.isdigit() and unit in _UNITS:
         return int(number) * _UNITS[unit]
     raise UsageError(
         f"{flag} {text!r} is not a duration",
-        "it is a number with s, m or h",
+        "it is a number with s, m, h or d",
         f"for example {flag} 30s",
     )
 

@@ -73,6 +73,27 @@ def save(join: JoinLine, name: str) -> Path:
     return path
 
 
+def place_of(to: str | None, save_as: str | None) -> Path:
+    """Return the file in which a line with a token of this machine's own belongs.
+
+    It is that of the line itself; one from a command line is saved as ``save_as``, or
+    as the default where there is no other.
+
+    Raises:
+        StateError: there is no such place.
+    """
+    what = "this join line works for one machine, whose own line cannot be saved"
+    if to is None and os.environ.get("TUNNEL_TO_FILE"):
+        why = "it is in the file of TUNNEL_TO_FILE, which is never written"
+        raise StateError(what, why, "tunnel join - <FILE, and no TUNNEL_TO_FILE")
+    if to is None or "://" not in to:
+        return _file(DEFAULT if to is None else to)
+    if save_as is None and is_saved(DEFAULT):
+        why = "another server is saved as the default"
+        raise StateError(what, why, "--save-as NAME")
+    return _file(save_as or DEFAULT)
+
+
 def is_saved(name: str) -> bool:
     """Say whether a line of this name is saved; raises StateError where none can be."""
     return exists(_file(name))

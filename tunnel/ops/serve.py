@@ -12,15 +12,19 @@ import trio
 from tunnel.access.files import sole_server
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
+from tunnel.access.months import Months
 from tunnel.access.rules import ALL
+from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
+from tunnel.ops.control import open_control, serve_control
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
+from tunnel.ops.user_care import UserCare
 from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
 
@@ -65,7 +69,9 @@ async def run_serve(
             )
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options)
+        server = CenterServer({OWNER: owner}, identity, options, Months(state))
+        commands = UserCommands(state, lambda: join)
+        care = UserCare(state, owner, server, commands)
         ending = Ending(show, lambda: server.connections)
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
@@ -83,6 +89,10 @@ async def run_serve(
                 drain = partial(server.drain, drain_s)
                 await ending.watch(drain, server.stop, task_status=task_status)
                 nursery.cancel_scope.cancel()
+
+            nursery.start_soon(care.watch)
+            if (control := open_control(state)) is not None:
+                nursery.start_soon(serve_control, control, care.handlers)
 
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.files import insist_writable, write_private
 from tunnel.access.identity import client_id
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
@@ -69,7 +70,7 @@ async def run_up(
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, server.save_as, is_new, own_id, show, nursery)
+            up = _Up(join, via, server, is_new, own_id, show, nursery)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
@@ -80,12 +81,12 @@ class _Up:
     """One run of ``tunnel up``: its entries, and what its user is told of them.
 
     All its tasks are in ``nursery``. Once an entry works, the server is saved as
-    ``save_as``, or else, if ``is_new``, as the default where there is no other.
+    ``--save-as`` says, or else, if ``is_new``, as the default where there is no other.
     """
 
     join: JoinLine
     via: UpstreamProxy | None
-    save_as: str | None
+    server: ServerFlags
     is_new: bool
     own_id: ClientId
     show: Show
@@ -98,6 +99,7 @@ class _Up:
             new_id=self.own_id.renew,
             tell=self._tell,
             via=self.via,
+            keeper=self,
         )
         self._published: dict[str, Published] = {}
         """By the names of their mappings."""
@@ -255,10 +257,21 @@ class _Up:
 
     # The join line -------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise StateError if a line with an own token cannot be saved."""
+        insist_writable(saved.place_of(self.server.to, self.server.save_as))
+
+    def keep(self, join: JoinLine) -> None:
+        """Save the line with this machine's own token, in the place of the other."""
+        path = saved.place_of(self.server.to, self.server.save_as)
+        write_private(path, join.render() + "\n")
+        self.join, self.is_new = join, False
+        self.show.talk("saved", f"{path} (a token of this machine's own)")
+
     def _keep_join(self) -> None:
         with _logged_if_not_saved():
-            if self.save_as:
-                saved.save(self.join, self.save_as)
+            if self.server.save_as:
+                saved.save(self.join, self.server.save_as)
             elif self.is_new and not saved.is_saved(saved.DEFAULT):
                 path = saved.save(self.join, saved.DEFAULT)
                 self.show.talk("saved", f"{path} (--to is not needed next time)")

@@ -20,7 +20,7 @@ from tunnel.errors import UsageError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cyclopts import App, ArgumentCollection
     from cyclopts.argument import Argument
@@ -34,8 +34,15 @@ OWN: Final = {
     "share": ("name",),
 }
 """Flags whose variables hold the name of the command."""
-_SWITCHES: Final = {"tcp": ("socks",)}
-"""Flags without a variable: the same word takes a value in another command."""
+_SWITCHES: Final = {
+    "tcp": ("socks",),
+    "invite": ("may", "rate", "limit", "expires", "once", "address"),
+    "rotate": ("address",),
+    "limit": ("rate", "limit"),
+    "rename": ("address",),
+}
+"""Flags without a variable: the same word means something else in another command, or
+it is about one user."""
 NO_FLAGS: Final = frozenset(
     PREFIX + word for word in ("TO_FILE", "VIA_FILE", "AUTH_FILE", "TRUST_FILES", "NET")
 )
@@ -61,11 +68,21 @@ def known(app: App) -> set[str]:
     """Return every variable that a command takes; reads all flags, so it is slow."""
     flags = {
         variable_of(command, argument.name)
-        for command in app
-        if not command.startswith("-")
-        for argument in app[command].assemble_argument_collection()
+        for command, one in _commands(app)
+        for argument in one.assemble_argument_collection()
     }
     return {*NO_FLAGS, *filter(None, flags)}
+
+
+def _commands(app: App) -> Iterator[tuple[str, App]]:
+    """Yield the commands, those of ``tunnel users`` too."""
+    for name in app:
+        if not name.startswith("-"):
+            one = app[name]
+            if one.default_command is None:
+                yield from _commands(one)
+            else:
+                yield name, one
 
 
 def unknown(app: App, environ: Mapping[str, str]) -> dict[str, str | None]:

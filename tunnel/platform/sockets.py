@@ -138,6 +138,30 @@ def _bind_under_umask(sock: socket.socket, path: str, mode: int) -> None:
         os.umask(before)
 
 
+class Peer(NamedTuple):
+    """The program at the other end of a unix socket, when it connected."""
+
+    process: int
+    user: int
+
+
+def peer_process(sock: socket.socket) -> Peer | None:
+    """Return who is at the other end of a unix socket; None where that is not known.
+
+    Raises:
+        OSError: the socket is not connected.
+    """
+    if sys.platform != "linux":
+        return None
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _group = _CREDENTIALS.unpack(raw)
+    return Peer(process, user)
+
+
+_CREDENTIALS: Final = struct.Struct("3i")
+"""struct ucred of unix(7)."""
+
+
 # Datagrams ---------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ class Calm(Enum):
 
     FAILED_LOGINS = "too many failed logins"
     SESSIONS = "too many sessions of one user"
+    LINKS = "too many links of one user"
     FIELDS = "too many fields in one list"
     NAMES = "too many names in one MAPPING"
     MAPPINGS = "too many MAPPINGs that are not answered yet"

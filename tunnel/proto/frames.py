@@ -59,6 +59,8 @@ CAN_UDP: Final = 0x2
 """Capability: UDP associations."""
 CAN_RULE: Final = 0x4
 """Capability: the rules of an entry, which a server enforces."""
+CAN_OWN: Final = 0x8
+"""Capability: a token of a machine's own in the place of one that works once."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
 FIRST_SESSION_EXTENSION: Final = 0xC0

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from tunnel.errors import (
-    CODES,
     Code,
     LocalLinkError,
     RemoteLinkError,
@@ -21,6 +20,7 @@ from tunnel.errors import (
 )
 from tunnel.proto.codec import decode_one
 from tunnel.proto.frames import (
+    CAN_OWN,
     HEADER_BYTES,
     PROTOCOL_VERSION,
     ProtAuth,
@@ -40,7 +40,9 @@ from tunnel.proto.proofs import (
     secrets_of,
     server_proof,
     transcript,
+    unpack_verifier,
 )
+from tunnel.proto.refusals import UNKNOWN_LOGIN, refused_login
 from tunnel.proto.terms import (
     DEFAULT_REPLAY_LIMIT,
     DEFAULT_RESUME_S,
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 MAX_UNPROVEN_BYTES: Final = 8_192
 """What a client may send in all before the server's AUTH: a stranger costs no more."""
 
+_OWN: Final = 3
+"""The field of AUTH for a token of the machine's own (protocol.md#own-token)."""
 _UP_TO_PROOF: Final = slice(HEADER_BYTES, -PROOF_BYTES)
 """Of AUTH as it was on the wire: what its proof is made over."""
 
@@ -93,6 +97,8 @@ class HandshakeResult:
     """How long the session outlives a link; the smaller of both, 0 = not at all."""
     replay_limit: int
     """Unconfirmed session bytes that are kept; the smaller of both."""
+    own_taken: bool = False
+    """The server knows the client's own token; there is no session on this link."""
 
 
 class _Side:
@@ -180,6 +186,7 @@ class _Side:
             leftover=bytes(self._held),
             resume_s=agreed.resume_s,
             replay_limit=agreed.replay_limit,
+            own_taken=_OWN in answer.tlvs,
         )
 
     def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
@@ -211,6 +218,8 @@ class ClientHandshake(_Side):
         resume: the session to go on with, None for a new one.
         resume_s: how long this side would keep the session without a link.
         replay_limit: unconfirmed session bytes that this side would keep.
+        own: of a token that this side has made, where the user's works once; said only
+            to a server that takes it. The link must be encrypted.
 
     Until ``result`` is set the server has proved nothing: a ``RemoteLinkError`` that
     its GO_AWAY caused is a hint from anybody who could write on this link.
@@ -230,8 +239,10 @@ class ClientHandshake(_Side):
         resume: ResumeState | None = None,
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
+        own: Verifier | None = None,
     ) -> None:
         super().__init__(binding, resume_s, replay_limit)
+        self._own_token = own
         self._secrets = secrets_of(name, token)
         self._resume = resume
         self._auth = ProtAuth(name, link_no, tlvs=self._own.tlvs())
@@ -248,7 +259,7 @@ class ClientHandshake(_Side):
     def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
         taken = super()._take(kind, ProtKind.GO_AWAY)
         if taken is not None and isinstance(taken[0], ProtGoAway):
-            raise _refusal(self._auth.name, taken[0])
+            raise refused_login(self._auth.name, taken[0])
         return taken
 
     def _on_hello(self, frame: ProtFrame, raw: bytes) -> None:
@@ -261,6 +272,8 @@ class ClientHandshake(_Side):
         self._peer_terms = read_terms(frame.tlvs)
         self._transcript = script = transcript(self._hello, raw, self._binding)
         auth, resume = self._auth, self._resume
+        if self._own_token and self._peer_terms.capabilities & CAN_OWN:
+            auth.tlvs[_OWN] = self._own_token.pack()
         if resume is not None:
             auth.session_id, auth.count = resume.session_id, resume.count
             auth.resume_proof = resume_proof(
@@ -282,6 +295,8 @@ class ClientHandshake(_Side):
                 "opens the TLS",
             )
         agreed = self._own.merged(frame.tlvs)
+        if frame.tlvs.get(_OWN) or (_OWN in frame.tlvs and _OWN not in self._auth.tlvs):
+            raise broken("an answer about a token that was not said")
         self._finish(frame, agreed, frame.count, self._secret_of(frame))
 
     def _secret_of(self, answer: ProtAuthAnswer) -> bytes:
@@ -292,35 +307,6 @@ class ClientHandshake(_Side):
         if self._resume is None or answer.session_id != self._resume.session_id:
             raise broken("an answer that resumes another session")
         return self._resume.secret
-
-
-def _refusal(name: str, away: ProtGoAway) -> RemoteLinkError:
-    """Make the error for a GO_AWAY that the client ``name`` has got."""
-    cause, fix = away.reason, ""
-    match away.code:
-        case Code.AUTH:
-            what = f"the server refused the login of {name!r}"
-            cause = (
-                "it has no such name or another token for it, or something between "
-                "opens the TLS; it shows its join line when it starts"
-            )
-            fix = "tunnel join JOIN-LINE"
-        case Code.VERSION:
-            spoken = f"{PROTOCOL_VERSION} of the protocol"
-            what = f"the server speaks other versions than {spoken}"
-            cause = f"it says: {cause}; the older of the two has to be updated"
-        case Code.CALM:
-            what = f"the server asks to wait {away.retry_after_s} s"
-            usual = "too many links or failed logins came from this address"
-            cause = cause or usual
-        case Code.DUPLICATE:
-            what = "another client that answers has this client id"
-            cause = "its state folder was copied from another machine, or to one"
-        case code:
-            what = f"the server ended the link: {CODES[code].meaning}"
-    error = RemoteLinkError(away.code, what, cause, fix)
-    error.retry_after_s = away.retry_after_s
-    return error
 
 
 @dataclass(slots=True)
@@ -336,6 +322,10 @@ class AuthClaim:
     count: int
     """Session bytes that the client has received of it."""
     agreed: SessionTerms
+    verifier: Verifier = field(repr=False)
+    """Of the token that the client has."""
+    own: Verifier | None = field(repr=False)
+    """Of a token that the client has made, in the place of one that works once."""
     _transcript: bytes = field(repr=False)
     _resume_proof: bytes = field(repr=False)
     _proved: bytes = field(default=b"", repr=False)
@@ -357,13 +347,14 @@ class ServerHandshake(_Side):
     and calls ``accept`` or ``refuse``, then writes what ``data_to_send`` gives.
 
     ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
-    is that of a random token, so that unknown names cost the work of known ones. The
-    other arguments are those of ``ClientHandshake``.
+    is that of a random token, so that unknown names cost the work of known ones.
+    ``lookup_own`` returns that of a user's second token, if there is one. The other
+    arguments are those of ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.
     _told: ClassVar[Mapping[Code, str]] = {
-        Code.AUTH: "unknown name or wrong proof",
+        Code.AUTH: UNKNOWN_LOGIN,
         Code.VERSION: f"{PROTOCOL_VERSION}-{PROTOCOL_VERSION}",
     }
 
@@ -376,8 +367,10 @@ class ServerHandshake(_Side):
         dummy: Verifier,
         resume_s: int = DEFAULT_RESUME_S,
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
+        lookup_own: Callable[[str], Verifier | None] = lambda _name: None,
     ) -> None:
         super().__init__(binding, resume_s, replay_limit)
+        self._lookup_own = lookup_own
         self._terms = terms
         self._nonce = nonce
         self._lookup = lookup
@@ -420,17 +413,10 @@ class ServerHandshake(_Side):
         if not isinstance(frame, ProtAuth):
             raise broken("a server's AUTH")
         self.claimed_name = frame.name
-        known = self._lookup(frame.name)
-        verifier = self._dummy if known is None else known
-        proved = is_client_proof(
-            verifier, self._transcript, raw[_UP_TO_PROOF], frame.proof
-        )
-        if known is None or not proved:
-            raise RemoteLinkError(
-                Code.AUTH,
-                f"the login of {frame.name!r} was refused",
-                "wrong token" if known else "no such user",
-            )
+        known = self._proved_by(frame, raw[_UP_TO_PROOF])
+        own = None
+        if _OWN in frame.tlvs and (own := unpack_verifier(frame.tlvs[_OWN])) is None:
+            raise broken("a verifier that is none")
         agreed = self._own.merged(frame.tlvs)
         self._server_key, self._client_proof = known.server_key, frame.proof
         self.claim = AuthClaim(
@@ -441,17 +427,43 @@ class ServerHandshake(_Side):
             frame.session_id,
             frame.count,
             agreed,
+            known,
+            own,
             self._transcript,
             frame.resume_proof,
         )
 
-    def accept(self, session_id: bytes, count: int, resumed: bool) -> None:
+    def _proved_by(self, frame: ProtAuth, before_proof: bytes) -> Verifier:
+        """Return the verifier of the token that was proved, or refuse.
+
+        The work is the same for every name, and however many tokens it has.
+        """
+        found = self._lookup(frame.name), self._lookup_own(frame.name)
+        proved = [
+            is_client_proof(
+                one or self._dummy, self._transcript, before_proof, frame.proof
+            )
+            for one in found
+        ]
+        for one, is_proved in zip(found, proved, strict=True):
+            if one is not None and is_proved:
+                return one
+        raise RemoteLinkError(
+            Code.AUTH,
+            f"the login of {frame.name!r} was refused",
+            "wrong token" if any(found) else "no such user",
+        )
+
+    def accept(
+        self, session_id: bytes, count: int, resumed: bool, own: bool = False
+    ) -> None:
         """Answer ``claim`` and set ``result``.
 
         Args:
             session_id: 16 bytes; of a new session, fresh random ones.
             count: session bytes that this side has received; of a new session 0.
             resumed: the claimed session goes on, and ``claim.proves`` has said yes.
+            own: the client's own token is kept, and the link carries no session.
 
         Raises:
             LocalLinkError: ``INTERNAL``: there is nothing to answer, or a session would
@@ -465,7 +477,8 @@ class ServerHandshake(_Side):
                 Code.INTERNAL,
                 f"{claim.name!r} did not prove this session to be its own",
             )
-        answer = ProtAuthAnswer(session_id, count, resumed, self._own.tlvs())
+        tlvs = self._own.tlvs() | ({_OWN: b""} if own else {})
+        answer = ProtAuthAnswer(session_id, count, resumed, tlvs)
         before = auth_answer_before_proof(answer)
         answer.proof = server_proof(
             self._server_key, self._transcript, self._client_proof, before

@@ -16,6 +16,7 @@ from tunnel.proto.limits import OPEN_DEADLINE_S, OwnOpens
 from tunnel.proto.liveness import Due
 from tunnel.proto.mappings import MappingExchange
 from tunnel.proto.output import Output
+from tunnel.proto.pace import Outflow
 from tunnel.proto.pools import Pools
 from tunnel.proto.table import ConnTable, nobody
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.frames import Terms
+    from tunnel.proto.pace import Meter, Police
 
 
 class MuxCore:
@@ -49,7 +51,7 @@ class MuxCore:
     StreamOffered; ``send_room``, ``send_data``, ``send_datagram``, ``finish``;
     ``consumed`` for the bytes that were read; ``close`` in the end, and ``released``
     when the task that served an offer has ended; ``ask_mapping``, ``answer_mapping``,
-    ``ping``.
+    ``ping``; ``pace`` with the meters of the user's rate.
 
     No method waits, reads a clock or fails half-way: a method either raises without an
     effect or has its whole effect.
@@ -120,6 +122,10 @@ class MuxCore:
 
     # What it counts ----------------------------------------------------------------
 
+    def opened_here(self, conn: VirtualConn) -> bool:
+        """Say whether this side opened a connection."""
+        return self._own_opens.is_ours(conn.sock_map)
+
     @property
     def conns(self) -> int:
         """Virtual TCP connections whose number is not free."""
@@ -141,9 +147,31 @@ class MuxCore:
         return self._input.data_received
 
     @property
+    def passed(self) -> int:
+        """Payload bytes both ways, of DATA and of datagrams."""
+        output = self._output
+        return output.data_sent + self._input.data_received + output.datagram_bytes
+
+    @property
     def received(self) -> int:
         """Session bytes that were taken, over all links: what a resume states."""
         return self._input.received
+
+    def pace(
+        self, meter: Meter | None, police: Police | None, wake: Callable[[], object]
+    ) -> None:
+        """Send DATA no faster than ``meter`` lets; None: as fast as the link takes it.
+
+        ``wake`` is called when the meter lets some go on. ``police`` is asked about
+        each datagram, both ways.
+        """
+        output = self._output
+        output.police = police
+        before = output.outflow
+        if (before and before.meter) is not meter:
+            output.outflow = Outflow(meter, output.lanes, wake) if meter else None
+            if before is not None:
+                before.end()
 
     # Links -------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tunnel.proto.conn import VirtualConn
     from tunnel.proto.events import Event
     from tunnel.proto.frames import Terms
+    from tunnel.proto.pace import Outflow, Police
     from tunnel.proto.pools import Pools, Room
     from tunnel.proto.scheduler import Buffer, SendQueue
 
@@ -122,6 +123,12 @@ class Output:
         self.datagrams = Outbox(pools.datagrams_out)
         self.replay = ResendBuffer(replay_limit, pools.kept) if replay_limit else None
         self.acks = acks_for(replay_limit) if replay_limit else None
+        self.outflow: Outflow | None = None
+        """What the user's rate lets pass; None while there is none."""
+        self.police: Police | None = None
+        """The same for datagrams, which are dropped instead."""
+        self.datagram_bytes = 0
+        """Of all datagrams, both ways, that were not dropped at once."""
         self.notices: list[Event] = []
         """Events that no call has returned."""
         self._control_frames = self.control.frames
@@ -189,9 +196,11 @@ class Output:
             conn.state not in (_OPEN, StreamState.OPENING)
             or not self._linked
             or len(payload) > self.theirs.max_datagram
+            or (self.police is not None and not self.police.lets_out(len(payload)))
         ):
             queue.dropped += 1
             return
+        self.datagram_bytes += len(payload)
         queue.push(frame, len(frame))
         if conn.state is _OPEN:
             self.datagrams.enlist(queue)
@@ -280,7 +289,7 @@ class Output:
 
     def flushed(self) -> bool:
         """Say whether nothing is left to send, and the peer has confirmed the rest."""
-        if self.has_output():
+        if self.has_output() or self.lanes.parked:
             return False
         return self.replay is None or not self.replay.unconfirmed
 
@@ -347,7 +356,10 @@ class Output:
             self._raise_windows(out, now)
         if self.lanes.waiting:
             served: list[SendQueue] = []
-            self.lanes.take(budget, out, served)
+            if self.outflow is None:
+                self.lanes.take(budget, out, served)
+            else:
+                self.outflow.take(budget, out, served)
             for lane in served:
                 self._wake_if_starved(lane.sock_map)
         if self._paused:

@@ -47,6 +47,10 @@ class Verifier:
     def __repr__(self) -> str:
         return "Verifier(***)"
 
+    def pack(self) -> bytes:
+        """Return the bytes that ``unpack_verifier`` reads (protocol.md#own-token)."""
+        return self.stored_key + self.server_key
+
     def render(self) -> str:
         """Return the one-line text form that ``parse_verifier`` reads."""
         keys = (self.stored_key, self.server_key)
@@ -136,6 +140,13 @@ def parse_verifier(text: str) -> Verifier:
     raise StateError(
         "a stored verifier is damaged", "it is not prot1: and two keys in base64url"
     )
+
+
+def unpack_verifier(raw: bytes) -> Verifier | None:
+    """Read what ``Verifier.pack`` wrote; None for anything else."""
+    if len(raw) != 2 * PROOF_BYTES:
+        return None
+    return Verifier(raw[:PROOF_BYTES], raw[PROOF_BYTES:])
 
 
 def transcript(client_hello: bytes, server_hello: bytes, binding: bytes) -> bytes:

@@ -57,6 +57,8 @@ class SendScheduler:
         """Bytes of all lanes."""
         self.waiting: deque[SendQueue] = deque()
         """Lanes with something to send, in turn; to be looked at only."""
+        self.parked: deque[SendQueue] = deque()
+        """Lanes that have to wait for the rate of their user (``pace``)."""
 
     def push(self, lane: SendQueue, piece: Buffer) -> None:
         """Queue a piece; it is kept by reference and must not change any more."""
@@ -81,24 +83,33 @@ class SendScheduler:
             lane.listed = True
             self.waiting.append(lane)
 
-    def take(self, budget: int, out: list[Buffer], served: list[SendQueue]) -> None:
+    def take(
+        self,
+        budget: int,
+        out: list[Buffer],
+        served: list[SendQueue],
+        most: int | None = None,
+    ) -> None:
         """Append frames of about ``budget`` bytes to ``out``, lanes in turn.
 
-        The last frame may pass the budget by less than a frame. Lanes that gave bytes
-        are appended to ``served``, once for each turn.
+        The last frame may pass the budget by less than a frame, of which none is larger
+        than ``most``. Lanes that gave bytes are appended to ``served``, once for each
+        turn.
         """
         waiting, sent = self.waiting, 0
-        alone = self._max_frame
-        shared = self._fair_frame(budget) if len(waiting) > 1 else alone
+        alone = self._max_frame if most is None else min(most, self._max_frame)
+        shared = alone
+        if len(waiting) > 1:
+            shared = min(self._fair_frame(budget), alone)
         while waiting and budget > 0:
             lane = waiting.popleft()
             size = lane.size
             if size or lane.finishing:
-                most = shared if waiting else alone
-                if size > most:
-                    size = most
-                    out.append(data_header(lane.sock_map, most))
-                    _take_some(lane, most, out)
+                frame = shared if waiting else alone
+                if size > frame:
+                    size = frame
+                    out.append(data_header(lane.sock_map, frame))
+                    _take_some(lane, frame, out)
                 else:
                     out.append(data_header(lane.sock_map, size, fin=lane.finishing))
                     if lane.pieces is not None:
@@ -123,8 +134,19 @@ class SendScheduler:
         self.room.free_bytes += lane.size
         lane.pieces, lane.size, lane.finishing, lane.close = None, 0, False, b""
 
+    def park(self) -> None:
+        """Let no lane that waits now have a turn until ``unpark``."""
+        self.parked += self.waiting
+        self.waiting.clear()
+
+    def unpark(self) -> None:
+        """Let all lanes have turns again, first those that have waited."""
+        self.waiting.extendleft(reversed(self.parked))
+        self.parked.clear()
+
     def clear(self) -> None:
         """Drop everything of every lane."""
+        self.unpark()
         for lane in self.waiting:
             self.purge(lane)
             lane.listed = False

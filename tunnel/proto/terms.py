@@ -22,7 +22,7 @@ _MAX_AGENT_BYTES: Final = 64
 _MAX_U32: Final = (1 << 32) - 1
 _MAX_U16: Final = (1 << 16) - 1
 _HELLO_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10))
-_AUTH_FIELDS: Final = frozenset((1, 2))
+_AUTH_FIELDS: Final = frozenset((1, 2, 3))
 
 
 def broken(what: str) -> RemoteLinkError:

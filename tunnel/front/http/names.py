@@ -29,7 +29,7 @@ import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address
-from tunnel.errors import CODES, Code, StreamError
+from tunnel.errors import CODES, Code, LimitError, StreamError
 from tunnel.front.http.exchange import Exchange, UnservedError, Words
 from tunnel.front.http.fields import (
     about_the_visitor,
@@ -227,7 +227,10 @@ async def exchange_with(
         moved = True
         raise
     except StreamError as error:
-        failure = _refusal(error.code)
+        if isinstance(error, LimitError):
+            failure = _limit(error.of_address)
+        else:
+            failure = _refusal(error.code)
         exchange.failure = failure.words
         if exchange.has_others:
             moved = True
@@ -311,6 +314,17 @@ def _absent(why: Absent) -> HttpError:
         return HttpError(HTTPStatus.NOT_FOUND, why.value)
     retry = [("Retry-After", str(RETRY_AFTER_S))]
     return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, why.value, headers=retry)
+
+
+def _limit(of_address: bool) -> HttpError:
+    """Say whose limit it is: the visitor has mostly done nothing for it."""
+    words = (
+        "this service has reached a limit that its server has set for it, not for you"
+    )
+    if of_address:
+        words = "this service takes no more connections from one address at once"
+    retry = [("Retry-After", str(RETRY_AFTER_S))]
+    return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, words, headers=retry)
 
 
 _LINK_CODES: Final = (Code.LINK_LOST, Code.TAKEN_OVER, Code.SUPERSEDED, Code.SILENT)

@@ -1,0 +1,136 @@
+"""The accounts of all users of a server: their rates, their months, their changes.
+
+An account is there while its user has a session, and as long as the server runs if the
+user has bytes of this month.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.account import Account
+from tunnel.access.months import Months
+from tunnel.net.notify import Notify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tunnel.access.limits import Limits
+    from tunnel.access.users import User
+    from tunnel.link.user_session import UserSession
+
+TICK_S: Final = 0.02
+"""How often what waits for a rate is let through: a turn of a 5 MB/s is 100 KB."""
+LOOK_S: Final = 0.5
+"""How often limits that were changed are looked at, and bytes are counted."""
+
+
+class Accounts:
+    """One account for each user that has been here.
+
+    Args:
+        users: those of the server; one that changes there is noticed.
+        defaults: the server's limits, where those of a user say nothing else.
+        months: what has passed this month; None: since the start, kept nowhere.
+    """
+
+    def __init__(
+        self,
+        users: Mapping[str, User],
+        defaults: Limits,
+        months: Months | None = None,
+    ) -> None:
+        self._users = users
+        self._defaults = defaults
+        self._months = months or Months()
+        self._accounts: dict[str, Account] = {}
+        self._sessions: dict[str, dict[UserSession, None]] = {}
+        self._wanted = Notify()
+
+    def of(self, user: User) -> Account:
+        """Return the account of a user, with the limits that it has now."""
+        limits = user.limits.over(self._defaults)
+        account = self._accounts.get(user.name)
+        if account is None:
+            account = self._accounts[user.name] = Account(
+                user.name, limits, trio.current_time, self._wanted.ring
+            )
+            account.month_bytes = self._months.bytes_of(user.name)
+        elif account.limits != limits:
+            self._change(account, limits)
+        return account
+
+    def named(self, name: str) -> Account:
+        """Return the account of a user that was here a moment ago."""
+        user = self._users.get(name)
+        return self.of(user) if user else self._accounts.get(name) or Account(name)
+
+    def begin(self, user: User, session: UserSession) -> None:
+        """Count a session of a user from now on."""
+        session.count_for(self.of(user))
+        self._sessions.setdefault(user.name, {})[session] = None
+
+    def end(self, session: UserSession) -> None:
+        """Count a session no more: its tasks are over. Harmless a second time."""
+        name = session.account.name
+        sessions = self._sessions.get(name, {})
+        if sessions.pop(session, None) is not None:
+            session.count_bytes()
+        if not sessions:
+            self._sessions.pop(name, None)
+
+    def _change(self, account: Account, limits: Limits) -> None:
+        account.limit(limits)
+        for session in self._sessions.get(account.name, ()):
+            session.pace()
+
+    async def run(self) -> None:
+        """Let through what waits, and count, until cancelled; then keep the months."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pace)
+                nursery.start_soon(self._count)
+        finally:
+            self._count_all()
+            if (text := self._months.due()) is not None:
+                self._months.write(text)
+
+    async def _pace(self) -> None:
+        while True:
+            waiting = [one for one in self._accounts.values() if one.waits]
+            if not waiting:
+                await self._wanted.wait()
+            await trio.sleep(TICK_S)
+            for account in waiting:
+                account.tick()
+
+    async def _count(self) -> None:
+        while True:
+            await trio.sleep(LOOK_S)
+            self._count_all()
+            if (text := self._months.due(trio.current_time())) is not None:
+                await trio.to_thread.run_sync(self._months.write, text)
+
+    def _count_all(self) -> None:
+        months = self._months
+        if months.has_turned():
+            for account in self._accounts.values():
+                account.month_bytes = 0
+        if len(self._accounts) > len(self._users):
+            for name in (
+                self._accounts.keys() - self._users.keys() - self._sessions.keys()
+            ):
+                del self._accounts[name]  # it was revoked
+        for name, sessions in tuple(self._sessions.items()):
+            account = self.named(name)
+            for session in sessions:
+                session.count_bytes()
+            months.note(name, account.month_bytes)
+            if account.month_is_used_up:
+                why = ""
+                for session in tuple(sessions):
+                    if session.streams:
+                        why = why or account.refused("the bytes of this month")
+                        session.reset_all(why)

@@ -1,0 +1,125 @@
+"""Keeps a server's users as their file has them, whoever changes it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from tunnel.access.user_file import changed_users, load_users, stamp_of, users_path
+from tunnel.errors import StateError
+from tunnel.log import log_event
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from tunnel.access.user_commands import UserCommands
+    from tunnel.access.users import User
+    from tunnel.center.server import CenterServer
+    from tunnel.ops.control import Answer, Args, Handler
+
+LOOK_S: Final = 0.5
+"""How often the file and the clock are looked at: what a command changes where it finds
+no server, and what a person writes, holds within a second."""
+
+logger = logging.getLogger("tunnel.users")
+
+
+class UserCare:
+    """The users of a running server, and the commands that change them.
+
+    Args:
+        state: the folder of their file.
+        owner: is a user too, and in no file.
+        server: has the sessions.
+        commands: change the file.
+
+    Raises:
+        StateError: the file is wrong.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        owner: User,
+        server: CenterServer,
+        commands: UserCommands,
+    ) -> None:
+        self._state = state
+        self._owner = owner
+        self._changes = server.user_changes
+        self._commands = commands
+        self._stamp = stamp_of(users_path(state))
+        self._one_by_one = trio.Lock()
+        self._apply(load_users(state))
+        server.user_changes.store = self._keep
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What the control socket answers."""
+        return {
+            f"users.{name}": partial(self._perform, name)
+            for name in self._commands.names
+        }
+
+    async def watch(self) -> NoReturn:
+        """Notice what others change in the file, and whose time is over."""
+        while True:
+            self._changes.end_expired(time.time())
+            await trio.sleep(LOOK_S)
+            if stamp_of(users_path(self._state)) != self._stamp:
+                async with self._one_by_one:
+                    await self._read()
+
+    async def _keep(self, was: User, now: User) -> bool:
+        """Write a user that has changed; False if it was another meanwhile, or cannot.
+
+        Says why it cannot.
+        """
+
+        def write() -> bool:
+            with changed_users(self._state) as users:
+                if users.get(was.name) != was:
+                    return False
+                users[was.name] = now
+            return True
+
+        async with self._one_by_one:
+            try:
+                kept = await trio.to_thread.run_sync(write)
+            except StateError as error:
+                log_event(logger, logging.ERROR, "users.not_written",
+                    reason=error.what, cause=error.cause or None)  # fmt: skip
+                return False
+            await self._read()
+        return kept
+
+    async def _perform(self, command: str, args: Args, by: str) -> Answer:
+        perform = partial(self._commands.perform, command, args, by)
+        async with self._one_by_one:
+            answer = await trio.to_thread.run_sync(perform)
+            await self._read()
+        listed = answer.get("users")
+        counts = self._changes.count_sessions()
+        for one in listed if isinstance(listed, list) else [answer]:
+            one["sessions"], one["links"] = counts.get(str(one["user"]), (0, 0))
+        return answer
+
+    async def _read(self) -> None:
+        """Have the users of the file, or the old ones if it is wrong; says so once."""
+        stamp = stamp_of(users_path(self._state))
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._apply(await trio.to_thread.run_sync(load_users, self._state))
+        except StateError as error:
+            log_event(logger, logging.ERROR, "users.unreadable", reason=error.what,
+                cause=error.cause or None, fix=error.fix or None)  # fmt: skip
+
+    def _apply(self, users: Mapping[str, User]) -> None:
+        self._changes.apply({self._owner.name: self._owner, **users})
