@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from support import frames
 
 from tunnel.access.join import parse_join
+from tunnel.access.limits import parse_limits
 from tunnel.access.proxy_users import ProxyUsers
 from tunnel.access.right_words import FORMS, parse_right
+from tunnel.access.user_file import read_users
 from tunnel.addresses import Address, decode_host, host_of, parse_end
-from tunnel.errors import RemoteSessionError, RemoteStreamError, TunnelError, UsageError
+from tunnel.errors import (
+    RemoteSessionError,
+    RemoteStreamError,
+    StateError,
+    TunnelError,
+    UsageError,
+)
 from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
 from tunnel.front.http.client_hello import HelloError, read_client_hello
 from tunnel.front.http.forwarded import Origin, _forwarded, _host, _node
@@ -325,6 +333,20 @@ PARSERS: Final = {
         (UsageError,),
         (f"tunnel://anna:{_TOKEN}@[::1]:7443/#{_TOKEN}".encode(),
          f"tunnel+plain://anna:{_TOKEN}@a.test".encode()),
+    ),
+    "files of users": Parser(
+        lambda data: read_users(data.decode("utf-8", "replace"), "f"),
+        (StateError,),
+        (
+            f'[users.anna]\nverifier = "{_VERIFIER.render()}"\n'
+            'may = ["tcp:2200", "ports:16"]\nlimits = ["rate=5MB/s"]\n'
+            "expires = 2030-01-01T00:00:00Z\n".encode(),
+        ),
+    ),
+    "words of limits": Parser(
+        lambda data: parse_limits(_text(data).split(" ")),
+        (UsageError,),
+        (b"rate=5MB/s connections=100", b"month=10GB opens=10/s sessions=4"),
     ),
     "words of rights": Parser(
         lambda data: parse_right(_text(data)),
