@@ -46,13 +46,19 @@ class Accounts:
         self._defaults = defaults
         self._months = months or Months()
         self._accounts: dict[str, Account] = {}
+        self._said: dict[str, Limits] = {}
+        """The limits of the users themselves, as they were last looked at."""
         self._sessions: dict[str, dict[UserSession, None]] = {}
         self._wanted = Notify()
 
     def of(self, user: User) -> Account:
         """Return the account of a user, with the limits that it has now."""
-        limits = user.limits.over(self._defaults)
         account = self._accounts.get(user.name)
+        # Asked for each user twice a second: the same object says the same.
+        if account is not None and self._said.get(user.name) is user.limits:
+            return account
+        self._said[user.name] = user.limits
+        limits = user.limits.over(self._defaults)
         if account is None:
             account = self._accounts[user.name] = Account(
                 user.name, limits, trio.current_time, self._wanted.ring
@@ -76,14 +82,16 @@ class Accounts:
         """Count a session no more: its tasks are over. Harmless a second time."""
         name = session.account.name
         sessions = self._sessions.get(name, {})
-        if sessions.pop(session, None) is not None:
+        if session in sessions:
+            del sessions[session]
             session.count_bytes()
+            self._months.note(name, session.account.month_bytes)
         if not sessions:
             self._sessions.pop(name, None)
 
     def _change(self, account: Account, limits: Limits) -> None:
         account.limit(limits)
-        for session in self._sessions.get(account.name, ()):
+        for session in tuple(self._sessions.get(account.name, ())):
             session.pace()
 
     async def run(self) -> None:
@@ -122,7 +130,7 @@ class Accounts:
             for name in (
                 self._accounts.keys() - self._users.keys() - self._sessions.keys()
             ):
-                del self._accounts[name]  # it was revoked
+                del self._accounts[name], self._said[name]  # it was revoked
         for name, sessions in tuple(self._sessions.items()):
             account = self.named(name)
             for session in sessions:
