@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from support.attacks import rows_of_tests
 
 # Importing hypothesis also makes trio's scheduler deterministic under pytest-trio.
+
+TESTS: Final = Path(__file__).parent
 
 _COMMON = settings(
     deadline=None,
@@ -33,6 +38,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # Of a shell's background: what tests start would inherit it, and stay.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the rows of docs/attacks.md that it stands for."""
+    known = rows_of_tests()
+    for item in items:
+        if TESTS in item.path.parents:
+            file = item.path.relative_to(TESTS).as_posix()
+            name = getattr(item, "originalname", item.name)
+            for row in known.get(f"{file}::{name}", ()):
+                item.add_marker(pytest.mark.attack(row=row))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

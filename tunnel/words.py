@@ -28,6 +28,15 @@ def bare(text: str) -> str:
     return text
 
 
+def is_utf_8(text: str) -> bool:
+    """Say whether ``text`` can be sent: a command line may be in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def escaped(text: str) -> str:
     """Return ``text`` as one printable line, written as in JSON if it is not one."""
     return text if text.isprintable() else encode_basestring_ascii(text)[1:-1]

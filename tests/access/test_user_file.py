@@ -70,6 +70,9 @@ def test_no_token_is_in_the_file() -> None:
         ("once = true", "once = 7", 20, "once is true"),
         ("once = true", "once = ", 20, "value"),
         ("tcp:1", "tcp:1\n", 14, ""),
+        ("once = true", "once = " + "[" * 10_000, 21, ""),
+        ("once = true", "once = " + "1" * 5_000, 21, ""),
+        ("2027-01-15", "2027-13-15", 7, ""),
     ],
 )
 def test_a_fault_is_named_with_its_line(

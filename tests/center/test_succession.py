@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,7 +177,6 @@ async def test_the_65th_client_gets_in_and_one_too_many_is_told_of_at_both_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with center() as where:
-        where.server.options = replace(where.server.options, max_sessions=65)
         where.server.accounts._defaults = Limits(sessions=65)
         wires = [
             await raw_login(where, number.to_bytes(16, "big"))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from support.center import (
+    LOOPBACK,
     Center,
     center,
     echo,
+    failure_of,
     raw_login,
     running,
     target,
@@ -21,12 +23,17 @@ from support.center import (
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import parse_rights
-from tunnel.center.events import LinkUp, SessionLost
+from tunnel.addresses import Address
+from tunnel.center.events import LinkUp, MappingReady, SessionLost
+from tunnel.center.exit.tcp import exit_to
+from tunnel.center.names import NameOptions
 from tunnel.errors import Code, LinkError
+from tunnel.proto.frames import MappingEntry, MappingType
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from tunnel.access.users import User
+    from tunnel.errors import TunnelError
 
 AT_ONCE_S = 1.0
 TOKEN = make_token()
@@ -56,12 +63,17 @@ async def test_who_is_no_user_any_more_has_nothing_left_and_does_not_resume() ->
     async with center(others=(ALICE,)) as where, target(echo) as to:
         client, notices = where.client(name="alice", token=TOKEN)
         other, _ = where.client()
+        ended: list[TunnelError] = []
+
+        async def run() -> None:
+            ended.append(await failure_of(client))
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.run)
+            nursery.start_soon(run)
             async with running(other):
                 await notices.next(LinkUp)
                 stream, kept = await client.open(str(to)), await other.open(str(to))
-                await stream.send_all(b"x" * 1_000_000)
+                await stream.send_all(b"hello")
                 session = client.session
                 assert session is not None
                 change(where)
@@ -75,7 +87,6 @@ async def test_who_is_no_user_any_more_has_nothing_left_and_does_not_resume() ->
                 await kept.send_all(b"hello")
                 assert await kept.receive_some() == b"hello"
                 assert await refused(where) is Code.AUTH
-                nursery.cancel_scope.cancel()
 
 
 async def test_another_token_ends_what_the_old_one_began() -> None:
@@ -150,3 +161,39 @@ async def test_who_is_revoked_between_proof_and_session_gets_none(
             go_on.set()
         assert codes == [Code.REVOKED]
         assert not where.server.user_changes.sessions_of("alice")
+
+
+async def test_a_client_that_is_thrown_out_ends_and_says_why() -> None:
+    async with center(others=(ALICE,)) as where:
+        client, notices = where.client(name="alice", token=TOKEN)
+        failed: list[TunnelError] = []
+
+        async def run() -> None:
+            failed.append(await failure_of(client))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await notices.next(LinkUp)
+            change(where)
+        assert failed[0].code is Code.REVOKED
+        assert failed[0].exit_status == 6
+        assert "the user alice was revoked" in f"{failed[0].what} {failed[0].cause}"
+
+
+async def test_who_has_the_longer_name_gets_the_hosts_below_it() -> None:
+    """Of ``alice-two``, who is new, ``alice`` gives up what she had there."""
+    names = NameOptions(Address(LOOPBACK, 0), None, "t.example")
+    alice = user(TOKEN, "alice", "names:alice")
+    two = user(make_token(), "alice-two", "names:alice-two")
+    async with center(others=(alice,), names=names) as where:
+        client, notices = where.client(name="alice", token=TOKEN)
+        async with running(client), target(echo) as to:
+            for host in ("alice-two-shop", "alice-shop"):
+                entry = MappingEntry(MappingType.HTTP, "", host, 0)
+                await client.publish(entry, exit_to(to))
+            await notices.next(MappingReady, 2)
+            table = where.server.mappings
+            assert len(table) == 2
+            change(where, alice, two)
+            assert len(table) == 1
+            assert table.find(MappingType.HTTP, "alice-shop.t.example") is not None

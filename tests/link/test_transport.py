@@ -4,15 +4,18 @@ import errno
 import socket
 import ssl
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+import trustme
 from support.certs import tls_contexts
 from support.names import resolve_to
 from support.wires import fused_wires, tls_pair
 
+from tunnel.access.tls import client_tls_context
 from tunnel.errors import Code, Exit, LocalLinkError, TlsError
 from tunnel.link.transport import PlainTransport, TlsTransport, dial, send
 from tunnel.net import dial as target
@@ -242,6 +245,30 @@ async def test_an_unknown_certificate_is_refused_in_words() -> None:
     error, _ = await shake(client, server)
     assert isinstance(error, TlsError)
     assert "unable to get local issuer" in error.what
+
+
+@pytest.mark.parametrize(
+    ("name", "not_after", "why"),
+    [
+        ("tunnel.test", datetime.now(UTC) - timedelta(days=1), "expired"),
+        ("other.test", None, "not valid for 'tunnel.test'"),
+        ("*.tunnel.test", None, "not valid for 'tunnel.test'"),
+    ],
+)
+async def test_a_certificate_of_another_time_or_host_is_refused_in_words(
+    name: str, not_after: datetime | None, why: str
+) -> None:
+    """Where there is no pin, and the web's authorities decide."""
+    authority = trustme.CA()
+    client, server = client_tls_context(None), tls_contexts()[1]
+    authority.configure_trust(client)
+    authority.issue_cert(name, not_after=not_after).configure_cert(server)
+    error, _ = await shake(client, server)
+    assert isinstance(error, TlsError)
+    assert why in error.what + error.cause
+    good = tls_contexts()[1]
+    authority.issue_cert("tunnel.test").configure_cert(good)
+    assert await shake(client, good) == (None, None)
 
 
 async def test_what_is_no_tls_is_refused() -> None:

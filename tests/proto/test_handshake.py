@@ -988,3 +988,23 @@ def test_an_own_token_of_another_size_breaks_the_protocol(size: int) -> None:
     with pytest.raises(RemoteLinkError) as caught:
         own_login(TAKES, Odd(b"", b""))
     assert caught.value.code is Code.PROTOCOL
+
+
+@pytest.mark.parametrize("name", [NAME, "nobody"])
+def test_a_login_costs_two_proofs_whoever_it_is(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Verifier] = []
+
+    def check(verifier: Verifier, *rest: bytes) -> bool:
+        checked.append(verifier)
+        return is_client_proof(verifier, *rest)
+
+    monkeypatch.setattr("tunnel.proto.handshake.is_client_proof", check)
+    ours = ClientHandshake(name, b"x" * 32, TERMS, bytes(32), PLAIN_BINDING)
+    theirs = ServerHandshake(TERMS, bytes(32), PLAIN_BINDING, USERS.get, DUMMY)
+    theirs.receive(ours.data_to_send())
+    ours.receive(theirs.data_to_send())
+    with pytest.raises(RemoteLinkError):
+        theirs.receive(ours.data_to_send())
+    assert len(checked) == 2

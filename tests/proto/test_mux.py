@@ -761,6 +761,51 @@ def test_draining_refuses_what_is_new_and_lets_go_on_what_runs() -> None:
     assert pair.server.hear() == [DataReceived(theirs, [b"goes on"])]
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["open", "drain", "up", "down"]), st.integers(1, 200)
+        ),
+        max_size=40,
+    )
+)
+def test_an_open_that_crosses_a_drain_is_served_once_or_refused_to_be_asked_again(
+    steps: list[tuple[str, int]],
+) -> None:
+    pair = CorePair()
+    asked: list[VirtualConn] = []
+    offered: list[VirtualConn] = []
+
+    def hear() -> None:
+        for event in pair.server.hear():
+            assert isinstance(event, StreamOffered)
+            offered.append(event.conn)
+            pair.server.core.accept(event.conn)
+
+    for what, size in steps:
+        if what == "open":
+            with contextlib.suppress(LocalStreamError):  # it has heard of the drain
+                asked.append(pair.client.core.open(TARGET, pair.now))
+        elif what == "drain":
+            pair.server.core.drain()
+        else:
+            end = pair.client if what == "up" else pair.server
+            pair.flush(end)
+            pair.deliver(end, size)
+            hear()
+    pair.settle()
+    hear()
+    pair.settle()
+    heard = pair.client.hear()
+    opened = [event.conn for event in heard if isinstance(event, StreamOpened)]
+    refused = [event for event in heard if isinstance(event, StreamClosed)]
+    assert [event.code for event in refused] == [Code.DRAINING] * len(refused)
+    assert len(opened) == len(offered), "nobody is told of what was not served"
+    assert sorted(map(id, opened + [event.conn for event in refused])) == sorted(
+        map(id, asked)
+    )
+
+
 def test_go_away_is_the_last_frame_and_drops_what_was_queued() -> None:
     pair = CorePair()
     ours, theirs = pair.opened()

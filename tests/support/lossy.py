@@ -34,6 +34,8 @@ class _Wire:
         self.far = far
         self.lost = False
         """Whether what still comes in goes nowhere."""
+        self.deaf: trio.SocketStream | None = None
+        """The end that gets nothing any more, and may still speak."""
         self.scope = trio.CancelScope()
 
     def reset(self) -> None:
@@ -115,6 +117,11 @@ class Lossy:
                 _reset(wire.near)
         return len(wires)
 
+    def deafen(self, which: Literal["near", "far"]) -> None:
+        """Let nothing more through to one end of every connection."""
+        for wire in self._wires:
+            wire.deaf = wire.near if which == "near" else wire.far
+
     def stall(self) -> None:
         """Let no byte through until ``go_on``."""
         self._stalled = self._stalled or trio.Event()
@@ -179,7 +186,7 @@ class Lossy:
         size = self.piece_bytes or len(data)
         try:
             for at in range(0, len(data), size):
-                if wire.lost:
+                if wire.lost or wire.deaf is sink:
                     return
                 await sink.send_all(data[at : at + size])
                 self._count(len(data[at : at + size]))
@@ -227,6 +234,8 @@ def obey(relay: Lossy, line: str) -> None:
     match word:
         case "rst" | "fin" | "hole" | "change":
             relay.cut(word)
+        case "deafen":
+            relay.deafen("near" if rest == ["near"] else "far")
         case "stall":
             relay.stall()
         case "go":

@@ -168,6 +168,17 @@ def pin_of(certificate_der: bytes) -> str:
     return to_base64url(hashlib.sha256(spki).digest())
 
 
+def valid_until(chain_pem: bytes) -> datetime:
+    """Return when the first certificate of a chain runs out.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from cryptography.x509 import load_pem_x509_certificate
+
+    return load_pem_x509_certificate(chain_pem).not_valid_after_utc
+
+
 # The client's id -------------------------------------------------------------------
 
 

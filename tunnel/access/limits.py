@@ -118,7 +118,7 @@ class _Bytes(_Count):
 
     def read(self, text: str) -> int | None:
         size = text.removesuffix(self.suffix)
-        found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([KMGT]i?B|kB|B)", size)
+        found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([KMGT]i?B|kB|B)", size)
         if not text.endswith(self.suffix) or found is None:
             return None
         return int(Decimal(found[1]) * _UNITS[found[2]])

@@ -102,7 +102,7 @@ def read_users(text: str, named: str) -> dict[str, User]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a [[[[
         at = _AT_LINE.search(str(error))
         line = at[1] if at else text.count("\n") + 1
         raise StateError(f"{named}:{line}: {error}") from None

@@ -71,6 +71,8 @@ ASKED_MOST_S: Final = 60.0
 """The longest pause that a server may ask for: before its proof it may be anybody."""
 _NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
 """So end sessions whose server stops or was restarted: only connections are a loss."""
+_FINAL_ENDS: Final = (Code.TAKEN_OVER, Code.REVOKED)
+"""Of a session, so of a server that is proved: coming back would be in vain."""
 _FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 
 logger = logging.getLogger("tunnel.client")
@@ -172,7 +174,7 @@ class LinkKeeper:
 
         Raises:
             TunnelError: before the first link was up: wrong token, pin or version; at
-                any time: ``TAKEN_OVER``; or no link was had within ``give_up_s``.
+                any time: ``TAKEN_OVER``, ``REVOKED``; no link within ``give_up_s``.
         """
         self._task_status = task_status
         failure: TunnelError | None = None
@@ -276,10 +278,7 @@ class LinkKeeper:
         return None
 
     async def _make_link(self) -> Link:
-        """Make a link, with a token of our own if that is asked for.
-
-        Raises LinkError, or StateError if no token can be kept.
-        """
+        """Begin a link, with a token of our own if asked; StateError: not kept."""
         while True:
             try:
                 link = await self._begin_link()
@@ -294,7 +293,7 @@ class LinkKeeper:
     async def _begin_link(self) -> Link | None:
         """Dial, prove, and find the session that the new link carries.
 
-        None: our own token was taken. Raises LinkError; the wire is closed then.
+        None: our own token was taken. After LinkError the wire is closed.
         """
         old = self.session
         if old is not None and old.ended is not None:
@@ -456,7 +455,7 @@ class LinkKeeper:
 
     def _is_final(self, reason: TunnelError) -> bool:
         """Say whether no other attempt may follow."""
-        if reason.code is Code.TAKEN_OVER:
+        if reason.code in _FINAL_ENDS and isinstance(reason, SessionError):
             return True
         # A captive portal must not end what has worked before.
         return not self._was_up and (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import Address
+from tunnel.center.certificates import keep_renewed
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.errors import UsageError
 from tunnel.front.http.names import Absent, Destination, serve_web
@@ -92,6 +93,8 @@ class NamePorts:
         passed = partial(_route, table, rates, MappingType.HTTPS)
         ending, most = self._termination, MAX_VISITORS
         async with trio.open_nursery() as nursery:
+            if ending is not None and (files := self._options.certificate):
+                nursery.start_soon(keep_renewed, files, ending)
             if ports := self._http:
                 nursery.start_soon(partial(serve_web, ports, web, max_visitors=most))
             if ports := self._https:

@@ -93,10 +93,8 @@ class ServerOptions:
     """How long a session waits for another link; 0 ends it with its link."""
     names: NameOptions = field(default_factory=NameOptions)
     """Where host names are served."""
-    max_sessions: int = Limits().sessions
-    """Of one user at once."""
-    max_waiting_sessions: int = Limits().waiting
-    """Of one user, without a link."""
+    limits: Limits = Limits()  # noqa: RUF009 - it cannot change
+    """What a user may have whose own limits say nothing else."""
     max_per_address: int | None = None
     """Visitors of one address at once; None for a quarter of the descriptors."""
     client_ca: Path | None = None
@@ -105,11 +103,6 @@ class ServerOptions:
     """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
-
-    @property
-    def limits(self) -> Limits:
-        """What a user may have whose own limits say nothing else."""
-        return Limits(sessions=self.max_sessions, waiting=self.max_waiting_sessions)
 
 
 class CenterServer:
@@ -126,6 +119,7 @@ class CenterServer:
         months: Months | None = None,
     ) -> None:
         self.options = options = options or ServerOptions()
+        self._users = users = Users(users)
         self.terms = Terms(capabilities=SERVER_CAN)
         where = options.listen.host, options.ports
         self.mappings = MappingTable(
@@ -137,7 +131,6 @@ class CenterServer:
             users,
         )
         self.names = NamePorts(options.names)
-        self._users = users = Users(users)
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
     from tunnel.center.sessions import Sessions
 
-GONE_S: Final = 0.5
-"""How long a link lives on that is ended, so that its client reads why."""
+GONE_S: Final = 0.9
+"""How long a link may live on that is ended, so that its client reads why: nothing
+passes any more, but by the promise it is gone within a second."""
 
 logger = logging.getLogger("tunnel.users")
 
@@ -88,6 +89,14 @@ class UserChanges:
                 log_event(logger, logging.INFO, "user.expired", user=name)
                 self._end(name, Code.REVOKED, f"the time of the user {name} is over")
 
+    def count_sessions(self) -> Mapping[str, tuple[int, int]]:
+        """Return how many sessions each user has, and how many of them with a link."""
+        counts: dict[str, tuple[int, int]] = {}
+        for session in self._sessions:
+            sessions, links = counts.get(session.user.name, (0, 0))
+            counts[session.user.name] = sessions + 1, links + (not session.waiting)
+        return counts
+
     def sessions_of(self, name: str) -> list[ClientSession]:
         """Return the sessions of a user, those without a link too."""
         return [one for one in self._sessions if one.user.name == name]
@@ -106,9 +115,11 @@ class UserChanges:
 
     def _give_up_names(self, new: Iterable[str]) -> None:
         """Close what ``alice`` has below the name of ``alice-two``, who is new."""
-        new = tuple(new)
-        for session in self._sessions if new else ():
-            if any(name.startswith(f"{session.user.name}-") for name in new):
+        shorter = {
+            name[:at] for name in new for at, char in enumerate(name) if char == "-"
+        }
+        for session in self._sessions if shorter else ():
+            if session.user.name in shorter:
                 self._review(session)
 
     def _end(self, name: str, code: Code, reason: str) -> None:

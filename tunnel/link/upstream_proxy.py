@@ -23,7 +23,7 @@ from tunnel.addresses import Address
 from tunnel.errors import Code, LocalLinkError, UsageError, ViaError
 from tunnel.link.transport import DIAL_S, dial, tune_link
 from tunnel.net.sockets import FastSocket
-from tunnel.words import printable
+from tunnel.words import is_utf_8, printable
 
 _SOCKS: Final = ("socks5", "socks5h", "socks4", "socks4a")
 _HTTP: Final = "http"
@@ -57,6 +57,8 @@ class UpstreamProxy:
         except ValueError:
             why = "its host or port cannot be read; an IPv6 address stands in brackets"
             raise _unreadable(why) from None
+        if not is_utf_8(url):
+            raise _unreadable("it is not in UTF-8")
         if parts.scheme not in (_HTTP, *_SOCKS):
             named = parts.scheme or "no scheme"
             raise _unreadable(f"{named}: only http, socks5 and socks4 are known")

@@ -7,13 +7,15 @@ One question and one answer for each connection, each a line of JSON:
     {"failed": {"what": "…", "cause": "…", "fix": "…", "status": 2}}
 
 The file has mode 0600, and the kernel says who asks (SO_PEERCRED): another user is not
-heard. Questions are bounded in size, number and time.
+heard, nor a client that has the server dial this socket, whatever its rights are.
+Questions are bounded in size, number and time.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -101,9 +103,10 @@ class _Control:
             self._at_once -= 1
 
     async def _answer(self, stream: FastSocket, peer: Peer | None) -> Answer:
-        if peer is not None and peer.user != user_id():
-            log_event(logger, logging.WARNING, "control.refused", by=f"uid {peer.user}")
-            return _failed(UsageError("this server belongs to another user"))
+        if peer is not None and (why := _refusal(peer)):
+            log_event(logger, logging.WARNING, "control.refused", reason=why,
+                by=f"uid {peer.user} pid {peer.process}")  # fmt: skip
+            return _failed(UsageError(why))
         if self._at_once > MAX_AT_ONCE:
             return _failed(UsageError("too many commands at once", fix="try again"))
         try:
@@ -119,6 +122,15 @@ class _Control:
             return _failed(error)
         except trio.TooSlowError:
             return _failed(UsageError("the question came too slowly"))
+
+
+def _refusal(peer: Peer) -> str:
+    """Say why a program is not heard; "" if it is."""
+    if peer.user != user_id():
+        return "this server belongs to another user"
+    if peer.process == os.getpid():  # the server dials what its clients ask for
+        return "this socket is not reached through the tunnel"
+    return ""
 
 
 async def _line(stream: FastSocket) -> bytes:

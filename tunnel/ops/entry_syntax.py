@@ -259,7 +259,8 @@ def _shared(what: str, name: str, words: WebWords) -> Published:
     words.check_for(folder=True)
     try:
         folder = Folder(Path(what).expanduser(), listing=words.listing)
-    except (OSError, RuntimeError) as error:  # the latter: nobody knows what ~ is
+    except (OSError, RuntimeError, ValueError) as error:
+        # Where nobody knows what ~ is, and for a name with a NUL.
         raise UsageError(
             f"{what} cannot be shared: {getattr(error, 'strerror', None) or error}",
             "what is shared is [HOST:]PORT, https://HOST:PORT or a folder",

@@ -28,7 +28,7 @@ from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.proto.proofs import from_base64url
-from tunnel.words import bare
+from tunnel.words import bare, is_utf_8
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -229,8 +229,15 @@ def _users(pairs: Iterable[str]) -> ProxyUsers:
         name, _, password = pair.partition(":")
         if not (name and password):
             raise UsageError("a user of a proxy is USER:PASSWORD", "a part is missing")
+        _check_utf_8(pair)
         users[name] = password
     return ProxyUsers(users)
+
+
+def _check_utf_8(pair: str) -> None:
+    if not is_utf_8(pair):
+        what = "a user and a password are given in UTF-8"
+        raise UsageError(what, "apps and browsers send them so", "see `locale`")
 
 
 def parse_guard(text: str) -> Guard:
@@ -238,6 +245,7 @@ def parse_guard(text: str) -> Guard:
     user, _, password = text.partition(":")
     if not (user and password):
         raise UsageError("that is no user and password", fix="--auth USER:PASSWORD")
+    _check_utf_8(text)
     return Guard(user, password)
 
 

@@ -18,6 +18,7 @@ from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of, is_loopbac
 from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
+    from tunnel.access.limits import Limits as UserLimits
     from tunnel.center.names import NameOptions
     from tunnel.center.server import ServerOptions
     from tunnel.front.http.limits import Limits
@@ -255,9 +256,12 @@ class ServeFlags:
         state: Folder for the server's key and tokens.
         plain: No TLS: only for loopback or your own net.
         resume: How long connections wait for a lost link; 0: not at all.
-        max_sessions: Clients of one user at once; above it, one is refused.
-        max_waiting_sessions: Of those, without a link; above it one without
-            connections, or the longest waiting, is given up.
+        max_sessions: Clients of one user at once, by default 1024; above it, one is
+            refused.
+        max_waiting_sessions: Of those, without a link, by default 1024; above it one
+            without connections, or the longest waiting, is given up.
+        limit: WORD=VALUE, as rate=5MB/s or connections=100: of each user that has no
+            such limit of its own. Repeatable.
         http: [HOST:]PORT for web services by name.
         https: [HOST:]PORT for TLS by name.
         domain: Completes names without a dot: NAME.DOMAIN.
@@ -280,8 +284,9 @@ class ServeFlags:
     state: Path | None = None
     plain: bool = False
     resume: str = "120s"
-    max_sessions: int = 1_024
-    max_waiting_sessions: int = 1_024
+    max_sessions: int | None = None
+    max_waiting_sessions: int | None = None
+    limit: Words = None
     http: str | None = None
     https: str | None = None
     domain: str | None = None
@@ -304,16 +309,24 @@ class ServeFlags:
             self.plain,
             seconds("--resume", self.resume),
             self.names(),
-            max_sessions=_count("--max-sessions", self.max_sessions, least=1),
-            max_waiting_sessions=_count(
-                "--max-waiting-sessions", self.max_waiting_sessions
-            ),
+            limits=self.limits(),
             max_per_address=None
             if self.max_per_address is None
             else _count("--max-per-address", self.max_per_address, least=1),
             client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
         )
+
+    def limits(self) -> UserLimits:
+        """Return what a user may have who has no such limit of its own."""
+        from tunnel.access.limits import parse_limits
+
+        words = list(self.limit or ())
+        if self.max_sessions is not None:
+            words.append(f"sessions={self.max_sessions}")
+        if self.max_waiting_sessions is not None:
+            words.append(f"waiting={self.max_waiting_sessions}")
+        return parse_limits(words, "tunnel serve")
 
     def _client_ca(self) -> Path | None:
         if self.plain and self.client_ca is not None:

@@ -287,7 +287,7 @@ class _Up:
         """
         if (old := saved.outdated(self.join)) is None:
             return
-        same_token = old.token.reveal() == self.join.token.reveal()
+        same_token = old.token == self.join.token
         if same_token and await is_there(old, self.via, saved.pins(old)):
             return
         with _logged_if_not_saved():

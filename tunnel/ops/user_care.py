@@ -104,10 +104,9 @@ class UserCare:
             answer = await trio.to_thread.run_sync(perform)
             await self._read()
         listed = answer.get("users")
+        counts = self._changes.count_sessions()
         for one in listed if isinstance(listed, list) else [answer]:
-            sessions = self._changes.sessions_of(str(one["user"]))
-            one["sessions"] = len(sessions)
-            one["links"] = sum(not session.waiting for session in sessions)
+            one["sessions"], one["links"] = counts.get(str(one["user"]), (0, 0))
         return answer
 
     async def _read(self) -> None:

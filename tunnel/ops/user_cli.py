@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
-from tunnel.errors import Exit, StateError
+from tunnel.errors import Exit, StateError, UsageError
 from tunnel.ops.flags import Words, seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tunnel.access.join import JoinLine
     from tunnel.ops.show import Show
 
@@ -70,6 +72,7 @@ def invite(
     expires: str | None = None,
     once: bool = False,
     address: str | None = None,
+    qr: bool = False,
     state: StateFlags = STATE,
 ) -> int:
     """Let another person, or another program, use this server: print a join line.
@@ -82,11 +85,13 @@ def invite(
         expires: How long the user may be here, as 30d.
         once: The line works for one machine, which then has a token of its own.
         address: HOST or HOST:PORT that the line names, if not the server's own.
+        qr: Show the line as a QR code too, on stderr.
     """
     expires_s = None if expires is None else seconds("--expires", expires)
     return _do(
         "invite",
         state,
+        show_qr=_qr_maker() if qr else None,
         name=name,
         may=may or [],
         limits=limits.words(),
@@ -169,7 +174,13 @@ def rename(
 # Doing it ----------------------------------------------------------------------------
 
 
-def _do(command: str, flags: StateFlags, **args: object) -> int:
+def _do(
+    command: str,
+    flags: StateFlags,
+    *,
+    show_qr: Callable[[str], None] | None = None,
+    **args: object,
+) -> int:
     """Have the server do a command, or do it here; show the answer."""
     from tunnel.ops.ask import ask
     from tunnel.ops.saved import state_folder
@@ -182,7 +193,31 @@ def _do(command: str, flags: StateFlags, **args: object) -> int:
     if answer is None:
         answer = _perform(state, command, args)
     _show(shown, command, answer)
+    if show_qr is not None:
+        show_qr(str(answer["join"]))
     return Exit.OK
+
+
+def _qr_maker() -> Callable[[str], None]:
+    """Return what writes a text as a QR code on stderr.
+
+    Raises:
+        UsageError: the package for that is not installed; nobody was invited.
+    """
+    import importlib
+    import sys
+
+    try:
+        segno = importlib.import_module("segno")
+    except ImportError as error:
+        fix = "pip install 'tunnel[qr]'"
+        raise UsageError("--qr needs the package segno", fix=fix) from error
+
+    def show(text: str) -> None:
+        code = segno.make(text, micro=False, error="l")
+        code.terminal(out=sys.stderr, compact=True)
+
+    return show
 
 
 def _insist_own(state: Path) -> None:

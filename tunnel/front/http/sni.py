@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +43,7 @@ from tunnel.net.relay import GRACE_S, reset_socket
 from tunnel.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tunnel.addresses import Address
@@ -65,7 +64,7 @@ times that."""
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; those of 1.3 are all of this kind."""
 
-Termination = Mapping[int, ssl.SSLContext]
+Termination = dict[int, ssl.SSLContext]
 """What ends TLS with one certificate: a context for each key exchange, made once. Each
 has the keys of its session tickets, so a visitor that comes back resumes."""
 

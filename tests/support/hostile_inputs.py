@@ -1,0 +1,390 @@
+"""Every parser of what others say: how it is fed, what it may raise, where to begin."""
+
+from __future__ import annotations
+
+import gc
+import ssl
+import sys
+from contextlib import suppress
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from support import frames
+
+from tunnel.access.join import parse_join
+from tunnel.access.limits import parse_limits
+from tunnel.access.proxy_users import ProxyUsers
+from tunnel.access.right_words import FORMS, parse_right
+from tunnel.access.user_file import read_users
+from tunnel.addresses import Address, decode_host, host_of, parse_end
+from tunnel.errors import (
+    RemoteSessionError,
+    RemoteStreamError,
+    StateError,
+    TunnelError,
+    UsageError,
+)
+from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
+from tunnel.front.http.client_hello import HelloError, read_client_hello
+from tunnel.front.http.forwarded import Origin, _forwarded, _host, _node
+from tunnel.front.http.heads import (
+    CHUNKED,
+    HeadError,
+    end_of_answer,
+    end_of_request,
+    read_answer,
+    read_request,
+)
+from tunnel.front.http.login_cookie import is_login, take_cookie
+from tunnel.front.http.targets import TargetError, absolute_target, connect_target
+from tunnel.link.upstream_proxy import UpstreamProxy
+from tunnel.net.proxy_protocol import read_proxy_header
+from tunnel.ops.entry_syntax import (
+    parse_exit,
+    parse_http,
+    parse_https,
+    parse_reach,
+    parse_socks,
+    parse_tcp,
+    parse_udp,
+)
+from tunnel.proto.codec import FrameDecoder
+from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
+from tunnel.proto.handshake import ClientHandshake, ServerHandshake
+from tunnel.proto.mux import MuxCore
+from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
+from tunnel.proto.rules import Rules, read_rules, rules_tlvs
+from tunnel.socks.v4 import Socks4Server
+from tunnel.socks.v5 import Socks5Server, decode_datagram
+from tunnel.words import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TOKEN: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+_VERIFIER: Final = verifier_of("anna", _TOKEN)
+_ADDRESS: Final = frames.ipv4(127, 0, 0, 1, 80)
+_HERE: Final = Origin(Address("192.0.2.1", 1), "https", "a.test")
+_USERS: Final = ProxyUsers({"anna": "secret"})
+
+
+class Parser(NamedTuple):
+    """One parser."""
+
+    feed: Callable[[bytes], object]
+    may_raise: tuple[type[BaseException], ...]
+    """What its callers are promised; everything else is a fault."""
+    seeds: tuple[bytes, ...]
+    """Good inputs: who looks for bad ones begins with these."""
+
+
+# Frames ------------------------------------------------------------------------------
+
+
+def _frames(data: bytes) -> None:
+    for _ in FrameDecoder().feed(data):
+        """Each is looked at by the decoder."""
+
+
+def _payload(data: bytes) -> None:
+    """The header is right: the first byte chooses kind, flag and number."""
+    kind = data[:1] and data[0] % 12
+    number = data[1:2] and data[1] % 2
+    flag = frames.ACK if data[2:3] > b"\x7f" else 0
+    said = frames.frame(kind or 0, data[3:], flag, number or 0)
+    _frames(said)
+
+
+def _server_handshake(data: bytes) -> None:
+    ServerHandshake(
+        Terms(), bytes(32), PLAIN_BINDING, lambda _: _VERIFIER, _VERIFIER
+    ).receive(data)
+
+
+def _hello_fields(data: bytes) -> None:
+    _server_handshake(frames.hello(tlvs=data))
+
+
+def _client_handshake(data: bytes) -> None:
+    terms = Terms()
+    side = ClientHandshake("anna", _TOKEN, terms, bytes(32), PLAIN_BINDING)
+    side.data_to_send()
+    side.receive(data)
+
+
+def _session(data: bytes) -> None:
+    """A session that both have proved; the first byte says which role we have."""
+    terms = Terms(capabilities=CAN_MAP | CAN_UDP | CAN_RULE)
+    core = MuxCore(client=data[:1] > b"\x7f", ours=terms, theirs=terms, now=0.0)
+    try:
+        core.receive_data(data[1:], 0.0)
+        while core.has_input():
+            core.receive_more(0.0)
+        core.data_to_send(65_536, 0.0)
+        core.on_time(1.0)
+    finally:  # as its promise wants it
+        core.end()
+        core.let_go()
+
+
+def _rules(data: bytes) -> None:
+    """Fields of a byte, a length and so many bytes."""
+    tlvs: dict[int, bytes] = {}
+    while len(data) > 1:
+        tlvs[data[0]], data = data[2 : 2 + data[1]], data[2 + data[1] :]
+    read_rules(tlvs)
+
+
+# HTTP --------------------------------------------------------------------------------
+
+
+def _request(data: bytes) -> None:
+    if size := end_of_request(bytearray(data), 0):
+        read_request(data[:size], 100)
+
+
+def _answer(data: bytes) -> None:
+    if size := end_of_answer(bytearray(data), 0):
+        read_answer(data[:size], b"GET", 100)
+
+
+def _body(data: bytes) -> None:
+    for reader in (BodyReader(CHUNKED), LimitedBody(CHUNKED, 1_000)):
+        rest = data
+        while rest and not reader.done:
+            _, rest = reader.feed(rest)
+
+
+def _target(data: bytes) -> None:
+    for take in (
+        lambda: absolute_target(data, b"GET"),
+        lambda: absolute_target(b"http://" + data, b"GET"),
+        lambda: connect_target(data),
+    ):
+        with suppress(TargetError):
+            take()
+
+
+def _said_fields(data: bytes) -> None:
+    """What a trusted proxy says, cookies and passwords: believed or not, no error."""
+    text = data.decode("latin-1")
+    _forwarded(text)
+    _node(text)
+    _host(text)
+    take_cookie([b"Cookie: " + data, data], _HERE)
+    is_login(data, b"k" * 32, "a.test", 0.0)
+    _USERS.check_basic(data)
+    _USERS.check_basic(b"Basic " + data)
+
+
+# SOCKS -------------------------------------------------------------------------------
+
+
+def _socks5(data: bytes) -> None:
+    """However it is cut; the first byte says whether there are users."""
+    for size in (1, 7, 1_000):
+        side = Socks5Server(_USERS.check if data[:1] > b"\x7f" else None)
+        for at in range(1, len(data), size):
+            side.receive(data[at : at + size])
+        side.take_output()
+
+
+def _socks4(data: bytes) -> None:
+    for size in (1, 7, 1_000):
+        side = Socks4Server()
+        for at in range(0, len(data), size):
+            side.receive(data[at : at + size])
+        side.take_output()
+
+
+# Words -------------------------------------------------------------------------------
+
+
+def _text(data: bytes) -> str:
+    """As a command line has it: what is no UTF-8 becomes lone surrogates."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _address(data: bytes) -> None:
+    decode_host(data)
+    text = _text(data)
+    printable(text)
+    host_of(text)
+    host_of(text, zone=True)
+    for read in (Address.parse, parse_end, UpstreamProxy.parse):
+        with suppress(UsageError):
+            read(text)
+
+
+def _entry(data: bytes) -> None:
+    text = _text(data)
+    for read in (
+        parse_tcp, parse_udp, parse_http, parse_https, parse_exit, parse_reach,
+        parse_socks,
+    ):  # fmt: skip
+        with suppress(UsageError):
+            read(text)
+
+
+_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_GET: Final = b"GET /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\n"
+_OK: Final = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+)
+
+
+def _client_hello() -> bytes:
+    """Return the first message of a real TLS client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    said = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="a.test").do_handshake()
+    return said.read()
+
+
+_RULES: Final = Rules(allow=(ip_network("10.0.0.0/8"),), path="/a", group="blue")
+
+PARSERS: Final = {
+    "frames": Parser(
+        _frames,
+        (RemoteSessionError,),
+        (
+            frames.data(1, b"hello", fin=True) + frames.window(1, 1 << 20),
+            frames.create_tcp(1, frames.host("a", 80)) + frames.close(1, 0x14, "x"),
+            frames.ping() + frames.received(9) + frames.go_away(8, 5, "later"),
+        ),
+    ),
+    "payloads": Parser(
+        _payload,
+        (RemoteSessionError,),
+        (
+            b"\x03\0\0\1\0\1" + frames.mapping_entry(1, "a", "", 80),
+            b"\x03\0\xff\0\1" + frames.mapping_answer(0, "127.0.0.1", 9),
+            b"\x01\1\0\0" + _ADDRESS + frames.tlv(1, _ADDRESS),
+        ),
+    ),
+    "server handshake": Parser(
+        _server_handshake, (TunnelError,), (frames.hello() + frames.auth("anna"),)
+    ),
+    "client handshake": Parser(
+        _client_handshake, (TunnelError,), (frames.hello_ack() + frames.auth_ack(),)
+    ),
+    "fields of HELLO": Parser(
+        _hello_fields,
+        (TunnelError,),
+        (frames.tlv(1, bytes(4)) + frames.tlv(7, b"agent"), frames.tlv(8, bytes(16))),
+    ),
+    "a session": Parser(
+        _session,
+        (RemoteSessionError,),
+        (
+            b"\0" + frames.create_tcp(1, _ADDRESS) + frames.data(1, b"hello", fin=True),
+            b"\0" + frames.create_udp(1) + frames.datagram(1, _ADDRESS, b"hello"),
+            b"\0" + frames.mapping(1, frames.mapping_entry(1, "a", "", 80)),
+            b"\xff" + frames.create_name(2, "a") + frames.close(2, 0),
+        ),
+    ),
+    "rules": Parser(
+        _rules, (RemoteSessionError,), (b"".join(bytes((kind, len(said))) + said
+                for kind, said in rules_tlvs(_RULES).items()),)
+    ),
+    "request heads": Parser(_request, (HeadError,), (_GET,)),
+    "answer heads": Parser(_answer, (HeadError,), (_OK,)),
+    "bodies": Parser(
+        _body, (BodyError,), (b"5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\n", b"1\r\na\r\n")
+    ),
+    "targets": Parser(
+        _target, (), (b"http://a.test:80/x?y", b"a.test:443", b"[::1]:443")
+    ),
+    "fields of requests": Parser(
+        _said_fields,
+        (),
+        (b'for="[2001:db8::1]:80";proto=https, for=192.0.2.1', b"YW5uYTpzZWNyZXQ=",
+         b"__Host-tunnel-login=99999999999.x; a=b"),
+    ),
+    "SOCKS5": Parser(
+        _socks5,
+        (RemoteStreamError,),
+        (
+            b"\0\5\1\0\5\1\0\3\6a.test\0\x50",
+            b"\xff\5\1\2\1\4anna\6secret\5\3\0" + _ADDRESS,
+        ),
+    ),
+    "SOCKS4": Parser(
+        _socks4, (RemoteStreamError,), (b"\4\1\0\x50\0\0\0\1me\0a.test\0",)
+    ),
+    "datagrams of SOCKS5": Parser(
+        decode_datagram,
+        (),
+        (bytes(3) + _ADDRESS + b"x", bytes(3) + frames.host("a", 9)),
+    ),
+    "PROXY headers": Parser(
+        read_proxy_header,
+        (ValueError,),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            b"PROXY TCP6 ::1 ::2 1 2\r\n",
+            _V2 + b"\x21\x11\0\x0c\x7f\0\0\1\x7f\0\0\1\0\1\0\2",
+        ),
+    ),
+    "ClientHello": Parser(read_client_hello, (HelloError,), (_client_hello(),)),
+    "join lines": Parser(
+        lambda data: parse_join(_text(data)),
+        (UsageError,),
+        (f"tunnel://anna:{_TOKEN}@[::1]:7443/#{_TOKEN}".encode(),
+         f"tunnel+plain://anna:{_TOKEN}@a.test".encode()),
+    ),
+    "files of users": Parser(
+        lambda data: read_users(data.decode("utf-8", "replace"), "f"),
+        (StateError,),
+        (
+            f'[users.anna]\nverifier = "{_VERIFIER.render()}"\n'
+            'may = ["tcp:2200", "ports:16"]\nlimits = ["rate=5MB/s"]\n'
+            "expires = 2030-01-01T00:00:00Z\n".encode(),
+        ),
+    ),
+    "words of limits": Parser(
+        lambda data: parse_limits(_text(data).split(" ")),
+        (UsageError,),
+        (b"rate=5MB/s connections=100", b"month=10GB opens=10/s sessions=4"),
+    ),
+    "words of rights": Parser(
+        lambda data: parse_right(_text(data)),
+        (UsageError,),
+        tuple(words.encode() for words in FORMS.values()),
+    ),
+    "addresses": Parser(
+        _address,
+        (),
+        (b"[fe80::1%eth0]:80", b"a.test:80", b"unix:/run/x", b"http://a:b@c.test:3128"),
+    ),
+    "entries": Parser(
+        _entry,
+        (),
+        (
+            b"2222=127.0.0.1:22,proxy=v2",
+            b"shop=8000,auth=a:b,host=rewrite,allow=10.0.0.0/8,requests=10/s,max-body=1M",
+            b"6000-6010=127.0.0.1:6000-6010",
+            b"0=socks,auth=a:b,network=10.0.0.0/8",
+            b"home,network=10.0.0.0/8",
+            b"x=https://nas.lan:8443,insecure,expires=2h,path=/a,strip,group=g,check=/h",
+        ),
+    ),
+}  # fmt: skip
+"""What parses bytes or words of a peer, a visitor, an app, a target or a user."""
+
+
+def take(name: str, data: bytes) -> bool:
+    """Feed a parser; return whether it took the input. Else it raises what it may."""
+    parser = PARSERS[name]
+    try:
+        parser.feed(data)
+    except parser.may_raise:
+        return False
+    return True
+
+
+def blocks() -> int:
+    """Return how many objects Python holds; the collector must be off for that."""
+    assert not gc.isenabled()
+    return sys.getallocatedblocks()
