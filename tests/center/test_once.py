@@ -13,7 +13,7 @@ from tunnel.access.users import Once
 from tunnel.center import link_keeper
 from tunnel.center.client import CenterClient
 from tunnel.errors import Code, StateError
-from tunnel.proto.frames import CAN_MAP, CAN_OWN, CAN_UDP, Terms
+from tunnel.proto.frames import CAN_MAP, CAN_OWN, CAN_UDP, CLIENT_CAN, Terms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ async def test_a_machine_that_died_before_it_saved_comes_again(tmp_path: Path) -
 async def test_a_program_that_knows_nothing_of_it_is_told_that_it_is_too_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link_keeper, "CAN_OWN", 0)
+    monkeypatch.setattr(link_keeper, "CLIENT_CAN", CLIENT_CAN & ~CAN_OWN)
     async with center(tmp_path, others=(ALICE,)) as where:
         client = machine(where, None)
         assert client._terms.capabilities & (CAN_MAP | CAN_UDP | CAN_OWN) == 3

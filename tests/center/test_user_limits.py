@@ -401,9 +401,8 @@ async def test_who_is_no_user_any_more_has_no_account() -> None:
         async with running(person.client(where)):
             assert "ann" in accounts._accounts
         users = where.server._users
-        assert isinstance(users, dict)
         await where.until(lambda: not accounts._sessions)
-        del users["ann"]
+        users.replace({name: users[name] for name in users if name != "ann"})
         accounts.of(where.server._users["default"])
         await where.until(lambda: "ann" not in accounts._accounts)
         assert accounts.named("ann").links == 0
