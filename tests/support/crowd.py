@@ -6,6 +6,7 @@ each of them has. What is told on stdin is done, a line at a time.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -52,5 +53,6 @@ class Crowd:
 
 
 if __name__ == "__main__":
+    gc.disable()  # its pauses are not the server's
     lines = Path(sys.argv[1]).read_text().splitlines()
     trio.run(Crowd([parse_join(line) for line in lines], int(sys.argv[2])).run)

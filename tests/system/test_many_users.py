@@ -65,10 +65,7 @@ def test_users_log_in_beside_many_others_and_bulk(
             joins.append((name, token))
     server = machine.serve()
     owner = parse_join(server.join)
-    lines = [
-        replace(owner, name=name, token=token).render()
-        for name, token in joins
-    ]
+    lines = [replace(owner, name=name, token=token).render() for name, token in joins]
     size = USERS // PROGRAMS
     with ExitStack() as stack:
         source = stack.enter_context(Target(flood))
@@ -91,7 +88,7 @@ def test_users_log_in_beside_many_others_and_bulk(
         for reader in readers:
             reader.start()
         eventually(lambda: sum(taken) > 10_000_000, "bulk flows")
-        took = {}
+        took: dict[str, list[float]] = {}
         for what in ("beside bulk", "without bulk"):
             assert more.process.stdin is not None
             more.process.stdin.write(f"{LOG_INS} {EVERY_S}\n".encode())
