@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shlex
 import signal
 import socket
@@ -15,8 +16,10 @@ from typing import Final
 
 import pytest
 from support.processes import Machine, Program, eventually
-from support.targets import Target, visit
+from support.targets import Target, flood, visit
 
+RATE: Final = 5_000_000
+"""Bytes a second that a user is limited to."""
 AT_ONCE_S: Final = 1.0
 """Within this who was thrown out has nothing left."""
 
@@ -314,6 +317,34 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     log = server.program.errors()
     for event in ("limited", "rotated", "renamed", "expired"):
         assert log.count(f"event=user.{event} user=") == 1
+
+
+def test_a_rate_holds_within_a_second_for_transfers_that_run(machine: Machine) -> None:
+    server = machine.serve()
+    alice = invite(machine, "alice", "--may", "tcp:*")
+    with Target(flood) as target, contextlib.ExitStack() as stack:
+        _, port = client_of(machine, alice, target)
+        _, free = client_of(machine, server.join, target)
+        conns = [stack.enter_context(visit(port)) for _ in range(8)]
+        assert sum(read_for(conns, 1.0)) > 2 * RATE
+        ask(machine, "users", "limit", "alice", "--rate", "5MB/s")
+        read_for(conns, 1.0)
+        began = time.monotonic()
+        read = read_for(conns, 4.0)
+        rate = sum(read) / (time.monotonic() - began)
+        assert rate == pytest.approx(RATE, rel=0.05)
+        assert min(read) > 0.8 * max(read)
+        assert sum(read_for([stack.enter_context(visit(free))], 1.0)) > 2 * RATE
+
+
+def read_for(conns: list[socket.socket], seconds: float) -> list[int]:
+    """Read what comes on each for a while; give how much."""
+    counts = dict.fromkeys(conns, 0)
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        for conn in select.select(conns, [], [], left)[0]:
+            counts[conn] += len(conn.recv(65_536))
+    return list(counts.values())
 
 
 def test_a_line_for_one_machine_works_for_one_machine(

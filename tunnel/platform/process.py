@@ -73,27 +73,40 @@ def inherited(content: bytes) -> int:
     """
     if sys.platform == "win32":
         raise OSError(errno.ENOSYS, "this system starts another program beside it")
-    try:
-        number = os.memfd_create("arguments", 0)
-    except (AttributeError, OSError):  # not on this system, or forbidden
-        return _filled_pipe(content)
-    _write_all(number, content)
-    os.lseek(number, 0, os.SEEK_SET)
-    return number
+    else:
+        number = _file_in_memory()
+        if number is None:
+            return _filled_pipe(content)
+        _write_all(number, content)
+        os.lseek(number, 0, os.SEEK_SET)
+        return number
 
 
-def _filled_pipe(content: bytes) -> int:
-    reader, writer = os.pipe()
-    try:
-        os.set_blocking(writer, False)
-        _write_all(writer, content)
-        os.set_inheritable(reader, True)
-    except OSError:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    return reader
+def _file_in_memory() -> int | None:
+    """Open one; None where that is not on this system, or forbidden."""
+    if sys.platform != "linux":
+        return None
+    else:
+        try:
+            return os.memfd_create("arguments", 0)
+        except (AttributeError, OSError):
+            return None
+
+
+if sys.platform != "win32":
+
+    def _filled_pipe(content: bytes) -> int:
+        reader, writer = os.pipe()
+        try:
+            os.set_blocking(writer, False)
+            _write_all(writer, content)
+            os.set_inheritable(reader, True)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        return reader
 
 
 def _write_all(number: int, content: bytes) -> None:

@@ -153,9 +153,10 @@ def peer_process(sock: socket.socket) -> Peer | None:
     """
     if sys.platform != "linux":
         return None
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _group = _CREDENTIALS.unpack(raw)
-    return Peer(process, user)
+    else:
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process, user, _group = _CREDENTIALS.unpack(raw)
+        return Peer(process, user)
 
 
 _CREDENTIALS: Final = struct.Struct("3i")
