@@ -492,7 +492,16 @@ def test_no_line_that_a_program_prints_by_itself_holds_a_secret(
     "count",
     [300, pytest.param(2_000, marks=[pytest.mark.deep, pytest.mark.timeout(600)])],
 )
-@pytest.mark.parametrize("door", ["link", "proxy", "http", "https"])
+@pytest.mark.parametrize(
+    "door",
+    [
+        "http",
+        *(
+            pytest.param(door, marks=pytest.mark.deep)
+            for door in ("link", "proxy", "https")
+        ),
+    ],
+)
 def test_many_who_speak_slowly_at_a_door_keep_nobody_out(
     machine: Machine, door: str, count: int
 ) -> None:

@@ -65,6 +65,7 @@ def test_a_wall_clock_that_jumps_costs_no_link_and_keeps_nobody_out(
     assert "Traceback" not in server.program.errors() + client.errors()
 
 
+@pytest.mark.deep
 def test_after_a_long_sleep_a_dead_link_is_found_at_once_and_a_living_one_stays(
     machine: Machine,
 ) -> None:

@@ -174,6 +174,7 @@ def stopped_for(machine: Machine, who: str, seconds: float) -> None:
         )
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "seconds",
     [8, pytest.param(120, marks=[pytest.mark.deep, pytest.mark.timeout(300)])],
@@ -224,6 +225,7 @@ def test_a_line_that_carries_one_way_only_is_given_up_at_both_ends(
         )
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "seconds",
     [10, pytest.param(600, marks=[pytest.mark.deep, pytest.mark.timeout(900)])],
@@ -321,6 +323,7 @@ def test_a_server_whose_name_moves_to_another_address_is_found_there(
     client.err.wait("link.up", 2)
 
 
+@pytest.mark.deep
 def test_each_kind_of_route_has_its_reply(machine: Machine) -> None:
     """What the kernel says at the exit is what an app hears, in time."""
     only_as_root()
@@ -430,6 +433,7 @@ def test_datagrams_over_a_bad_line_are_relayed_as_they_come_and_disturb_no_tcp(
 # Sessions that come again -----------------------------------------------------------
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("times", [100])
 def test_links_whose_peer_vanished_leave_nothing_when_it_comes_again(
     machine: Machine, times: int
@@ -548,6 +552,7 @@ def eventually_refused(client: Program, count: int) -> str:
     return client.err.wait("exit.refused", count)
 
 
+@pytest.mark.deep
 def test_a_log_on_a_full_disk_drops_no_connection_and_goes_on_later(
     machine: Machine,
 ) -> None:
@@ -609,6 +614,7 @@ def test_a_server_that_can_write_nothing_at_its_start_says_so(machine: Machine) 
     assert running.out.all() == []
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "size",
     [300, pytest.param(4_500, marks=[pytest.mark.deep, pytest.mark.timeout(900)])],
@@ -654,6 +660,7 @@ def test_idle_connections_cost_little_and_keep_nobody_waiting(
         assert client.err.count("link.lost") == 0
 
 
+@pytest.mark.deep
 def test_mice_are_heard_beside_an_elephant(
     machine: Machine, figures: Callable[[str], None]
 ) -> None:
@@ -708,6 +715,7 @@ FAULTS: Final = ("rst", "fin", "hole", "change", "stall", "stop client", "stop s
                  "deafen near", "deafen far", "split")  # fmt: skip
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("seconds", "seed"),
     [

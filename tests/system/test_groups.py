@@ -35,6 +35,7 @@ def saying(name: str, port: int = 0) -> Iterator[int]:
 
     class Page(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # in one piece: an answer that has begun waits for the link
 
         def do_GET(self) -> None:
             time.sleep(ANSWER_S)

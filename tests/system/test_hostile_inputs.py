@@ -118,6 +118,7 @@ def say_nonsense(port: int, parsers: tuple[str, ...], count: int, seed: int) -> 
                 pass
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     "count",
     [
