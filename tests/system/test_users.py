@@ -405,6 +405,21 @@ def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> No
     assert server.program.err.count("event=user.") == 8
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_line_that_could_not_be_written_is_no_success(
+    machine: Machine, running: bool
+) -> None:
+    server = machine.serve()
+    if not running:
+        server.program.stop()
+    command = shlex.join((*machine.command, "invite", "alice", "--state",
+                          str(state_of(machine))))  # fmt: skip
+    done = machine.run("sh", "-c", f"{command} >/dev/full")
+    assert done.returncode == 3
+    assert b"No space left" in done.stderr
+    assert b"tunnel users rotate alice" in done.stderr
+
+
 def test_the_control_socket_is_not_reached_through_the_tunnel(machine: Machine) -> None:
     """The owner reaches each socket of the server, but not this one in its name."""
     server = machine.serve()

@@ -185,6 +185,7 @@ def _do(
     from tunnel.ops.ask import ask
     from tunnel.ops.saved import state_folder
     from tunnel.ops.show import Show
+    from tunnel.ops.standard import lost_output
 
     shown = Show(as_json=flags.as_json)
     state = (flags.state or state_folder()).absolute()
@@ -193,6 +194,10 @@ def _do(
     if answer is None:
         answer = _perform(state, command, args)
     _show(shown, command, answer)
+    if "join" in answer and (lost := lost_output()) is not None:
+        what = "the join line was not written, and nobody keeps it"
+        fix = f"tunnel users rotate {answer['user']}"
+        raise StateError(what, lost.strerror or str(lost), fix)
     if show_qr is not None:
         show_qr(str(answer["join"]))
     return Exit.OK
