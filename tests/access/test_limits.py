@@ -55,6 +55,18 @@ def test_what_is_not_said_stays_as_it_was() -> None:
     )
 
 
+def test_the_servers_default_holds_where_a_user_has_no_limit_of_its_own() -> None:
+    default = parse_limits(["rate=5MB/s", "links=9", "connections=100"])
+    assert Limits().over(default) == default
+    own = parse_limits(["down=1MB/s", "connections=none", "links=2"])
+    assert own.over(default).words == (
+        "links=2",
+        "connections=100",
+        "up=5MB/s",
+        "down=1MB/s",
+    )
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [

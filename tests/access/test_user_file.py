@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -50,6 +51,20 @@ def test_what_is_written_is_read_back() -> None:
     assert read_users(TEXT, "users.toml") == {"alice": ALICE, "bob": BOB}
 
 
+def test_a_time_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person writes it so, on a machine that is anywhere."""
+    text = TEXT.replace("T08:00:00Z", "T08:00:00", 1)
+    assert text != TEXT
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "XXX-5")
+            time.tzset()
+            found = read_users(text, "users.toml")
+    finally:
+        time.tzset()
+    assert found["alice"].expires_at == ALICE.expires_at
+
+
 def test_no_token_is_in_the_file() -> None:
     assert TEXT.count("prot1:") == 3
     assert VERIFIER.render() in TEXT
@@ -68,6 +83,8 @@ def test_no_token_is_in_the_file() -> None:
         ("[users.bob]", "[users.www]", 11, "www"),
         ("[users.bob]", "[user.bob]", 11, "users"),
         ("once = true", "once = 7", 20, "once is true"),
+        ('once = "0001', 'once = "zz01', 8, "once is true"),
+        ("own = ", "# own = ", 8, "once is true"),
         ("once = true", "once = ", 20, "value"),
         ("tcp:1", "tcp:1\n", 14, ""),
         ("once = true", "once = " + "[" * 10_000, 21, ""),

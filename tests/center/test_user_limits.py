@@ -28,6 +28,7 @@ from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.months import Months
 from tunnel.addresses import Address
+from tunnel.center.accounts import Accounts
 from tunnel.center.events import LinkDown, LinkUp, MappingRefused
 from tunnel.center.names import NameOptions
 from tunnel.errors import Code, StreamError
@@ -406,3 +407,11 @@ async def test_who_is_no_user_any_more_has_no_account() -> None:
         accounts.of(where.server._users["default"])
         await where.until(lambda: "ann" not in accounts._accounts)
         assert accounts.named("ann").links == 0
+
+
+async def test_the_servers_default_holds_for_who_has_no_such_limit() -> None:
+    person = Person("connections=7")
+    accounts = Accounts({}, parse_limits(["connections=3", "visitors=2"]))
+    assert accounts.of(person.made).limits.words == ("connections=7", "visitors=2")
+    free = replace(person.made, limits=parse_limits([]))
+    assert accounts.of(free).limits.words == ("connections=3", "visitors=2")

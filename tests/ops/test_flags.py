@@ -1,4 +1,4 @@
-"""The flags of how long silence is borne, and how much HTTP."""
+"""The flags of how long silence is borne, how much HTTP, and what a user may have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tunnel.errors import UsageError
 from tunnel.front.http.limits import Limits
 from tunnel.net.timeouts import Timeouts
-from tunnel.ops.flags import RunFlags
+from tunnel.ops.flags import RunFlags, ServeFlags
 
 
 def test_without_a_word_nothing_ends_for_its_silence_but_udp() -> None:
@@ -54,3 +54,12 @@ def test_a_flow_without_an_answer_is_borne_for_a_minute_at_most(
     udp_idle_s: float, answered: bool, silent_s: float
 ) -> None:
     assert Timeouts(udp_idle_s=udp_idle_s).udp_s(answered=answered) == silent_s
+
+
+def test_the_default_limits_of_users_come_from_three_flags() -> None:
+    assert ServeFlags().options().limits.words == ()
+    given = ServeFlags(limit=["rate=5MB/s"], max_sessions=3, max_waiting_sessions=2)
+    wanted = ("sessions=3", "waiting=2", "rate=5MB/s")
+    assert given.options().limits.words == wanted
+    with pytest.raises(UsageError, match="a second time"):
+        ServeFlags(limit=["sessions=4"], max_sessions=3).limits()

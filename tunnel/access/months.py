@@ -2,7 +2,7 @@
 
 The file is a small one: names and numbers. It is written now and then while it changes,
 and at the end; after a crash it lacks at most what passed since. One that is damaged is
-put aside by the next write, and the server begins to count anew: it does not stop for
+replaced by the next write, and the server begins to count anew: it does not stop for
 it.
 """
 

@@ -43,7 +43,7 @@ FORMS: Final = {
 }
 """What there are rights about, each with an example."""
 
-_USER_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
+USER_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
 _NUMBER_AT_END: Final = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?", re.ASCII)
 """Such a name is an IPv4 address to most programs (WHATWG URL, inet_aton)."""
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
@@ -155,7 +155,7 @@ def _read_pattern(kind: str, rest: str) -> Right:
 
 
 def _read_user(kind: str, rest: str) -> Right:
-    if not _USER_NAME.fullmatch(rest):
+    if not USER_NAME.fullmatch(rest):
         raise ValueError("a name is of a-z, 0-9 and -, at most 32")
     return Right(kind, rest)
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.limits import Limits
+from tunnel.access.right_words import USER_NAME
 from tunnel.access.rules import NO_RIGHT, Rights
 from tunnel.errors import UsageError
 
@@ -22,7 +23,6 @@ OWNER: Final = "default"
 RESERVED: Final = frozenset((OWNER, "www", "api", "admin"))
 """Names that nobody is invited under: a visitor would take their hosts for the
 server's own."""
-_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def check_name(name: str, place: str = "") -> None:
         UsageError: it is none, or one that is kept for the server; names ``place``.
     """
     place = f"{place}: " if place else ""
-    if not _NAME.fullmatch(name):
+    if not USER_NAME.fullmatch(name):
         why = "it has 1 to 32 of a-z, 0-9 and -"
         close = re.sub(r"[^a-z0-9-]+", "-", name.lower())[:32].strip("-")
         meant = f"for example {close}" if close else ""

@@ -25,6 +25,7 @@ from tunnel.addresses import UnixPath
 from tunnel.errors import AddressError, TunnelError, UsageError
 from tunnel.log import log_event
 from tunnel.net.listen import open_unix_listener
+from tunnel.ops.ask import FILE
 from tunnel.platform.process import user_id
 from tunnel.platform.sockets import Peer, peer_process
 
@@ -39,7 +40,6 @@ Answer = dict[str, object]
 Handler = Callable[[Args, str], Awaitable[Answer]]
 """Takes the arguments and who asks; returns the answer, or raises TunnelError."""
 
-FILE: Final = "control"
 MAX_QUESTION_BYTES: Final = 1_048_576
 """An invitation with ten thousand rights."""
 QUESTION_S: Final = 5.0

@@ -58,7 +58,6 @@ class LimitFlags:
 
 STATE: Final = StateFlags()
 LIMITS: Final = LimitFlags()
-ADDRESS: Final = "HOST or HOST:PORT that the line names, if not the server's own."
 
 users = App(name="users", help="Show and change who may use this server.")
 
