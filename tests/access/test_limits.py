@@ -67,6 +67,15 @@ def test_the_servers_default_holds_where_a_user_has_no_limit_of_its_own() -> Non
     )
 
 
+def test_a_number_that_is_said_holds_also_where_it_is_the_usual_one() -> None:
+    default = parse_limits(["sessions=10", "rate=5MB/s"])
+    own = parse_limits(["sessions=1024"])
+    assert own.words == ("sessions=1024",)
+    assert own.over(default).sessions == 1024
+    assert own.over(default).words == ("sessions=1024", "rate=5MB/s")
+    assert parse_limits(["sessions=3"], base=own).words == ("sessions=3",)
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [
@@ -144,6 +153,8 @@ def test_no_text_raises_anything_else(name: str, text: str) -> None:
 
 
 def test_every_field_has_a_word_with_an_example_that_is_read() -> None:
-    assert {one.name for one in fields(Limits)} == LIMIT_WORDS.keys() - {"rate"}
+    assert {one.name for one in fields(Limits)} - {"said"} == LIMIT_WORDS.keys() - {
+        "rate"
+    }
     for name, example in LIMIT_WORDS.items():
         parse_limits([f"{name}={example}"])

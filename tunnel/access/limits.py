@@ -55,26 +55,26 @@ class Limits:
     """Visitors of one address at once at what the user publishes; None: the server's
     ``--max-per-address``."""
 
+    said: frozenset[str] = frozenset()
+    """Fields that were said, and whose value is the default all the same."""
+
     def over(self, base: Limits) -> Limits:
-        """Return these limits, with those of ``base`` where they are as by default."""
-        said = {
+        """Return these limits, with those of ``base`` where nothing was said."""
+        said = base.said | self.said
+        return replace(base, said=said, **self._said())  # type: ignore[arg-type]
+
+    def _said(self) -> dict[str, int | None]:
+        return {
             one.name: getattr(self, one.name)
             for one in fields(self)
-            if getattr(self, one.name) != one.default
+            if one.name != "said"
+            and (getattr(self, one.name) != one.default or one.name in self.said)
         }
-        return replace(base, **said)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Return the words that say this; ``parse_limits`` reads them back.
-
-        What is as by default is not said.
-        """
-        values = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if getattr(self, one.name) != one.default
-        }
+        """Return the words that say this; ``parse_limits`` reads them back."""
+        values = self._said()
         if values.get("up") == values.get("down"):
             values = {
                 "rate" if name == "up" else name: value
@@ -196,8 +196,14 @@ def parse_limits(
                 what = f"{place}{word} says {name} a second time"
                 raise UsageError(what, fix="leave one of them out")
             said[name] = value
+    base = base or Limits()
+    # ``none`` takes back what was said before: the server's own limit holds.
+    usual = Limits()
+    kept = base.said.difference(said) | {
+        one for one, value in said.items() if value and value == getattr(usual, one)
+    }
     # The table says which may be None.
-    return replace(base or Limits(), **said)  # type: ignore[arg-type]
+    return replace(base, said=kept, **said)  # type: ignore[arg-type]
 
 
 def _read(word: str, place: str) -> Iterator[tuple[str, int | None]]:

@@ -94,7 +94,9 @@ def _read(line: bytes, state: Path) -> dict[str, object]:
             return done
         if isinstance(failed, dict):
             what, cause, fix = (str(failed.get(key, "")) for key in _SAID)
-            raise AnswerError(what, cause, fix, Exit(failed.get("status", 1)))
+            status = failed.get("status")  # of a newer server, it may be a new one
+            known = Exit(status) if status in list(Exit) else Exit.INTERNAL
+            raise AnswerError(what, cause, fix, known)
     raise StateError(f"the server of {state} gave no answer", "it may have ended")
 
 
