@@ -26,6 +26,7 @@ from support.targets import (
     drain,
     echo,
     flood,
+    is_alive,
     read_exactly,
     read_to_end,
     visit,
@@ -48,11 +49,6 @@ SECRET: Final = "hunter2-open-sesame"
 
 def port_of(client: Program, number: int = 0) -> int:
     return int(client.out.all()[number].split()[1].strip("/").rpartition(":")[2])
-
-
-def is_alive(conn: socket.socket) -> bool:
-    conn.sendall(b"hello")
-    return read_exactly(conn, 5) == b"hello"
 
 
 # A client that is let in, and attacks -----------------------------------------------

@@ -26,6 +26,8 @@ from support.targets import (
     at_once,
     echo,
     flood,
+    is_alive,
+    reaches,
     read_exactly,
     read_to_end,
     visit,
@@ -50,17 +52,6 @@ def pause(seconds: float) -> None:
 
 def port_of(client: Program, number: int = 0) -> int:
     return int(client.out.all()[number].split()[1].strip("/").rpartition(":")[2])
-
-
-def is_alive(conn: socket.socket) -> bool:
-    conn.sendall(b"hello")
-    return read_exactly(conn, 5) == b"hello"
-
-
-def reaches(port: int) -> bool:
-    with suppress(OSError), visit(port) as conn:
-        return is_alive(conn)
-    return False
 
 
 def quick_server(machine: Machine, *args: str) -> Server:
