@@ -168,7 +168,7 @@ def stopped_for(machine: Machine, who: str, seconds: float) -> None:
 @pytest.mark.deep
 @pytest.mark.parametrize(
     "seconds",
-    [8, pytest.param(120, marks=[pytest.mark.deep, pytest.mark.timeout(300)])],
+    [8, pytest.param(120, marks=pytest.mark.timeout(300))],
 )
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_who_was_stopped_for_too_long_finds_another_link_and_goes_on(
@@ -219,7 +219,7 @@ def test_a_line_that_carries_one_way_only_is_given_up_at_both_ends(
 @pytest.mark.deep
 @pytest.mark.parametrize(
     "seconds",
-    [10, pytest.param(600, marks=[pytest.mark.deep, pytest.mark.timeout(900)])],
+    [10, pytest.param(600, marks=pytest.mark.timeout(900))],
 )
 def test_a_slow_line_full_of_uploads_is_no_dead_one(
     machine: Machine, seconds: float, figures: Callable[[str], None]
@@ -609,7 +609,7 @@ def test_a_server_that_can_write_nothing_at_its_start_says_so(machine: Machine) 
 @pytest.mark.deep
 @pytest.mark.parametrize(
     "size",
-    [300, pytest.param(4_500, marks=[pytest.mark.deep, pytest.mark.timeout(900)])],
+    [300, pytest.param(4_500, marks=pytest.mark.timeout(900))],
 )
 def test_idle_connections_cost_little_and_keep_nobody_waiting(
     machine: Machine, size: int, figures: Callable[[str], None]
