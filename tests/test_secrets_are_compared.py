@@ -29,7 +29,6 @@ SECRET: Final = re.compile(
     r"(^|_)(token|passwords?|secrets?|proofs?|mac|signature|stored_key|client_key)$"
 )
 """How what must not be guessed is called."""
-HARMLESS: Final = re.compile(r"len\(|None|\bis\b")
 
 
 def compared(tree: ast.AST) -> list[ast.Compare]:

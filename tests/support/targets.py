@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import queue
 import random
 import select
@@ -262,6 +261,19 @@ def read_exactly(conn: socket.socket, size: int) -> bytes:
     return data
 
 
+def is_alive(conn: socket.socket) -> bool:
+    """Say something to an echo; return whether it comes back."""
+    conn.sendall(b"hello")
+    return read_exactly(conn, 5) == b"hello"
+
+
+def reaches(port: int) -> bool:
+    """Return whether an echo answers behind a port."""
+    with contextlib.suppress(OSError), visit(port) as conn:
+        return is_alive(conn)
+    return False
+
+
 def read_to_end(conn: socket.socket) -> tuple[bytes, str]:
     """Read all that comes, and say whether its end was ``END`` or ``RESET``."""
     data = bytearray()
@@ -316,8 +328,3 @@ def shared_out(items: Iterable[T], do: Callable[[T], U], threads: int = 16) -> l
     """Call ``do`` for all items in a few threads; give what they return."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(do, items))
-
-
-def own_descriptors() -> int:
-    """How many files and sockets the test has open itself."""
-    return len(os.listdir("/proc/self/fd"))

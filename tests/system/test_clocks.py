@@ -10,10 +10,9 @@ import pytest
 from support import clocks
 from support.cutting import Relay
 from support.processes import eventually
-from support.targets import Target, echo, read_exactly, visit
+from support.targets import Target, echo, is_alive, visit
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
     from support.processes import Machine
@@ -36,11 +35,6 @@ class Clocks:
         new = self._path.with_suffix(".new")
         new.write_text(f"{wall_s} {slept_s}")
         os.replace(new, self._path)
-
-
-def is_alive(conn: socket.socket) -> bool:
-    conn.sendall(b"hello")
-    return read_exactly(conn, 5) == b"hello"
 
 
 @pytest.mark.parametrize("mode", [(), ("--plain",)], ids=["tls", "plain"])

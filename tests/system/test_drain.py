@@ -20,6 +20,7 @@ from support.targets import (
     drain,
     echo,
     flood,
+    is_alive,
     read_exactly,
     visit,
 )
@@ -40,11 +41,6 @@ main.main()
 
 def public_port(client: Program) -> int:
     return int(client.out.wait("tcp ").split()[1].rpartition(":")[2])
-
-
-def is_alive(conn: socket.socket) -> bool:
-    conn.sendall(b"hello")
-    return read_exactly(conn, 5) == b"hello"
 
 
 @pytest.mark.parametrize("who", ["server", "client"])

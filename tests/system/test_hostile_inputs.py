@@ -123,7 +123,7 @@ def say_nonsense(port: int, parsers: tuple[str, ...], count: int, seed: int) -> 
     "count",
     [
         400,
-        pytest.param(100_000, marks=[pytest.mark.deep, pytest.mark.timeout(7_200)]),
+        pytest.param(100_000, marks=pytest.mark.timeout(7_200)),
     ],
 )
 def test_a_good_client_is_served_while_every_port_hears_nonsense(

@@ -29,7 +29,8 @@ from support.targets import (
     Content,
     Target,
     echo,
-    read_exactly,
+    is_alive,
+    reaches,
     read_to_end,
     visit,
 )
@@ -40,7 +41,6 @@ from tunnel.proto.output import STREAM_QUEUE_BYTES
 from tunnel.proto.resend import REPLAY_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -61,11 +61,6 @@ def pause(seconds: float) -> None:
 
 def port_of(client: Program, kind: str) -> int:
     return int(client.out.wait(kind).split()[1].rpartition(":")[2])
-
-
-def is_alive(conn: socket.socket) -> bool:
-    conn.sendall(b"hello")
-    return read_exactly(conn, 5) == b"hello"
 
 
 # Cuts -------------------------------------------------------------------------------
@@ -341,14 +336,6 @@ def test_a_server_that_was_killed_begins_anew_and_no_connection_ends_cleanly(
         client.err.wait("link.up", 2)
         eventually(lambda: reaches(public), "the public port is open again")
         assert reaches(local)
-
-
-def reaches(port: int) -> bool:
-    try:
-        with visit(port) as conn:
-            return is_alive(conn)
-    except OSError:
-        return False
 
 
 def test_ctrl_c_without_a_link_ends_the_client_at_once(machine: Machine) -> None:

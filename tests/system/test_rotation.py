@@ -13,6 +13,7 @@ from support.targets import Target, echo, visit
 from tunnel.access.join import parse_join
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.processes import Program
@@ -39,9 +40,11 @@ def pin_of(line: str) -> str:
 
 
 @pytest.fixture
-def away(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The machine of a client that sees nothing of the announcement."""
-    return Machine(tmp_path_factory.mktemp("away"))
+    made = Machine(tmp_path_factory.mktemp("away"))
+    yield made
+    made.close()
 
 
 def test_a_key_changes_under_clients_that_were_told_and_under_no_other(
@@ -96,7 +99,6 @@ def test_a_key_changes_under_clients_that_were_told_and_under_no_other(
         works(late)
         late.stop()
         server.program.stop()
-    away.close()
     names = {path.name for path in (machine.home / "server").iterdir()}
     assert {name for name in names if "identity" in name} == {"identity.pem"}
 

@@ -9,18 +9,15 @@ import shutil
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
-from support.processes import WAIT_S
+from support.processes import WAIT_S, Machine
 from support.strangers import shake, tls_link
 from support.targets import Target, echo, read_to_end, visit
 
 from tunnel.access.join import make_token, parse_join
 from tunnel.errors import TunnelError
-
-if TYPE_CHECKING:
-    from support.processes import Machine
 
 README: Final = Path(__file__).parents[2] / "README.md"
 FILTER: Final = (
@@ -77,10 +74,11 @@ def visited(port: int, password: str = "", host: str = "shop.t.test") -> bytes:
         return read_to_end(conn)[0].split(b"\r\n")[0]
 
 
-@pytest.fixture
-def log(machine: Machine) -> list[str]:
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """All lines of a server and a client that met honest people and others."""
-    with Target(echo) as target:
+    machine = Machine(tmp_path_factory.mktemp("log"))
+    with Target(echo) as target, contextlib.closing(machine):
         there = f"127.0.0.1:{target.port}"
         names = ("--http", "127.0.0.1:0", "--domain", "t.test")
         server = machine.serve(*names, "--log", "logfmt")
