@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.files import exists, read_private, write_private
+from tunnel.access.users import MAX_USERS
 from tunnel.errors import StateError
 from tunnel.log import log_event
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 FILE: Final = "months.json"
 KEEP_EVERY_S: Final = 30.0
 """How often it is written at most: what a crash can lose."""
-MAX_USERS: Final = 10_000
-"""Users in the file: half a megabyte."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MOST: Final = 1 << 62
 

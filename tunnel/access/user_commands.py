@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import default_rights, parse_rights
-from tunnel.access.user_file import MAX_USERS, changed_users, load_users, time_text
-from tunnel.access.users import Once, User, check_name, find_user
+from tunnel.access.user_file import changed_users, load_users, time_text
+from tunnel.access.users import MAX_USERS, Once, User, check_name, find_user
 from tunnel.addresses import Address, host_of
 from tunnel.errors import UsageError
 from tunnel.log import log_event
