@@ -255,6 +255,12 @@ def question(control: str, text: bytes) -> bytes:
         (("invite", "www"), "nobody is invited"),
         (("invite", "alice", "--may", "tpc:22"), "tcp:22"),
         (("invite", "alice", "--rate", "5Mbit/s"), "8 bits"),
+        (("invite", "alice", "--rate", "5MBps"), "--rate: '5MBps' is no value of rate"),
+        (("invite", "alice", "--rate", "5M"), "did you mean --rate 5MB/s"),
+        (
+            ("invite", "alice", "--limit", "rate=5M"),
+            "--limit: '5M' is no value of rate",
+        ),
         (("invite", "alice", "--limit", "sesions=3"), "sessions"),
         (("invite", "alice", "--expires", "soon"), "for example --expires 30s"),
         (("users", "revoke", "bob"), "there is no user"),

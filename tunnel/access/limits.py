@@ -235,13 +235,14 @@ def _no_value(
     why = f"it is from {write(known.least)} to {write(known.most)}"
     if known.may_be_none:
         why += f", or {NONE}"
-    fix = f"for example {name}={known.form.example}"
+    says = f"--{name} " if place == f"--{name}: " else f"{name}="
+    fix = f"for example {says}{known.form.example}"
     if value is None and isinstance(known.form, _Bytes):
         if re.search(r"[0-9] ?[kmgtKMGT]?(b|bit)(/s|ps)$", text):
             why = "limits are in bytes, of 8 bits"
-            fix = f"40 Mbit/s are {name}=5MB/s"
+            fix = f"40 Mbit/s are {says}5MB/s"
         elif nearest := _nearest_unit(text, known.form.suffix):
-            fix = f"did you mean {name}={nearest}?"
+            fix = f"did you mean {says}{nearest}?"
     return UsageError(f"{place}{text!r} is no value of {name}", why, fix)
 
 

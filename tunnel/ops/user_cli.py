@@ -52,8 +52,19 @@ class LimitFlags:
     limit: Words = None
 
     def words(self) -> list[str]:
-        """Return the limits that are said."""
-        return [*([f"rate={self.rate}"] if self.rate else []), *(self.limit or [])]
+        """Return the limits that are said.
+
+        Raises:
+            UsageError: the rate is none. What ``--limit`` says the server reads.
+        """
+        words = list(self.limit or [])
+        if self.rate is not None:
+            from tunnel.access.limits import parse_limits
+
+            rate = f"rate={self.rate}"
+            parse_limits([rate], "--rate")
+            words.insert(0, rate)
+        return words
 
 
 STATE: Final = StateFlags()
