@@ -18,6 +18,8 @@ import pytest
 from support.processes import Machine, Program, eventually
 from support.targets import Target, flood, visit
 
+from tunnel.access.months import Months
+
 RATE: Final = 5_000_000
 """Bytes a second that a user is limited to."""
 AT_ONCE_S: Final = 1.0
@@ -311,6 +313,11 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     join = str(renamed["join"])
     assert join.startswith("tunnel://alicia:")
     assert "@vps.example:1/#" in join
+    months = state_of(machine) / "months.json"
+    eventually(lambda: months.exists() and "alicia" in months.read_text(), "months")
+    assert json.loads(months.read_text())["bytes"]["alicia"] > 1_000_000
+    reason = 'reason="the user alice is called alicia now"'
+    assert reason in server.program.errors()
     join = join.replace("vps.example:1", f"127.0.0.1:{server.port}")
     _, port = client_of(machine, join, target)
     works(port)
@@ -323,6 +330,19 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     log = server.program.errors()
     for event in ("limited", "rotated", "renamed", "expired"):
         assert log.count(f"event=user.{event} user=") == 1
+
+
+def test_a_month_goes_on_under_another_name_where_no_server_runs(
+    machine: Machine,
+) -> None:
+    machine.serve().program.stop()
+    invite(machine, "alice")
+    months = Months(state_of(machine))
+    months.note("alice", 5)
+    months.write(str(months.due()))
+    ask(machine, "users", "rename", "alice", "bob")
+    kept = Months(state_of(machine))
+    assert (kept.bytes_of("alice"), kept.bytes_of("bob")) == (0, 5)
 
 
 def test_a_rate_holds_within_a_second_for_transfers_that_run(machine: Machine) -> None:

@@ -78,6 +78,15 @@ class Months:
             self._bytes[name] = size
             self._changed = True
 
+    def rename(self, was: str, name: str) -> None:
+        """Count on under another name; it is due to be written at once."""
+        size = self._bytes.pop(was, None)
+        other = self._bytes.pop(name, None)  # of one who is no user any more
+        if size is not None:
+            self._bytes[name] = size
+        if size is not None or other is not None:
+            self._changed, self._next_at = True, 0.0
+
     def due(self, now: float = math.inf) -> str | None:
         """Return what is to be written at a time in seconds; None if nothing is."""
         if self._path is None or not self._changed or now < self._next_at:

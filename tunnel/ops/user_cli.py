@@ -255,6 +255,7 @@ def _insist_own(state: Path) -> None:
 
 def _perform(state: Path, command: str, args: Fields) -> Fields:
     from tunnel.access.join import kept_join
+    from tunnel.access.months import Months
     from tunnel.access.user_commands import UserCommands
 
     def line() -> JoinLine:
@@ -264,7 +265,13 @@ def _perform(state: Path, command: str, args: Fields) -> Fields:
             raise StateError(f"there is no join line in {state}", why, "tunnel serve")
         return kept
 
-    return UserCommands(state, line).perform(command, args, "this user")
+    answer = UserCommands(state, line).perform(command, args, "this user")
+    if command == "rename":
+        months = Months(state)
+        months.rename(str(args["name"]), str(args["to"]))
+        if (text := months.due()) is not None:
+            months.write(text)
+    return answer
 
 
 def _show(shown: Show, command: str, answer: Fields) -> None:
