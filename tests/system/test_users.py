@@ -401,6 +401,11 @@ def test_a_line_for_one_machine_works_for_one_machine(
     assert late.wait() == 6
     assert server.program.err.count("event=user.own_token") == 1
 
+    (rotated,) = ask(machine, "users", "rotate", "alice")
+    assert rotated["once"] is None
+    (rotated,) = ask(machine, "users", "rotate", "alice", "--once")
+    assert rotated["once"] == "unused"
+
 
 def test_a_line_for_one_machine_needs_tls(machine: Machine) -> None:
     machine.serve("--plain")
@@ -417,7 +422,7 @@ def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> No
     chapter = text.partition("## More than one person")[2].partition("\n## ")[0]
     block = chapter.partition("```bash\n")[2].partition("```")[0]
     commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert len(commands) == 9
+    assert len(commands) == 10
     for tunnel, *words in commands:
         assert tunnel == "tunnel"
         running = machine.tunnel(*words, env={"TUNNEL_STATE": str(state_of(machine))})
@@ -428,7 +433,7 @@ def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> No
             assert not more
     names = [one["user"] for one in ask(machine, "users", "ls")]
     assert names == ["archive", "laptop", "phone"]
-    assert server.program.err.count("event=user.") == 8
+    assert server.program.err.count("event=user.") == 9
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -139,15 +139,22 @@ def revoke(name: str, /, *, state: StateFlags = STATE) -> int:
 
 @users.command
 def rotate(
-    name: str, /, *, address: str | None = None, state: StateFlags = STATE
+    name: str,
+    /,
+    *,
+    once: bool = False,
+    address: str | None = None,
+    state: StateFlags = STATE,
 ) -> int:
     """Give a user another token: print its join line, end what the old one opened.
 
     Args:
         name: Of the user.
+        once: The line works for one machine, which then has a token of its own. Say it
+            again for a user that was invited so and whose machine has one.
         address: HOST or HOST:PORT that the line names, if not the server's own.
     """
-    return _do("rotate", state, name=name, address=address)
+    return _do("rotate", state, name=name, once=once, address=address)
 
 
 @users.command
