@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.words import bare, escaped, printable
+from tunnel.words import bare, escaped, meant, nearest, printable
 
 
 @given(st.text())
@@ -46,3 +46,13 @@ def test_what_files_and_shells_put_around_a_value_is_taken_off_once(
     text: str, meant: str
 ) -> None:
     assert bare(text) == meant
+
+
+def test_what_was_meant_is_the_nearest_word_as_it_is_written_whole() -> None:
+    forms = {"sessions": "sessions=10", "rate": "rate=5MB/s"}
+    assert meant("sesions", forms) == "did you mean sessions=10?"
+    assert meant("sesions", forms.keys()) == "did you mean sessions?"
+    assert meant("xyzzy", forms) == ""
+    assert meant("xyzzy", forms, "see --help") == "see --help"
+    assert nearest("ratio", forms) == "rate"
+    assert nearest("ratio", forms, 0.9) is None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from tunnel.access.identity import client_id
+from tunnel.access.tls import file_pair
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.errors import Code, LocalSessionError, TunnelError
@@ -22,6 +23,8 @@ from tunnel.ops.runtime import first_fault
 from tunnel.ops.web_words import pairs_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
     from tunnel.ops.entries import Published
@@ -39,6 +42,7 @@ def share(
     auth: str | None = None,
     listing: bool = False,
     timeout_s: float = START_S,
+    client_cert: tuple[str | Path, str | Path] | None = None,
     **words: Said,
 ) -> Shared:
     """Publish a web service of this machine, or a folder, for as long as a block runs.
@@ -52,6 +56,8 @@ def share(
         listing: list folders that have no index.html.
         timeout_s: how long ``start`` tries to reach the server; a lost link is dialled
             again for ever.
+        client_cert: PEM files of a client certificate and its key without a password,
+            where the server wants one; read anew for each link.
         words: as the flags of ``tunnel share``: ``host="rewrite"``, and
             ``header=["+X-A:1", "-X-B"]`` where one may be repeated.
 
@@ -60,7 +66,7 @@ def share(
     """
     said = pairs_of({**words, "list": listing})
     entry = share_entry(str(target), name, auth, said)
-    return Shared(entry, saved.find(to)[0], timeout_s)
+    return Shared(entry, saved.find(to)[0], timeout_s, file_pair(client_cert))
 
 
 class Shared:
@@ -69,12 +75,19 @@ class Shared:
     ``share`` makes it.
     """
 
-    def __init__(self, entry: Published, join: JoinLine, timeout_s: float) -> None:
+    def __init__(
+        self,
+        entry: Published,
+        join: JoinLine,
+        timeout_s: float,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self.url = ""
         """What visitors open; known after ``start``."""
         self._entry = entry
         self._join = join
         self._timeout_s = timeout_s
+        self._certificate = certificate
         self._thread = threading.Thread(target=self._run, name="tunnel", daemon=True)
         self._settled = threading.Event()
         self._error: BaseException | None = None
@@ -134,6 +147,7 @@ class Shared:
                 tell=put.send_nowait,
                 give_up_s=self._timeout_s,
                 pins=saved.pins(self._join),
+                certificate=self._certificate,
             )
             async with trio.open_nursery() as nursery:
                 await self._entry.start(client)

@@ -1,4 +1,4 @@
-"""Text from outside, made fit for one line of a log or a terminal.
+"""Text from outside: made fit for one line of a log or a terminal, or not understood.
 
 ``str.isprintable`` decides: it refuses control characters, line ends, marks that turn
 the direction of text, and halves of surrogate pairs.
@@ -6,7 +6,12 @@ the direction of text, and halves of surrogate pairs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -14,6 +19,37 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the known word that is most like one that is not known, if any is.
+
+    Args:
+        word: as it was written.
+        known: what could have been meant.
+        likeness: from 0, anything, to 1, the same.
+    """
+    from difflib import (
+        get_close_matches,
+    )  # nobody waits for it who writes no wrong word
+
+    return next(iter(get_close_matches(word, list(known), 1, likeness)), None)
+
+
+def meant(
+    word: str, known: Mapping[str, str] | Iterable[str], otherwise: str = ""
+) -> str:
+    """Return ``did you mean …?`` about a word that is not known, or ``otherwise``.
+
+    Args:
+        word: as it was written.
+        known: what could have been meant; of a mapping the values are what is shown.
+        otherwise: where nothing is like it.
+    """
+    found = nearest(word, known)
+    if found is None:
+        return otherwise
+    return f"did you mean {known[found] if isinstance(known, Mapping) else found}?"
 
 
 def bare(text: str) -> str:

@@ -45,6 +45,22 @@ def test_a_restart_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert "idle" not in (tmp_path / FILE).read_text()
 
 
+def test_another_name_has_what_the_first_had_and_is_written_at_once(
+    tmp_path: Path,
+) -> None:
+    one = kept(tmp_path, Calendar())
+    one.note("ann", 5)
+    one.note("eve", 9)
+    assert write(one, 100)
+    one.rename("ann", "anna")
+    assert write(one, 100)
+    one.rename("nobody", "eve")
+    assert write(one, 100)
+    one.rename("nobody", "else")
+    assert not write(one, 100 + KEEP_EVERY_S)
+    assert json.loads((tmp_path / FILE).read_text())["bytes"] == {"anna": 5}
+
+
 def test_another_month_begins_at_nothing(tmp_path: Path) -> None:
     calendar = Calendar()
     one = kept(tmp_path, calendar)

@@ -24,6 +24,7 @@ from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import parse_rights
 from tunnel.addresses import Address
+from tunnel.center import server
 from tunnel.center.events import LinkUp, MappingReady, SessionLost
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.names import NameOptions
@@ -137,10 +138,13 @@ async def test_whose_time_is_over_is_ended_and_does_not_come_in() -> None:
         assert await refused(where) is Code.AUTH
 
 
-async def test_who_is_revoked_between_proof_and_session_gets_none(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("how", ["revoked", "over"])
+async def test_who_is_thrown_out_between_proof_and_session_gets_none(
+    monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    async with center(others=(ALICE,)) as where:
+    """An older session of the same client that does not answer takes two seconds."""
+    soon = replace(ALICE, expires_at=time.time() + 100)
+    async with center(others=(soon,)) as where:
         here, go_on = trio.Event(), trio.Event()
 
         async def wait(_claim: object) -> bool:
@@ -157,7 +161,11 @@ async def test_who_is_revoked_between_proof_and_session_gets_none(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(come)
             await here.wait()
-            change(where)
+            if how == "revoked":
+                change(where)
+            else:
+                monkeypatch.setattr(server, "time", lambda: soon.expires_at)
+                where.server.user_changes.end_expired(time.time() + 100)
             go_on.set()
         assert codes == [Code.REVOKED]
         assert not where.server.user_changes.sessions_of("alice")

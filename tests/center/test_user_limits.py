@@ -356,6 +356,32 @@ async def test_what_passed_in_a_short_session_is_of_its_month(tmp_path: Path) ->
     assert Months(tmp_path).bytes_of("ann") == 2_000
 
 
+async def test_a_month_goes_on_under_another_name(tmp_path: Path) -> None:
+    """Also what passes until the sessions of the name before have ended."""
+    person = Person("month=1GB")
+    months = Months(tmp_path)
+    months.note("anna", 7)  # of one who was revoked
+    async with (
+        center(others=(person.made,), months=months) as where,
+        target(echo) as service,
+    ):
+        client, accounts = person.client(where), where.server.accounts
+        async with running(client), await client.open(str(service)) as stream:
+            await stream.send_all(b"x" * 1_000)
+            assert await stream.receive_some()
+            accounts.rename("ann", "anna")
+            await stream.send_all(b"x" * 1_000)
+            await stream.send_eof()
+            while await stream.receive_some():
+                pass
+        await where.until(lambda: months.bytes_of("anna") == 4_000)
+        assert months.bytes_of("ann") == 0
+        later = accounts.of(replace(person.made, name="anna"))
+        assert later.month_bytes == 4_000
+    kept = Months(tmp_path)
+    assert (kept.bytes_of("ann"), kept.bytes_of("anna")) == (0, 4_000)
+
+
 async def test_datagrams_above_the_rate_are_dropped_and_the_others_pass() -> None:
     person = Person("datagrams=20/s")
     async with center(others=(person.made,)) as where:

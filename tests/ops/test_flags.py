@@ -63,3 +63,10 @@ def test_the_default_limits_of_users_come_from_three_flags() -> None:
     assert given.options().limits.words == wanted
     with pytest.raises(UsageError, match="a second time"):
         ServeFlags(limit=["sessions=4"], max_sessions=3).limits()
+    for flag, wrong in (
+        ("--max-sessions: '0'", ServeFlags(max_sessions=0)),
+        ("--max-waiting-sessions: '-1'", ServeFlags(max_waiting_sessions=-1)),
+        ("--limit: '5M'", ServeFlags(limit=["rate=5M"])),
+    ):
+        with pytest.raises(UsageError, match=flag):
+            wrong.limits()

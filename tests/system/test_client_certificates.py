@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,50 @@ def test_a_token_and_a_certificate_of_its_user_let_in(
             stdin=b"through a pipe",
         )
         assert (done.returncode, done.stdout) == (0, b"through a pipe")
+
+
+PROGRAM = """
+import sys, trio, tunnel
+_, join, port, *files = sys.argv
+shown = tuple(files) or None
+
+async def main():
+    with trio.fail_after(20):
+        async with tunnel.connect(join, client_cert=shown) as session:
+            async with await session.open("127.0.0.1:" + port) as stream:
+                await stream.send_all(b"hello")
+                print(bytes(await stream.receive_some(5)))
+
+try:
+    trio.run(main)
+    with tunnel.share(int(port), to=join, client_cert=shown) as shared:
+        print(shared.url.startswith("http://127.0.0.1:"))
+except tunnel.TunnelError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_program_shows_a_certificate_too(
+    machine: Machine, authority: trustme.CA
+) -> None:
+    server = serve(machine, authority)
+    shown = pair(machine, authority, "default")
+    with Target(echo) as target:
+
+        def printed(join: str, *files: str) -> str:
+            command = (sys.executable, "-c", PROGRAM, join, str(target.port), *files)
+            done = machine.run(*command)
+            return done.stdout.decode() + done.stderr.decode()
+
+        assert printed(server.join, *shown) == "b'hello'\nTrue\n"
+        assert "wants a client certificate" in printed(server.join)
+        missing = printed(server.join, shown[0], f"{shown[1]}.none")
+        assert missing.startswith("StateError ")
+        other = pair(machine, authority, "alice")
+        foreign = printed(server.join, shown[0], other[1])
+        assert foreign.startswith("UsageError --client-cert: cannot use")
+        plain = f"tunnel+plain://default:{'A' * 43}@127.0.0.1:1/"
+        assert "without TLS shows no client" in printed(plain, *shown)
 
 
 def test_without_the_right_certificate_the_token_is_worth_nothing(

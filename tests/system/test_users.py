@@ -18,6 +18,8 @@ import pytest
 from support.processes import Machine, Program, eventually
 from support.targets import Target, flood, visit
 
+from tunnel.access.months import Months
+
 RATE: Final = 5_000_000
 """Bytes a second that a user is limited to."""
 AT_ONCE_S: Final = 1.0
@@ -255,6 +257,12 @@ def question(control: str, text: bytes) -> bytes:
         (("invite", "www"), "nobody is invited"),
         (("invite", "alice", "--may", "tpc:22"), "tcp:22"),
         (("invite", "alice", "--rate", "5Mbit/s"), "8 bits"),
+        (("invite", "alice", "--rate", "5MBps"), "--rate: '5MBps' is no value of rate"),
+        (("invite", "alice", "--rate", "5M"), "did you mean --rate 5MB/s"),
+        (
+            ("invite", "alice", "--limit", "rate=5M"),
+            "--limit: '5M' is no value of rate",
+        ),
         (("invite", "alice", "--limit", "sesions=3"), "sessions"),
         (("invite", "alice", "--expires", "soon"), "for example --expires 30s"),
         (("users", "revoke", "bob"), "there is no user"),
@@ -305,6 +313,11 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     join = str(renamed["join"])
     assert join.startswith("tunnel://alicia:")
     assert "@vps.example:1/#" in join
+    months = state_of(machine) / "months.json"
+    eventually(lambda: months.exists() and "alicia" in months.read_text(), "months")
+    assert json.loads(months.read_text())["bytes"]["alicia"] > 1_000_000
+    reason = 'reason="the user alice is called alicia now"'
+    assert reason in server.program.errors()
     join = join.replace("vps.example:1", f"127.0.0.1:{server.port}")
     _, port = client_of(machine, join, target)
     works(port)
@@ -317,6 +330,19 @@ def test_a_user_is_rotated_limited_renamed_and_its_time_ends(
     log = server.program.errors()
     for event in ("limited", "rotated", "renamed", "expired"):
         assert log.count(f"event=user.{event} user=") == 1
+
+
+def test_a_month_goes_on_under_another_name_where_no_server_runs(
+    machine: Machine,
+) -> None:
+    machine.serve().program.stop()
+    invite(machine, "alice")
+    months = Months(state_of(machine))
+    months.note("alice", 5)
+    months.write(str(months.due()))
+    ask(machine, "users", "rename", "alice", "bob")
+    kept = Months(state_of(machine))
+    assert (kept.bytes_of("alice"), kept.bytes_of("bob")) == (0, 5)
 
 
 def test_a_rate_holds_within_a_second_for_transfers_that_run(machine: Machine) -> None:
@@ -375,6 +401,11 @@ def test_a_line_for_one_machine_works_for_one_machine(
     assert late.wait() == 6
     assert server.program.err.count("event=user.own_token") == 1
 
+    (rotated,) = ask(machine, "users", "rotate", "alice")
+    assert rotated["once"] is None
+    (rotated,) = ask(machine, "users", "rotate", "alice", "--once")
+    assert rotated["once"] == "unused"
+
 
 def test_a_line_for_one_machine_needs_tls(machine: Machine) -> None:
     machine.serve("--plain")
@@ -391,7 +422,7 @@ def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> No
     chapter = text.partition("## More than one person")[2].partition("\n## ")[0]
     block = chapter.partition("```bash\n")[2].partition("```")[0]
     commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert len(commands) == 9
+    assert len(commands) == 10
     for tunnel, *words in commands:
         assert tunnel == "tunnel"
         running = machine.tunnel(*words, env={"TUNNEL_STATE": str(state_of(machine))})
@@ -402,7 +433,7 @@ def test_the_chapter_of_the_readme_is_true_word_for_word(machine: Machine) -> No
             assert not more
     names = [one["user"] for one in ask(machine, "users", "ls")]
     assert names == ["archive", "laptop", "phone"]
-    assert server.program.err.count("event=user.") == 8
+    assert server.program.err.count("event=user.") == 9
 
 
 @pytest.mark.parametrize("running", [True, False])

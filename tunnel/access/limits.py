@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.errors import UsageError
+from tunnel.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -212,10 +212,9 @@ def _read(word: str, place: str) -> Iterator[tuple[str, int | None]]:
     name, text = name.strip(), text.strip()
     known = _WORDS.get(name)
     if known is None:
-        close = get_close_matches(name.lower(), _WORDS, 1)
-        meant = f"did you mean {close[0]}={LIMIT_WORDS[close[0]]}?" if close else ""
-        what = f"{place}{name!r} is no limit"
-        raise UsageError(what, "known: " + ", ".join(_WORDS), meant)
+        forms = {one: f"{one}={takes}" for one, takes in LIMIT_WORDS.items()}
+        what, fix = f"{place}{name!r} is no limit", meant(name.lower(), forms)
+        raise UsageError(what, "known: " + ", ".join(_WORDS), fix)
     if text == NONE and known.may_be_none:
         value = None
     else:
@@ -236,13 +235,14 @@ def _no_value(
     why = f"it is from {write(known.least)} to {write(known.most)}"
     if known.may_be_none:
         why += f", or {NONE}"
-    fix = f"for example {name}={known.form.example}"
+    says = f"--{name} " if place == f"--{name}: " else f"{name}="
+    fix = f"for example {says}{known.form.example}"
     if value is None and isinstance(known.form, _Bytes):
         if re.search(r"[0-9] ?[kmgtKMGT]?(b|bit)(/s|ps)$", text):
             why = "limits are in bytes, of 8 bits"
-            fix = f"40 Mbit/s are {name}=5MB/s"
+            fix = f"40 Mbit/s are {says}5MB/s"
         elif nearest := _nearest_unit(text, known.form.suffix):
-            fix = f"did you mean {name}={nearest}?"
+            fix = f"did you mean {says}{nearest}?"
     return UsageError(f"{place}{text!r} is no value of {name}", why, fix)
 
 

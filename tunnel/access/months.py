@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.files import exists, read_private, write_private
+from tunnel.access.users import MAX_USERS
 from tunnel.errors import StateError
 from tunnel.log import log_event
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 FILE: Final = "months.json"
 KEEP_EVERY_S: Final = 30.0
 """How often it is written at most: what a crash can lose."""
-MAX_USERS: Final = 10_000
-"""Users in the file: half a megabyte."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MOST: Final = 1 << 62
 
@@ -78,6 +77,15 @@ class Months:
                 return
             self._bytes[name] = size
             self._changed = True
+
+    def rename(self, was: str, name: str) -> None:
+        """Count on under another name; it is due to be written at once."""
+        size = self._bytes.pop(was, None)
+        other = self._bytes.pop(name, None)  # of one who is no user any more
+        if size is not None:
+            self._bytes[name] = size
+        if size is not None or other is not None:
+            self._changed, self._next_at = True, 0.0
 
     def due(self, now: float = math.inf) -> str | None:
         """Return what is to be written at a time in seconds; None if nothing is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -17,6 +16,7 @@ from tunnel.addresses import (
     parse_ip,
 )
 from tunnel.errors import UsageError
+from tunnel.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,8 +109,7 @@ def network_text(network: Network) -> str:
 
 
 def _unknown(place: str, text: str, kind: str) -> NoReturn:
-    close = get_close_matches(kind.lower(), FORMS, 1)
-    fix = f"did you mean {FORMS[close[0]]}?" if close else ""
+    fix = meant(kind.lower(), FORMS)
     known = ", ".join(FORMS)
     raise UsageError(f"{place}{text!r} is not a right", f"rights are {known}", fix)
 

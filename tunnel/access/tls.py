@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.files import read_private
@@ -10,7 +11,6 @@ from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tunnel.access.identity import Identity
 
@@ -58,6 +58,14 @@ def show_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> N
         what = f"--client-cert: cannot use {certificate} and {key}"
         fix = "a PEM certificate, and its PEM key without a password"
         raise UsageError(what, error.strerror or str(error), fix) from error
+
+
+def file_pair(said: tuple[str | Path, str | Path] | None) -> tuple[Path, Path] | None:
+    """Return the files of a certificate and its key, as a program may name them."""
+    if said is None:
+        return None
+    certificate, key = said
+    return Path(certificate), Path(key)
 
 
 def users_of(certificate: Mapping[str, object]) -> frozenset[str]:

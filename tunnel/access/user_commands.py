@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import default_rights, parse_rights
-from tunnel.access.user_file import MAX_USERS, changed_users, load_users, time_text
-from tunnel.access.users import Once, User, check_name, find_user
+from tunnel.access.user_file import changed_users, load_users, time_text
+from tunnel.access.users import MAX_USERS, Once, User, check_name, find_user
 from tunnel.addresses import Address, host_of
 from tunnel.errors import UsageError
 from tunnel.log import log_event
@@ -93,14 +93,8 @@ class UserCommands:
         may = _texts(args, "may")
         rights = parse_rights(may, "--may") if may else default_rights(name)
         limits = parse_limits(_texts(args, "limits"), "--limit")
-        once = Once() if args.get("once") is True else None
         line = self._line_for(args)
-        if once and line.plain:
-            what = "--once needs TLS, and this server's links are plain"
-            why = "whoever reads the link could be that one machine"
-            raise UsageError(
-                what, why, "leave --once out, or tunnel serve without --plain"
-            )
+        once = _once(args, line)
         token = make_token()
         user = User(
             name, verifier_of(name, token.reveal()), rights, limits,
@@ -132,10 +126,11 @@ class UserCommands:
 
     def _rotate(self, args: Args, by: str) -> Answer:
         line, token = self._line_for(args), make_token()
+        asked = _once(args, line)
         with changed_users(self._state) as users:
             user = find_user(users, _text(args, "name"))
             verifier = verifier_of(user.name, token.reveal())
-            once = Once() if user.once else None
+            once = Once() if user.once else asked
             users[user.name] = user = replace(user, verifier=verifier, once=once)
         _audit("user.rotated", user, by)
         return _shown(user) | {"join": _joined(line, user.name, token)}
@@ -205,6 +200,18 @@ def _texts(args: Args, key: str) -> list[str]:
     if len(words) != len(texts):
         raise UsageError(f"{key} is not a list of texts")
     return words
+
+
+def _once(args: Args, line: JoinLine) -> Once | None:
+    """Return what makes a token work once, if that is asked for."""
+    if args.get("once") is not True:
+        return None
+    if line.plain:
+        what = "--once needs TLS, and this server's links are plain"
+        why = "whoever reads the link could be that one machine"
+        fix = "leave --once out, or tunnel serve without --plain"
+        raise UsageError(what, why, fix)
+    return Once()
 
 
 def _joined(line: JoinLine, name: str, token: Secret) -> str:

@@ -16,15 +16,15 @@ import re
 import tomllib
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.files import exists, locked, read_private, write_private
 from tunnel.access.limits import Limits, parse_limits
 from tunnel.access.rules import Rights, parse_rights
-from tunnel.access.users import Once, User, check_name
+from tunnel.access.users import MAX_USERS, Once, User, check_name
 from tunnel.errors import StateError, TunnelError
 from tunnel.proto.proofs import parse_verifier
+from tunnel.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from tunnel.proto.proofs import Verifier
 
-MAX_USERS: Final = 10_000
 MAX_FILE_BYTES: Final = 16_777_216
 """Ten thousand users with some dozens of rights each, or a hundred with thousands."""
 _KEYS: Final = ("verifier", "may", "limits", "expires", "once", "own")
@@ -212,9 +211,8 @@ class _Table:
 
 
 def _unknown(place: str, key: str, known: tuple[str, ...]) -> StateError:
-    close = get_close_matches(key, known, 1)
-    fix = f"did you mean {close[0]}?" if close else ""
-    return StateError(f"{place}: {key!r} is no key", f"known: {', '.join(known)}", fix)
+    what, why = f"{place}: {key!r} is no key", f"known: {', '.join(known)}"
+    return StateError(what, why, meant(key, known))
 
 
 def _places(text: str) -> dict[str, dict[str, int]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.limits import Limits
 from tunnel.access.right_words import USER_NAME
 from tunnel.access.rules import NO_RIGHT, Rights
 from tunnel.errors import UsageError
+from tunnel.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ OWNER: Final = "default"
 RESERVED: Final = frozenset((OWNER, "www", "api", "admin"))
 """Names that nobody is invited under: a visitor would take their hosts for the
 server's own."""
+MAX_USERS: Final = 10_000
+"""Of one server, in its file and in that of their months: some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,6 @@ def find_user(users: Mapping[str, User], name: str) -> User:
         why = "the owner's token is that of the server"
         fix = "its token is in the state folder: stop the server, rm join, start it"
         raise UsageError("the user default is not changed by commands", why, fix)
-    close = get_close_matches(name, users, 1)
     known = ", ".join(sorted(users)[:20]) or "none; `tunnel invite NAME` makes one"
-    fix = f"did you mean {close[0]}?" if close else ""
-    raise UsageError(f"there is no user {name!r}", f"users: {known}", fix)
+    what = f"there is no user {name!r}"
+    raise UsageError(what, f"users: {known}", meant(name, users.keys()))

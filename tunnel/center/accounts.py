@@ -89,6 +89,29 @@ class Accounts:
         if not sessions:
             self._sessions.pop(name, None)
 
+    def rename(self, was: str, name: str) -> None:
+        """Have another name for a user: what has passed this month stays its own.
+
+        Sessions that still live count for the new name until they have ended.
+        """
+        sessions = self._sessions.pop(was, {})
+        for session in sessions:
+            session.count_bytes()
+        account = self._accounts.pop(was, None)
+        self._said.pop(was, None)
+        if account is not None:
+            self._months.note(was, account.month_bytes)
+        self._months.rename(was, name)
+        # Who had the new name was thrown out; its sessions count for nobody now.
+        self._accounts.pop(name, None)
+        self._sessions.pop(name, None)
+        if account is not None:
+            account.name = name
+            self._accounts[name] = account
+            self._said.pop(name, None)
+        if sessions:
+            self._sessions[name] = sessions
+
     def _change(self, account: Account, limits: Limits) -> None:
         account.limit(limits)
         for session in tuple(self._sessions.get(account.name, ())):
@@ -130,7 +153,8 @@ class Accounts:
             for name in (
                 self._accounts.keys() - self._users.keys() - self._sessions.keys()
             ):
-                del self._accounts[name], self._said[name]  # it was revoked
+                del self._accounts[name]  # it was revoked
+                self._said.pop(name, None)
         for name, sessions in tuple(self._sessions.items()):
             account = self.named(name)
             for session in sessions:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.join import parse_join
+from tunnel.access.tls import file_pair
 from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.drain import GOODBYE_S
 from tunnel.center.exit.tcp import exit_to, refuse
@@ -27,6 +28,7 @@ from tunnel.proto.frames import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tunnel.access.networks import Networks
     from tunnel.addresses import End
@@ -173,7 +175,10 @@ class CenterClient(LinkKeeper):
 
 @asynccontextmanager
 async def connect(
-    join: str, *, client_id: bytes | None = None
+    join: str,
+    *,
+    client_id: bytes | None = None,
+    client_cert: tuple[str | Path, str | Path] | None = None,
 ) -> AsyncIterator[CenterClient]:
     """Run a center-client for as long as the block runs; enter when its link is up.
 
@@ -185,13 +190,20 @@ async def connect(
     Args:
         join: the line that ``tunnel serve`` prints.
         client_id: 16 bytes, when restarts of the program should keep its ports.
+        client_cert: PEM files of a client certificate and its key without a password,
+            where the server wants one; read anew for each link.
 
     Raises:
-        UsageError: the line cannot be read.
+        UsageError: the line cannot be read; or the certificate cannot be used, or has
+            no use, as the line has no TLS.
+        StateError: the files of the certificate cannot be read.
         LinkError: wrong token, pin or version. A server that cannot be reached is
             tried again for ever: put a deadline around it if you do not want that.
     """
-    client = CenterClient(parse_join(join), client_id=client_id)
+    certificate = file_pair(client_cert)
+    client = CenterClient(
+        parse_join(join), client_id=client_id, certificate=certificate
+    )
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(client.run)

@@ -41,6 +41,7 @@ from tunnel.errors import (
     StateError,
     TlsError,
     TunnelError,
+    UsageError,
     ViaError,
 )
 from tunnel.link.link import Link
@@ -250,7 +251,7 @@ class LinkKeeper:
             began = trio.current_time()
             try:
                 link = await self._make_link()
-            except (LinkError, StateError) as error:
+            except (LinkError, StateError, UsageError) as error:
                 reason: TunnelError = error
                 was_up, took_s = False, trio.current_time() - began
             else:
@@ -460,7 +461,7 @@ class LinkKeeper:
         # A captive portal must not end what has worked before.
         return not self._was_up and (
             reason.code in _FINAL_CODES
-            or isinstance(reason, TlsError | ViaError | StateError)
+            or isinstance(reason, TlsError | ViaError | StateError | UsageError)
         )
 
     def _takes_another_id(self, reason: TunnelError) -> bool:

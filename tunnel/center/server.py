@@ -435,6 +435,8 @@ class CenterServer:
         user = self._users.get(claim.name)
         if user is None or claim.verifier not in user.verifiers:  # since its proof
             return Code.REVOKED, f"the user {claim.name} was revoked"
+        if user.is_over(time()):  # who has been told so is not ended again
+            return Code.REVOKED, f"the time of the user {claim.name} is over"
         account = self.accounts.of(user)
         if why := account.refuses_link():
             return refusal(Calm.LINKS, why)

@@ -67,6 +67,10 @@ class UserChanges:
                 self._change(was, user)
         self._give_up_names(now.keys() - before.keys())
 
+    def rename(self, was: str, name: str) -> None:
+        """End what a user had under the name that it had before."""
+        self._end(was, Code.REVOKED, f"the user {was} is called {name} now")
+
     async def keep(self, was: User, now: User) -> bool:
         """Have ``now`` in the place of ``was``, in ``store`` first, if there is one.
 

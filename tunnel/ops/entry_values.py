@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from tunnel.access.join import PIN_BYTES
@@ -28,7 +27,7 @@ from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.proto.proofs import from_base64url
-from tunnel.words import bare, is_utf_8
+from tunnel.words import bare, is_utf_8, meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -191,11 +190,10 @@ def unknown_word(name: str, known: Mapping[str, str]) -> UsageError:
         known: the words that it has, and the form of their values.
     """
     forms = {one: f"{one}={takes}" if takes else one for one, takes in known.items()}
-    close = get_close_matches(name, known, 1)
     return UsageError(
         f"{name!r} is not an option of this entry",
         "known: " + ", ".join(forms.values()),
-        f"did you mean {forms[close[0]]}?" if close else "",
+        meant(name, forms),
     )
 
 

@@ -322,11 +322,14 @@ class ServeFlags:
         from tunnel.access.limits import parse_limits
 
         words = list(self.limit or ())
-        if self.max_sessions is not None:
-            words.append(f"sessions={self.max_sessions}")
-        if self.max_waiting_sessions is not None:
-            words.append(f"waiting={self.max_waiting_sessions}")
-        return parse_limits(words, "tunnel serve")
+        for flag, limit, count in (
+            ("--max-sessions", "sessions", self.max_sessions),
+            ("--max-waiting-sessions", "waiting", self.max_waiting_sessions),
+        ):
+            if count is not None:
+                parse_limits([word := f"{limit}={count}"], flag)
+                words.append(word)
+        return parse_limits(words, "--limit")
 
     def _client_ca(self) -> Path | None:
         if self.plain and self.client_ca is not None:

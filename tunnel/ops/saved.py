@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,7 +17,7 @@ from tunnel.addresses import is_host_name
 from tunnel.errors import Exit, StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops.standard import lost_output
-from tunnel.words import bare
+from tunnel.words import bare, meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,12 +182,11 @@ def find(to: str | None) -> tuple[JoinLine, bool]:
             "--to 'tunnel://…'",
         )
     known = sorted(p.stem for p in path.parent.glob("*.join"))
-    close = get_close_matches(to, known, 1)
     saves = "`tunnel join 'tunnel://…'` saves one"
     raise UsageError(
         f"no saved server is called {to!r}",
         f"saved: {', '.join(known) or 'none'}",
-        f"did you mean {close[0]!r}?" if close else saves,
+        meant(to, {one: repr(one) for one in known}, saves),
     )
 
 

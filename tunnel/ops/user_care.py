@@ -52,6 +52,7 @@ class UserCare:
         self._state = state
         self._owner = owner
         self._changes = server.user_changes
+        self._accounts = server.accounts
         self._commands = commands
         self._stamp = stamp_of(users_path(state))
         self._one_by_one = trio.Lock()
@@ -102,6 +103,10 @@ class UserCare:
         perform = partial(self._commands.perform, command, args, by)
         async with self._one_by_one:
             answer = await trio.to_thread.run_sync(perform)
+            if command == "rename":
+                was, name = str(args["name"]), str(answer["user"])
+                self._accounts.rename(was, name)
+                self._changes.rename(was, name)
             await self._read()
         listed = answer.get("users")
         counts = self._changes.count_sessions()

@@ -52,8 +52,19 @@ class LimitFlags:
     limit: Words = None
 
     def words(self) -> list[str]:
-        """Return the limits that are said."""
-        return [*([f"rate={self.rate}"] if self.rate else []), *(self.limit or [])]
+        """Return the limits that are said.
+
+        Raises:
+            UsageError: the rate is none. What ``--limit`` says the server reads.
+        """
+        words = list(self.limit or [])
+        if self.rate is not None:
+            from tunnel.access.limits import parse_limits
+
+            rate = f"rate={self.rate}"
+            parse_limits([rate], "--rate")
+            words.insert(0, rate)
+        return words
 
 
 STATE: Final = StateFlags()
@@ -128,15 +139,22 @@ def revoke(name: str, /, *, state: StateFlags = STATE) -> int:
 
 @users.command
 def rotate(
-    name: str, /, *, address: str | None = None, state: StateFlags = STATE
+    name: str,
+    /,
+    *,
+    once: bool = False,
+    address: str | None = None,
+    state: StateFlags = STATE,
 ) -> int:
     """Give a user another token: print its join line, end what the old one opened.
 
     Args:
         name: Of the user.
+        once: The line works for one machine, which then has a token of its own. Say it
+            again for a user that was invited so and whose machine has one.
         address: HOST or HOST:PORT that the line names, if not the server's own.
     """
-    return _do("rotate", state, name=name, address=address)
+    return _do("rotate", state, name=name, once=once, address=address)
 
 
 @users.command
@@ -244,6 +262,7 @@ def _insist_own(state: Path) -> None:
 
 def _perform(state: Path, command: str, args: Fields) -> Fields:
     from tunnel.access.join import kept_join
+    from tunnel.access.months import Months
     from tunnel.access.user_commands import UserCommands
 
     def line() -> JoinLine:
@@ -253,7 +272,13 @@ def _perform(state: Path, command: str, args: Fields) -> Fields:
             raise StateError(f"there is no join line in {state}", why, "tunnel serve")
         return kept
 
-    return UserCommands(state, line).perform(command, args, "this user")
+    answer = UserCommands(state, line).perform(command, args, "this user")
+    if command == "rename":
+        months = Months(state)
+        months.rename(str(args["name"]), str(args["to"]))
+        if (text := months.due()) is not None:
+            months.write(text)
+    return answer
 
 
 def _show(shown: Show, command: str, answer: Fields) -> None:

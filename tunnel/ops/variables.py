@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from cyclopts import UNSET, Parameter, Token
@@ -18,6 +17,7 @@ from cyclopts.config import Env
 
 from tunnel.errors import UsageError
 from tunnel.log import log_event
+from tunnel.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -102,11 +102,7 @@ def unknown(app: App, environ: Mapping[str, str]) -> dict[str, str | None]:
     if not strange:
         return {}
     names = sorted(known(app))
-    return {
-        name: next(iter(get_close_matches(name, names, 1, 0.75)), None)
-        for name in strange
-        if name not in names
-    }
+    return {name: nearest(name, names, 0.75) for name in strange if name not in names}
 
 
 def refuse_empty(
