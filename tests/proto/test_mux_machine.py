@@ -593,7 +593,7 @@ def _has_unread(half: Half) -> bool:
 class TestMux(MuxMachine.TestCase):  # type: ignore[misc,valid-type]
     """More examples than the profile's: each is small and meets few rules."""
 
-    settings = settings(max_examples=250)
+    settings = settings(max_examples=100)
 
 
 @pytest.mark.deep
