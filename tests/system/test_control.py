@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import struct
+import subprocess
 import tempfile
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.processes import Machine, eventually
-from support.targets import visit
+from support.targets import read_exactly, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,3 +227,110 @@ def test_a_client_without_a_link_is_not_well_and_tries_at_once(
         "it has tried again",
     )
     assert client.process.poll() is None
+
+
+def test_a_connection_is_kicked_and_no_other(machine: Machine, target: Target) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as first, visit(port) as second:
+        for one in (first, second):
+            one.sendall(b"x" * 1_000)
+            assert read_exactly(one, 1_000)
+        second.sendall(b"x" * 50_000)
+        assert read_exactly(second, 50_000)
+        head, _title, *rows = say(machine, "top", "serve")
+        assert head == "2 connections"
+        ids = [row.split()[0] for row in rows]
+        (said,) = say(machine, "kick", ids[0], "up")
+        assert said.endswith(f"{ids[0]} ended, 1 connection reset")
+        with contextlib.suppress(ConnectionResetError):
+            assert not second.recv(1)
+        first.sendall(b"y")
+        assert first.recv(1_000) == b"y"
+        assert "no link or connection" in refusal(machine, "kick", ids[0])
+
+
+def test_a_kicked_client_comes_back_without_its_connections(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, port = both(machine, target)
+    link = status_of(machine, "serve")["links"][0]
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        (said,) = say(machine, "kick", link["id"], "serve")
+        assert said.endswith("1 connection reset")
+        with contextlib.suppress(ConnectionResetError):
+            assert not visitor.recv(1)
+    eventually(
+        lambda: any(
+            one["id"] == link["id"] and one["linked_at"] > link["linked_at"]
+            for one in status_of(machine, "serve")["links"]
+        ),
+        "it is here again",
+    )
+    assert client.process.poll() is None
+
+
+def test_a_link_that_is_cut_at_the_client_loses_no_connection(
+    machine: Machine, target: Target
+) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        say(machine, "kick", status_of(machine, "up")["links"][0]["id"], "up")
+        visitor.sendall(b"y")
+        assert visitor.recv(1)
+    (link,) = status_of(machine, "up")["links"]
+    assert (link["state"], link["resumes"]) == ("linked", 1)
+
+
+def test_a_status_is_watched_and_a_log_is_followed(
+    machine: Machine, target: Target
+) -> None:
+    server, _client, _port = both(machine, target)
+    watching = machine.tunnel("status", "up", "--watch", "--json")
+    watching.out.wait('"state": "linked"', 2)
+    following = machine.tunnel("logs", "up", "--follow")
+    following.out.wait("link.up")
+    server.program.end()
+    following.out.wait("link.lost")
+    watching.out.wait('"state": "waiting"')
+    assert watching.stop(signal.SIGINT) == 0
+    assert following.stop(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_narrow_terminal_shows_whole_lines(
+    machine: Machine, target: Target, term: str
+) -> None:
+    _server, _client, port = both(machine, target)
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 40, 0, 0))
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        looking = subprocess.Popen(
+            (*machine.command, "top", "up"),
+            env=machine.env | {"TERM": term},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        shown = b""
+        while shown.count(b"1 connection") < 2:
+            shown += os.read(ours, 10_000)
+        looking.send_signal(signal.SIGINT)
+        assert looking.wait(10) == 0
+    os.close(theirs)
+    os.close(ours)
+    assert (b"\x1b" in shown) == (term == "xterm")
+    lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
+    assert max(map(len, lines)) < 40
+    assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
+
+
+def refusal(machine: Machine, *words: str) -> str:
+    running = machine.tunnel(*words)
+    assert running.wait() != 0
+    return running.errors()

@@ -19,7 +19,7 @@ Json = Annotated[bool, Parameter(name="--json")]
 
 def add_to(app: App) -> None:
     """Add the commands to those of the program."""
-    for command in (ps, status, drain, stop, retry, reload, logs):
+    for command in (ps, status, top, kick, drain, stop, retry, reload, logs):
         app.command(command)
 
 
@@ -33,7 +33,12 @@ def ps(*, as_json: Json = False) -> int:
 
 
 def status(
-    name: str | None = None, /, *, as_json: Json = False, quiet: bool = False
+    name: str | None = None,
+    /,
+    *,
+    as_json: Json = False,
+    quiet: bool = False,
+    watch: bool = False,
 ) -> int:
     """Show what a process does: links, entries, connections, bytes, last faults.
 
@@ -42,8 +47,31 @@ def status(
         as_json: Each line of stdout is a JSON object.
         quiet: Print nothing: status 0 if all are well, 4 if a client has no link, 10
             if nothing runs.
+        watch: Again each second, until Ctrl+C.
     """
-    return commands.status(name, as_json=as_json, quiet=quiet)
+    return commands.status(name, as_json=as_json, quiet=quiet, watch=watch)
+
+
+def top(name: str | None = None, /) -> int:
+    """Show connections live, those first that carry most, and what each waits for.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.top(name)
+
+
+def kick(which: str, name: str | None = None, /) -> int:
+    """End a client's session, or one connection; the client may come back.
+
+    At the client's side, the id of its link only cuts that: its connections go on over
+    the next.
+
+    Args:
+        which: An id of `tunnel status`, or of `tunnel top`.
+        name: One of `tunnel ps`; without it, the first that knows the id.
+    """
+    return commands.kick(which, name)
 
 
 def drain(name: str | None = None, /) -> int:
@@ -82,10 +110,11 @@ def reload(name: str | None = None, /) -> int:
     return commands.reload(name)
 
 
-def logs(name: str | None = None, /) -> int:
+def logs(name: str | None = None, /, *, follow: bool = False) -> int:
     """Print the last lines of a process's log.
 
     Args:
         name: One of `tunnel ps`, if there are several.
+        follow: Go on with those to come, until Ctrl+C.
     """
-    return commands.logs(name)
+    return commands.logs(name, follow=follow)

@@ -120,7 +120,9 @@ async def _answer_commands(
     own, about = OwnSocket("serve", state), ServerHandlers(server, address)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
     nursery.start_soon(about.meters.run)
-    await nursery.start(own.serve, {**care.handlers, **common.handlers})
+    await nursery.start(
+        own.serve, {**care.handlers, **common.handlers, **about.handlers}
+    )
 
 
 def _identities(

@@ -10,12 +10,12 @@ import trio
 
 from tunnel.access.identity import short_id
 from tunnel.center.events import LinkDown, LinkUp
-from tunnel.errors import CODES
+from tunnel.errors import CODES, Code, LocalLinkError
 from tunnel.link.session import open_streams
+from tunnel.ops.control.connections import KICKED, Connections, Known, mapping_of
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
-from tunnel.proto.frames import NameTarget, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tunnel.access.join import JoinLine
     from tunnel.center.client import CenterClient
     from tunnel.center.events import Notice
-    from tunnel.link.virtual import VirtualStream
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.entries import Line, Published
 
@@ -66,7 +65,25 @@ class ClientHandlers:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers, besides what every process does."""
-        return {"retry": self._retry}
+        each = Connections(self._sessions)
+
+        async def kick(args: Args, _by: str) -> Answer:
+            which = str(args.get("which", ""))
+            return self._kick_link(which) or each.kick(which)
+
+        return {"retry": self._retry, "top": each.top, "kick": kick}
+
+    def _sessions(self) -> list[Known]:
+        session, own_id = self._client.session, short_id(self._client.client_id)
+        return [Known(own_id, self._join.name, session)] if session else []
+
+    def _kick_link(self, which: str) -> Answer | None:
+        """Cut the link if it is meant; its session waits for another."""
+        link = self._client.link
+        if link is None or which != short_id(self._client.client_id):
+            return None
+        link.abandon(LocalLinkError(Code.LINK_LOST, KICKED))
+        return {"kicked": which, "connections": 0}
 
     def take(self, notice: Notice) -> None:
         """Note what the client tells of its link."""
@@ -151,15 +168,6 @@ class ClientHandlers:
 
     async def _retry(self, _args: Args, _by: str) -> Answer:
         return {"tried": self._client.retry()}
-
-
-def mapping_of(stream: VirtualStream) -> str:
-    """Return the name of the mapping whose visitor a stream is; "" for others."""
-    match stream.create.target if stream.create else None:
-        case NameTarget(name) | UdpTarget(name):
-            return name
-        case _:
-            return ""
 
 
 def _local(line: Line) -> EntryStatus:
