@@ -15,6 +15,7 @@ from tunnel.access.identity import (
     change_identity,
     load_or_make_identity,
     next_identity,
+    short_id,
 )
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
 from tunnel.access.months import Months
@@ -23,6 +24,7 @@ from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
+from tunnel.center.why import Known, Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
@@ -99,13 +101,24 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
+            why = Why(partial(_sessions, server))
+            nursery.start_soon(why.run)
             if (control := open_control(state)) is not None:
-                nursery.start_soon(serve_control, control, care.handlers)
+                nursery.start_soon(
+                    serve_control, control, {**care.handlers, **why.handlers}
+                )
 
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)
             _show_server(show, address, join, server.names)
         return ending.status
+
+
+def _sessions(server: CenterServer) -> list[Known]:
+    return [
+        Known(short_id(client.client_id), client.user.name, client.session)
+        for client in server.clients
+    ]
 
 
 def _identities(
