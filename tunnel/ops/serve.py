@@ -101,17 +101,23 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            why = Why(partial(_sessions, server))
-            nursery.start_soon(why.run)
-            if (control := open_control(state)) is not None:
-                nursery.start_soon(
-                    serve_control, control, {**care.handlers, **why.handlers}
-                )
+            _answer_commands(nursery, state, server, care)
 
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)
             _show_server(show, address, join, server.names)
         return ending.status
+
+
+def _answer_commands(
+    nursery: trio.Nursery, state: Path, server: CenterServer, care: UserCare
+) -> None:
+    """Have the control socket answer, if there can be one."""
+    why = Why(partial(_sessions, server))
+    nursery.start_soon(why.run)
+    if (control := open_control(state)) is not None:
+        handlers = {**care.handlers, **why.handlers}
+        nursery.start_soon(serve_control, control, handlers)
 
 
 def _sessions(server: CenterServer) -> list[Known]:
