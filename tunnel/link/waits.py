@@ -67,10 +67,8 @@ class Sight:
     @property
     def line_is_full(self) -> bool:
         """Whether the network takes no more, or the peer confirms too little."""
-        transport, replay = self._transport, self.session.core.replay
-        if transport is None or transport.owes_output():
-            return True
-        if replay is not None and replay.full():
+        replay = self.session.core.replay
+        if self.session.output.is_stuck or (replay is not None and replay.full()):
             return True
         return self.line is not None and self.line.full
 
