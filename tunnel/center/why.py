@@ -35,6 +35,8 @@ MOST_LISTED: Final = 100
 """Connections of an answer that names none; those that wait most."""
 LOSSY_PERCENT: Final = 0.5
 """Bytes sent twice, of all, from which on a line counts as a bad one."""
+QUEUED: Final = 1.25
+"""With so many times its shortest round trip, a line has a queue in front of it."""
 
 _AT_REST: Final = (Wait.NOTHING, Wait.PROGRAM)
 
@@ -194,7 +196,7 @@ def _help(wait: Wait, stream: VirtualStream, sight: Sight) -> str:
     """Return the sentence that says what would help."""
     if wait is Wait.TURN and sight.waiting <= 1:
         return _BUSY
-    if wait is Wait.LINE and (_repeated_percent(sight.line) or 0) > LOSSY_PERCENT:
+    if wait is Wait.LINE and _loses(sight.line):
         return _LOSSY
     if wait is Wait.TARGET and not stream.answered:
         return _NOT_CONNECTED
@@ -206,6 +208,16 @@ def _elsewhere(wait: Wait, stream: VirtualStream) -> str:
     if wait is Wait.TARGET and stream.create is not None:
         return ""
     return _ELSEWHERE.get(wait, "")
+
+
+def _loses(line: TcpInfo | None) -> bool:
+    """Say whether losses hold a line up, and not how much it can carry.
+
+    At what it can carry, bytes queue on the way, and the round trip is longer.
+    """
+    if line is None or (_repeated_percent(line) or 0) < LOSSY_PERCENT:
+        return False
+    return line.min_rtt_s is None or line.rtt_s < QUEUED * line.min_rtt_s
 
 
 def _repeated_percent(line: TcpInfo | None) -> float | None:
