@@ -14,7 +14,7 @@ from tunnel.access.identity import short_id
 from tunnel.center.why import HELP, Known, Why
 from tunnel.errors import UsageError
 from tunnel.link.looks import Wait
-from tunnel.ops.why_text import WORDS, listed_line, why_lines
+from tunnel.ops.control.why_text import WORDS, why_line, why_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -76,7 +76,7 @@ async def test_a_connection_has_one_id_at_both_ends_and_a_story_at_each() -> Non
         assert one["id"] in lines[0]
         assert "up-1" in lines[0]
         assert one["help"] in lines[-1] or one["elsewhere"] in lines[-1]
-        assert one["id"] in listed_line(one)
+        assert one["id"] in why_line(one, "up-1")
 
 
 async def test_who_asks_for_what_is_not_there_is_told_what_to_do() -> None:

@@ -14,7 +14,7 @@ from support.long_line import FAR, LongLine
 from support.processes import WAIT_S, Machine, eventually
 from support.targets import Target, echo, flood
 
-from tunnel.ops.ask import ask
+from tunnel.ops.control.ask import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,10 +55,18 @@ class Bed:
 
     def run(self, *words: str) -> str:
         """Run a command at the server; return what it prints."""
-        command = (*self._far.command, *words, "--state", str(self.state))
-        done = self._far.run(*command)
+        done = self._far.run(*self._far.command, *words)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
+
+    def client(self, connection: str) -> dict[str, Any]:
+        """Ask the client about a connection."""
+        command = (*self._near.command, "why", connection, "--json")
+        done = self._near.run(*command)
+        assert done.returncode == 0, done.stderr.decode()
+        found = map(json.loads, done.stdout.splitlines())
+        (one,) = (one for one in found if one["process"].startswith("up-"))
+        return dict(one)
 
     def why(self) -> list[dict[str, Any]]:
         """Ask the server about all connections."""
@@ -83,6 +91,8 @@ class Bed:
 def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     with ExitStack() as stack:
         near, far = (Machine(tmp_path_factory.mktemp(name)) for name in ("near", "far"))
+        for one in (near, far):
+            one.env["XDG_RUNTIME_DIR"] = str(one.home / "none")
         stack.callback(near.close)
         stack.callback(far.close)
         yield Bed(near, far)
@@ -151,6 +161,10 @@ def test_a_reader_at_the_other_end_that_is_slow(bed: Bed, stack: ExitStack) -> N
     assert said["minute"]["credit"] > 50
     assert said["credit_bytes"] == 0
     assert said["end"] == "opener"
+    other = bed.client(said["id"])
+    assert other["mostly"] == "local", other
+    assert other["minute"]["local"] > 50
+    assert other["end"] == "exit"
 
 
 def test_a_line_that_is_slow(bed: Bed, stack: ExitStack) -> None:
@@ -165,6 +179,9 @@ def test_a_line_that_is_slow(bed: Bed, stack: ExitStack) -> None:
     assert line["min_rtt_ms"] >= 100
     assert line["retransmits"] > 0
     assert line["delivery_bytes_per_s"] < 2 * 250_000
+    other = bed.client(said["id"])
+    assert other["mostly"] == "nothing", other
+    assert other["elsewhere"]
 
 
 def test_a_target_that_is_slow(bed: Bed, stack: ExitStack) -> None:
@@ -175,6 +192,10 @@ def test_a_target_that_is_slow(bed: Bed, stack: ExitStack) -> None:
     assert said["mostly"] == "target", said
     assert said["minute"]["target"] > 50
     assert "other end" in said["elsewhere"]
+    other = bed.client(said["id"])
+    assert other["mostly"] == "target", other
+    assert other["minute"]["target"] > 50
+    assert not other["elsewhere"]
 
 
 def test_a_reader_at_this_end_that_is_slow(bed: Bed, stack: ExitStack) -> None:
@@ -184,6 +205,9 @@ def test_a_reader_at_this_end_that_is_slow(bed: Bed, stack: ExitStack) -> None:
     assert said["mostly"] == "local", said
     assert said["minute"]["local"] > 50
     assert said["unread_bytes"] > 0
+    other = bed.client(said["id"])
+    assert other["mostly"] == "credit", other
+    assert other["minute"]["credit"] > 50
 
 
 def test_nothing_of_a_connection_that_rests(bed: Bed, stack: ExitStack) -> None:
@@ -193,17 +217,19 @@ def test_nothing_of_a_connection_that_rests(bed: Bed, stack: ExitStack) -> None:
     said = bed.only()
     assert said["mostly"] == "program", said
     assert said["minute"]["program"] > 50
-    listed = bed.run("why").splitlines()
-    assert len(listed) == 1
-    assert said["id"] in listed[0]
-    lines = bed.run("why", said["id"]).splitlines()
-    assert said["id"] in lines[0]
-    assert any("round trip" in line for line in lines)
-    assert json.loads(bed.run("why", said["id"], "--json"))["id"] == said["id"]
+    assert said["id"] in bed.run("why")
+    told = bed.run("why", said["id"])
+    assert told.startswith(said["id"])
+    assert "round trip 1" in told
+    other = bed.client(said["id"])
+    assert other["id"] == said["id"]
+    assert other["mostly"] == "program", other
 
 
 def test_the_rate_of_a_user(bed: Bed, stack: ExitStack) -> None:
-    join = bed.run("invite", "slow", "--rate", "100kB/s").strip()
+    join = bed.run(
+        "invite", "slow", "--rate", "100kB/s", "--state", str(bed.state)
+    ).strip()
     conn = bed.visit(bed.publish(drain, stack, join), stack)
     go(send_on, conn, stack)
     said = bed.only()

@@ -134,6 +134,9 @@ class Session:
         self.resume_s = resume_s if replay_limit else 0.0
         self.lost_at: float | None = None
         """When its link was lost, while it waits for another."""
+        self.began_at = now
+        self.resumes = 0
+        """How often it went on over another link."""
         self.rest = Rest(now, TIMEOUTS.get().idle_s)
         """When ``look_for_rest`` has something to do."""
         self.go_away: RemoteSessionError | None = None
@@ -214,6 +217,7 @@ class Session:
         now = trio.current_time()
         repeated = self.core.resume(count, now)
         self.rest.start(now)
+        self.resumes += 1
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None

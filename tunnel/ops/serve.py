@@ -28,7 +28,9 @@ from tunnel.center.why import Known, Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
-from tunnel.ops.control import open_control, serve_control
+from tunnel.ops.control.handlers import CommonHandlers
+from tunnel.ops.control.server_handlers import ServerHandlers
+from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.ops.user_care import UserCare
@@ -101,23 +103,29 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            _answer_commands(nursery, state, server, care)
-
+            await _answer_commands(nursery, state, server, address, ending, care)
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)
             _show_server(show, address, join, server.names)
         return ending.status
 
 
-def _answer_commands(
-    nursery: trio.Nursery, state: Path, server: CenterServer, care: UserCare
+async def _answer_commands(
+    nursery: trio.Nursery,
+    state: Path,
+    server: CenterServer,
+    address: Address,
+    ending: Ending,
+    care: UserCare,
 ) -> None:
-    """Have the control socket answer, if there can be one."""
+    """Have the control socket answer in ``nursery``; returns when it can be asked."""
+    own, about = OwnSocket("serve", state), ServerHandlers(server, address)
+    common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
     why = Why(partial(_sessions, server))
+    nursery.start_soon(about.meters.run)
     nursery.start_soon(why.run)
-    if (control := open_control(state)) is not None:
-        handlers = {**care.handlers, **why.handlers}
-        nursery.start_soon(serve_control, control, handlers)
+    handlers = {**care.handlers, **common.handlers, **why.handlers}
+    await nursery.start(own.serve, handlers)
 
 
 def _sessions(server: CenterServer) -> list[Known]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.files import insist_writable, write_private
-from tunnel.access.identity import client_id
+from tunnel.access.identity import client_id, short_id
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import (
@@ -25,9 +25,13 @@ from tunnel.center.events import (
 )
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.whereabouts import is_there
+from tunnel.center.why import Known, Why
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import saved
+from tunnel.ops.control.client_handlers import ClientHandlers
+from tunnel.ops.control.handlers import CommonHandlers
+from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import Local, Published, refuse_twice
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
@@ -111,6 +115,11 @@ class _Up:
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
         """Said once there is a link."""
+        self._listening: list[Line] = []
+        """The same, kept."""
+        self._about = ClientHandlers(
+            self._client, self.join, self._published, self._listening
+        )
         self._count = 0
         self._works = False
         """Whether an entry has ever been ready."""
@@ -127,15 +136,34 @@ class _Up:
             await self._start(entry)
         drain = partial(client.drain, drain_s)
         await self.nursery.start(ending.watch, drain, client.leave)
+        await self._answer_commands(ending)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
         return self._failure or ending.status
 
+    async def _answer_commands(self, ending: Ending) -> None:
+        """Have the control socket answer; returns when it can be asked."""
+        own, about = OwnSocket("up"), self._about
+        common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
+        why = Why(self._sessions)
+        self.nursery.start_soon(about.meters.run)
+        self.nursery.start_soon(why.run)
+        handlers = {**common.handlers, **about.handlers, **why.handlers}
+        await self.nursery.start(own.serve, handlers)
+
+    def _sessions(self) -> list[Known]:
+        client = self._client
+        if client.session is None:
+            return []
+        return [Known(short_id(client.client_id), self.join.name, client.session)]
+
     async def _start(self, entry: Entry) -> None:
         match entry:
             case Local():
-                self._local.append(await entry.start(self._client, self.nursery))
+                line = await entry.start(self._client, self.nursery)
+                self._local.append(line)
+                self._listening.append(line)
             case Published():
                 name = await entry.start(self._client)
                 self._published[name] = entry
@@ -145,6 +173,7 @@ class _Up:
     # What the client tells -----------------------------------------------------------
 
     def _tell(self, notice: Notice) -> None:
+        self._about.take(notice)
         match notice:
             case LinkUp():
                 self._trouble = ""

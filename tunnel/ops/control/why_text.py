@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from tunnel.ops.control.status_text import Fields, number
+from tunnel.ops.texts import size_text
 
-Fields = dict[str, object]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WORDS: Final = {
     "nothing": "nothing",
@@ -22,21 +23,20 @@ WORDS: Final = {
 }
 
 
-def why_lines(answer: Mapping[str, object], where: str = "") -> Iterator[str]:
+def why_lines(answer: Fields, where: str) -> Iterator[str]:
     """Yield the lines about one connection; ``where`` names the process that tells."""
     end = "opened here" if answer["end"] == "opener" else "leaves here"
     about = [end, *_named(answer, "target", "to"), *_named(answer, "visitor", "for")]
     about += _named(answer, "local", "local end")
-    first = f"{answer['id']}  {', '.join(about)}"
-    yield f"{first}  ({where})" if where else first
+    yield f"{answer['id']}  {', '.join(about)}  ({where})"
     yield f"  now        waits for {_word(answer['now'])}"
     yield f"  minute     {_minute(answer)}"
     sent, received = number(answer, "sent_bytes"), number(answer, "received_bytes")
-    yield f"  passed     {size(sent)} sent, {size(received)} received"
+    yield f"  passed     {size_text(sent)} sent, {size_text(received)} received"
     yield (
-        f"  here       {size(number(answer, 'unsent_bytes'))} unsent, "
-        f"{size(number(answer, 'unread_bytes'))} not taken, "
-        f"{size(number(answer, 'credit_bytes'))} of credit left"
+        f"  here       {size_text(number(answer, 'unsent_bytes'))} unsent, "
+        f"{size_text(number(answer, 'unread_bytes'))} not taken, "
+        f"{size_text(number(answer, 'credit_bytes'))} of credit left"
     )
     for key, label in (("line", "line"), ("local_line", "local TCP")):
         figures = answer.get(key)
@@ -47,16 +47,17 @@ def why_lines(answer: Mapping[str, object], where: str = "") -> Iterator[str]:
         yield f"             {answer['elsewhere']}: tunnel why {answer['id']}, there."
 
 
-def listed_line(answer: Mapping[str, object]) -> str:
+def why_line(answer: Fields, where: str) -> str:
     """Return the line of one connection among others."""
     sent, received = number(answer, "sent_bytes"), number(answer, "received_bytes")
     return (
-        f"{answer['id']!s:<16}{answer['user']!s:<14}{size(sent):>9} out "
-        f"{size(received):>9} in  {answer['now']!s:<8}  {_minute(answer)}"
+        f"{answer['id']!s:<16}{answer['user']!s:<14}{size_text(sent):>9} out "
+        f"{size_text(received):>9} in  {answer['now']!s:<8}  {_minute(answer)}"
+        f"  [{where}]"
     )
 
 
-def _named(answer: Mapping[str, object], key: str, label: str) -> list[str]:
+def _named(answer: Fields, key: str, label: str) -> list[str]:
     value = answer.get(key)
     return [f"{label} {value}"] if value else []
 
@@ -65,7 +66,7 @@ def _word(word: object) -> str:
     return WORDS.get(str(word), str(word))
 
 
-def _minute(answer: Mapping[str, object]) -> str:
+def _minute(answer: Fields) -> str:
     shares = answer.get("minute")
     if not isinstance(shares, dict) or not shares:
         return "not looked at yet"
@@ -77,17 +78,17 @@ def _line(figures: Fields) -> str:
     """Return the numbers of a TCP connection, without those that are not known."""
     said = [
         f"round trip {figures['rtt_ms']} ms ± {figures['rttvar_ms']}",
-        f"window {size(number(figures, 'cwnd_bytes'))}",
-        f"on its way {size(number(figures, 'unacked_bytes'))}",
+        f"window {size_text(number(figures, 'cwnd_bytes'))}",
+        f"on its way {size_text(number(figures, 'unacked_bytes'))}",
     ]
     if figures.get("notsent_bytes") is not None:
-        said.append(f"waiting {size(number(figures, 'notsent_bytes'))}")
+        said.append(f"waiting {size_text(number(figures, 'notsent_bytes'))}")
     again = figures.get("repeated_percent")
     share = f" ({number(figures, 'repeated_percent'):.1f} %)" if again else ""
     said.append(f"sent again {figures['retransmits']}{share}")
     if rate := number(figures, "delivery_bytes_per_s"):
         least = "at least " if figures.get("app_limited") else ""
-        said.append(f"carries {least}{size(rate)}/s")
+        said.append(f"carries {least}{size_text(rate)}/s")
     busy = number(figures, "busy_s")
     for key, label in (
         ("rwnd_limited_s", "its reader was full"),
@@ -98,18 +99,3 @@ def _line(figures: Fields) -> str:
                 f"{label} {100 * number(figures, key) / busy:.0f} % of the time"
             )
     return ", ".join(said)
-
-
-def number(answer: Mapping[str, object], key: str) -> float:
-    """Return a number of an answer; 0 if it is not known."""
-    value = answer.get(key)
-    return value if isinstance(value, int | float) else 0
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for a person to read."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

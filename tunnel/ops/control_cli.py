@@ -1,0 +1,101 @@
+"""``tunnel ps``, ``status`` and the other commands to processes that run.
+
+They mostly run without this module: see ``control.commands.quick``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tunnel.ops.control import commands
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+Json = Annotated[bool, Parameter(name="--json")]
+
+
+def add_to(app: App) -> None:
+    """Add the commands to those of the program."""
+    for command in (ps, status, drain, stop, retry, reload, logs, why):
+        app.command(command)
+
+
+def ps(*, as_json: Json = False) -> int:
+    """List the servers and clients of this user that run here.
+
+    Args:
+        as_json: Each line of stdout is a JSON object.
+    """
+    return commands.ps(as_json=as_json)
+
+
+def status(
+    name: str | None = None, /, *, as_json: Json = False, quiet: bool = False
+) -> int:
+    """Show what a process does: links, entries, connections, bytes, last faults.
+
+    Args:
+        name: One of `tunnel ps`, or a beginning of it; without it, all.
+        as_json: Each line of stdout is a JSON object.
+        quiet: Print nothing: status 0 if all are well, 4 if a client has no link, 10
+            if nothing runs.
+    """
+    return commands.status(name, as_json=as_json, quiet=quiet)
+
+
+def drain(name: str | None = None, /) -> int:
+    """End a process as SIGTERM does: what runs may go on for its --drain.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.drain(name)
+
+
+def stop(name: str | None = None, /) -> int:
+    """End a process at once: what runs is reset.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.stop(name)
+
+
+def retry(name: str | None = None, /) -> int:
+    """Have a client without a link try again now, and not after its pause.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.retry(name)
+
+
+def reload(name: str | None = None, /) -> int:
+    """Have a process read its file again; prints what has changed.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.reload(name)
+
+
+def logs(name: str | None = None, /) -> int:
+    """Print the last lines of a process's log.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.logs(name)
+
+
+def why(connection: str | None = None, /, *, as_json: Json = False) -> int:
+    """Say why a connection is slow: what it waits for, now and in the last minute.
+
+    Args:
+        connection: Its id; without it, those that wait most are listed.
+        as_json: Each line of stdout is a JSON object.
+    """
+    return commands.why(connection, as_json=as_json)
