@@ -239,6 +239,7 @@ def test_a_connection_is_kicked_and_no_other(machine: Machine, target: Target) -
         assert read_exactly(second, 50_000)
         head, _title, *rows = say(machine, "top", "serve")
         assert head == "2 connections"
+        assert all(re.search(r" (nothing|target|program)  ", row) for row in rows)
         ids = [row.split()[0] for row in rows]
         (said,) = say(machine, "kick", ids[0], "up")
         assert said.endswith(f"{ids[0]} ended, 1 connection reset")

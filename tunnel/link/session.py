@@ -146,7 +146,7 @@ class Session:
         """Closed by the peer, but holding memory until they are read."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
-        self._inflow: Inflow | None = None
+        self.inflow: Inflow | None = None
         """What the rate of its user lets in: see ``UserSession``."""
         self._nursery: trio.Nursery | None = None
         self._serve_offer = serve_offer
@@ -386,8 +386,8 @@ class Session:
         What the streams send meanwhile is gathered: the caller flushes the output.
         ``paced``: they have waited as long as the rate of the user wants it.
         """
-        if self._inflow is not None and not paced:
-            events = self._inflow.admit(events)
+        if self.inflow is not None and not paced:
+            events = self.inflow.admit(events)
         output, streams = self.output, self._streams
         gathering, output.gathering = output.gathering, True
         try:

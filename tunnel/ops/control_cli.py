@@ -19,7 +19,7 @@ Json = Annotated[bool, Parameter(name="--json")]
 
 def add_to(app: App) -> None:
     """Add the commands to those of the program."""
-    for command in (ps, status, top, kick, drain, stop, retry, reload, logs):
+    for command in (ps, status, top, why, kick, drain, stop, retry, reload, logs):
         app.command(command)
 
 
@@ -118,3 +118,13 @@ def logs(name: str | None = None, /, *, follow: bool = False) -> int:
         follow: Go on with those to come, until Ctrl+C.
     """
     return commands.logs(name, follow=follow)
+
+
+def why(connection: str | None = None, /, *, as_json: Json = False) -> int:
+    """Say why a connection is slow: what it waits for, now and in the last minute.
+
+    Args:
+        connection: Its id; without it, those that wait most are listed.
+        as_json: Each line of stdout is a JSON object.
+    """
+    return commands.why(connection, as_json=as_json)

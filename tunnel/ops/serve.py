@@ -23,6 +23,7 @@ from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
+from tunnel.center.why import Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
@@ -119,10 +120,11 @@ async def _answer_commands(
     """Have the control socket answer in ``nursery``; returns when it can be asked."""
     own, about = OwnSocket("serve", state), ServerHandlers(server, address)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
+    why = Why(about.sessions)
     nursery.start_soon(about.meters.run)
-    await nursery.start(
-        own.serve, {**care.handlers, **common.handlers, **about.handlers}
-    )
+    nursery.start_soon(why.run)
+    handlers = {**care.handlers, **common.handlers, **about.handlers, **why.handlers}
+    await nursery.start(own.serve, handlers)
 
 
 def _identities(

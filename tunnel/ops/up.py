@@ -25,6 +25,7 @@ from tunnel.center.events import (
 )
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.whereabouts import is_there
+from tunnel.center.why import Why
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import saved
@@ -145,8 +146,10 @@ class _Up:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
+        why = Why(about.sessions)
         self.nursery.start_soon(about.meters.run)
-        handlers = {**common.handlers, **about.handlers}
+        self.nursery.start_soon(why.run)
+        handlers = {**common.handlers, **about.handlers, **why.handlers}
         await self.nursery.start(own.serve, handlers)
 
     async def _start(self, entry: Entry) -> None:

@@ -96,6 +96,8 @@ class MuxCore:
         self.liveness: Final = output.liveness
         self.replay: Final = output.replay
         """What was sent and is not confirmed; None when no other link may follow."""
+        self.lanes: Final = output.lanes
+        """What waits for its turn; to be looked at only."""
         # Bound, not wrapped: these are called for every frame and every piece.
         self.open: Final = table.open
         self.accept: Final = table.accept

@@ -369,6 +369,10 @@ class Inflow(Share):
             self.meter.wait(self)
         self._deliver(out)
 
+    def holds(self, conn: VirtualConn) -> bool:
+        """Say whether bytes of a connection wait."""
+        return conn in self._held
+
     def forget(self, conn: VirtualConn) -> None:
         """Drop what a connection has waiting: nobody reads it."""
         self._held.pop(conn, None)

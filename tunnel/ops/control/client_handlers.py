@@ -10,9 +10,10 @@ import trio
 
 from tunnel.access.identity import short_id
 from tunnel.center.events import LinkDown, LinkUp
+from tunnel.center.why import Known
 from tunnel.errors import CODES, Code, LocalLinkError
 from tunnel.link.session import open_streams
-from tunnel.ops.control.connections import KICKED, Connections, Known, mapping_of
+from tunnel.ops.control.connections import KICKED, Connections, mapping_of
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
@@ -65,7 +66,7 @@ class ClientHandlers:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers, besides what every process does."""
-        each = Connections(self._sessions)
+        each = Connections(self.sessions)
 
         async def kick(args: Args, _by: str) -> Answer:
             which = str(args.get("which", ""))
@@ -73,7 +74,8 @@ class ClientHandlers:
 
         return {"retry": self._retry, "top": each.top, "kick": kick}
 
-    def _sessions(self) -> list[Known]:
+    def sessions(self) -> list[Known]:
+        """Return the sessions that live, and whose they are."""
         session, own_id = self._client.session, short_id(self._client.client_id)
         return [Known(own_id, self._join.name, session)] if session else []
 

@@ -18,14 +18,20 @@ from tunnel.ops.control.processes import (
     find_all,
     greet_all,
 )
-from tunnel.ops.control.status_text import listed, number, ps_lines, status_lines, text
+from tunnel.ops.control.status_text import (
+    Fields,
+    listed,
+    number,
+    ps_lines,
+    status_lines,
+    text,
+)
+from tunnel.ops.control.why_text import why_line, why_lines
 from tunnel.ops.standard import lost_output
 from tunnel.ops.texts import connections, explained, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from tunnel.ops.control.status_text import Fields
 
 FOLLOW_S: Final = 0.5
 """How often to ask for new lines of a log."""
@@ -173,6 +179,33 @@ def _log_lines(process: Process, after: int) -> int:
     return after
 
 
+def why(connection: str | None = None, *, as_json: bool = False) -> Exit:
+    """Show what one connection waits for, as each end here tells, or list all."""
+    told: list[tuple[str, Fields]] = []
+    refused: TunnelError | None = None
+    key = "listed" if connection is None else "found"
+    for process in find_all(None):
+        try:
+            answer = process.ask("why", connection=connection or "")
+        except NotRunningError:
+            pass  # it has just ended
+        except TunnelError as error:
+            refused = error
+        else:
+            told += [(process.name, one) for one in listed(answer, key)]
+    if refused is not None and not told:
+        raise refused
+    for name, one in told:
+        if as_json:
+            _print(json.dumps({"process": name, **one}))
+        else:
+            lines = (
+                [why_line(one, name)] if connection is None else why_lines(one, name)
+            )
+            _print_all(map(shown, lines))
+    return _written()
+
+
 # Writing -----------------------------------------------------------------------------
 
 
@@ -213,6 +246,7 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "retry": set(),
     "reload": set(),
     "logs": {"--follow"},
+    "why": {"--json"},
 }
 """The commands that are done here, and their flags."""
 
@@ -266,5 +300,7 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
             return retry(name)
         case "reload":
             return reload(name)
+        case "why":
+            return why(name, as_json="--json" in flags)
         case _:
             return logs(name, follow="--follow" in flags)

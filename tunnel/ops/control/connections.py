@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from tunnel.center.why import id_of
 from tunnel.errors import Code, UsageError
 from tunnel.link.session import open_streams
+from tunnel.link.waits import state_of
 from tunnel.ops.control.status import ConnectionStatus, Passed
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import NameTarget, UdpTarget
@@ -13,24 +15,14 @@ from tunnel.proto.frames import NameTarget, UdpTarget
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from tunnel.center.why import Known
     from tunnel.link.session import Session
     from tunnel.link.virtual import VirtualStream
     from tunnel.ops.control import Answer, Args
 
-    Why = Callable[[VirtualStream], str]
-
 MOST_LISTED: Final = 1_000
 """Connections of one answer: those that have carried most, half a megabyte of JSON."""
 KICKED: Final = "ended by a command"
-
-
-class Known(NamedTuple):
-    """A session of this process, and whose it is."""
-
-    client: str
-    """The short id of its client."""
-    user: str
-    session: Session
 
 
 def mapping_of(stream: VirtualStream) -> str:
@@ -43,16 +35,10 @@ def mapping_of(stream: VirtualStream) -> str:
 
 
 class Connections:
-    """The connections of the sessions that ``sessions`` returns.
+    """The connections of the sessions that ``sessions`` returns."""
 
-    ``why`` says in a word what one waits for.
-    """
-
-    def __init__(
-        self, sessions: Callable[[], Iterable[Known]], why: Why | None = None
-    ) -> None:
+    def __init__(self, sessions: Callable[[], Iterable[Known]]) -> None:
         self._sessions = sessions
-        self._why = why
 
     async def top(self, _args: Args, _by: str) -> Answer:
         """List the connections that have carried most."""
@@ -73,7 +59,7 @@ class Connections:
             UsageError: there is none with this id.
         """
         for known, stream in self._each():
-            if id_of(known, stream) == connection:
+            if id_of(known.client, stream) == connection:
                 cut(known.session, stream)
                 return {"kicked": connection, "connections": 1}
         what = f"there is no link or connection {connection:.60}"
@@ -87,21 +73,16 @@ class Connections:
     def _row(self, known: Known, stream: VirtualStream) -> Answer:
         create, conn = stream.create, stream.conn
         row = ConnectionStatus(
-            id=id_of(known, stream),
+            id=id_of(known.client, stream),
             user=known.user,
             entry=mapping_of(stream) or None,
             target=str(create.target) if create else None,
             visitor=str(create.visitor) if create and create.visitor else None,
             state=conn.state.name.lower(),
             passed=Passed(conn.send.taken, conn.recv.received),
-            why=None if self._why is None else self._why(stream),
+            why=state_of(stream),
         )
         return row.as_answer()
-
-
-def id_of(known: Known, stream: VirtualStream) -> str:
-    """Return how people name a connection; the same at both ends."""
-    return f"{known.client}-{stream.conn.sock_map}"
 
 
 def cut(session: Session, stream: VirtualStream) -> None:

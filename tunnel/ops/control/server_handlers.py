@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.center.why import Known
 from tunnel.errors import Code
 from tunnel.log import log_event
-from tunnel.ops.control.connections import KICKED, Connections, Known
+from tunnel.ops.control.connections import KICKED, Connections
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
 from tunnel.proto.frames import MappingType
@@ -43,7 +44,7 @@ class ServerHandlers:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers, besides what every process does."""
-        each = Connections(self._sessions)
+        each = Connections(self.sessions)
 
         async def kick(args: Args, by: str) -> Answer:
             which = str(args.get("which", ""))
@@ -51,7 +52,8 @@ class ServerHandlers:
 
         return {"top": each.top, "kick": kick}
 
-    def _sessions(self) -> list[Known]:
+    def sessions(self) -> list[Known]:
+        """Return the sessions that live, and whose they are."""
         return [
             Known(short_id(one.client_id), one.user.name, one.session)
             for one in self._server.clients
