@@ -14,18 +14,20 @@ import struct
 import subprocess
 import tempfile
 import termios
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.processes import Machine, eventually
-from support.targets import read_exactly, visit
+from support.targets import Target, flood, read_exactly, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.processes import Program, Server
-    from support.targets import Target
 
 
 @pytest.fixture
@@ -335,3 +337,56 @@ def refusal(machine: Machine, *words: str) -> str:
     running = machine.tunnel(*words)
     assert running.wait() != 0
     return running.errors()
+
+
+def passes(visitor: socket.socket, for_s: float) -> float:
+    """Give the bytes per second that come from a target that floods."""
+    until, began, count = time.monotonic() + for_s, time.monotonic(), 0
+    while time.monotonic() < until:
+        count += len(visitor.recv(1_000_000))
+    return count / (time.monotonic() - began)
+
+
+def test_the_rate_of_an_entry_holds_for_its_running_connections_alone(
+    machine: Machine,
+) -> None:
+    with Target(flood) as target:
+        server = machine.serve()
+        entry = "--tcp", f"127.0.0.1:{target.port}"
+        client = machine.up(server.join, *entry, *entry)
+        ports = sorted(
+            int(client.out.wait("tcp ", n).split()[1].rpartition(":")[2])
+            for n in (1, 2)
+        )
+        with visit(ports[0]) as slow, visit(ports[1]) as fast, visit(ports[0]) as more:
+            for one in (slow, fast, more):
+                one.recv(1_000)
+            (said,) = say(machine, "limit", str(ports[0]), "1MB/s")
+            assert said.endswith(": 1.0 MB/s")
+            passes(slow, 1.0)  # what was granted before
+            with ThreadPoolExecutor(3) as pool:
+                waits = [pool.submit(passes, one, 3.0) for one in (slow, fast, more)]
+                rates = [one.result() for one in waits]
+            assert 500_000 < rates[0] + rates[2] < 1_300_000
+            assert min(rates[0], rates[2]) > 150_000
+            assert rates[1] > 3_000_000
+            say(machine, "limit", said.split(":")[0], "none")
+            assert passes(slow, 2.0) > 3_000_000
+
+
+def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
+    machine: Machine, target: Target
+) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as visitor:
+        say(machine, "limit", "tcp-1", "1MB/s")
+        data, began = bytes(3_000_000), time.monotonic()
+        sending = threading.Thread(target=visitor.sendall, args=(data,))
+        sending.start()
+        assert read_exactly(visitor, len(data)) == data
+        sending.join()
+        assert 1.5 < time.monotonic() - began < 8
+        (entry,) = status_of(machine, "up")["entries"]
+        assert entry["limit_per_s"] == 1_000_000
+    assert "no entry" in refusal(machine, "limit", "nothing", "1MB/s")
+    assert "rate=1MB/s" in refusal(machine, "limit", "tcp-1", "1")

@@ -19,7 +19,19 @@ Json = Annotated[bool, Parameter(name="--json")]
 
 def add_to(app: App) -> None:
     """Add the commands to those of the program."""
-    for command in (ps, status, top, why, kick, drain, stop, retry, reload, logs):
+    for command in (
+        ps,
+        status,
+        top,
+        why,
+        kick,
+        limit,
+        drain,
+        stop,
+        retry,
+        reload,
+        logs,
+    ):
         app.command(command)
 
 
@@ -72,6 +84,17 @@ def kick(which: str, name: str | None = None, /) -> int:
         name: One of `tunnel ps`; without it, the first that knows the id.
     """
     return commands.kick(which, name)
+
+
+def limit(entry: str, rate: str, name: str | None = None, /) -> int:
+    """Limit the bytes per second of an entry of a client, each way; holds at once.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        rate: As 5MB/s; none: no limit.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.limit(entry, rate, name)
 
 
 def drain(name: str | None = None, /) -> int:

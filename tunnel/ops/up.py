@@ -148,6 +148,7 @@ class _Up:
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
         why = Why(about.sessions)
         self.nursery.start_soon(about.meters.run)
+        self.nursery.start_soon(about.limits.run)
         self.nursery.start_soon(why.run)
         handlers = {**common.handlers, **about.handlers, **why.handlers}
         await self.nursery.start(own.serve, handlers)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.access.limits import parse_limits
 from tunnel.center.events import LinkDown, LinkUp
 from tunnel.center.why import Known
-from tunnel.errors import CODES, Code, LocalLinkError
+from tunnel.errors import CODES, Code, LocalLinkError, UsageError
 from tunnel.link.session import open_streams
 from tunnel.ops.control.connections import KICKED, Connections, mapping_of
+from tunnel.ops.control.entry_limits import EntryLimits
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
+from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +64,7 @@ class ClientHandlers:
         self._published = published
         self._local = local
         self._facts = _Facts()
+        self.limits = EntryLimits(client)
         self.meters = Meters(lambda: {"": client.traffic})
 
     @property
@@ -72,7 +76,35 @@ class ClientHandlers:
             which = str(args.get("which", ""))
             return self._kick_link(which) or each.kick(which)
 
-        return {"retry": self._retry, "top": each.top, "kick": kick}
+        return {
+            "retry": self._retry,
+            "top": each.top,
+            "kick": kick,
+            "limit": self._limit,
+        }
+
+    async def _limit(self, args: Args, _by: str) -> Answer:
+        """Give an entry a rate each way; ``none`` lifts it.
+
+        Raises:
+            UsageError: there is no such entry, none can have a rate, or it is none.
+        """
+        rate = parse_limits([f"rate={args.get('rate', '')}"]).up
+        name = self._name_of(str(args.get("entry", "")))
+        if self._published[name].wanted.type == MappingType.UDP:
+            raise UsageError("datagrams have no rate", "they would only be dropped")
+        self.limits.set_rate(name, rate)
+        return {"entry": name, "limit_per_s": rate}
+
+    def _name_of(self, word: str) -> str:
+        """Return the mapping that a word means: its name, its address or its port."""
+        for name in self._published:
+            public = self._client.public(name)
+            where = () if public is None else (str(public), str(public.port))
+            if word == name or word in where:
+                return name
+        known = ", ".join(self._published) or "none"
+        raise UsageError(f"no entry is called {word:.60}", f"there are: {known}")
 
     def sessions(self) -> list[Known]:
         """Return the sessions that live, and whose they are."""
@@ -166,6 +198,7 @@ class ClientHandlers:
             state=state,
             reason=reason,
             connections=live[name],
+            limit_per_s=self.limits.rate_of(name),
         )
 
     async def _retry(self, _args: Args, _by: str) -> Answer:

@@ -28,10 +28,10 @@ from tunnel.ops.control.status_text import (
 )
 from tunnel.ops.control.why_text import why_line, why_lines
 from tunnel.ops.standard import lost_output
-from tunnel.ops.texts import connections, explained, shown
+from tunnel.ops.texts import connections, explained, shown, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FOLLOW_S: Final = 0.5
 """How often to ask for new lines of a log."""
@@ -157,6 +157,15 @@ def reload(name: str | None = None) -> Exit:
     return _written()
 
 
+def limit(entry: str, rate: str, name: str | None = None) -> Exit:
+    """Let an entry of a client have so many bytes a second; ``none`` lifts that."""
+    answer = find(name, "up").ask("limit", entry=entry, rate=rate)
+    per_s = answer.get("limit_per_s")
+    most = f"{size_text(number(answer, 'limit_per_s'))}/s" if per_s else "no limit"
+    _print(shown(f"{text(answer, 'entry')}: {most}"))
+    return _written()
+
+
 def logs(name: str | None = None, *, follow: bool = False) -> Exit:
     """Show the last lines of a process's log; with ``follow`` those to come too."""
     process = find(name)
@@ -241,6 +250,7 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "status": {"--json", "--quiet", "--watch"},
     "top": set(),
     "kick": set(),
+    "limit": set(),
     "stop": set(),
     "drain": set(),
     "retry": set(),
@@ -251,7 +261,7 @@ _FLAGS: Final[dict[str, set[str]]] = {
 """The commands that are done here, and their flags."""
 
 
-_NAMES: Final = {"ps": (0, 0), "kick": (1, 2)}
+_NAMES: Final = {"ps": (0, 0), "kick": (1, 2), "limit": (2, 3)}
 """How many words they take, where that is not one or none."""
 
 
@@ -288,19 +298,23 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
         case "status":
             quiet, watch = "--quiet" in flags, "--watch" in flags
             return status(name, as_json=as_json, quiet=quiet, watch=watch)
-        case "top":
-            return top(name)
+        case "why":
+            return why(name, as_json=as_json)
         case "kick":
             return kick(*names)
-        case "stop":
-            return stop(name)
-        case "drain":
-            return drain(name)
-        case "retry":
-            return retry(name)
-        case "reload":
-            return reload(name)
-        case "why":
-            return why(name, as_json="--json" in flags)
-        case _:
+        case "limit":
+            return limit(*names)
+        case "logs":
             return logs(name, follow="--follow" in flags)
+        case _:
+            return _OF_ONE[command](name)
+
+
+_OF_ONE: Final[Mapping[str, Callable[[str | None], Exit]]] = {
+    "top": top,
+    "stop": stop,
+    "drain": drain,
+    "retry": retry,
+    "reload": reload,
+}
+"""Those that take the name of a process, and no flag."""
