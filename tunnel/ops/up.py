@@ -28,7 +28,9 @@ from tunnel.center.whereabouts import is_there
 from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import saved
-from tunnel.ops.entries import Local, Published, refuse_twice
+from tunnel.ops.entries import refuse_twice
+from tunnel.ops.reload.entries import RunningEntries
+from tunnel.ops.reload.plan import held, plan_flags
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.ops.entries import Entry, Line
-    from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.flags import RunFlags, ServerFlags
+    from tunnel.ops.reload.plan import Change
     from tunnel.ops.show import Show
 
 STATUS_S: Final = 1.0
@@ -60,11 +63,7 @@ async def run_up(
         TunnelError: in a group, what ended the client.
     """
     if not entries:
-        raise UsageError(
-            "there is nothing to do",
-            "no entry is given",
-            "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
-        )
+        raise _nothing_to_do()
     refuse_twice(entries)
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
@@ -103,15 +102,13 @@ class _Up:
             certificate=self.server.client_cert,
             keeper=self,
         )
-        self._published: dict[str, Published] = {}
-        """By the names of their mappings."""
+        self._entries = RunningEntries(self._client, self.nursery)
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
         self._without: dict[str, Exit] = {}
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
         """Said once there is a link."""
-        self._count = 0
         self._works = False
         """Whether an entry has ever been ready."""
         self._trouble = ""
@@ -121,10 +118,8 @@ class _Up:
     async def run(self, entries: list[Entry], drain_s: int) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
-        self._count = len(entries)
         ending = Ending(self.show, lambda: client.connections)
-        for entry in entries:
-            await self._start(entry)
+        self._local = await self._entries.start(entries)
         drain = partial(client.drain, drain_s)
         await self.nursery.start(ending.watch, drain, client.leave)
         if self.show.terminal:
@@ -132,15 +127,20 @@ class _Up:
         await client.run()
         return self._failure or ending.status
 
-    async def _start(self, entry: Entry) -> None:
-        match entry:
-            case Local():
-                self._local.append(await entry.start(self._client, self.nursery))
-            case Published():
-                name = await entry.start(self._client)
-                self._published[name] = entry
-                if entry.check is not None:
-                    self.nursery.start_soon(entry.keep_checking, self._client, name)
+    async def change(
+        self, server: ServerFlags, entries: list[Entry], run: RunFlags, *, now: bool
+    ) -> list[Change]:
+        """Have these entries instead; return what has changed (``ops.reload``)."""
+        if not entries:
+            raise _nothing_to_do()
+        plan, lines = await self._entries.change(entries, now=now)
+        for name in [one for one in self._without if not self._entries.published(one)]:
+            del self._without[name]
+        for line in lines:
+            self._say(line)
+        changes = plan_flags(self.server, server) + plan_flags(self._run, run)
+        self._run = held(self._run, run)
+        return [*plan.lines, *changes]
 
     # What the client tells -----------------------------------------------------------
 
@@ -198,7 +198,9 @@ class _Up:
     # Entries -------------------------------------------------------------------------
 
     async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
-        entry = self._published[name]
+        entry = self._entries.published(name)
+        if entry is None:
+            return  # it was removed meanwhile
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
             self.show.warn("target.not_ready", line.warning)
@@ -216,10 +218,12 @@ class _Up:
         self.show.line("entry", text, **line.fields)
 
     def _refused(self, notice: MappingRefused) -> None:
-        entry = self._published[notice.name]
+        entry = self._entries.published(notice.name)
+        if entry is None:
+            return  # it was removed meanwhile
         other = entry.instead(notice, self.join.host)
         if other is not None:
-            self.nursery.start_soon(self._start_other, notice.name, other)
+            self.nursery.start_soon(self._entries.replace, notice.name, other)
             return
         error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN
@@ -227,14 +231,10 @@ class _Up:
             self._without[notice.name] = error.exit_status
         self.nursery.start_soon(self._say_refused, error, asked_again)
 
-    async def _start_other(self, name: str, other: Published) -> None:
-        await self._client.withdraw(name)
-        await self._start(other)
-
     async def _say_refused(self, error: TunnelError, asked_again: bool) -> None:
         # One message has several answers, and all must count in what follows.
         await trio.lowlevel.checkpoint()
-        if len(self._without) < self._count:
+        if len(self._without) < len(self._entries):
             until = "until it is free" if asked_again else "over the next link"
             self.show.trouble(error, f"it is asked for again {until}")
             return
@@ -299,6 +299,14 @@ class _Up:
                 log_event(logger, logging.INFO, "server.moved", was=str(was),
                     now=str(now), saved=str(path))  # fmt: skip
             self.show.talk("saved", f"{path} ({what})")
+
+
+def _nothing_to_do() -> UsageError:
+    return UsageError(
+        "there is nothing to do",
+        "no entry is given",
+        "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
+    )
 
 
 @contextmanager
