@@ -34,6 +34,7 @@ from tunnel.ops.show import connections, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tunnel.access.identity import ClientId
     from tunnel.access.join import JoinLine
@@ -67,6 +68,7 @@ async def run_up(
         )
     refuse_twice(entries)
     join, is_new = saved.find(server.to)
+    is_new = is_new and not server.of_file
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
@@ -261,14 +263,19 @@ class _Up:
 
     def check(self) -> None:
         """Raise StateError if a line with an own token cannot be saved."""
-        insist_writable(saved.place_of(self.server.to, self.server.save_as))
+        insist_writable(self._place())
 
     def keep(self, join: JoinLine) -> None:
         """Save the line with this machine's own token, in the place of the other."""
-        path = saved.place_of(self.server.to, self.server.save_as)
+        path = self._place()
         write_private(path, join.render() + "\n")
         self.join, self.is_new = join, False
         self.show.talk("saved", f"{path} (a token of this machine's own)")
+
+    def _place(self) -> Path:
+        """Return the file of the line, or raise StateError if it has no place."""
+        server = self.server
+        return saved.place_of(server.to, server.save_as, of_file=server.of_file)
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():
