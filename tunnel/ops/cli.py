@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import traceback
-from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
@@ -102,7 +101,7 @@ def up(
 ) -> int:
     """Run a center-client with any number of entries."""
     wanted = [*entries.entries(), *FILE.entries]
-    return _up(wanted, replace(server, of_file=FILE.gives_to), run)
+    return _up(wanted, server, run)
 
 
 @app.command
@@ -319,7 +318,8 @@ def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    return _run(partial(run_up, entries, server, drain_s, show), show, limits)
+    command = partial(run_up, entries, server, drain_s, show, of_file=FILE.gives_to)
+    return _run(command, show, limits)
 
 
 def _run(

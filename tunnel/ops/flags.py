@@ -63,8 +63,6 @@ class ServerFlags:
     via: str | None = None
     save_as: str | None = None
     client_cert: tuple[Path, Path] | None = None
-    of_file: Annotated[bool, Parameter(parse=False)] = False
-    """``to`` is from a configuration file: it is neither saved nor written anew."""
 
 
 @Parameter(name="*")

@@ -52,9 +52,16 @@ logger = logging.getLogger("tunnel.client")
 
 
 async def run_up(
-    entries: list[Entry], server: ServerFlags, drain_s: int, show: Show
+    entries: list[Entry],
+    server: ServerFlags,
+    drain_s: int,
+    show: Show,
+    *,
+    of_file: bool = False,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
+
+    ``of_file``: the server is known from a configuration file, and not saved too.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
@@ -68,11 +75,11 @@ async def run_up(
         )
     refuse_twice(entries)
     join, is_new = saved.find(server.to)
-    is_new = is_new and not server.of_file
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, server, is_new, own_id, show, nursery)
+            is_new = is_new and not of_file
+            up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
@@ -93,6 +100,7 @@ class _Up:
     own_id: ClientId
     show: Show
     nursery: trio.Nursery
+    of_file: bool
 
     def __post_init__(self) -> None:
         self._client = CenterClient(
@@ -275,7 +283,7 @@ class _Up:
     def _place(self) -> Path:
         """Return the file of the line, or raise StateError if it has no place."""
         server = self.server
-        return saved.place_of(server.to, server.save_as, of_file=server.of_file)
+        return saved.place_of(server.to, server.save_as, of_file=self.of_file)
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():

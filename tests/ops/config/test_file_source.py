@@ -70,11 +70,11 @@ def test_a_variable_is_before_the_file_and_a_flag_before_both(
 def test_entries_of_a_flag_stand_in_place_of_those_of_the_file(path: Path) -> None:
     named = "--config", str(path)
     server, entries, _ = source("up", *named).parse_up()
-    assert (server.to, server.of_file) == (TO, True)
+    assert server.to == TO
     reach = syntax.parse_reach("5432=db:5432")
     assert entries == [syntax.parse_tcp("22=22"), reach]
     server, entries, _ = source("up", *named, "--tcp", "23=23", "--to", "x").parse_up()
-    assert (server.to, server.of_file) == ("x", False)
+    assert server.to == "x"
     assert entries == [syntax.parse_tcp("23=23"), reach]
 
 

@@ -5,7 +5,6 @@ This is what a reload compares with what runs.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from cyclopts import CycloptsError
@@ -59,8 +58,7 @@ class Source:
         from tunnel.ops.entries import refuse_twice
 
         arguments, file = self._parse()
-        server = replace(_of(ServerFlags, arguments), of_file=file.gives_to)
-        run = _of(RunFlags, arguments)
+        server, run = _of(ServerFlags, arguments), _of(RunFlags, arguments)
         entries = [*_of(EntryFlags, arguments).entries(), *file.entries]
         run.drain_s(), run.timeouts(), run.limits()
         refuse_twice(entries)
