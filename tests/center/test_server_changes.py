@@ -40,9 +40,6 @@ from tunnel.proto.rules import Rules
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.center import Notices
-
-    from tunnel.center.client import CenterClient
     from tunnel.link.virtual import VirtualStream
 
 SHOP = MappingEntry(MappingType.HTTP, "", "shop")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
+    from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.runtime import Command
     from tunnel.ops.show import Show
 
@@ -76,19 +77,19 @@ def serve(
     config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
+    from tunnel.ops.config.again import Source
+    from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.serve import run_serve
 
     state = flags.state or state_folder()
     if flags.print_join:
         return show_join(state, run.show())
-    options, host, drain_s = flags.options(), flags.host(), run.drain_s()
+    options, source = flags.options(), Source(app, sys.argv[1:], FILE.path)
+    flags.host(), flags.rotation(), run.drain_s()  # they may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
-    rotation = flags.rotation()
-    command = partial(
-        run_serve, state, options, host, drain_s, show, rotation, FILE.users
-    )
-    return _run(command, show, limits)
+    again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
+    return _run(partial(run_serve, state, options, again, show), show, limits)
 
 
 @app.command
@@ -100,8 +101,13 @@ def up(
     config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-client with any number of entries."""
+    from tunnel.ops.config.again import Source
+    from tunnel.ops.reload.client import UpAgain
+
     wanted = [*entries.entries(), *FILE.entries]
-    return _up(wanted, server, run)
+    source = Source(app, sys.argv[1:], FILE.path)
+    again = UpAgain(server, run, source.parse_up, source.path)
+    return _up(wanted, server, run, again)
 
 
 @app.command
@@ -314,12 +320,17 @@ def demo(*, once: bool = False) -> int:
 # Running -----------------------------------------------------------------------------
 
 
-def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
+def _up(
+    entries: list[Entry],
+    server: ServerFlags,
+    run: RunFlags,
+    again: UpAgain | None = None,
+) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    command = partial(run_up, entries, server, drain_s, show, of_file=FILE.gives_to)
-    return _run(command, show, limits)
+    up = partial(run_up, of_file=FILE.gives_to, again=again)
+    return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 
 def _run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,12 +24,13 @@ from tunnel.center.events import (
 )
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.whereabouts import is_there
-from tunnel.errors import StateError, UsageError
+from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.ops import saved
 from tunnel.ops.entries import refuse_twice
+from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
-from tunnel.ops.reload.plan import held, plan_flags
+from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
 
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.ops.entries import Entry, Line
-    from tunnel.ops.flags import RunFlags, ServerFlags
-    from tunnel.ops.reload.plan import Change
+    from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
 STATUS_S: Final = 1.0
@@ -61,17 +61,19 @@ async def run_up(
     show: Show,
     *,
     of_file: bool = False,
+    again: UpAgain | None = None,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
+    ``again``: how what was told is read again; None: it never is.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
-        raise _nothing_to_do()
+        raise nothing_to_do()
     refuse_twice(entries)
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
@@ -79,7 +81,7 @@ async def run_up(
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
             up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s)
+            status = await up.run(entries, drain_s, again)
             nursery.cancel_scope.cancel()
     return status
 
@@ -125,32 +127,34 @@ class _Up:
         """Why the last attempt of this outage failed."""
         self._failure: Exit | None = None
 
-    async def run(self, entries: list[Entry], drain_s: int) -> Exit:
+    async def run(
+        self, entries: list[Entry], drain_s: int, again: UpAgain | None
+    ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
-        ending = Ending(self.show, lambda: client.connections)
+        reloads = again is not None
+        ending = Ending(self.show, lambda: client.connections, reloads=reloads)
         self._local = await self._entries.start(entries)
-        drain = partial(client.drain, drain_s)
+        changes: ClientChanges | None = None
+        if again is not None:
+            changes = ClientChanges(again, self._entries, self._changed)
+            await Reloader(changes.apply, self.show, again.path).start(self.nursery)
+
+        async def drain() -> None:
+            await client.drain(changes.run.drain_s() if changes else drain_s)
+
         await self.nursery.start(ending.watch, drain, client.leave)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
         return self._failure or ending.status
 
-    async def change(
-        self, server: ServerFlags, entries: list[Entry], run: RunFlags, *, now: bool
-    ) -> list[Change]:
-        """Have these entries instead; return what has changed (``ops.reload``)."""
-        if not entries:
-            raise _nothing_to_do()
-        plan, lines = await self._entries.change(entries, now=now)
+    def _changed(self, lines: list[Line]) -> None:
+        """Say what entries that were changed have become (``ops.reload``)."""
         for name in [one for one in self._without if not self._entries.published(one)]:
             del self._without[name]
         for line in lines:
             self._say(line)
-        changes = plan_flags(self.server, server) + plan_flags(self._run, run)
-        self._run = held(self._run, run)
-        return [*plan.lines, *changes]
 
     # What the client tells -----------------------------------------------------------
 
@@ -314,14 +318,6 @@ class _Up:
                 log_event(logger, logging.INFO, "server.moved", was=str(was),
                     now=str(now), saved=str(path))  # fmt: skip
             self.show.talk("saved", f"{path} ({what})")
-
-
-def _nothing_to_do() -> UsageError:
-    return UsageError(
-        "there is nothing to do",
-        "no entry is given",
-        "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
-    )
 
 
 @contextmanager

@@ -58,6 +58,11 @@ class UserCare:
         self._apply(load_users(state))
         server.user_changes.store = self._keep
 
+    async def check(self, of_file: Mapping[str, User]) -> None:
+        """Raise StateError if one of these users is in the other file too."""
+        users = await trio.to_thread.run_sync(load_users, self._state)
+        self._refuse_both(of_file, users)
+
     async def have(self, of_file: Mapping[str, User]) -> None:
         """Have these users of the configuration file in place of those before.
 
@@ -138,10 +143,15 @@ class UserCare:
 
     def _apply(self, users: Mapping[str, User]) -> None:
         of_file = self._commands.of_file
+        self._refuse_both(of_file, users)
+        self._changes.apply({self._owner.name: self._owner, **of_file, **users})
+
+    def _refuse_both(
+        self, of_file: Mapping[str, User], users: Mapping[str, User]
+    ) -> None:
         for name in of_file.keys() & users.keys():
             raise StateError(
                 f"the user {name} is in {users_path(self._state)} too",
                 f"it stands in {of_file[name].place}",
                 "take it out of one of them",
             )
-        self._changes.apply({self._owner.name: self._owner, **of_file, **users})

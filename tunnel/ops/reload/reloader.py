@@ -15,6 +15,7 @@ import trio
 
 from tunnel.errors import ConfigError, TunnelError
 from tunnel.log import log_event
+from tunnel.ops.runtime import hangup_reloads
 from tunnel.platform.process import HANGUP
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ class Reloader:
         self.faults: list[str] = []
         """What was wrong at the last reload, one fault a line."""
 
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Reload in this nursery when a signal or a save asks for it."""
+        if hangup_reloads():
+            await nursery.start(self._watch_signal)
+        if self._path is not None:
+            nursery.start_soon(self._watch_file)
+
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers."""
@@ -91,19 +99,17 @@ class Reloader:
                 changes=len(changes))  # fmt: skip
             return changes
 
-    async def watch_signal(
+    async def _watch_signal(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Reload at each SIGHUP, until cancelled."""
-        if HANGUP is None:
-            task_status.started()
-            return
+        assert HANGUP is not None  # noqa: S101 - it is heard
         with trio.open_signal_receiver(HANGUP) as signals:
             task_status.started()
             async for _ in signals:
                 await self._try("SIGHUP")
 
-    async def watch_file(self) -> NoReturn:
+    async def _watch_file(self) -> NoReturn:
         """Reload when the file was saved; a file that is away is waited for."""
         before = self._stamp
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,6 +11,7 @@ from tunnel.ops.reload.plan import Change, held, plan_flags, plan_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from tunnel.access.users import User
     from tunnel.addresses import Address
@@ -20,12 +22,25 @@ if TYPE_CHECKING:
     Read = Callable[[], tuple[ServeFlags, RunFlags, Mapping[str, User]]]
 
 
+@dataclass(frozen=True)
+class ServeAgain:
+    """What ``tunnel serve`` was told, and how it is told again."""
+
+    flags: ServeFlags
+    run: RunFlags
+    users: Mapping[str, User]
+    """Of the file."""
+    read: Read
+    """Reads all of it anew; may take a while, and is called in a thread."""
+    path: Path | None
+    """The file."""
+
+
 class ServerChanges:
     """Has a center-server be what its command line and file say by now.
 
     Args:
-        read: reads them; may take a while, and is called in a thread.
-        now: what they said at the start.
+        again: what they said at the start.
         server: is changed.
         care: has the users.
         moved: called with where links come in, and the flags, after a change of those.
@@ -33,14 +48,13 @@ class ServerChanges:
 
     def __init__(
         self,
-        read: Read,
-        now: tuple[ServeFlags, RunFlags, Mapping[str, User]],
+        again: ServeAgain,
         server: CenterServer,
         care: UserCare,
         moved: Callable[[Address, ServeFlags], None],
     ) -> None:
-        self._read = read
-        self.flags, self.run, self._users = now
+        self._read = again.read
+        self.flags, self.run, self._users = again.flags, again.run, again.users
         self._server = server
         self._care = care
         self._moved = moved
@@ -63,9 +77,9 @@ class ServerChanges:
         if self._server.names.ending(options.names) is not None:
             renewed = Change("~", "certificate")
             changes += [renewed] if renewed not in changes else []
-        self._care.check(users)
+        await self._care.check(users)
         address = await self._server.change(options)
-        self._care.have(users)
+        await self._care.have(users)
         places = flags.listen, flags.public_host
         if places != (self.flags.listen, self.flags.public_host):
             self._moved(address, flags)
