@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
-from tunnel.ops import user_cli
+from tunnel.ops import config_cli, user_cli
 from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
@@ -60,6 +60,7 @@ app = App(
 
 app.command(user_cli.invite)
 app.command(user_cli.users)
+app.command(config_cli.config)
 
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()
@@ -317,6 +318,25 @@ def demo(*, once: bool = False) -> int:
     return _run(partial(run_demo, once), Show(log="terminal"))
 
 
+@config_cli.config.command(name="show")
+def show_config(
+    *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> int:
+    """Print every value that holds, and whether flag, variable or file gave it.
+
+    Args:
+        words: A command line of `serve` or `up`; or --config FILE, for both. With
+            --json each line is a JSON object.
+    """
+    from tunnel.ops.config.show import show_config as show_it
+    from tunnel.ops.show import Show
+
+    show_it(
+        app, [one for one in words if one != "--json"], Show(as_json="--json" in words)
+    )
+    return Exit.OK
+
+
 # Running -----------------------------------------------------------------------------
 
 
@@ -369,7 +389,7 @@ def _refuse(error: TunnelError) -> Exit:
         read = f"{FILE.path} says {', '.join(FILE.used)}"
         error.cause = f"{error.cause}; {read}" if error.cause else read
     if isinstance(error, ConfigError):
-        Show().faults(error)
+        Show().lines(error.faults)
     else:
         Show().error(error)
     return error.exit_status

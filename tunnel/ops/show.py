@@ -23,7 +23,9 @@ from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
-    from tunnel.errors import ConfigError, TunnelError
+    from collections.abc import Iterable
+
+    from tunnel.errors import TunnelError
 
 LOG: Final = logging.getLogger(__name__)
 LABEL_WIDTH: Final = 18
@@ -115,10 +117,10 @@ class Show:
         """Write what failed, why, and what can be done."""
         self._explain(f"{word}: {error.what}", error)
 
-    def faults(self, error: ConfigError) -> None:
-        """Write all that is wrong with a configuration file, a line each."""
+    def lines(self, lines: Iterable[str]) -> None:
+        """Write lines about a file, as its faults, to stderr."""
         self._clear_status()
-        _write(sys.stderr, "".join(f"{_shown(one)}\n" for one in error.faults))
+        _write(sys.stderr, "".join(f"{_shown(one)}\n" for one in lines))
 
     def trouble(self, error: TunnelError, instead: str) -> None:
         """Write what failed where the program goes on, and how it does."""

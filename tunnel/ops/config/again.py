@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cyclopts import App
+    from cyclopts import App, ArgumentCollection
 
     from tunnel.access.users import User
     from tunnel.ops.entries import Entry
@@ -64,10 +64,21 @@ class Source:
         refuse_twice(entries)
         return server, entries, run
 
-    def _parse(self) -> tuple[dict[str, object], FileSource]:
+    def arguments(self) -> tuple[ArgumentCollection, FileSource]:
+        """Return every flag with its values, and each value with where it is from.
+
+        Raises:
+            ConfigError: the file is wrong, with all its faults.
+            UsageError: the command line is.
+        """
+        kept = _Kept()
+        _, file = self._parse(kept)
+        return kept.arguments, file
+
+    def _parse(self, *more: _Kept) -> tuple[dict[str, object], FileSource]:
         file = FileSource()
         sources = self._app.config
-        self._app.config = (refuse_empty, Environment(), file)
+        self._app.config = (refuse_empty, Environment(), file, *more)
         try:
             _, bound, _ = self._app.parse_args(
                 self._argv, print_error=False, exit_on_error=False
@@ -77,6 +88,17 @@ class Source:
         finally:
             self._app.config = sources
         return bound.arguments, file
+
+
+class _Kept:
+    """A source of cyclopts that gives nothing, and keeps what the others gave."""
+
+    arguments: ArgumentCollection
+
+    def __call__(
+        self, _app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
+    ) -> None:
+        self.arguments = arguments
 
 
 def _of(kind: type[T], arguments: Mapping[str, object]) -> T:

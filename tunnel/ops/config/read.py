@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.access.users import User
-    from tunnel.ops.config.schema import Said
+    from tunnel.ops.config.schema import Said, Table
     from tunnel.ops.config.values import Read, Words
     from tunnel.ops.entries import Entry
 
@@ -69,6 +69,7 @@ class Written:
 
     flag: str
     """Of ``tunnel up``, without dashes and with ``_``."""
+    table: Table
     entry: Entry
     line: int
 
@@ -113,7 +114,7 @@ def read_config(path: Path, sections: Iterable[Section] = SECTIONS) -> Config:
         ConfigError: it cannot be read, or something is wrong; with all faults.
     """
     try:
-        text, status = _content(path)
+        text, status = content(path)
     except TunnelError as error:
         raise ConfigError([f"{path}: {_said(error)}"]) from None
     return parse_config(text, Place(path, status), sections)
@@ -126,12 +127,7 @@ def parse_config(
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        found = _AT_LINE.search(str(error))
-        line = int((found and found[1]) or text.count("\n") + 1)
-        what = "tables within tables without end"
-        if isinstance(error, ValueError):
-            what = _AT_LINE.sub("", str(error))
-        raise ConfigError([f"{place.path}:{line}: {what}"]) from None
+        raise ConfigError([syntax_fault(place.path, text, error)]) from None
     reading = _Reading(place, lines_of(text.replace("\r\n", "\n")))
     config = reading.config(document, sections)
     if reading.faults:
@@ -139,7 +135,17 @@ def parse_config(
     return config
 
 
-def _content(path: Path) -> tuple[str, os.stat_result]:
+def syntax_fault(path: Path, text: str, error: ValueError | RecursionError) -> str:
+    """Return why a text is no TOML, with its place."""
+    found = _AT_LINE.search(str(error))
+    line = int((found and found[1]) or text.count("\n") + 1)
+    what = "tables within tables without end"
+    if isinstance(error, ValueError):
+        what = _AT_LINE.sub("", str(error))
+    return f"{path}:{line}: {what}"
+
+
+def content(path: Path) -> tuple[str, os.stat_result]:
     """Return the text of a file, which did not change while it was read.
 
     Raises:
@@ -277,7 +283,7 @@ class _Reading:
             if read is not None:
                 entry = self._try(at, partial(entry_of, read, self._place))
                 if entry is not None:
-                    yield Written(flag, entry, self._line(at))
+                    yield Written(flag, read, entry, self._line(at))
 
     def _refuse_twice(self, entries: list[Written]) -> None:
         """Find the entries that want what one before them wants."""

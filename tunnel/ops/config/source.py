@@ -6,6 +6,7 @@ What is read of it is loaded only where there is a file.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,29 @@ def usual_path() -> Path | None:
         if folder.is_absolute():
             return folder / FILE_NAME
     return None
+
+
+def users_of_file() -> Mapping[str, User]:
+    """Return the users of the file that a server of this user reads unless told so.
+
+    A file that is wrong has none here: the server says why.
+    """
+    path = named_path()
+    if path is None or not _is_there(path):
+        return {}
+    from tunnel.errors import ConfigError
+    from tunnel.ops.config.read import read_config
+
+    with suppress(ConfigError):
+        section = read_config(path, ("server",)).server
+        return section.users if section else {}
+    return {}
+
+
+def named_path() -> Path | None:
+    """Return the file that ``TUNNEL_CONFIG`` names, or else the usual one."""
+    named = os.environ.get("TUNNEL_CONFIG")
+    return Path(named).expanduser() if named else usual_path()
 
 
 @dataclass(eq=False)
