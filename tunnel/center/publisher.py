@@ -214,6 +214,11 @@ class Publisher:
         mapping = self._mappings.get(name)
         return mapping.public if mapping else None
 
+    def refusal(self, name: str) -> MappingAnswer | None:
+        """Return what the server said where it does not give a mapping."""
+        mapping = self._mappings.get(name)
+        return mapping.refusal if mapping else None
+
     async def withdraw(self, name: str) -> None:
         """Give a mapping up, and wait until it is; cancelled, it still is."""
         await self._give_back(name).wait()

@@ -134,6 +134,9 @@ class Session:
         self.resume_s = resume_s if replay_limit else 0.0
         self.lost_at: float | None = None
         """When its link was lost, while it waits for another."""
+        self.began_at = now
+        self.resumes = 0
+        """How often it went on over another link."""
         self.rest = Rest(now, TIMEOUTS.get().idle_s)
         """When ``look_for_rest`` has something to do."""
         self.go_away: RemoteSessionError | None = None
@@ -214,6 +217,7 @@ class Session:
         now = trio.current_time()
         repeated = self.core.resume(count, now)
         self.rest.start(now)
+        self.resumes += 1
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
@@ -491,6 +495,11 @@ class Session:
         if step_s:
             for stream in tuple(self._streams.values()):
                 stream.rested(step_s)
+
+
+def open_streams(session: Session) -> tuple[VirtualStream, ...]:
+    """Return what is alive in a session, UDP associations too, to look at each."""
+    return tuple(session._streams.values())
 
 
 async def _refuse(stream: VirtualStream) -> None:

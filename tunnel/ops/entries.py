@@ -233,7 +233,7 @@ class Published:
 
     async def ready(self, public: Address) -> Line:
         """Return the line for its public address; dials a TCP target to try it."""
-        where = self._where(public)
+        where = self.where(public)
         match self.endpoint:
             case Service(target, tls=tls) if self.wanted.type != MappingType.UDP:
                 return await self._probed(where, target, tls)
@@ -300,7 +300,8 @@ class Published:
     def _has_own_name(self) -> bool:
         return self.wanted.type == MappingType.HTTP and not self.wanted.host
 
-    def _where(self, public: Address) -> str:
+    def where(self, public: Address) -> str:
+        """Return where it is reached, as its line says it."""
         if self.kind == "exit":
             return self.wanted.host
         if not self.scheme:

@@ -125,6 +125,10 @@ class Ending:
     status: Exit = Exit.OK
     reloads: bool = False
     """SIGHUP may mean something else."""
+    began: bool = False
+    """It drains, or stops."""
+    at_once: bool = False
+    """Set with a SIGTERM to this process: it does not drain, or no longer."""
 
     async def watch(
         self,
@@ -142,12 +146,15 @@ class Ending:
         ) as signals:
             task_status.started()
             number = await anext(signals)
+            self.began = True
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
             if live := self.connections():
                 log_event(logger, logging.INFO, "draining", connections=live)
                 said = f"{connections(live, 'live ')} (Ctrl+C again: now)"
                 self.show.talk("stopping", said)
+            if self.at_once:
+                return await stop()
             async with trio.open_nursery() as nursery:
 
                 async def until_drained() -> None:

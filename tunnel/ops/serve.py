@@ -25,7 +25,9 @@ from tunnel.center.server import CenterServer
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
-from tunnel.ops.control import open_control, serve_control
+from tunnel.ops.control.handlers import CommonHandlers
+from tunnel.ops.control.server_handlers import ServerHandlers
+from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
+    from tunnel.ops.control import Handlers
     from tunnel.ops.flags import Rotation, ServeFlags
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.show import Show
@@ -81,8 +84,15 @@ async def run_serve(
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
             joined.at(address, again.flags)
-            changes = ServerChanges(again, server, care, joined.at)
+            about = ServerHandlers(server, address)
+
+            def moved(address: Address, flags: ServeFlags) -> None:
+                joined.at(address, flags)
+                about.address = str(address)
+
+            changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path)
+            asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
                 async def drain() -> None:
@@ -92,10 +102,7 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            if (control := open_control(state)) is not None:
-                handlers = {**care.handlers, **reloader.handlers}
-                nursery.start_soon(serve_control, control, handlers)
-
+            await _answer_commands(nursery, state, ending, about, asked)
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)
             await reloader.start(nursery)
@@ -131,6 +138,20 @@ class _Joined:
             if kept_join(self._state) is None:
                 raise
             self._show.error(error, "warning")
+
+
+async def _answer_commands(
+    nursery: trio.Nursery,
+    state: Path,
+    ending: Ending,
+    about: ServerHandlers,
+    more: Handlers,
+) -> None:
+    """Have the control socket answer in ``nursery``; returns when it can be asked."""
+    own = OwnSocket("serve", state)
+    common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
+    nursery.start_soon(about.meters.run)
+    await nursery.start(own.serve, {**more, **common.handlers, **about.handlers})
 
 
 def _identities(

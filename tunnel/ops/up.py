@@ -27,6 +27,9 @@ from tunnel.center.whereabouts import is_there
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.ops import saved
+from tunnel.ops.control.client_handlers import ClientHandlers
+from tunnel.ops.control.handlers import CommonHandlers
+from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from tunnel.center.events import Notice
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
+    from tunnel.ops.control import Handlers
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.flags import ServerFlags
     from tunnel.ops.reload.client import UpAgain
@@ -121,6 +125,9 @@ class _Up:
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
         """Said once there is a link."""
+        self._about = ClientHandlers(
+            self._client, self.join, self._entries.shown, self._entries.lines
+        )
         self._works = False
         """Whether an entry has ever been ready."""
         self._trouble = ""
@@ -136,14 +143,18 @@ class _Up:
         ending = Ending(self.show, lambda: client.connections, reloads=reloads)
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None
+        handlers: Handlers = {}
         if again is not None:
             changes = ClientChanges(again, self._entries, self._changed)
-            await Reloader(changes.apply, self.show, again.path).start(self.nursery)
+            reloader = Reloader(changes.apply, self.show, again.path)
+            await reloader.start(self.nursery)
+            handlers = reloader.handlers
 
         async def drain() -> None:
             await client.drain(changes.run.drain_s() if changes else drain_s)
 
         await self.nursery.start(ending.watch, drain, client.leave)
+        await self._answer_commands(ending, handlers)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -156,9 +167,18 @@ class _Up:
         for line in lines:
             self._say(line)
 
+    async def _answer_commands(self, ending: Ending, more: Handlers) -> None:
+        """Have the control socket answer; returns when it can be asked."""
+        own, about = OwnSocket("up"), self._about
+        common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
+        self.nursery.start_soon(about.meters.run)
+        handlers = {**more, **common.handlers, **about.handlers}
+        await self.nursery.start(own.serve, handlers)
+
     # What the client tells -----------------------------------------------------------
 
     def _tell(self, notice: Notice) -> None:
+        self._about.take(notice)
         match notice:
             case LinkUp():
                 self._trouble = ""

@@ -181,7 +181,7 @@ def _do(
     **args: object,
 ) -> int:
     """Have the server do a command, or do it here; show the answer."""
-    from tunnel.ops.ask import ask
+    from tunnel.ops.control.ask import ask
     from tunnel.ops.saved import state_folder
     from tunnel.ops.show import Show
     from tunnel.ops.standard import lost_output

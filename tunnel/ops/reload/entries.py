@@ -52,14 +52,17 @@ class RunningEntries:
         self._nursery = nursery
         self._running: dict[Key, Running] = {}
         self._named: dict[str, Running] = {}
+        self.shown: dict[str, Published] = {}
+        """What is published, by the names of the mappings."""
+        self.lines: list[Line] = []
+        """Of the local entries."""
 
     def __len__(self) -> int:
         return len(self._running)
 
     def published(self, name: str) -> Published | None:
         """Return what a mapping is for; None once its entry is gone."""
-        running = self._named.get(name)
-        return running.shown if running else None
+        return self.shown.get(name)
 
     @property
     def wanted(self) -> dict[Key, Entry]:
@@ -79,6 +82,7 @@ class RunningEntries:
             else:
                 self._publish(key, entry)
         await self._publisher.ask(list(self._named))
+        self._list_local()
         return lines
 
     async def change(
@@ -110,6 +114,7 @@ class RunningEntries:
                 lines.append(self._serve(key, entry, places[key]))
             else:
                 asked.append(self._publish(key, entry))
+        self._list_local()
         # From here on the server is waited for.
         await self._publisher.withdraw_all(gone)
         await self._publisher.ask(asked)
@@ -158,15 +163,23 @@ class RunningEntries:
         if key is None:  # it was removed meanwhile
             return
         wanted = self._running[key].entry
-        del self._named[name]
+        del self._named[name], self.shown[name]
         asked = self._publish(key, other)
         self._running[key].entry = wanted
         await self._publisher.ask([asked])
+
+    def _list_local(self) -> None:
+        self.lines[:] = [
+            one.entry.line(one.place[1])
+            for one in self._running.values()
+            if one.place is not None and isinstance(one.entry, Local)
+        ]
 
     def _publish(self, key: Key, entry: Published) -> str:
         name = entry.add(self._client)
         running = Running(entry, entry, name)
         self._running[key] = self._named[name] = running
+        self.shown[name] = entry
         self._check(running)
         return name
 
@@ -190,7 +203,7 @@ class RunningEntries:
         if now or running.place is None:
             running.scope.cancel()
         if running.place is None:
-            del self._named[running.name]
+            del self._named[running.name], self.shown[running.name]
             if now:
                 self._publisher.cut(running.name)
         return running.name
@@ -222,7 +235,7 @@ class RunningEntries:
         running.scope.cancel()
         if now:
             self._publisher.cut(running.name)
-        running.entry = running.shown = entry
+        running.entry = running.shown = self.shown[running.name] = entry
         if entry.change(self._client, running.name):
             asked.append(running.name)
         self._check(running)
