@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.processes import Machine, eventually
+from support.processes import Machine, eventually, free_port
 from support.targets import Target, flood, read_exactly, visit
 
 if TYPE_CHECKING:
@@ -390,3 +390,44 @@ def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
         assert entry["limit_per_s"] == 1_000_000
     assert "no entry" in refusal(machine, "limit", "nothing", "1MB/s")
     assert "rate=1MB/s" in refusal(machine, "limit", "tcp-1", "1")
+
+
+def test_entries_come_and_go_while_the_others_run(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, port = both(machine, target)
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        (said,) = say(machine, "add", "tcp", f"127.0.0.1:{target.port},proxy=v1")
+        assert said.startswith("+ tcp ")
+        line = client.out.wait("tcp ", 2)
+        with visit(int(line.split()[1].rpartition(":")[2])) as other:
+            other.sendall(b"y")
+            assert other.recv(100).startswith(b"PROXY TCP4")
+            (said,) = say(machine, "remove", "tcp-2")
+            assert said.startswith("- tcp ")
+            other.sendall(b"z")  # who is in stays
+            assert other.recv(100).endswith(b"z")
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+    names = [one["name"] for one in status_of(machine, "up")["entries"]]
+    assert names == ["tcp-1"]
+    assert "last entry" in refusal(machine, "remove", "tcp-1")
+    assert "no entry is a tpc" in refusal(machine, "add", "tpc", "8000")
+    assert "no entry is called" in refusal(machine, "remove", "tcp-9")
+
+
+def test_a_password_of_an_added_entry_is_told_nowhere(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, _port = both(machine, target)
+    proxy = free_port()
+    say(machine, "add", "socks", f"{proxy},auth=anna:hunter22")
+    entries = status_of(machine, "up")["entries"]
+    assert [one["kind"] for one in entries] == ["tcp", "socks"]
+    told = [*say(machine, "status"), *say(machine, "logs", "up")]
+    told += [*client.out.all(), *client.err.all()]
+    assert any("entry.changed" in line for line in told)
+    assert not any("hunter22" in line for line in told)
+    say(machine, "remove", f"socks-localhost:{proxy}")

@@ -116,9 +116,22 @@ class PortListener(trio.abc.Listener[FastSocket]):
             else:
                 return FastSocket(visitor)
 
+    def again(self) -> PortListener:
+        """Return another listener on the same socket, and close this one.
+
+        Who waits to be accepted waits for the other; without a checkpoint.
+        """
+        other = PortListener(self._plain.dup())
+        self.socket.close()
+        return other
+
+    def close(self) -> None:
+        """Stop listening, without a checkpoint."""
+        self.socket.close()
+
     async def aclose(self) -> None:
         """Stop listening."""
-        self.socket.close()
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -152,13 +165,20 @@ class UnixListener(PortListener):
         self._path = path
         self._inode = _inode(path)
 
-    async def aclose(self) -> None:
+    def again(self) -> UnixListener:
+        """As of a port; the file stays."""
+        other = UnixListener(self._plain.dup(), self._path)
+        self._inode = None
+        self.socket.close()
+        return other
+
+    def close(self) -> None:
         """Stop listening, and remove the file if it is still ours."""
         if self._inode is not None and _inode(self._path) == self._inode:
             with suppress(OSError):
                 os.unlink(self._path)
         self._inode = None
-        await super().aclose()
+        super().close()
 
 
 def open_unix_listener(where: UnixPath) -> UnixListener:
@@ -342,9 +362,7 @@ class _Entrance:
         self._vouched_for = 0
         self._said: dict[int, tuple[FastSocket, Address]] = {}
         self._begun: dict[int, Awaitable[None] | None] = {}
-        self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
-            ADDRESS_SHARE, MAX_PER_ADDRESS
-        )
+        self._most_of_one = DESCRIPTORS.share(ADDRESS_SHARE, MAX_PER_ADDRESS)
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
@@ -419,9 +437,11 @@ class _Entrance:
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> Awaitable[None] | None:
         """Begin to serve a visitor, unless its address has its share."""
-        if self._links or self._visitors.enter(peer.host, self._most_of_one):
+        visitors = self._visitors
+        most = visitors.max_per_address or self._most_of_one
+        if self._links or visitors.enter(peer.host, most):
             return begun(self._handle, stream, peer)
-        _CROWD.tell("too many of one address", self._most_of_one, peer)
+        _CROWD.tell("too many of one address", most, peer)
         return None
 
     async def _serve_vouched(

@@ -26,6 +26,8 @@ def add_to(app: App) -> None:
         why,
         kick,
         limit,
+        add,
+        remove,
         drain,
         stop,
         retry,
@@ -97,6 +99,28 @@ def limit(entry: str, rate: str, name: str | None = None, /) -> int:
     return commands.limit(entry, rate, name)
 
 
+def add(flag: str, entry: str, name: str | None = None, /) -> int:
+    """Add an entry to a running client; it is there until it ends, or reads its file.
+
+    Args:
+        flag: tcp, udp, http, https, reach, socks or be-exit.
+        entry: What follows the flag of that name in `tunnel up`.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.add(flag, entry, name)
+
+
+def remove(entry: str, name: str | None = None, /, *, now: bool = False) -> int:
+    """Take an entry away from a running client; who is in may go on.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+        now: Cut who is in.
+    """
+    return commands.remove(entry, name, now=now)
+
+
 def drain(name: str | None = None, /) -> int:
     """End a process as SIGTERM does: what runs may go on for its --drain.
 
@@ -124,13 +148,14 @@ def retry(name: str | None = None, /) -> int:
     return commands.retry(name)
 
 
-def reload(name: str | None = None, /) -> int:
+def reload(name: str | None = None, /, *, now: bool = False) -> int:
     """Have a process read its file again; prints what has changed.
 
     Args:
         name: One of `tunnel ps`, if there are several.
+        now: Cut the connections of entries that were changed or removed.
     """
-    return commands.reload(name)
+    return commands.reload(name, now=now)
 
 
 def logs(name: str | None = None, /, *, follow: bool = False) -> int:

@@ -42,6 +42,7 @@ _SWITCHES: Final = {
     "rename": ("address",),
     "status": ("quiet", "watch"),
     "logs": ("follow",),
+    "reload": ("now",),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""

@@ -105,7 +105,11 @@ class ControlQueue:
 
 
 class Output:
-    """What one end of a session has to send; the arguments are those of ``MuxCore``."""
+    """What one end of a session has to send; the arguments are those of ``MuxCore``.
+
+    Its 27 methods share one state: what connections put in, what a link takes out, and
+    what a rate or a window lets go on in between.
+    """
 
     def __init__(
         self, ours: Terms, theirs: Terms, now: float, pools: Pools, replay_limit: int

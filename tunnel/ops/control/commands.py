@@ -147,10 +147,27 @@ def retry(name: str | None = None) -> Exit:
     return _written()
 
 
-def reload(name: str | None = None) -> Exit:
-    """Have a process read its file again; shows what has changed."""
-    process = find(name)
-    answer = process.ask("reload")
+def reload(name: str | None = None, *, now: bool = False) -> Exit:
+    """Have a process read its file again; shows what has changed, or all faults."""
+    answer = find(name).ask("reload", now=now)
+    faults = answer.get("faults")
+    for line in faults if isinstance(faults, list) else []:
+        sys.stderr.write(f"{shown(str(line))}\n")
+    done = _changed(answer)
+    return Exit.CONFIGURATION if faults else done
+
+
+def add(flag: str, entry: str, name: str | None = None) -> Exit:
+    """Add an entry to a running client; ``flag`` is that of ``tunnel up``."""
+    return _changed(find(name, "up").ask("add", flag=flag, text=entry))
+
+
+def remove(entry: str, name: str | None = None, *, now: bool = False) -> Exit:
+    """Take an entry away from a running client; ``now`` cuts who is in."""
+    return _changed(find(name, "up").ask("remove", entry=entry, now=now))
+
+
+def _changed(answer: Fields) -> Exit:
     changes = answer.get("changes")
     for line in changes if isinstance(changes, list) else []:
         _print(shown(str(line)))
@@ -251,17 +268,18 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "top": set(),
     "kick": set(),
     "limit": set(),
+    "remove": {"--now"},
     "stop": set(),
     "drain": set(),
     "retry": set(),
-    "reload": set(),
+    "reload": {"--now"},
     "logs": {"--follow"},
     "why": {"--json"},
 }
 """The commands that are done here, and their flags."""
 
 
-_NAMES: Final = {"ps": (0, 0), "kick": (1, 2), "limit": (2, 3)}
+_NAMES: Final = {"ps": (0, 0), "kick": (1, 2), "limit": (2, 3), "remove": (1, 2)}
 """How many words they take, where that is not one or none."""
 
 
@@ -304,6 +322,10 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
             return kick(*names)
         case "limit":
             return limit(*names)
+        case "remove":
+            return remove(*names, now="--now" in flags)
+        case "reload":
+            return reload(name, now="--now" in flags)
         case "logs":
             return logs(name, follow="--follow" in flags)
         case _:
@@ -315,6 +337,5 @@ _OF_ONE: Final[Mapping[str, Callable[[str | None], Exit]]] = {
     "stop": stop,
     "drain": drain,
     "retry": retry,
-    "reload": reload,
 }
 """Those that take the name of a process, and no flag."""

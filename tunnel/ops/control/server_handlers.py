@@ -38,7 +38,7 @@ class ServerHandlers:
 
     def __init__(self, server: CenterServer, address: Address) -> None:
         self._server = server
-        self._address = str(address)
+        self.address = str(address)
         self.meters = Meters(self._totals)
 
     @property
@@ -74,7 +74,7 @@ class ServerHandlers:
     def fill(self, status: Status) -> None:
         """Say what the server does now."""
         server, now = self._server, trio.current_time()
-        status.state, status.address = "listening", self._address
+        status.state, status.address = "listening", self.address
         sent = received = 0
         for client in server.clients:
             link = self._link(client, now)
