@@ -104,10 +104,6 @@ class MappingTable:
         found = self._open.get(PublicName(of_type, host))
         return found or self._open.get(_names_of(of_type, host)[1])
 
-    def of(self, client: ClientSession) -> tuple[OpenMapping, ...]:
-        """Return what a client has open."""
-        return tuple(self._by_owner.get(client, {}).values())
-
     def is_known(self, of_type: MappingType, host: str) -> bool:
         """Say whether there was such a host name; its client has left."""
         return any(name in self._left for name in _names_of(of_type, host))
@@ -451,6 +447,11 @@ class MappingTable:
             self._left.update(dict.fromkeys(mapping.names))
             while len(self._left) > KNOWN_NAMES:
                 del self._left[next(iter(self._left))]
+
+
+def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping, ...]:
+    """Return what a client has open, to look at."""
+    return tuple(table._by_owner.get(client, {}).values())
 
 
 async def _serve(mapping: OpenMapping) -> None:

@@ -19,8 +19,10 @@ from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.exit.tcp import Serve, refuse, serve_exit
 from tunnel.errors import Code, LocalSessionError, TunnelError
+from tunnel.link.session import open_streams
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
+from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import (
     CAN_RULE,
     MAX_MAPPING_ENTRIES,
@@ -195,8 +197,14 @@ class Publisher:
 
     def cut(self, name: str) -> None:
         """Reset the visitors of a mapping that are in."""
-        if self._session is not None:
-            self._session.cut(name, Code.NO_MAPPING, "its entry was changed")
+        if (session := self._session) is None:
+            return
+        code, why = Code.NO_MAPPING, "its entry was changed"
+        for stream in open_streams(session):
+            if stream.create is not None and stream.create.leads_to(name):
+                session.core.close(stream.conn, code, why)
+                session.dispatch([StreamClosed(stream.conn, code, why, local=True)])
+        session.output.wake()
 
     async def lead_nobody(self, name: str, *, out: bool) -> None:
         """Tell the server whether a web service is out, from now on; no error if it

@@ -147,8 +147,7 @@ class CenterServer:
         take_places(await open_places(self._places(options)))
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
-        address = self._links_at.address
-        assert address is not None  # noqa: S101 - it is open
+        address = self._links_at.address or options.listen
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 # A change may come from a task that knows nothing of this server.

@@ -245,14 +245,6 @@ class Session:
 
     # For its user ------------------------------------------------------------------
 
-    def cut(self, mapping: str, code: Code, reason: str) -> None:
-        """Reset the connections of the visitors of a mapping."""
-        for conn, stream in tuple(self._streams.items()):
-            if stream.create is not None and stream.create.leads_to(mapping):
-                self.core.close(conn, code, reason)
-                self.dispatch([StreamClosed(conn, code, reason, local=True)])
-        self.output.wake()
-
     @property
     def streams(self) -> int:
         """Virtual TCP connections that are alive."""

@@ -24,9 +24,8 @@ import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, UnixPath, bare_ip
-from tunnel.errors import AddressError, Exit
 from tunnel.log import log_event
-from tunnel.net.bind import bind_all
+from tunnel.net.bind import bind_all, unix_error
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
@@ -201,7 +200,7 @@ def open_unix_listener(where: UnixPath) -> UnixListener:
             sock = _bind_unix(path)
         return UnixListener(sock, path)
     except OSError as error:
-        raise _unix_error(where, error) from error
+        raise unix_error(where, error) from error
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -229,34 +228,6 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _unix_error(where: UnixPath, error: OSError) -> AddressError:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return AddressError(
-                f"{where} is already in use",
-                "another program listens there, or the file is no socket",
-                f"choose another path, or look who has it: ss -lxp src {where.path}",
-                Exit.ADDRESS_TAKEN,
-            )
-        case errno.ENOENT | errno.ENOTDIR:
-            folder = os.path.dirname(where.path)
-            return AddressError(
-                f"cannot listen on {where}",
-                f"there is no folder {folder}",
-                f"mkdir -p {folder}",
-            )
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            own_folder = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
-            return AddressError(
-                f"cannot listen on {where}",
-                "this user may not make a file there",
-                f"choose a folder of your own: unix:{own_folder}/app.sock",
-                Exit.AUTH,
-            )
-        case _:
-            return AddressError(f"cannot listen on {where}", error.strerror or "")
 
 
 async def listen_at(where: End) -> tuple[Sequence[PortListener], End]:

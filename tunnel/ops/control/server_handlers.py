@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.center.mappings import mappings_of
 from tunnel.center.why import Known
 from tunnel.errors import Code
 from tunnel.log import log_event
@@ -80,7 +81,8 @@ class ServerHandlers:
             link = self._link(client, now)
             status.links.append(link)
             status.entries += [
-                _entry(mapping, link.id) for mapping in server.mappings.of(client)
+                _entry(mapping, link.id)
+                for mapping in mappings_of(server.mappings, client)
             ]
             status.connections += link.connections
             status.waiting += link.waiting

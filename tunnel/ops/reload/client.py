@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
-
 from tunnel.errors import UsageError
+from tunnel.ops.reload.aside import aside
 from tunnel.ops.reload.plan import held, plan_flags
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class ClientChanges:
 
     async def apply(self, now: bool) -> list[Change]:
         """Read, and apply what differs; see ``reloader.Reloader``."""
-        server, wanted, run = await trio.to_thread.run_sync(self._again.read)
+        server, wanted, run = await aside(self._again.read)
         if not wanted:
             raise nothing_to_do()
         changes = plan_flags(self._again.server, server) + plan_flags(self.run, run)

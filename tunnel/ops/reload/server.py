@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import trio
-
+from tunnel.ops.reload.aside import aside
 from tunnel.ops.reload.plan import Change, held, plan_flags, plan_users
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class ServerChanges:
         at once, and all else goes on to its end.
         """
         del now
-        flags, run, users = await trio.to_thread.run_sync(self._read)
+        flags, run, users = await aside(self._read)
         changes = [
             *plan_flags(self.flags, flags),
             *plan_flags(self.run, run),
