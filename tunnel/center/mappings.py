@@ -61,7 +61,11 @@ class _TakenNames:
 
 
 class MappingTable:
-    """All mappings of a center-server that are open."""
+    """All mappings of a center-server that are open.
+
+    Its 28 methods keep one book: each is a step of adding, changing, yielding or ending
+    a mapping, and must leave the counts of its user as they are.
+    """
 
     def __init__(
         self,
