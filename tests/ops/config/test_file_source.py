@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from tunnel.ops import cli
 from tunnel.ops import entry_syntax as syntax
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import usual_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TO = f"tunnel+plain://al:{make_token().reveal()}@h:1/"
 SERVER = '[server]\nports = "5-6"\nhttp = 80\ndrain = "3s"\nplain = true\n'
@@ -131,3 +128,28 @@ def test_a_broken_file_is_exit_three_and_a_line_for_each_fault(
     first, second = done.stderr.splitlines()
     assert first.startswith(f"{path}:{line}: ")
     assert second.startswith(f"{path}:{line + 1}: ")
+
+
+@pytest.mark.parametrize("home", [RuntimeError("no home"), "~/.config/tunnel"])
+def test_without_a_home_there_is_no_file(
+    home: RuntimeError | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_: str) -> Path:
+        if isinstance(home, str):
+            return Path(home)
+        raise home
+
+    monkeypatch.setattr("tunnel.ops.config.source.user_config_path", find)
+    again = source("serve")
+    assert again.parse_serve()[0].ports == "20000-20999"
+
+
+def test_a_usual_file_that_cannot_be_looked_at_is_a_fault(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on without it would run what its owner did not write."""
+    loop = path.parent / "of user" / "tunnel" / "tunnel.toml"
+    loop.parent.mkdir(parents=True)
+    loop.symlink_to(loop.name)
+    with pytest.raises(ConfigError, match="symbolic links"):
+        source("serve").parse_serve()
