@@ -78,3 +78,16 @@ def test_its_values_are_read(tmp_path: Path) -> None:
 def test_the_page_has_the_same_text() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert f"```toml\n{TEXT}```\n" in page
+
+
+def test_the_file_of_the_readme_is_read(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    text = readme.partition("<!-- configuration -->\n```toml\n")[2].partition("```")[0]
+    (tmp_path / "alice.token").write_text("abcdefghij_ABCDEFGHIJ-0123456789klmnopqrstU")
+    (tmp_path / "alice.token").chmod(0o600)
+    pin = text.replace("#PIN", "#" + "A" * 43)
+    config = parse_config(pin, Place(tmp_path / "tunnel.toml", None))
+    assert config.server is not None
+    assert config.client is not None
+    assert list(config.server.users) == ["alice"]
+    assert [one.flag for one in config.client.entries] == ["tcp", "http", "socks"]
