@@ -14,6 +14,7 @@ from tunnel.ops import cli
 from tunnel.ops import entry_syntax as syntax
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import usual_path
+from tunnel.redaction import redact
 
 TO = f"tunnel+plain://al:{make_token().reveal()}@h:1/"
 SERVER = '[server]\nports = "5-6"\nhttp = 80\ndrain = "3s"\nplain = true\n'
@@ -153,3 +154,20 @@ def test_a_usual_file_that_cannot_be_looked_at_is_a_fault(
     loop.symlink_to(loop.name)
     with pytest.raises(ConfigError, match="symbolic links"):
         source("serve").parse_serve()
+
+
+def test_secrets_of_the_file_are_known_from_then_on(path: Path) -> None:
+    pair = path.parent / "pair"
+    pair.write_text("me:of-a-file")
+    pair.chmod(0o600)
+    tables = (
+        '[[client.http]]\ntarget = 1\nauth = "me:of-the-entry"\n'
+        '[[client.socks]]\nauth_file = "pair"\n'
+        '[[client.http]]\ntarget = 2\nheader = ["+X-Key:of-a-header"]\n'
+    )
+    path.write_text(path.read_text() + tables)
+    source("up", "--config", str(path)).parse_up()
+    for said in (TO, "me:of-the-entry", "me:of-a-file", "+X-Key:of-a-header"):
+        shown = redact(f"a log line about {said} and more")
+        assert said not in shown
+        assert "***" in shown

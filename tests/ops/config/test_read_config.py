@@ -16,7 +16,7 @@ from tunnel.proto.proofs import verifier_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnel.ops.config.read import Config
+    from tunnel.ops.config.read import Config, Known, Section
 
 TOKEN = "abcdefghij_ABCDEFGHIJ-0123456789klmnopqrstU"
 VERIFIER = verifier_of("alice", TOKEN).render()
@@ -194,6 +194,35 @@ def test_of_the_other_section_not_even_secrets_are_read(tmp_path: Path) -> None:
     assert read_config(path, ("server",)).client is None
     with pytest.raises(ConfigError):
         read_config(path, ("client",))
+
+
+def test_an_entry_that_is_as_before_is_not_made_anew(tmp_path: Path) -> None:
+    one = '[[client.http]]\nname = "a"\ntarget = "h:1"\n'
+    other = '[[client.http]]\nname = "b"\ntarget = "h:2"\n'
+    locked = '[[client.http]]\nname = "c"\ntarget = "h:3"\nauth_file = "pair"\n'
+    (tmp_path / "pair").write_text("me:old")
+    (tmp_path / "pair").chmod(0o600)
+    known: Known = {}
+    sections: tuple[Section] = ("client",)
+    first = read_config(written(tmp_path, one + locked), sections, known).client
+    (tmp_path / "pair").write_text("me:new")
+    second = read_config(
+        written(tmp_path, other + one + locked), sections, known
+    ).client
+    assert first is not None
+    assert second is not None
+    (a, c), (b, a_again, c_again) = first.entries, second.entries
+    assert a_again.entry is a.entry
+    assert (a.line, a_again.line) == (1, 4)
+    assert c_again.entry != c.entry
+    with pytest.raises(ConfigError):
+        read_config(written(tmp_path, one + one), sections, known)
+    written(tmp_path, other.replace("b", "d") + one)
+    third = read_config(tmp_path / "tunnel.toml", sections, known).client
+    assert third is not None
+    assert third.entries[1].entry is a.entry
+    assert third.entries[0].entry != b.entry
+    assert len(known) == 2
 
 
 # Secrets -----------------------------------------------------------------------------

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from tunnel.ops.entries import Entry
 
 T = TypeVar("T")
+Made = tuple["Table", "Entry"]
+Known = dict[str, Made]
 Section = Literal["server", "client"]
 Keys = tuple[str | int, ...]
 SECTIONS: Final[tuple[Section, ...]] = ("server", "client")
@@ -103,12 +105,16 @@ class Config:
     client: ClientSection | None = None
 
 
-def read_config(path: Path, sections: Iterable[Section] = SECTIONS) -> Config:
+def read_config(
+    path: Path, sections: Iterable[Section] = SECTIONS, known: Known | None = None
+) -> Config:
     """Read a configuration file.
 
     Args:
         path: of the file.
         sections: those that are read; of the others not even the secrets' files are.
+        known: entries of an earlier reading, which are taken where their tables are the
+            same; it has those of this reading afterwards.
 
     Raises:
         ConfigError: it cannot be read, or something is wrong; with all faults.
@@ -117,21 +123,28 @@ def read_config(path: Path, sections: Iterable[Section] = SECTIONS) -> Config:
         text, status = content(path)
     except TunnelError as error:
         raise ConfigError([f"{path}: {_said(error)}"]) from None
-    return parse_config(text, Place(path, status), sections)
+    return parse_config(text, Place(path, status), sections, known)
 
 
 def parse_config(
-    text: str, place: Place, sections: Iterable[Section] = SECTIONS
+    text: str,
+    place: Place,
+    sections: Iterable[Section] = SECTIONS,
+    known: Known | None = None,
 ) -> Config:
     """Read the text of a configuration file; as ``read_config``."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([syntax_fault(place.path, text, error)]) from None
-    reading = _Reading(place, lines_of(text.replace("\r\n", "\n")))
+    lines = lines_of(text.replace("\r\n", "\n"))
+    reading = _Reading(place, lines, {} if known is None else known)
     config = reading.config(document, sections)
     if reading.faults:
         raise ConfigError(reading.told())
+    if known is not None:
+        known.clear()
+        known |= reading.found
     return config
 
 
@@ -184,8 +197,12 @@ def _decoded(raw: bytes) -> str:
 class _Reading:
     """One reading of a document, which collects what is wrong with it."""
 
-    def __init__(self, place: Place, lines: Mapping[Keys, int]) -> None:
+    def __init__(
+        self, place: Place, lines: Mapping[Keys, int], before: Mapping[str, Made]
+    ) -> None:
         self.faults: list[tuple[int, str]] = []
+        self.found: Known = {}
+        self._before = before
         self._place = place
         self._lines = lines
         self._converter = Converter(forbid_extra_keys=True)
@@ -279,11 +296,20 @@ class _Reading:
             return
         for index, table in enumerate(tables):
             at = (*path, index)
-            read = self._structured(at, table, ENTRIES[flag])
-            if read is not None:
-                entry = self._try(at, partial(entry_of, read, self._place))
-                if entry is not None:
-                    yield Written(flag, read, entry, self._line(at))
+            by = f"{flag} {table!r}"
+            made = self._before.get(by) or self._made(flag, at, table)
+            if made is not None:
+                if _is_all(flag, table):
+                    self.found[by] = made
+                yield Written(flag, *made, self._line(at))
+
+    def _made(self, flag: str, at: Keys, table: object) -> Made | None:
+        """Return an entry with its table; None where it has faults."""
+        read = self._structured(at, table, ENTRIES[flag])
+        if read is None:
+            return None
+        entry = self._try(at, partial(entry_of, read, self._place))
+        return None if entry is None else (read, entry)
 
     def _refuse_twice(self, entries: list[Written]) -> None:
         """Find the entries that want what one before them wants."""
@@ -390,6 +416,15 @@ class _Reading:
                     self._collect((*path, *keys), part, known)
             case _:
                 raise error
+
+
+def _is_all(flag: str, table: object) -> bool:
+    """Say whether nothing but its table makes an entry: no file, and no variable."""
+    if flag not in ("tcp", "udp", "reach", "http") or not isinstance(table, dict):
+        return False
+    target = str(table.get("target"))
+    is_address = target.isdigit() or (":" in target and "/" not in target)
+    return is_address and not table.keys() & {"auth", "auth_file", "ca"}
 
 
 def keys_of(table: type) -> tuple[str, ...]:

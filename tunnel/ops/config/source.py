@@ -18,12 +18,12 @@ from platformdirs import user_config_path
 from tunnel.redaction import keep_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cyclopts import App, ArgumentCollection
 
     from tunnel.access.users import User
-    from tunnel.ops.config.read import Config
+    from tunnel.ops.config.read import ClientSection, Config, Known
     from tunnel.ops.entries import Entry
 
 FILE_NAME: Final = "tunnel.toml"
@@ -32,6 +32,19 @@ SECTION_OF: Final[dict[str, Literal["server", "client"]]] = {
     "up": "client",
 }
 """The commands that read a file, and the section that is about each."""
+
+
+_SECRETS: Final = {
+    "auth": "--auth",
+    "auth_file": "--auth",
+    "header": "--header",
+    "response_header": "--response-header",
+}
+"""Keys of entries that hold secrets, and the flags by which these are known."""
+
+
+_KNOWN: Final[Known] = {}
+"""The entries of the last reading in this process: a reload makes only what is new."""
 
 
 @Parameter(name="*")
@@ -91,6 +104,7 @@ class FileSource:
     """The flags of entries that were given otherwise: the file's do not count."""
     gives_to: bool = False
     """Whether the server of a client is known from the file."""
+    known: Known = field(default_factory=lambda: _KNOWN)
     used: list[str] = field(default_factory=list)
     """The keys that were used, for an error to name."""
 
@@ -113,21 +127,25 @@ class FileSource:
         from tunnel.ops.config.read import read_config
 
         name = SECTION_OF[command]
-        self.config = read_config(self.path, (name,))
+        self.config = read_config(self.path, (name,), self.known)
         section = getattr(self.config, name)
         if section is None:
             return
         self.kept = frozenset(key for key, one in said.items() if one.tokens)
+        secrets: list[str] = []
         for key, value in section.flags.items():
             if said[key].tokens:
                 continue
             self.used.append(key)
             self.gives_to |= key == "to"
             source = f"{self.path}:{value.line}"
-            keep_secret((f"--{key}", *value.words), {})
             for index, word in enumerate(value.words):
+                secrets += f"--{key}", word
                 token = Token(keyword=key, value=word, source=source, index=index)
                 said[key].append(token)
+        if self.config.client is not None:
+            secrets += _secrets_of(self.config.client)
+        keep_secret(secrets, {})
 
     @property
     def entries(self) -> list[Entry]:
@@ -141,6 +159,14 @@ class FileSource:
         """The users of the file."""
         server = self.config and self.config.server
         return server.users if server else {}
+
+
+def _secrets_of(client: ClientSection) -> Iterator[str]:
+    """Yield what the entries have of secrets, as a command line would."""
+    for written in client.entries:
+        for key, flag in _SECRETS.items():
+            for word in getattr(written.table, key, None) or ():
+                yield from (flag, word)
 
 
 def _is_there(path: Path) -> bool:
