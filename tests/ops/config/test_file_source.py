@@ -106,8 +106,19 @@ def test_what_flag_and_file_make_together_is_looked_at(path: Path) -> None:
         source("up", *named, "--udp", "1=1", "--udp", "1=1").parse_up()
     (path.parent / "c").touch()
     pair = str(path.parent / "c")
-    with pytest.raises(UsageError, match="no port to use it on"):
+    with pytest.raises(UsageError, match="no port to use it on") as raised:
         source("serve", *named, "--certificate", pair, pair).parse_serve()
+    assert f"{path} says drain, ports, plain, http" in raised.value.cause
+    assert raised.value.exit_status == 2
+
+
+def test_what_the_file_alone_makes_together_is_a_fault_of_it(path: Path) -> None:
+    (path.parent / "c").touch()
+    path.write_text('# one\n[server]\ncertificate = ["c", "c"]\n')
+    with pytest.raises(ConfigError) as raised:
+        source("serve", "--config", str(path)).parse_serve()
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"{path}:2: a certificate is given, but no port")
 
 
 def test_of_two_entries_of_the_file_and_a_flag_one_is_refused(path: Path) -> None:
@@ -140,7 +151,7 @@ def test_without_a_home_there_is_no_file(
             return Path(home)
         raise home
 
-    monkeypatch.setattr("tunnel.ops.config.source.user_config_path", find)
+    monkeypatch.setattr("platformdirs.user_config_path", find)
     again = source("serve")
     assert again.parse_serve()[0].ports == "20000-20999"
 

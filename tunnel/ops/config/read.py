@@ -126,6 +126,13 @@ def read_config(
     return parse_config(text, Place(path, status), sections, known)
 
 
+def as_fault(config: Config, error: UsageError) -> ConfigError:
+    """Return what is wrong with values of a file that were read each for itself."""
+    section = config.server or config.client
+    line = section.line if section else 1
+    return ConfigError([f"{config.path}:{line}: {_said(error)}"])
+
+
 def parse_config(
     text: str,
     place: Place,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from cyclopts import Parameter, Token
-from platformdirs import user_config_path
 
+from tunnel.errors import UsageError
 from tunnel.redaction import keep_secret
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cyclopts import App, ArgumentCollection
 
     from tunnel.access.users import User
+    from tunnel.errors import TunnelError
     from tunnel.ops.config.read import ClientSection, Config, Known
     from tunnel.ops.entries import Entry
 
@@ -62,6 +63,8 @@ class ConfigFlags:
 
 def usual_path() -> Path | None:
     """Return where a file is read without being named; None if no home is known."""
+    from platformdirs import user_config_path
+
     with suppress(RuntimeError):
         folder = user_config_path("tunnel")
         if folder.is_absolute():
@@ -102,6 +105,8 @@ class FileSource:
     """What it says; None where there is no file."""
     kept: frozenset[str] = frozenset()
     """The flags of entries that were given otherwise: the file's do not count."""
+    is_alone: bool = False
+    """Whether nothing was said otherwise: a contradiction is the file's own."""
     gives_to: bool = False
     """Whether the server of a client is known from the file."""
     known: Known = field(default_factory=lambda: _KNOWN)
@@ -132,6 +137,7 @@ class FileSource:
         if section is None:
             return
         self.kept = frozenset(key for key, one in said.items() if one.tokens)
+        self.is_alone = not self.kept - {"config"}
         secrets: list[str] = []
         for key, value in section.flags.items():
             if said[key].tokens:
@@ -146,6 +152,21 @@ class FileSource:
         if self.config.client is not None:
             secrets += _secrets_of(self.config.client)
         keep_secret(secrets, {})
+
+    def blamed(self, error: UsageError) -> TunnelError:
+        """Return an error about values that go together, as the file's if it is.
+
+        Else it names the keys of the file that may be part of it.
+        """
+        if not self.used or self.config is None:
+            return error
+        if self.is_alone:
+            from tunnel.ops.config.read import as_fault
+
+            return as_fault(self.config, error)
+        read = f"{self.path} says {', '.join(self.used)}"
+        cause = f"{error.cause}; {read}" if error.cause else read
+        return UsageError(error.what, cause, error.fix)
 
     @property
     def entries(self) -> list[Entry]:
