@@ -346,3 +346,29 @@ def test_a_file_that_goes_on_changing_is_not_believed(
     monkeypatch.setattr(os, "fstat", moved)
     with pytest.raises(ConfigError, match="it changes while it is read"):
         read_config(path)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, '[server]\nports = "5-6"\n')
+    real = os.fstat
+
+    def gone(descriptor: int) -> os.stat_result:
+        path.unlink(missing_ok=True)
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", gone)
+    server = read_config(path).server
+    assert server is not None
+    assert server.flags["ports"].words == ("5-6",)
+
+
+def test_what_everybody_may_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, '[server]\nports = "5-6"\n', 0o666)
+    with pytest.raises(ConfigError, match="everybody may write it: its mode is 666"):
+        read_config(path)
+    monkeypatch.setenv("TUNNEL_TRUST_FILES", "yes")
+    assert read_config(path).server is not None

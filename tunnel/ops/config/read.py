@@ -15,6 +15,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.errors import AttributeValidationNote, BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from tunnel.access.files import insist_unwritable
 from tunnel.access.user_file import MAX_USERS
 from tunnel.errors import ConfigError, TunnelError, UsageError
 from tunnel.ops.config.lines import lines_of
@@ -121,6 +122,7 @@ def read_config(
     """
     try:
         text, status = content(path)
+        insist_unwritable(path, status)
     except TunnelError as error:
         raise ConfigError([f"{path}: {_said(error)}"]) from None
     return parse_config(text, Place(path, status), sections, known)
@@ -170,7 +172,6 @@ def content(path: Path) -> tuple[str, os.stat_result]:
 
     Raises:
         UsageError: it is none, or cannot be read.
-        StateError: others can write it.
     """
     never: int = getattr(os, "O_NONBLOCK", 0)  # a FIFO has no writer perhaps
     for _ in range(TRIES):
