@@ -35,6 +35,8 @@ SECTION_OF: Final[dict[str, Literal["server", "client"]]] = {
 """The commands that read a file, and the section that is about each."""
 
 
+FILES_OF: Final = {"to": "TUNNEL_TO_FILE", "via": "TUNNEL_VIA_FILE"}
+"""Variables that name a file with the value of a key: they are before this file too."""
 _SECRETS: Final = {
     "auth": "--auth",
     "auth_file": "--auth",
@@ -140,7 +142,7 @@ class FileSource:
         self.is_alone = not self.kept - {"config"}
         secrets: list[str] = []
         for key, value in section.flags.items():
-            if said[key].tokens:
+            if said[key].tokens or os.environ.get(FILES_OF.get(key, "")):
                 continue
             self.used.append(key)
             self.gives_to |= key == "to"
