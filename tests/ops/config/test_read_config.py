@@ -177,6 +177,15 @@ network = ["10.0.0.0/33"]
     assert "short" not in "".join(found)
 
 
+def test_a_fault_names_keys_and_no_flags(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    table = '[[client.http]]\ntarget = "site"\nmax_body = "1M"\nauth_header = "keep"\n'
+    (fault,) = faults(tmp_path, table)
+    assert fault.startswith("tunnel.toml:1: 'auth_header' is not for a folder")
+    (fault,) = faults(tmp_path, "[server]\nmax_head = 5\n")
+    assert fault.startswith("tunnel.toml:2: max_head 5 is out of range")
+
+
 def test_two_entries_for_one_port_are_found_with_their_lines(tmp_path: Path) -> None:
     one = "[[client.tcp]]\nremote = 22\ntarget = 22\n"
     other = "[[client.tcp]]\nremote = 23\ntarget = 22\n"
@@ -225,6 +234,31 @@ def test_an_entry_that_is_as_before_is_not_made_anew(tmp_path: Path) -> None:
     assert len(known) == 2
 
 
+@pytest.mark.parametrize(
+    ("client", "why"),
+    [
+        ('to = "tunnel://al@h/#x"', "the token is missing"),
+        ('to = "home"\ntoken_file = "token"', "no place for its token"),
+        (f'to = "tunnel://al:{TOKEN}@h/"\ntoken_file = "token"', "to has one already"),
+        ('token_file = "token"', "no place for its token"),
+        (f'to = "tunnel://al:{TOKEN}@h/"\nto_file = "line"', "to_file say the same"),
+        ('via = "none"\nvia_file = "via"', "via and via_file say the same"),
+        ('to = "tunnel://al@h:1/#x"\ntoken_file = "token"', "the PIN after #"),
+        ('token_file = "line"', "there is no token in it"),
+    ],
+)
+def test_what_no_client_can_start_with_is_one_fault(
+    tmp_path: Path, client: str, why: str
+) -> None:
+    secrets = {"token": TOKEN, "line": f"tunnel://al:{TOKEN}@h/", "via": "none"}
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    (fault,) = faults(tmp_path, f"[client]\n{client}\n")
+    assert why in fault
+    assert TOKEN not in fault
+
+
 # Secrets -----------------------------------------------------------------------------
 
 
@@ -245,6 +279,7 @@ def test_a_token_of_a_file_completes_the_line(tmp_path: Path) -> None:
         '[client]\nvia = "http://me:pw@proxy:1"',
         '[[client.socks]]\nauth = "me:pw"',
         '[[client.http]]\ntarget = 8000\nauth = "me:pw"',
+        '[[client.http]]\ntarget = 8000\nheader = "+X-API-Key:pw"',
     ],
 )
 def test_a_secret_that_others_can_read_is_not_used(tmp_path: Path, secret: str) -> None:

@@ -54,7 +54,10 @@ MAX_FAULTS: Final = 1_000
 TRIES: Final = 5
 """How often a file is read that changes meanwhile: an editor writes it in one go."""
 _AT_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
-_FLAG: Final = re.compile(r"--([a-z][a-z-]*)")
+_DASHED: Final = re.compile(
+    r"(?:--|\b(?=(?:auth|response)-header\b|max-body\b))([a-z-]+)"
+)
+"""Flags, and words of entries, as others write them."""
 _FLAG_IN_FIX: Final = re.compile(r"--([a-z][a-z-]*)[ =]([^\s,]+)")
 
 
@@ -285,7 +288,8 @@ class _Reading:
             return ClientSection(self._line(path), {}, tuple(entries))
         flags = dict(self._flags(path, read))
         said = [flags.pop(one, None) for one in ("to", "to_file", "token_file")]
-        if (line := self._try(path, partial(line_of, read))) is not None:
+        line = self._try((*path, "to"), partial(line_of, read))
+        if line is not None:
             at = next(one.line for one in said if one)
             flags["to"] = Value(tuple(line), at)
         via, via_file = flags.pop("via", None), flags.pop("via_file", None)
@@ -460,7 +464,7 @@ def _said(error: TunnelError, key: str = "") -> str:
     if "tunnel " in fix:  # a command
         fix = ""
     parts = [error.what, error.cause, fix]
-    told = [_FLAG.sub(lambda one: one[1].replace("-", "_"), one) for one in parts]
+    told = [_DASHED.sub(lambda one: one[1].replace("-", "_"), one) for one in parts]
     if key and not re.search(rf"\b{re.escape(key)}\b", told[0]):
         told[0] = f"{key}: {told[0]}"
     return "; ".join(one for one in told if one)
