@@ -77,7 +77,7 @@ def insist_private(path: Path, status: os.stat_result) -> None:
     user = user_id()
     if user is None or (status.st_uid == 0 and not status.st_mode & 0o022):
         return
-    if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
+    if _all_are_trusted():
         return
     name = shlex.quote(str(path))
     if status.st_uid != user:
@@ -91,6 +91,18 @@ def insist_private(path: Path, status: os.stat_result) -> None:
         return
     switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
     raise StateError(f"will not use {path}", cause, f"{fix}, {switch}")
+
+
+def insist_unwritable(path: Path, status: os.stat_result) -> None:
+    """Raise StateError if everybody may write a file with that status."""
+    if status.st_mode & 0o002 and user_id() is not None and not _all_are_trusted():
+        cause = f"everybody may write it: its mode is {status.st_mode & 0o777:03o}"
+        fix = f"chmod o-w {shlex.quote(str(path))}, or set {TRUST_FILES}=yes"
+        raise StateError(f"will not use {path}", cause, fix)
+
+
+def _all_are_trusted() -> bool:
+    return os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true")
 
 
 def write_private(path: Path, text: str) -> None:

@@ -386,9 +386,8 @@ def _refuse(error: TunnelError) -> Exit:
     if isinstance(error, UsageError) and (sources := ENVIRONMENT.sources()):
         read = f"read from the environment: {sources}"
         error.cause = f"{error.cause}; {read}" if error.cause else read
-    if isinstance(error, UsageError) and FILE.used:
-        read = f"{FILE.path} says {', '.join(FILE.used)}"
-        error.cause = f"{error.cause}; {read}" if error.cause else read
+    if isinstance(error, UsageError):
+        error = FILE.blamed(error)
     if isinstance(error, ConfigError):
         Show().lines(error.faults)
     else:

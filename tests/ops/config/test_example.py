@@ -9,6 +9,7 @@ from pathlib import Path
 
 from support.tables import ROOT
 
+from tunnel.ops import cli
 from tunnel.ops.config.example import example
 from tunnel.ops.config.place import Place
 from tunnel.ops.config.read import keys_of, parse_config
@@ -78,3 +79,36 @@ def test_its_values_are_read(tmp_path: Path) -> None:
 def test_the_page_has_the_same_text() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert f"```toml\n{TEXT}```\n" in page
+
+
+def test_the_file_of_the_readme_is_read(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    text = readme.partition("<!-- configuration -->\n```toml\n")[2].partition("```")[0]
+    (tmp_path / "alice.token").write_text("abcdefghij_ABCDEFGHIJ-0123456789klmnopqrstU")
+    (tmp_path / "alice.token").chmod(0o600)
+    pin = text.replace("#PIN", "#" + "A" * 43)
+    config = parse_config(pin, Place(tmp_path / "tunnel.toml", None))
+    assert config.server is not None
+    assert config.client is not None
+    assert list(config.server.users) == ["alice"]
+    assert [one.flag for one in config.client.entries] == ["tcp", "http", "socks"]
+
+
+def test_every_flag_has_a_key_or_a_reason_for_none() -> None:
+    once = {"print_join", "rotate_identity", "change_identity", "save_as", "config"}
+    of_a_script = {"json"}
+    by_limit = {"max_sessions", "max_waiting_sessions"}
+    of_each_entry = {"exit", "udp_public_address"}
+    for command, table in (("serve", ServerTable), ("up", ClientTable)):
+        flags = {
+            one.name.removeprefix("--").replace("-", "_")
+            for one in cli.app[command].assemble_argument_collection()
+            if one.parse and one.name.startswith("--")
+        }
+        keys = {*keys_of(table), *(ENTRIES if command == "up" else ())}
+        files = {"to_file", "token_file", "via_file"}
+        assert keys - files <= flags
+        without = once | of_a_script | by_limit | of_each_entry
+        assert flags - keys <= without, (
+            "it has a key, or docs/configuration.md says why"
+        )

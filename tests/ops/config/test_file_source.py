@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,7 @@ from tunnel.ops import cli
 from tunnel.ops import entry_syntax as syntax
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import usual_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tunnel.redaction import redact
 
 TO = f"tunnel+plain://al:{make_token().reveal()}@h:1/"
 SERVER = '[server]\nports = "5-6"\nhttp = 80\ndrain = "3s"\nplain = true\n'
@@ -108,8 +106,19 @@ def test_what_flag_and_file_make_together_is_looked_at(path: Path) -> None:
         source("up", *named, "--udp", "1=1", "--udp", "1=1").parse_up()
     (path.parent / "c").touch()
     pair = str(path.parent / "c")
-    with pytest.raises(UsageError, match="no port to use it on"):
+    with pytest.raises(UsageError, match="no port to use it on") as raised:
         source("serve", *named, "--certificate", pair, pair).parse_serve()
+    assert f"{path} says drain, ports, plain, http" in raised.value.cause
+    assert raised.value.exit_status == 2
+
+
+def test_what_the_file_alone_makes_together_is_a_fault_of_it(path: Path) -> None:
+    (path.parent / "c").touch()
+    path.write_text('# one\n[server]\ncertificate = ["c", "c"]\n')
+    with pytest.raises(ConfigError) as raised:
+        source("serve", "--config", str(path)).parse_serve()
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"{path}:2: a certificate is given, but no port")
 
 
 def test_of_two_entries_of_the_file_and_a_flag_one_is_refused(path: Path) -> None:
@@ -131,3 +140,45 @@ def test_a_broken_file_is_exit_three_and_a_line_for_each_fault(
     first, second = done.stderr.splitlines()
     assert first.startswith(f"{path}:{line}: ")
     assert second.startswith(f"{path}:{line + 1}: ")
+
+
+@pytest.mark.parametrize("home", [RuntimeError("no home"), "~/.config/tunnel"])
+def test_without_a_home_there_is_no_file(
+    home: RuntimeError | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_: str) -> Path:
+        if isinstance(home, str):
+            return Path(home)
+        raise home
+
+    monkeypatch.setattr("platformdirs.user_config_path", find)
+    again = source("serve")
+    assert again.parse_serve()[0].ports == "20000-20999"
+
+
+def test_a_usual_file_that_cannot_be_looked_at_is_a_fault(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Going on without it would run what its owner did not write."""
+    loop = path.parent / "of user" / "tunnel" / "tunnel.toml"
+    loop.parent.mkdir(parents=True)
+    loop.symlink_to(loop.name)
+    with pytest.raises(ConfigError, match="symbolic links"):
+        source("serve").parse_serve()
+
+
+def test_secrets_of_the_file_are_known_from_then_on(path: Path) -> None:
+    pair = path.parent / "pair"
+    pair.write_text("me:of-a-file")
+    pair.chmod(0o600)
+    tables = (
+        '[[client.http]]\ntarget = 1\nauth = "me:of-the-entry"\n'
+        '[[client.socks]]\nauth_file = "pair"\n'
+        '[[client.http]]\ntarget = 2\nheader = ["+X-Key:of-a-header"]\n'
+    )
+    path.write_text(path.read_text() + tables)
+    source("up", "--config", str(path)).parse_up()
+    for said in (TO, "me:of-the-entry", "me:of-a-file", "+X-Key:of-a-header"):
+        shown = redact(f"a log line about {said} and more")
+        assert said not in shown
+        assert "***" in shown

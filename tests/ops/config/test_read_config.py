@@ -16,7 +16,7 @@ from tunnel.proto.proofs import verifier_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnel.ops.config.read import Config
+    from tunnel.ops.config.read import Config, Known, Section
 
 TOKEN = "abcdefghij_ABCDEFGHIJ-0123456789klmnopqrstU"
 VERIFIER = verifier_of("alice", TOKEN).render()
@@ -177,6 +177,15 @@ network = ["10.0.0.0/33"]
     assert "short" not in "".join(found)
 
 
+def test_a_fault_names_keys_and_no_flags(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    table = '[[client.http]]\ntarget = "site"\nmax_body = "1M"\nauth_header = "keep"\n'
+    (fault,) = faults(tmp_path, table)
+    assert fault.startswith("tunnel.toml:1: 'auth_header' is not for a folder")
+    (fault,) = faults(tmp_path, "[server]\nmax_head = 5\n")
+    assert fault.startswith("tunnel.toml:2: max_head 5 is out of range")
+
+
 def test_two_entries_for_one_port_are_found_with_their_lines(tmp_path: Path) -> None:
     one = "[[client.tcp]]\nremote = 22\ntarget = 22\n"
     other = "[[client.tcp]]\nremote = 23\ntarget = 22\n"
@@ -194,6 +203,60 @@ def test_of_the_other_section_not_even_secrets_are_read(tmp_path: Path) -> None:
     assert read_config(path, ("server",)).client is None
     with pytest.raises(ConfigError):
         read_config(path, ("client",))
+
+
+def test_an_entry_that_is_as_before_is_not_made_anew(tmp_path: Path) -> None:
+    one = '[[client.http]]\nname = "a"\ntarget = "h:1"\n'
+    other = '[[client.http]]\nname = "b"\ntarget = "h:2"\n'
+    locked = '[[client.http]]\nname = "c"\ntarget = "h:3"\nauth_file = "pair"\n'
+    (tmp_path / "pair").write_text("me:old")
+    (tmp_path / "pair").chmod(0o600)
+    known: Known = {}
+    sections: tuple[Section] = ("client",)
+    first = read_config(written(tmp_path, one + locked), sections, known).client
+    (tmp_path / "pair").write_text("me:new")
+    second = read_config(
+        written(tmp_path, other + one + locked), sections, known
+    ).client
+    assert first is not None
+    assert second is not None
+    (a, c), (b, a_again, c_again) = first.entries, second.entries
+    assert a_again.entry is a.entry
+    assert (a.line, a_again.line) == (1, 4)
+    assert c_again.entry != c.entry
+    with pytest.raises(ConfigError):
+        read_config(written(tmp_path, one + one), sections, known)
+    written(tmp_path, other.replace("b", "d") + one)
+    third = read_config(tmp_path / "tunnel.toml", sections, known).client
+    assert third is not None
+    assert third.entries[1].entry is a.entry
+    assert third.entries[0].entry != b.entry
+    assert len(known) == 2
+
+
+@pytest.mark.parametrize(
+    ("client", "why"),
+    [
+        ('to = "tunnel://al@h/#x"', "the token is missing"),
+        ('to = "home"\ntoken_file = "token"', "no place for its token"),
+        (f'to = "tunnel://al:{TOKEN}@h/"\ntoken_file = "token"', "to has one already"),
+        ('token_file = "token"', "no place for its token"),
+        (f'to = "tunnel://al:{TOKEN}@h/"\nto_file = "line"', "to_file say the same"),
+        ('via = "none"\nvia_file = "via"', "via and via_file say the same"),
+        ('to = "tunnel://al@h:1/#x"\ntoken_file = "token"', "the PIN after #"),
+        ('token_file = "line"', "there is no token in it"),
+    ],
+)
+def test_what_no_client_can_start_with_is_one_fault(
+    tmp_path: Path, client: str, why: str
+) -> None:
+    secrets = {"token": TOKEN, "line": f"tunnel://al:{TOKEN}@h/", "via": "none"}
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    (fault,) = faults(tmp_path, f"[client]\n{client}\n")
+    assert why in fault
+    assert TOKEN not in fault
 
 
 # Secrets -----------------------------------------------------------------------------
@@ -216,6 +279,7 @@ def test_a_token_of_a_file_completes_the_line(tmp_path: Path) -> None:
         '[client]\nvia = "http://me:pw@proxy:1"',
         '[[client.socks]]\nauth = "me:pw"',
         '[[client.http]]\ntarget = 8000\nauth = "me:pw"',
+        '[[client.http]]\ntarget = 8000\nheader = "+X-API-Key:pw"',
     ],
 )
 def test_a_secret_that_others_can_read_is_not_used(tmp_path: Path, secret: str) -> None:
@@ -317,3 +381,29 @@ def test_a_file_that_goes_on_changing_is_not_believed(
     monkeypatch.setattr(os, "fstat", moved)
     with pytest.raises(ConfigError, match="it changes while it is read"):
         read_config(path)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, '[server]\nports = "5-6"\n')
+    real = os.fstat
+
+    def gone(descriptor: int) -> os.stat_result:
+        path.unlink(missing_ok=True)
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", gone)
+    server = read_config(path).server
+    assert server is not None
+    assert server.flags["ports"].words == ("5-6",)
+
+
+def test_what_everybody_may_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, '[server]\nports = "5-6"\n', 0o666)
+    with pytest.raises(ConfigError, match="everybody may write it: its mode is 666"):
+        read_config(path)
+    monkeypatch.setenv("TUNNEL_TRUST_FILES", "yes")
+    assert read_config(path).server is not None

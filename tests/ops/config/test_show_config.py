@@ -9,6 +9,7 @@ import pytest
 
 from tunnel.errors import ConfigError
 from tunnel.ops import cli
+from tunnel.ops.config.again import Source
 from tunnel.ops.config.show import show_config
 from tunnel.ops.show import Show
 
@@ -116,3 +117,14 @@ def test_a_file_that_is_not_there_is_named(
     assert got["[server]"][1] == f"{tmp_path}/of user/tunnel/tunnel.toml is not there"
     with pytest.raises(ConfigError):
         shown(capsys, "serve", "--config", "none.toml")
+
+
+def test_the_file_that_a_variable_names_is_before_this_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNNEL_TO_FILE", "of-another")
+    got = shown(capsys, "up", "--config", str(path))
+    assert got["[client] to"] == ['"***"', "TUNNEL_TO_FILE"]
+    assert got["[client] via"] == ['"http://me:***@proxy:1"', f"{path}:11"]
+    server, _, _ = Source(cli.app, ["up", "--config", str(path)], None).parse_up()
+    assert server.to is None

@@ -5,6 +5,7 @@ This is what a reload compares with what runs.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from cyclopts import CycloptsError
@@ -15,7 +16,7 @@ from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
 from tunnel.ops.variables import Environment, refuse_empty
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cyclopts import App, ArgumentCollection
@@ -50,7 +51,8 @@ class Source:
         arguments, file = self._parse()
         flags = _of(ServeFlags, arguments)
         run = _of(RunFlags, arguments)
-        flags.options(), flags.host(), run.drain_s(), run.timeouts(), run.limits()
+        with _blaming(file):
+            flags.options(), flags.host(), run.drain_s(), run.timeouts(), run.limits()
         return flags, run, file.users
 
     def parse_up(self) -> tuple[ServerFlags, list[Entry], RunFlags]:
@@ -60,8 +62,9 @@ class Source:
         arguments, file = self._parse()
         server, run = _of(ServerFlags, arguments), _of(RunFlags, arguments)
         entries = [*_of(EntryFlags, arguments).entries(), *file.entries]
-        run.drain_s(), run.timeouts(), run.limits()
-        refuse_twice(entries)
+        with _blaming(file):
+            run.drain_s(), run.timeouts(), run.limits()
+            refuse_twice(entries)
         return server, entries, run
 
     def arguments(self) -> tuple[ArgumentCollection, FileSource]:
@@ -88,6 +91,15 @@ class Source:
         finally:
             self._app.config = sources
         return bound.arguments, file
+
+
+@contextmanager
+def _blaming(file: FileSource) -> Iterator[None]:
+    """Have the file named where its values are part of what is wrong."""
+    try:
+        yield
+    except UsageError as error:
+        raise file.blamed(error) from None
 
 
 class _Kept:

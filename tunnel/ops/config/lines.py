@@ -62,8 +62,9 @@ class _Walk:
         return self._at
 
     def _note(self, path: Path) -> None:
-        self._line += self._text.count("\n", self._counted, self._at)
-        self._counted = self._at
+        if self._counted < self._at:
+            self._line += self._text.count("\n", self._counted, self._at)
+            self._counted = self._at
         self._found.setdefault(path, self._line)
 
     def _header(self) -> Path:

@@ -45,7 +45,7 @@ class Place:
             path = Path(text).expanduser()
         except RuntimeError as error:
             raise UsageError(f"{text}: no home folder is known") from error
-        return self.path.parent / path
+        return self.path.absolute().parent / path
 
     def secret(self, text: str, read: Callable[[str], str] = bare) -> str:
         """Return what is in a file of a secret.

@@ -15,6 +15,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
 from cattrs.errors import AttributeValidationNote, BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from tunnel.access.files import insist_unwritable
 from tunnel.access.user_file import MAX_USERS
 from tunnel.errors import ConfigError, TunnelError, UsageError
 from tunnel.ops.config.lines import lines_of
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from tunnel.ops.entries import Entry
 
 T = TypeVar("T")
+Made = tuple["Table", "Entry"]
+Known = dict[str, Made]
 Section = Literal["server", "client"]
 Keys = tuple[str | int, ...]
 SECTIONS: Final[tuple[Section, ...]] = ("server", "client")
@@ -51,7 +54,10 @@ MAX_FAULTS: Final = 1_000
 TRIES: Final = 5
 """How often a file is read that changes meanwhile: an editor writes it in one go."""
 _AT_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
-_FLAG: Final = re.compile(r"--([a-z][a-z-]*)")
+_DASHED: Final = re.compile(
+    r"(?:--|\b(?=(?:auth|response)-header\b|max-body\b))([a-z-]+)"
+)
+"""Flags, and words of entries, as others write them."""
 _FLAG_IN_FIX: Final = re.compile(r"--([a-z][a-z-]*)[ =]([^\s,]+)")
 
 
@@ -103,35 +109,54 @@ class Config:
     client: ClientSection | None = None
 
 
-def read_config(path: Path, sections: Iterable[Section] = SECTIONS) -> Config:
+def read_config(
+    path: Path, sections: Iterable[Section] = SECTIONS, known: Known | None = None
+) -> Config:
     """Read a configuration file.
 
     Args:
         path: of the file.
         sections: those that are read; of the others not even the secrets' files are.
+        known: entries of an earlier reading, which are taken where their tables are the
+            same; it has those of this reading afterwards.
 
     Raises:
         ConfigError: it cannot be read, or something is wrong; with all faults.
     """
     try:
         text, status = content(path)
+        insist_unwritable(path, status)
     except TunnelError as error:
         raise ConfigError([f"{path}: {_said(error)}"]) from None
-    return parse_config(text, Place(path, status), sections)
+    return parse_config(text, Place(path, status), sections, known)
+
+
+def as_fault(config: Config, error: UsageError) -> ConfigError:
+    """Return what is wrong with values of a file that were read each for itself."""
+    section = config.server or config.client
+    line = section.line if section else 1
+    return ConfigError([f"{config.path}:{line}: {_said(error)}"])
 
 
 def parse_config(
-    text: str, place: Place, sections: Iterable[Section] = SECTIONS
+    text: str,
+    place: Place,
+    sections: Iterable[Section] = SECTIONS,
+    known: Known | None = None,
 ) -> Config:
     """Read the text of a configuration file; as ``read_config``."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([syntax_fault(place.path, text, error)]) from None
-    reading = _Reading(place, lines_of(text.replace("\r\n", "\n")))
+    lines = lines_of(text.replace("\r\n", "\n"))
+    reading = _Reading(place, lines, {} if known is None else known)
     config = reading.config(document, sections)
     if reading.faults:
         raise ConfigError(reading.told())
+    if known is not None:
+        known.clear()
+        known |= reading.found
     return config
 
 
@@ -150,7 +175,6 @@ def content(path: Path) -> tuple[str, os.stat_result]:
 
     Raises:
         UsageError: it is none, or cannot be read.
-        StateError: others can write it.
     """
     never: int = getattr(os, "O_NONBLOCK", 0)  # a FIFO has no writer perhaps
     for _ in range(TRIES):
@@ -184,8 +208,12 @@ def _decoded(raw: bytes) -> str:
 class _Reading:
     """One reading of a document, which collects what is wrong with it."""
 
-    def __init__(self, place: Place, lines: Mapping[Keys, int]) -> None:
+    def __init__(
+        self, place: Place, lines: Mapping[Keys, int], before: Mapping[str, Made]
+    ) -> None:
         self.faults: list[tuple[int, str]] = []
+        self.found: Known = {}
+        self._before = before
         self._place = place
         self._lines = lines
         self._converter = Converter(forbid_extra_keys=True)
@@ -260,7 +288,8 @@ class _Reading:
             return ClientSection(self._line(path), {}, tuple(entries))
         flags = dict(self._flags(path, read))
         said = [flags.pop(one, None) for one in ("to", "to_file", "token_file")]
-        if (line := self._try(path, partial(line_of, read))) is not None:
+        line = self._try((*path, "to"), partial(line_of, read))
+        if line is not None:
             at = next(one.line for one in said if one)
             flags["to"] = Value(tuple(line), at)
         via, via_file = flags.pop("via", None), flags.pop("via_file", None)
@@ -279,11 +308,20 @@ class _Reading:
             return
         for index, table in enumerate(tables):
             at = (*path, index)
-            read = self._structured(at, table, ENTRIES[flag])
-            if read is not None:
-                entry = self._try(at, partial(entry_of, read, self._place))
-                if entry is not None:
-                    yield Written(flag, read, entry, self._line(at))
+            by = f"{flag} {table!r}"
+            made = self._before.get(by) or self._made(flag, at, table)
+            if made is not None:
+                if _is_all(flag, table):
+                    self.found[by] = made
+                yield Written(flag, *made, self._line(at))
+
+    def _made(self, flag: str, at: Keys, table: object) -> Made | None:
+        """Return an entry with its table; None where it has faults."""
+        read = self._structured(at, table, ENTRIES[flag])
+        if read is None:
+            return None
+        entry = self._try(at, partial(entry_of, read, self._place))
+        return None if entry is None else (read, entry)
 
     def _refuse_twice(self, entries: list[Written]) -> None:
         """Find the entries that want what one before them wants."""
@@ -392,6 +430,15 @@ class _Reading:
                 raise error
 
 
+def _is_all(flag: str, table: object) -> bool:
+    """Say whether nothing but its table makes an entry: no file, and no variable."""
+    if flag not in ("tcp", "udp", "reach", "http") or not isinstance(table, dict):
+        return False
+    target = str(table.get("target"))
+    is_address = target.isdigit() or (":" in target and "/" not in target)
+    return is_address and not table.keys() & {"auth", "auth_file", "ca"}
+
+
 def keys_of(table: type) -> tuple[str, ...]:
     """Return the keys of a table of the schema."""
     return tuple(one.name for one in fields(table))
@@ -417,7 +464,7 @@ def _said(error: TunnelError, key: str = "") -> str:
     if "tunnel " in fix:  # a command
         fix = ""
     parts = [error.what, error.cause, fix]
-    told = [_FLAG.sub(lambda one: one[1].replace("-", "_"), one) for one in parts]
+    told = [_DASHED.sub(lambda one: one[1].replace("-", "_"), one) for one in parts]
     if key and not re.search(rf"\b{re.escape(key)}\b", told[0]):
         told[0] = f"{key}: {told[0]}"
     return "; ".join(one for one in told if one)

@@ -8,6 +8,7 @@ by the help of its flag.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, get_args
 
@@ -51,6 +52,9 @@ from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, parse_verifier
 
 READ: Final = "read"
 _LOGS: Final = get_args(LogForm)
+_SECRET_FIELD: Final = re.compile(
+    r"authorization|cookie|api-?key|token|secret|password"
+)
 Said = Words | None
 """The words of a key; None: it is not there."""
 
@@ -100,6 +104,12 @@ def _has_secret(text: str) -> bool:
     """Say whether ``SCHEME://NAME:SECRET@…`` has the SECRET."""
     user, at, _ = text.partition("://")[2].rpartition("@")
     return bool(at) and ":" in user
+
+
+def _sets_secret(text: str) -> bool:
+    """Say whether a field that is set is one that holds a secret."""
+    name = text.partition(":")[0].lower()
+    return text.startswith("+") and _SECRET_FIELD.search(name) is not None
 
 
 def _limits(words: Words) -> None:
@@ -238,8 +248,8 @@ class HttpTable(NamedTable):
     auth_header: Said = key(word(_web("auth-header")))
     cors: Said = key(switch())
     host: Said = key(word(_web("host")))
-    header: Said = key(words(_web("header")))
-    response_header: Said = key(words(_web("response-header")))
+    header: Said = key(secret(words(_web("header")), _sets_secret))
+    response_header: Said = key(secret(words(_web("response-header")), _sets_secret))
     ca: Said = key(file)
     pin: Said = key(word(_web("pin")))
     insecure: Said = key(switch())

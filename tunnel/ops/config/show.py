@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.ops.config.again import Source
-from tunnel.ops.config.source import SECTION_OF
+from tunnel.ops.config.source import FILES_OF, SECTION_OF
 from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
 from tunnel.redaction import HIDDEN, masked
 
@@ -107,7 +108,9 @@ def _of_flag(argument: Argument, table: str) -> Iterator[Value]:
         yield Value(table, key, text, where or token.source)
         return
     usual = _USUAL.get(key)
-    if usual is None:
+    if os.environ.get(variable := FILES_OF.get(key, "")):
+        yield Value(table, key, json.dumps(HIDDEN), variable)
+    elif usual is None:
         yield Value(table, key, "", "not set")
     else:
         yield Value(table, key, json.dumps(usual), "default")

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from cyclopts import Parameter, Token
-from platformdirs import user_config_path
 
+from tunnel.errors import UsageError
 from tunnel.redaction import keep_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cyclopts import App, ArgumentCollection
 
     from tunnel.access.users import User
-    from tunnel.ops.config.read import Config
+    from tunnel.errors import TunnelError
+    from tunnel.ops.config.read import ClientSection, Config, Known
     from tunnel.ops.entries import Entry
 
 FILE_NAME: Final = "tunnel.toml"
@@ -32,6 +33,21 @@ SECTION_OF: Final[dict[str, Literal["server", "client"]]] = {
     "up": "client",
 }
 """The commands that read a file, and the section that is about each."""
+
+
+FILES_OF: Final = {"to": "TUNNEL_TO_FILE", "via": "TUNNEL_VIA_FILE"}
+"""Variables that name a file with the value of a key: they are before this file too."""
+_SECRETS: Final = {
+    "auth": "--auth",
+    "auth_file": "--auth",
+    "header": "--header",
+    "response_header": "--response-header",
+}
+"""Keys of entries that hold secrets, and the flags by which these are known."""
+
+
+_KNOWN: Final[Known] = {}
+"""The entries of the last reading in this process: a reload makes only what is new."""
 
 
 @Parameter(name="*")
@@ -49,6 +65,8 @@ class ConfigFlags:
 
 def usual_path() -> Path | None:
     """Return where a file is read without being named; None if no home is known."""
+    from platformdirs import user_config_path
+
     with suppress(RuntimeError):
         folder = user_config_path("tunnel")
         if folder.is_absolute():
@@ -89,8 +107,11 @@ class FileSource:
     """What it says; None where there is no file."""
     kept: frozenset[str] = frozenset()
     """The flags of entries that were given otherwise: the file's do not count."""
+    is_alone: bool = False
+    """Whether nothing was said otherwise: a contradiction is the file's own."""
     gives_to: bool = False
     """Whether the server of a client is known from the file."""
+    known: Known = field(default_factory=lambda: _KNOWN)
     used: list[str] = field(default_factory=list)
     """The keys that were used, for an error to name."""
 
@@ -113,21 +134,41 @@ class FileSource:
         from tunnel.ops.config.read import read_config
 
         name = SECTION_OF[command]
-        self.config = read_config(self.path, (name,))
+        self.config = read_config(self.path, (name,), self.known)
         section = getattr(self.config, name)
         if section is None:
             return
         self.kept = frozenset(key for key, one in said.items() if one.tokens)
+        self.is_alone = not self.kept - {"config"}
+        secrets: list[str] = []
         for key, value in section.flags.items():
-            if said[key].tokens:
+            if said[key].tokens or os.environ.get(FILES_OF.get(key, "")):
                 continue
             self.used.append(key)
             self.gives_to |= key == "to"
             source = f"{self.path}:{value.line}"
-            keep_secret((f"--{key}", *value.words), {})
             for index, word in enumerate(value.words):
+                secrets += f"--{key}", word
                 token = Token(keyword=key, value=word, source=source, index=index)
                 said[key].append(token)
+        if self.config.client is not None:
+            secrets += _secrets_of(self.config.client)
+        keep_secret(secrets, {})
+
+    def blamed(self, error: UsageError) -> TunnelError:
+        """Return an error about values that go together, as the file's if it is.
+
+        Else it names the keys of the file that may be part of it.
+        """
+        if not self.used or self.config is None:
+            return error
+        if self.is_alone:
+            from tunnel.ops.config.read import as_fault
+
+            return as_fault(self.config, error)
+        read = f"{self.path} says {', '.join(self.used)}"
+        cause = f"{error.cause}; {read}" if error.cause else read
+        return UsageError(error.what, cause, error.fix)
 
     @property
     def entries(self) -> list[Entry]:
@@ -141,6 +182,14 @@ class FileSource:
         """The users of the file."""
         server = self.config and self.config.server
         return server.users if server else {}
+
+
+def _secrets_of(client: ClientSection) -> Iterator[str]:
+    """Yield what the entries have of secrets, as a command line would."""
+    for written in client.entries:
+        for key, flag in _SECRETS.items():
+            for word in getattr(written.table, key, None) or ():
+                yield from (flag, word)
 
 
 def _is_there(path: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
+from tunnel.access.join import parse_join
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import default_rights, parse_rights
 from tunnel.access.users import User, check_name
@@ -142,16 +143,23 @@ def user_of(name: str, table: UserTable, where: str) -> User:
 
 
 def line_of(table: ClientTable) -> Said:
-    """Return the join line, or the name of a saved one; None if nothing is said."""
-    line = _either(table.to, table.to_file, "to")
-    if not table.token_file:
-        return line or None
-    scheme, separator, rest = _one(line).partition("://")
-    user, at, where = rest.partition("@")
-    if not at or ":" in user:
-        why = "to has one already" if at else "to is no join line: NAME@HOST:PORT/#PIN"
-        raise UsageError("token_file has no place for its token", why)
-    return [f"{scheme}{separator}{user}:{_one(table.token_file)}@{where}"]
+    """Return the join line, or the name of a saved one; None if nothing is said.
+
+    Raises:
+        UsageError: it is none, has no token, or two.
+    """
+    line = _one(_either(table.to, table.to_file, "to"))
+    if table.token_file:
+        scheme, separator, rest = line.partition("://")
+        user, at, where = rest.partition("@")
+        if not at or ":" in user:
+            why = "to is no join line: NAME@HOST:PORT/#PIN"
+            why = "to has one already" if at else why
+            raise UsageError("token_file has no place for its token", why)
+        line = f"{scheme}{separator}{user}:{_one(table.token_file)}@{where}"
+    if "://" in line:
+        parse_join(line)
+    return [line] if line else None
 
 
 def _need(said: Said, name: str) -> str:
