@@ -277,6 +277,48 @@ def test_a_server_moves_and_what_needs_a_restart_is_said(pair: Pair) -> None:
     assert not refused(port)
 
 
+def test_of_a_thousand_entries_one_is_changed_within_a_second(machine: Machine) -> None:
+    http = free_port()
+    serving = machine.serve("--http", f"127.0.0.1:{http}", "--domain", "t.test")
+    file = Written(machine.home / "up.toml")
+
+    def write(port: int) -> None:
+        lines = ["[client]", f'to = "{serving.join}"']
+        for number in range(1_000):
+            to = port if number == 500 else 9
+            lines += ["[[client.http]]", f'name = "n{number}"', f"target = {to}"]
+        file.write("\n".join(lines))
+
+    write(9)
+    client = machine.tunnel("up", "--config", str(file.path), "--drain", "0s")
+    client.out.wait("http ", 1_000)
+    for port in (10, 11, 12):
+        write(port)
+        client.send(signal.SIGHUP)
+    client.err.wait("changes=1")
+    took_ms = []
+    for port in (13, 14, 15):
+        write(port)
+        done = client.err.count("event=config.reloaded")
+        began = time.monotonic()
+        client.send(signal.SIGHUP)
+        client.err.wait("event=config.reloaded", done + 1)
+        took_ms.append(1_000 * (time.monotonic() - began))
+    print(f"\n1,000 entries, one changed: {min(took_ms):.0f} ms")
+    assert min(took_ms) < 1_000
+    changes = [one for one in client.err.all() if "event=config.change" in one]
+    assert all("~ http n500 target" in one for one in changes)
+    assert client.out.count("http ") >= 1_000
+
+
+def test_words_that_hold_secrets_are_no_change(machine: Machine) -> None:
+    serving = machine.serve("--http", f"127.0.0.1:{free_port()}", "--domain", "t.test")
+    entry = "shop=9,auth=anna:kept-to-itself"
+    client = machine.up(serving.join, "--http", entry)
+    client.send(signal.SIGHUP)
+    client.err.wait("changes=0")
+
+
 @pytest.mark.parametrize("how", ["signal", "command", "saved"])
 def test_who_is_not_concerned_loses_no_byte(
     pair: Pair, how: str, record_property: Callable[[str, object], None]

@@ -105,8 +105,8 @@ async def run_serve(
             nursery.start_soon(care.watch)
             await _answer_commands(nursery, state, ending, about, asked)
             # A reader of the join line may send a signal at once.
-            await nursery.start(until_signal)
             await reloader.start(nursery)
+            await nursery.start(until_signal)
             _show_server(show, address, joined.line(), server.names)
         return ending.status
 
