@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -14,6 +16,7 @@ import pytest
 
 from tunnel.errors import Exit, UsageError
 from tunnel.ops.control import processes
+from tunnel.ops.control.commands import quick
 from tunnel.ops.control.processes import (
     NotRunningError,
     find,
@@ -157,3 +160,43 @@ def test_the_umask_opens_no_folder_and_closes_none(run: Path) -> None:
             os.umask(before)
         assert run.stat().st_mode & 0o777 == 0o700
         run.rmdir()
+
+
+HEAVY = ("asyncio", "cryptography", "cyclopts", "h11", "logging", "rich", "ssl", "trio")
+
+
+def test_a_command_loads_nothing_that_takes_long_to_load() -> None:
+    code = "import sys, tunnel.__main__; print(*sys.modules)"
+    loaded = subprocess.run(
+        (sys.executable, "-c", code), capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert "tunnel.ops.control.commands" in loaded
+    assert not set(loaded) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["status", "--help"],
+        ["status", "--jsn"],
+        ["status", "a", "b"],
+        ["kick"],
+        ["limit", "tcp-1"],
+        ["ps", "up"],
+        ["status", ""],
+        ["up", "--tcp", "8000"],
+        ["users", "ls"],
+    ],
+    ids=" ".join,
+)
+def test_words_that_are_not_plain_are_for_the_whole_parser(words: list[str]) -> None:
+    assert quick(words) is None
+
+
+def test_a_variable_is_for_the_whole_parser(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quick(["ps"]) == Exit.NOT_RUNNING
+    monkeypatch.setenv("TUNNEL_JSON", "1")
+    assert quick(["ps"]) is None

@@ -64,7 +64,7 @@ class ClientHandlers:
         self._published = published
         self._local = local
         self._facts = _Facts()
-        self.limits = EntryLimits(client)
+        self.limits = EntryLimits(client, published)
         self.meters = Meters(lambda: {"": client.traffic})
 
     @property

@@ -12,8 +12,11 @@ from tunnel.ops.control.connections import mapping_of
 from tunnel.proto.entry_pace import EntryPace, let_go
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunnel.center.client import CenterClient
     from tunnel.link.session import Session
+    from tunnel.ops.entries import Published
     from tunnel.proto.conn import VirtualConn
 
 TICK_S: Final = 0.02
@@ -21,14 +24,17 @@ TICK_S: Final = 0.02
 
 
 class EntryLimits:
-    """The rates of a client's mappings, by their names.
+    """The rates of a client's mappings, by their names; ``published`` has those.
 
     A client without one pays nothing; with one, a look at each connection 50 times a
     second, which takes 1 ms for 3,000 of them.
     """
 
-    def __init__(self, client: CenterClient) -> None:
+    def __init__(
+        self, client: CenterClient, published: Mapping[str, Published]
+    ) -> None:
         self._client = client
+        self._published = published
         self._paces: dict[str, EntryPace] = {}
         self._news = Notify()
 
@@ -53,6 +59,8 @@ class EntryLimits:
             while not self._paces:
                 await self._news.wait()
             await trio.sleep(TICK_S)
+            for name in self._paces.keys() - self._published.keys():
+                del self._paces[name]  # its entry was removed
             session = self._client.session
             if session is not None and session.lost_at is None and not session.ended:
                 self._tick(session)

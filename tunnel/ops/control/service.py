@@ -129,6 +129,8 @@ class OwnSocket:
             else:
                 self._place, self.name = place, place.name
                 return listener
+        if listener is None and not why:
+            why = "no folder of this user's own can be made"
         if why != self._absent:
             log_event(logger, logging.WARNING, "control.absent", reason=why)
             self._absent = why
