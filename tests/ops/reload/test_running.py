@@ -214,6 +214,23 @@ async def test_a_thousand_entries_of_which_one_differs_change_at_once() -> None:
         assert len(where.server.mappings) == 1
 
 
+async def test_two_changes_at_once_are_made_one_after_another() -> None:
+    one_port, two_port = free_ports()[0], free_ports()[0]
+    async with (
+        center() as where,
+        target(echo) as to,
+        client(where, parse_tcp("80")) as own,
+    ):
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(own.have, reach(one_port, to))
+                nursery.start_soon(own.have, reach(two_port, to), parse_tcp("80"))
+        await own.have(reach(one_port, to))
+        assert len(own.entries) == 1
+        async with await trio.open_tcp_stream(LOOPBACK, one_port) as stream:
+            assert await hears(stream) == b"hello"
+
+
 # Reloads ------------------------------------------------------------------------------
 
 

@@ -51,6 +51,7 @@ class RunningEntries:
         self._publisher = client.publisher
         self._nursery = nursery
         self._running: dict[Key, Running] = {}
+        self._one_by_one = trio.Lock()
         self._named: dict[str, Running] = {}
         self.shown: dict[str, Published] = {}
         """What is published, by the names of the mappings."""
@@ -103,7 +104,12 @@ class RunningEntries:
         Raises:
             AddressError: a new one cannot listen. Nothing has changed.
         """
-        new = keyed(wanted)
+        async with self._one_by_one:  # a reload and a command may come together
+            return await self._become(keyed(wanted), now=now)
+
+    async def _become(
+        self, new: Mapping[Key, Entry], *, now: bool
+    ) -> tuple[EntryPlan, list[Line]]:
         plan = plan_entries(self.wanted, new)
         places = await self._listen(plan, new)
         changed, others = self._split(plan.changed)
