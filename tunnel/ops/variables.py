@@ -43,6 +43,7 @@ _SWITCHES: Final = {
     "status": ("quiet", "watch"),
     "logs": ("follow",),
     "reload": ("now",),
+    "remove": ("now",),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""
