@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from tunnel.errors import Exit
+from tunnel.ops.control.commands import quick
 from tunnel.ops.hide import hide_secrets
 from tunnel.ops.standard import secure_standard_files
 from tunnel.platform.process import let_through
@@ -18,6 +19,8 @@ def main() -> NoReturn:
     try:
         secure_standard_files()
         _end_when_asked()
+        if (status := quick(sys.argv[1:])) is not None:
+            sys.exit(status)
         shown = hide_secrets()
         # Slow to load, so only now: until here, `ps` may show a secret.
         from tunnel.ops.cli import main as run

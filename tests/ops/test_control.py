@@ -12,11 +12,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.errors import StateError, UsageError
-from tunnel.ops import ask as asking
-from tunnel.ops import control
-from tunnel.ops.ask import AnswerError, ask
-from tunnel.ops.control import Answer, Args, open_control, serve_control
+from tunnel.errors import AddressError, StateError, UsageError
+from tunnel.ops.control import Answer, Args, service
+from tunnel.ops.control import ask as asking
+from tunnel.ops.control.ask import FILE, AnswerError, ask
+from tunnel.ops.control.service import open_socket, serve_control
 from tunnel.platform.sockets import Peer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ JSON = st.recursive(
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_line_is_a_question_or_refused(line: bytes) -> None:
     try:
-        do, args = control._read(line)
+        do, args = service._read(line)
     except UsageError:
         return
     assert isinstance(do, str)
@@ -55,11 +55,10 @@ async def asked(state: Path, do: str) -> dict[str, object] | None:
 async def test_an_answer_and_a_refusal_come_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "peer_process", lambda _sock: Peer(1, os.geteuid()))
+    monkeypatch.setattr(service, "peer_process", lambda _sock: Peer(1, os.geteuid()))
     assert await asked(tmp_path, "echo") is None  # nobody there
     async with trio.open_nursery() as nursery:
-        listener = open_control(tmp_path)
-        assert listener is not None
+        listener = open_socket(tmp_path / FILE)
         nursery.start_soon(serve_control, listener, {"echo": echo, "fail": fail})
         answer = await asked(tmp_path, "echo")
         by = f"uid {os.geteuid()} pid 1"
@@ -77,12 +76,11 @@ async def test_another_user_is_not_heard_and_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with trio.open_nursery() as nursery:
-        listener = open_control(tmp_path)
-        assert listener is not None
+        listener = open_socket(tmp_path / FILE)
         nursery.start_soon(serve_control, listener, {"echo": echo})
         other = Peer(1, os.geteuid() + 1)
         with monkeypatch.context() as patch:
-            patch.setattr(control, "peer_process", lambda _sock: other)
+            patch.setattr(service, "peer_process", lambda _sock: other)
             with pytest.raises(AnswerError, match="another user"):
                 await asked(tmp_path, "echo")
         with pytest.raises(AnswerError, match="not reached through"):
@@ -97,11 +95,10 @@ async def test_another_user_is_not_heard_and_not_asked(
 async def test_a_silent_question_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "QUESTION_S", 0.05)
-    monkeypatch.setattr(control, "peer_process", lambda _sock: Peer(1, os.geteuid()))
+    monkeypatch.setattr(service, "QUESTION_S", 0.05)
+    monkeypatch.setattr(service, "peer_process", lambda _sock: Peer(1, os.geteuid()))
     async with trio.open_nursery() as nursery:
-        listener = open_control(tmp_path)
-        assert listener is not None
+        listener = open_socket(tmp_path / FILE)
         nursery.start_soon(serve_control, listener, {"echo": echo})
         with trio.fail_after(20):
             stream = await trio.open_unix_socket(str(tmp_path / "control"))
@@ -114,7 +111,8 @@ async def test_a_silent_question_ends(
 def test_a_path_that_is_too_long_leaves_the_files(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
-    assert open_control(deep) is None
+    with pytest.raises(AddressError, match="too long"):
+        open_socket(deep / FILE)
     assert ask(deep, "echo", {}) is None
 
 

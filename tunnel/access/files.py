@@ -64,7 +64,7 @@ def read_private(path: Path) -> str:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            _insist_private(path, os.fstat(file.fileno()))
+            insist_private(path, os.fstat(file.fileno()))
             return file.read()
     except OSError as error:
         raise _unusable(path, "read", error) from error
@@ -72,11 +72,12 @@ def read_private(path: Path) -> str:
         raise StateError(f"cannot use {path}", DAMAGED) from error
 
 
-def _insist_private(path: Path, status: os.stat_result) -> None:
+def insist_private(path: Path, status: os.stat_result) -> None:
+    """Raise StateError if a file with that status is not as ``read_private`` wants."""
     user = user_id()
     if user is None or (status.st_uid == 0 and not status.st_mode & 0o022):
         return
-    if os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true"):
+    if _all_are_trusted():
         return
     name = shlex.quote(str(path))
     if status.st_uid != user:
@@ -90,6 +91,18 @@ def _insist_private(path: Path, status: os.stat_result) -> None:
         return
     switch = f"or set {TRUST_FILES}=yes if you trust whoever can read and write it"
     raise StateError(f"will not use {path}", cause, f"{fix}, {switch}")
+
+
+def insist_unwritable(path: Path, status: os.stat_result) -> None:
+    """Raise StateError if everybody may write a file with that status."""
+    if status.st_mode & 0o002 and user_id() is not None and not _all_are_trusted():
+        cause = f"everybody may write it: its mode is {status.st_mode & 0o777:03o}"
+        fix = f"chmod o-w {shlex.quote(str(path))}, or set {TRUST_FILES}=yes"
+        raise StateError(f"will not use {path}", cause, fix)
+
+
+def _all_are_trusted() -> bool:
+    return os.environ.get(TRUST_FILES, "").lower() in ("1", "yes", "true")
 
 
 def write_private(path: Path, text: str) -> None:

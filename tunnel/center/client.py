@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.center.publisher import MappingListener
+    from tunnel.link.link import Link
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.proxy_protocol import ProxyVersion
     from tunnel.proto.frames import Target
@@ -44,6 +45,18 @@ class CenterClient(LinkKeeper):
 
     Everything below may be used once ``run`` has started.
     """
+
+    def retry(self) -> bool:
+        """End the pause before the next attempt; False if there is none to end."""
+        if self._link is not None or self._pause.cancel_called:
+            return False
+        self._pause.cancel()
+        return True
+
+    @property
+    def link(self) -> Link | None:
+        """The link that carries the session at the moment."""
+        return self._link
 
     # Mappings ------------------------------------------------------------------------
 

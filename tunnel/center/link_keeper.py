@@ -145,6 +145,7 @@ class LinkKeeper:
         self._attempts = trio.CancelScope()
         self._step = trio.CancelScope()
         """What stands between now and a link: a pause, a dial."""
+        self._pause = trio.CancelScope()
         self._nursery: trio.Nursery
         self._task_status: trio.TaskStatus[None]
 
@@ -272,9 +273,9 @@ class LinkKeeper:
                 continue
             wait_s = self._pause_s(pauses, reason, took_s)
             self._say_down(reason, min(wait_s, left_s), was_up=was_up)
-            with trio.move_on_after(min(wait_s, left_s)) as scope:
+            with trio.move_on_after(min(wait_s, left_s)) as self._pause:
                 if not reason.retry_after_s:  # else the server says how long it lasts
-                    self._step = scope
+                    self._step = self._pause
                 await trio.sleep_forever()
         return None
 

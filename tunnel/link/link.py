@@ -89,6 +89,7 @@ class Link:
         transport.read_at_most(READ_BYTES)  # the peer has proved who it is
         self.gone = trio.Event()
         """Set when ``run`` is over."""
+        self.began_at = trio.current_time()
         self._early = early
         self._scope = trio.CancelScope()
         self._reason: TunnelError | None = None

@@ -102,6 +102,11 @@ class Output:
         self._turn_bytes = 0
         self._turn_began = 0.0
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the kernel has not taken the last turn whole."""
+        return self._turn_bytes > 0
+
     def wake(self) -> None:
         """Have the core's output sent, if there is a link.
 

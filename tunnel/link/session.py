@@ -134,6 +134,9 @@ class Session:
         self.resume_s = resume_s if replay_limit else 0.0
         self.lost_at: float | None = None
         """When its link was lost, while it waits for another."""
+        self.began_at = now
+        self.resumes = 0
+        """How often it went on over another link."""
         self.rest = Rest(now, TIMEOUTS.get().idle_s)
         """When ``look_for_rest`` has something to do."""
         self.go_away: RemoteSessionError | None = None
@@ -143,7 +146,7 @@ class Session:
         """Closed by the peer, but holding memory until they are read."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
-        self._inflow: Inflow | None = None
+        self.inflow: Inflow | None = None
         """What the rate of its user lets in: see ``UserSession``."""
         self._nursery: trio.Nursery | None = None
         self._serve_offer = serve_offer
@@ -214,6 +217,7 @@ class Session:
         now = trio.current_time()
         repeated = self.core.resume(count, now)
         self.rest.start(now)
+        self.resumes += 1
         if self._state is _State.WAITING:
             self._state = _State.LINKED
         self.lost_at = None
@@ -382,8 +386,8 @@ class Session:
         What the streams send meanwhile is gathered: the caller flushes the output.
         ``paced``: they have waited as long as the rate of the user wants it.
         """
-        if self._inflow is not None and not paced:
-            events = self._inflow.admit(events)
+        if self.inflow is not None and not paced:
+            events = self.inflow.admit(events)
         output, streams = self.output, self._streams
         gathering, output.gathering = output.gathering, True
         try:
@@ -483,6 +487,11 @@ class Session:
         if step_s:
             for stream in tuple(self._streams.values()):
                 stream.rested(step_s)
+
+
+def open_streams(session: Session) -> tuple[VirtualStream, ...]:
+    """Return what is alive in a session, UDP associations too, to look at each."""
+    return tuple(session._streams.values())
 
 
 async def _refuse(stream: VirtualStream) -> None:

@@ -70,6 +70,12 @@ class Transport(ABC):
         self.peer = peer
         self.read_at_most(UNPROVEN_READ_BYTES)
 
+    @property
+    def tcp(self) -> socket.socket | None:
+        """The socket below, for what the kernel knows of it; None if there is more."""
+        stream = self._stream
+        return stream.socket if isinstance(stream, FastSocket) else None
+
     def read_at_most(self, size: int) -> None:
         """Take so many bytes at a time from now on."""
         # Buffers for many reads: new ones of ``READ_BYTES`` cost page faults.

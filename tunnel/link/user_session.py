@@ -37,9 +37,9 @@ class UserSession(Session):
         if self.ended is not None:
             return
         account = self.account
-        before = self._inflow
+        before = self.inflow
         if (before and before.meter) is not account.up:
-            self._inflow = Inflow(account.up, self._release) if account.up else None
+            self.inflow = Inflow(account.up, self._release) if account.up else None
             if before is not None:
                 before.end()
         self.core.pace(account.down, account.police, self.output.wake)
@@ -83,8 +83,8 @@ class UserSession(Session):
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed here."""
-        if self._inflow is not None:
-            self._inflow.forget(conn)
+        if self.inflow is not None:
+            self.inflow.forget(conn)
         super().forget(conn)
         if self.core.opened_here(conn):
             self.account.connections -= 1
@@ -112,8 +112,8 @@ class UserSession(Session):
 
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
         """Do as ``Session.end`` does; what has come and waits can still be read."""
-        if self._inflow is not None:
-            inflow, self._inflow = self._inflow, None
+        if self.inflow is not None:
+            inflow, self.inflow = self.inflow, None
             inflow.end()
         self.core.pace(None, None, self.output.wake)
         super().end(error, flush=flush)

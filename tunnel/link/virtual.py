@@ -22,6 +22,7 @@ from tunnel.platform.sockets import HAS_EPOLL
 if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.errors import StreamError
+    from tunnel.link.looks import Looks
     from tunnel.link.output import Output
     from tunnel.net.poller import Poller
     from tunnel.net.virtual_connection import LocalEnd, Sink
@@ -72,14 +73,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "_answered",
         "_closed",
         "_core",
         "_eof_sent",
         "_finished",
         "_inbox",
-        "_lent",
-        "_local",
         "_moved_bytes",
         "_on_closed",
         "_patience_s",
@@ -91,10 +89,14 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_send_error",
         "_sending",
         "_wake",
+        "answered",
         "bound",
         "carrier",
         "conn",
         "create",
+        "lent",
+        "local",
+        "looks",
         "sink",
         "unread_bytes",
     )
@@ -109,7 +111,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._core = carrier.core
         self.conn = conn
         self._wake = carrier.output.wake
-        self._answered = create is not None
+        self.answered = create is not None
+        """The peer has accepted it, or has opened it."""
         self._progress = Notify()
         """News of credit, of the peer's answer, or of an end."""
         self._sending = False
@@ -121,7 +124,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """None until something waits in it: most of what a relay carries never does."""
         self.unread_bytes = 0
         """Bytes that were received and not taken."""
-        self._lent = 0
+        self.lent = 0
         """Bytes that were lent by ``take_piece``: held until the next call."""
         self._receiving = False
         self._receive_error: StreamError | None = None
@@ -129,12 +132,14 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """Nothing comes any more: the peer's direction, or all of it, has ended."""
         self.sink: Sink | None = None
         """Takes what comes before it would wait to be taken, or a part of it."""
-        self._local: LocalEnd | None = None
+        self.local: LocalEnd | None = None
         """The socket that the session carries."""
         self._reader: LocalReader | None = None
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
+        self.looks: Looks | None = None
+        """What it was found to wait for lately; of ``link.waits`` alone."""
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._send_error else "open"
@@ -185,16 +190,16 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def take_piece(self) -> bytes | bytearray | None:
         """Do as ``receive_piece`` does, but return None when nothing has come."""
-        if self._lent:
-            lent, self._lent = self._lent, 0
+        if self.lent:
+            lent, self.lent = self.lent, 0
             if self._core.consumed(self.conn, lent):
                 self._wake()
         if self._closed:
             raise trio.ClosedResourceError
         if self._inbox is not None and self.unread_bytes:
             data = self._inbox.take()
-            self._lent = len(data)
-            self.unread_bytes -= self._lent
+            self.lent = len(data)
+            self.unread_bytes -= self.lent
             return data
         return _end(self._receive_error) if self._finished else None
 
@@ -320,7 +325,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         """
         if self._closed or self._send_error is not None or not HAS_EPOLL:
             return None
-        self._local, self._patience_s = local, idle_s
+        self.local, self._patience_s = local, idle_s
         self._rested_s, self._moved_bytes = 0.0, -1
         if idle_s < self.carrier.rest.shortest_s:
             self.carrier.rest.follow(idle_s)
@@ -343,7 +348,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: closed here meanwhile.
         """
         await trio.lowlevel.checkpoint()
-        while not self._answered:
+        while not self.answered:
             if self._closed:
                 raise trio.ClosedResourceError
             if self._send_error is not None:
@@ -393,7 +398,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
-        local, self._local = self._local, None
+        local, self.local = self.local, None
         if self._inbox is not None:
             self._inbox.clear()
         self._progress.ring()
@@ -406,21 +411,21 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     def opened(self, bound: Address | None) -> None:
         """Take the peer's acceptance."""
-        self._answered, self.bound = True, bound
+        self.answered, self.bound = True, bound
         self._progress.ring()
 
     def deliver(self, pieces: list[bytes | memoryview], size: int) -> None:
         """Take ``size`` bytes: a copy of what no socket takes waits to be taken."""
         if self._closed:
             return
-        local, taken = self._local, 0
-        if local is not None and not self.unread_bytes and not self._lent:
+        local, taken = self.local, 0
+        if local is not None and not self.unread_bytes and not self.lent:
             taken = local.write(*pieces)
             if taken and self._core.consumed(self.conn, taken):
                 self._wake()
             if taken == size:
                 return
-        elif self.sink is not None and not self.unread_bytes and not self._lent:
+        elif self.sink is not None and not self.unread_bytes and not self.lent:
             taken = self.sink(pieces, size)
             if taken and self._core.consumed(self.conn, taken):
                 self._wake()
@@ -436,11 +441,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._finished = True
         if self._inbox is not None:
             self._inbox.arrived.ring()
-        if self._local is not None:
-            if self.unread_bytes or self._lent:
-                self._local.news()
+        if self.local is not None:
+            if self.unread_bytes or self.lent:
+                self.local.news()
             else:
-                self._local.ended()
+                self.local.ended()
 
     def woken(self) -> None:
         """Take news of credit or room."""
@@ -456,8 +461,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
             self._moved_bytes, self._rested_s = moved_bytes, 0.0
             return
         self._rested_s += step_s
-        if self._local is not None and self._rested_s > self._patience_s - ROUNDING_S:
-            self._local.idle()
+        if self.local is not None and self._rested_s > self._patience_s - ROUNDING_S:
+            self.local.idle()
 
     def closed(self, code: Code, reason: str, *, local: bool = False) -> None:
         """Take the end of the connection: nothing follows.
@@ -477,8 +482,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._progress.ring()
         if self._reader is not None:
             self._reader.stop()
-        if self._local is not None:
-            self._local.news()
+        if self.local is not None:
+            self.local.news()
         if self._on_closed is not None:
             self._on_closed(code)
 

@@ -62,6 +62,8 @@ class RelayState:
     down: Down = Down.OPEN
     verdict: Verdict | None = None
     changed: Notify = field(default_factory=Notify)
+    asked: bool | None = None
+    """Whether bytes passed last towards local; None: none has."""
     grace_until: float = math.inf
     _push_at: float = math.inf  # a task of ours watches the time from here on
     _scope: trio.CancelScope | None = None  # of the wait that may be ended
@@ -149,12 +151,14 @@ class RelayState:
     def count_sent(self, size: int) -> None:
         """Count bytes that went up."""
         self.traffic.sent += size
+        self.asked = False
         if self._scope is not None and trio.current_time() >= self._push_at:
             self._push_deadline(self._scope)
 
     def count_received(self, size: int) -> None:
         """Count bytes that went down."""
         self.traffic.received += size
+        self.asked = True
         if self._scope is not None and trio.current_time() >= self._push_at:
             self._push_deadline(self._scope)
 
@@ -255,6 +259,11 @@ class Carried(RelayState):
             self.wake()
 
     # For the session: see ``LocalEnd`` ------------------------------------------------
+
+    @property
+    def tcp(self) -> socket.socket:
+        """The socket; for what the kernel knows of it."""
+        return self._socket.socket
 
     def number(self) -> int:
         """Return the socket's descriptor."""

@@ -19,10 +19,16 @@ from tunnel.log import (
     TerminalFormatter,
     log_event,
 )
+from tunnel.ops.recent import Recent
+from tunnel.ops.texts import connections as connections
+from tunnel.ops.texts import explained, shown
+from tunnel.ops.texts import size_text as size_text
 from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tunnel.errors import TunnelError
 
 LOG: Final = logging.getLogger(__name__)
@@ -52,7 +58,8 @@ class Show:
         self._talkative = sys.stderr.isatty() and not as_json
         self._status = ""
         kind = log or ("terminal" if self._talkative else "logfmt")
-        self._log = BoundedHandler(sys.stderr)
+        self.recent = Recent()
+        self._log = BoundedHandler(sys.stderr, self.recent)
         if kind == "terminal":
             self._log.setFormatter(TerminalFormatter(colour=self._talkative))
         else:
@@ -61,8 +68,9 @@ class Show:
         root = logging.getLogger("tunnel")
         root.handlers[:] = [self._log]
         root.propagate = False
-        # On a terminal, ``talk`` says better what the log would say at INFO.
-        root.setLevel(logging.WARNING if kind == "terminal" else logging.INFO)
+        root.setLevel(logging.INFO)
+        if kind == "terminal":  # there ``talk`` says better what the log would at INFO
+            self._log.least = logging.WARNING
 
     async def keep_log(self) -> NoReturn:
         """Write now and then how many lines the log left out."""
@@ -91,7 +99,7 @@ class Show:
         """Write a line for the person at the terminal, if there is one."""
         if self._talkative:
             self._clear_status()
-            _write(sys.stderr, _shown(f"  {label:<{LABEL_WIDTH}} {text}") + "\n")
+            _write(sys.stderr, shown(f"  {label:<{LABEL_WIDTH}} {text}") + "\n")
 
     def warn(self, event: str, text: str) -> None:
         """Tell the person at the terminal; without one, the log."""
@@ -104,7 +112,7 @@ class Show:
         if self._talkative and text != self._status:
             self._clear_status()
             self._status = text
-            _write(sys.stderr, _shown(text))
+            _write(sys.stderr, shown(text))
 
     def _clear_status(self) -> None:
         if self._status:
@@ -115,15 +123,18 @@ class Show:
         """Write what failed, why, and what can be done."""
         self._explain(f"{word}: {error.what}", error)
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Write lines about a file, as its faults, to stderr."""
+        self._clear_status()
+        _write(sys.stderr, "".join(f"{shown(one)}\n" for one in lines))
+
     def trouble(self, error: TunnelError, instead: str) -> None:
         """Write what failed where the program goes on, and how it does."""
         self._explain(f"{error.what}; {instead}", error)
 
     def _explain(self, first: str, error: TunnelError) -> None:
         self._clear_status()
-        parts = ("", first), ("  cause  ", error.cause), ("  fix    ", error.fix)
-        text = "".join(f"{_shown(label + said)}\n" for label, said in parts if said)
-        _write(sys.stderr, text)
+        _write(sys.stderr, explained(first, error))
 
 
 def is_journal(file: TextIO) -> bool:
@@ -135,30 +146,10 @@ def is_journal(file: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _shown(text: str) -> str:
-    """Return one line without secrets and without what moves the cursor."""
-    return escaped(redact(text))
-
-
 def _write(file: TextIO, text: str) -> None:
     """Write at once: a script may be waiting. ``ops.standard`` deals with failures."""
     file.write(text)
     file.flush()
-
-
-def size_text(count: int) -> str:
-    """Return a number of bytes for a person to read."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def connections(count: int, kind: str = "") -> str:
-    """Return a number of connections for a person to read."""
-    return f"{count} {kind}connection{'' if count == 1 else 's'}"
 
 
 # The log -----------------------------------------------------------------------------
@@ -185,8 +176,12 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
     written and the numbers in ``more`` add up to all records.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    least = logging.INFO
+    """Lines below are kept in ``recent`` alone."""
+
+    def __init__(self, stream: TextIO, recent: Recent | None = None) -> None:
         super().__init__(stream)
+        self._recent = recent or Recent()
         self._windows: dict[_Key, _Window] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -195,7 +190,7 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         window = self._window(record, now)
         if window.lines < LINES_IN_A_WINDOW:
             window.lines += 1
-            super().emit(record)
+            self._write(record)
         else:
             window.more += 1
 
@@ -235,7 +230,12 @@ class BoundedHandler(logging.StreamHandler[TextIO]):
         fields = {"user": user or None, "client": client or None, "more": window.more,
                   "in_s": round(now - window.began, 1)}  # fmt: skip
         setattr(more, FIELDS, fields)
-        super().emit(more)
+        self._write(more)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        self._recent.add(record)
+        if record.levelno >= self.least:
+            super().emit(record)
 
 
 def _key_of(record: logging.LogRecord) -> _Key:

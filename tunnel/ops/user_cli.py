@@ -199,7 +199,7 @@ def _do(
     **args: object,
 ) -> int:
     """Have the server do a command, or do it here; show the answer."""
-    from tunnel.ops.ask import ask
+    from tunnel.ops.control.ask import ask
     from tunnel.ops.saved import state_folder
     from tunnel.ops.show import Show
     from tunnel.ops.standard import lost_output
@@ -264,6 +264,7 @@ def _perform(state: Path, command: str, args: Fields) -> Fields:
     from tunnel.access.join import kept_join
     from tunnel.access.months import Months
     from tunnel.access.user_commands import UserCommands
+    from tunnel.ops.config.source import users_of_file
 
     def line() -> JoinLine:
         kept = kept_join(state)
@@ -272,7 +273,8 @@ def _perform(state: Path, command: str, args: Fields) -> Fields:
             raise StateError(f"there is no join line in {state}", why, "tunnel serve")
         return kept
 
-    answer = UserCommands(state, line).perform(command, args, "this user")
+    commands = UserCommands(state, line, of_file=users_of_file())
+    answer = commands.perform(command, args, "this user")
     if command == "rename":
         months = Months(state)
         months.rename(str(args["name"]), str(args["to"]))
@@ -318,7 +320,7 @@ def _json(fields: Fields) -> None:
 def _told(user: Fields) -> list[tuple[str, str]]:
     """Return what is to be said of a user, and in which words."""
     told = [("user", str(user["user"]))]
-    for key in ("links", "may", "limits", "expires", "once"):
+    for key in ("links", "may", "limits", "expires", "once", "file"):
         value = user.get(key)
         if isinstance(value, list):
             value = " ".join(map(str, value)) or ("nothing" if key == "may" else None)

@@ -40,6 +40,10 @@ _SWITCHES: Final = {
     "rotate": ("address",),
     "limit": ("rate", "limit"),
     "rename": ("address",),
+    "status": ("quiet", "watch"),
+    "logs": ("follow",),
+    "reload": ("now",),
+    "remove": ("now",),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""

@@ -96,6 +96,8 @@ class MuxCore:
         self.liveness: Final = output.liveness
         self.replay: Final = output.replay
         """What was sent and is not confirmed; None when no other link may follow."""
+        self.lanes: Final = output.lanes
+        """What waits for its turn; to be looked at only."""
         # Bound, not wrapped: these are called for every frame and every piece.
         self.open: Final = table.open
         self.accept: Final = table.accept
@@ -107,6 +109,8 @@ class MuxCore:
         self.send_datagram: Final = output.send_datagram
         self.finish: Final = table.finish
         self.consumed: Final = output.consumed
+        self.replace_windows: Final = output.replace_windows
+        self.go_on: Final = output.go_on
         self.ping: Final = output.ping
         self.go_away: Final = output.go_away
         self.has_output: Final = output.has_output

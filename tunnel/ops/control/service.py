@@ -1,4 +1,4 @@
-"""The control socket of a running server: STATE/control, for this user's commands.
+"""The control socket of a running process, for this user's commands.
 
 One question and one answer for each connection, each a line of JSON:
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -25,7 +25,8 @@ from tunnel.addresses import UnixPath
 from tunnel.errors import AddressError, TunnelError, UsageError
 from tunnel.log import log_event
 from tunnel.net.listen import open_unix_listener
-from tunnel.ops.ask import FILE
+from tunnel.ops.control.ask import FILE
+from tunnel.ops.control.processes import is_listed, link_to, own_places
 from tunnel.platform.process import user_id
 from tunnel.platform.sockets import Peer, peer_process
 
@@ -34,43 +35,120 @@ if TYPE_CHECKING:
 
     from tunnel.net.listen import UnixListener
     from tunnel.net.sockets import FastSocket
-
-Args = Mapping[str, object]
-Answer = dict[str, object]
-Handler = Callable[[Args, str], Awaitable[Answer]]
-"""Takes the arguments and who asks; returns the answer, or raises TunnelError."""
+    from tunnel.ops.control import Answer, Args, Handlers
 
 MAX_QUESTION_BYTES: Final = 1_048_576
 """An invitation with ten thousand rights."""
 QUESTION_S: Final = 5.0
 """How long a question may take to arrive, and its answer to be read: both come from
 this machine."""
+LOOK_S: Final = 5.0
+"""How often to look whether the socket is still there."""
 MAX_AT_ONCE: Final = 16
 """Questions at once: scripts that run beside each other."""
 
 logger = logging.getLogger("tunnel.control")
 
 
-def open_control(state: Path) -> UnixListener | None:
-    """Listen on the control socket of a state folder; None where that is not possible.
+def open_socket(path: Path) -> UnixListener:
+    """Listen on a control socket; the caller closes the listener.
 
-    What a dead process left is swept away. Without a socket commands change the files,
-    which are looked at all the time.
+    What a dead process left there is swept away.
+
+    Raises:
+        AddressError: that is not possible there.
     """
-    path = state.absolute() / FILE
-    try:
-        if not UnixPath.is_usable(str(path)):
-            raise AddressError(f"{path} is too long for a unix socket")
-        return open_unix_listener(UnixPath(str(path)))
-    except AddressError as error:
-        log_event(logger, logging.WARNING, "control.absent", reason=error.what,
-            cause=error.cause or None)  # fmt: skip
-        return None
+    if not UnixPath.is_usable(str(path)):
+        raise AddressError(f"{path} is too long for a unix socket")
+    return open_unix_listener(UnixPath(str(path)))
 
 
-async def serve_control(
-    listener: UnixListener, handlers: Mapping[str, Handler]
-) -> None:
+class OwnSocket:
+    """The socket of this process, and its name among those of this user.
+
+    Args:
+        role: ``serve`` or ``up``.
+        state: the folder of a server, whose socket is there; None for a client.
+    """
+
+    def __init__(self, role: str, state: Path | None = None) -> None:
+        self.name = ""
+        """As ``tunnel ps`` shows it; "" while it is in no list."""
+        self._role = role
+        self._state = state
+        self._place: Path | None = None
+        self._absent = ""
+
+    async def serve(
+        self,
+        handlers: Handlers,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer questions until cancelled; started once they can be asked.
+
+        What somebody removes meanwhile, as the runtime folder goes with a login, is
+        made again. Where no socket is possible the process goes on without one.
+        """
+        told = False
+        try:
+            while True:
+                listener = self._open()
+                if not told:
+                    task_status.started()
+                    told = True
+                if listener is None:
+                    await trio.sleep(LOOK_S)  # perhaps there is a place by then
+                    continue
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(serve_control, listener, handlers)
+                    while self._is_there():  # noqa: ASYNC110 - a file has no event
+                        await trio.sleep(LOOK_S)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._unlink()
+
+    def _open(self) -> UnixListener | None:
+        """Listen in the state folder, or else in a runtime folder; None: nowhere."""
+        listener, why = None, ""
+        self._unlink()
+        own = None if self._state is None else self._state.absolute() / FILE
+        if own is not None:
+            try:
+                listener = open_socket(own)
+            except AddressError as error:
+                why = f"{error.what}: {error.cause}" if error.cause else error.what
+        for place in own_places(self._role):
+            try:
+                if listener is None:
+                    listener = open_socket(place)
+                elif own is not None and not link_to(own, place):
+                    continue
+            except (AddressError, OSError) as error:
+                why = why or str(error)
+            else:
+                self._place, self.name = place, place.name
+                return listener
+        if listener is None and not why:
+            why = "no folder of this user's own can be made"
+        if why != self._absent:
+            log_event(logger, logging.WARNING, "control.absent", reason=why)
+            self._absent = why
+        self.name = f"{self._role}-{os.getpid()}"
+        return listener
+
+    def _is_there(self) -> bool:
+        return self._place is None or self._place.exists()
+
+    def _unlink(self) -> None:
+        """Remove the link to a socket elsewhere; a socket goes with its listener."""
+        place, self._place = self._place, None
+        if place is not None and place.is_symlink():
+            with suppress(OSError):
+                place.unlink()
+
+
+async def serve_control(listener: UnixListener, handlers: Handlers) -> None:
     """Answer questions until cancelled; closes the listener, which removes its file."""
     control = _Control(handlers)
     try:
@@ -83,7 +161,7 @@ async def serve_control(
 class _Control:
     """The questions of one control socket."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._at_once = 0
 
@@ -114,7 +192,7 @@ class _Control:
                 do, args = _read(await _line(stream))
             handler = self._handlers.get(do)
             if handler is None:
-                what = f"this server knows no command {do!r}"
+                what = f"this process knows no command {do!r}"
                 raise UsageError(what, "it may be older than this program")
             by = f"uid {peer.user} pid {peer.process}" if peer else "this user"
             return {"done": await handler(args, by)}
@@ -127,9 +205,13 @@ class _Control:
 def _refusal(peer: Peer) -> str:
     """Say why a program is not heard; "" if it is."""
     if peer.user != user_id():
-        return "this server belongs to another user"
+        return "this process belongs to another user"
     if peer.process == os.getpid():  # the server dials what its clients ask for
         return "this socket is not reached through the tunnel"
+    if is_listed(
+        peer.process
+    ):  # it dials what its clients ask for, or for its visitors
+        return "another tunnel process has no commands to give"
     return ""
 
 

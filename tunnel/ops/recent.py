@@ -1,0 +1,65 @@
+"""The last lines of the log, for ``tunnel logs`` and for the faults of a status."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tunnel.log import LogfmtFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_BYTES: Final = 262_144
+"""Of all lines that are kept: some two thousand."""
+MAX_FAULTS: Final = 20
+"""Warnings and errors that are kept for longer than the lines around them."""
+MAX_LINE: Final = 4_096
+"""Characters of a line that are kept: a reason is words for people."""
+
+
+class KeptLine(NamedTuple):
+    """One line of the log."""
+
+    number: int
+    """Grows by one with each line of this process."""
+    at: float
+    """When, in seconds since 1970."""
+    level: int
+    event: str
+    text: str
+
+
+class Recent:
+    """The last lines of this process, however few of them are written elsewhere."""
+
+    def __init__(self) -> None:
+        self._lines: deque[KeptLine] = deque()
+        self._faults: deque[KeptLine] = deque(maxlen=MAX_FAULTS)
+        self._size = 0
+        self._count = 0
+        self._formatter = LogfmtFormatter()
+
+    def add(self, record: logging.LogRecord) -> None:
+        """Keep a record; the oldest go for it."""
+        text = self._formatter.format(record)[:MAX_LINE]
+        self._count += 1
+        line = KeptLine(
+            self._count, record.created, record.levelno, record.getMessage(), text
+        )
+        self._lines.append(line)
+        self._size += len(text)
+        while self._size > MAX_BYTES:
+            self._size -= len(self._lines.popleft().text)
+        if record.levelno >= logging.WARNING:
+            self._faults.append(line)
+
+    def after(self, number: int) -> Iterator[KeptLine]:
+        """Yield the lines that are kept behind a line with this number."""
+        return (line for line in self._lines if line.number > number)
+
+    @property
+    def faults(self) -> tuple[KeptLine, ...]:
+        """The last warnings and errors, the oldest first."""
+        return tuple(self._faults)
