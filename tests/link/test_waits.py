@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
 import trio
 import trio.testing
 from support.wires import TARGET, Offers, open_one, raw_peer, session_pair
@@ -18,13 +17,13 @@ from tunnel.link.looks import MINUTE, Looks, Wait
 from tunnel.link.waits import Sampler, Sight, look_at, state_of, wait_of
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket
-from tunnel.platform.sockets import HAS_EPOLL
 from tunnel.proto.events import DataReceived
 from tunnel.proto.pace import Inflow, Meter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
     from support.wires import SessionPair
 
     from tunnel.link.session import Session
@@ -81,7 +80,6 @@ async def say(source: socket.socket, sink: socket.socket) -> None:
     assert sink.recv(100) == b"word"
 
 
-@pytest.mark.skipif(not HAS_EPOLL, reason="sockets are not carried here")
 async def test_who_has_to_speak_is_known_however_often_both_did() -> None:
     with trio.fail_after(10):
         async with joined() as between:
@@ -100,7 +98,6 @@ async def test_who_has_to_speak_is_known_however_often_both_did() -> None:
                 await say(target, program)
 
 
-@pytest.mark.skipif(not HAS_EPOLL, reason="sockets are not carried here")
 async def test_bytes_of_one_direction_are_a_transfer_until_they_end() -> None:
     with trio.fail_after(10):
         async with joined() as between:
