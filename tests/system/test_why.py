@@ -19,9 +19,13 @@ from tunnel.ops.control.ask import ask
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from support.processes import Program
+
 LOOKS: Final = 10
 """So many are looked at: about ten seconds."""
 SLOW_S: Final = 0.3
+SLOW_SITE_S: Final = 0.6
+"""Long beside the way between the programs, which takes 0.1 s and more for losses."""
 ANSWER: Final = b"x" * 100
 SLOW_BYTES_PER_S: Final = 50_000
 
@@ -33,17 +37,36 @@ class Bed:
         self.line = LongLine(near, far, delay_ms=50, loss_percent=1, mbit=40)
         self._near, self._far = near, far
         self.state = far.home / "server"
-        self.join = far.serve(listen=f"{FAR}:0").join
+        self.join = far.serve(
+            "--http", f"{FAR}:8080", "--domain", "t.test", listen=f"{FAR}:0"
+        ).join
 
     def publish(
         self, serve: Callable[[socket.socket], object], stack: ExitStack, join: str = ""
     ) -> int:
         """Have a client publish a target; return the public port."""
+        running = self._up(serve, stack, join or self.join, "--tcp", "{}")
+        return int(running.out.all()[0].split()[1].rpartition(":")[2])
+
+    def publish_site(
+        self, serve: Callable[[socket.socket], object], stack: ExitStack, words: str
+    ) -> None:
+        """Have a client publish a target by the name web, as words want it."""
+        self._up(serve, stack, self.join, "--http", f"web={{}}{words}")
+
+    def _up(
+        self,
+        serve: Callable[[socket.socket], object],
+        stack: ExitStack,
+        join: str,
+        kind: str,
+        entry: str,
+    ) -> Program:
         target = self.line.near.inside(lambda: Target(serve))
         stack.enter_context(target)
-        running = self._near.up(join or self.join, "--tcp", str(target.port))
+        running = self._near.up(join, kind, entry.format(target.port))
         stack.callback(running.stop)
-        return int(running.out.all()[0].split()[1].rpartition(":")[2])
+        return running
 
     def visit(self, port: int, stack: ExitStack) -> socket.socket:
         """Connect to a public port, at the server."""
@@ -133,6 +156,13 @@ def answer_late(conn: socket.socket) -> None:
         conn.sendall(ANSWER)
 
 
+def answer_web_late(conn: socket.socket) -> None:
+    """Answer each request after a while."""
+    while conn.recv(10_000):
+        time.sleep(SLOW_SITE_S)
+        conn.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
 def send_on(conn: socket.socket) -> None:
     """Send until the other end is gone."""
     while True:
@@ -193,9 +223,27 @@ def test_a_target_that_is_slow(bed: Bed, stack: ExitStack) -> None:
     assert said["minute"]["target"] > 50
     assert "other end" in said["elsewhere"]
     other = bed.client(said["id"])
+    # There it is seen without the way: 0.3 s of each 0.4 s, in ten looks.
     assert other["mostly"] == "target", other
-    assert other["minute"]["target"] > 50
     assert not other["elsewhere"]
+
+
+@pytest.mark.parametrize("words", ["", ",header=+X-From:tunnel"])
+def test_a_site_that_is_slow(bed: Bed, stack: ExitStack, words: str) -> None:
+    bed.publish_site(answer_web_late, stack, words)
+    conn = bed.visit(8080, stack)
+
+    def browse(conn: socket.socket) -> None:
+        while True:
+            conn.sendall(b"GET / HTTP/1.1\r\nHost: web.t.test\r\n\r\n")
+            if not conn.recv(1_000).startswith(b"HTTP/1.1 204"):
+                return
+
+    go(browse, conn, stack)
+    said = bed.only()
+    for one in (said, bed.client(said["id"])):
+        assert one["mostly"] == "target", one
+        assert one["minute"]["target"] > 50
 
 
 def test_a_reader_at_this_end_that_is_slow(bed: Bed, stack: ExitStack) -> None:
