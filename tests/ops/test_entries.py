@@ -15,6 +15,7 @@ from tunnel.addresses import LOOPBACKS, Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused
 from tunnel.errors import AddressError, Code, UsageError
+from tunnel.net.listen import listen_at
 from tunnel.ops.entries import Line, Local, Published, Service
 from tunnel.ops.entry_syntax import (
     parse_http,
@@ -168,13 +169,15 @@ async def test_a_local_entry_listens_and_says_where() -> None:
             (parse_socks("0"), "socks", "-"),
             (parse_reach("0=db.lan:1"), "reach", "db.lan:1"),
         ):
-            line = await entry.start(nobody(), nursery)
+            listeners, at = await listen_at(entry.listen)
+            nursery.start_soon(entry.serve, nobody(), listeners)
+            line = entry.line(at)
             host, _, port = line.where.rpartition(":")
             assert (line.kind, host, line.target) == (kind, "localhost", target)
             for loopback in LOOPBACKS:
                 socket.create_connection((loopback, int(port))).close()
             with pytest.raises(AddressError):
-                await parse_socks(port).start(nobody(), nursery)
+                await listen_at(parse_socks(port).listen)
         nursery.cancel_scope.cancel()
 
 

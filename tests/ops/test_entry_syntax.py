@@ -14,6 +14,7 @@ from tunnel.addresses import Address, UnixPath
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingRefused
 from tunnel.errors import Code, UsageError
+from tunnel.net.listen import listen_at
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops import saved
 from tunnel.ops.entries import ClientProxy, Line, Local, Published, Service
@@ -191,7 +192,10 @@ def test_unix_paths_stand_where_addresses_do() -> None:
 async def test_a_local_entry_listens_on_a_unix_path(tmp_path: Path) -> None:
     path = f"unix:{tmp_path}/x.sock"
     async with trio.open_nursery() as nursery:
-        line = await parse_reach(f"{path}=db.lan:1").start(nobody(), nursery)
+        entry = parse_reach(f"{path}=db.lan:1")
+        listeners, at = await listen_at(entry.listen)
+        nursery.start_soon(entry.serve, nobody(), listeners)
+        line = entry.line(at)
         assert line == Line("reach", path, "db.lan:1")
         await (await trio.open_unix_socket(f"{tmp_path}/x.sock")).aclose()
         nursery.cancel_scope.cancel()

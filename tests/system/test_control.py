@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import struct
+import subprocess
 import tempfile
+import termios
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.processes import Machine, eventually
-from support.targets import visit
+from support.processes import Machine, eventually, free_port
+from support.targets import Target, flood, read_exactly, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.processes import Program, Server
-    from support.targets import Target
 
 
 @pytest.fixture
@@ -221,3 +229,205 @@ def test_a_client_without_a_link_is_not_well_and_tries_at_once(
         "it has tried again",
     )
     assert client.process.poll() is None
+
+
+def test_a_connection_is_kicked_and_no_other(machine: Machine, target: Target) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as first, visit(port) as second:
+        for one in (first, second):
+            one.sendall(b"x" * 1_000)
+            assert read_exactly(one, 1_000)
+        second.sendall(b"x" * 50_000)
+        assert read_exactly(second, 50_000)
+        head, _title, *rows = say(machine, "top", "serve")
+        assert head == "2 connections"
+        assert all(re.search(r" (nothing|target|program)  ", row) for row in rows)
+        ids = [row.split()[0] for row in rows]
+        (said,) = say(machine, "kick", ids[0], "up")
+        assert said.endswith(f"{ids[0]} ended, 1 connection reset")
+        with contextlib.suppress(ConnectionResetError):
+            assert not second.recv(1)
+        first.sendall(b"y")
+        assert first.recv(1_000) == b"y"
+        assert "no link or connection" in refusal(machine, "kick", ids[0])
+
+
+def test_a_kicked_client_comes_back_without_its_connections(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, port = both(machine, target)
+    link = status_of(machine, "serve")["links"][0]
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        (said,) = say(machine, "kick", link["id"], "serve")
+        assert said.endswith("1 connection reset")
+        with contextlib.suppress(ConnectionResetError):
+            assert not visitor.recv(1)
+    eventually(
+        lambda: any(
+            one["id"] == link["id"] and one["linked_at"] > link["linked_at"]
+            for one in status_of(machine, "serve")["links"]
+        ),
+        "it is here again",
+    )
+    assert client.process.poll() is None
+
+
+def test_a_link_that_is_cut_at_the_client_loses_no_connection(
+    machine: Machine, target: Target
+) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        say(machine, "kick", status_of(machine, "up")["links"][0]["id"], "up")
+        visitor.sendall(b"y")
+        assert visitor.recv(1)
+    (link,) = status_of(machine, "up")["links"]
+    assert (link["state"], link["resumes"]) == ("linked", 1)
+
+
+def test_a_status_is_watched_and_a_log_is_followed(
+    machine: Machine, target: Target
+) -> None:
+    server, _client, _port = both(machine, target)
+    watching = machine.tunnel("status", "up", "--watch", "--json")
+    watching.out.wait('"state": "linked"', 2)
+    following = machine.tunnel("logs", "up", "--follow")
+    following.out.wait("link.up")
+    server.program.end()
+    following.out.wait("link.lost")
+    watching.out.wait('"state": "waiting"')
+    assert watching.stop(signal.SIGINT) == 0
+    assert following.stop(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_narrow_terminal_shows_whole_lines(
+    machine: Machine, target: Target, term: str
+) -> None:
+    _server, _client, port = both(machine, target)
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 40, 0, 0))
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        looking = subprocess.Popen(
+            (*machine.command, "top", "up"),
+            env=machine.env | {"TERM": term},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        shown = b""
+        while shown.count(b"1 connection") < 2:
+            shown += os.read(ours, 10_000)
+        looking.send_signal(signal.SIGINT)
+        assert looking.wait(10) == 0
+    os.close(theirs)
+    os.close(ours)
+    assert (b"\x1b" in shown) == (term == "xterm")
+    lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
+    assert max(map(len, lines)) < 40
+    assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
+
+
+def refusal(machine: Machine, *words: str) -> str:
+    running = machine.tunnel(*words)
+    assert running.wait() != 0
+    return running.errors()
+
+
+def passes(visitor: socket.socket, for_s: float) -> float:
+    """Give the bytes per second that come from a target that floods."""
+    until, began, count = time.monotonic() + for_s, time.monotonic(), 0
+    while time.monotonic() < until:
+        count += len(visitor.recv(1_000_000))
+    return count / (time.monotonic() - began)
+
+
+def test_the_rate_of_an_entry_holds_for_its_running_connections_alone(
+    machine: Machine,
+) -> None:
+    with Target(flood) as target:
+        server = machine.serve()
+        entry = "--tcp", f"127.0.0.1:{target.port}"
+        client = machine.up(server.join, *entry, *entry)
+        ports = sorted(
+            int(client.out.wait("tcp ", n).split()[1].rpartition(":")[2])
+            for n in (1, 2)
+        )
+        with visit(ports[0]) as slow, visit(ports[1]) as fast, visit(ports[0]) as more:
+            for one in (slow, fast, more):
+                one.recv(1_000)
+            (said,) = say(machine, "limit", str(ports[0]), "1MB/s")
+            assert said.endswith(": 1.0 MB/s")
+            passes(slow, 1.0)  # what was granted before
+            with ThreadPoolExecutor(3) as pool:
+                waits = [pool.submit(passes, one, 3.0) for one in (slow, fast, more)]
+                rates = [one.result() for one in waits]
+            assert 500_000 < rates[0] + rates[2] < 1_300_000
+            assert min(rates[0], rates[2]) > 150_000
+            assert rates[1] > 3_000_000
+            say(machine, "limit", said.split(":")[0], "none")
+            assert passes(slow, 2.0) > 3_000_000
+
+
+def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
+    machine: Machine, target: Target
+) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as visitor:
+        say(machine, "limit", "tcp-1", "1MB/s")
+        data, began = bytes(3_000_000), time.monotonic()
+        sending = threading.Thread(target=visitor.sendall, args=(data,))
+        sending.start()
+        assert read_exactly(visitor, len(data)) == data
+        sending.join()
+        assert 1.5 < time.monotonic() - began < 8
+        (entry,) = status_of(machine, "up")["entries"]
+        assert entry["limit_per_s"] == 1_000_000
+    assert "no entry" in refusal(machine, "limit", "nothing", "1MB/s")
+    assert "rate=1MB/s" in refusal(machine, "limit", "tcp-1", "1")
+
+
+def test_entries_come_and_go_while_the_others_run(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, port = both(machine, target)
+    with visit(port) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        (said,) = say(machine, "add", "tcp", f"127.0.0.1:{target.port},proxy=v1")
+        assert said.startswith("+ tcp ")
+        line = client.out.wait("tcp ", 2)
+        with visit(int(line.split()[1].rpartition(":")[2])) as other:
+            other.sendall(b"y")
+            assert other.recv(100).startswith(b"PROXY TCP4")
+            (said,) = say(machine, "remove", "tcp-2")
+            assert said.startswith("- tcp ")
+            other.sendall(b"z")  # who is in stays
+            assert other.recv(100).endswith(b"z")
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+    names = [one["name"] for one in status_of(machine, "up")["entries"]]
+    assert names == ["tcp-1"]
+    assert "last entry" in refusal(machine, "remove", "tcp-1")
+    assert "no entry is a tpc" in refusal(machine, "add", "tpc", "8000")
+    assert "no entry is called" in refusal(machine, "remove", "tcp-9")
+
+
+def test_a_password_of_an_added_entry_is_told_nowhere(
+    machine: Machine, target: Target
+) -> None:
+    _server, client, _port = both(machine, target)
+    proxy = free_port()
+    say(machine, "add", "socks", f"{proxy},auth=anna:hunter22")
+    entries = status_of(machine, "up")["entries"]
+    assert [one["kind"] for one in entries] == ["tcp", "socks"]
+    told = [*say(machine, "status"), *say(machine, "logs", "up")]
+    told += [*client.out.all(), *client.err.all()]
+    assert any("entry.changed" in line for line in told)
+    assert not any("hunter22" in line for line in told)
+    say(machine, "remove", f"socks-localhost:{proxy}")

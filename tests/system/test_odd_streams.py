@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -15,8 +16,6 @@ from support.processes import Machine, eventually, free_port
 from support.targets import Target, read_exactly, visit
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.processes import Program, Server
 
 USER: Final = 12_345
@@ -116,15 +115,30 @@ def test_a_terminal_that_went_away_ends_no_tunnel_under_nohup(
         child.wait()
 
 
-def test_sighup_ends_a_tunnel_as_sigterm_does(
+def test_sighup_ends_what_reads_no_file_as_sigterm_does(
     machine: Machine, server: Server, target: Target
 ) -> None:
     port = free_port()
     client = machine.tunnel(*tcp(server, target, port))
     client.out.wait("tcp ")
     assert client.stop(signal.SIGHUP) == 0
-    serving = machine.serve()
-    assert serving.program.stop(signal.SIGHUP) == 0
+
+
+def test_sighup_ends_a_server_that_has_a_terminal_and_no_other(
+    machine: Machine,
+) -> None:
+    serving = machine.serve().program
+    serving.send(signal.SIGHUP)
+    serving.err.wait("event=config.reloaded")
+    assert serving.stop() == 0
+    _, slave = pty.openpty()
+    command = "setsid", "--ctty", "--wait", *machine.command
+    told = machine.start(*command, "serve", "--listen", "127.0.0.1:0", stdin=slave)
+    told.out.wait("tunnel")
+    (child,) = Path(f"/proc/{told.pid}/task/{told.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGHUP)
+    assert told.wait() == 0
+    assert not told.err.count("config.reloaded")
 
 
 def test_sighup_that_was_ignored_at_the_start_stays_ignored(

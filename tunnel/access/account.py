@@ -151,6 +151,10 @@ class Account:
         if self._visitors is not None:
             self._visitors.leave(host)
 
+    def forget_visitors(self) -> None:
+        """Count visitors from nothing: who is in is not counted any more."""
+        self._visitors = None
+
     def refuses_link(self) -> str:
         """Say why the newest link, which is counted, is one too many; or "".
 

@@ -38,6 +38,18 @@ class Visitors:
     """Visitors at once; None leaves it to the front ends."""
     _inside: dict[str, int] = field(default_factory=dict, init=False)
 
+    def change(self, trusted: Sequence[Network], max_per_address: int | None) -> bool:
+        """Believe these proxies from now on; say whether they are others.
+
+        Who came in by the word of others is not counted any more.
+        """
+        self.max_per_address = max_per_address
+        if tuple(trusted) == tuple(self.trusted):
+            return False
+        self.trusted = trusted
+        self._inside.clear()
+        return True
+
     def trusts(self, host: str) -> bool:
         """Say whether an address is that of a trusted proxy."""
         # A unix socket has no IP address.
@@ -77,7 +89,7 @@ class Visitors:
         """Count one visitor less."""
         key = address_key(host)
         if key is not THIS_MACHINE and not self.trusts(host):
-            left = self._inside.pop(key) - 1
+            left = self._inside.pop(key, 1) - 1  # it may have come before a change
             if left:
                 self._inside[key] = left
 

@@ -73,6 +73,20 @@ class Accounts:
         user = self._users.get(name)
         return self.of(user) if user else self._accounts.get(name) or Account(name)
 
+    def change_defaults(self, defaults: Limits) -> None:
+        """Have users without limits of their own live with others from now on."""
+        if defaults == self._defaults:
+            return
+        self._defaults = defaults
+        self._said.clear()  # so all are looked at anew
+        for name in self._accounts:
+            self.named(name)
+
+    def forget_visitors(self) -> None:
+        """Count visitors anew: other proxies speak for them now."""
+        for account in self._accounts.values():
+            account.forget_visitors()
+
     def begin(self, user: User, session: UserSession) -> None:
         """Count a session of a user from now on."""
         session.count_for(self.of(user))
@@ -130,7 +144,8 @@ class Accounts:
             for name in (
                 self._accounts.keys() - self._users.keys() - self._sessions.keys()
             ):
-                del self._accounts[name], self._said[name]  # it was revoked
+                del self._accounts[name]  # it was revoked
+                self._said.pop(name, None)
         for name, sessions in tuple(self._sessions.items()):
             account = self.named(name)
             for session in sessions:

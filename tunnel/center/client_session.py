@@ -189,6 +189,15 @@ class ClientSession:
         if self.link is not None:
             self.link.abandon(LocalLinkError(code, reason))
 
+    def ask_again(self) -> None:
+        """Have the client ask for what it publishes: it does so on every new link.
+
+        Nothing is lost. A session that cannot go on over another link stays as it is.
+        """
+        if self.session.resume_s:
+            why = "what is public has moved: resume, and ask again"
+            self.lose_link(Code.SUPERSEDED, why)
+
     def dismiss(self, code: Code, reason: str, within_s: float | None = None) -> None:
         """End the session, and tell the client if there is a link.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -112,6 +113,14 @@ class EndpointType:
         """
         del users
         return rights.may_be_exit(entry.host)
+
+    def refresh(self, endpoint: Endpoint) -> bool:
+        """Have an open endpoint say what one opened now says; return if it differs."""
+        public = endpoint.public
+        now = replace(public, port=self._port) if self._port else public
+        differs = (public, endpoint.note) != (now, self._note)
+        endpoint.public, endpoint.note = now, self._note
+        return differs
 
     def counted(self, rights: Rights, entry: MappingEntry) -> int:
         """Return how many ports of the entry count against ``rights.most_ports``."""
@@ -291,6 +300,14 @@ class UdpPorts(TcpPorts):
             )
 
         return _Port(sockets, serve)
+
+
+def port_types(host: str, ports: range) -> dict[int, EndpointType | None]:
+    """Return how ports of ``host`` are opened; of ``ports``, where none is named."""
+    return {
+        MappingType.TCP: TcpPorts(host, ports),
+        MappingType.UDP: UdpPorts(host, ports),
+    }
 
 
 class _Port(NamedTuple):

@@ -7,6 +7,7 @@ served is the business of its ``EndpointType``. Carries no byte.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -60,12 +61,18 @@ class _TakenNames:
 
 
 class MappingTable:
-    """All mappings of a center-server that are open."""
+    """All mappings of a center-server that are open.
+
+    Its 28 methods keep one book: each is a step of adding, changing, yielding or ending
+    a mapping, and must leave the counts of its user as they are.
+    """
 
     def __init__(
-        self, types: Mapping[int, EndpointType], users: Container[str] = ()
+        self,
+        types: Mapping[int, EndpointType | None],
+        users: Container[str] = (),
     ) -> None:
-        self.types = dict(types)
+        self.types = {of: how for of, how in types.items() if how is not None}
         """What is offered: how entries of each type are opened."""
         self._users = users
         self._counted = Counter[str]()
@@ -100,10 +107,6 @@ class MappingTable:
         """Return what is open under a host name, or under a wildcard for it."""
         found = self._open.get(PublicName(of_type, host))
         return found or self._open.get(_names_of(of_type, host)[1])
-
-    def of(self, client: ClientSession) -> tuple[OpenMapping, ...]:
-        """Return what a client has open."""
-        return tuple(self._by_owner.get(client, {}).values())
 
     def is_known(self, of_type: MappingType, host: str) -> bool:
         """Say whether there was such a host name; its client has left."""
@@ -143,6 +146,40 @@ class MappingTable:
         for mapping in tuple(self._by_owner.get(client, {}).values()):
             if self._missing(client, mapping.entry):
                 self._close(mapping)
+
+    def offer(self, types: Mapping[int, EndpointType | None]) -> set[ClientSession]:
+        """Open entries of these types so from now on; None: no more.
+
+        What is open stays where it can. Returns the clients that have an entry which is
+        somewhere else now, or nowhere: they hear of it when they ask again.
+        """
+        for number, now in types.items():
+            if now is None:
+                self.types.pop(number, None)
+            else:
+                self.types[number] = now
+        moved = set()
+        for client, mappings in tuple(self._by_owner.items()):
+            for mapping in tuple(mappings.values()):
+                entry = mapping.entry
+                if entry.type in types and self._moves(mapping, types[entry.type]):
+                    moved.add(client)
+        return moved
+
+    def _moves(self, mapping: OpenMapping, now: EndpointType | None) -> bool:
+        """Say whether a mapping is not where it was; it is closed if it cannot stay."""
+        host = mapping.names[0].host
+        if now is None:
+            self._close(mapping)
+            self._remember(mapping)
+            return True
+        if now.host(mapping.entry) != host:
+            # A name stays until its client takes the new one; of two addresses with
+            # one port the old may be a part of the new.
+            if mapping.names[0].port:
+                self._close(mapping)
+            return True
+        return now.refresh(mapping.endpoint)
 
     def _missing(self, client: ClientSession, entry: MappingEntry) -> str:
         """Return the right that the client lacks for an entry, and log it; or ""."""
@@ -249,8 +286,10 @@ class MappingTable:
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
         had = self._by_owner.get(client, {}).get(entry.name)
-        if had and had.names == names and is_same_but_for_state(had.entry, entry):
+        if had and had.names == names and self._may_stay(had, entry):
             if had.entry != entry:
+                if not is_same_but_for_state(had.entry, entry):
+                    had.expires_at = self._ends_at(client, names[0], entry)
                 self._open.replace(had, entry)
             return had.answer
         for name in names:
@@ -269,10 +308,7 @@ class MappingTable:
             self._close(older)  # by that name the client has something else now
         mapping = OpenMapping(client, entry, names, endpoint, counted=count)
         self._counted[client.user.name] += count
-        if entry.rules is not None:
-            mapping.expires_at = self._lives.expires_at(
-                client.user.name, names[0], entry.rules
-            )
+        mapping.expires_at = self._ends_at(client, names[0], entry)
         self._open.add(mapping)
         self._chosen.note(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
@@ -284,6 +320,20 @@ class MappingTable:
             self._left.pop(name, None)
         client.nursery.start_soon(_serve, mapping)
         return mapping.answer
+
+    def _may_stay(self, had: OpenMapping, entry: MappingEntry) -> bool:
+        """Say whether an entry can have other rules without being closed for it."""
+        if is_same_but_for_state(had.entry, entry):
+            return True
+        rivals = {one for name in had.names for one in self._open.rivals(name, entry)}
+        return had.entry.type == entry.type and rivals <= {had}
+
+    def _ends_at(
+        self, client: ClientSession, name: PublicName, entry: MappingEntry
+    ) -> float:
+        if entry.rules is None:
+            return math.inf
+        return self._lives.expires_at(client.user.name, name, entry.rules)
 
     def _too_late(
         self,
@@ -401,6 +451,11 @@ class MappingTable:
             self._left.update(dict.fromkeys(mapping.names))
             while len(self._left) > KNOWN_NAMES:
                 del self._left[next(iter(self._left))]
+
+
+def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping, ...]:
+    """Return what a client has open, to look at."""
+    return tuple(table._by_owner.get(client, {}).values())
 
 
 async def _serve(mapping: OpenMapping) -> None:

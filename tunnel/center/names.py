@@ -7,29 +7,32 @@ are told that the client is away.
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.addresses import Address
 from tunnel.center.certificates import keep_renewed
 from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
+from tunnel.center.listening import Listening
+from tunnel.center.sites import HOSTS
 from tunnel.errors import UsageError
 from tunnel.front.http.names import Absent, Destination, serve_web
 from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import serve_tls_names, termination
-from tunnel.net.listen import open_listener
 from tunnel.proto.frames import TLS_ONLY, MappingType
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tunnel.addresses import Address
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
     from tunnel.front.http.sni import Termination
-    from tunnel.net.listen import PortListener
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,72 +50,114 @@ class NameOptions:
 
 
 class NamePorts:
-    """The HTTP and HTTPS ports of a server, before and while they are served."""
+    """The HTTP and HTTPS ports of a server, before and while they are served.
 
-    def __init__(self, options: NameOptions) -> None:
-        self.http: Address | None = None
-        """Where HTTP is open."""
-        self.https: Address | None = None
-        """Where HTTPS is open."""
+    Args:
+        options: where they are; ``take`` changes that.
+        table: tells which client a host name leads to.
+    """
+
+    def __init__(self, options: NameOptions, table: MappingTable) -> None:
         self._options = options
-        self._http: list[PortListener] = []
-        self._https: list[PortListener] = []
-        self._termination: Termination | None = None
-
-    async def open(self) -> dict[int, EndpointType]:
-        """Open the ports; return the types of mappings that can be had on them.
-
-        Raises:
-            AddressError: one cannot be listened on. None is open then.
-            UsageError: the certificate cannot be used.
-        """
-        options, domain = self._options, self._options.domain
-        self._termination = _termination_of(options)
-        types: dict[int, EndpointType] = {}
-        try:
-            if options.http is not None:
-                self._http, self.http = await listen_on(options.http)
-                port = self.http.port
-                types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
-            if options.https is not None:
-                self._https, self.https = await listen_on(options.https)
-                port = self.https.port
-                types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-                if self._termination is not None:
-                    web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
-                    types.setdefault(MappingType.HTTP, web)
-        except BaseException:
-            close_all(self._http)
-            raise
-        return types
-
-    async def serve(self, table: MappingTable) -> None:
-        """Serve visitors until cancelled; closes the ports."""
+        self._files: tuple[bytes, ...] = ()
         rates = Rates()
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
-        ending, most = self._termination, MAX_VISITORS
-        async with trio.open_nursery() as nursery:
-            if ending is not None and (files := self._options.certificate):
-                nursery.start_soon(keep_renewed, files, ending)
-            if ports := self._http:
-                nursery.start_soon(partial(serve_web, ports, web, max_visitors=most))
-            if ports := self._https:
-                serve_https = partial(serve_tls_names, ports, passed, web, ending)
-                nursery.start_soon(partial(serve_https, max_visitors=most))
+        most = MAX_VISITORS
+        self._ending: Termination = {}
+        """What ends TLS here at the moment: empty, nothing does."""
+        self.web = Listening(partial(serve_web, route=web, max_visitors=most))
+        self.tls = Listening(
+            partial(
+                serve_tls_names,
+                route_passed=passed,
+                route_web=web,
+                ending=self._ending,
+                max_visitors=most,
+            )
+        )
+        self._renewing = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def http(self) -> Address | None:
+        """Where HTTP is open."""
+        return self.web.address
+
+    @property
+    def https(self) -> Address | None:
+        """Where HTTPS is open."""
+        return self.tls.address
+
+    def places(self, options: NameOptions) -> dict[Listening, Address | None]:
+        """Return what these options listen on, for ``open_places``."""
+        return {self.web: options.http, self.tls: options.https}
+
+    def ending(self, options: NameOptions) -> Termination | None:
+        """Return what ends TLS by these options; None if that is as before.
+
+        Raises:
+            UsageError: the certificate cannot be used.
+        """
+        same = options.certificate == self._options.certificate
+        if same and _files_of(options) == self._files:
+            return None
+        return _termination_of(options)
+
+    def take(self, options: NameOptions, ending: Termination | None) -> None:
+        """Have these options, whose places are open, and what ``ending`` returned."""
+        self._options = options
+        if ending is None:
+            return
+        self._files = _files_of(options)
+        self._ending.clear()
+        self._ending.update(ending)
+        self._renewing.cancel()
+        self._keep_renewed()
+
+    def types(self) -> dict[int, EndpointType | None]:
+        """Return how mappings are opened on the ports; None where they are not."""
+        domain = self._options.domain
+        types: dict[int, EndpointType | None] = dict.fromkeys(HOSTS)
+        if self.https is not None:
+            port = self.https.port
+            types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
+            if self._ending:
+                web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
+                types[MappingType.HTTP] = web
+        if self.http is not None:
+            port = self.http.port
+            types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
+        return types
+
+    async def serve(self) -> None:
+        """Serve visitors until cancelled; closes the ports."""
+        async with trio.open_nursery() as self._nursery:
+            self._keep_renewed()
+            self.web.run(self._nursery)
+            self.tls.run(self._nursery)
+            await trio.sleep_forever()
+
+    def _keep_renewed(self) -> None:
+        if self._nursery is None or not (files := self._options.certificate):
+            return
+        self._renewing = trio.CancelScope()
+        keep = partial(keep_renewed, files, self._ending)
+        self._nursery.start_soon(_within, self._renewing, keep)
 
 
-async def listen_on(where: Address) -> tuple[list[PortListener], Address]:
-    """Listen as ``open_listener`` does; return also the address with its real port."""
-    listeners = await open_listener(where.host, where.port)
-    port = listeners[0].socket.getsockname()[1]
-    return listeners, Address(where.host, port)
+async def _within(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()
 
 
-def close_all(listeners: list[PortListener]) -> None:
-    """Stop listening, without a checkpoint."""
-    for listener in listeners:
-        listener.socket.close()
+def _files_of(options: NameOptions) -> tuple[bytes, ...]:
+    """Return the hashes of the certificate and its key, as far as they can be read."""
+    found = []
+    for path in options.certificate or ():
+        with suppress(OSError):
+            found.append(sha256(path.read_bytes()).digest())
+    return tuple(found)
 
 
 _NO_PAIR: Final = (
@@ -123,9 +168,9 @@ _NO_PAIR: Final = (
 """What OpenSSL says to a key that belongs to another certificate."""
 
 
-def _termination_of(options: NameOptions) -> Termination | None:
+def _termination_of(options: NameOptions) -> Termination:
     if options.certificate is None:
-        return None
+        return {}
     certificate, key = options.certificate
     try:
         return termination(certificate, key)

@@ -19,8 +19,10 @@ from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.exit.tcp import Serve, refuse, serve_exit
 from tunnel.errors import Code, LocalSessionError, TunnelError
+from tunnel.link.session import open_streams
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
+from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import (
     CAN_RULE,
     MAX_MAPPING_ENTRIES,
@@ -62,6 +64,8 @@ class _Mapping:
 
     entry: MappingEntry
     serve: Serve
+    said: MappingEntry
+    """What its owner wants; ``entry`` has what the server chose besides."""
     public: Address | None = None
     refusal: MappingAnswer | None = None
     or_else: bool = False
@@ -144,19 +148,63 @@ class Publisher:
         Returns:
             The mapping's name, for ``withdraw`` and in the notices about it.
         """
+        name = self.add(wanted, serve, or_else=or_else)
+        try:
+            await self.ask([name])
+        except BaseException:
+            self._give_back(name)
+            raise
+        return name
+
+    def add(self, wanted: MappingEntry, serve: Serve, *, or_else: bool = False) -> str:
+        """Do as ``publish``, but without asking: ``ask`` does, or the next link."""
         self._names += 1
         name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
         entry = replace(wanted, name=name)
-        self._mappings[name] = _Mapping(entry, serve, or_else=or_else)
+        self._mappings[name] = _Mapping(entry, serve, wanted, or_else=or_else)
         if wanted.type == MappingType.EXIT:
             self._exit = name
-        if self._session is not None:
-            try:
-                await self._ask(MappingOp.ADD, [name])
-            except BaseException:
-                self._give_back(name)
-                raise
         return name
+
+    async def ask(self, names: list[str]) -> None:
+        """Ask for these mappings now, if there is a session; many in one question."""
+        if names and self._session is not None:
+            await self._ask(MappingOp.ADD, names)
+
+    def change(self, name: str, wanted: MappingEntry, serve: Serve) -> bool:
+        """Serve the next visitors of a mapping so, and want it otherwise.
+
+        Visitors that are in stay with what serves them. What is open stays open where
+        the server can change it.
+
+        Returns:
+            Whether the server has to be asked, with ``ask``; notices follow then.
+        """
+        mapping = self._mappings[name]
+        mapping.serve, was, mapping.said = serve, mapping.said, wanted
+        if was == wanted:
+            return False
+        port = wanted.port
+        if (wanted.type, wanted.host, port) == (was.type, was.host, was.port):
+            port = mapping.entry.port  # as it was chosen
+        mapping.entry = replace(wanted, name=name, port=port)
+        if (was.rules and was.rules.expires_s) != (
+            wanted.rules and wanted.rules.expires_s
+        ):
+            mapping.began_at = trio.current_time()
+        mapping.public = mapping.refusal = None
+        return True
+
+    def cut(self, name: str) -> None:
+        """Reset the visitors of a mapping that are in."""
+        if (session := self._session) is None:
+            return
+        code, why = Code.NO_MAPPING, "its entry was changed"
+        for stream in open_streams(session):
+            if stream.create is not None and stream.create.leads_to(name):
+                session.core.close(stream.conn, code, why)
+                session.dispatch([StreamClosed(stream.conn, code, why, local=True)])
+        session.output.wake()
 
     async def lead_nobody(self, name: str, *, out: bool) -> None:
         """Tell the server whether a web service is out, from now on; no error if it
@@ -182,6 +230,15 @@ class Publisher:
     async def withdraw(self, name: str) -> None:
         """Give a mapping up, and wait until it is; cancelled, it still is."""
         await self._give_back(name).wait()
+
+    async def withdraw_all(self, names: list[str]) -> None:
+        """Give mappings up, many in one question; cancelled, they still are."""
+        gone = [self._mappings.pop(name) for name in names if name in self._mappings]
+        if not gone or self._session is None or self._nursery is None:
+            return
+        done = trio.Event()
+        self._nursery.start_soon(_remove, self._session, gone, done)
+        await done.wait()
 
     async def listen(self, wanted: MappingEntry) -> MappingListener:
         """Publish; see ``CenterClient.listen``."""
@@ -224,7 +281,7 @@ class Publisher:
         if mapping is None or self._session is None or self._nursery is None:
             done.set()
         else:
-            self._nursery.start_soon(_remove, self._session, mapping.entry, done)
+            self._nursery.start_soon(_remove, self._session, [mapping], done)
         return done
 
     async def _ask(self, op: MappingOp, names: list[str]) -> None:
@@ -320,10 +377,14 @@ async def _answers(
         return None
 
 
-async def _remove(session: Session, entry: MappingEntry, done: trio.Event) -> None:
+async def _remove(session: Session, gone: list[_Mapping], done: trio.Event) -> None:
     try:
-        # Only its name counts, and who knows no rules would end the session.
-        await _answers(session, MappingOp.REMOVE, [replace(entry, rules=None)])
+        while gone:
+            asked = _one_question(gone)
+            gone = gone[len(asked) :]
+            # Only its name counts, and who knows no rules would end the session.
+            entries = [replace(entry, rules=None) for entry in asked]
+            await _answers(session, MappingOp.REMOVE, entries)
     finally:
         done.set()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, field
+from contextvars import copy_context
+from dataclasses import replace
+from functools import partial
 from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Final
@@ -17,18 +19,18 @@ import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
-from tunnel.access.limits import Limits
 from tunnel.access.tls import server_tls_context
 from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
-from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
-from tunnel.center.endpoints import EndpointType, TcpPorts, UdpPorts
+from tunnel.center.endpoints import EndpointType, port_types
+from tunnel.center.listening import Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
-from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
+from tunnel.center.names import NamePorts
 from tunnel.center.once import may_begin
+from tunnel.center.options import ServerOptions
 from tunnel.center.second_lock import check_certificate
 from tunnel.center.sessions import Sessions
 from tunnel.center.user_changes import UserChanges
@@ -46,17 +48,15 @@ from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
 from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
-from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
-    from pathlib import Path
 
     from tunnel.access.identity import Identity
     from tunnel.access.months import Months
-    from tunnel.access.networks import Network
     from tunnel.access.users import User
+    from tunnel.addresses import Address
     from tunnel.link.transport import Transport
     from tunnel.proto.handshake import AuthClaim, HandshakeResult
     from tunnel.proto.proofs import Verifier
@@ -77,32 +77,9 @@ RETRY_AFTER_S: Final = 5
 _OF_THE_CLIENT: Final = (Code.DUPLICATE, Code.REVOKED)
 """Refusals that no waiting helps against."""
 
+__all__ = ["CenterServer", "ServerOptions"]
+
 logger = logging.getLogger("tunnel.server")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How a center-server is set up."""
-
-    listen: Address = field(default_factory=lambda: Address(EVERYWHERE, 7443))
-    ports: range = range(20_000, 21_000)
-    """For mappings that name no port."""
-    plain: bool = False
-    """Links without TLS: on loopback, or where both ends are told so."""
-    resume_s: int = DEFAULT_RESUME_S
-    """How long a session waits for another link; 0 ends it with its link."""
-    names: NameOptions = field(default_factory=NameOptions)
-    """Where host names are served."""
-    limits: Limits = Limits()  # noqa: RUF009 - it cannot change
-    """What a user may have whose own limits say nothing else."""
-    max_per_address: int | None = None
-    """Visitors of one address at once; None for a quarter of the descriptors."""
-    client_ca: Path | None = None
-    """The authorities whose certificates clients need, each for its user's name."""
-    next_identity: Identity | None = None
-    """The one whose pin is announced, for clients to accept it after a change."""
-    trusted_proxies: tuple[Network, ...] = ()
-    """The proxies that are believed about who a visitor, or a client, is."""
 
 
 class CenterServer:
@@ -121,26 +98,19 @@ class CenterServer:
         self.options = options = options or ServerOptions()
         self._users = users = Users(users)
         self.terms = Terms(capabilities=SERVER_CAN)
-        where = options.listen.host, options.ports
-        self.mappings = MappingTable(
-            {
-                MappingType.TCP: TcpPorts(*where),
-                MappingType.UDP: UdpPorts(*where),
-                MappingType.EXIT: EndpointType(MappingType.EXIT),
-            },
-            users,
-        )
-        self.names = NamePorts(options.names)
+        types = port_types(options.listen.host, options.ports)
+        types[MappingType.EXIT] = EndpointType(MappingType.EXIT)
+        self.mappings = MappingTable(types, users)
+        self.names = NamePorts(options.names, self.mappings)
+        links = partial(serve, max_visitors=MAX_WIRES, links=True)
+        self._links_at = Listening(partial(links, handle=self._serve_wire))
+        self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
         coming = options.next_identity
         self._next_pin = b"" if coming is None else coming.pin_bytes
-        self._tls: ssl.SSLContext | None = None
-        if identity is not None:
-            self._tls = server_tls_context(identity, options.client_ca)
-        elif not options.plain or options.client_ca is not None:
-            raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
+        self._tls = self._tls_of(options)
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self.accounts = Accounts(users, options.limits, months)
@@ -172,24 +142,61 @@ class CenterServer:
             UsageError: the certificate for host names cannot be used.
         """
         options = self.options
-        VISITORS.set(Visitors(options.trusted_proxies, options.max_per_address))
-        listeners, address = await listen_on(options.listen)
-        try:
-            self.mappings.types.update(await self.names.open())
-        except BaseException:
-            close_all(listeners)
-            raise
+        VISITORS.set(self._visitors)
+        ending = self.names.ending(options.names)
+        take_places(await open_places(self._places(options)))
+        self.names.take(options.names, ending)
+        self.mappings.offer(self.names.types())
+        address = self._links_at.address or options.listen
         with self._running:
             async with trio.open_nursery() as self._nursery:
+                # A change may come from a task that knows nothing of this server.
+                self._context = copy_context()
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
-                self._nursery.start_soon(self.names.serve, self.mappings)
+                self._nursery.start_soon(self.names.serve)
+                self._links_at.run(self._nursery)
                 task_status.started(address)
                 log_event(logger, logging.INFO, "server.listening",
                     address=str(address), tls=self._tls is not None)  # fmt: skip
-                await serve(
-                    listeners, self._serve_wire, max_visitors=MAX_WIRES, links=True
-                )
+                await trio.sleep_forever()
+
+    async def change(self, options: ServerOptions) -> Address:
+        """Have other options from now on; return where links come in.
+
+        What they leave as it is, is not touched, and no connection ends. Whoever has
+        something public that is somewhere else now resumes, and so hears of it. What
+        needs another identity stays.
+
+        Raises:
+            AddressError, UsageError: as ``run``. Nothing has changed.
+        """
+        old, tls, ending = self.options, self._tls, self.names.ending(options.names)
+        options = replace(options, plain=old.plain, next_identity=old.next_identity)
+        if options.client_ca or old.client_ca:
+            tls = self._tls_of(options)
+        opened = await open_places(self._places(options))
+        # From here on nothing fails, and nothing waits: nobody sees a half of it.
+        self.options, self._tls = options, tls
+        self._context.run(take_places, opened)
+        self._context.run(self.names.take, options.names, ending)
+        if self._visitors.change(options.trusted_proxies, options.max_per_address):
+            self.accounts.forget_visitors()
+        self.accounts.change_defaults(options.limits)
+        types = port_types(options.listen.host, options.ports) | self.names.types()
+        for client in self.mappings.offer(types):
+            client.ask_again()
+        return self._links_at.address or options.listen
+
+    def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
+        return {self._links_at: options.listen, **self.names.places(options.names)}
+
+    def _tls_of(self, options: ServerOptions) -> ssl.SSLContext | None:
+        if self._identity is not None:
+            return server_tls_context(self._identity, options.client_ca)
+        if not options.plain or options.client_ca is not None:
+            raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
+        return None
 
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop.

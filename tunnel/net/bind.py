@@ -11,6 +11,7 @@ only, so that ``0.0.0.0`` and ``[::]`` each mean what they say.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,8 @@ from tunnel.platform.sockets import open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tunnel.addresses import UnixPath
 
 TRIES: Final = 16
 """Attempts to find a port that is free in all families; mostly the first is."""
@@ -173,6 +176,35 @@ def address_error(host: str, port: int, error: OSError) -> AddressError:
             return AddressError(
                 f"cannot listen on {Address(host, port)}", error.strerror or str(error)
             )
+
+
+def unix_error(where: UnixPath, error: OSError) -> AddressError:
+    """Return the same of a unix path."""
+    match error.errno:
+        case errno.EADDRINUSE:
+            return AddressError(
+                f"{where} is already in use",
+                "another program listens there, or the file is no socket",
+                f"choose another path, or look who has it: ss -lxp src {where.path}",
+                Exit.ADDRESS_TAKEN,
+            )
+        case errno.ENOENT | errno.ENOTDIR:
+            folder = os.path.dirname(where.path)
+            return AddressError(
+                f"cannot listen on {where}",
+                f"there is no folder {folder}",
+                f"mkdir -p {folder}",
+            )
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            own_folder = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
+            return AddressError(
+                f"cannot listen on {where}",
+                "this user may not make a file there",
+                f"choose a folder of your own: unix:{own_folder}/app.sock",
+                Exit.AUTH,
+            )
+        case _:
+            return AddressError(f"cannot listen on {where}", error.strerror or "")
 
 
 # Addresses of this machine: the kernel's routes are asked ---------------------------

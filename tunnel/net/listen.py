@@ -24,9 +24,8 @@ import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, UnixPath, bare_ip
-from tunnel.errors import AddressError, Exit
 from tunnel.log import log_event
-from tunnel.net.bind import bind_all
+from tunnel.net.bind import bind_all, unix_error
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
@@ -116,9 +115,22 @@ class PortListener(trio.abc.Listener[FastSocket]):
             else:
                 return FastSocket(visitor)
 
+    def again(self) -> PortListener:
+        """Return another listener on the same socket, and close this one.
+
+        Who waits to be accepted waits for the other; without a checkpoint.
+        """
+        other = PortListener(self._plain.dup())
+        self.socket.close()
+        return other
+
+    def close(self) -> None:
+        """Stop listening, without a checkpoint."""
+        self.socket.close()
+
     async def aclose(self) -> None:
         """Stop listening."""
-        self.socket.close()
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -152,13 +164,20 @@ class UnixListener(PortListener):
         self._path = path
         self._inode = _inode(path)
 
-    async def aclose(self) -> None:
+    def again(self) -> UnixListener:
+        """As of a port; the file stays."""
+        other = UnixListener(self._plain.dup(), self._path)
+        self._inode = None
+        self.socket.close()
+        return other
+
+    def close(self) -> None:
         """Stop listening, and remove the file if it is still ours."""
         if self._inode is not None and _inode(self._path) == self._inode:
             with suppress(OSError):
                 os.unlink(self._path)
         self._inode = None
-        await super().aclose()
+        super().close()
 
 
 def open_unix_listener(where: UnixPath) -> UnixListener:
@@ -181,7 +200,7 @@ def open_unix_listener(where: UnixPath) -> UnixListener:
             sock = _bind_unix(path)
         return UnixListener(sock, path)
     except OSError as error:
-        raise _unix_error(where, error) from error
+        raise unix_error(where, error) from error
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -209,34 +228,6 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _unix_error(where: UnixPath, error: OSError) -> AddressError:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return AddressError(
-                f"{where} is already in use",
-                "another program listens there, or the file is no socket",
-                f"choose another path, or look who has it: ss -lxp src {where.path}",
-                Exit.ADDRESS_TAKEN,
-            )
-        case errno.ENOENT | errno.ENOTDIR:
-            folder = os.path.dirname(where.path)
-            return AddressError(
-                f"cannot listen on {where}",
-                f"there is no folder {folder}",
-                f"mkdir -p {folder}",
-            )
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            own_folder = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108
-            return AddressError(
-                f"cannot listen on {where}",
-                "this user may not make a file there",
-                f"choose a folder of your own: unix:{own_folder}/app.sock",
-                Exit.AUTH,
-            )
-        case _:
-            return AddressError(f"cannot listen on {where}", error.strerror or "")
 
 
 async def listen_at(where: End) -> tuple[Sequence[PortListener], End]:
@@ -342,9 +333,7 @@ class _Entrance:
         self._vouched_for = 0
         self._said: dict[int, tuple[FastSocket, Address]] = {}
         self._begun: dict[int, Awaitable[None] | None] = {}
-        self._most_of_one = self._visitors.max_per_address or DESCRIPTORS.share(
-            ADDRESS_SHARE, MAX_PER_ADDRESS
-        )
+        self._most_of_one = DESCRIPTORS.share(ADDRESS_SHARE, MAX_PER_ADDRESS)
 
     async def accept_from(
         self, listener: trio.abc.Listener[trio.abc.HalfCloseableStream]
@@ -419,9 +408,11 @@ class _Entrance:
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> Awaitable[None] | None:
         """Begin to serve a visitor, unless its address has its share."""
-        if self._links or self._visitors.enter(peer.host, self._most_of_one):
+        visitors = self._visitors
+        most = visitors.max_per_address or self._most_of_one
+        if self._links or visitors.enter(peer.host, most):
             return begun(self._handle, stream, peer)
-        _CROWD.tell("too many of one address", self._most_of_one, peer)
+        _CROWD.tell("too many of one address", most, peer)
         return None
 
     async def _serve_vouched(

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
-from tunnel.errors import Exit, TunnelError, UsageError
-from tunnel.ops import control_cli, user_cli
+from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
+from tunnel.ops import config_cli, control_cli, user_cli
+from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
@@ -39,17 +40,19 @@ if TYPE_CHECKING:
     from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
+    from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.runtime import Command
     from tunnel.ops.show import Show
 
 
 ENVIRONMENT: Final = Environment()
+FILE: Final = FileSource()
 
 app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=(refuse_empty, ENVIRONMENT),
+    config=(refuse_empty, ENVIRONMENT, FILE),
     default_parameter=Parameter(negative=()),
     print_error=False,
     exit_on_error=False,
@@ -57,6 +60,7 @@ app = App(
 
 app.command(user_cli.invite)
 app.command(user_cli.users)
+app.command(config_cli.config)
 control_cli.add_to(app)
 
 SERVE: Final = ServeFlags()
@@ -64,22 +68,30 @@ SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
 WEB: Final = WebFlags()
 RUN: Final = RunFlags()
+CONFIG: Final = ConfigFlags()
 
 
 @app.command
-def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
+def serve(
+    *,
+    flags: ServeFlags = SERVE,
+    run: RunFlags = RUN,
+    config: ConfigFlags = CONFIG,
+) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
+    from tunnel.ops.config.again import Source
+    from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.serve import run_serve
 
     state = flags.state or state_folder()
     if flags.print_join:
         return show_join(state, run.show())
-    options, host, drain_s = flags.options(), flags.host(), run.drain_s()
+    options, source = flags.options(), Source(app, sys.argv[1:], FILE.path)
+    flags.host(), flags.rotation(), run.drain_s()  # they may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
-    rotation = flags.rotation()
-    command = partial(run_serve, state, options, host, drain_s, show, rotation)
-    return _run(command, show, limits)
+    again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
+    return _run(partial(run_serve, state, options, again, show), show, limits)
 
 
 @app.command
@@ -88,9 +100,16 @@ def up(
     server: ServerFlags = SERVER,
     entries: EntryFlags = ENTRIES,
     run: RunFlags = RUN,
+    config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-client with any number of entries."""
-    return _up(entries.entries(), server, run)
+    from tunnel.ops.config.again import Source
+    from tunnel.ops.reload.client import UpAgain
+
+    wanted = [*entries.entries(), *FILE.entries]
+    source = Source(app, sys.argv[1:], FILE.path)
+    again = UpAgain(server, run, source.parse_up, source.path)
+    return _up(wanted, server, run, again)
 
 
 @app.command
@@ -300,14 +319,39 @@ def demo(*, once: bool = False) -> int:
     return _run(partial(run_demo, once), Show(log="terminal"))
 
 
+@config_cli.config.command(name="show")
+def show_config(
+    *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> int:
+    """Print every value that holds, and whether flag, variable or file gave it.
+
+    Args:
+        words: A command line of `serve` or `up`; or --config FILE, for both. With
+            --json each line is a JSON object.
+    """
+    from tunnel.ops.config.show import show_config as show_it
+    from tunnel.ops.show import Show
+
+    show_it(
+        app, [one for one in words if one != "--json"], Show(as_json="--json" in words)
+    )
+    return Exit.OK
+
+
 # Running -----------------------------------------------------------------------------
 
 
-def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
+def _up(
+    entries: list[Entry],
+    server: ServerFlags,
+    run: RunFlags,
+    again: UpAgain | None = None,
+) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    return _run(partial(run_up, entries, server, drain_s, show), show, limits)
+    up = partial(run_up, of_file=FILE.gives_to, again=again)
+    return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 
 def _run(
@@ -342,7 +386,13 @@ def _refuse(error: TunnelError) -> Exit:
     if isinstance(error, UsageError) and (sources := ENVIRONMENT.sources()):
         read = f"read from the environment: {sources}"
         error.cause = f"{error.cause}; {read}" if error.cause else read
-    Show().error(error)
+    if isinstance(error, UsageError) and FILE.used:
+        read = f"{FILE.path} says {', '.join(FILE.used)}"
+        error.cause = f"{error.cause}; {read}" if error.cause else read
+    if isinstance(error, ConfigError):
+        Show().lines(error.faults)
+    else:
+        Show().error(error)
     return error.exit_status
 
 

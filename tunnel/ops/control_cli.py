@@ -19,7 +19,21 @@ Json = Annotated[bool, Parameter(name="--json")]
 
 def add_to(app: App) -> None:
     """Add the commands to those of the program."""
-    for command in (ps, status, drain, stop, retry, reload, logs, why):
+    for command in (
+        ps,
+        status,
+        top,
+        why,
+        kick,
+        limit,
+        add,
+        remove,
+        drain,
+        stop,
+        retry,
+        reload,
+        logs,
+    ):
         app.command(command)
 
 
@@ -33,7 +47,12 @@ def ps(*, as_json: Json = False) -> int:
 
 
 def status(
-    name: str | None = None, /, *, as_json: Json = False, quiet: bool = False
+    name: str | None = None,
+    /,
+    *,
+    as_json: Json = False,
+    quiet: bool = False,
+    watch: bool = False,
 ) -> int:
     """Show what a process does: links, entries, connections, bytes, last faults.
 
@@ -42,8 +61,64 @@ def status(
         as_json: Each line of stdout is a JSON object.
         quiet: Print nothing: status 0 if all are well, 4 if a client has no link, 10
             if nothing runs.
+        watch: Again each second, until Ctrl+C.
     """
-    return commands.status(name, as_json=as_json, quiet=quiet)
+    return commands.status(name, as_json=as_json, quiet=quiet, watch=watch)
+
+
+def top(name: str | None = None, /) -> int:
+    """Show connections live, those first that carry most, and what each waits for.
+
+    Args:
+        name: One of `tunnel ps`, if there are several.
+    """
+    return commands.top(name)
+
+
+def kick(which: str, name: str | None = None, /) -> int:
+    """End a client's session, or one connection; the client may come back.
+
+    At the client's side, the id of its link only cuts that: its connections go on over
+    the next.
+
+    Args:
+        which: An id of `tunnel status`, or of `tunnel top`.
+        name: One of `tunnel ps`; without it, the first that knows the id.
+    """
+    return commands.kick(which, name)
+
+
+def limit(entry: str, rate: str, name: str | None = None, /) -> int:
+    """Limit the bytes per second of an entry of a client, each way; holds at once.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        rate: As 5MB/s; none: no limit.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.limit(entry, rate, name)
+
+
+def add(flag: str, entry: str, name: str | None = None, /) -> int:
+    """Add an entry to a running client; it is there until it ends, or reads its file.
+
+    Args:
+        flag: tcp, udp, http, https, reach, socks or be-exit.
+        entry: What follows the flag of that name in `tunnel up`.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.add(flag, entry, name)
+
+
+def remove(entry: str, name: str | None = None, /, *, now: bool = False) -> int:
+    """Take an entry away from a running client; who is in may go on.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+        now: Cut who is in.
+    """
+    return commands.remove(entry, name, now=now)
 
 
 def drain(name: str | None = None, /) -> int:
@@ -73,22 +148,24 @@ def retry(name: str | None = None, /) -> int:
     return commands.retry(name)
 
 
-def reload(name: str | None = None, /) -> int:
+def reload(name: str | None = None, /, *, now: bool = False) -> int:
     """Have a process read its file again; prints what has changed.
 
     Args:
         name: One of `tunnel ps`, if there are several.
+        now: Cut the connections of entries that were changed or removed.
     """
-    return commands.reload(name)
+    return commands.reload(name, now=now)
 
 
-def logs(name: str | None = None, /) -> int:
+def logs(name: str | None = None, /, *, follow: bool = False) -> int:
     """Print the last lines of a process's log.
 
     Args:
         name: One of `tunnel ps`, if there are several.
+        follow: Go on with those to come, until Ctrl+C.
     """
-    return commands.logs(name)
+    return commands.logs(name, follow=follow)
 
 
 def why(connection: str | None = None, /, *, as_json: Json = False) -> int:

@@ -26,7 +26,7 @@ from tunnel.addresses import (
     UnixPath,
     is_localhost,
 )
-from tunnel.center.exit.tcp import exit_to, udp_exit_to
+from tunnel.center.exit.tcp import exit_to, refuse, udp_exit_to
 from tunnel.center.health import keep_checking
 from tunnel.center.local_services import (
     probe_tls,
@@ -41,15 +41,12 @@ from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
 from tunnel.log import log_event
 from tunnel.net.dial import probe
-from tunnel.net.listen import listen_at
 from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import trio
+    from collections.abc import Iterable, Sequence
 
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
@@ -61,6 +58,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
     from tunnel.front.http.service_rules import ServiceRules
+    from tunnel.net.listen import PortListener
     from tunnel.net.proxy_protocol import ProxyVersion
 
 LOG: Final = logging.getLogger(__name__)
@@ -191,11 +189,32 @@ class Published:
 
     async def start(self, client: CenterClient) -> str:
         """Publish it; return the name that the mapping has in the client's events."""
+        name = self.add(client)
+        await client.publisher.ask([name])
+        return name
+
+    def add(self, client: CenterClient) -> str:
+        """Do as ``start``, but without asking for it (``Publisher.ask``)."""
+        wanted, serve = self._asked(client)
+        return client.publisher.add(wanted, serve, or_else=self._has_own_name)
+
+    def change(self, client: CenterClient, name: str) -> bool:
+        """Take the place of another entry, whose mapping is ``name``.
+
+        Returns:
+            Whether it has to be asked for.
+        """
+        return client.publisher.change(name, *self._asked(client))
+
+    def _asked(self, client: CenterClient) -> tuple[MappingEntry, Serve]:
+        """Return what the server is asked for, and what serves the visitors."""
         wanted, public = self.wanted, client.public
         serve: Serve
         match self.endpoint:
             case ClientExit(networks):
-                return await client.be_exit(wanted.host, networks)
+                client.publisher.exit_networks = networks
+                # No visitors of its own: those of others say in CREATE where they go.
+                serve = partial(refuse, code=Code.NO_MAPPING)
             case ClientProxy(networks, users):
                 serve = share_network(networks, users)
             case SharedFolder(folder, guard):
@@ -210,7 +229,7 @@ class Published:
         if self._has_own_name:
             name = _own_name(client.client_id, _key_of(self.endpoint))
             wanted = replace(wanted, host=name)
-        return await client.publish(wanted, serve, or_else=self._has_own_name)
+        return wanted, serve
 
     async def ready(self, public: Address) -> Line:
         """Return the line for its public address; dials a TCP target to try it."""
@@ -306,24 +325,24 @@ class Local:
     """The IP address that the proxy's apps are told for their datagrams, where NAT is
     between."""
 
-    async def start(self, client: CenterClient, nursery: trio.Nursery) -> Line:
-        """Listen, serve in ``nursery``, and return the line for when there is a link.
-
-        Raises:
-            AddressError: it cannot listen there.
-        """
-        listeners, where = await listen_at(self.listen)
+    async def serve(
+        self, client: CenterClient, listeners: Sequence[PortListener]
+    ) -> None:
+        """Serve apps until cancelled, or until all have left closed listeners."""
         if self.target is not None:
             target, leave_at = as_target(self.target), self.exit_name
             open_now = partial(client.open_now, target, exit_name=leave_at)
-            nursery.start_soon(serve_port, listeners, open_now)
-            return Line("reach", str(where), str(self.target))
+            return await serve_port(listeners, open_now)
         if self.exit_name is not None:  # a client is an exit for TCP only
             dialer = Dialer(partial(client.open, exit_name=self.exit_name))
         else:
             dialer = Dialer(client.open, client.bind, client.associate, self.udp_public)
-        serve_users = partial(serve_proxy, users=self.users)
-        nursery.start_soon(serve_users, listeners, dialer)
+        return await serve_proxy(listeners, dialer, users=self.users)
+
+    def line(self, where: End) -> Line:
+        """Return the line for when there is a link."""
+        if self.target is not None:
+            return Line("reach", str(where), str(self.target))
         title = f"SOCKS and HTTP proxy, leaving at {self.exit_name or 'the server'}"
         return Line("socks", str(where), "-", title=title)
 

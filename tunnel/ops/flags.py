@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tunnel.net.timeouts import Timeouts
     from tunnel.ops.entries import Entry
     from tunnel.ops.entry_values import SaidWord
-    from tunnel.ops.serve import Rotation
     from tunnel.ops.show import Show
 
 LEAST_DEAD_AFTER_S: Final = 5
@@ -40,6 +39,8 @@ LEAST_FIELDS: Final = 10
 MOST_FIELDS: Final = 10_000
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
+Rotation = Literal["keep", "announce", "change"]
+"""What becomes of the server's key at this start."""
 LogForm = Literal["logfmt", "json", "terminal"]
 LeaveAt = Annotated[str | None, Parameter(name="--exit")]
 Words = list[str] | None

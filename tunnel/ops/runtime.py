@@ -16,7 +16,7 @@ from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.ops.show import Show, connections
-from tunnel.platform.process import HANGUP
+from tunnel.platform.process import HANGUP, has_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,12 +94,25 @@ def first_fault(error: BaseException) -> BaseException:
     return error
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Return Ctrl+C, SIGTERM, and SIGHUP unless it is ignored already (``nohup``)."""
+def hangup_reloads() -> bool:
+    """Say whether SIGHUP means to read the configuration again.
+
+    It does where no terminal is there to hang up, and where it was not ignored at the
+    start, as under ``nohup``.
+    """
+    return _hears_hangup() and not has_terminal()
+
+
+def ending_signals(*, reloads: bool = False) -> list[signal.Signals]:
+    """Return Ctrl+C, SIGTERM, and SIGHUP if it ends a command that may ``reloads``."""
     ends = [signal.SIGINT, signal.SIGTERM]
-    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+    if HANGUP is not None and _hears_hangup() and not (reloads and hangup_reloads()):
         ends.append(HANGUP)
     return ends
+
+
+def _hears_hangup() -> bool:
+    return HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN
 
 
 @dataclass
@@ -110,6 +123,8 @@ class Ending:
     connections: Callable[[], int]
     """Returns how many connections are alive."""
     status: Exit = Exit.OK
+    reloads: bool = False
+    """SIGHUP may mean something else."""
     began: bool = False
     """It drains, or stops."""
     at_once: bool = False
@@ -126,7 +141,9 @@ class Ending:
 
         Another signal cuts the drain short.
         """
-        with trio.open_signal_receiver(*ending_signals()) as signals:
+        with trio.open_signal_receiver(
+            *ending_signals(reloads=self.reloads)
+        ) as signals:
             task_status.started()
             number = await anext(signals)
             self.began = True

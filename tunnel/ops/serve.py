@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,7 +14,6 @@ from tunnel.access.identity import (
     change_identity,
     load_or_make_identity,
     next_identity,
-    short_id,
 )
 from tunnel.access.join import JoinLine, kept_join, owner_token, write_join
 from tunnel.access.months import Months
@@ -24,13 +22,15 @@ from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
 from tunnel.center.server import CenterServer
-from tunnel.center.why import Known, Why
+from tunnel.center.why import Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.server_handlers import ServerHandlers
 from tunnel.ops.control.service import OwnSocket
+from tunnel.ops.reload.reloader import Reloader
+from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.ops.user_care import UserCare
@@ -41,98 +41,121 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.access.identity import Identity
+    from tunnel.access.join import Secret
     from tunnel.addresses import Address
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
+    from tunnel.ops.control import Handlers
+    from tunnel.ops.flags import Rotation, ServeFlags
+    from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.show import Show
-
-Rotation = Literal["keep", "announce", "change"]
-"""What becomes of the server's key at this start."""
 
 logger = logging.getLogger("tunnel.client")
 
 
 async def run_serve(
-    state: Path,
-    options: ServerOptions,
-    public_host: str | None,
-    drain_s: int,
-    show: Show,
-    rotation: Rotation = "keep",
+    state: Path, options: ServerOptions, again: ServeAgain, show: Show
 ) -> Exit:
     """Run a center-server until a signal ends it.
 
     Args:
         state: the folder of its key, tokens and join line.
         options: of the center-server.
-        public_host: the host that the join line names; None for one found out here.
-        drain_s: how long running connections may go on after a signal.
+        again: what was told, users of the configuration file too, and how all that is
+            read again.
         show: writes for the user.
-        rotation: what becomes of the server's key.
 
     Raises:
-        StateError: another server has the state folder, or it cannot be used.
+        StateError: another server has the state folder, it cannot be used, or a user
+            of it is in the configuration file too.
     """
     with sole_server(state):
         identity = None
         if not options.plain:
-            identity, coming = _identities(state, rotation, show)
+            identity, coming = _identities(state, again.flags.rotation(), show)
             options = replace(options, next_identity=coming)
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
         server = CenterServer({OWNER: owner}, identity, options, Months(state))
-        commands = UserCommands(state, lambda: join)
+        joined = _Joined(state, token, identity, show)
+        commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
-        ending = Ending(show, lambda: server.connections)
+        ending = Ending(show, lambda: server.connections, reloads=True)
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
-            host = public_host or _reachable_host(address.host)
-            pin = identity.pin if identity else None
-            join = JoinLine(OWNER, token, host, address.port, pin, options.plain)
-            try:
-                write_join(state, join)
-            except StateError as error:  # a read-only folder will do if it holds one
-                if kept_join(state) is None:
-                    raise
-                show.error(error, "warning")
+            joined.at(address, again.flags)
+            about = ServerHandlers(server, address)
+
+            def moved(address: Address, flags: ServeFlags) -> None:
+                joined.at(address, flags)
+                about.address = str(address)
+
+            changes = ServerChanges(again, server, care, moved)
+            reloader = Reloader(changes.apply, show, again.path)
+            asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-                drain = partial(server.drain, drain_s)
+                async def drain() -> None:
+                    await server.drain(changes.run.drain_s())
+
                 await ending.watch(drain, server.stop, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            await _answer_commands(nursery, state, server, address, ending, care)
+            await _answer_commands(nursery, state, ending, about, asked)
             # A reader of the join line may send a signal at once.
             await nursery.start(until_signal)
-            _show_server(show, address, join, server.names)
+            await reloader.start(nursery)
+            _show_server(show, address, joined.line(), server.names)
         return ending.status
+
+
+class _Joined:
+    """The line by which clients join a server, and its file."""
+
+    def __init__(
+        self, state: Path, token: Secret, identity: Identity | None, show: Show
+    ) -> None:
+        self._state = state
+        self._token = token
+        self._identity = identity
+        self._show = show
+        self._line: JoinLine
+
+    def line(self) -> JoinLine:
+        """Return the line."""
+        return self._line
+
+    def at(self, address: Address, flags: ServeFlags) -> None:
+        """Have the line lead there, and keep it."""
+        host = flags.host() or _reachable_host(address.host)
+        pin = self._identity.pin if self._identity else None
+        port, plain = address.port, self._identity is None
+        self._line = JoinLine(OWNER, self._token, host, port, pin, plain)
+        try:
+            write_join(self._state, self._line)
+        except StateError as error:  # a read-only folder will do if it holds one
+            if kept_join(self._state) is None:
+                raise
+            self._show.error(error, "warning")
 
 
 async def _answer_commands(
     nursery: trio.Nursery,
     state: Path,
-    server: CenterServer,
-    address: Address,
     ending: Ending,
-    care: UserCare,
+    about: ServerHandlers,
+    more: Handlers,
 ) -> None:
     """Have the control socket answer in ``nursery``; returns when it can be asked."""
-    own, about = OwnSocket("serve", state), ServerHandlers(server, address)
+    own = OwnSocket("serve", state)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
-    why = Why(partial(_sessions, server))
+    why = Why(about.sessions)
     nursery.start_soon(about.meters.run)
     nursery.start_soon(why.run)
-    handlers = {**care.handlers, **common.handlers, **why.handlers}
+    handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
     await nursery.start(own.serve, handlers)
-
-
-def _sessions(server: CenterServer) -> list[Known]:
-    return [
-        Known(short_id(client.client_id), client.user.name, client.session)
-        for client in server.clients
-    ]
 
 
 def _identities(

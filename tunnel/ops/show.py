@@ -27,6 +27,8 @@ from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tunnel.errors import TunnelError
 
 LOG: Final = logging.getLogger(__name__)
@@ -120,6 +122,11 @@ class Show:
     def error(self, error: TunnelError, word: str = "error") -> None:
         """Write what failed, why, and what can be done."""
         self._explain(f"{word}: {error.what}", error)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Write lines about a file, as its faults, to stderr."""
+        self._clear_status()
+        _write(sys.stderr, "".join(f"{shown(one)}\n" for one in lines))
 
     def trouble(self, error: TunnelError, instead: str) -> None:
         """Write what failed where the program goes on, and how it does."""

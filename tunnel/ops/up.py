@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.access.files import insist_writable, write_private
-from tunnel.access.identity import client_id, short_id
+from tunnel.access.identity import client_id
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.events import (
@@ -25,27 +24,34 @@ from tunnel.center.events import (
 )
 from tunnel.center.publisher import ASKED_AGAIN
 from tunnel.center.whereabouts import is_there
-from tunnel.center.why import Known, Why
-from tunnel.errors import StateError, UsageError
+from tunnel.center.why import Why
+from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.ops import saved
 from tunnel.ops.control.client_handlers import ClientHandlers
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
-from tunnel.ops.entries import Local, Published, refuse_twice
+from tunnel.ops.entries import refuse_twice
+from tunnel.ops.entry_commands import EntryCommands
+from tunnel.ops.reload.client import ClientChanges, nothing_to_do
+from tunnel.ops.reload.entries import RunningEntries
+from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import connections, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tunnel.access.identity import ClientId
     from tunnel.access.join import JoinLine
     from tunnel.center.events import Notice
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
+    from tunnel.ops.control import Handlers
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
 STATUS_S: Final = 1.0
@@ -55,27 +61,33 @@ logger = logging.getLogger("tunnel.client")
 
 
 async def run_up(
-    entries: list[Entry], server: ServerFlags, drain_s: int, show: Show
+    entries: list[Entry],
+    server: ServerFlags,
+    drain_s: int,
+    show: Show,
+    *,
+    of_file: bool = False,
+    again: UpAgain | None = None,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
+
+    ``of_file``: the server is known from a configuration file, and not saved too.
+    ``again``: how what was told is read again; None: it never is.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
-        raise UsageError(
-            "there is nothing to do",
-            "no entry is given",
-            "for example: tunnel up --tcp 8000, or --socks 127.0.0.1:1080",
-        )
+        raise nothing_to_do()
     refuse_twice(entries)
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, server, is_new, own_id, show, nursery)
-            status = await up.run(entries, drain_s)
+            is_new = is_new and not of_file
+            up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
+            status = await up.run(entries, drain_s, again)
             nursery.cancel_scope.cancel()
     return status
 
@@ -95,6 +107,7 @@ class _Up:
     own_id: ClientId
     show: Show
     nursery: trio.Nursery
+    of_file: bool
 
     def __post_init__(self) -> None:
         self._client = CenterClient(
@@ -107,68 +120,67 @@ class _Up:
             certificate=self.server.client_cert,
             keeper=self,
         )
-        self._published: dict[str, Published] = {}
-        """By the names of their mappings."""
+        self._entries = RunningEntries(self._client, self.nursery)
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
         self._without: dict[str, Exit] = {}
         """Mappings that never opened or never will again, each with its exit status."""
         self._local: list[Line] = []
         """Said once there is a link."""
-        self._listening: list[Line] = []
-        """The same, kept."""
         self._about = ClientHandlers(
-            self._client, self.join, self._published, self._listening
+            self._client, self.join, self._entries.shown, self._entries.lines
         )
-        self._count = 0
         self._works = False
         """Whether an entry has ever been ready."""
         self._trouble = ""
         """Why the last attempt of this outage failed."""
         self._failure: Exit | None = None
 
-    async def run(self, entries: list[Entry], drain_s: int) -> Exit:
+    async def run(
+        self, entries: list[Entry], drain_s: int, again: UpAgain | None
+    ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
-        self._count = len(entries)
-        ending = Ending(self.show, lambda: client.connections)
-        for entry in entries:
-            await self._start(entry)
-        drain = partial(client.drain, drain_s)
+        reloads = again is not None
+        ending = Ending(self.show, lambda: client.connections, reloads=reloads)
+        self._local = await self._entries.start(entries)
+        changes: ClientChanges | None = None
+        handlers: Handlers = {}
+        if again is not None:
+            changes = ClientChanges(again, self._entries, self._changed)
+            reloader = Reloader(changes.apply, self.show, again.path)
+            await reloader.start(self.nursery)
+            handlers = reloader.handlers
+
+        async def drain() -> None:
+            await client.drain(changes.run.drain_s() if changes else drain_s)
+
         await self.nursery.start(ending.watch, drain, client.leave)
-        await self._answer_commands(ending)
+        await self._answer_commands(ending, handlers)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
         return self._failure or ending.status
 
-    async def _answer_commands(self, ending: Ending) -> None:
+    def _changed(self, lines: list[Line]) -> None:
+        """Say what entries that were changed have become (``ops.reload``)."""
+        for name in [one for one in self._without if not self._entries.published(one)]:
+            del self._without[name]
+        for line in lines:
+            self._say(line)
+
+    async def _answer_commands(self, ending: Ending, more: Handlers) -> None:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
-        why = Why(self._sessions)
+        why = Why(about.sessions)
         self.nursery.start_soon(about.meters.run)
+        self.nursery.start_soon(about.limits.run)
         self.nursery.start_soon(why.run)
-        handlers = {**common.handlers, **about.handlers, **why.handlers}
+        changes = EntryCommands(self._client, self._entries, self._changed)
+        handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
+        handlers |= changes.handlers
         await self.nursery.start(own.serve, handlers)
-
-    def _sessions(self) -> list[Known]:
-        client = self._client
-        if client.session is None:
-            return []
-        return [Known(short_id(client.client_id), self.join.name, client.session)]
-
-    async def _start(self, entry: Entry) -> None:
-        match entry:
-            case Local():
-                line = await entry.start(self._client, self.nursery)
-                self._local.append(line)
-                self._listening.append(line)
-            case Published():
-                name = await entry.start(self._client)
-                self._published[name] = entry
-                if entry.check is not None:
-                    self.nursery.start_soon(entry.keep_checking, self._client, name)
 
     # What the client tells -----------------------------------------------------------
 
@@ -227,7 +239,9 @@ class _Up:
     # Entries -------------------------------------------------------------------------
 
     async def _ready(self, name: str, public: Address, over_tls: bool) -> None:
-        entry = self._published[name]
+        entry = self._entries.published(name)
+        if entry is None:
+            return  # it was removed meanwhile
         line = await (entry.over_tls() if over_tls else entry).ready(public)
         if line.warning:
             self.show.warn("target.not_ready", line.warning)
@@ -245,10 +259,12 @@ class _Up:
         self.show.line("entry", text, **line.fields)
 
     def _refused(self, notice: MappingRefused) -> None:
-        entry = self._published[notice.name]
+        entry = self._entries.published(notice.name)
+        if entry is None:
+            return  # it was removed meanwhile
         other = entry.instead(notice, self.join.host)
         if other is not None:
-            self.nursery.start_soon(self._start_other, notice.name, other)
+            self.nursery.start_soon(self._entries.replace, notice.name, other)
             return
         error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN
@@ -256,14 +272,10 @@ class _Up:
             self._without[notice.name] = error.exit_status
         self.nursery.start_soon(self._say_refused, error, asked_again)
 
-    async def _start_other(self, name: str, other: Published) -> None:
-        await self._client.withdraw(name)
-        await self._start(other)
-
     async def _say_refused(self, error: TunnelError, asked_again: bool) -> None:
         # One message has several answers, and all must count in what follows.
         await trio.lowlevel.checkpoint()
-        if len(self._without) < self._count:
+        if len(self._without) < len(self._entries):
             until = "until it is free" if asked_again else "over the next link"
             self.show.trouble(error, f"it is asked for again {until}")
             return
@@ -290,14 +302,19 @@ class _Up:
 
     def check(self) -> None:
         """Raise StateError if a line with an own token cannot be saved."""
-        insist_writable(saved.place_of(self.server.to, self.server.save_as))
+        insist_writable(self._place())
 
     def keep(self, join: JoinLine) -> None:
         """Save the line with this machine's own token, in the place of the other."""
-        path = saved.place_of(self.server.to, self.server.save_as)
+        path = self._place()
         write_private(path, join.render() + "\n")
         self.join, self.is_new = join, False
         self.show.talk("saved", f"{path} (a token of this machine's own)")
+
+    def _place(self) -> Path:
+        """Return the file of the line, or raise StateError if it has no place."""
+        server = self.server
+        return saved.place_of(server.to, server.save_as, of_file=self.of_file)
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():

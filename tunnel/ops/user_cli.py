@@ -245,6 +245,7 @@ def _insist_own(state: Path) -> None:
 def _perform(state: Path, command: str, args: Fields) -> Fields:
     from tunnel.access.join import kept_join
     from tunnel.access.user_commands import UserCommands
+    from tunnel.ops.config.source import users_of_file
 
     def line() -> JoinLine:
         kept = kept_join(state)
@@ -253,7 +254,8 @@ def _perform(state: Path, command: str, args: Fields) -> Fields:
             raise StateError(f"there is no join line in {state}", why, "tunnel serve")
         return kept
 
-    return UserCommands(state, line).perform(command, args, "this user")
+    commands = UserCommands(state, line, of_file=users_of_file())
+    return commands.perform(command, args, "this user")
 
 
 def _show(shown: Show, command: str, answer: Fields) -> None:
@@ -293,7 +295,7 @@ def _json(fields: Fields) -> None:
 def _told(user: Fields) -> list[tuple[str, str]]:
     """Return what is to be said of a user, and in which words."""
     told = [("user", str(user["user"]))]
-    for key in ("links", "may", "limits", "expires", "once"):
+    for key in ("links", "may", "limits", "expires", "once", "file"):
         value = user.get(key)
         if isinstance(value, list):
             value = " ".join(map(str, value)) or ("nothing" if key == "may" else None)

@@ -40,7 +40,9 @@ _SWITCHES: Final = {
     "rotate": ("address",),
     "limit": ("rate", "limit"),
     "rename": ("address",),
-    "status": ("quiet",),
+    "status": ("quiet", "watch"),
+    "logs": ("follow",),
+    "reload": ("now",),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""

@@ -24,6 +24,15 @@ HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
 """The terminal was closed; None where nobody says so."""
 
 
+def has_terminal() -> bool:
+    """Say whether a terminal controls this process; without one SIGHUP is a word."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY))
+    except (OSError, AttributeError):  # Windows has no such flags
+        return False
+    return True
+
+
 def hold_back(number: signal.Signals) -> None:
     """Have a signal wait, also while the program executes another; not on Windows."""
     if sys.platform != "win32":

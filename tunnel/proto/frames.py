@@ -169,6 +169,11 @@ class ProtCreate:
     host_name: str | None = None
     exit: str | None = None
 
+    def leads_to(self, mapping: str) -> bool:
+        """Say whether it is of a visitor of this mapping."""
+        target = self.target
+        return isinstance(target, NameTarget | UdpTarget) and target.name == mapping
+
 
 @dataclass(slots=True)
 class ProtAccept:

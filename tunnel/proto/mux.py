@@ -109,6 +109,8 @@ class MuxCore:
         self.send_datagram: Final = output.send_datagram
         self.finish: Final = table.finish
         self.consumed: Final = output.consumed
+        self.replace_windows: Final = output.replace_windows
+        self.go_on: Final = output.go_on
         self.ping: Final = output.ping
         self.go_away: Final = output.go_away
         self.has_output: Final = output.has_output

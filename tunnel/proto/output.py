@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tunnel.proto.pace import Outflow, Police
     from tunnel.proto.pools import Pools, Room
     from tunnel.proto.scheduler import Buffer, SendQueue
+    from tunnel.proto.window import RecvWindow, SendWindow
 
 STREAM_QUEUE_BYTES: Final = 262_144
 """Unsent bytes of one virtual TCP connection: two chunks, one on its way, one ready."""
@@ -104,7 +105,11 @@ class ControlQueue:
 
 
 class Output:
-    """What one end of a session has to send; the arguments are those of ``MuxCore``."""
+    """What one end of a session has to send; the arguments are those of ``MuxCore``.
+
+    Its 27 methods share one state: what connections put in, what a link takes out, and
+    what a rate or a window lets go on in between.
+    """
 
     def __init__(
         self, ours: Terms, theirs: Terms, now: float, pools: Pools, replay_limit: int
@@ -214,6 +219,20 @@ class Output:
             self._grants[conn] = None
             return True
         return False
+
+    def replace_windows(
+        self, conn: VirtualConn, send: SendWindow, recv: RecvWindow
+    ) -> None:
+        """Have a connection go on with these windows, which begin where it stands."""
+        self._tuner.forget(conn.recv)
+        self._grants.pop(conn, None)
+        conn.send, conn.recv = send, recv
+
+    def go_on(self, conn: VirtualConn, *, grant: bool) -> None:
+        """Use what the windows were given by their owner: wake who waits for room."""
+        if grant and conn.state in _PEER_MAY_SEND:
+            self._grants[conn] = None
+        self._wake_if_starved(conn.sock_map)
 
     def forget(self, conn: VirtualConn) -> None:
         """Grant no more, and drop the datagrams: the connection is over."""

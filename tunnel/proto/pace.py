@@ -109,6 +109,11 @@ class Meter:
         self.spare -= size
         return True
 
+    def available(self) -> int:
+        """Return how many bytes may pass now, while nobody waits."""
+        self._fill()
+        return max(int(self.spare), 0)
+
     def pay(self, size: int) -> None:
         """Take bytes that have passed already; give them back if it is negative."""
         self.spare -= size

@@ -103,7 +103,7 @@ async def serve_tls_names(
         listeners: of the port.
         route_passed: asked first.
         route_web: asked for each request of who is not passed through.
-        ending: ends TLS for those; None refuses them.
+        ending: ends TLS for those, and may change; None or an empty one refuses them.
         max_visitors: at once.
     """
 
@@ -195,7 +195,7 @@ def _context(
     """
     if absent is Absent.AWAY:
         raise HelloError(INTERNAL_ERROR, absent.value)
-    if ending is None:
+    if not ending:
         raise HelloError(UNRECOGNIZED_NAME, absent.value)
     # A part that was sent already saves the visitor a round trip.
     for group in (*hello.shares, *(hello.groups or (P256,))):

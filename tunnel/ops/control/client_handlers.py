@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.access.limits import parse_limits
 from tunnel.center.events import LinkDown, LinkUp
-from tunnel.errors import CODES
+from tunnel.center.why import Known
+from tunnel.errors import CODES, Code, LocalLinkError, UsageError
 from tunnel.link.session import open_streams
+from tunnel.ops.control.connections import KICKED, Connections, mapping_of
+from tunnel.ops.control.entry_limits import EntryLimits
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
-from tunnel.proto.frames import NameTarget, UdpTarget
+from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
     from tunnel.access.join import JoinLine
     from tunnel.center.client import CenterClient
     from tunnel.center.events import Notice
-    from tunnel.link.virtual import VirtualStream
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.entries import Line, Published
 
@@ -61,12 +64,60 @@ class ClientHandlers:
         self._published = published
         self._local = local
         self._facts = _Facts()
+        self.limits = EntryLimits(client)
         self.meters = Meters(lambda: {"": client.traffic})
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers, besides what every process does."""
-        return {"retry": self._retry}
+        each = Connections(self.sessions)
+
+        async def kick(args: Args, _by: str) -> Answer:
+            which = str(args.get("which", ""))
+            return self._kick_link(which) or each.kick(which)
+
+        return {
+            "retry": self._retry,
+            "top": each.top,
+            "kick": kick,
+            "limit": self._limit,
+        }
+
+    async def _limit(self, args: Args, _by: str) -> Answer:
+        """Give an entry a rate each way; ``none`` lifts it.
+
+        Raises:
+            UsageError: there is no such entry, none can have a rate, or it is none.
+        """
+        rate = parse_limits([f"rate={args.get('rate', '')}"]).up
+        name = self._name_of(str(args.get("entry", "")))
+        if self._published[name].wanted.type == MappingType.UDP:
+            raise UsageError("datagrams have no rate", "they would only be dropped")
+        self.limits.set_rate(name, rate)
+        return {"entry": name, "limit_per_s": rate}
+
+    def _name_of(self, word: str) -> str:
+        """Return the mapping that a word means: its name, its address or its port."""
+        for name in self._published:
+            public = self._client.public(name)
+            where = () if public is None else (str(public), str(public.port))
+            if word == name or word in where:
+                return name
+        known = ", ".join(self._published) or "none"
+        raise UsageError(f"no entry is called {word:.60}", f"there are: {known}")
+
+    def sessions(self) -> list[Known]:
+        """Return the sessions that live, and whose they are."""
+        session, own_id = self._client.session, short_id(self._client.client_id)
+        return [Known(own_id, self._join.name, session)] if session else []
+
+    def _kick_link(self, which: str) -> Answer | None:
+        """Cut the link if it is meant; its session waits for another."""
+        link = self._client.link
+        if link is None or which != short_id(self._client.client_id):
+            return None
+        link.abandon(LocalLinkError(Code.LINK_LOST, KICKED))
+        return {"kicked": which, "connections": 0}
 
     def take(self, notice: Notice) -> None:
         """Note what the client tells of its link."""
@@ -147,19 +198,11 @@ class ClientHandlers:
             state=state,
             reason=reason,
             connections=live[name],
+            limit_per_s=self.limits.rate_of(name),
         )
 
     async def _retry(self, _args: Args, _by: str) -> Answer:
         return {"tried": self._client.retry()}
-
-
-def mapping_of(stream: VirtualStream) -> str:
-    """Return the name of the mapping whose visitor a stream is; "" for others."""
-    match stream.create.target if stream.create else None:
-        case NameTarget(name) | UdpTarget(name):
-            return name
-        case _:
-            return ""
 
 
 def _local(line: Line) -> EntryStatus:

@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Exit, StateError, TunnelError
+from tunnel.ops.control.ask import AnswerError
+from tunnel.ops.control.live import EVERY_S, Top, look_again
 from tunnel.ops.control.processes import (
     NotRunningError,
     Process,
@@ -26,11 +28,13 @@ from tunnel.ops.control.status_text import (
 )
 from tunnel.ops.control.why_text import why_line, why_lines
 from tunnel.ops.standard import lost_output
-from tunnel.ops.texts import explained, shown
+from tunnel.ops.texts import connections, explained, shown, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+FOLLOW_S: Final = 0.5
+"""How often to ask for new lines of a log."""
 GONE_S: Final = 0.05
 """How often to look whether a process has ended: it takes some ten of these."""
 VARIABLES: Final = ("TUNNEL_JSON",)
@@ -54,24 +58,67 @@ def ps(*, as_json: bool = False) -> Exit:
 
 
 def status(
-    name: str | None = None, *, as_json: bool = False, quiet: bool = False
+    name: str | None = None,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    watch: bool = False,
 ) -> Exit:
-    """Show what processes do; with ``quiet`` only the exit status says it.
+    """Show what processes do; with ``watch`` again each second, until Ctrl+C.
 
-    That is 0 if all are well, ``NOT_REACHED`` if a client has no link.
+    With ``quiet`` only the exit status says it: 0 if all are well, ``NOT_REACHED`` if a
+    client has no link.
     """
+    if watch:
+        return look_again(lambda: _frame(name, as_json=as_json))
     worst = Exit.OK
     for at, process in enumerate(find_all(name)):
         answer = process.ask("status")
-        if quiet:
-            if text(answer, "state") in _NO_LINK:
-                worst = Exit.NOT_REACHED
-        elif as_json:
-            _print(json.dumps(answer))
-        else:
-            _print_all([""] if at else [])
-            _print_all(status_lines(answer))
+        if text(answer, "state") in _NO_LINK:
+            worst = Exit.NOT_REACHED
+        if not quiet:
+            _print_all(_shown_status(answer, at, as_json=as_json))
     return worst if quiet else _written()
+
+
+def _frame(name: str | None, *, as_json: bool) -> Iterator[str]:
+    for at, process in enumerate(find_all(name)):
+        yield from _shown_status(process.ask("status"), at, as_json=as_json)
+
+
+def _shown_status(answer: Fields, at: int, *, as_json: bool) -> Iterator[str]:
+    if as_json:
+        yield json.dumps(answer)
+    else:
+        yield from [""] if at else []
+        yield from status_lines(answer)
+
+
+def top(name: str | None = None) -> Exit:
+    """Show the connections of a process, each second; once, where nobody looks."""
+    process = find(name)
+    table = Top(lambda: process.ask("top"))
+    table.look()
+    if sys.stdout.isatty():
+        return look_again(table.look, first_s=EVERY_S)
+    time.sleep(EVERY_S)
+    _print_all(table.look())
+    return _written()
+
+
+def kick(which: str, name: str | None = None) -> Exit:
+    """End a client's session, a link or a connection."""
+    known = [find(name)] if name else find_all(None)
+    refused: TunnelError | None = None
+    for process in known:
+        try:
+            count = int(number(process.ask("kick", which=which), "connections"))
+        except AnswerError as error:
+            refused = error
+            continue
+        _print(f"{process.name}: {shown(which)} ended, {connections(count)} reset")
+        return _written()
+    raise refused or NotRunningError("nothing of tunnel runs here for this user")
 
 
 def stop(name: str | None = None) -> Exit:
@@ -100,25 +147,59 @@ def retry(name: str | None = None) -> Exit:
     return _written()
 
 
-def reload(name: str | None = None) -> Exit:
-    """Have a process read its file again; shows what has changed."""
-    process = find(name)
-    answer = process.ask("reload")
+def reload(name: str | None = None, *, now: bool = False) -> Exit:
+    """Have a process read its file again; shows what has changed, or all faults."""
+    answer = find(name).ask("reload", now=now)
+    faults = answer.get("faults")
+    for line in faults if isinstance(faults, list) else []:
+        sys.stderr.write(f"{shown(str(line))}\n")
+    done = _changed(answer)
+    return Exit.CONFIGURATION if faults else done
+
+
+def add(flag: str, entry: str, name: str | None = None) -> Exit:
+    """Add an entry to a running client; ``flag`` is that of ``tunnel up``."""
+    return _changed(find(name, "up").ask("add", flag=flag, text=entry))
+
+
+def remove(entry: str, name: str | None = None, *, now: bool = False) -> Exit:
+    """Take an entry away from a running client; ``now`` cuts who is in."""
+    return _changed(find(name, "up").ask("remove", entry=entry, now=now))
+
+
+def _changed(answer: Fields) -> Exit:
     changes = answer.get("changes")
     for line in changes if isinstance(changes, list) else []:
         _print(shown(str(line)))
     return _written()
 
 
-def logs(name: str | None = None) -> Exit:
-    """Show the last lines of a process's log."""
-    _log_lines(find(name), 0)
+def limit(entry: str, rate: str, name: str | None = None) -> Exit:
+    """Let an entry of a client have so many bytes a second; ``none`` lifts that."""
+    answer = find(name, "up").ask("limit", entry=entry, rate=rate)
+    per_s = answer.get("limit_per_s")
+    most = f"{size_text(number(answer, 'limit_per_s'))}/s" if per_s else "no limit"
+    _print(shown(f"{text(answer, 'entry')}: {most}"))
     return _written()
+
+
+def logs(name: str | None = None, *, follow: bool = False) -> Exit:
+    """Show the last lines of a process's log; with ``follow`` those to come too."""
+    process = find(name)
+    last = _log_lines(process, 0)
+    while follow and lost_output() is None:
+        sys.stdout.flush()
+        time.sleep(FOLLOW_S)
+        last = _log_lines(process, last)
+    return Exit.OK if follow else _written()
 
 
 def _log_lines(process: Process, after: int) -> int:
     """Show the lines behind one; return the number of the last."""
     for line in listed(process.ask("logs", after=after), "lines"):
+        missed = int(number(line, "number")) - after - 1
+        if after and missed > 0:
+            _print(f"({missed} lines are gone)")
         _print(shown(text(line, "text")))
         after = int(number(line, "number"))
     return after
@@ -183,15 +264,23 @@ def _written() -> Exit:
 
 _FLAGS: Final[dict[str, set[str]]] = {
     "ps": {"--json"},
-    "status": {"--json", "--quiet"},
+    "status": {"--json", "--quiet", "--watch"},
+    "top": set(),
+    "kick": set(),
+    "limit": set(),
+    "remove": {"--now"},
     "stop": set(),
     "drain": set(),
     "retry": set(),
-    "reload": set(),
-    "logs": set(),
+    "reload": {"--now"},
+    "logs": {"--follow"},
     "why": {"--json"},
 }
 """The commands that are done here, and their flags."""
+
+
+_NAMES: Final = {"ps": (0, 0), "kick": (1, 2), "limit": (2, 3), "remove": (1, 2)}
+"""How many words they take, where that is not one or none."""
 
 
 def quick(words: list[str]) -> int | None:
@@ -205,11 +294,12 @@ def quick(words: list[str]) -> int | None:
         return None
     names = [word for word in words[1:] if not word.startswith("-")]
     flags = {word for word in words[1:] if word.startswith("-")}
-    most = 0 if command == "ps" else 1
-    if not flags <= _FLAGS[command] or len(names) > most or not all(names):
+    least, most = _NAMES.get(command, (0, 1))
+    fits = least <= len(names) <= most and all(names)
+    if not (fits and flags <= _FLAGS[command]):
         return None
     try:
-        return _do(command, names[0] if names else None, flags)
+        return _do(command, names, flags)
     except TunnelError as error:
         sys.stderr.write(explained(f"error: {error.what}", error))
         return error.exit_status
@@ -217,21 +307,35 @@ def quick(words: list[str]) -> int | None:
         return Exit.INTERRUPTED
 
 
-def _do(command: str, name: str | None, flags: set[str]) -> Exit:
+def _do(command: str, names: list[str], flags: set[str]) -> Exit:
+    name = names[0] if names else None
+    as_json = "--json" in flags
     match command:
         case "ps":
-            return ps(as_json="--json" in flags)
+            return ps(as_json=as_json)
         case "status":
-            return status(name, as_json="--json" in flags, quiet="--quiet" in flags)
-        case "stop":
-            return stop(name)
-        case "drain":
-            return drain(name)
-        case "retry":
-            return retry(name)
-        case "reload":
-            return reload(name)
+            quiet, watch = "--quiet" in flags, "--watch" in flags
+            return status(name, as_json=as_json, quiet=quiet, watch=watch)
         case "why":
-            return why(name, as_json="--json" in flags)
+            return why(name, as_json=as_json)
+        case "kick":
+            return kick(*names)
+        case "limit":
+            return limit(*names)
+        case "remove":
+            return remove(*names, now="--now" in flags)
+        case "reload":
+            return reload(name, now="--now" in flags)
+        case "logs":
+            return logs(name, follow="--follow" in flags)
         case _:
-            return logs(name)
+            return _OF_ONE[command](name)
+
+
+_OF_ONE: Final[Mapping[str, Callable[[str | None], Exit]]] = {
+    "top": top,
+    "stop": stop,
+    "drain": drain,
+    "retry": retry,
+}
+"""Those that take the name of a process, and no flag."""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
 from tunnel.access.identity import short_id
+from tunnel.center.mappings import mappings_of
+from tunnel.center.why import Known
+from tunnel.errors import Code
+from tunnel.log import log_event
+from tunnel.ops.control.connections import KICKED, Connections
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
     from tunnel.center.sites import OpenMapping
+    from tunnel.ops.control import Answer, Args, Handler
 
+logger = logging.getLogger("tunnel.control")
 _KINDS = {of_type: of_type.name.lower() for of_type in MappingType}
 
 
@@ -29,19 +39,50 @@ class ServerHandlers:
 
     def __init__(self, server: CenterServer, address: Address) -> None:
         self._server = server
-        self._address = str(address)
+        self.address = str(address)
         self.meters = Meters(self._totals)
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """What the control socket answers, besides what every process does."""
+        each = Connections(self.sessions)
+
+        async def kick(args: Args, by: str) -> Answer:
+            which = str(args.get("which", ""))
+            return self._kick_client(which, by) or each.kick(which)
+
+        return {"top": each.top, "kick": kick}
+
+    def sessions(self) -> list[Known]:
+        """Return the sessions that live, and whose they are."""
+        return [
+            Known(short_id(one.client_id), one.user.name, one.session)
+            for one in self._server.clients
+        ]
+
+    def _kick_client(self, which: str, by: str) -> Answer | None:
+        """End the sessions of a client, which may begin another; None: no such one."""
+        found = [
+            one for one in self._server.clients if short_id(one.client_id) == which
+        ]
+        count = sum(one.session.streams for one in found)
+        for client in found:
+            log_event(logger, logging.WARNING, "client.kicked", **client.who, by=by,
+                connections=client.session.streams)  # fmt: skip
+            client.dismiss(Code.NORMAL, KICKED)
+        return {"kicked": which, "connections": count} if found else None
 
     def fill(self, status: Status) -> None:
         """Say what the server does now."""
         server, now = self._server, trio.current_time()
-        status.state, status.address = "listening", self._address
+        status.state, status.address = "listening", self.address
         sent = received = 0
         for client in server.clients:
             link = self._link(client, now)
             status.links.append(link)
             status.entries += [
-                _entry(mapping, link.id) for mapping in server.mappings.of(client)
+                _entry(mapping, link.id)
+                for mapping in mappings_of(server.mappings, client)
             ]
             status.connections += link.connections
             status.waiting += link.waiting

@@ -119,14 +119,18 @@ class ConnectionStatus:
 
     id: str
     """``CLIENT-NUMBER``, by which ``kick`` and ``why`` know it."""
+    user: str
     entry: str | None
     target: str | None
     visitor: str | None
     state: str
-    seconds: float | None
     passed: Passed
     why: str | None = None
     """What it waits for."""
+
+    def as_answer(self) -> dict[str, object]:
+        """Return it as JSON can hold it."""
+        return asdict(self)
 
 
 def faults_of(lines: tuple[KeptLine, ...]) -> list[Fault]:

@@ -1,0 +1,80 @@
+"""``tunnel config example``: every key of the schema, as a comment, and its default."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+from support.tables import ROOT
+
+from tunnel.ops.config.example import example
+from tunnel.ops.config.place import Place
+from tunnel.ops.config.read import keys_of, parse_config
+from tunnel.ops.config.schema import ENTRIES, ClientTable, ServerTable, UserTable
+from tunnel.ops.flags import RunFlags, ServeFlags
+
+MOST_KEYS = 60
+TEXT = example()
+WITHOUT_DEFAULT = "http", "https", "limit", "max_per_address", "log", "state"
+"""Keys of flags whose default is nothing, or not one value."""
+
+
+def uncommented() -> str:
+    """Return the text with its keys in force, and its words as comments still."""
+    return re.sub(r"(?m)^#(?=[\w\[])", "", TEXT)
+
+
+def test_it_says_nothing() -> None:
+    assert tomllib.loads(TEXT) == {}
+    config = parse_config(TEXT, Place(Path("example.toml"), None))
+    assert (config.server, config.client) == (None, None)
+
+
+def test_every_key_is_in_it_and_no_other() -> None:
+    document = tomllib.loads(uncommented())
+    server, client = document["server"], document["client"]
+    (user,) = server.pop("users").values()
+    assert set(server) == set(keys_of(ServerTable))
+    assert set(user) == set(keys_of(UserTable))
+    for flag, table in ENTRIES.items():
+        (entry,) = client.pop(flag)
+        assert set(entry) == set(keys_of(table))
+    assert set(client) == set(keys_of(ClientTable))
+
+
+def test_a_value_that_has_a_default_is_the_default() -> None:
+    server = tomllib.loads(uncommented())["server"]
+    for flags in (ServeFlags(), RunFlags()):
+        for one in fields(flags):
+            usual = getattr(flags, one.name)
+            if usual is not None and one.name in server:
+                assert server[one.name] == usual, one.name
+
+
+def test_there_are_sixty_keys_at_most() -> None:
+    tables = ServerTable, UserTable, ClientTable, *ENTRIES.values()
+    keys = {key for table in tables for key in keys_of(table)}
+    # `auth_file` is another way to say `auth`, and no word of its own to learn.
+    ways = {key for key in keys if key.removesuffix("_file") in keys - {key}}
+    assert len(keys - ways) <= MOST_KEYS
+
+
+def test_its_values_are_read(tmp_path: Path) -> None:
+    """Files that are not there apart, nothing in it is a fault."""
+    text = uncommented().replace("prot1:…", "prot1:" + ":".join(["A" * 43] * 2))
+    for name in re.findall(r'"([\w.]+\.pem)"', text):
+        (tmp_path / name).touch()
+    keep = ("token_file", "to_file", "via_file", "auth_file", "to =", "certificate",
+        "ca =", "pin =", "insecure", "network", "auth = [", "proxy =")  # fmt: skip
+    lines = [one for one in text.splitlines() if not one.startswith(keep)]
+    config = parse_config("\n".join(lines), Place(tmp_path / "tunnel.toml", None))
+    assert config.server is not None
+    assert config.client is not None
+    assert [one.flag for one in config.client.entries] == list(ENTRIES)
+
+
+def test_the_page_has_the_same_text() -> None:
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    assert f"```toml\n{TEXT}```\n" in page

@@ -1,0 +1,137 @@
+"""Where a center-server listens, and how that changes while it runs.
+
+What is to be listened on is opened before anything is closed: who comes in meanwhile
+finds an open port, and who is in stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from tunnel.addresses import Address
+from tunnel.errors import AddressError
+from tunnel.net.bind import is_in_use
+from tunnel.net.listen import open_listener
+
+if TYPE_CHECKING:
+    import trio
+
+    from tunnel.net.listen import PortListener
+
+Serve = Callable[["list[PortListener]"], Awaitable[None]]
+"""Serves who comes in until its listeners are closed and all have left."""
+
+
+class Listening:
+    """One address that is listened on, or none; ``serve`` gets who comes in."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.where: Address | None = None
+        """As it was asked for."""
+        self.address: Address | None = None
+        """With its real port."""
+        self._serve = serve
+        self._listeners: list[PortListener] = []
+        self._start: Callable[[list[PortListener]], None] | None = None
+
+    def run(self, nursery: trio.Nursery) -> None:
+        """Serve in this nursery from now on, also what is listened on later."""
+
+        def start(listeners: list[PortListener]) -> None:
+            if listeners:
+                nursery.start_soon(self._serve, listeners)
+
+        start(self._listeners)
+        self._start = start
+
+    def take(self, place: Place) -> None:
+        """Listen there and nowhere else, without a checkpoint; who is in stays."""
+        self.close()
+        self.where, self._listeners, self.address = place
+        if self._start is not None:
+            self._start(self._listeners)
+
+    def pause(self) -> None:
+        """Stop listening until the next ``take``, without a checkpoint."""
+        close_all(self._listeners)
+
+    def close(self) -> None:
+        """Listen nowhere, without a checkpoint."""
+        self.pause()
+        self.where, self._listeners, self.address = NOWHERE
+
+
+Place = tuple[Address | None, "list[PortListener]", Address | None]
+"""What was asked for, what is open there, and its address with the real port."""
+NOWHERE: Place = (None, [], None)
+
+
+async def open_places(
+    wanted: Mapping[Listening, Address | None],
+) -> dict[Listening, Place]:
+    """Open what is to be listened on instead, for ``take_places``.
+
+    What stays where it is is left out. Only a port that one of ``wanted`` has itself,
+    on another address or for another purpose, is closed before it is opened again.
+
+    Raises:
+        AddressError: nothing has changed.
+    """
+    moves = {one: to for one, to in wanted.items() if one.where != to}
+    opened: dict[Listening, Place] = {}
+    freed: dict[Listening, Address] = {}
+    try:
+        for one, to in moves.items():
+            opened[one] = await _open(to, moves, freed)
+    except BaseException:
+        for _where, listeners, _address in opened.values():
+            close_all(listeners)
+        for one, was in freed.items():
+            listeners, address = await listen_on(was)
+            one.take((one.where, listeners, address))
+        raise
+    return opened
+
+
+def take_places(opened: Mapping[Listening, Place]) -> None:
+    """Listen there instead, without a checkpoint."""
+    for one, place in opened.items():
+        one.take(place)
+
+
+async def _open(
+    where: Address | None,
+    moves: Mapping[Listening, Address | None],
+    freed: dict[Listening, Address],
+) -> Place:
+    """Open one place; what of ours stands in its way is closed, and noted."""
+    if where is None:
+        return NOWHERE
+    try:
+        return (where, *await listen_on(where))
+    except AddressError as error:
+        ours = {
+            one: one.address
+            for one in moves
+            if one.address is not None and one.address.port == where.port
+        }
+        if not is_in_use(error) or not ours:
+            raise
+        for one, address in ours.items():
+            freed[one] = address
+            one.pause()
+        return (where, *await listen_on(where))
+
+
+async def listen_on(where: Address) -> tuple[list[PortListener], Address]:
+    """Listen as ``open_listener`` does; return also the address with its real port."""
+    listeners = await open_listener(where.host, where.port)
+    port = listeners[0].socket.getsockname()[1]
+    return listeners, Address(where.host, port)
+
+
+def close_all(listeners: list[PortListener]) -> None:
+    """Stop listening, without a checkpoint."""
+    for listener in listeners:
+        listener.close()

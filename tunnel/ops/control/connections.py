@@ -1,0 +1,93 @@
+"""The virtual TCP connections of a process: listed for ``top``, ended by ``kick``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tunnel.center.why import id_of
+from tunnel.errors import Code, UsageError
+from tunnel.link.session import open_streams
+from tunnel.link.waits import state_of
+from tunnel.ops.control.status import ConnectionStatus, Passed
+from tunnel.proto.events import StreamClosed
+from tunnel.proto.frames import NameTarget, UdpTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tunnel.center.why import Known
+    from tunnel.link.session import Session
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.ops.control import Answer, Args
+
+MOST_LISTED: Final = 1_000
+"""Connections of one answer: those that have carried most, half a megabyte of JSON."""
+KICKED: Final = "ended by a command"
+
+
+def mapping_of(stream: VirtualStream) -> str:
+    """Return the name of the mapping whose visitor a stream is; "" for others."""
+    match stream.create.target if stream.create else None:
+        case NameTarget(name) | UdpTarget(name):
+            return name
+        case _:
+            return ""
+
+
+class Connections:
+    """The connections of the sessions that ``sessions`` returns."""
+
+    def __init__(self, sessions: Callable[[], Iterable[Known]]) -> None:
+        self._sessions = sessions
+
+    async def top(self, _args: Args, _by: str) -> Answer:
+        """List the connections that have carried most."""
+
+        def passed(one: tuple[Known, VirtualStream]) -> int:
+            conn = one[1].conn
+            return conn.send.taken + conn.recv.received
+
+        each = list(self._each())
+        each.sort(key=passed, reverse=True)
+        listed = [self._row(*one) for one in each[:MOST_LISTED]]
+        return {"count": len(each), "connections": listed}
+
+    def kick(self, connection: str) -> Answer:
+        """Reset one connection; its other end learns that it was on purpose.
+
+        Raises:
+            UsageError: there is none with this id.
+        """
+        for known, stream in self._each():
+            if id_of(known.client, stream) == connection:
+                cut(known.session, stream)
+                return {"kicked": connection, "connections": 1}
+        what = f"there is no link or connection {connection:.60}"
+        raise UsageError(what, "it may have ended", "tunnel top lists them")
+
+    def _each(self) -> Iterator[tuple[Known, VirtualStream]]:
+        for known in self._sessions():
+            for stream in open_streams(known.session):
+                yield known, stream
+
+    def _row(self, known: Known, stream: VirtualStream) -> Answer:
+        create, conn = stream.create, stream.conn
+        row = ConnectionStatus(
+            id=id_of(known.client, stream),
+            user=known.user,
+            entry=mapping_of(stream) or None,
+            target=str(create.target) if create else None,
+            visitor=str(create.visitor) if create and create.visitor else None,
+            state=conn.state.name.lower(),
+            passed=Passed(conn.send.taken, conn.recv.received),
+            why=state_of(stream),
+        )
+        return row.as_answer()
+
+
+def cut(session: Session, stream: VirtualStream) -> None:
+    """Reset a connection, both towards its peer and towards its program here."""
+    conn = stream.conn
+    session.core.close(conn, Code.GENERAL, KICKED)
+    session.dispatch([StreamClosed(conn, Code.GENERAL, KICKED, local=True)])
+    session.output.wake()

@@ -1,0 +1,266 @@
+"""The entries of a running client: started, and changed into those of another file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunnel.errors import AddressError
+from tunnel.net.bind import is_in_use
+from tunnel.net.listen import listen_at
+from tunnel.ops.entries import Local, Published
+from tunnel.ops.reload.plan import keyed, plan_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from tunnel.addresses import End
+    from tunnel.center.client import CenterClient
+    from tunnel.net.listen import PortListener
+    from tunnel.ops.entries import Entry, Line
+    from tunnel.ops.reload.plan import EntryPlan, Key
+
+Place = tuple["Sequence[PortListener]", "End"]
+"""What a local entry listens on, and where that is."""
+
+
+@dataclass(eq=False, slots=True)
+class Running:
+    """An entry that runs."""
+
+    entry: Entry
+    """As it is wanted."""
+    shown: Published | None = None
+    """What is published for it: another, where the server does not offer it."""
+    name: str = ""
+    """Of its mapping."""
+    place: Place | None = None
+    """Where it listens, if it is local."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Around what serves its apps, or asks its target whether it is well."""
+
+
+class RunningEntries:
+    """All entries of a client; what they run is in ``nursery``."""
+
+    def __init__(self, client: CenterClient, nursery: trio.Nursery) -> None:
+        self._client = client
+        self._publisher = client.publisher
+        self._nursery = nursery
+        self._running: dict[Key, Running] = {}
+        self._named: dict[str, Running] = {}
+        self.shown: dict[str, Published] = {}
+        """What is published, by the names of the mappings."""
+        self.lines: list[Line] = []
+        """Of the local entries."""
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def published(self, name: str) -> Published | None:
+        """Return what a mapping is for; None once its entry is gone."""
+        return self.shown.get(name)
+
+    def name_of(self, key: Key) -> str:
+        """Return the name of an entry's mapping; "" for one that listens here."""
+        return self._running[key].name
+
+    @property
+    def wanted(self) -> dict[Key, Entry]:
+        """What runs, as it was wanted."""
+        return {key: one.entry for key, one in self._running.items()}
+
+    async def start(self, entries: Iterable[Entry]) -> list[Line]:
+        """Start entries; return the lines of the local ones, for when there is a link.
+
+        Raises:
+            AddressError: one cannot listen; those before it run.
+        """
+        lines = []
+        for key, entry in keyed(entries).items():
+            if isinstance(entry, Local):
+                lines.append(self._serve(key, entry, await listen_at(entry.listen)))
+            else:
+                self._publish(key, entry)
+        await self._publisher.ask(list(self._named))
+        self._list_local()
+        return lines
+
+    async def change(
+        self, wanted: Iterable[Entry], *, now: bool
+    ) -> tuple[EntryPlan, list[Line]]:
+        """Run these entries instead; what is the same is not touched.
+
+        A visitor or an app that is in goes on to its end, unless ``now`` cuts those of
+        what was changed or removed.
+
+        Returns:
+            What was done, and the lines of what the server is not asked for.
+
+        Raises:
+            AddressError: a new one cannot listen. Nothing has changed.
+        """
+        new = keyed(wanted)
+        plan = plan_entries(self.wanted, new)
+        places = await self._listen(plan, new)
+        changed, others = self._split(plan.changed)
+        gone = [self._stop(key, now=now) for key in (*plan.removed, *others)]
+        lines: list[Line] = []
+        asked: list[str] = []
+        for key in changed:
+            self._change(key, new[key], asked, lines, now=now)
+        for key in (*others, *plan.added):
+            entry = new[key]
+            if isinstance(entry, Local):
+                lines.append(self._serve(key, entry, places[key]))
+            else:
+                asked.append(self._publish(key, entry))
+        self._list_local()
+        # From here on the server is waited for.
+        await self._publisher.withdraw_all(gone)
+        await self._publisher.ask(asked)
+        return plan, lines
+
+    async def _listen(
+        self, plan: EntryPlan, new: Mapping[Key, Entry]
+    ) -> dict[Key, Place]:
+        """Listen for the local entries that are new, or change nothing.
+
+        Where one that is to be removed has the address, it is closed first.
+        """
+        added = {key: new[key] for key in plan.added}
+        try:
+            return await _listen(added)
+        except AddressError as error:
+            had = {key: self._running[key].place for key in plan.removed}
+            freed = [key for key, place in had.items() if place is not None]
+            if not freed or not is_in_use(error):
+                raise
+            old = {key: self._running[key].entry for key in freed}
+            for key in freed:
+                self._close(self._running[key])
+            try:
+                return await _listen(added)
+            except AddressError:
+                for key, place in (await _listen(old)).items():
+                    entry = old[key]
+                    assert isinstance(entry, Local)  # noqa: S101 - it has a place
+                    self._serve(key, entry, place)
+                raise
+
+    def _split(self, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
+        """Tell what can be changed as it is from what has to be published anew."""
+        own = [
+            key
+            for key in keys
+            if self._running[key].shown in (None, self._running[key].entry)
+        ]
+        return own, [key for key in keys if key not in own]
+
+    async def replace(self, name: str, other: Published) -> None:
+        """Publish something else for an entry that the server does not offer."""
+        await self._publisher.withdraw_all([name])
+        key = next((k for k, one in self._running.items() if one.name == name), None)
+        if key is None:  # it was removed meanwhile
+            return
+        wanted = self._running[key].entry
+        del self._named[name], self.shown[name]
+        asked = self._publish(key, other)
+        self._running[key].entry = wanted
+        await self._publisher.ask([asked])
+
+    def _list_local(self) -> None:
+        self.lines[:] = [
+            one.entry.line(one.place[1])
+            for one in self._running.values()
+            if one.place is not None and isinstance(one.entry, Local)
+        ]
+
+    def _publish(self, key: Key, entry: Published) -> str:
+        name = entry.add(self._client)
+        running = Running(entry, entry, name)
+        self._running[key] = self._named[name] = running
+        self.shown[name] = entry
+        self._check(running)
+        return name
+
+    def _serve(self, key: Key, entry: Local, place: Place) -> Line:
+        running = self._running[key] = Running(entry, place=place)
+        serve = partial(entry.serve, self._client, place[0])
+        self._nursery.start_soon(_within, running.scope, serve)
+        return entry.line(place[1])
+
+    def _check(self, running: Running) -> None:
+        entry = running.shown
+        if entry is not None and entry.check is not None:
+            running.scope = trio.CancelScope()
+            check = partial(entry.keep_checking, self._client, running.name)
+            self._nursery.start_soon(_within, running.scope, check)
+
+    def _stop(self, key: Key, *, now: bool) -> str:
+        """Stop one entry but for who is in; return the mapping to be given up."""
+        running = self._running.pop(key)
+        self._close(running)
+        if now or running.place is None:
+            running.scope.cancel()
+        if running.place is None:
+            del self._named[running.name], self.shown[running.name]
+            if now:
+                self._publisher.cut(running.name)
+        return running.name
+
+    def _close(self, running: Running) -> None:
+        for listener in running.place[0] if running.place else ():
+            listener.close()
+
+    def _change(
+        self,
+        key: Key,
+        entry: Entry,
+        asked: list[str],
+        lines: list[Line],
+        *,
+        now: bool,
+    ) -> None:
+        """Change one entry; note the mapping that is to be asked for, or its line."""
+        running = self._running[key]
+        if running.place is not None:
+            assert isinstance(entry, Local)  # noqa: S101 - the key says the kind
+            listeners, where = running.place
+            place = [one.again() for one in listeners], where
+            if now:
+                running.scope.cancel()
+            lines.append(self._serve(key, entry, place))
+            return
+        assert isinstance(entry, Published)  # noqa: S101 - the key says the kind
+        running.scope.cancel()
+        if now:
+            self._publisher.cut(running.name)
+        running.entry = running.shown = self.shown[running.name] = entry
+        if entry.change(self._client, running.name):
+            asked.append(running.name)
+        self._check(running)
+
+
+async def _listen(added: Mapping[Key, Entry]) -> dict[Key, Place]:
+    """Listen for all that are local, or for none."""
+    places: dict[Key, Place] = {}
+    try:
+        for key, entry in added.items():
+            if isinstance(entry, Local):
+                places[key] = await listen_at(entry.listen)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            for listeners, _where in places.values():
+                for listener in listeners:
+                    await trio.aclose_forcefully(listener)
+        raise
+    return places
+
+
+async def _within(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()
