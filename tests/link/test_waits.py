@@ -17,6 +17,7 @@ from tunnel.link.looks import MINUTE, Looks, Wait
 from tunnel.link.waits import Sampler, Sight, look_at, state_of, wait_of
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket
+from tunnel.proto.entry_pace import PacedSendWindow
 from tunnel.proto.events import DataReceived
 from tunnel.proto.pace import Inflow, Meter
 
@@ -184,6 +185,17 @@ async def test_what_a_rate_holds_back_waits_for_the_rate() -> None:
         session.core.lanes.parked.clear()
         exit_.conn.lane.size = 0
         inflow.forget(exit_.conn)
+
+
+async def test_what_the_rate_of_an_entry_holds_back_waits_for_it() -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        opener, _ = await open_one(sessions, offers)
+        window = opener.conn.send
+        opener.conn.send = PacedSendWindow(window.limit, window.taken, window.taken)
+        assert now(sessions.client, opener) is Wait.RATE
+        opener.conn.send.limit = opener.conn.send.taken
+        assert now(sessions.client, opener) is Wait.CREDIT
 
 
 async def test_of_many_connections_each_has_its_turn_to_be_looked_at(

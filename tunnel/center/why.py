@@ -50,7 +50,8 @@ HELP: Final = {
     Wait.TURN: "The other connections of this link have their turns first: fewer at "
     "once help, or a faster line.",
     Wait.LINE: "The line takes no more: a faster one helps, or less to send.",
-    Wait.RATE: "The rate of the user lets no more pass: a higher one helps.",
+    Wait.RATE: "The rate of its user, or of its entry, lets no more pass: a higher one "
+    "helps.",
     Wait.LOCAL: "The program at this end has not taken what came: a faster one helps.",
     Wait.TARGET: "The target was asked and has not answered: a faster target helps.",
     Wait.PROGRAM: "The program that opened it has all that it asked for, and sends "

@@ -21,7 +21,7 @@ class Wait(IntEnum):
     LINE = 3
     """Its bytes may go, and the network takes no more."""
     RATE = 4
-    """The rate of its user lets no more pass."""
+    """The rate of its user, or of its entry, lets no more pass."""
     LOCAL = 5
     """The program at this end has not taken what came."""
     TARGET = 6

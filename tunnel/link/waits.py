@@ -99,6 +99,8 @@ def wait_of(stream: VirtualStream, sight: Sight, looks: Looks) -> Wait:
             return Wait.RATE
         return Wait.LINE if sight.waiting <= 1 and sight.line_is_full else Wait.TURN
     if conn.send.room() <= 0:
+        if conn.send.taken < conn.send.limit:
+            return Wait.RATE  # of its entry: the peer has room
         full = sight.line_is_full and sight.window_is_in_pipe()
         return Wait.LINE if full else Wait.CREDIT
     return _turn_of_talk(stream, looks)
