@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,9 +11,10 @@ import trio
 from support.center import center, echo, running, target
 
 from tunnel.access.identity import short_id
+from tunnel.center import why as why_module
 from tunnel.center.why import HELP, Known, Why
 from tunnel.errors import UsageError
-from tunnel.link.looks import Wait
+from tunnel.link.looks import MINUTE, Looks, Wait
 from tunnel.ops.control.why_text import WORDS, why_line, why_lines
 
 if TYPE_CHECKING:
@@ -77,6 +78,31 @@ async def test_a_connection_has_one_id_at_both_ends_and_a_story_at_each() -> Non
         assert "up-1" in lines[0]
         assert one["help"] in lines[-1] or one["elsewhere"] in lines[-1]
         assert one["id"] in why_line(one, "up-1")
+
+
+async def test_those_that_wait_most_are_listed_first_and_not_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(why_module, "MOST_LISTED", 3)
+    monkeypatch.setattr(why_module, "AT_ONCE", 2)
+    with trio.fail_after(20):
+        async with (
+            target(echo) as service,
+            both(service) as (client, here, _),
+            AsyncExitStack() as stack,
+        ):
+            waited = [0, 3, 1, 0, 5, 2]
+            for looks in waited:
+                stream = await client.open(str(service))
+                await stack.enter_async_context(stream)
+                stream.looks = Looks(0, 0)
+                for wait in [Wait.LINE] * looks + [Wait.PROGRAM] * (6 - looks):
+                    stream.looks.add(wait, MINUTE)
+            listed = await told(here)
+    name = short_id(client.client_id)
+    # The numbers of a client are odd, in the order in which they were opened.
+    assert [one["id"] for one in listed] == [f"{name}-9", f"{name}-3", f"{name}-11"]
+    assert listed[0]["minute"] == {"line": 83.3, "program": 16.7}
 
 
 async def test_who_asks_for_what_is_not_there_is_told_what_to_do() -> None:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
 import trio
 import trio.testing
 from support.wires import TARGET, Offers, open_one, raw_peer, session_pair
@@ -18,13 +17,14 @@ from tunnel.link.looks import MINUTE, Looks, Wait
 from tunnel.link.waits import Sampler, Sight, look_at, state_of, wait_of
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket
-from tunnel.platform.sockets import HAS_EPOLL
+from tunnel.proto.entry_pace import PacedSendWindow
 from tunnel.proto.events import DataReceived
 from tunnel.proto.pace import Inflow, Meter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
     from support.wires import SessionPair
 
     from tunnel.link.session import Session
@@ -81,7 +81,6 @@ async def say(source: socket.socket, sink: socket.socket) -> None:
     assert sink.recv(100) == b"word"
 
 
-@pytest.mark.skipif(not HAS_EPOLL, reason="sockets are not carried here")
 async def test_who_has_to_speak_is_known_however_often_both_did() -> None:
     with trio.fail_after(10):
         async with joined() as between:
@@ -100,7 +99,6 @@ async def test_who_has_to_speak_is_known_however_often_both_did() -> None:
                 await say(target, program)
 
 
-@pytest.mark.skipif(not HAS_EPOLL, reason="sockets are not carried here")
 async def test_bytes_of_one_direction_are_a_transfer_until_they_end() -> None:
     with trio.fail_after(10):
         async with joined() as between:
@@ -187,6 +185,17 @@ async def test_what_a_rate_holds_back_waits_for_the_rate() -> None:
         session.core.lanes.parked.clear()
         exit_.conn.lane.size = 0
         inflow.forget(exit_.conn)
+
+
+async def test_what_the_rate_of_an_entry_holds_back_waits_for_it() -> None:
+    offers = Offers()
+    async with session_pair(serve_server=offers) as sessions:
+        opener, _ = await open_one(sessions, offers)
+        window = opener.conn.send
+        opener.conn.send = PacedSendWindow(window.limit, window.taken, window.taken)
+        assert now(sessions.client, opener) is Wait.RATE
+        opener.conn.send.limit = opener.conn.send.taken
+        assert now(sessions.client, opener) is Wait.CREDIT
 
 
 async def test_of_many_connections_each_has_its_turn_to_be_looked_at(

@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,91 +19,157 @@ from support.targets import Target, echo, flood
 from tunnel.ops.control.ask import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from support.processes import Program
+
+    Fields = dict[str, Any]
 
 LOOKS: Final = 10
 """So many are looked at: about ten seconds."""
 SLOW_S: Final = 0.3
-ANSWER: Final = b"x" * 100
+SLOW_SITE_S: Final = 0.6
+"""Long beside the way between the programs, which takes 0.1 s and more for losses."""
 SLOW_BYTES_PER_S: Final = 50_000
 
 
 class Bed:
-    """A server and a client with a long line between."""
+    """A server and clients with a long line between."""
 
-    def __init__(self, near: Machine, far: Machine) -> None:
+    def __init__(self, near: Machine, far: Machine, stack: ExitStack) -> None:
         self.line = LongLine(near, far, delay_ms=50, loss_percent=1, mbit=40)
-        self._near, self._far = near, far
+        self.near, self.far = near, far
+        self._stack = stack
         self.state = far.home / "server"
-        self.join = far.serve(listen=f"{FAR}:0").join
+        self.join = far.serve(
+            "--http", f"{FAR}:8080", "--domain", "t.test", listen=f"{FAR}:0"
+        ).join
+        self.ups: list[Program] = []
+        self.known: set[str] = set()
+        """Ids of the connections so far."""
 
-    def publish(
-        self, serve: Callable[[socket.socket], object], stack: ExitStack, join: str = ""
-    ) -> int:
+    def publish(self, serve: Callable[[socket.socket], object], join: str = "") -> int:
         """Have a client publish a target; return the public port."""
-        target = self.line.near.inside(lambda: Target(serve))
-        stack.enter_context(target)
-        running = self._near.up(join or self.join, "--tcp", str(target.port))
-        stack.callback(running.stop)
+        running = self._up(serve, join or self.join, "--tcp", "{}")
         return int(running.out.all()[0].split()[1].rpartition(":")[2])
 
-    def visit(self, port: int, stack: ExitStack) -> socket.socket:
-        """Connect to a public port, at the server."""
-        conn = self.line.far.inside(socket.socket)
-        stack.enter_context(conn)
+    def publish_site(
+        self, serve: Callable[[socket.socket], object], name: str, words: str
+    ) -> None:
+        """Have a client publish a target by name, as words want it."""
+        self._up(serve, self.join, "--http", f"{name}={{}}{words}")
+
+    def _up(
+        self,
+        serve: Callable[[socket.socket], object],
+        join: str,
+        kind: str,
+        entry: str,
+    ) -> Program:
+        target = self._stack.enter_context(self.line.near.inside(lambda: Target(serve)))
+        entry = entry.format(target.port)
+        self.ups.append(self.near.up(join, kind, entry, ready=1))
+        return self.ups[-1]
+
+    def visit(self, port: int, do: Callable[[socket.socket], object]) -> str:
+        """Connect to a public port, at the server, and do something with it.
+
+        Returns the id of the connection.
+        """
+        conn = self._stack.enter_context(self.line.far.inside(socket.socket))
         conn.settimeout(WAIT_S)
         conn.connect((FAR, port))
-        return conn
+        go(do, conn, self._stack)
+        eventually(lambda: self.ids() > self.known, f"a connection for {do}")
+        (new,) = self.ids() - self.known
+        self.known.add(new)
+        return new
 
-    def run(self, *words: str) -> str:
-        """Run a command at the server; return what it prints."""
-        done = self._far.run(*self._far.command, *words)
+    def ids(self) -> set[str]:
+        """Ask the server which connections there are, and which there were."""
+        return self.known | {one["id"] for one in asked(self.state)}
+
+    def wait_for_looks(self) -> None:
+        """Wait until all connections have been looked at."""
+
+        def enough() -> bool:
+            return all(one["looks"] >= LOOKS for one in asked(self.state))
+
+        eventually(enough, "looks", 60)
+
+    def run(self, where: Machine, *words: str) -> str:
+        """Run a command at one of the two; return what it prints."""
+        done = where.run(*where.command, *words)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
-    def client(self, connection: str) -> dict[str, Any]:
-        """Ask the client about a connection."""
-        command = (*self._near.command, "why", connection, "--json")
-        done = self._near.run(*command)
-        assert done.returncode == 0, done.stderr.decode()
-        found = map(json.loads, done.stdout.splitlines())
-        (one,) = (one for one in found if one["process"].startswith("up-"))
-        return dict(one)
+    def both(self, connection: str) -> tuple[Fields, Fields]:
+        """Ask both ends about a connection: its opener and its exit."""
+        command = "why", connection, "--json"
+        there, here = (
+            [json.loads(line) for line in self.run(where, *command).splitlines()]
+            for where in (self.far, self.near)
+        )
+        (server,) = (one for one in there if one["process"].startswith("serve-"))
+        (client,) = (one for one in here if one["process"].startswith("up-"))
+        return server, client
 
-    def why(self) -> list[dict[str, Any]]:
-        """Ask the server about all connections."""
-        answer = ask(self.state, "why", {})
-        assert answer is not None
-        listed = answer["listed"]
-        assert isinstance(listed, list)
-        return listed
 
-    def only(self) -> dict[str, Any]:
-        """Wait until the one connection has been looked at; ask all about it."""
-        eventually(lambda: [one["looks"] >= LOOKS for one in self.why()] == [True],
-            "looks", 60)  # fmt: skip
-        answer = ask(self.state, "why", {"connection": self.why()[0]["id"]})
-        assert answer is not None
-        found = answer["found"]
-        assert isinstance(found, list)
-        return dict(found[0])
+def asked(state: Path) -> list[Fields]:
+    """Ask the server about all connections."""
+    answer = ask(state, "why", {})
+    assert answer is not None
+    listed = answer["listed"]
+    assert isinstance(listed, list)
+    return listed
+
+
+@dataclass
+class Told:
+    """What both ends have said of each connection, and the commands to a person."""
+
+    ends: dict[str, tuple[Fields, Fields]]
+    listed: str
+    about: str
 
 
 @pytest.fixture(scope="module")
-def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Have connections wait for all that there is, and ask why."""
+    near, far = (Machine(tmp_path_factory.mktemp(name)) for name in ("near", "far"))
+    for one in (near, far):
+        one.env["XDG_RUNTIME_DIR"] = str(one.home / "none")
     with ExitStack() as stack:
-        near, far = (Machine(tmp_path_factory.mktemp(name)) for name in ("near", "far"))
-        for one in (near, far):
-            one.env["XDG_RUNTIME_DIR"] = str(one.home / "none")
         stack.callback(near.close)
         stack.callback(far.close)
-        yield Bed(near, far)
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as made:
-        yield made
+        bed = Bed(near, far, stack)
+        invite = "invite", "slow", "--rate", "100kB/s", "--state", str(bed.state)
+        slow = bed.run(far, *invite).strip()
+        # The line is for itself: on a full one all connections wait for it.
+        sender = bed.publish(read_all)
+        bed.line.set("rate", 2)
+        ids = {"line": bed.visit(sender, send_on)}
+        bed.wait_for_looks()
+        ends = {"line": bed.both(ids["line"])}
+        bed.ups.pop().end()
+        eventually(lambda: asked(bed.state)[0]["now"] == "link", "a lost link", 30)
+        bed.line.set("rate", 40)
+        bed.publish_site(answer_web_late, "plain", "")
+        bed.publish_site(answer_web_late, "words", ",header=+X-From:tunnel")
+        bed.known.clear()  # the client came back: its numbers begin anew
+        ids = {
+            "reader there": bed.visit(bed.publish(read_slowly), send_on),
+            "reader here": bed.visit(bed.publish(flood), read_slowly),
+            "target": bed.visit(bed.publish(answer_late), ask_on),
+            "rest": bed.visit(bed.publish(echo), ask_once),
+            "rate": bed.visit(bed.publish(read_all, slow), send_on),
+            "site": bed.visit(8080, partial(browse, "plain")),
+            "site with words": bed.visit(8080, partial(browse, "words")),
+        }
+        bed.wait_for_looks()
+        ends |= {name: bed.both(connection) for name, connection in ids.items()}
+        return Told(ends, bed.run(far, "why"), bed.run(far, "why", ids["rest"]))
 
 
 def go(
@@ -116,7 +184,13 @@ def go(
     thread = threading.Thread(target=run)
     thread.start()
     stack.callback(thread.join, WAIT_S)
-    stack.callback(conn.shutdown, socket.SHUT_RDWR)
+    stack.callback(end, conn)
+
+
+def end(conn: socket.socket) -> None:
+    """End a connection under whoever uses it."""
+    with suppress(OSError):
+        conn.shutdown(socket.SHUT_RDWR)
 
 
 def read_slowly(conn: socket.socket) -> None:
@@ -126,17 +200,23 @@ def read_slowly(conn: socket.socket) -> None:
         time.sleep(0.1)
 
 
-def answer_late(conn: socket.socket) -> None:
-    """Answer each question after a while."""
-    while conn.recv(1_000):
-        time.sleep(SLOW_S)
-        conn.sendall(ANSWER)
+def read_all(conn: socket.socket) -> None:
+    """Read as quickly as it comes."""
+    while conn.recv(65_536):
+        pass
 
 
 def send_on(conn: socket.socket) -> None:
     """Send until the other end is gone."""
     while True:
         conn.sendall(bytes(65_536))
+
+
+def answer_late(conn: socket.socket) -> None:
+    """Answer each question after a while."""
+    while conn.recv(1_000):
+        time.sleep(SLOW_S)
+        conn.sendall(b"x" * 100)
 
 
 def ask_on(conn: socket.socket) -> None:
@@ -147,92 +227,66 @@ def ask_on(conn: socket.socket) -> None:
             return
 
 
-def drain(conn: socket.socket) -> None:
-    """Read as quickly as it comes."""
-    while conn.recv(65_536):
-        pass
-
-
-def test_a_reader_at_the_other_end_that_is_slow(bed: Bed, stack: ExitStack) -> None:
-    conn = bed.visit(bed.publish(read_slowly, stack), stack)
-    go(send_on, conn, stack)
-    said = bed.only()
-    assert said["mostly"] == "credit", said
-    assert said["minute"]["credit"] > 50
-    assert said["credit_bytes"] == 0
-    assert said["end"] == "opener"
-    other = bed.client(said["id"])
-    assert other["mostly"] == "local", other
-    assert other["minute"]["local"] > 50
-    assert other["end"] == "exit"
-
-
-def test_a_line_that_is_slow(bed: Bed, stack: ExitStack) -> None:
-    conn = bed.visit(bed.publish(drain, stack), stack)
-    bed.line.set("rate", 2)
-    go(send_on, conn, stack)
-    said = bed.only()
-    bed.line.set("rate", 40)
-    assert said["mostly"] == "line", said
-    assert said["minute"]["line"] > 50
-    line = said["line"]
-    assert line["min_rtt_ms"] >= 100
-    assert line["retransmits"] > 0
-    assert line["delivery_bytes_per_s"] < 2 * 250_000
-    other = bed.client(said["id"])
-    assert other["mostly"] == "nothing", other
-    assert other["elsewhere"]
-
-
-def test_a_target_that_is_slow(bed: Bed, stack: ExitStack) -> None:
-    conn = bed.visit(bed.publish(answer_late, stack), stack)
-
-    go(ask_on, conn, stack)
-    said = bed.only()
-    assert said["mostly"] == "target", said
-    assert said["minute"]["target"] > 50
-    assert "other end" in said["elsewhere"]
-    other = bed.client(said["id"])
-    assert other["mostly"] == "target", other
-    assert other["minute"]["target"] > 50
-    assert not other["elsewhere"]
-
-
-def test_a_reader_at_this_end_that_is_slow(bed: Bed, stack: ExitStack) -> None:
-    conn = bed.visit(bed.publish(flood, stack), stack)
-    go(read_slowly, conn, stack)
-    said = bed.only()
-    assert said["mostly"] == "local", said
-    assert said["minute"]["local"] > 50
-    assert said["unread_bytes"] > 0
-    other = bed.client(said["id"])
-    assert other["mostly"] == "credit", other
-    assert other["minute"]["credit"] > 50
-
-
-def test_nothing_of_a_connection_that_rests(bed: Bed, stack: ExitStack) -> None:
-    conn = bed.visit(bed.publish(echo, stack), stack)
+def ask_once(conn: socket.socket) -> None:
+    """Ask, hear the answer, and rest."""
     conn.sendall(b"?")
     assert conn.recv(100) == b"?"
-    said = bed.only()
-    assert said["mostly"] == "program", said
-    assert said["minute"]["program"] > 50
-    assert said["id"] in bed.run("why")
-    told = bed.run("why", said["id"])
-    assert told.startswith(said["id"])
-    assert "round trip 1" in told
-    other = bed.client(said["id"])
-    assert other["id"] == said["id"]
-    assert other["mostly"] == "program", other
 
 
-def test_the_rate_of_a_user(bed: Bed, stack: ExitStack) -> None:
-    join = bed.run(
-        "invite", "slow", "--rate", "100kB/s", "--state", str(bed.state)
-    ).strip()
-    conn = bed.visit(bed.publish(drain, stack, join), stack)
-    go(send_on, conn, stack)
-    said = bed.only()
-    assert said["mostly"] == "rate", said
-    assert said["minute"]["rate"] > 50
-    assert said["user"] == "slow"
+def answer_web_late(conn: socket.socket) -> None:
+    """Answer each request after a while."""
+    while conn.recv(10_000):
+        time.sleep(SLOW_SITE_S)
+        conn.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+def browse(name: str, conn: socket.socket) -> None:
+    """Ask a site, and ask again as soon as there is an answer."""
+    while True:
+        conn.sendall(f"GET / HTTP/1.1\r\nHost: {name}.t.test\r\n\r\n".encode())
+        if not conn.recv(1_000).startswith(b"HTTP/1.1 204"):
+            return
+
+
+@pytest.mark.parametrize(
+    ("case", "opener", "exit_"),
+    [
+        ("reader there", "credit", "local"),
+        ("reader here", "local", "credit"),
+        ("line", "line", "nothing"),
+        ("rate", "rate", "nothing"),
+        ("target", "target", "target"),
+        ("site", "target", "target"),
+        ("site with words", "target", "target"),
+        ("rest", "program", "program"),
+    ],
+)
+def test_both_ends_know_what_a_connection_waits_for(
+    told: Told, case: str, opener: str, exit_: str
+) -> None:
+    there, here = told.ends[case]
+    assert (there["end"], here["end"]) == ("opener", "exit")
+    assert there["id"] == here["id"]
+    assert there["mostly"] == opener, there
+    assert there["minute"][opener] > 50
+    assert here["mostly"] == exit_, here
+    if case != "target":  # there it is 0.3 s of each 0.4 s, in ten looks
+        assert here["minute"][exit_] > 50
+    assert bool(there["elsewhere"]) is (opener in ("credit", "target"))
+    assert bool(here["elsewhere"]) is (exit_ in ("credit", "nothing"))
+
+
+def test_the_figures_of_a_line_are_those_that_were_set(told: Told) -> None:
+    line = told.ends["line"][0]["line"]
+    assert 100 <= line["min_rtt_ms"] < 150
+    assert line["retransmits"] > 0
+    assert 0.2 < line["repeated_percent"] < 5
+    assert 100_000 < line["delivery_bytes_per_s"] < 500_000
+
+
+def test_a_person_reads_all_that_wait_and_all_about_one(told: Told) -> None:
+    assert all(there["id"] in told.listed for there, _ in told.ends.values())
+    assert told.about.startswith(told.ends["rest"][0]["id"])
+    assert "round trip 1" in told.about
+    assert "serve-" in told.about
+    assert told.ends["rate"][0]["user"] == "slow"

@@ -9,19 +9,22 @@ says that it is there, and the connection has the same id there.
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from tunnel.addresses import Address
 from tunnel.errors import UsageError
 from tunnel.link.looks import Looks, Wait
 from tunnel.link.session import open_streams
-from tunnel.link.waits import Sampler, Sight, wait_of
+from tunnel.link.waits import AT_ONCE, Sampler, Sight, wait_of
 from tunnel.net.carried import Carried
 from tunnel.platform import tcp_info
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import NoReturn
 
     from tunnel.link.session import Session
@@ -47,7 +50,8 @@ HELP: Final = {
     Wait.TURN: "The other connections of this link have their turns first: fewer at "
     "once help, or a faster line.",
     Wait.LINE: "The line takes no more: a faster one helps, or less to send.",
-    Wait.RATE: "The rate of the user lets no more pass: a higher one helps.",
+    Wait.RATE: "The rate of its user, or of its entry, lets no more pass: a higher one "
+    "helps.",
     Wait.LOCAL: "The program at this end has not taken what came: a faster one helps.",
     Wait.TARGET: "The target was asked and has not answered: a faster target helps.",
     Wait.PROGRAM: "The program that opened it has all that it asked for, and sends "
@@ -99,37 +103,48 @@ class Why:
         Raises:
             UsageError: there is none with this id.
         """
-        wanted = args.get("connection", "")
+        wanted = str(args.get("connection", ""))
         if not wanted:
-            return {"listed": self._listed()}
+            return {"listed": await self._listed()}
+        client, _, number = wanted.rpartition("-")
         found = [
             report(known, stream)
-            for known, stream in self._each()
-            if id_of(known.client, stream) == wanted
+            for known in self._sessions()
+            if known.client == client
+            for stream in open_streams(known.session)
+            if str(stream.conn.sock_map) == number and stream.conn.datagrams is None
         ]
         if not found:
             raise UsageError(
-                f"there is no connection {wanted!s:.40}",
+                f"there is no connection {wanted:.40}",
                 "it may have ended",
                 "tunnel why, without an id, lists some",
             )
         return {"found": found}
 
-    def _each(self) -> Iterator[tuple[Known, VirtualStream]]:
-        for known in self._sessions():
-            for stream in open_streams(known.session):
-                if stream.conn.datagrams is None:
-                    yield known, stream
+    async def _listed(self) -> list[Answer]:
+        """Return what waits most, with a checkpoint in front of each ``AT_ONCE``."""
+        each = [
+            (known, stream)
+            for known in self._sessions()
+            for stream in open_streams(known.session)
+        ]
+        most: list[tuple[Known, VirtualStream]] = []
+        for at in range(0, len(each), AT_ONCE):
+            await trio.lowlevel.checkpoint()
+            most += (
+                one for one in each[at : at + AT_ONCE] if one[1].conn.datagrams is None
+            )
+            most = nsmallest(MOST_LISTED, most, key=_rank)
+        return [brief(*one) for one in most]
 
-    def _listed(self) -> list[Answer]:
-        def how_much(one: tuple[Known, VirtualStream]) -> tuple[float, int]:
-            looks, conn = one[1].looks, one[1].conn
-            shares = looks.shares() if looks is not None else {}
-            waited = sum(part for wait, part in shares.items() if wait not in _AT_REST)
-            return -waited, -conn.send.taken - conn.recv.received
 
-        each = sorted(self._each(), key=how_much)[:MOST_LISTED]
-        return [brief(known, stream) for known, stream in each]
+def _rank(one: tuple[Known, VirtualStream]) -> tuple[int, int]:
+    """Order by how often it was found waiting, then by what has passed."""
+    found = b"" if one[1].looks is None else one[1].looks.found
+    waited = len(found) - sum(found.count(wait) for wait in _AT_REST)
+    conn = one[1].conn
+    return -waited, -conn.send.taken - conn.recv.received
 
 
 def id_of(client: str, stream: VirtualStream) -> str:

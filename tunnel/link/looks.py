@@ -21,7 +21,7 @@ class Wait(IntEnum):
     LINE = 3
     """Its bytes may go, and the network takes no more."""
     RATE = 4
-    """The rate of its user lets no more pass."""
+    """The rate of its user, or of its entry, lets no more pass."""
     LOCAL = 5
     """The program at this end has not taken what came."""
     TARGET = 6
@@ -54,7 +54,7 @@ class Looks:
     80 bytes for a connection that rests, 100 more for one that does not.
     """
 
-    __slots__ = ("asked", "down", "found", "up")
+    __slots__ = ("down", "found", "up")
 
     def __init__(self, up: int, down: int) -> None:
         self.found = b""
@@ -63,8 +63,6 @@ class Looks:
         """Bytes that this end had sent to the other."""
         self.down = down
         """Bytes that the program at this end had taken."""
-        self.asked: bool | None = None
-        """Bytes passed last towards the program at this end; None: not known."""
 
     def add(self, wait: Wait, most: int) -> None:
         """Note what a look has found; so many are those of a minute."""

@@ -15,7 +15,6 @@ import trio
 
 from tunnel.link.looks import MINUTE, Looks, Wait
 from tunnel.link.session import Session, open_streams
-from tunnel.net.carried import Carried
 from tunnel.platform import tcp_info
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def wait_of(stream: VirtualStream, sight: Sight, looks: Looks) -> Wait:
             return Wait.RATE
         return Wait.LINE if sight.waiting <= 1 and sight.line_is_full else Wait.TURN
     if conn.send.room() <= 0:
+        if conn.send.taken < conn.send.limit:
+            return Wait.RATE  # of its entry: the peer has room
         full = sight.line_is_full and sight.window_is_in_pipe()
         return Wait.LINE if full else Wait.CREDIT
     return _turn_of_talk(stream, looks)
@@ -112,27 +113,15 @@ def _turn_of_talk(stream: VirtualStream, looks: Looks) -> Wait:
     """
     conn = stream.conn
     is_exit = stream.create is not None
-    up, down = conn.send.taken, conn.recv.consumed
-    moved_up, moved_down = up != looks.up, down != looks.down
-    if not (up or down):
-        return Wait.PROGRAM  # it speaks first, as a rule
-    if not (moved_up or moved_down):
-        return _silent(is_exit=is_exit, asked=looks.asked)
-    if moved_up != moved_down:
-        looks.asked = moved_down
-        if moved_down:  # a question, or all that the other end sends
-            return Wait.NOTHING
-        return Wait.TARGET if is_exit else Wait.PROGRAM
-    local = stream.local
-    looks.asked = local.asked if isinstance(local, Carried) else None
-    return _silent(is_exit=is_exit, asked=looks.asked)
-
-
-def _silent(*, is_exit: bool, asked: bool | None) -> Wait:
-    """Return who has to speak; ``asked``: the program at this end got bytes last."""
-    if asked is None:
+    moved_up = conn.send.taken != looks.up
+    moved_down = conn.recv.consumed != looks.down
+    if moved_down and not moved_up:  # a question, or all that the other end sends
         return Wait.NOTHING
-    return Wait.TARGET if asked is is_exit else Wait.PROGRAM
+    if moved_up and not moved_down:
+        return Wait.TARGET if is_exit else Wait.PROGRAM
+    if conn.asked is None:
+        return Wait.PROGRAM  # it speaks first, as a rule
+    return Wait.TARGET if conn.asked is is_exit else Wait.PROGRAM
 
 
 class Sampler:

@@ -62,8 +62,6 @@ class RelayState:
     down: Down = Down.OPEN
     verdict: Verdict | None = None
     changed: Notify = field(default_factory=Notify)
-    asked: bool | None = None
-    """Whether bytes passed last towards local; None: none has."""
     grace_until: float = math.inf
     _push_at: float = math.inf  # a task of ours watches the time from here on
     _scope: trio.CancelScope | None = None  # of the wait that may be ended
@@ -151,14 +149,12 @@ class RelayState:
     def count_sent(self, size: int) -> None:
         """Count bytes that went up."""
         self.traffic.sent += size
-        self.asked = False
         if self._scope is not None and trio.current_time() >= self._push_at:
             self._push_deadline(self._scope)
 
     def count_received(self, size: int) -> None:
         """Count bytes that went down."""
         self.traffic.received += size
-        self.asked = True
         if self._scope is not None and trio.current_time() >= self._push_at:
             self._push_deadline(self._scope)
 

@@ -28,6 +28,7 @@ class VirtualConn:
 
     __slots__ = (
         "_give_up",
+        "asked",
         "datagrams",
         "held_bytes",
         "lane",
@@ -54,6 +55,8 @@ class VirtualConn:
         self.lane = SendQueue(sock_map)
         self.starved = False
         """A CreditGranted follows as soon as there is room to send."""
+        self.asked: bool | None = None
+        """Our application took bytes last, and has sent none since; None: neither."""
         self.offered = False
         """The peer opened it and the task that serves it has not ended."""
         self.held_bytes = 0

@@ -179,6 +179,7 @@ class Output:
             conn.on_send(Signal.SEND_DATA)
         size = len(piece)
         conn.send.taken += size
+        conn.asked = False
         self.data_sent += size
         self.lanes.push(conn.lane, piece)
 
@@ -213,6 +214,7 @@ class Output:
     def consumed(self, conn: VirtualConn, size: int) -> bool:
         """Count bytes that the application took; True when a grant became due."""
         self._pool.release(conn, size)
+        conn.asked = True
         if conn.recv.consume(size) and conn.state in _PEER_MAY_SEND:
             self._grants[conn] = None
             return True

@@ -15,7 +15,7 @@ WORDS: Final = {
     "credit": "the other end's reader",
     "turn": "its turn on the link",
     "line": "the line",
-    "rate": "the rate of its user",
+    "rate": "the rate of its user or entry",
     "local": "the program at this end, to take what came",
     "target": "the target, which was asked",
     "program": "the program that opened it, to send something",
