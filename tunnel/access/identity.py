@@ -27,6 +27,7 @@ from tunnel.access.files import (
 )
 from tunnel.errors import Code, StateError, TlsError
 from tunnel.platform.files import read_at
+from tunnel.proto.frames import CLIENT_ID_BYTES
 from tunnel.proto.proofs import from_base64url, to_base64url
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 VALID_DAYS: Final = 36_500
 """The pin, not a date, decides whether a key is trusted; expiry would only hurt."""
-CLIENT_ID_BYTES: Final = 16
 _NEXT: Final = "identity.next.pem"
 
 

@@ -48,7 +48,7 @@ SILENT_OWNER_S: Final = 2.0
 logger = logging.getLogger("tunnel.mappings")
 
 
-class _TakenNames:
+class TakenNames:
     """Names that cannot be chosen: mapped, or found to be another program's."""
 
     def __init__(self, mapped: Container[PublicName]) -> None:
@@ -61,6 +61,9 @@ class _TakenNames:
 
 class MappingTable:
     """All mappings of a center-server that are open."""
+
+    _refused = "mapping.refused"
+    """How a refusal is logged."""
 
     def __init__(
         self, types: Mapping[int, EndpointType], users: Container[str] = ()
@@ -165,7 +168,7 @@ class MappingTable:
                 raise TunnelError(Code.UNSUPPORTED, _not_offered(entry.type))
             self._check(client, entry, of_type)
             answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
-            taken = _TakenNames(self._open)
+            taken = TakenNames(self._open)
             for names in self._candidates(client, entry, of_type, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
@@ -174,7 +177,7 @@ class MappingTable:
             answer = MappingAnswer(error.code, reason=error.what)
         # What a right is missing for is logged where it is looked for.
         if answer.code is not Code.NORMAL and NO_RIGHT not in answer.reason:
-            log_event(logger, logging.INFO, "mapping.refused", **client.who,
+            log_event(logger, logging.INFO, self._refused, **client.who,
                 type=_kind(entry.type), host=entry.host or None,
                 port=entry.port or None, code=answer.code.name,
                 reason=answer.reason)  # fmt: skip
@@ -185,7 +188,7 @@ class MappingTable:
         client: ClientSession,
         entry: MappingEntry,
         of_type: EndpointType,
-        taken: _TakenNames,
+        taken: TakenNames,
     ) -> Iterator[tuple[PublicName, ...]]:
         """Yield the names that would do, first those that the entry had before."""
         if port := self._chosen.before(client, entry):
@@ -241,7 +244,7 @@ class MappingTable:
         entry: MappingEntry,
         of_type: EndpointType,
         names: tuple[PublicName, ...],
-        taken: _TakenNames,
+        taken: TakenNames,
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
         had = self._by_owner.get(client, {}).get(entry.name)

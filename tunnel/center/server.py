@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ from tunnel.center.names import NameOptions, NamePorts, close_all, listen_on
 from tunnel.center.once import may_begin
 from tunnel.center.second_lock import check_certificate
 from tunnel.center.sessions import Sessions
+from tunnel.center.trial import answer_mapping
 from tunnel.center.user_changes import UserChanges
 from tunnel.center.who import WHO
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
@@ -415,7 +417,7 @@ class CenterServer:
             pools=self._pools,
             accounts=self.accounts,
             host=self.options.listen.host,
-            apply_mapping=self.mappings.apply,
+            apply_mapping=partial(answer_mapping, self.mappings),
             owner=self.mappings.owner,
             forget=self._forget,
         )
