@@ -11,9 +11,9 @@ from support.center import center, running, user
 
 from tunnel.access.join import make_token
 from tunnel.center.exit import throughput
-from tunnel.center.exit.throughput import REPORT
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.proto.frames import ThroughputTarget
+from tunnel.proto.throughput import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -62,8 +62,8 @@ class TakenNames:
 class MappingTable:
     """All mappings of a center-server that are open."""
 
-    _refused = "mapping.refused"
-    """How a refusal is logged."""
+    _tries = False
+    """Whether nothing is done: what would be is said."""
 
     def __init__(
         self, types: Mapping[int, EndpointType], users: Container[str] = ()
@@ -177,7 +177,8 @@ class MappingTable:
             answer = MappingAnswer(error.code, reason=error.what)
         # What a right is missing for is logged where it is looked for.
         if answer.code is not Code.NORMAL and NO_RIGHT not in answer.reason:
-            log_event(logger, logging.INFO, self._refused, **client.who,
+            event = "mapping.would_refuse" if self._tries else "mapping.refused"
+            log_event(logger, logging.INFO, event, **client.who,
                 type=_kind(entry.type), host=entry.host or None,
                 port=entry.port or None, code=answer.code.name,
                 reason=answer.reason)  # fmt: skip

@@ -43,7 +43,7 @@ class Trial(MappingTable):
             that has nothing open, for the asker itself.
     """
 
-    _refused = "mapping.would_refuse"
+    _tries = True
 
     def __init__(
         self, table: MappingTable, asker: ClientSession, client_id: bytes

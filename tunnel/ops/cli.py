@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import Exit, TunnelError, UsageError
-from tunnel.ops import user_cli
+from tunnel.ops import check_cli, user_cli
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
@@ -57,6 +57,7 @@ app = App(
 
 app.command(user_cli.invite)
 app.command(user_cli.users)
+app.command(check_cli.doctor)
 
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()

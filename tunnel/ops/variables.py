@@ -36,6 +36,7 @@ OWN: Final = {
 """Flags whose variables hold the name of the command."""
 _SWITCHES: Final = {
     "tcp": ("socks",),
+    "doctor": ("bundle",),
     "invite": ("may", "rate", "limit", "expires", "once", "address", "qr"),
     "rotate": ("address",),
     "limit": ("rate", "limit"),

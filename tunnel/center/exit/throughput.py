@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from tunnel.center.exit.tcp import refuse
 from tunnel.center.who import WHO
 from tunnel.errors import Code
 from tunnel.log import log_event
+from tunnel.proto.throughput import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -30,8 +30,6 @@ GRACE_S: Final = 10.0
 """For the opener to read what is on the way and to close: a slow line may hold a
 window's worth."""
 BLOCK_BYTES: Final = 65_536
-REPORT: Final = struct.Struct(">IQ")
-"""Milliseconds since the answer to CREATE, and bytes that came so far."""
 
 logger = logging.getLogger("tunnel.exit")
 
@@ -64,10 +62,10 @@ class Throughput:
         most_s = min(target.most_ms, MOST_MS) / 1000
         try:
             stream.accept()
+            log_event(logger, logging.INFO, "throughput.measuring", **WHO.get(),
+                direction="up" if target.upload else "down")  # fmt: skip
             measure = _take if target.upload else _give
-            passed = await measure(stream, bytes_most, most_s)
-            log_event(logger, logging.INFO, "throughput.measured", **WHO.get(),
-                direction="up" if target.upload else "down", bytes=passed)  # fmt: skip
+            await measure(stream, bytes_most, most_s)
             with trio.move_on_after(GRACE_S):
                 while await stream.receive_some():
                     pass
@@ -78,8 +76,8 @@ class Throughput:
             self._ended(stream)
 
 
-async def _give(stream: VirtualStream, most_bytes: int, most_s: float) -> int:
-    """Send bytes of no meaning, and the end; return how many were queued."""
+async def _give(stream: VirtualStream, most_bytes: int, most_s: float) -> None:
+    """Send bytes of no meaning, and the end."""
     block, sent = _block(), 0
     with trio.move_on_after(most_s):
         while sent < most_bytes:
@@ -87,11 +85,10 @@ async def _give(stream: VirtualStream, most_bytes: int, most_s: float) -> int:
             await stream.send_all(piece)
             sent += len(piece)
     await stream.send_eof()
-    return sent
 
 
-async def _take(stream: VirtualStream, most_bytes: int, most_s: float) -> int:
-    """Drop what comes, and report how much it was; return that."""
+async def _take(stream: VirtualStream, most_bytes: int, most_s: float) -> None:
+    """Drop what comes, and report how much it was."""
     began, taken, due_ms = trio.current_time(), 0, REPORT_MS
     with trio.move_on_after(most_s):
         while taken < most_bytes and (piece := await stream.receive_some()):
@@ -103,7 +100,6 @@ async def _take(stream: VirtualStream, most_bytes: int, most_s: float) -> int:
     passed_ms = int((trio.current_time() - began) * 1000)
     await stream.send_all(REPORT.pack(passed_ms, taken))
     await stream.send_eof()
-    return taken
 
 
 @cache

@@ -1,0 +1,60 @@
+"""``tunnel check`` and ``tunnel doctor``: words and flags in, an exit status out."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from tunnel.ops.flags import LogForm  # noqa: TC001 - cyclopts reads the annotations
+
+if TYPE_CHECKING:
+    from tunnel.ops.runtime import Command
+    from tunnel.ops.show import Show
+
+
+def doctor(
+    server: str | None = None,
+    /,
+    *,
+    to: str | None = None,
+    via: str | None = None,
+    client_cert: tuple[Path, Path] | None = None,
+    bundle: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    log: LogForm | None = None,
+) -> int:
+    """Find out what stands between this machine and a server.
+
+    Names, TCP, keys, token, round trip, throughput, packets, and the limits of this
+    machine: each is ok, warn or fail, with what helps. The client that runs here does
+    not notice. Throughput takes the right `test`.
+
+    Args:
+        server: Join line, or name of a saved one; without it the default.
+        to: The same.
+        via: http:// or socks5:// URL of a proxy through which the server is reached;
+            none: not even that of HTTPS_PROXY or ALL_PROXY.
+        client_cert: CERT KEY: the client certificate, where the server wants one.
+        bundle: Write a report to this file, without secrets.
+        as_json: Each line of stdout is a JSON object.
+        log: Form of the log on stderr.
+    """
+    from tunnel.ops.check.doctor import run_doctor
+    from tunnel.ops.show import Show
+
+    show = Show(as_json=as_json, log=log)
+    where = server or to
+    command = partial(
+        run_doctor, where, via, client_cert, bundle, dict(os.environ), show
+    )
+    return _run(command, show)
+
+
+def _run(command: Command, show: Show) -> int:
+    from tunnel.ops.runtime import run
+
+    return run(command, show, None, lambda: None)
