@@ -235,6 +235,19 @@ class StateError(TunnelError):
         super().__init__(Code.INTERNAL, what, cause, fix)
 
 
+class ConfigError(StateError):
+    """A configuration file is wrong; ``faults`` are all that is wrong with it.
+
+    Each fault is one line, ``FILE:LINE: what is wrong; what was meant``.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        count = len(faults)
+        more = f"; and {count - 1} more" if count > 1 else ""
+        super().__init__(f"{faults[0]}{more}")
+        self.faults = faults
+
+
 class TlsError(LocalLinkError):
     """The peer is not who it should be, or does not speak TLS as it should."""
 

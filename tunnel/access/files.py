@@ -64,7 +64,7 @@ def read_private(path: Path) -> str:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            _insist_private(path, os.fstat(file.fileno()))
+            insist_private(path, os.fstat(file.fileno()))
             return file.read()
     except OSError as error:
         raise _unusable(path, "read", error) from error
@@ -72,7 +72,8 @@ def read_private(path: Path) -> str:
         raise StateError(f"cannot use {path}", DAMAGED) from error
 
 
-def _insist_private(path: Path, status: os.stat_result) -> None:
+def insist_private(path: Path, status: os.stat_result) -> None:
+    """Raise StateError if a file with that status is not as ``read_private`` wants."""
     user = user_id()
     if user is None or (status.st_uid == 0 and not status.st_mode & 0o022):
         return

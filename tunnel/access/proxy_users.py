@@ -42,6 +42,14 @@ class ProxyUsers:
                 )
             self._digests[raw[0]] = _digest(raw[1])
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ProxyUsers):
+            return NotImplemented
+        return self._digests == other._digests
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._digests))
+
     def check(self, name: bytes, password: bytes) -> bool:
         """Say whether this is the password of this user, in constant time."""
         known = self._digests.get(name)

@@ -45,6 +45,8 @@ class UserCommands:
         state: the folder.
         line: returns the owner's join line, of which those of others are made.
         now: returns the time, in seconds of Unix time.
+        of_file: the users of the server's configuration file, which no command changes;
+            may be replaced.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class UserCommands:
         state: Path,
         line: Callable[[], JoinLine],
         now: Callable[[], float] = time.time,
+        of_file: Mapping[str, User] | None = None,
     ) -> None:
+        self.of_file: Mapping[str, User] = of_file or {}
         self._state = state
         self._line = line
         self._now = now
@@ -106,6 +110,7 @@ class UserCommands:
             name, verifier_of(name, token.reveal()), rights, limits,
             self._expiry(args), once,
         )  # fmt: skip
+        self._refuse_of_file(name)
         with changed_users(self._state) as users:
             if name in users:
                 fix = f"tunnel users rotate {name}, or revoke {name}"
@@ -117,15 +122,16 @@ class UserCommands:
         return _shown(user) | {"join": _joined(line, name, token)}
 
     def _list(self, _args: Args, _by: str) -> Answer:
-        users = load_users(self._state)
+        users = {**load_users(self._state), **self.of_file}
         return {"users": [_shown(users[name]) for name in sorted(users)]}
 
     def _show(self, args: Args, _by: str) -> Answer:
-        return _shown(find_user(load_users(self._state), _text(args, "name")))
+        users = {**load_users(self._state), **self.of_file}
+        return _shown(find_user(users, _text(args, "name")))
 
     def _revoke(self, args: Args, by: str) -> Answer:
         with changed_users(self._state) as users:
-            user = find_user(users, _text(args, "name"))
+            user = self._find(users, args)
             del users[user.name]
         _audit("user.revoked", user, by)
         return _shown(user)
@@ -133,7 +139,7 @@ class UserCommands:
     def _rotate(self, args: Args, by: str) -> Answer:
         line, token = self._line_for(args), make_token()
         with changed_users(self._state) as users:
-            user = find_user(users, _text(args, "name"))
+            user = self._find(users, args)
             verifier = verifier_of(user.name, token.reveal())
             once = Once() if user.once else None
             users[user.name] = user = replace(user, verifier=verifier, once=once)
@@ -145,7 +151,7 @@ class UserCommands:
         if not words:
             raise UsageError("no limit is given", fix="for example --rate 5MB/s")
         with changed_users(self._state) as users:
-            user = find_user(users, _text(args, "name"))
+            user = self._find(users, args)
             limits = parse_limits(words, "--limit", user.limits)
             users[user.name] = user = replace(user, limits=limits)
         _audit("user.limited", user, by)
@@ -155,8 +161,9 @@ class UserCommands:
         """Give a user another name, and a token: proofs are made of both."""
         line, token, name = self._line_for(args), make_token(), _text(args, "to")
         check_name(name)
+        self._refuse_of_file(name)
         with changed_users(self._state) as users:
-            before = find_user(users, _text(args, "name"))
+            before = self._find(users, args)
             if name in users:
                 raise UsageError(f"there is a user {name} already")
             once = Once() if before.once else None
@@ -168,6 +175,18 @@ class UserCommands:
         return _shown(user) | {"join": _joined(line, name, token)}
 
     # Their arguments -----------------------------------------------------------------
+
+    def _find(self, users: Mapping[str, User], args: Args) -> User:
+        name = _text(args, "name")
+        self._refuse_of_file(name)
+        return find_user(users, name)
+
+    def _refuse_of_file(self, name: str) -> None:
+        """Raise UsageError for a user of the configuration file, with its place."""
+        if (user := self.of_file.get(name)) is not None:
+            what = f"the user {name} stands in {user.place}"
+            why = "a command does not change that file"
+            raise UsageError(what, why, "change it there, and the server reads it")
 
     def _expiry(self, args: Args) -> float | None:
         seconds = args.get("expires_s")
@@ -222,6 +241,7 @@ def _shown(user: User) -> Answer:
         "limits": list(user.limits.words),
         "expires": expires,
         "once": once,
+        "file": user.place or None,
     }
 
 

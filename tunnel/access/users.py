@@ -47,6 +47,8 @@ class User:
     """Seconds of Unix time; None is never."""
     once: Once | None = None
     """Set while the token is that of ``--once``."""
+    place: str = field(default="", compare=False)
+    """FILE:LINE of a user whom a configuration file has; no command changes it."""
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:

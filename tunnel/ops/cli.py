@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
-from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
 from tunnel.ops import check_cli, user_cli
+from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
     LeaveAt,
@@ -44,12 +45,13 @@ if TYPE_CHECKING:
 
 
 ENVIRONMENT: Final = Environment()
+FILE: Final = FileSource()
 
 app = App(
     name="tunnel",
     help="Any number of TCP connections over one long-lived link.",
     version=f"tunnel {__version__}",
-    config=(refuse_empty, ENVIRONMENT),
+    config=(refuse_empty, ENVIRONMENT, FILE),
     default_parameter=Parameter(negative=()),
     print_error=False,
     exit_on_error=False,
@@ -64,10 +66,16 @@ SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
 WEB: Final = WebFlags()
 RUN: Final = RunFlags()
+CONFIG: Final = ConfigFlags()
 
 
 @app.command
-def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
+def serve(
+    *,
+    flags: ServeFlags = SERVE,
+    run: RunFlags = RUN,
+    config: ConfigFlags = CONFIG,
+) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
     from tunnel.ops.saved import show_join, state_folder
     from tunnel.ops.serve import run_serve
@@ -78,7 +86,9 @@ def serve(*, flags: ServeFlags = SERVE, run: RunFlags = RUN) -> int:
     options, host, drain_s = flags.options(), flags.host(), run.drain_s()
     limits, show = (run.timeouts(), run.limits()), run.show()
     rotation = flags.rotation()
-    command = partial(run_serve, state, options, host, drain_s, show, rotation)
+    command = partial(
+        run_serve, state, options, host, drain_s, show, rotation, FILE.users
+    )
     return _run(command, show, limits)
 
 
@@ -88,9 +98,11 @@ def up(
     server: ServerFlags = SERVER,
     entries: EntryFlags = ENTRIES,
     run: RunFlags = RUN,
+    config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-client with any number of entries."""
-    return _up(entries.entries(), server, run)
+    wanted = [*entries.entries(), *FILE.entries]
+    return _up(wanted, server, run)
 
 
 @app.command
@@ -307,7 +319,8 @@ def _up(entries: list[Entry], server: ServerFlags, run: RunFlags) -> int:
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    return _run(partial(run_up, entries, server, drain_s, show), show, limits)
+    command = partial(run_up, entries, server, drain_s, show, of_file=FILE.gives_to)
+    return _run(command, show, limits)
 
 
 def _run(
@@ -342,7 +355,13 @@ def _refuse(error: TunnelError) -> Exit:
     if isinstance(error, UsageError) and (sources := ENVIRONMENT.sources()):
         read = f"read from the environment: {sources}"
         error.cause = f"{error.cause}; {read}" if error.cause else read
-    Show().error(error)
+    if isinstance(error, UsageError) and FILE.used:
+        read = f"{FILE.path} says {', '.join(FILE.used)}"
+        error.cause = f"{error.cause}; {read}" if error.cause else read
+    if isinstance(error, ConfigError):
+        Show().faults(error)
+    else:
+        Show().error(error)
     return error.exit_status
 
 

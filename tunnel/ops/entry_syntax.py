@@ -222,6 +222,11 @@ def parse_https(text: str) -> Published:
     """Read ``NAME=TARGET[,WORD…]``, of a service that ends TLS itself."""
     body, said = split_words(text)
     name, target = _name_and_target(body, "--https")
+    return https_entry(name, target, said)
+
+
+def https_entry(name: str, target: str, said: Iterable[SaidWord]) -> Published:
+    """Return an entry of a service that ends TLS itself, under a host name in ASCII."""
     words = read_words(said, http=False)
     rules, check = rules_of(words.for_server)
     wanted = MappingEntry(MappingType.HTTPS, "", name, rules=rules)
@@ -232,8 +237,25 @@ def parse_https(text: str) -> Published:
 def parse_exit(text: str) -> Published:
     """Read ``NAME[,network=NET…]``, of an exit for other clients."""
     name, options = split_options(text, ("network",))
+    return exit_entry(name, options["network"])
+
+
+def exit_entry(name: str, networks: list[str]) -> Published:
+    """Return an entry of an exit for other clients."""
     wanted = MappingEntry(MappingType.EXIT, "", parse_exit_name(name))
-    return Published("exit", wanted, ClientExit(Networks.parse(options["network"])))
+    return Published("exit", wanted, ClientExit(Networks.parse(networks)))
+
+
+def http_entry(
+    name: str, target: str, said: Iterable[SaidWord], guard: Guard | None = None
+) -> Published:
+    """Return an entry of a web service or a folder, under a host name in ASCII.
+
+    Without a name it has one that this client keeps; ``guard`` is what visitors need.
+    """
+    words = read_words(said)
+    words.guard = guard or words.guard
+    return _shared(target, name, words)
 
 
 def _shared(what: str, name: str, words: WebWords) -> Published:

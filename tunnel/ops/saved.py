@@ -89,7 +89,7 @@ def save(join: JoinLine, name: str) -> Path:
     return path
 
 
-def place_of(to: str | None, save_as: str | None) -> Path:
+def place_of(to: str | None, save_as: str | None, *, of_file: bool = False) -> Path:
     """Return the file in which a line with a token of this machine's own belongs.
 
     It is that of the line itself; one from a command line is saved as ``save_as``, or
@@ -99,6 +99,9 @@ def place_of(to: str | None, save_as: str | None) -> Path:
         StateError: there is no such place.
     """
     what = "this join line works for one machine, whose own line cannot be saved"
+    if of_file and to is not None and "://" in to:
+        why = "it is in a configuration file, which is never written"
+        raise StateError(what, why, "tunnel join LINE, and no `to` in the file")
     if to is None and os.environ.get("TUNNEL_TO_FILE"):
         why = "it is in the file of TUNNEL_TO_FILE, which is never written"
         raise StateError(what, why, "tunnel join - <FILE, and no TUNNEL_TO_FILE")

@@ -34,6 +34,7 @@ from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -56,6 +57,7 @@ async def run_serve(
     drain_s: int,
     show: Show,
     rotation: Rotation = "keep",
+    users: Mapping[str, User] | None = None,
 ) -> Exit:
     """Run a center-server until a signal ends it.
 
@@ -66,9 +68,11 @@ async def run_serve(
         drain_s: how long running connections may go on after a signal.
         show: writes for the user.
         rotation: what becomes of the server's key.
+        users: of the configuration file, by name.
 
     Raises:
-        StateError: another server has the state folder, or it cannot be used.
+        StateError: another server has the state folder, it cannot be used, or a user
+            of it is in the configuration file too.
     """
     with sole_server(state):
         identity = None
@@ -78,7 +82,7 @@ async def run_serve(
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
         server = CenterServer({OWNER: owner}, identity, options, Months(state))
-        commands = UserCommands(state, lambda: join)
+        commands = UserCommands(state, lambda: join, of_file=users)
         care = UserCare(state, owner, server, commands)
         ending = Ending(show, lambda: server.connections)
         async with trio.open_nursery() as nursery:

@@ -23,7 +23,7 @@ from tunnel.redaction import redact
 from tunnel.words import escaped
 
 if TYPE_CHECKING:
-    from tunnel.errors import TunnelError
+    from tunnel.errors import ConfigError, TunnelError
 
 LOG: Final = logging.getLogger(__name__)
 LABEL_WIDTH: Final = 18
@@ -114,6 +114,11 @@ class Show:
     def error(self, error: TunnelError, word: str = "error") -> None:
         """Write what failed, why, and what can be done."""
         self._explain(f"{word}: {error.what}", error)
+
+    def faults(self, error: ConfigError) -> None:
+        """Write all that is wrong with a configuration file, a line each."""
+        self._clear_status()
+        _write(sys.stderr, "".join(f"{_shown(one)}\n" for one in error.faults))
 
     def trouble(self, error: TunnelError, instead: str) -> None:
         """Write what failed where the program goes on, and how it does."""

@@ -34,6 +34,7 @@ from tunnel.ops.show import connections, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tunnel.access.identity import ClientId
     from tunnel.access.join import JoinLine
@@ -51,9 +52,16 @@ logger = logging.getLogger("tunnel.client")
 
 
 async def run_up(
-    entries: list[Entry], server: ServerFlags, drain_s: int, show: Show
+    entries: list[Entry],
+    server: ServerFlags,
+    drain_s: int,
+    show: Show,
+    *,
+    of_file: bool = False,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
+
+    ``of_file``: the server is known from a configuration file, and not saved too.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
@@ -70,7 +78,8 @@ async def run_up(
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
-            up = _Up(join, via, server, is_new, own_id, show, nursery)
+            is_new = is_new and not of_file
+            up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
             status = await up.run(entries, drain_s)
             nursery.cancel_scope.cancel()
     return status
@@ -91,6 +100,7 @@ class _Up:
     own_id: ClientId
     show: Show
     nursery: trio.Nursery
+    of_file: bool
 
     def __post_init__(self) -> None:
         self._client = CenterClient(
@@ -261,14 +271,19 @@ class _Up:
 
     def check(self) -> None:
         """Raise StateError if a line with an own token cannot be saved."""
-        insist_writable(saved.place_of(self.server.to, self.server.save_as))
+        insist_writable(self._place())
 
     def keep(self, join: JoinLine) -> None:
         """Save the line with this machine's own token, in the place of the other."""
-        path = saved.place_of(self.server.to, self.server.save_as)
+        path = self._place()
         write_private(path, join.render() + "\n")
         self.join, self.is_new = join, False
         self.show.talk("saved", f"{path} (a token of this machine's own)")
+
+    def _place(self) -> Path:
+        """Return the file of the line, or raise StateError if it has no place."""
+        server = self.server
+        return saved.place_of(server.to, server.save_as, of_file=self.of_file)
 
     def _keep_join(self) -> None:
         with _logged_if_not_saved():

@@ -58,6 +58,21 @@ class UserCare:
         self._apply(load_users(state))
         server.user_changes.store = self._keep
 
+    async def have(self, of_file: Mapping[str, User]) -> None:
+        """Have these users of the configuration file in place of those before.
+
+        Raises:
+            StateError: one is in the other file too; nothing has changed.
+        """
+        async with self._one_by_one:
+            users = await trio.to_thread.run_sync(load_users, self._state)
+            before, self._commands.of_file = self._commands.of_file, of_file
+            try:
+                self._apply(users)
+            except StateError:
+                self._commands.of_file = before
+                raise
+
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers."""
@@ -122,4 +137,11 @@ class UserCare:
                 cause=error.cause or None, fix=error.fix or None)  # fmt: skip
 
     def _apply(self, users: Mapping[str, User]) -> None:
-        self._changes.apply({self._owner.name: self._owner, **users})
+        of_file = self._commands.of_file
+        for name in of_file.keys() & users.keys():
+            raise StateError(
+                f"the user {name} is in {users_path(self._state)} too",
+                f"it stands in {of_file[name].place}",
+                "take it out of one of them",
+            )
+        self._changes.apply({self._owner.name: self._owner, **of_file, **users})

@@ -293,7 +293,7 @@ def _json(fields: Fields) -> None:
 def _told(user: Fields) -> list[tuple[str, str]]:
     """Return what is to be said of a user, and in which words."""
     told = [("user", str(user["user"]))]
-    for key in ("links", "may", "limits", "expires", "once"):
+    for key in ("links", "may", "limits", "expires", "once", "file"):
         value = user.get(key)
         if isinstance(value, list):
             value = " ".join(map(str, value)) or ("nothing" if key == "may" else None)

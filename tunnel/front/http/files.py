@@ -71,6 +71,14 @@ class Folder:
         self.root = os.fsencode(path.resolve(strict=True))
         os.scandir(self.root).close()
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Folder):
+            return NotImplemented
+        return (self.root, self.listing) == (other.root, other.listing)
+
+    def __hash__(self) -> int:
+        return hash((self.root, self.listing))
+
     def open(self, parts: list[bytes]) -> _Opened | None:
         """Open what lies there; None if it is not to be shown, whatever the reason.
 

@@ -1,0 +1,133 @@
+"""Which value holds: the flag's, else the variable's, the file's, or the usual one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tunnel.access.join import make_token
+from tunnel.errors import ConfigError, UsageError
+from tunnel.ops import cli
+from tunnel.ops import entry_syntax as syntax
+from tunnel.ops.config.again import Source
+from tunnel.ops.config.source import usual_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TO = f"tunnel+plain://al:{make_token().reveal()}@h:1/"
+SERVER = '[server]\nports = "5-6"\nhttp = 80\ndrain = "3s"\nplain = true\n'
+CLIENT = (
+    f'[client]\nto = "{TO}"\ndrain = "3s"\n'
+    "[[client.tcp]]\nremote = 22\ntarget = 22\n"
+    '[[client.reach]]\nlisten = 5432\ntarget = "db:5432"\n'
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "tunnel.toml"
+    path.write_text(SERVER + CLIENT)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TUNNEL_CONFIG", "TUNNEL_PORTS", "TUNNEL_DRAIN", "TUNNEL_UP_TCP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of user"))
+
+
+def source(*argv: str) -> Source:
+    return Source(cli.app, argv, None)
+
+
+def test_the_file_gives_what_nothing_else_gives(path: Path) -> None:
+    flags, run, users = source("serve", "--config", str(path)).parse_serve()
+    assert (flags.ports, flags.http, flags.plain, run.drain) == (
+        "5-6",
+        "80",
+        True,
+        "3s",
+    )
+    assert (flags.listen, run.idle, dict(users)) == ("7443", "0", {})
+
+
+def test_a_variable_is_before_the_file_and_a_flag_before_both(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNNEL_CONFIG", str(path))
+    monkeypatch.setenv("TUNNEL_PORTS", "7-8")
+    monkeypatch.setenv("TUNNEL_DRAIN", "4s")
+    flags, run, _ = source("serve", "--drain", "5s").parse_serve()
+    assert (flags.ports, flags.http, run.drain) == ("7-8", "80", "5s")
+
+
+def test_entries_of_a_flag_stand_in_place_of_those_of_the_file(path: Path) -> None:
+    named = "--config", str(path)
+    server, entries, _ = source("up", *named).parse_up()
+    assert server.to == TO
+    reach = syntax.parse_reach("5432=db:5432")
+    assert entries == [syntax.parse_tcp("22=22"), reach]
+    server, entries, _ = source("up", *named, "--tcp", "23=23", "--to", "x").parse_up()
+    assert server.to == "x"
+    assert entries == [syntax.parse_tcp("23=23"), reach]
+
+
+def test_the_file_in_the_configuration_folder_needs_no_name(path: Path) -> None:
+    usual = usual_path()
+    assert usual is not None
+    usual.parent.mkdir(parents=True)
+    assert source("serve").parse_serve()[0].ports == "20000-20999"
+    path.rename(usual)
+    assert source("serve").parse_serve()[0].ports == "5-6"
+
+
+def test_the_file_is_read_as_it_is_by_now(path: Path) -> None:
+    again = source("serve", "--config", str(path))
+    assert again.parse_serve()[0].ports == "5-6"
+    path.write_text('[server]\nports = "7-8"\n')
+    flags, run, _ = again.parse_serve()
+    assert (flags.ports, flags.http, run.drain) == ("7-8", None, "8s")
+    path.write_text('[server]\nports = "8-7"\n')
+    with pytest.raises(ConfigError) as raised:
+        again.parse_serve()
+    assert raised.value.faults[0].startswith(f"{path}:2: ports ")
+    path.unlink()
+    with pytest.raises(ConfigError, match="No such file"):
+        again.parse_serve()
+
+
+def test_what_flag_and_file_make_together_is_looked_at(path: Path) -> None:
+    named = "--config", str(path)
+    with pytest.raises(UsageError, match="published twice"):
+        source("up", *named, "--udp", "1=1", "--udp", "1=1").parse_up()
+    (path.parent / "c").touch()
+    pair = str(path.parent / "c")
+    with pytest.raises(UsageError, match="no port to use it on"):
+        source("serve", *named, "--certificate", pair, pair).parse_serve()
+
+
+def test_of_two_entries_of_the_file_and_a_flag_one_is_refused(path: Path) -> None:
+    text = path.read_text() + '[[client.http]]\nname = "a"\ntarget = 1\n'
+    path.write_text(text)
+    _, entries, _ = source("up", "--config", str(path), "--http", "a=2").parse_up()
+    assert entries[0] == syntax.parse_http("a=2")
+    assert len(entries) == 3
+
+
+@pytest.mark.parametrize(("command", "line"), [("serve", 2), ("up", 5)])
+def test_a_broken_file_is_exit_three_and_a_line_for_each_fault(
+    path: Path, command: str, line: int
+) -> None:
+    path.write_text("[server]\nportz = 1\nplain = 2\n[client]\ntoo = 1\nvia = 2\n")
+    argv = [sys.executable, "-m", "tunnel", command, "--config", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"{path}:{line}: ")
+    assert second.startswith(f"{path}:{line + 1}: ")

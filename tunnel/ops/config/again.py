@@ -1,0 +1,84 @@
+"""What a process is to be by now: the same command line, the present file.
+
+This is what a reload compares with what runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from cyclopts import CycloptsError
+
+from tunnel.errors import UsageError
+from tunnel.ops.config.source import FileSource
+from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
+from tunnel.ops.variables import Environment, refuse_empty
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cyclopts import App
+
+    from tunnel.access.users import User
+    from tunnel.ops.entries import Entry
+
+T = TypeVar("T")
+
+
+class Source:
+    """Reads a command line, the environment and the file, as often as asked.
+
+    Args:
+        app: has the commands.
+        argv: the command line, from the name of the command on.
+        path: the file that was read at the start, or that would have been.
+    """
+
+    def __init__(self, app: App, argv: Sequence[str], path: Path | None) -> None:
+        self._app = app
+        self._argv = list(argv)
+        self.path = path
+
+    def parse_serve(self) -> tuple[ServeFlags, RunFlags, Mapping[str, User]]:
+        """Return what a center-server is to be.
+
+        Raises:
+            ConfigError: the file is wrong, with all its faults.
+            UsageError: file and command line contradict one another.
+        """
+        arguments, file = self._parse()
+        flags = _of(ServeFlags, arguments)
+        run = _of(RunFlags, arguments)
+        flags.options(), flags.host(), run.drain_s(), run.timeouts(), run.limits()
+        return flags, run, file.users
+
+    def parse_up(self) -> tuple[ServerFlags, list[Entry], RunFlags]:
+        """Return what a center-client is to be; raises as ``parse_serve``."""
+        from tunnel.ops.entries import refuse_twice
+
+        arguments, file = self._parse()
+        server, run = _of(ServerFlags, arguments), _of(RunFlags, arguments)
+        entries = [*_of(EntryFlags, arguments).entries(), *file.entries]
+        run.drain_s(), run.timeouts(), run.limits()
+        refuse_twice(entries)
+        return server, entries, run
+
+    def _parse(self) -> tuple[dict[str, object], FileSource]:
+        file = FileSource()
+        sources = self._app.config
+        self._app.config = (refuse_empty, Environment(), file)
+        try:
+            _, bound, _ = self._app.parse_args(
+                self._argv, print_error=False, exit_on_error=False
+            )
+        except CycloptsError as error:
+            raise UsageError(str(error)) from None
+        finally:
+            self._app.config = sources
+        return bound.arguments, file
+
+
+def _of(kind: type[T], arguments: Mapping[str, object]) -> T:
+    """Return the flags of one kind; the usual ones where nothing was said."""
+    return next((one for one in arguments.values() if isinstance(one, kind)), kind())

@@ -1,0 +1,417 @@
+"""Reads a configuration file: all that is wrong with it at once, each with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError
+from cattrs.errors import AttributeValidationNote, BaseValidationError
+from cattrs.gen import make_dict_structure_fn, override
+
+from tunnel.access.user_file import MAX_USERS
+from tunnel.errors import ConfigError, TunnelError, UsageError
+from tunnel.ops.config.lines import lines_of
+from tunnel.ops.config.place import Place
+from tunnel.ops.config.schema import (
+    ENTRIES,
+    READ,
+    ClientTable,
+    ServerTable,
+    UserTable,
+)
+from tunnel.ops.config.tables import entry_of, line_of, user_of
+from tunnel.ops.config.values import Several, kind_of
+from tunnel.ops.entries import refuse_twice
+from tunnel.platform.files import open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from tunnel.access.users import User
+    from tunnel.ops.config.schema import Said
+    from tunnel.ops.config.values import Read, Words
+    from tunnel.ops.entries import Entry
+
+T = TypeVar("T")
+Section = Literal["server", "client"]
+Keys = tuple[str | int, ...]
+SECTIONS: Final[tuple[Section, ...]] = ("server", "client")
+MAX_BYTES: Final = 4_194_304
+"""Ten thousand users or entries with a dozen lines each; read in some seconds."""
+MAX_FAULTS: Final = 1_000
+"""A file with more is another file; each may cost a search for what was meant."""
+TRIES: Final = 5
+"""How often a file is read that changes meanwhile: an editor writes it in one go."""
+_AT_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+_FLAG: Final = re.compile(r"--([a-z][a-z-]*)")
+_FLAG_IN_FIX: Final = re.compile(r"--([a-z][a-z-]*)[ =]([^\s,]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a key says, in the words of its flag."""
+
+    words: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An entry of the file."""
+
+    flag: str
+    """Of ``tunnel up``, without dashes and with ``_``."""
+    entry: Entry
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSection:
+    """``[server]``."""
+
+    line: int
+    flags: Mapping[str, Value] = field(default_factory=dict)
+    """By the names of the fields of ``ServeFlags`` and ``RunFlags``."""
+    users: Mapping[str, User] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSection:
+    """``[client]``."""
+
+    line: int
+    flags: Mapping[str, Value] = field(default_factory=dict)
+    """By the names of the fields of ``ServerFlags`` and ``RunFlags``."""
+    entries: tuple[Written, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a configuration file says."""
+
+    path: Path
+    server: ServerSection | None = None
+    client: ClientSection | None = None
+
+
+def read_config(path: Path, sections: Iterable[Section] = SECTIONS) -> Config:
+    """Read a configuration file.
+
+    Args:
+        path: of the file.
+        sections: those that are read; of the others not even the secrets' files are.
+
+    Raises:
+        ConfigError: it cannot be read, or something is wrong; with all faults.
+    """
+    try:
+        text, status = _content(path)
+    except TunnelError as error:
+        raise ConfigError([f"{path}: {_said(error)}"]) from None
+    return parse_config(text, Place(path, status), sections)
+
+
+def parse_config(
+    text: str, place: Place, sections: Iterable[Section] = SECTIONS
+) -> Config:
+    """Read the text of a configuration file; as ``read_config``."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = _AT_LINE.search(str(error))
+        line = int((found and found[1]) or text.count("\n") + 1)
+        what = "tables within tables without end"
+        if isinstance(error, ValueError):
+            what = _AT_LINE.sub("", str(error))
+        raise ConfigError([f"{place.path}:{line}: {what}"]) from None
+    reading = _Reading(place, lines_of(text.replace("\r\n", "\n")))
+    config = reading.config(document, sections)
+    if reading.faults:
+        raise ConfigError(reading.told())
+    return config
+
+
+def _content(path: Path) -> tuple[str, os.stat_result]:
+    """Return the text of a file, which did not change while it was read.
+
+    Raises:
+        UsageError: it is none, or cannot be read.
+        StateError: others can write it.
+    """
+    never: int = getattr(os, "O_NONBLOCK", 0)  # a FIFO has no writer perhaps
+    for _ in range(TRIES):
+        try:
+            with open(open_file(path, os.O_RDONLY | never, 0), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    why = "it is read again at each reload"
+                    raise UsageError("this is no file", why)
+                raw = file.read(MAX_BYTES + 1)
+                after = os.fstat(file.fileno())
+        except (OSError, ValueError) as error:  # a name with a NUL
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"cannot be read: {why}") from error
+        if len(raw) > MAX_BYTES:
+            raise UsageError(f"it has more than {MAX_BYTES} bytes")
+        if (status.st_mtime_ns, len(raw)) == (after.st_mtime_ns, after.st_size):
+            return _decoded(raw), status
+    raise UsageError("it changes while it is read")
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        why = f"its line {line} is in another encoding"
+        raise UsageError("it is not UTF-8", why) from None
+
+
+class _Reading:
+    """One reading of a document, which collects what is wrong with it."""
+
+    def __init__(self, place: Place, lines: Mapping[Keys, int]) -> None:
+        self.faults: list[tuple[int, str]] = []
+        self._place = place
+        self._lines = lines
+        self._converter = Converter(forbid_extra_keys=True)
+        self._known: set[type] = set()
+
+    def told(self) -> list[str]:
+        """Return the faults, in the order of the file."""
+        path = self._place.path
+        told = [f"{path}:{line}: {what}" for line, what in sorted(self.faults)]
+        more = len(told) - MAX_FAULTS
+        return [*told[:MAX_FAULTS], *([f"{path}: {more} more"] if more > 0 else [])]
+
+    def config(
+        self, document: dict[str, object], sections: Iterable[Section]
+    ) -> Config:
+        for key in document.keys() - set(SECTIONS):
+            known = {*SECTIONS}
+            self._fault((key,), _unknown(key, known))
+        wanted = {str(key): document[key] for key in sections if key in document}
+        server = client = None
+        if (found := self._table(wanted, "server")) is not None:
+            server = self._server(found)
+        if (found := self._table(wanted, "client")) is not None:
+            client = self._client(found)
+        return Config(self._place.path, server, client)
+
+    def _table(self, document: dict[str, object], key: str) -> dict[str, object] | None:
+        found = document.get(key)
+        if found is None or isinstance(found, dict):
+            return found
+        what = f"it is a table, not {kind_of(found)}"
+        self._fault((key,), UsageError(f"{key}: {what}", fix=f"[{key}]"))
+        return None
+
+    # Sections ------------------------------------------------------------------------
+
+    def _server(self, table: dict[str, object]) -> ServerSection:
+        found = table.pop("users", {})
+        users: dict[str, User] = {}
+        if not isinstance(found, dict):
+            error = UsageError("users are tables", fix="[server.users.NAME]")
+            self._fault(("server", "users"), error)
+        elif len(found) > MAX_USERS:
+            error = UsageError(f"there are more than {MAX_USERS} users")
+            self._fault(("server", "users"), error)
+        else:
+            for name, one in found.items():
+                if (user := self._user(name, one)) is not None:
+                    users[name] = user
+        read = self._structured(("server",), table, ServerTable, {"users"})
+        flags = {} if read is None else self._flags(("server",), read)
+        return ServerSection(self._line(("server",)), flags, users)
+
+    def _user(self, name: str, table: object) -> User | None:
+        path = "server", "users", name
+        read = self._structured(path, table, UserTable)
+        where = f"{self._place.path.absolute()}:{self._line(path)}"
+        return (
+            None
+            if read is None
+            else self._try(path, lambda: user_of(name, read, where))
+        )
+
+    def _client(self, table: dict[str, object]) -> ClientSection:
+        entries: list[Written] = []
+        for flag in ENTRIES:
+            entries += self._entries(flag, table.pop(flag, []))
+        self._refuse_twice(entries)
+        path = ("client",)
+        read = self._structured(path, table, ClientTable, set(ENTRIES))
+        if read is None:
+            return ClientSection(self._line(path), {}, tuple(entries))
+        flags = dict(self._flags(path, read))
+        said = [flags.pop(one, None) for one in ("to", "to_file", "token_file")]
+        if (line := self._try(path, partial(line_of, read))) is not None:
+            at = next(one.line for one in said if one)
+            flags["to"] = Value(tuple(line), at)
+        via, via_file = flags.pop("via", None), flags.pop("via_file", None)
+        if via and via_file:
+            why = UsageError("via and via_file say the same")
+            self._fault((*path, "via_file"), why)
+        if (found := via or via_file) is not None:
+            flags["via"] = found
+        return ClientSection(self._line(path), flags, tuple(entries))
+
+    def _entries(self, flag: str, tables: object) -> Iterator[Written]:
+        path: Keys = ("client", flag)
+        if not isinstance(tables, list):
+            fix = f"[[client.{flag}]], with two brackets each"
+            self._fault(path, UsageError(f"{flag} is a list of tables", fix=fix))
+            return
+        for index, table in enumerate(tables):
+            at = (*path, index)
+            read = self._structured(at, table, ENTRIES[flag])
+            if read is not None:
+                entry = self._try(at, partial(entry_of, read, self._place))
+                if entry is not None:
+                    yield Written(flag, entry, self._line(at))
+
+    def _refuse_twice(self, entries: list[Written]) -> None:
+        """Find the entries that want what one before them wants."""
+        rest = entries
+        while rest:
+            try:
+                refuse_twice(one.entry for one in rest)
+            except UsageError as error:
+                at = self._twice(rest)
+                self.faults.append((rest[at].line, _said(error)))
+                rest = rest[:at] + rest[at + 1 :]
+                if len(self.faults) > MAX_FAULTS:
+                    return
+            else:
+                return
+
+    @staticmethod
+    def _twice(entries: list[Written]) -> int:
+        """Return the first that may not stand beside those before it, by halves."""
+        good, bad = 0, len(entries)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            try:
+                refuse_twice(one.entry for one in entries[:middle])
+                good = middle
+            except UsageError:
+                bad = middle
+        return bad - 1
+
+    # Tables --------------------------------------------------------------------------
+
+    def _structured(
+        self, path: Keys, table: object, kind: type[T], more: Iterable[str] = ()
+    ) -> T | None:
+        """Return a table as a dataclass, or None where it has faults."""
+        if not isinstance(table, dict):
+            self._fault(path, UsageError(f"it is a table, not {kind_of(table)}"))
+            return None
+        self._register(kind)
+        try:
+            return self._converter.structure(table, kind)
+        except ClassValidationError as error:
+            self._collect(path, error, {*keys_of(kind), *more})
+            return None
+
+    def _register(self, kind: type) -> None:
+        if kind in self._known:
+            return
+        self._known.add(kind)
+        hooks = {
+            one.name: override(struct_hook=self._hook(one.metadata[READ]))
+            for one in fields(kind)
+        }
+        structure = make_dict_structure_fn(kind, self._converter, **hooks)  # type: ignore[arg-type,var-annotated]  # no key is called as its options are
+        self._converter.register_structure_hook(kind, structure)
+
+    def _hook(self, read: Read) -> Callable[[object, object], Words]:
+        return lambda value, _: read(value, self._place)
+
+    def _flags(self, path: Keys, table: object) -> dict[str, Value]:
+        said: dict[str, Said] = {k: getattr(table, k) for k in keys_of(type(table))}
+        return {
+            key: Value(tuple(words), self._line((*path, key)))
+            for key, words in said.items()
+            if words is not None
+        }
+
+    # Faults --------------------------------------------------------------------------
+
+    def _try(self, path: Keys, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except TunnelError as error:
+            self._fault(path, error)
+            return None
+
+    def _line(self, path: Keys) -> int:
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def _fault(self, path: Keys, error: TunnelError) -> None:
+        self.faults.append((self._line(path), _said(error, _key_of(path))))
+
+    def _collect(self, path: Keys, error: Exception, known: set[str]) -> None:
+        """Note what is wrong within a table, from the errors that cattrs groups."""
+        match error:
+            case TunnelError():
+                self._fault(path, error)
+            case Several():
+                for index, part in error.faults:
+                    self._collect((*path, index), part, known)
+            case ForbiddenExtraKeysError():
+                for key in error.extra_fields:
+                    self._fault((*path, key), _unknown(key, known))
+            case BaseValidationError():
+                for part in error.exceptions:
+                    notes = getattr(part, "__notes__", ())
+                    keys = (
+                        one.name
+                        for one in notes
+                        if isinstance(one, AttributeValidationNote)
+                    )
+                    self._collect((*path, *keys), part, known)
+            case _:
+                raise error
+
+
+def keys_of(table: type) -> tuple[str, ...]:
+    """Return the keys of a table of the schema."""
+    return tuple(one.name for one in fields(table))
+
+
+def _key_of(path: Keys) -> str:
+    """Return the key that a fault is about; empty if it is a table."""
+    tables = {"users"} if path[0] == "server" else ENTRIES.keys()
+    keys = path[3:4] if tables & set(path[1:2]) else path[1:2]
+    return str(keys[0]) if keys else ""
+
+
+def _unknown(key: str, known: Iterable[str]) -> UsageError:
+    known = sorted(known)
+    close = get_close_matches(key.replace("-", "_"), known, 1)
+    fix = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    return UsageError(f"{key!r} is no key", fix=fix)
+
+
+def _said(error: TunnelError, key: str = "") -> str:
+    """Return an error in one line, in which a flag is a key."""
+    fix = _FLAG_IN_FIX.sub(r'--\1 = "\2"', error.fix)
+    if "tunnel " in fix:  # a command
+        fix = ""
+    parts = [error.what, error.cause, fix]
+    told = [_FLAG.sub(lambda one: one[1].replace("-", "_"), one) for one in parts]
+    if key and not re.search(rf"\b{re.escape(key)}\b", told[0]):
+        told[0] = f"{key}: {told[0]}"
+    return "; ".join(one for one in told if one)
