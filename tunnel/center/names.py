@@ -67,7 +67,7 @@ class NamePorts:
             UsageError: the certificate cannot be used.
         """
         options, domain = self._options, self._options.domain
-        self._termination = _termination_of(options)
+        self._termination = termination_of(options)
         types: dict[int, EndpointType] = {}
         try:
             if options.http is not None:
@@ -123,7 +123,8 @@ _NO_PAIR: Final = (
 """What OpenSSL says to a key that belongs to another certificate."""
 
 
-def _termination_of(options: NameOptions) -> Termination | None:
+def termination_of(options: NameOptions) -> Termination | None:
+    """Return what ends TLS here, None for nothing; UsageError: it cannot be used."""
     if options.certificate is None:
         return None
     certificate, key = options.certificate

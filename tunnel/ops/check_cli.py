@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tunnel.errors import UsageError
 from tunnel.ops.flags import LogForm  # noqa: TC001 - cyclopts reads the annotations
 
 if TYPE_CHECKING:
+    from cyclopts import App
+
+    from tunnel.ops.check.check import Wanted
+    from tunnel.ops.entries import Entry
+    from tunnel.ops.flags import ServerFlags
     from tunnel.ops.runtime import Command
     from tunnel.ops.show import Show
 
@@ -52,6 +58,41 @@ def doctor(
         run_doctor, where, via, client_cert, bundle, dict(os.environ), show
     )
     return _run(command, show)
+
+
+def wanted(
+    app: App, file: Path | None, entries: list[Entry], server: ServerFlags
+) -> Wanted:
+    """Return what is to be checked: what a file says, or else the flags.
+
+    Raises:
+        ConfigError: the file is wrong, with all its faults.
+        UsageError: there are entries in both places.
+    """
+    from tunnel.ops.check.check import Wanted
+    from tunnel.ops.config.again import Source
+    from tunnel.ops.config.read import read_config
+    from tunnel.ops.config.source import usual_path
+
+    if file is None and not entries:
+        usual = usual_path()
+        file = usual if usual is not None and usual.exists() else None
+    if file is None:
+        return Wanted(None, None, server, tuple(entries))
+    if entries:
+        fix = f"tunnel check {file}, or tunnel check with the entries alone"
+        raise UsageError("a file and entries are given", "which is it to be?", fix)
+    config = read_config(file)
+    argv = ("--config", str(file))
+    serve = None
+    if config.server is not None:
+        serve = Source(app, ("serve", *argv), file).parse_serve()[0].options()
+    if config.client is None:
+        return Wanted(file, serve, None)
+    said = ("--to", server.to), ("--via", server.via)
+    more = [word for pair in said if pair[1] is not None for word in pair if word]
+    flags, found, _ = Source(app, ("up", *argv, *more), file).parse_up()
+    return Wanted(file, serve, flags, tuple(found))
 
 
 def _run(command: Command, show: Show) -> int:

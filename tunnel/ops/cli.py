@@ -241,6 +241,36 @@ def socks(
 
 
 @app.command
+def check(
+    file: Path | None = None,
+    /,
+    *,
+    offline: bool = False,
+    entries: EntryFlags = ENTRIES,
+    server: ServerFlags = SERVER,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    log: LogForm | None = None,
+) -> int:
+    """Check a configuration without using it: ports, targets, and what the server says.
+
+    Nothing is published; the client that runs here goes on.
+
+    Args:
+        file: Configuration of either side, or of both; without it and without entries
+            tunnel.toml in the configuration folder, if there is one.
+        offline: Do not ask the server.
+        as_json: Each line of stdout is a JSON object.
+        log: Form of the log on stderr.
+    """
+    from tunnel.ops.check.check import run_check
+    from tunnel.ops.show import Show
+
+    wanted = check_cli.wanted(app, file, entries.entries(), server)
+    show = Show(as_json=as_json, log=log)
+    return _run(partial(run_check, wanted, show, offline=offline), show)
+
+
+@app.command
 def pipe(
     target: str,
     /,

@@ -37,6 +37,17 @@ OWN: Final = {
 _SWITCHES: Final = {
     "tcp": ("socks",),
     "doctor": ("bundle",),
+    "check": (
+        "offline",
+        "http",
+        "https",
+        "tcp",
+        "udp",
+        "reach",
+        "socks",
+        "be-exit",
+        "save-as",
+    ),
     "invite": ("may", "rate", "limit", "expires", "once", "address", "qr"),
     "rotate": ("address",),
     "limit": ("rate", "limit"),
