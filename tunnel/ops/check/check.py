@@ -30,6 +30,7 @@ from tunnel.net.dial import probe
 from tunnel.ops import saved
 from tunnel.ops.check.dry_link import DryLink
 from tunnel.ops.check.findings import Findings
+from tunnel.ops.check.line import ADD_RIGHT
 from tunnel.ops.check.questions import Asked, ask
 from tunnel.ops.entries import Local, Published, Service, as_target, refuse_twice
 from tunnel.platform.kernel import is_tunnel, listeners
@@ -171,7 +172,7 @@ async def _check_there(
             if error.code is Code.ONCE:
                 text = "its token works for one machine: `tunnel up` takes it first"
                 return findings.skip("server", text)
-            return findings.error("server", error)
+            return findings.error("server", error, "tunnel doctor")
         where = Address(join.host, join.port)
         findings.ok("server", f"{where} takes {join.name}'s token", user=join.name)
         async with link.carry(result) as session:
@@ -234,7 +235,8 @@ async def _try_far_target(findings: Findings, session: Session, entry: Local) ->
 
 def _about(entry: Local, error: StreamError) -> TunnelError:
     what = f"{entry.target} cannot be reached from the server"
-    fix = "tunnel users allow NAME RIGHT   # at the server" * (
-        error.code is Code.NOT_ALLOWED
-    )
+    fix = ""
+    if error.code is Code.NOT_ALLOWED:
+        right = error.what.rpartition(" ")[2]
+        fix = ADD_RIGHT.format(right)
     return TunnelError(error.code, what, error.what, fix)

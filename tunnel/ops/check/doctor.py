@@ -43,6 +43,11 @@ LOOK_AT_SERVER: Final = (
     "is `tunnel serve` running there, and does a firewall let TCP in?"
 )
 
+LOOK_AT_PORT: Final = "is it `tunnel serve` that listens at that port of the server?"
+ASK_ITS_OWNER: Final = (
+    "at the server: tunnel users ls, or tunnel invite NAME; then join"
+)
+
 
 async def run_doctor(
     to: str | None,
@@ -64,8 +69,7 @@ async def run_doctor(
     machine.look_at_program(findings)
     look = _Look(findings, join, proxy, certificate)
     look.at_proxy(environ)
-    await look.at_addresses()
-    rtt_s = await look.at_link()
+    rtt_s = await look.at_link() if await look.at_addresses() else 0.0
     machine.look_at_descriptors(findings)
     machine.look_at_kernel(findings, rtt_s)
     findings.sum_up("doctor")
@@ -102,8 +106,11 @@ class _Look:
             return findings.ok("proxy", f"{name} is not used: {why}")
         return findings.ok("proxy", "none: the link goes straight to the server")
 
-    async def at_addresses(self) -> None:
-        """Look the first hop's name up, and try each of its addresses."""
+    async def at_addresses(self) -> bool:
+        """Look the first hop's name up, and try each of its addresses.
+
+        Return whether one of them answers.
+        """
         via, join = self._via, self._join
         first = (
             Address(join.host, join.port)
@@ -116,18 +123,22 @@ class _Look:
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", "") or str(error)
             fix = f"getent ahosts {first.host}   # and look into /etc/resolv.conf"
-            return findings.fail("names", f"{first.host} has no address: {why}", fix)
+            findings.fail("names", f"{first.host} has no address: {why}", fix)
+            return False
         hosts = list(dict.fromkeys(one.host for one in found))[:MOST_ADDRESSES]
         if parse_ip(first.host) is None:
             text = f"{first.host} is {', '.join(hosts)}"
             findings.ok("names", text, ms=watch.ms, addresses=len(hosts))
         else:
             findings.ok("names", f"{first.host} is an address: nothing to look up")
-        for host in hosts:
-            await self._try(Address(host, first.port), others=len(hosts) > 1)
-        return None
+        several = len(hosts) > 1
+        answers = [await self._try(Address(one, first.port), several) for one in hosts]
+        if several and not any(answers):
+            text = f"none of the addresses of {first.host} answers"
+            findings.fail("tcp", text, LOOK_AT_SERVER)
+        return any(answers)
 
-    async def _try(self, where: Address, *, others: bool) -> None:
+    async def _try(self, where: Address, others: bool) -> bool:
         kind = "tcp6" if ":" in where.host else "tcp4"
         findings, watch = self._findings, Watch()
         try:
@@ -136,11 +147,14 @@ class _Look:
             text = f"{where}: {error.what}"
             if others:
                 fix = f"take the address of {where.host} out of the DNS, or let it in"
-                return findings.weak(kind, text, fix, code=error.code.name)
-            return findings.fail(kind, text, LOOK_AT_SERVER, code=error.code.name)
+                findings.weak(kind, text, fix, code=error.code.name)
+            else:
+                findings.fail(kind, text, LOOK_AT_SERVER, code=error.code.name)
+            return False
         sock.close()
         ms = watch.ms
-        return findings.ok(kind, f"{where} answers in {ms:.0f} ms", ms=ms)
+        findings.ok(kind, f"{where} answers in {ms:.0f} ms", ms=ms)
+        return True
 
     async def at_link(self) -> float:
         """Make a link and measure it; return its round trip in seconds, 0 without."""
@@ -152,7 +166,7 @@ class _Look:
             try:
                 await link.dial()
             except (LinkError, StateError) as error:
-                findings.error("tcp", error)
+                findings.error("tcp", error, LOOK_AT_SERVER)
                 return 0.0
             result = await self._at_keys(link)
             if result is None:
@@ -168,7 +182,7 @@ class _Look:
         try:
             await link.secure()
         except LinkError as error:
-            findings.error("tls", error)
+            findings.error("tls", error, LOOK_AT_PORT)
             return None
         self._say_tls(link, watch.ms)
         machine.look_at_clock(findings)
@@ -180,7 +194,7 @@ class _Look:
                 text = f"{join.name}'s works for one machine, and no machine has it yet"
                 findings.ok("token", f"{text}: `tunnel up` takes it")
             else:
-                findings.error("token", error)
+                findings.error("token", error, ASK_ITS_OWNER)
             return None
         agent = result.peer_terms.agent or "no name"
         findings.ok("token", f"the server takes {join.name}'s", user=join.name)

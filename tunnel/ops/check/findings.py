@@ -53,10 +53,10 @@ class Findings:
         """Say what could not be looked at, and why."""
         self._add("skip", what, text, fix, {})
 
-    def error(self, what: str, error: TunnelError) -> None:
-        """Say what does not work, in the words of an error."""
+    def error(self, what: str, error: TunnelError, fix: str = "") -> None:
+        """Say what does not work, in the words of an error; ``fix`` if it has none."""
         text = f"{error.what}: {error.cause}" if error.cause else error.what
-        self.fail(what, text, error.fix, code=error.code.name)
+        self.fail(what, text, error.fix or fix, code=error.code.name)
 
     def _add(
         self, grade: Grade, what: str, text: str, fix: str, numbers: dict[str, Number]

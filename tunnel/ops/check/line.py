@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tunnel.ops.check.findings import Findings
     from tunnel.ops.check.measure import Rate, RoundTrips
 
+ADD_RIGHT: Final = "at the server, in users.toml of its state: may += {}"
 JITTER_S: Final = 0.03
 """Beyond it, and beyond half of the round trip, calls and games notice."""
 LOSS: Final = 0.003
@@ -76,7 +77,7 @@ async def _look_at_rates(findings: Findings, session: Session) -> list[Rate]:
         except StreamError as error:
             fix = ""
             if error.code is Code.NOT_ALLOWED:
-                fix = "tunnel users allow NAME test   # at the server"
+                fix = ADD_RIGHT.format("test")
             findings.skip("throughput", error.what, fix)
             return rates
         except trio.BrokenResourceError:
