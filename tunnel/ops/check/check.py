@@ -190,11 +190,16 @@ async def _ask(
         text = "this server is too old to say what it would answer"
         findings.skip("public", text, "update tunnel there")
     elif published:
-        for one in await ask(session, published, kept_ids(saved.client_folder())):
+        try:
+            asked = await ask(session, published, kept_ids(saved.client_folder()))
+        except TunnelError as error:
+            return findings.error("server", error, "tunnel doctor")
+        for one in asked:
             _say_answer(findings, session, one, host)
     for entry in entries:
         if isinstance(entry, Local):
             await _try_far_target(findings, session, entry)
+    return None
 
 
 def _say_answer(findings: Findings, session: Session, one: Asked, host: str) -> None:

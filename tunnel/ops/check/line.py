@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.ops.check.measure import TEST_S, round_trips, throughput
+from tunnel.ops.check.measure import LATE_S, TEST_S, round_trips, throughput
 from tunnel.ops.show import size_text
 from tunnel.platform.kernel import congestion_control, network_setting, packet_sizes
 from tunnel.platform.sockets import tcp_info
@@ -30,6 +30,8 @@ MANY_SEGMENTS: Final = 500
 USUAL_MTU: Final = 1_500
 LEAST_MTU: Final = 1_280
 """What every path of IPv6 takes."""
+_NOT_MEASURED: Final = (Code.NOT_ALLOWED, Code.UNSUPPORTED, Code.RESOURCE)
+"""Why a server does not measure: it is no fault of the line."""
 _SENT: Final = slice(136, 140)
 _SENT_AGAIN: Final = slice(100, 104)
 
@@ -75,6 +77,9 @@ async def _look_at_rates(findings: Findings, session: Session) -> list[Rate]:
         try:
             rate = await throughput(session, upload=upload)
         except StreamError as error:
+            if error.code not in _NOT_MEASURED:
+                findings.error(way, error, "see path-mtu, or again in a minute")
+                return rates
             fix = ""
             if error.code is Code.NOT_ALLOWED:
                 fix = ADD_RIGHT.format("test")
@@ -92,7 +97,7 @@ async def _look_at_rates(findings: Findings, session: Session) -> list[Rate]:
 def _say_rate(findings: Findings, way: str, rate: Rate) -> None:
     if not rate.bytes:
         fix = "see path-mtu: small packets pass"
-        return findings.fail(way, f"nothing in {rate.seconds:.0f} s", fix)
+        return findings.fail(way, f"nothing in {LATE_S:.0f} s", fix)
     text = f"{size_text(int(rate.per_s))}/s, {rate.per_s * 8 / 1e6:.1f} Mbit/s "
     text += f"(of {TEST_S:.0f} s, the second half)"
     return findings.ok(

@@ -25,6 +25,9 @@ TEST_S: Final = 2.0
 LATE_S: Final = 6.0
 """More than a server may take to end: what has not come by then does not come."""
 MOST_BYTES: Final = 1 << 30
+MARK_EVERY_S: Final = 0.01
+"""A few hundred in all; a peer may send a byte at a time."""
+READ_BYTES: Final = 65_536
 BLOCK: Final = bytes(range(256)) * 256
 
 
@@ -56,6 +59,32 @@ async def round_trips(session: Session) -> RoundTrips | None:
     return RoundTrips(len(found), min(found), median(found), max(found), jitter)
 
 
+class Marks:
+    """How much had passed by when; what a peer may choose is bounded."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[float, int]] = []
+
+    def note(self, at_s: float, total: int) -> None:
+        """Note it, unless it is no later than the last by 10 ms, or late."""
+        since_s = at_s - (self.all[-1][0] if self.all else -MARK_EVERY_S)
+        first_s = self.all[0][0] if self.all else at_s
+        if since_s >= MARK_EVERY_S and at_s - first_s <= LATE_S:
+            self.all.append((at_s, total))
+
+    def rate(self) -> Rate:
+        """Return what that is in a second, once it has found its speed."""
+        if len(self.all) < 2:
+            total = self.all[-1][1] if self.all else 0
+            return Rate(total, 0.0, 0.0)
+        (first_s, _), (last_s, last) = self.all[0], self.all[-1]
+        seconds = last_s - first_s
+        middle = first_s + seconds / 2
+        since = next(mark for mark in reversed(self.all) if mark[0] <= middle)
+        per_s = (last - since[1]) / (last_s - since[0])
+        return Rate(last, seconds, max(per_s, 0.0))
+
+
 class Rate(NamedTuple):
     """What passed one way."""
 
@@ -76,59 +105,45 @@ async def throughput(session: Session, *, upload: bool) -> Rate:
     target = ThroughputTarget(upload, int(TEST_S * 1000), MOST_BYTES)
     stream = await session.open(target)
     try:
+        marks = Marks()
         with trio.move_on_after(LATE_S):
-            marks = await (_sent(stream) if upload else _received(stream))
-            return _rate(marks)
-        return Rate(0, LATE_S, 0.0)
+            await (_send(stream, marks) if upload else _receive(stream, marks))
+        return marks.rate()
     finally:
         stream.reset(Code.RESET)
 
 
-async def _received(stream: VirtualStream) -> list[tuple[float, int]]:
-    """Return, for each piece, when it came and how much had come by then."""
-    marks: list[tuple[float, int]] = []
+async def _receive(stream: VirtualStream, marks: Marks) -> None:
+    """Take what comes for 2 s from the first byte on."""
     total, until = 0, trio.current_time() + LATE_S
     while piece := await stream.receive_some():
         now = trio.current_time()
-        if not marks:
+        if not total:
             until = now + TEST_S
         total += len(piece)
-        marks.append((now, total))
+        marks.note(now, total)
         if now >= until:
             break
-    return marks
 
 
-async def _sent(stream: VirtualStream) -> list[tuple[float, int]]:
-    """Send until the server has enough; return what it has reported."""
-    marks: list[tuple[float, int]] = [(0.0, 0)]
+async def _send(stream: VirtualStream, marks: Marks) -> None:
+    """Send until the server has enough; note what it reports."""
+    marks.note(0.0, 0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_send, stream)
+        nursery.start_soon(_keep_sending, stream)
         came = b""
-        while piece := await stream.receive_some():
+        while piece := await stream.receive_some(READ_BYTES):
             came += piece
             whole = len(came) - len(came) % REPORT.size
             for ms, total in REPORT.iter_unpack(came[:whole]):
-                marks.append((ms / 1000, total))
+                marks.note(ms / 1000, total)
             came = came[whole:]
         nursery.cancel_scope.cancel()
-    return marks
 
 
-async def _send(stream: VirtualStream) -> None:
+async def _keep_sending(stream: VirtualStream) -> None:
     try:
         while True:
             await stream.send_all(BLOCK)
     except trio.BrokenResourceError:
         pass  # the server has enough; why, the reader hears
-
-
-def _rate(marks: list[tuple[float, int]]) -> Rate:
-    if len(marks) < 2:
-        return Rate(marks[-1][1] if marks else 0, 0.0, 0.0)
-    (first_s, _first), (last_s, last) = marks[0], marks[-1]
-    seconds = last_s - first_s
-    middle = first_s + seconds / 2
-    since = next(mark for mark in reversed(marks) if mark[0] <= middle)
-    per_s = (last - since[1]) / max(last_s - since[0], 0.001)
-    return Rate(last, seconds, per_s)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.center.publisher import QUESTION_BYTES
 from tunnel.center.sessions import NO_CLIENT_ID
-from tunnel.errors import Code
+from tunnel.errors import Code, RemoteSessionError
 from tunnel.proto.frames import MAX_MAPPING_ENTRIES, MappingOp
 from tunnel.proto.payloads import entry_bytes
 
@@ -72,7 +72,10 @@ async def _ask_in(
     ]
     answers: list[MappingAnswer] = []
     for question in _questions(wanted):
-        answers += await session.ask_mapping(MappingOp.TRY, question, place)
+        found = await session.ask_mapping(MappingOp.TRY, question, place)
+        if len(found) != len(question):
+            raise RemoteSessionError(Code.PROTOCOL, "the server gave too few answers")
+        answers += found
     return [Asked(*one) for one in zip(entries, wanted, answers, strict=True)]
 
 
