@@ -80,6 +80,7 @@ def test_a_long_and_lossy_line_is_told_as_it_is(machine: Machine, far: Machine) 
     if found["loss"]["grade"] != "skip":  # few segments pass such a line in 2 s
         assert lost / 3 < found["loss"]["share"] < lost * 3, (lost, found["loss"])
         assert found["loss"]["grade"] == "warn"
+        assert found["under-load"]["ms"] < 115, "the line is never full"
     for way in ("down", "up"):
         assert 0 < found[way]["bytes_per_s"] < 20_000_000
     assert found["path-mtu"]["grade"] == "ok"
@@ -92,6 +93,8 @@ def test_a_slow_line_is_told_as_it_is(machine: Machine, far: Machine) -> None:
     assert 20 <= found["round-trip"]["ms"] < 60
     for way in ("down", "up"):
         assert 600_000 < found[way]["bytes_per_s"] < 1_050_000, found[way]
+    assert found["under-load"]["ms"] > found["round-trip"]["ms"] * 1.2
+    assert found["loss"]["grade"] == "ok", "what a full line drops is not its fault"
 
 
 def test_each_step_that_fails_is_named(machine: Machine, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 ADD_RIGHT: Final = "at the server, in users.toml of its state: may += {}"
 JITTER_S: Final = 0.03
 """Beyond it, and beyond half of the round trip, calls and games notice."""
+FULL_TIMES: Final = 1.1
+FULL_S: Final = 0.005
+"""A round trip that grows by more than that while this side sends has a queue in it."""
+LONG_QUEUE_S: Final = 0.15
+"""What is added to each answer while somebody uploads: people notice."""
 LOSS: Final = 0.003
 """Of the segments: where TCP's usual rule begins to cost much on a long line."""
 MANY_SEGMENTS: Final = 500
@@ -32,8 +38,8 @@ LEAST_MTU: Final = 1_280
 """What every path of IPv6 takes."""
 _NOT_MEASURED: Final = (Code.NOT_ALLOWED, Code.UNSUPPORTED, Code.RESOURCE)
 """Why a server does not measure: it is no fault of the line."""
-_SENT: Final = slice(136, 140)
-_SENT_AGAIN: Final = slice(100, 104)
+_SEGMENTS: Final = struct.Struct("=68xI28xI32xI")
+"""Of ``struct tcp_info``: rtt in µs, total_retrans, segs_out."""
 
 
 async def look_at_line(
@@ -48,7 +54,7 @@ async def look_at_line(
     _say_trips(findings, trips)
     rates = await _look_at_rates(findings, session)
     if sock is not None:
-        _say_loss(findings, sock)
+        _say_loss(findings, sock, trips.least)
         _say_packets(findings, sock, rates)
     return trips.usual
 
@@ -106,14 +112,24 @@ def _say_rate(findings: Findings, way: str, rate: Rate) -> None:
     )  # fmt: skip
 
 
-def _say_loss(findings: Findings, sock: socket.socket) -> None:
-    """Say how much of what this side sent had to be sent again."""
-    sent, again = _segments(sock)
+def _say_loss(findings: Findings, sock: socket.socket, idle_s: float) -> None:
+    """Say how much of what this side sent had to be sent again, and why perhaps."""
+    sent, again, loaded_s = _sent_segments(sock)
     if sent < MANY_SEGMENTS:
         return findings.skip("loss", f"{sent} segments were sent: too few to tell")
+    loaded_ms = round(loaded_s * 1000, 1)
+    full = loaded_s > idle_s * FULL_TIMES + FULL_S
+    text = f"{loaded_ms:.0f} ms while this side sends all that it can"
+    if full and loaded_s > idle_s + LONG_QUEUE_S:
+        fix = "have the router at the line's narrow end queue less: fq_codel, cake, SQM"
+        findings.weak("under-load", text, fix, ms=loaded_ms)
+    else:
+        findings.ok("under-load", text, ms=loaded_ms)
     share = again / sent
     text = f"{share:.1%} of {sent} segments were sent again"
-    if share < LOSS:
+    if full and share >= LOSS:
+        text += "; the line was full, and a full line drops some by itself"
+    if full or share < LOSS:
         return findings.ok("loss", text, share=round(share, 5))
     control = congestion_control(sock)
     fix = "ask who runs the line: nothing here can help more"
@@ -125,18 +141,16 @@ def _say_loss(findings: Findings, sock: socket.socket) -> None:
     return findings.weak("loss", text, fix, share=round(share, 5))
 
 
-def _segments(sock: socket.socket) -> tuple[int, int]:
-    """Return how many segments were sent, and sent again; 0 if not known."""
-    from sys import byteorder
+def _sent_segments(sock: socket.socket) -> tuple[int, int, float]:
+    """Return how many segments were sent, and sent again, and their round trip now.
 
+    In seconds; zeros if not known.
+    """
     try:
-        info = tcp_info(sock, _SENT.stop)
-    except OSError:
-        return 0, 0
-    sent, again = (
-        int.from_bytes(info[part], byteorder) for part in (_SENT, _SENT_AGAIN)
-    )
-    return sent, again
+        trip, again, sent = _SEGMENTS.unpack(tcp_info(sock, _SEGMENTS.size))
+    except (OSError, struct.error):
+        return 0, 0, 0.0
+    return sent, again, trip / 1e6
 
 
 def _say_packets(findings: Findings, sock: socket.socket, rates: list[Rate]) -> None:
