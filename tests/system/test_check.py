@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.busy import Busy
 from support.processes import Machine, free_port
 from support.targets import Target, echo, visit
 
@@ -43,41 +43,6 @@ def far(tmp_path: Path) -> Iterator[Machine]:
 
 def events(program: Program, *names: str) -> int:
     return sum(program.err.count(f"event={name}") for name in names)
-
-
-class Busy:
-    """A visitor that sends and checks its echo for as long as it is not stopped."""
-
-    def __init__(self, port: int) -> None:
-        self._stop = threading.Event()
-        self.rounds = 0
-        self.fault: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(port,), daemon=True)
-        self._thread.start()
-
-    def _run(self, port: int) -> None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 20) as sock:
-                while not self._stop.is_set():
-                    said = self.rounds.to_bytes(8, "big") * 512
-                    sock.sendall(said)
-                    got = b""
-                    while len(got) < len(said):
-                        more = sock.recv(65_536)
-                        assert more, "its connection was ended"
-                        got += more
-                    assert got == said
-                    self.rounds += 1
-        except BaseException as error:
-            self.fault = error
-
-    def stop(self) -> int:
-        """Give how many rounds were whole; raise what went wrong."""
-        self._stop.set()
-        self._thread.join(20)
-        if self.fault is not None:
-            raise self.fault
-        return self.rounds
 
 
 def test_the_running_client_of_the_same_machine_notices_nothing(

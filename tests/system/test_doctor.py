@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.busy import Busy
 from support.long_line import FAR, LongLine
 from support.processes import Machine, free_port
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.processes import Server
+    from support.targets import Target
 
 Found = dict[str, Any]
 
@@ -172,3 +174,20 @@ def test_a_report_has_no_secret_that_is_in_use(
             assert secret not in said
     ids = (machine.home / "state").rglob("*.id")
     assert list(ids) == []
+
+
+def test_the_running_client_of_the_same_machine_notices_nothing(
+    machine: Machine, far: Machine, target: Target
+) -> None:
+    """Session, port and bytes of the client while the doctor fills the line."""
+    server = far.serve()
+    client = machine.up(server.join, "--tcp", f"0={target.port}")
+    port = int(client.out.all()[0].split()[1].rpartition(":")[2])
+    busy = Busy(port)
+    lines = len(client.err.all())
+    doctor(machine, server.join)
+    rounds = busy.rounds
+    assert busy.stop() >= rounds > 0
+    assert client.err.all()[lines:] == []
+    assert server.program.err.count("event=mapping.") == 1
+    assert not server.program.err.count("TAKEN_OVER")
