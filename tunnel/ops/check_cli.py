@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -74,6 +74,8 @@ def wanted(
     from tunnel.ops.config.read import read_config
     from tunnel.ops.config.source import usual_path
 
+    if file is None and not entries and (named := os.environ.get("TUNNEL_CONFIG")):
+        file = Path(named)
     if file is None and not entries:
         usual = usual_path()
         file = usual if usual is not None and usual.exists() else None
@@ -89,10 +91,18 @@ def wanted(
         serve = Source(app, ("serve", *argv), file).parse_serve()[0].options()
     if config.client is None:
         return Wanted(file, serve, None)
-    said = ("--to", server.to), ("--via", server.via)
-    more = [word for pair in said if pair[1] is not None for word in pair if word]
-    flags, found, _ = Source(app, ("up", *argv, *more), file).parse_up()
+    flags, found, _ = Source(app, ("up", *argv, *_said(server)), file).parse_up()
     return Wanted(file, serve, flags, tuple(found))
+
+
+def _said(server: ServerFlags) -> list[str]:
+    """Return the flags that say which server, as words of a command line."""
+    words: list[str] = []
+    for flag, value in (("--to", server.to), ("--via", server.via)):
+        words += [flag, value] if value is not None else []
+    if server.client_cert is not None:
+        words += ["--client-cert", *map(str, server.client_cert)]
+    return words
 
 
 def _run(command: Command, show: Show) -> int:

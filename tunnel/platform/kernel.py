@@ -100,7 +100,11 @@ def _listening(port: int) -> Iterator[str]:
 def is_tunnel(pid: int) -> bool:
     """Say whether a process is one of this program."""
     with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        names = [os.path.basename(word) for word in words[:3]]
-        return b"tunnel" in names
+        return is_ours(Path(f"/proc/{pid}/cmdline").read_bytes())
     return False
+
+
+def is_ours(command_line: bytes) -> bool:
+    """Say whether a command line, its words ended by zeros, starts this program."""
+    words = command_line.split(b"\0")[:3]
+    return b"tunnel" in map(os.path.basename, words)

@@ -37,6 +37,8 @@ logger = logging.getLogger("tunnel.exit")
 class Throughput:
     """The measurements of one session: one at a time."""
 
+    __slots__ = ("_running",)
+
     def __init__(self) -> None:
         self._running: VirtualStream | None = None
 
