@@ -191,3 +191,36 @@ def test_the_running_client_of_the_same_machine_notices_nothing(
     assert client.err.all()[lines:] == []
     assert server.program.err.count("event=mapping.") == 1
     assert not server.program.err.count("TAKEN_OVER")
+
+
+def test_a_line_for_one_machine_is_not_used_up(
+    machine: Machine, far: Machine, target: Target
+) -> None:
+    far.serve()
+    state = ("--state", str(far.home / "server"))
+    asked = far.tunnel("invite", "laptop", *state, "--once")
+    assert asked.wait() == 0
+    (line,) = [one for one in asked.out.all() if one.startswith("tunnel://")]
+    for _ in range(2):
+        found = doctor(machine, line)
+        assert found["token"]["grade"] == "ok"
+        assert "no machine has it yet" in found["token"]["found"]
+    client = machine.up(line, "--tcp", f"0={target.port}")
+    assert client.err.count("event=link.up") == 1
+    used = Machine(machine.home / "other")
+    used.home.mkdir()
+    try:
+        assert doctor(used, line, status=9)["token"]["grade"] == "fail"
+    finally:
+        used.close()
+
+
+def test_one_address_of_several_that_is_dead_is_a_warning(
+    machine: Machine, far: Machine
+) -> None:
+    server = far.serve(listen="127.0.0.1:0")
+    line = server.join.replace("@127.0.0.1:", "@localhost:")
+    found = doctor(machine, line)
+    assert found["tcp4"]["grade"] == "ok"
+    assert found["tcp6"]["grade"] == "warn"
+    assert found["token"]["grade"] == "ok"

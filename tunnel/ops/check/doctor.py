@@ -132,21 +132,23 @@ class _Look:
         else:
             findings.ok("names", f"{first.host} is an address: nothing to look up")
         several = len(hosts) > 1
-        answers = [await self._try(Address(one, first.port), several) for one in hosts]
+        name = first.host if several else ""
+        answers = [await self._try(Address(one, first.port), name) for one in hosts]
         if several and not any(answers):
             text = f"none of the addresses of {first.host} answers"
             findings.fail("tcp", text, LOOK_AT_SERVER)
         return any(answers)
 
-    async def _try(self, where: Address, others: bool) -> bool:
+    async def _try(self, where: Address, name: str) -> bool:
+        """Say whether an address answers; ``name`` is set if it has others too."""
         kind = "tcp6" if ":" in where.host else "tcp4"
         findings, watch = self._findings, Watch()
         try:
             sock = await connect(where, deadline_s=TRY_S)
         except LocalStreamError as error:
             text = f"{where}: {error.what}"
-            if others:
-                fix = f"take the address of {where.host} out of the DNS, or let it in"
+            if name:
+                fix = f"let TCP in there, or take {where.host} from what {name} means"
                 findings.weak(kind, text, fix, code=error.code.name)
             else:
                 findings.fail(kind, text, LOOK_AT_SERVER, code=error.code.name)
