@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import struct
 import sys
 from contextlib import suppress
@@ -25,6 +26,11 @@ _TIMEX_BYTES: Final = 512
 _SYS: Final = Path("/proc/sys/net")
 _PATH: Final = struct.Struct("=16xI40xI20xI")
 _TCP_LISTEN: Final = "0A"
+
+
+def system_name() -> str:
+    """Return the system, its release and its processor's kind."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
 def clock_is_kept() -> bool | None:

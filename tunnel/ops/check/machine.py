@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tunnel import __version__
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.ops.show import size_text
-from tunnel.platform.kernel import clock_is_kept, network_setting
+from tunnel.platform.kernel import clock_is_kept, network_setting, system_name
 from tunnel.platform.process import MANY, descriptor_limits
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ FULL: Final = 0.8
 
 def look_at_program(findings: Findings) -> None:
     """Say which versions run."""
-    system = f"{platform.system()} {platform.release()}"
-    python = platform.python_version()
+    system, python = system_name(), ".".join(map(str, sys.version_info[:3]))
     text = f"tunnel {__version__}, Python {python}, {system}"
     findings.ok("program", text, version=__version__, python=python, system=system)
 
@@ -66,14 +64,11 @@ def look_at_descriptors(findings: Findings) -> None:
 
 def look_at_kernel(findings: Findings, rtt_s: float) -> None:
     """Say whether the kernel's limits are in the way of one busy link."""
-    if sys.platform != "linux":
-        return findings.skip("kernel", "its limits are not known on this system")
     _look_at_buffers(findings, rtt_s)
     used, most = (_number(f"netfilter/nf_conntrack_{one}") for one in ("count", "max"))
     if used and most and used > most * FULL:
         fix = f"sudo sysctl -w net.netfilter.nf_conntrack_max={most * 4}"
         findings.weak("kernel", f"{used} of {most} connections are tracked", fix)
-    return None
 
 
 def _look_at_buffers(findings: Findings, rtt_s: float) -> None:
@@ -113,5 +108,5 @@ def facts() -> dict[str, str]:
     said = [name for name in os.environ if name.startswith("TUNNEL_")]
     proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
     found["variables"] = " ".join(sorted([*said, *proxies])) or "none"
-    found["machine"] = f"{platform.machine()}, {os.cpu_count()} processors"
+    found["machine"] = f"{system_name()}, {os.cpu_count()} processors"
     return found
