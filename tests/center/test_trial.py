@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 from support import logs
 from support.center import LOOPBACK, center, running, user
+from support.ports import in_a_row
 
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
@@ -148,6 +150,40 @@ async def test_each_refusal_is_that_of_an_earnest_question(ports: range) -> None
                 earnest = await ask(new, MappingOp.ADD, *wanted)
                 assert tried == earnest
                 assert set(codes(tried)) > {"TAKEN", "NOT_ALLOWED", "UNSUPPORTED"}
+
+
+async def test_in_worlds_by_chance_both_questions_are_answered_alike() -> None:
+    """A client that has something, another user's names, a program's port, limits."""
+    chance = random.Random(20_261_128)
+    ports = in_a_row(8)
+    names = [f"anna-{letter}" for letter in "abc"] + ["bob", "carl"]
+    codes_seen: set[str] = set()
+    limits = "ports=6", "names=3"
+    async with two("ports:4", f"tcp:{ports[0]}-{ports[3]}", "names:anna", "http:bob",
+                   ports=ports, limits=limits) as (where, _old, new):  # fmt: skip
+        boss, _ = where.client()
+        async with running(boss):
+            with socket.create_server((LOOPBACK, ports[5])):
+                for _ in range(60):
+                    taken = chance.sample(range(8), 2), chance.sample(names, 1)
+                    await ask(boss, MappingOp.REPLACE, *some(ports, *taken))
+                    had = chance.sample(range(8), 2), chance.sample(names, 2)
+                    await ask(new, MappingOp.REPLACE, *some(ports, *had))
+                    wanted = some(
+                        ports,
+                        chance.sample(range(8), chance.randrange(6)),
+                        chance.sample(names, chance.randrange(4)),
+                    )
+                    wanted += [tcp(0, f"any{n}") for n in range(chance.randrange(4))]
+                    tried = await ask(new, MappingOp.TRY, *wanted)
+                    earnest = await ask(new, MappingOp.REPLACE, *wanted)
+                    assert codes(tried) == codes(earnest), (wanted, tried, earnest)
+                    codes_seen.update(codes(tried))
+    assert codes_seen == {"NORMAL", "TAKEN", "NOT_ALLOWED", "RESOURCE"}
+
+
+def some(ports: range, which: list[int], hosts: list[str]) -> list[MappingEntry]:
+    return [*(tcp(ports[at]) for at in which), *map(http, hosts)]
 
 
 async def test_the_entries_of_one_question_count_together(ports: range) -> None:

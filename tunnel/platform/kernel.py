@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
 import struct
 import sys
 from contextlib import suppress
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from tunnel.platform.sockets import tcp_info
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 _CLOCK_IS_FREE: Final = 5  # TIME_ERROR of adjtimex(2)
@@ -57,11 +57,9 @@ def network_setting(name: str) -> str | None:
 
 def congestion_control(sock: socket.socket) -> str:
     """Return how a TCP connection finds its speed; empty if not known."""
-    import socket as of
-
-    option: int = getattr(of, "TCP_CONGESTION", 0)
+    option: int = getattr(socket, "TCP_CONGESTION", 0)
     with suppress(OSError):
-        raw = sock.getsockopt(of.IPPROTO_TCP, option, 16) if option else b""
+        raw = sock.getsockopt(socket.IPPROTO_TCP, option, 16) if option else b""
         return raw.split(b"\0")[0].decode("ascii", "replace")
     return ""
 
