@@ -47,6 +47,7 @@ from tunnel.proto.frames import (
     ProtWindow,
     SockMap,
     TcpTarget,
+    ThroughputTarget,
     UdpTarget,
 )
 from tunnel.proto.payloads import encode
@@ -106,11 +107,22 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
     st.builds(
         ProtCreate,
         sock_maps,
-        st.builds(OtherTarget, st.integers(5, 255), st.binary(max_size=60)),
+        st.builds(OtherTarget, st.integers(6, 255), st.binary(max_size=60))
+        | st.builds(ThroughputTarget, st.booleans(), u32s, offsets),
     ),
     st.builds(ProtAccept, sock_maps, st.none() | addresses),
     st.builds(ProtClose, sock_maps, codes("C"), said),
-    st.builds(ProtMapping, st.sampled_from(MappingOp), st.lists(entries, max_size=5)),
+    st.builds(
+        ProtMapping,
+        st.sampled_from([op for op in MappingOp if op is not MappingOp.TRY]),
+        st.lists(entries, max_size=5),
+    ),
+    st.builds(
+        ProtMapping,
+        st.just(MappingOp.TRY),
+        st.lists(entries, max_size=5),
+        client_id=ids,
+    ),
     st.builds(
         ProtMappingAnswer,
         st.lists(st.builds(MappingAnswer, codes("M"), said, u16s, said), max_size=5),
@@ -253,6 +265,16 @@ BY_HAND: list[tuple[ProtFrame, bytes]] = [
         by_hand.create_udp(3, "dns", 2),
     ),
     (ProtCreate(SockMap(3), BindTarget(V4)), by_hand.create_bind(3, V4_BYTES)),
+    (
+        ProtCreate(SockMap(3), ThroughputTarget(False, 2_000, 1 << 40)),
+        by_hand.create_throughput(3, 1, 2_000, 1 << 40),
+    ),
+    (
+        ProtMapping(
+            MappingOp.TRY, [MappingEntry(1, "web", "::", 8080, 2)], client_id=b"i" * 16
+        ),
+        by_hand.mapping_try(b"i" * 16, by_hand.mapping_entry(1, "web", "::", 8080, 2)),
+    ),
     (ProtReceived(1 << 40), by_hand.received(1 << 40)),
     (ProtExtension(0x80, SockMap(0), 3), by_hand.frame(0x80, bytes(3))),
 ]
@@ -372,7 +394,10 @@ MALFORMED = {
     "CLOSE with a byte too many": by_hand.frame(2, b"\0\0\0\0", 0, 1),
     "CLOSE whose reason is not UTF-8": by_hand.close(1, 0, b"\xc3"),
     "MAPPING with operation 0": by_hand.mapping(0),
-    "MAPPING with operation 4": by_hand.mapping(4),
+    "MAPPING with operation 5": by_hand.mapping(5),
+    "MAPPING in nobody's place": by_hand.mapping(4),
+    "CREATE with direction 2": by_hand.create_throughput(1, 2, 1, 1),
+    "CREATE of more than 2^62 bytes": by_hand.create_throughput(1, 0, 1, (1 << 62) + 1),
     "MAPPING with fewer entries than said": by_hand.frame(3, b"\1\0\2"),
     "MAPPING with bytes after its entries": by_hand.frame(3, b"\1\0\0\0"),
     "MAPPING with an impossible host": by_hand.mapping(

@@ -48,6 +48,7 @@ from tunnel.proto.frames import (
     Target,
     TcpTarget,
     Terms,
+    ThroughputTarget,
     UdpTarget,
 )
 from tunnel.proto.handshake import (
@@ -117,7 +118,9 @@ FRAMES: Final[dict[str, type[Any]]] = {
     "RECEIVED": ProtReceived,
     "EXTENSION": ProtExtension,
 }
-BYTES: Final = ("payload", "nonce", "session_id", "resume_proof", "proof", "opaque")
+BYTES: Final = (
+    "payload", "nonce", "session_id", "resume_proof", "proof", "opaque", "client_id",
+)  # fmt: skip
 ADDRESSES: Final = ("visitor", "bound", "address")
 
 
@@ -160,8 +163,9 @@ def plain(value: object) -> Json:
 def describe(frame: ProtFrame) -> dict[str, Json]:
     name = next(name for name, kind in FRAMES.items() if type(frame) is kind)
     said = plain(frame)
-    if not said.get("too_many", 1):
-        del said["too_many"]
+    for name_ in ("too_many", "client_id"):
+        if not said.get(name_, 1):
+            del said[name_]
     if said.pop("ack", False):
         name += "|ACK"
     return {"frame": name, **said}
@@ -200,6 +204,8 @@ def target(said: dict[str, Json]) -> Target:
         return NameTarget(**said)
     if "path" in said:
         return UnixPath(said["path"])
+    if "upload" in said:
+        return ThroughputTarget(**said)
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))
 
 

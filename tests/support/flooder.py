@@ -39,7 +39,7 @@ PIECE_BYTES = 262_144
 MADE_BEFORE = 60
 CONNECTIONS = 16
 UNANSWERED = 10
-KINDS = ("draining", "ping", "window", "data", "datagram", "open", "remove")
+KINDS = ("draining", "ping", "window", "data", "datagram", "open", "remove", "try")
 
 
 def much_of(frame: bytes) -> bytes:
@@ -136,13 +136,17 @@ class Flooder:
                 names = [frames.mapping_entry(1, f"no-{at}") for at in range(100)]
                 while self.answers.acquire(timeout=5):
                     yield frames.mapping(2, *names)
+            case "try":
+                wanted = [frames.mapping_entry(1, f"t-{at}") for at in range(100)]
+                while self.answers.acquire(timeout=5):
+                    yield frames.mapping_try(bytes(16), *wanted)
             case _:
                 raise AssertionError(kind)
 
     def flood(self, kind: str, seconds: float) -> None:
         # Made before: it stands for another machine, and must not take our core.
         pieces = self.pieces(kind)
-        made = [] if kind == "remove" else list(islice(pieces, MADE_BEFORE))
+        made = [] if kind in ("remove", "try") else list(islice(pieces, MADE_BEFORE))
         until = time.monotonic() + seconds
         try:
             for number, piece in enumerate(chain(made, pieces)):

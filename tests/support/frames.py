@@ -71,6 +71,11 @@ def create_bind(sock_map: int, address: bytes) -> bytes:
     return frame(CREATE, b"\4" + address, 0, sock_map)
 
 
+def create_throughput(sock_map: int, way: int, most_ms: int, most_bytes: int) -> bytes:
+    body = b"\5" + u8(way) + u32(most_ms) + u64(most_bytes)
+    return frame(CREATE, body, 0, sock_map)
+
+
 def accept(sock_map: int, bound: bytes = b"") -> bytes:
     return frame(CREATE, bound, ACK, sock_map)
 
@@ -82,6 +87,11 @@ def close(sock_map: int, code: int | None = None, reason: str | bytes = "") -> b
 
 def mapping(op: int, *entries: bytes) -> bytes:
     return frame(MAPPING, u8(op) + u16(len(entries)) + b"".join(entries))
+
+
+def mapping_try(client_id: bytes, *entries: bytes) -> bytes:
+    count = u16(len(entries))
+    return frame(MAPPING, u8(4) + client_id + count + b"".join(entries))
 
 
 def mapping_entry(

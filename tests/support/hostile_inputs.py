@@ -261,6 +261,8 @@ PARSERS: Final = {
             b"\x03\0\0\1\0\1" + frames.mapping_entry(1, "a", "", 80),
             b"\x03\0\xff\0\1" + frames.mapping_answer(0, "127.0.0.1", 9),
             b"\x01\1\0\0" + _ADDRESS + frames.tlv(1, _ADDRESS),
+            b"\x03\0\0\4" + bytes(16) + b"\0\1" + frames.mapping_entry(1, "a", "", 80),
+            b"\x01\1\0\5\1" + bytes(12),
         ),
     ),
     "server handshake": Parser(
@@ -281,6 +283,8 @@ PARSERS: Final = {
             b"\0" + frames.create_tcp(1, _ADDRESS) + frames.data(1, b"hello", fin=True),
             b"\0" + frames.create_udp(1) + frames.datagram(1, _ADDRESS, b"hello"),
             b"\0" + frames.mapping(1, frames.mapping_entry(1, "a", "", 80)),
+            b"\0" + frames.mapping_try(bytes(16), frames.mapping_entry(1, "a", "", 80)),
+            b"\0" + frames.create_throughput(1, 0, 2_000, 1 << 20),
             b"\xff" + frames.create_name(2, "a") + frames.close(2, 0),
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import sys
@@ -120,3 +121,17 @@ def test_a_transfer_gets_through_a_hole_for_large_packets(
     errors = client.errors()
     assert errors.count("path.suspected") == 1
     assert errors.count("link.lost") == 2
+
+
+def test_a_doctor_finds_the_hole(machine: Machine, hole: Hole) -> None:
+    machine.command = (*hole.server.enter, sys.executable, "-m", "tunnel")
+    server = machine.serve(listen=f"{SERVER}:0")
+    machine.command = (*hole.client.enter, sys.executable, "-m", "tunnel")
+    looking = machine.tunnel("doctor", "--json", server.join)
+    assert looking.wait(90) == 9, looking.errors()
+    found = {line["what"]: line for line in map(json.loads, looking.out.all()) if
+             "what" in line}  # fmt: skip
+    assert found["round-trip"]["grade"] == "ok"
+    assert found["path-mtu"]["grade"] == "fail", found
+    assert found["path-mtu"]["mtu"] == 1_500
+    assert "1280" in found["path-mtu"]["fix"]

@@ -27,15 +27,17 @@ from tunnel.access.files import (
 )
 from tunnel.errors import Code, StateError, TlsError
 from tunnel.platform.files import read_at
+from tunnel.proto.frames import CLIENT_ID_BYTES
 from tunnel.proto.proofs import from_base64url, to_base64url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MOST_KEPT: Final = 64
+"""Client ids that are read to be asked about; programs of one user that run at once."""
 VALID_DAYS: Final = 36_500
 """The pin, not a date, decides whether a key is trusted; expiry would only hurt."""
-CLIENT_ID_BYTES: Final = 16
 _NEXT: Final = "identity.next.pem"
 
 
@@ -219,6 +221,20 @@ def client_id(state_dir: Path | None) -> Iterator[ClientId]:
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def kept_ids(state_dir: Path | None) -> list[bytes]:
+    """Return the ids that this user's clients have, or had; none is held for it."""
+    found: list[bytes] = []
+    if state_dir is not None:
+        for number in range(1, MOST_KEPT + 1):
+            try:
+                raw = (state_dir / "clients" / f"{number}.id").read_bytes()
+            except OSError:
+                break
+            if len(raw) == CLIENT_ID_BYTES:
+                found.append(raw)
+    return found
 
 
 def _take_id(folder: Path) -> tuple[int, bytes]:

@@ -39,6 +39,7 @@ FORMS: Final = {
     "unix": "unix:/run/app.sock",
     "exit": "exit:home",
     "be-exit": "be-exit:home",
+    "test": "test",
     "all": "all",
 }
 """What there are rights about, each with an example."""
@@ -63,7 +64,7 @@ class Right(NamedTuple):
     @property
     def word(self) -> str:
         """The right as it is saved and shown."""
-        if self.kind in ("all", "socks"):
+        if self.kind in ("all", "socks", "test"):
             return self.kind
         if self.most:
             return f"{self.kind}:{self.most}"

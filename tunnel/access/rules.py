@@ -237,6 +237,10 @@ class Rights:
         """Decide about leaving at the client that is the exit of that name."""
         return self._has("exit", name)
 
+    def may_test(self) -> str:
+        """Decide about measuring how much passes between the user and the server."""
+        return "" if self.everything or ("test", "") in self._plain else "test"
+
     def _has(self, kind: str, what: str) -> str:
         plain = self._plain
         if self.everything or (kind, what) in plain:

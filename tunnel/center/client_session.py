@@ -15,6 +15,7 @@ from tunnel.center.denials import Reach, denied
 from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
+from tunnel.center.exit.throughput import Throughput
 from tunnel.center.who import WHO, Who
 from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
 from tunnel.link.link import Link
@@ -26,6 +27,7 @@ from tunnel.proto.frames import (
     BindTarget,
     MappingType,
     TcpTarget,
+    ThroughputTarget,
     UdpTarget,
 )
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 VISITOR_WAITS_S: Final = 3.0
 """How long a visitor of a host name waits for a link that was just lost."""
+_RARE: Final = (BindTarget, ThroughputTarget)
 _NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
 """How sessions of clients end that go without a word: only connections are a loss."""
 
@@ -107,6 +110,7 @@ class ClientSession:
         )
         accounts.begin(user, self.session)
         self._accounts = accounts
+        self._throughput = Throughput()
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
         self.when_lost: set[Callable[[], None]] = set()
@@ -223,8 +227,8 @@ class ClientSession:
             if reach.missing:
                 why = reach.denied(str(target) if target else "nothing")
                 return refuse(stream, Code.NOT_ALLOWED, why)
-        if isinstance(target, BindTarget):
-            return serve_bind(stream, target.expected, host=self._host, allow=allow)
+        if isinstance(target, _RARE):
+            return self._serve_rare(stream, target, allow)
         return serve_exit(stream, target, allow, unix=True)
 
     def _reach(self, target: Target | None) -> Reach:
@@ -243,9 +247,18 @@ class ClientSession:
                     reach = reach.of_name(address)
                 else:
                     reach = Reach(self, address.host)
+            case ThroughputTarget():
+                reach.missing = rights.may_test()
             case _:  # refused by its form
                 pass
         return reach
+
+    def _serve_rare(
+        self, stream: VirtualStream, target: BindTarget | ThroughputTarget, allow: Allow
+    ) -> Awaitable[None]:
+        if isinstance(target, BindTarget):
+            return serve_bind(stream, target.expected, host=self._host, allow=allow)
+        return self._throughput.serve(stream, target)
 
     def _serve_chained(
         self, stream: VirtualStream, target: Target, name: str

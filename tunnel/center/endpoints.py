@@ -6,6 +6,7 @@ An ``EndpointType`` turns an entry into public names, and those into an ``Endpoi
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from tunnel.front.ports import serve_port
 from tunnel.front.udp import open_udp_port, serve_udp_port
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
-from tunnel.net.bind import is_in_use
+from tunnel.net.bind import is_in_use, try_port
 from tunnel.net.listen import open_listener
 from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
 
@@ -150,6 +151,16 @@ class EndpointType:
         await trio.lowlevel.checkpoint()
         return Endpoint(Address(names[0].host, self._port), self._note)
 
+    async def probe(
+        self, names: tuple[PublicName, ...], taken: Container[PublicName]
+    ) -> Endpoint:
+        """Do as ``open`` does and raises, but let nobody in.
+
+        Those that are ``taken`` are mapped: the kernel is not asked about them.
+        """
+        del taken
+        return await self.open(names)
+
 
 class HostNames(EndpointType):
     """Names on the server's one HTTP or HTTPS port; the mapping table routes them.
@@ -202,6 +213,7 @@ class TcpPorts(EndpointType):
 
     max_count = MAX_RANGE
     _of_type = MappingType.TCP
+    _kind = socket.SOCK_STREAM
 
     def __init__(self, host: str, ports: range) -> None:
         super().__init__(self._of_type)
@@ -275,6 +287,20 @@ class TcpPorts(EndpointType):
             raise
         return endpoint
 
+    async def probe(
+        self, names: tuple[PublicName, ...], taken: Container[PublicName]
+    ) -> Endpoint:
+        """Ask the kernel about each port."""
+        for name in names:
+            try:
+                if name not in taken:
+                    await try_port(name.host, name.port, self._kind)
+            except AddressError as error:
+                if is_in_use(error):
+                    raise NameInUse(name, error) from error.__cause__
+                raise
+        return Endpoint(Address(names[0].host, names[0].port))
+
     async def _open_port(self, host: str, port: int) -> _Port:
         listeners = await open_listener(host, port)
 
@@ -289,6 +315,7 @@ class UdpPorts(TcpPorts):
     """Public UDP ports, numbered apart: each visitor is one UDP association."""
 
     _of_type = MappingType.UDP
+    _kind = socket.SOCK_DGRAM
 
     async def _open_port(self, host: str, port: int) -> _Port:
         sockets = await open_udp_port(host, port)

@@ -49,7 +49,7 @@ SILENT_OWNER_S: Final = 2.0
 logger = logging.getLogger("tunnel.mappings")
 
 
-class _TakenNames:
+class TakenNames:
     """Names that cannot be chosen: mapped, or found to be another program's."""
 
     def __init__(self, mapped: Container[PublicName]) -> None:
@@ -66,6 +66,9 @@ class MappingTable:
     Its 28 methods keep one book: each is a step of adding, changing, yielding or ending
     a mapping, and must leave the counts of its user as they are.
     """
+
+    _tries = False
+    """Whether nothing is done: what would be is said."""
 
     def __init__(
         self,
@@ -206,7 +209,7 @@ class MappingTable:
                 raise TunnelError(Code.UNSUPPORTED, _not_offered(entry.type))
             self._check(client, entry, of_type)
             answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
-            taken = _TakenNames(self._open)
+            taken = TakenNames(self._open)
             for names in self._candidates(client, entry, of_type, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
@@ -215,7 +218,8 @@ class MappingTable:
             answer = MappingAnswer(error.code, reason=error.what)
         # What a right is missing for is logged where it is looked for.
         if answer.code is not Code.NORMAL and NO_RIGHT not in answer.reason:
-            log_event(logger, logging.INFO, "mapping.refused", **client.who,
+            event = "mapping.would_refuse" if self._tries else "mapping.refused"
+            log_event(logger, logging.INFO, event, **client.who,
                 type=_kind(entry.type), host=entry.host or None,
                 port=entry.port or None, code=answer.code.name,
                 reason=answer.reason)  # fmt: skip
@@ -226,7 +230,7 @@ class MappingTable:
         client: ClientSession,
         entry: MappingEntry,
         of_type: EndpointType,
-        taken: _TakenNames,
+        taken: TakenNames,
     ) -> Iterator[tuple[PublicName, ...]]:
         """Yield the names that would do, first those that the entry had before."""
         if port := self._chosen.before(client, entry):
@@ -282,7 +286,7 @@ class MappingTable:
         entry: MappingEntry,
         of_type: EndpointType,
         names: tuple[PublicName, ...],
-        taken: _TakenNames,
+        taken: TakenNames,
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
         had = self._by_owner.get(client, {}).get(entry.name)

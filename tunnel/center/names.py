@@ -102,7 +102,7 @@ class NamePorts:
         same = options.certificate == self._options.certificate
         if same and _files_of(options) == self._files:
             return None
-        return _termination_of(options)
+        return termination_of(options)
 
     def take(self, options: NameOptions, ending: Termination | None) -> None:
         """Have these options, whose places are open, and what ``ending`` returned."""
@@ -168,7 +168,8 @@ _NO_PAIR: Final = (
 """What OpenSSL says to a key that belongs to another certificate."""
 
 
-def _termination_of(options: NameOptions) -> Termination:
+def termination_of(options: NameOptions) -> Termination:
+    """Return what ends TLS here, empty for nothing; UsageError: it cannot be used."""
     if options.certificate is None:
         return {}
     certificate, key = options.certificate

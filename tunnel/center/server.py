@@ -33,6 +33,7 @@ from tunnel.center.once import may_begin
 from tunnel.center.options import ServerOptions
 from tunnel.center.second_lock import check_certificate
 from tunnel.center.sessions import Sessions
+from tunnel.center.trial import answer_mapping
 from tunnel.center.user_changes import UserChanges
 from tunnel.center.who import WHO
 from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
@@ -422,7 +423,7 @@ class CenterServer:
             pools=self._pools,
             accounts=self.accounts,
             host=self.options.listen.host,
-            apply_mapping=self.mappings.apply,
+            apply_mapping=partial(answer_mapping, self.mappings),
             owner=self.mappings.owner,
             forget=self._forget,
         )

@@ -175,7 +175,7 @@ class Sites:
 
     def is_of_another(self, name: PublicName, user: str) -> bool:
         """Say whether another user has the name, or what visitors of it may reach."""
-        for site in map(self._sites.get, _family(name)):
+        for site in map(self.get, _family(name)):
             if site is not None and site.mappings[0].owner.user.name != user:
                 return True
         if name.type not in HOSTS or not name.host.startswith("*."):
@@ -185,7 +185,7 @@ class Sites:
 
     def is_full(self, name: PublicName) -> bool:
         """Say whether no entry more can be open under a name."""
-        site = self._sites.get(name)
+        site = self.get(name)
         return site is not None and len(site.mappings) >= MAX_SITE_ENTRIES
 
     def has_group(self, name: PublicName, entry: MappingEntry) -> bool:
@@ -204,7 +204,7 @@ class Sites:
 
     def rivals(self, name: PublicName, entry: MappingEntry) -> list[OpenMapping]:
         """Return what has to go before an entry can be open there."""
-        site = self._sites.get(name)
+        site = self.get(name)
         rules = entry.rules or NO_RULES
         return [
             one
@@ -212,6 +212,32 @@ class Sites:
             if one.rules.path == rules.path
             and not (rules.group and _lasting(one.rules) == _lasting(rules))
         ]
+
+
+class SitesWithout(Sites):
+    """The names that others than one client have; shows what is open at the moment."""
+
+    def __init__(self, sites: Sites, owner: ClientSession) -> None:
+        vars(self).update(vars(sites))
+        self._real = sites
+        self._owner = owner
+        self.given: set[PublicName] = set()
+        """Names that cannot be chosen any more."""
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.given:
+            return True
+        return isinstance(name, PublicName) and self.get(name) is not None
+
+    def get(self, name: PublicName) -> Site | None:
+        """Return what others have open under exactly this name."""
+        site = self._real.get(name)
+        kept = (
+            [one for one in site.mappings if one.owner is not self._owner]
+            if (site)
+            else []
+        )
+        return Site(kept) if kept else None
 
 
 def _lasting(rules: Rules) -> Rules:

@@ -42,9 +42,14 @@ class MappingRpc:
         """Answers to come whose call was given up."""
 
     async def ask(
-        self, op: MappingOp, entries: list[MappingEntry]
+        self, op: MappingOp, entries: list[MappingEntry], client_id: bytes = b""
     ) -> list[MappingAnswer]:
-        """Register, withdraw or replace names; return an answer for each.
+        """Register, withdraw, replace or try names; return an answer for each.
+
+        Args:
+            op: TRY only of a server that says CAN_TRY: it ends the session of others.
+            entries: at most ``MAX_MAPPING_ENTRIES``.
+            client_id: of a TRY, in whose place it is asked.
 
         Raises:
             TunnelError: the session ended before the answer, or no answer came in time.
@@ -52,7 +57,7 @@ class MappingRpc:
         async with self._asking:
             if self._ended is not None:
                 raise self._ended.again()
-            self._core.ask_mapping(op, entries)
+            self._core.ask_mapping(op, entries, client_id)
             self._output.wake()
             try:
                 with trio.fail_after(ANSWER_DEADLINE_S):

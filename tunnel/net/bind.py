@@ -76,6 +76,17 @@ async def bind_all(
                 raise
 
 
+async def try_port(host: str, port: int, kind: socket.SocketKind) -> None:
+    """Raise AddressError if ``bind_all`` would; nobody is let in meanwhile."""
+
+    def share(sock: socket.socket) -> None:
+        if kind is socket.SOCK_STREAM:  # as listeners do: the dying are not in the way
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    for sock in await bind_all(host, port, kind, share):
+        sock.close()
+
+
 def is_in_use(error: AddressError) -> bool:
     """Say whether another program has the port, so that another one may do."""
     cause = error.__cause__

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
-from tunnel.ops import config_cli, control_cli, user_cli
+from tunnel.ops import check_cli, config_cli, control_cli, user_cli
 from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
@@ -62,6 +62,7 @@ app.command(user_cli.invite)
 app.command(user_cli.users)
 app.command(config_cli.config)
 control_cli.add_to(app)
+app.command(check_cli.doctor)
 
 SERVE: Final = ServeFlags()
 SERVER: Final = ServerFlags()
@@ -245,6 +246,36 @@ def socks(
 
     entry = socks_entry(listen, auth or [], leave_at, udp_public_address)
     return _up([entry], server, run)
+
+
+@app.command
+def check(
+    file: Path | None = None,
+    /,
+    *,
+    offline: bool = False,
+    entries: EntryFlags = ENTRIES,
+    server: ServerFlags = SERVER,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    log: LogForm | None = None,
+) -> int:
+    """Check a configuration without using it: ports, targets, and what the server says.
+
+    Nothing is published; the client that runs here goes on.
+
+    Args:
+        file: Configuration of either side, or of both; without it and without entries
+            tunnel.toml in the configuration folder, if there is one.
+        offline: Do not ask the server.
+        as_json: Each line of stdout is a JSON object.
+        log: Form of the log on stderr.
+    """
+    from tunnel.ops.check.check import run_check
+    from tunnel.ops.show import Show
+
+    wanted = check_cli.wanted(app, file, entries.entries(), server)
+    show = Show(as_json=as_json, log=log)
+    return _run(partial(run_check, wanted, show, offline=offline), show)
 
 
 @app.command

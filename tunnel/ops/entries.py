@@ -226,10 +226,14 @@ class Published:
                 serve = share_service(to, rules, tls, by_name=by_name)
             case Service(to, count, proxy):
                 serve = exit_to(to, count=count, proxy=proxy, public=public)
-        if self._has_own_name:
-            name = _own_name(client.client_id, _key_of(self.endpoint))
-            wanted = replace(wanted, host=name)
-        return wanted, serve
+        return self.wanted_by(client.client_id), serve
+
+    def wanted_by(self, client_id: bytes) -> MappingEntry:
+        """Return what a client with this id asks the server for."""
+        if not self._has_own_name:
+            return self.wanted
+        name = _own_name(client_id, _key_of(self.endpoint))
+        return replace(self.wanted, host=name)
 
     async def ready(self, public: Address) -> Line:
         """Return the line for its public address; dials a TCP target to try it."""

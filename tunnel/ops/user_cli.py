@@ -90,7 +90,7 @@ def invite(
     Args:
         name: Of the user: a-z, 0-9 and -.
         may: A right, as tcp:2200-2299, http:shop, reach:10.0.0.0/8:5432, exit:home,
-            unix:/run/app.sock, socks, all. Repeatable; without it 16 ports of the
+            unix:/run/app.sock, socks, test, all. Repeatable; without it 16 ports of the
             server's range, and the host names NAME and NAME-….
         expires: How long the user may be here, as 30d.
         once: The line works for one machine, which then has a token of its own.

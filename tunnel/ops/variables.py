@@ -36,6 +36,18 @@ OWN: Final = {
 """Flags whose variables hold the name of the command."""
 _SWITCHES: Final = {
     "tcp": ("socks",),
+    "doctor": ("bundle",),
+    "check": (
+        "offline",
+        "http",
+        "https",
+        "tcp",
+        "udp",
+        "reach",
+        "socks",
+        "be-exit",
+        "save-as",
+    ),
     "invite": ("may", "rate", "limit", "expires", "once", "address", "qr"),
     "rotate": ("address",),
     "limit": ("rate", "limit"),

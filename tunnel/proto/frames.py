@@ -24,6 +24,7 @@ MAX_MAPPING_ENTRIES: Final = 100
 """Entries of one MAPPING that are looked at: the rest is refused with RESOURCE."""
 MAX_MAPPING_COUNT: Final = 1_000
 """Entries of one MAPPING: all answers, a hundred of them with words, fit one frame."""
+CLIENT_ID_BYTES: Final = 16
 MIN_FRAME_BYTES: Final = 16_376
 """The smallest max_frame that may be announced: one TLS record with the header."""
 
@@ -64,8 +65,11 @@ CAN_OWN: Final = 0x8
 CAN_CHANGE_PIN: Final = 0x10
 """Capability: a client keeps the pin that its server announces as the next."""
 
-SERVER_CAN: Final = CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN
-CLIENT_CAN: Final = SERVER_CAN | CAN_CHANGE_PIN
+CAN_TRY: Final = 0x20
+"""Capability: a server says what it would answer, and measures throughput."""
+
+CLIENT_CAN: Final = CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN | CAN_CHANGE_PIN
+SERVER_CAN: Final = CAN_MAP | CAN_UDP | CAN_RULE | CAN_OWN | CAN_TRY
 """What this program's two roles say that they can."""
 
 FIRST_LINK_EXTENSION: Final = 0x80
@@ -80,6 +84,7 @@ class CreateType(IntEnum):
     UDP = 2
     UNIX = 3
     BIND = 4
+    THROUGHPUT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,21 @@ class BindTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class ThroughputTarget:
+    """The server itself, to measure how much passes (protocol.md#throughput).
+
+    ``upload`` says that the opener sends; ``most_ms`` and ``most_bytes`` end it.
+    """
+
+    upload: bool
+    most_ms: int
+    most_bytes: int
+
+    def __str__(self) -> str:
+        return f"throughput {'up' if self.upload else 'down'}"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherTarget:
     """A form of CREATE that this program does not serve: refused with UNSUPPORTED."""
 
@@ -142,7 +162,15 @@ class OtherTarget:
         return f"type {self.type}"
 
 
-Target = TcpTarget | NameTarget | UdpTarget | UnixPath | BindTarget | OtherTarget
+Target = (
+    TcpTarget
+    | NameTarget
+    | UdpTarget
+    | UnixPath
+    | BindTarget
+    | ThroughputTarget
+    | OtherTarget
+)
 
 
 @dataclass(slots=True)
@@ -198,6 +226,7 @@ class MappingOp(IntEnum):
     ADD = 1
     REMOVE = 2
     REPLACE = 3
+    TRY = 4
 
 
 class MappingType(IntEnum):
@@ -237,6 +266,8 @@ class ProtMapping:
     entries: list[MappingEntry] = field(default_factory=list)
     too_many: int = 0
     """Entries behind these that were well-formed and are not kept."""
+    client_id: bytes = b""
+    """Of a TRY: the client in whose place it is asked, 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,4 +407,4 @@ class Terms:
     max_datagram: int = 65_535
     idle_ping_s: int = 10
     agent: str = "tunnel"
-    client_id: bytes = bytes(16)
+    client_id: bytes = bytes(CLIENT_ID_BYTES)

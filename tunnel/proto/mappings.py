@@ -27,10 +27,12 @@ class MappingExchange:
         self._asked = 0
         self._to_answer = 0
 
-    def ask(self, op: MappingOp, entries: list[MappingEntry]) -> None:
+    def ask(
+        self, op: MappingOp, entries: list[MappingEntry], client_id: bytes = b""
+    ) -> None:
         """Queue a MAPPING; MappingAnswered follows, in the order of the questions."""
         self._asked += 1
-        self._control.push(encode(ProtMapping(op, entries)))
+        self._control.push(encode(ProtMapping(op, entries, client_id=client_id)))
 
     def answer(self, answers: list[MappingAnswer]) -> None:
         """Answer the oldest MappingAsked, entry by entry."""

@@ -23,6 +23,7 @@ from tunnel.proto.fields import (
     read_offset,
 )
 from tunnel.proto.frames import (
+    CLIENT_ID_BYTES,
     MAX_MAPPING_COUNT,
     MAX_MAPPING_ENTRIES,
     PROTOCOL_VERSION,
@@ -53,6 +54,7 @@ from tunnel.proto.frames import (
     ProtWindow,
     SockMap,
     TcpTarget,
+    ThroughputTarget,
     UdpTarget,
 )
 from tunnel.proto.rules import read_rules, rules_tlvs
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"PROT"
 _pack_header: Final = struct.Struct(">II").pack
+_pack_throughput: Final = struct.Struct(">BIQ").pack
 _ACK: Final = int(ProtFlag.ACK)
 _FIN: Final = int(ProtFlag.FIN)
 _KIND_DATA: Final = int(ProtKind.DATA)
@@ -97,6 +100,9 @@ def _encode_create(frame: ProtCreate) -> bytes:
             kind, target = CreateType.UNIX, encode_text(path)
         case BindTarget(expected):
             kind, target = CreateType.BIND, encode_address(expected)
+        case ThroughputTarget(upload, most_ms, most_bytes):
+            kind = CreateType.THROUGHPUT
+            target = _pack_throughput(not upload, most_ms, most_bytes)
         case OtherTarget(other, body):
             return bytes((other,)) + body
         case named:
@@ -128,6 +134,14 @@ def _read_create(number: SockMap, reader: Reader) -> ProtCreate:
     )
 
 
+def _read_throughput(reader: Reader) -> ThroughputTarget:
+    way, most_ms = reader.byte(), reader.number(4)
+    if way > 1:
+        raise broken(f"a CREATE with direction {way}")
+    most_bytes = read_offset(reader.take(8), "CREATE")
+    return ThroughputTarget(way == 0, most_ms, most_bytes)
+
+
 _CREATE_TLVS: Final = range(1, 5)
 _TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
     CreateType.TCP: lambda reader: TcpTarget(reader.address()),
@@ -135,6 +149,7 @@ _TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
     CreateType.UDP: lambda reader: UdpTarget(reader.name(), reader.number(2)),
     CreateType.UNIX: lambda reader: UnixPath(reader.name()),
     CreateType.BIND: lambda reader: BindTarget(reader.address()),
+    CreateType.THROUGHPUT: _read_throughput,
 }
 
 
@@ -183,8 +198,9 @@ def _count(reader: Reader) -> int:
 
 def _read_mapping(reader: Reader) -> ProtMapping:
     op = reader.byte()
-    if op not in (MappingOp.ADD, MappingOp.REMOVE, MappingOp.REPLACE):
+    if not MappingOp.ADD <= op <= MappingOp.TRY:
         raise broken(f"a MAPPING with operation {op}")
+    client_id = reader.take(CLIENT_ID_BYTES) if op == MappingOp.TRY else b""
     entries: list[MappingEntry] = []
     size = _count(reader)
     for _ in range(size):
@@ -195,7 +211,7 @@ def _read_mapping(reader: Reader) -> ProtMapping:
             raise broken("a MAPPING with an impossible host name")
         if len(entries) < MAX_MAPPING_ENTRIES:
             entries.append(MappingEntry(kind, name, host, port, count, rules))
-    return ProtMapping(MappingOp(op), entries, size - len(entries))
+    return ProtMapping(MappingOp(op), entries, size - len(entries), client_id)
 
 
 def _read_mapping_answer(reader: Reader) -> ProtMappingAnswer:
@@ -312,8 +328,8 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
         case ProtAccept(sock_map, bound):
             payload = b"" if bound is None else encode_address(bound)
             return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
-        case ProtMapping(op, entries):
-            payload = bytes((op,)) + len(entries).to_bytes(2, "big")
+        case ProtMapping(op, entries, _, client_id):
+            payload = bytes((op,)) + client_id + len(entries).to_bytes(2, "big")
             payload += b"".join(map(_encode_entry, entries))
             return _frame(ProtKind.MAPPING, 0, 0, payload)
         case ProtMappingAnswer(answers):

@@ -16,7 +16,7 @@ from cattrs.errors import AttributeValidationNote, BaseValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
 from tunnel.access.files import insist_unwritable
-from tunnel.access.user_file import MAX_USERS
+from tunnel.access.users import MAX_USERS
 from tunnel.errors import ConfigError, TunnelError, UsageError
 from tunnel.ops.config.lines import lines_of
 from tunnel.ops.config.place import Place

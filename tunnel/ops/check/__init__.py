@@ -1,0 +1,1 @@
+"""What would go wrong, and what does: ``tunnel check`` and ``tunnel doctor``."""
