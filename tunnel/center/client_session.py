@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.dial import Allow
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
-    from tunnel.proto.handshake import AuthClaim, HandshakeResult
+    from tunnel.proto.handshake import AuthClaim, HandshakeResult, ServerHandshake
     from tunnel.proto.pools import Pools
 
     ApplyMapping = Callable[
@@ -278,3 +278,9 @@ class ClientSession:
         except StreamError as error:
             return refuse(stream, error.code, error.what)
         return serve_chained(stream, onward)
+
+
+def result_of(handshake: ServerHandshake) -> HandshakeResult:
+    """Return what was agreed on; the handshake has accepted."""
+    assert handshake.result is not None  # noqa: S101 - accept has set it
+    return handshake.result

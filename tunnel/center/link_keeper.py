@@ -10,6 +10,7 @@ import logging
 import math
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -78,9 +79,7 @@ _FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 
 logger = logging.getLogger("tunnel.client")
 
-
-def _random_id() -> bytes:
-    return secrets.token_bytes(16)
+_random_id: Final = partial(secrets.token_bytes, 16)
 
 
 class LinkKeeper:

@@ -23,7 +23,7 @@ from tunnel.access.tls import server_tls_context
 from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
-from tunnel.center.client_session import ClientSession
+from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.listening import Listening, open_places, take_places
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim, HandshakeResult
+    from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier
 
 FIRST_BYTE_S: Final = 5.0
@@ -394,7 +394,7 @@ class CenterServer:
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
         self._sessions.has_link(client)
-        client.link = Link(session, transport, _result(handshake).leftover)
+        client.link = Link(session, transport, result_of(handshake).leftover)
         log_event(logger, logging.INFO, "link.resumed", **client.who,
             after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
@@ -417,7 +417,7 @@ class CenterServer:
         client = ClientSession(
             user,
             claim,
-            _result(handshake),
+            result_of(handshake),
             transport,
             terms=self.terms,
             pools=self._pools,
@@ -495,9 +495,3 @@ class CenterServer:
         """Close what belongs to a session that has ended or is about to."""
         self._sessions.remove(client)
         self.mappings.drop(client)
-
-
-def _result(handshake: ServerHandshake) -> HandshakeResult:
-    """Return what was agreed on; the handshake has accepted."""
-    assert handshake.result is not None  # noqa: S101 - accept has set it
-    return handshake.result
