@@ -26,11 +26,14 @@ HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
 
 def has_terminal() -> bool:
     """Say whether a terminal controls this process; without one SIGHUP is a word."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY))
-    except (OSError, AttributeError):  # Windows has no such flags
+    if sys.platform == "win32":
         return False
-    return True
+    else:
+        try:
+            os.close(os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY))
+        except OSError:
+            return False
+        return True
 
 
 def hold_back(number: signal.Signals) -> None:
