@@ -234,12 +234,12 @@ def own_places(role: str) -> Iterator[Path]:
 
     The caller takes the first that works.
     """
+    # Here, for a command that only looks for processes loads as little as it can.
+    from tunnel.access.files import make_private_dir
+
     for folder in folders():
         try:
-            os.makedirs(folder.parent, 0o700, exist_ok=True)
-            with suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
-                os.chmod(folder, 0o700)  # whatever the umask is
+            make_private_dir(folder)
         except OSError:
             continue
         if is_ours(folder) and os.access(folder, os.W_OK):
