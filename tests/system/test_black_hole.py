@@ -132,6 +132,6 @@ def test_a_doctor_finds_the_hole(machine: Machine, hole: Hole) -> None:
     found = {line["what"]: line for line in map(json.loads, looking.out.all()) if
              "what" in line}  # fmt: skip
     assert found["round-trip"]["grade"] == "ok"
-    assert found["path-mtu"]["grade"] == "fail", found
+    assert found["path-mtu"]["grade"] == "fail", found["down"]
     assert found["path-mtu"]["mtu"] == 1_500
     assert "1280" in found["path-mtu"]["fix"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import Code, StreamError
-from tunnel.ops.check.measure import LATE_S, TEST_S, round_trips, throughput
+from tunnel.ops.check.measure import LATE_S, TEST_S, Rate, round_trips, throughput
 from tunnel.ops.show import size_text
 from tunnel.platform.kernel import congestion_control, network_setting, packet_sizes
 from tunnel.platform.sockets import tcp_info
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tunnel.link.session import Session
     from tunnel.ops.check.findings import Findings
-    from tunnel.ops.check.measure import Rate, RoundTrips
+    from tunnel.ops.check.measure import RoundTrips
 
 ADD_RIGHT: Final = "at the server, in users.toml of its state: may += {}"
 JITTER_S: Final = 0.03
@@ -85,7 +85,7 @@ async def _look_at_rates(findings: Findings, session: Session) -> list[Rate]:
         except StreamError as error:
             if error.code not in _NOT_MEASURED:
                 findings.error(way, error, "see path-mtu, or again in a minute")
-                return rates
+                return rates + _swallowed(session, error.code)
             fix = ""
             if error.code is Code.NOT_ALLOWED:
                 fix = ADD_RIGHT.format("test")
@@ -93,11 +93,22 @@ async def _look_at_rates(findings: Findings, session: Session) -> list[Rate]:
             return rates
         except trio.BrokenResourceError:
             fix = "the path may swallow large packets: see path-mtu"
-            findings.fail(way, "the link was lost while it was measured", fix)
-            return rates
+            why = f"the link was lost while it was measured: {session.ended}"
+            findings.fail(way, why, fix)
+            return rates + _swallowed(session)
         rates.append(rate)
         _say_rate(findings, way, rate)
     return rates
+
+
+def _swallowed(session: Session, code: Code | None = None) -> list[Rate]:
+    """Return that nothing passed, where the other end fell silent after small packets.
+
+    Its acceptance may be lost too, in one packet with the first bytes.
+    """
+    ended = session.ended
+    silent = code is Code.TIMEOUT or (ended is not None and ended.code is Code.SILENT)
+    return [Rate(0, 0.0, 0.0)] if silent else []
 
 
 def _say_rate(findings: Findings, way: str, rate: Rate) -> None:
