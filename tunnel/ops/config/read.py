@@ -59,6 +59,8 @@ _DASHED: Final = re.compile(
 )
 """Flags, and words of entries, as others write them."""
 _FLAG_IN_FIX: Final = re.compile(r"--([a-z][a-z-]*)[ =]([^\s,]+)")
+_NOT_ALL: Final = {"auth", "auth_file", "ca", "header", "response_header"}
+"""Keys that name a file, or may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,12 +431,15 @@ class _Reading:
 
 
 def _is_all(flag: str, table: object) -> bool:
-    """Say whether nothing but its table makes an entry: no file, and no variable."""
+    """Say whether nothing but its table makes an entry: no file, and no variable.
+
+    With a secret in it, it also matters who can read the configuration by now.
+    """
     if flag not in ("tcp", "udp", "reach", "http") or not isinstance(table, dict):
         return False
     target = str(table.get("target"))
     is_address = target.isdigit() or (":" in target and "/" not in target)
-    return is_address and not table.keys() & {"auth", "auth_file", "ca"}
+    return is_address and not table.keys() & _NOT_ALL
 
 
 def keys_of(table: type) -> tuple[str, ...]:
