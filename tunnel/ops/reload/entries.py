@@ -165,17 +165,21 @@ class RunningEntries:
             (own if one.shown in (None, one.entry) else others).append(key)
         return own, others
 
-    async def replace(self, name: str, other: Published) -> None:
+    async def replace(self, name: str, refused: Published, other: Published) -> None:
         """Publish something else for an entry that the server does not offer."""
-        await self._publisher.withdraw_all([name])
-        key = next((k for k, one in self._running.items() if one.name == name), None)
-        if key is None:  # it was removed meanwhile
-            return
-        wanted = self._running[key].entry
-        del self.shown[name]
-        asked = self._publish(key, other)
-        self._running[key].entry = wanted
-        await self._publisher.ask([asked])
+        async with self._one_by_one:
+            if (shown := self.shown.get(name)) is None:  # it was removed meanwhile
+                return
+            if shown is not refused:  # it was changed: the answer was about another
+                await self._publisher.ask([name])
+                return
+            key = next(k for k, one in self._running.items() if one.name == name)
+            await self._publisher.withdraw_all([name])
+            wanted = self._running[key].entry
+            del self.shown[name]
+            asked = self._publish(key, other)
+            self._running[key].entry = wanted
+            await self._publisher.ask([asked])
 
     def _list_local(self) -> None:
         self.lines[:] = [
