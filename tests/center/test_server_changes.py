@@ -11,14 +11,17 @@ import pytest
 import trio
 import trustme
 from support.center import (
+    GET,
     LOOPBACK,
     Center,
     ask,
     center,
     echo,
     free_ports,
+    page,
     port_of,
     running,
+    status,
     target,
     user,
 )
@@ -44,18 +47,6 @@ if TYPE_CHECKING:
 
 SHOP = MappingEntry(MappingType.HTTP, "", "shop")
 NAMES = NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
-GET = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
-
-
-async def page(stream: trio.SocketStream) -> None:
-    await stream.receive_some()
-    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    await stream.aclose()
-
-
-async def status(at: Address | None, host: str) -> int:
-    assert at is not None
-    return int((await ask(at, GET % host.encode())).split()[1])
 
 
 async def change(where: Center, **options: object) -> Address:
