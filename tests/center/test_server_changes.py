@@ -221,6 +221,20 @@ async def test_other_limits_of_an_address_and_other_proxies_hold_at_once() -> No
         assert visitors.trusts("192.0.2.1")
 
 
+async def test_visitors_of_a_user_count_anew_when_other_proxies_speak_for_them() -> (
+    None
+):
+    async with center() as where:
+        await change(where, limits=parse_limits(["visitors=1"]))
+        account = where.server.accounts.named("default")
+        assert account.admit_visitor("198.51.100.7")
+        with pytest.raises(TunnelError, match="1 visitors of one address"):
+            account.admit_visitor("198.51.100.7")
+        networks = Networks.parse(["192.0.2.0/24"]).allowed
+        await change(where, trusted_proxies=networks)
+        assert account.admit_visitor("198.51.100.7")
+
+
 def test_visitors_that_came_by_the_word_of_other_proxies_count_no_more() -> None:
     visitors = Visitors()
     assert visitors.enter("192.0.2.1", 1)
@@ -283,6 +297,22 @@ async def test_certificates_come_change_and_go_without_a_closed_port(
             with pytest.raises(trio.BrokenResourceError):
                 await tls_status(https, host, new)
             assert where.server.names.https == https
+
+
+async def test_a_certificate_that_is_wanted_no_more_does_not_come_back_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.center.certificates.EVERY_S", 0.01)
+    host = "shop.t.test"
+    _, cert, key = certificate(tmp_path, "a", host)
+    names = NameOptions(https=Address(LOOPBACK, 0), domain="t.test")
+    ends = replace(names, certificate=(cert, key))
+    async with center(names=ends) as where:
+        await trio.sleep(0.1)  # it is watched by now
+        await change(where, names=names)
+        certificate(tmp_path, "a", host)
+        await trio.sleep(0.2)
+        assert not where.server.names._ending
 
 
 async def test_client_certificates_are_asked_for_from_the_next_link_on(
