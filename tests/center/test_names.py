@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from support.center import LOOPBACK, ask, center, target, user
+from support.center import LOOPBACK, center, page, status, target, user
 
 from tunnel.access.join import make_token
 from tunnel.addresses import Address
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from support.center import Center
 
 NAMES = NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
-GET = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
-
-
-async def page(stream: trio.SocketStream) -> None:
-    await stream.receive_some()
-    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    await stream.aclose()
-
-
-async def status(where: Center, host: str) -> int:
-    http = where.server.names.http
-    assert http is not None
-    return int((await ask(http, GET % host.encode())).split()[1])
 
 
 def web(name: str, at: Address) -> Published:
@@ -94,19 +81,19 @@ def test_what_is_no_host_name_is_refused(asked: str, domain: str | None) -> None
 
 async def test_a_name_belongs_to_one_client_until_it_leaves() -> None:
     async with center(names=NAMES) as where, target(page) as at:
-        assert await status(where, "shop.t.test") == 404
+        assert await status(where.server.names.http, "shop.t.test") == 404
         async with shared(where, "shop", at) as code:
             assert code is Code.NORMAL
-            assert await status(where, "shop.t.test") == 200
+            assert await status(where.server.names.http, "shop.t.test") == 200
             async with shared(where, "shop", at) as other:
                 assert other is Code.TAKEN
             async with shared(where, "*.t.test", at) as other:
                 assert other is Code.NORMAL
-                assert await status(where, "else.t.test") == 200
-                assert await status(where, "shop.t.test") == 200
+                assert await status(where.server.names.http, "else.t.test") == 200
+                assert await status(where.server.names.http, "shop.t.test") == 200
         await where.until(lambda: not len(where.server.mappings))
-        assert await status(where, "shop.t.test") == 503
-        assert await status(where, "never.test") == 404
+        assert await status(where.server.names.http, "shop.t.test") == 503
+        assert await status(where.server.names.http, "never.test") == 404
 
 
 async def test_a_user_without_rights_gets_no_name() -> None:

@@ -11,14 +11,17 @@ import pytest
 import trio
 import trustme
 from support.center import (
+    GET,
     LOOPBACK,
     Center,
     ask,
     center,
     echo,
     free_ports,
+    page,
     port_of,
     running,
+    status,
     target,
     user,
 )
@@ -44,18 +47,6 @@ if TYPE_CHECKING:
 
 SHOP = MappingEntry(MappingType.HTTP, "", "shop")
 NAMES = NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
-GET = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
-
-
-async def page(stream: trio.SocketStream) -> None:
-    await stream.receive_some()
-    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-    await stream.aclose()
-
-
-async def status(at: Address | None, host: str) -> int:
-    assert at is not None
-    return int((await ask(at, GET % host.encode())).split()[1])
 
 
 async def change(where: Center, **options: object) -> Address:
@@ -230,6 +221,20 @@ async def test_other_limits_of_an_address_and_other_proxies_hold_at_once() -> No
         assert visitors.trusts("192.0.2.1")
 
 
+async def test_visitors_of_a_user_count_anew_when_other_proxies_speak_for_them() -> (
+    None
+):
+    async with center() as where:
+        await change(where, limits=parse_limits(["visitors=1"]))
+        account = where.server.accounts.named("default")
+        assert account.admit_visitor("198.51.100.7")
+        with pytest.raises(TunnelError, match="1 visitors of one address"):
+            account.admit_visitor("198.51.100.7")
+        networks = Networks.parse(["192.0.2.0/24"]).allowed
+        await change(where, trusted_proxies=networks)
+        assert account.admit_visitor("198.51.100.7")
+
+
 def test_visitors_that_came_by_the_word_of_other_proxies_count_no_more() -> None:
     visitors = Visitors()
     assert visitors.enter("192.0.2.1", 1)
@@ -292,6 +297,22 @@ async def test_certificates_come_change_and_go_without_a_closed_port(
             with pytest.raises(trio.BrokenResourceError):
                 await tls_status(https, host, new)
             assert where.server.names.https == https
+
+
+async def test_a_certificate_that_is_wanted_no_more_does_not_come_back_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.center.certificates.EVERY_S", 0.01)
+    host = "shop.t.test"
+    _, cert, key = certificate(tmp_path, "a", host)
+    names = NameOptions(https=Address(LOOPBACK, 0), domain="t.test")
+    ends = replace(names, certificate=(cert, key))
+    async with center(names=ends) as where:
+        await trio.sleep(0.1)  # it is watched by now
+        await change(where, names=names)
+        certificate(tmp_path, "a", host)
+        await trio.sleep(0.2)
+        assert not where.server.names._ending
 
 
 async def test_client_certificates_are_asked_for_from_the_next_link_on(

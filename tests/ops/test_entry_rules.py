@@ -11,7 +11,13 @@ from tunnel.center.events import MappingRefused
 from tunnel.center.health import Check
 from tunnel.errors import Code, UsageError
 from tunnel.ops.entries import Published, Service, refuse_twice
-from tunnel.ops.entry_syntax import parse_http, parse_https, parse_tcp, share_entry
+from tunnel.ops.entry_syntax import (
+    parse_exit,
+    parse_http,
+    parse_https,
+    parse_tcp,
+    share_entry,
+)
 from tunnel.ops.web_words import WORDS
 from tunnel.proto.frames import MappingAnswer
 from tunnel.proto.rules import MAX_NETWORKS, Rules
@@ -151,6 +157,14 @@ def test_one_command_publishes_a_name_once(entries: list[str], twice: str) -> No
 )
 def test_one_command_publishes_a_port_once(entries: list[str], twice: str) -> None:
     check_once([parse_tcp(text) for text in entries], twice)
+
+
+def test_a_client_is_one_exit() -> None:
+    home, work = parse_exit("home,network=10.0.0.0/8"), parse_exit("work")
+    refuse_twice([home, parse_http("work=80")])
+    with pytest.raises(UsageError, match="home and work are two exits"):
+        refuse_twice([home, work])
+    check_once([home, home], "exit home")
 
 
 def check_once(entries: list[Published], twice: str) -> None:

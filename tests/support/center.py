@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 WAIT_S = 20.0
+GET = b"GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
 
 _N = TypeVar("_N")
 
@@ -214,6 +215,19 @@ async def ask(where: Address, question: bytes = b"hello") -> bytes:
         async for data in stream:
             answer += data
         return answer
+
+
+async def page(stream: trio.SocketStream) -> None:
+    """Answer one request as a web service does."""
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    await stream.aclose()
+
+
+async def status(at: Address | None, host: str) -> int:
+    """Return the status that a visitor of a host name gets there."""
+    assert at is not None
+    return int((await ask(at, GET % host.encode())).split()[1])
 
 
 async def raw_login(

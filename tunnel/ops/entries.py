@@ -355,8 +355,12 @@ Entry = Local | Published
 
 
 def refuse_twice(entries: Iterable[Entry]) -> None:
-    """Raise UsageError if two entries want the same: the server keeps the second."""
+    """Raise UsageError if two entries want the same: the server keeps the second.
+
+    Of two exits both would lead into the networks of the second.
+    """
     groups: dict[tuple[int, str, int, str], str] = {}
+    exit_name = ""
     for entry in entries:
         if not isinstance(entry, Published):
             continue
@@ -376,6 +380,14 @@ def refuse_twice(entries: Iterable[Entry]) -> None:
                     if entry.scheme else f"another {'name' if is_named else 'port'}",
                 )  # fmt: skip
             groups[key] = rules.group
+        if wanted.type == MappingType.EXIT:
+            if exit_name:
+                raise UsageError(
+                    f"{exit_name} and {wanted.host} are two exits",
+                    "a client is one: both would lead into the networks of the second",
+                    "another client for it",
+                )
+            exit_name = wanted.host
 
 
 # Values ------------------------------------------------------------------------------

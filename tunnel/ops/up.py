@@ -264,7 +264,7 @@ class _Up:
             return  # it was removed meanwhile
         other = entry.instead(notice, self.join.host)
         if other is not None:
-            self.nursery.start_soon(self._entries.replace, notice.name, other)
+            self.nursery.start_soon(self._entries.replace, notice.name, entry, other)
             return
         error = entry.refused(notice)
         asked_again = notice.answer.code in ASKED_AGAIN

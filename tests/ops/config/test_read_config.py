@@ -234,6 +234,21 @@ def test_an_entry_that_is_as_before_is_not_made_anew(tmp_path: Path) -> None:
     assert len(known) == 2
 
 
+def test_a_secret_that_others_can_read_by_now_is_a_fault_at_a_reload(
+    tmp_path: Path,
+) -> None:
+    known: Known = {}
+    path = written(
+        tmp_path,
+        '[[client.http]]\nname = "a"\ntarget = "h:1"\n'
+        'header = ["+Authorization:secret"]\n',
+    )
+    read_config(path, ("client",), known)
+    path.chmod(0o660)  # of what root wrote, reading alone would be no fault
+    with pytest.raises(ConfigError, match="its mode is 660"):
+        read_config(path, ("client",), known)
+
+
 @pytest.mark.parametrize(
     ("client", "why"),
     [

@@ -40,6 +40,9 @@ auth = "me:of-pair"
 header = ["+X-Key:of-header"]
 [[client.socks]]
 auth_file = "pair"
+[server.users.bob]
+token_file = "token"
+expires = 2030-01-01T02:00:00+02:00
 """
 
 
@@ -87,6 +90,8 @@ def test_each_value_says_where_it_is_from(
     assert got["[server] domain"] == ["", "not set"]
     assert got["[server.users.alice] may"] == ['["tcp:22"]', f"{path}:5"]
     assert got["[server.users.alice] limits"] == ['["rate=5MB/s"]', f"{path}:5"]
+    assert got["[server.users.bob] expires"] == ["2030-01-01T00:00:00Z", f"{path}:22"]
+    assert "[server.users.alice] expires" not in got
     assert "[client] to" not in got
 
 

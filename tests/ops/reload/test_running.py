@@ -189,7 +189,7 @@ async def test_what_the_server_does_not_offer_is_changed_as_what_it_is() -> None
         assert first is not None
         other = first.instead(own.notices.of(MappingRefused)[0], LOOPBACK)
         assert other is not None
-        await entries.replace(refused, other)
+        await entries.replace(refused, first, other)
         await own.notices.next(MappingReady)
         assert len(entries) == 1
         assert await own.have(share_entry(str(one))) == []  # as it was wanted
@@ -197,6 +197,30 @@ async def test_what_the_server_does_not_offer_is_changed_as_what_it_is() -> None
         (name,) = entries.shown
         assert center_client.public(name) is None
         await own.notices.next(MappingRefused, 2)
+
+
+async def test_what_a_reload_changes_while_it_is_replaced_is_what_is_published() -> (
+    None
+):
+    async with (
+        center() as where,
+        target(echo) as one,
+        client(where, share_entry(str(one))) as own,
+    ):
+        notice = await own.notices.next(MappingRefused)
+        first = own.entries.published(notice.name)
+        assert first is not None
+        other = first.instead(notice, LOOPBACK)
+        assert other is not None
+        changed = share_entry(str(one), auth="me:secret")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(own.entries.replace, notice.name, first, other)
+            nursery.start_soon(own.have, changed)
+        assert list(own.entries.wanted.values()) == [changed]
+        # The other way round: what was refused is not what is there by then.
+        (name,) = own.entries.shown
+        await own.entries.replace(name, first, other)
+        assert own.entries.published(name) == changed
 
 
 async def test_a_thousand_entries_of_which_one_differs_change_at_once() -> None:

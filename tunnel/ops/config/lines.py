@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Path = tuple[str | int, ...]
 """The keys that lead to a value; a number counts in an array."""
@@ -28,6 +31,13 @@ def lines_of(text: str) -> dict[Path, int]:
     ``text`` is valid TOML whose lines end in LF; of another text the answer is some.
     """
     return _Walk(text).lines()
+
+
+def line_at(lines: Mapping[Path, int], path: Path) -> int:
+    """Return the line of a key, or of the nearest table around it."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
 
 
 class _Walk:

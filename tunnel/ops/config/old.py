@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tunnel.ops.config.lines import line_at
+from tunnel.words import escaped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
@@ -44,7 +47,7 @@ class Table:
         rows = [f"{key} = {_toml(one)}" for key, one in self.rows.items() if one]
         above = [f"# {self.about}"] if self.about else []
         notes = [f"# {one}" for one in self.notes]
-        return "\n".join([*map(_one_line, above), self.head, *notes, *rows]) + "\n"
+        return "\n".join([*map(escaped, above), self.head, *notes, *rows]) + "\n"
 
 
 class Old:
@@ -73,9 +76,7 @@ class Old:
 
     def take(self, *keys: str | int) -> object:
         """Return what stands at some keys, and count it as taken; None: nothing."""
-        found: object = self._document
-        for key in keys:
-            found = _inside(found, key)
+        found = self._at(keys)
         if found is not None:
             self._taken.setdefault(keys, "")
         return found
@@ -95,9 +96,7 @@ class Old:
 
     def table(self, *keys: str | int) -> dict[str, object]:
         """Return the table there without taking it."""
-        found: object = self._document
-        for key in keys:
-            found = _inside(found, key)
+        found = self._at(keys)
         return found if isinstance(found, dict) else {}
 
     def count(self, key: str) -> int:
@@ -115,13 +114,16 @@ class Old:
         for keys in self._leaves((), self._document):
             why = self._why(keys)
             if why:
-                at = keys
-                while at and at not in self._lines:
-                    at = at[:-1]
-                line = self._lines.get(at, 1)
+                line = line_at(self._lines, keys)
                 name = ".".join(str(one) for one in keys if isinstance(one, str))
-                told.append((line, f"{self._path}:{line}: {_one_line(name)}: {why}"))
+                told.append((line, f"{self._path}:{line}: {escaped(name)}: {why}"))
         return list(dict.fromkeys(text for _, text in sorted(told)))
+
+    def _at(self, keys: Keys) -> object:
+        found: object = self._document
+        for key in keys:
+            found = _inside(found, key)
+        return found
 
     def _why(self, keys: Keys) -> str:
         for size in range(len(keys), 0, -1):
@@ -155,10 +157,6 @@ def _inside(found: object, key: str | int) -> object:
     if isinstance(found, list) and isinstance(key, int) and key < len(found):
         return found[key]
     return None
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else json.dumps(text)
 
 
 def _toml(value: object) -> str:

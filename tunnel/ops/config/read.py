@@ -7,7 +7,6 @@ import re
 import stat
 import tomllib
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -18,7 +17,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from tunnel.access.files import insist_unwritable
 from tunnel.access.users import MAX_USERS
 from tunnel.errors import ConfigError, TunnelError, UsageError
-from tunnel.ops.config.lines import lines_of
+from tunnel.ops.config.lines import line_at, lines_of
 from tunnel.ops.config.place import Place
 from tunnel.ops.config.schema import (
     ENTRIES,
@@ -31,6 +30,7 @@ from tunnel.ops.config.tables import entry_of, line_of, user_of
 from tunnel.ops.config.values import Several, kind_of
 from tunnel.ops.entries import refuse_twice
 from tunnel.platform.files import open_file
+from tunnel.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,6 +59,8 @@ _DASHED: Final = re.compile(
 )
 """Flags, and words of entries, as others write them."""
 _FLAG_IN_FIX: Final = re.compile(r"--([a-z][a-z-]*)[ =]([^\s,]+)")
+_NOT_ALL: Final = {"auth", "auth_file", "ca", "header", "response_header"}
+"""Keys that name a file, or may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,9 +401,7 @@ class _Reading:
             return None
 
     def _line(self, path: Keys) -> int:
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
+        return line_at(self._lines, path)
 
     def _fault(self, path: Keys, error: TunnelError) -> None:
         self.faults.append((self._line(path), _said(error, _key_of(path))))
@@ -431,12 +431,15 @@ class _Reading:
 
 
 def _is_all(flag: str, table: object) -> bool:
-    """Say whether nothing but its table makes an entry: no file, and no variable."""
+    """Say whether nothing but its table makes an entry: no file, and no variable.
+
+    With a secret in it, it also matters who can read the configuration by now.
+    """
     if flag not in ("tcp", "udp", "reach", "http") or not isinstance(table, dict):
         return False
     target = str(table.get("target"))
     is_address = target.isdigit() or (":" in target and "/" not in target)
-    return is_address and not table.keys() & {"auth", "auth_file", "ca"}
+    return is_address and not table.keys() & _NOT_ALL
 
 
 def keys_of(table: type) -> tuple[str, ...]:
@@ -453,8 +456,7 @@ def _key_of(path: Keys) -> str:
 
 def _unknown(key: str, known: Iterable[str]) -> UsageError:
     known = sorted(known)
-    close = get_close_matches(key.replace("-", "_"), known, 1)
-    fix = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    fix = meant(key.replace("-", "_"), known, f"known: {', '.join(known)}")
     return UsageError(f"{key!r} is no key", fix=fix)
 
 

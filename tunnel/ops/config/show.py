@@ -7,6 +7,7 @@ import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.access.user_file import time_text
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import FILES_OF, SECTION_OF
 from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
@@ -121,6 +122,8 @@ def _of_user(user: User) -> Iterator[Value]:
     yield Value(table, "", "", user.place)
     yield Value(table, "may", json.dumps(user.rights.words), user.place)
     yield Value(table, "limits", json.dumps(user.limits.words), user.place)
+    if user.expires_at is not None:
+        yield Value(table, "expires", time_text(user.expires_at), user.place)
 
 
 def _of_entry(entry: Written, where: str) -> Iterator[Value]:

@@ -52,7 +52,6 @@ class RunningEntries:
         self._nursery = nursery
         self._running: dict[Key, Running] = {}
         self._one_by_one = trio.Lock()
-        self._named: dict[str, Running] = {}
         self.shown: dict[str, Published] = {}
         """What is published, by the names of the mappings."""
         self.lines: list[Line] = []
@@ -86,7 +85,7 @@ class RunningEntries:
                 lines.append(self._serve(key, entry, await listen_at(entry.listen)))
             else:
                 self._publish(key, entry)
-        await self._publisher.ask(list(self._named))
+        await self._publisher.ask(list(self.shown))
         self._list_local()
         return lines
 
@@ -159,24 +158,28 @@ class RunningEntries:
 
     def _split(self, keys: Sequence[Key]) -> tuple[list[Key], list[Key]]:
         """Tell what can be changed as it is from what has to be published anew."""
-        own = [
-            key
-            for key in keys
-            if self._running[key].shown in (None, self._running[key].entry)
-        ]
-        return own, [key for key in keys if key not in own]
+        own: list[Key] = []
+        others: list[Key] = []
+        for key in keys:
+            one = self._running[key]
+            (own if one.shown in (None, one.entry) else others).append(key)
+        return own, others
 
-    async def replace(self, name: str, other: Published) -> None:
+    async def replace(self, name: str, refused: Published, other: Published) -> None:
         """Publish something else for an entry that the server does not offer."""
-        await self._publisher.withdraw_all([name])
-        key = next((k for k, one in self._running.items() if one.name == name), None)
-        if key is None:  # it was removed meanwhile
-            return
-        wanted = self._running[key].entry
-        del self._named[name], self.shown[name]
-        asked = self._publish(key, other)
-        self._running[key].entry = wanted
-        await self._publisher.ask([asked])
+        async with self._one_by_one:
+            if (shown := self.shown.get(name)) is None:  # it was removed meanwhile
+                return
+            if shown is not refused:  # it was changed: the answer was about another
+                await self._publisher.ask([name])
+                return
+            key = next(k for k, one in self._running.items() if one.name == name)
+            await self._publisher.withdraw_all([name])
+            wanted = self._running[key].entry
+            del self.shown[name]
+            asked = self._publish(key, other)
+            self._running[key].entry = wanted
+            await self._publisher.ask([asked])
 
     def _list_local(self) -> None:
         self.lines[:] = [
@@ -187,8 +190,7 @@ class RunningEntries:
 
     def _publish(self, key: Key, entry: Published) -> str:
         name = entry.add(self._client)
-        running = Running(entry, entry, name)
-        self._running[key] = self._named[name] = running
+        running = self._running[key] = Running(entry, entry, name)
         self.shown[name] = entry
         self._check(running)
         return name
@@ -213,7 +215,7 @@ class RunningEntries:
         if now or running.place is None:
             running.scope.cancel()
         if running.place is None:
-            del self._named[running.name], self.shown[running.name]
+            del self.shown[running.name]
             if now:
                 self._publisher.cut(running.name)
         return running.name

@@ -47,7 +47,6 @@ _WORDS: Final = {
     "expires_s": "expires",
     "per_s": "requests",
     "server_host": "host",
-    "root": "target",
     "count": "target",
     "folder": "target",
     "endpoint": "target",
