@@ -164,8 +164,11 @@ class _Up:
 
     def _changed(self, lines: list[Line]) -> None:
         """Say what entries that were changed have become (``ops.reload``)."""
-        for name in [one for one in self._without if not self._entries.published(one)]:
-            del self._without[name]
+        for name in self._had | self._without.keys() | self._said.keys():
+            if not self._entries.published(name):
+                self._without.pop(name, None)
+                self._said.pop(name, None)
+                self._had.discard(name)
         for line in lines:
             self._say(line)
 

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tomllib
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
@@ -207,6 +208,13 @@ def _decoded(raw: bytes) -> str:
         raise UsageError("it is not UTF-8", why) from None
 
 
+_CONVERTER: Final = Converter(forbid_extra_keys=True)
+"""One for all readings: each is a hundred kilobytes in cycles."""
+_REGISTERED: Final[set[type]] = set()
+_PLACE: Final[ContextVar[Place]] = ContextVar("_PLACE")
+"""That of the document that is read at the moment."""
+
+
 class _Reading:
     """One reading of a document, which collects what is wrong with it."""
 
@@ -218,8 +226,6 @@ class _Reading:
         self._before = before
         self._place = place
         self._lines = lines
-        self._converter = Converter(forbid_extra_keys=True)
-        self._known: set[type] = set()
 
     def told(self) -> list[str]:
         """Return the faults, in the order of the file."""
@@ -362,26 +368,15 @@ class _Reading:
         if not isinstance(table, dict):
             self._fault(path, UsageError(f"it is a table, not {kind_of(table)}"))
             return None
-        self._register(kind)
+        _register(kind)
+        token = _PLACE.set(self._place)
         try:
-            return self._converter.structure(table, kind)
+            return _CONVERTER.structure(table, kind)
         except ClassValidationError as error:
             self._collect(path, error, {*keys_of(kind), *more})
             return None
-
-    def _register(self, kind: type) -> None:
-        if kind in self._known:
-            return
-        self._known.add(kind)
-        hooks = {
-            one.name: override(struct_hook=self._hook(one.metadata[READ]))
-            for one in fields(kind)
-        }
-        structure = make_dict_structure_fn(kind, self._converter, **hooks)  # type: ignore[arg-type,var-annotated]  # no key is called as its options are
-        self._converter.register_structure_hook(kind, structure)
-
-    def _hook(self, read: Read) -> Callable[[object, object], Words]:
-        return lambda value, _: read(value, self._place)
+        finally:
+            _PLACE.reset(token)
 
     def _flags(self, path: Keys, table: object) -> dict[str, Value]:
         said: dict[str, Said] = {k: getattr(table, k) for k in keys_of(type(table))}
@@ -428,6 +423,23 @@ class _Reading:
                     self._collect((*path, *keys), part, known)
             case _:
                 raise error
+
+
+def _register(kind: type) -> None:
+    """Have the values of a table read as its fields say, from now on."""
+    if kind in _REGISTERED:
+        return
+    _REGISTERED.add(kind)
+    hooks = {
+        one.name: override(struct_hook=partial(_read_value, one.metadata[READ]))
+        for one in fields(kind)
+    }
+    structure = make_dict_structure_fn(kind, _CONVERTER, **hooks)  # type: ignore[arg-type,var-annotated]  # no key is called as its options are
+    _CONVERTER.register_structure_hook(kind, structure)
+
+
+def _read_value(read: Read, value: object, _kind: object) -> Words:
+    return read(value, _PLACE.get())
 
 
 def _is_all(flag: str, table: object) -> bool:

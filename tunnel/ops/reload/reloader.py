@@ -90,7 +90,8 @@ class Reloader:
                     log_event(logger, logging.ERROR, "config.refused", by=by,
                         reason=fault)  # fmt: skip
                 self._show.talk("not reloaded", self.faults[0])
-                raise
+                # A thread's frames have its error in their variables: a cycle of 60 kB.
+                raise error.with_traceback(None) from None
             self.faults = []
             for change in changes:
                 log_event(logger, logging.INFO, "config.change", change=str(change))
