@@ -198,7 +198,9 @@ def find_all(word: str | None) -> list[Process]:
     exact = [one for one in known if one.name == word]
     fits = exact or [one for one in known if one.name.startswith(word)]
     if not fits:
-        raise NotRunningError(f"no process is called {word!r}", _names(known))
+        raise NotRunningError(
+            f"no process is called {word!r}", f"running here: {_names(known)}"
+        )
     if len(fits) > 1:
         raise UsageError(f"{word!r} may be several processes", _names(fits))
     return fits
