@@ -22,7 +22,8 @@ from tunnel.center.sites import HOSTS
 from tunnel.errors import UsageError
 from tunnel.front.http.names import Absent, Destination, serve_web
 from tunnel.front.http.places import Place, Places, Rates
-from tunnel.front.http.sni import serve_tls_names, termination
+from tunnel.front.http.sni import Doors, serve_tls_names
+from tunnel.front.http.terminations import Terminations, termination
 from tunnel.proto.frames import TLS_ONLY, MappingType
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
-    from tunnel.front.http.sni import Termination
+    from tunnel.front.http.terminations import Termination
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,10 @@ class NamePorts:
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
-        self._ending: Termination = {}
-        """What ends TLS here at the moment: empty, nothing does."""
+        self.doors = Doors(passed, web, Terminations())
         self.web = Listening(partial(serve_web, route=web, max_visitors=most))
         self.tls = Listening(
-            partial(
-                serve_tls_names,
-                route_passed=passed,
-                route_web=web,
-                ending=self._ending,
-                max_visitors=most,
-            )
+            partial(serve_tls_names, doors=self.doors, max_visitors=most)
         )
         self._renewing = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -110,8 +104,7 @@ class NamePorts:
         if ending is None:
             return
         self._files = _files_of(options)
-        self._ending.clear()
-        self._ending.update(ending)
+        self.doors.endings.usual = ending
         self._renewing.cancel()
         self._keep_renewed()
 
@@ -122,7 +115,7 @@ class NamePorts:
         if self.https is not None:
             port = self.https.port
             types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self._ending:
+            if self.doors.endings.usual:
                 web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
                 types[MappingType.HTTP] = web
         if self.http is not None:
@@ -142,7 +135,7 @@ class NamePorts:
         if self._nursery is None or not (files := self._options.certificate):
             return
         self._renewing = trio.CancelScope()
-        keep = partial(keep_renewed, files, self._ending)
+        keep = partial(keep_renewed, files, self.doors.endings)
         self._nursery.start_soon(_within, self._renewing, keep)
 
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tunnel.access.months import Months
     from tunnel.access.users import User
     from tunnel.addresses import Address
+    from tunnel.front.http.sni import Links
     from tunnel.link.transport import Transport
     from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier
@@ -129,6 +130,12 @@ class CenterServer:
         return tuple(self._sessions)
 
     @property
+    def address(self) -> Address:
+        """Where links come in."""
+        at_names = self.names.https if self.names.doors.links else None
+        return self._links_at.address or at_names or self.options.listen
+
+    @property
     def connections(self) -> int:
         """Virtual TCP connections of all clients."""
         return sum(client.session.streams for client in self._sessions)
@@ -148,7 +155,7 @@ class CenterServer:
         take_places(await open_places(self._places(options)))
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
-        address = self._links_at.address or options.listen
+        self.names.doors.links = self._links_among(options)
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 # A change may come from a task that knows nothing of this server.
@@ -157,9 +164,9 @@ class CenterServer:
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
                 self._links_at.run(self._nursery)
-                task_status.started(address)
+                task_status.started(self.address)
                 log_event(logger, logging.INFO, "server.listening",
-                    address=str(address), tls=self._tls is not None)  # fmt: skip
+                    address=str(self.address), tls=self._tls is not None)  # fmt: skip
                 await trio.sleep_forever()
 
     async def change(self, options: ServerOptions) -> Address:
@@ -181,16 +188,22 @@ class CenterServer:
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)
         self._context.run(self.names.take, options.names, ending)
+        self.names.doors.links = self._links_among(options)
         if self._visitors.change(options.trusted_proxies, options.max_per_address):
             self.accounts.forget_visitors()
         self.accounts.change_defaults(options.limits)
         types = port_types(options.listen.host, options.ports) | self.names.types()
         for client in self.mappings.offer(types):
             client.ask_again()
-        return self._links_at.address or options.listen
+        return self.address
 
     def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
-        return {self._links_at: options.listen, **self.names.places(options.names)}
+        alone = None if options.shares_https else options.listen
+        return {self._links_at: alone, **self.names.places(options.names)}
+
+    def _links_among(self, options: ServerOptions) -> Links | None:
+        """Return what serves links that come in at the HTTPS port, if they may."""
+        return self._serve_wire if options.shares_https else None
 
     def _tls_of(self, options: ServerOptions) -> ssl.SSLContext | None:
         if self._identity is not None:
@@ -222,14 +235,17 @@ class CenterServer:
     # One wire ------------------------------------------------------------------------
 
     async def _serve_wire(
-        self, stream: trio.abc.HalfCloseableStream, peer: Address
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        peer: Address,
+        heard: bytes = b"",
     ) -> None:
         """Take a wire from its first byte to its last; owns the stream."""
         if not isinstance(stream, FastSocket):  # pragma: no cover - all are
             return
         tune_link(stream)
         try:
-            proved = await self._prove(stream, peer)
+            proved = await self._prove(stream, peer, heard)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
                 account = self.accounts.named(proved[2].name)
@@ -243,7 +259,7 @@ class CenterServer:
             await trio.aclose_forcefully(stream)
 
     async def _prove(
-        self, stream: FastSocket, peer: Address
+        self, stream: FastSocket, peer: Address, heard: bytes
     ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
         """Hear who the client is; without a proof, answer it and return None."""
         transport: Transport | None = None
@@ -252,15 +268,20 @@ class CenterServer:
             place = self._gate.enter(peer.host, trio.current_time(), scope.cancel)
             try:
                 with trio.fail_after(HANDSHAKE_S):
-                    with trio.fail_after(FIRST_BYTE_S):
-                        await trio.lowlevel.wait_readable(stream.socket)
+                    if not heard:
+                        with trio.fail_after(FIRST_BYTE_S):
+                            await trio.lowlevel.wait_readable(stream.socket)
                     place.heard = True
                     # Not before: a silent peer costs no TLS and no buffers.
                     if self._tls is None:
                         transport = PlainTransport(stream, str(peer))
                     else:
                         transport = TlsTransport(
-                            stream, self._tls, server_side=True, peer=str(peer)
+                            stream,
+                            self._tls,
+                            server_side=True,
+                            peer=str(peer),
+                            heard=heard,
                         )
                         await transport.handshake()
                     handshake = self._handshake()

@@ -19,7 +19,8 @@ from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
 from tunnel.front.http.names import Absent, Destination
 from tunnel.front.http.places import Place, Places, Rates
-from tunnel.front.http.sni import handle_tls_visitor
+from tunnel.front.http.sni import Doors, handle_tls_visitor
+from tunnel.front.http.terminations import Termination, Terminations, termination
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
@@ -76,20 +77,19 @@ class Street:
 async def street(
     context: ssl.SSLContext | None = None,
     passed: dict[str, Absent | Places] | None = None,
-    ending: sni.Termination | None = None,
+    ending: Termination | None = None,
 ) -> AsyncIterator[Street]:
     visitor, ours = trio.testing.memory_stream_pair()
     made = Street(visitor)
     made.passed = passed or {}
+    doors = Doors(made.route_passed, made.route_web, Terminations())
+    if context:
+        ending = {X25519: context, P256: context}
+    doors.endings.usual = ending or {}
     with trio.fail_after(500):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                handle_tls_visitor,
-                ours,
-                VISITOR,
-                made.route_passed,
-                made.route_web,
-                {X25519: context, P256: context} if context else ending,
+                handle_tls_visitor, ours, VISITOR, doors, trio.Semaphore(1)
             )
             yield made
             nursery.cancel_scope.cancel()
@@ -285,7 +285,7 @@ async def test_suites_with_faults_or_without_curves_are_not_offered(
         await get(client, ending, None)
 
 
-def own_certificate(folder: Path) -> tuple[ssl.SSLContext, sni.Termination]:
+def own_certificate(folder: Path) -> tuple[ssl.SSLContext, Termination]:
     authority = trustme.CA()
     # With TLS 1.2 a key on a curve would need that curve among the visitor's groups.
     leaf = authority.issue_cert(HOST, key_type=trustme.KeyType.RSA)
@@ -293,11 +293,11 @@ def own_certificate(folder: Path) -> tuple[ssl.SSLContext, sni.Termination]:
     leaf.cert_chain_pems[0].write_to_path(folder / "certificate")
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return client, sni.termination(folder / "certificate", folder / "key")
+    return client, termination(folder / "certificate", folder / "key")
 
 
 async def get(
-    client: ssl.SSLContext, ending: sni.Termination, session: ssl.SSLSession | None
+    client: ssl.SSLContext, ending: Termination, session: ssl.SSLSession | None
 ) -> tuple[ssl.SSLObject, str]:
     """Ask for a page that nobody has; give what became of the TLS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
