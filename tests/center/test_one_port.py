@@ -12,6 +12,7 @@ import trustme
 from support.center import (
     GET,
     LOOPBACK,
+    ask,
     center,
     echo,
     free_ports,
@@ -20,7 +21,9 @@ from support.center import (
     target,
 )
 
+from tunnel.access.networks import Networks
 from tunnel.addresses import Address
+from tunnel.center.events import MappingReady
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.names import NameOptions
 from tunnel.front.http import sni
@@ -181,3 +184,59 @@ async def test_links_may_move_to_the_port_of_names_and_away(tmp_path: Path) -> N
             assert await server.change(apart) == where.address
             async with running(where.client()[0]):
                 await where.until(lambda: links_of(where) == 2)
+
+
+async def test_visitors_of_http_are_sent_to_https(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    _, names = one_port(tmp_path, ca)
+    names = replace(names, http=Address(LOOPBACK, 0), redirect=True)
+    async with center(names=names) as where, target(page) as at:
+        client, notices = where.client()
+        http, https = where.server.names.http, where.server.names.https
+        assert http is not None
+        assert https is not None
+        url = f"https://shop.t.test:{https.port}"
+
+        async def location(target: str, *fields: str) -> str:
+            head = "\r\n".join((f"GET {target} HTTP/1.1", *fields, "", ""))
+            answer = (await ask(http, head.encode())).decode()
+            return answer.partition("Location: ")[2].partition("\r\n")[0]
+
+        host, close = "Host: shop.t.test", "Connection: close"
+        async with running(client):
+            assert not await location("/", host, close)  # nobody has the name
+            await client.publish(SHOP, exit_to(at))
+            ready = await notices.next(MappingReady)
+            assert ready == MappingReady(ready.name, replace_host(https), True)
+            assert await location("/a?b=%2F", host, close) == f"{url}/a?b=%2F"
+            assert await location(f"http://shop.t.test:{http.port}/x", host, close)
+            assert await tls_page(https, "shop.t.test", ca) == 200
+            await where.server.change(
+                replace(where.server.options, names=replace(names, redirect=False))
+            )
+            assert not await location("/", host, close)
+
+
+def replace_host(at: Address) -> Address:
+    return Address("shop.t.test", at.port)
+
+
+async def test_a_visitor_whose_tls_ended_at_a_proxy_is_not_sent_in_circles(
+    tmp_path: Path,
+) -> None:
+    ca = trustme.CA()
+    _, names = one_port(tmp_path, ca)
+    names = replace(names, http=Address(LOOPBACK, 0), redirect=True)
+    proxy = Networks.parse(["127.0.0.1"]).allowed
+    async with center(names=names, trusted=proxy) as where, target(page) as at:
+        client, _ = where.client()
+        async with running(client):
+            await client.publish(SHOP, exit_to(at))
+            http = where.server.names.http
+            assert http is not None
+            said = b"GET / HTTP/1.1\r\nHost: shop.t.test\r\nConnection: close\r\n"
+            there = b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: %s\r\n\r\n"
+            answers = [
+                await ask(http, said + there % proto) for proto in (b"https", b"http")
+            ]
+            assert [int(one.split()[1]) for one in answers] == [200, 308]

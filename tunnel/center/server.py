@@ -26,6 +26,7 @@ from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
+from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
@@ -46,9 +47,7 @@ from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
-from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
-from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 
 if TYPE_CHECKING:
     import ssl
@@ -60,8 +59,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.front.http.sni import Links
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim
-    from tunnel.proto.proofs import Verifier
+    from tunnel.proto.handshake import AuthClaim, ServerHandshake
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
@@ -107,11 +105,10 @@ class CenterServer:
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
         self._links_at = Listening(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
-        # Unknown names are checked against this one: same work, same answer.
-        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
-        coming = options.next_identity
-        self._next_pin = b"" if coming is None else coming.pin_bytes
+        self._starts = LinkStarts(
+            self._users, self.terms, identity, options.next_identity
+        )
         self._tls = self._tls_of(options)
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
@@ -284,7 +281,7 @@ class CenterServer:
                             heard=heard,
                         )
                         await transport.handshake()
-                    handshake = self._handshake()
+                    handshake = self._starts.begin(self.options.resume_s)
                     claim = await hear(transport, handshake)
                     if self.options.client_ca is not None:
                         check_certificate(transport, handshake, claim.name)
@@ -297,28 +294,6 @@ class CenterServer:
             log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
                 reason="a newcomer needs its place")  # fmt: skip
         return None
-
-    def _handshake(self) -> ServerHandshake:
-        identity = self._identity
-        return ServerHandshake(
-            self.terms,
-            secrets.token_bytes(32),
-            PLAIN_BINDING if identity is None else identity.certificate_sha256,
-            self._verifier,
-            self._nobody,
-            resume_s=self.options.resume_s,
-            next_pin=self._next_pin,
-            lookup_own=self._own_verifier,
-        )
-
-    def _verifier(self, name: str) -> Verifier | None:
-        user = self._users.get(name)
-        return user.verifier if user and not user.is_over(time()) else None
-
-    def _own_verifier(self, name: str) -> Verifier | None:
-        user = self._users.get(name)
-        once = None if user is None or user.is_over(time()) else user.once
-        return once.own if once else None
 
     async def _refuse(
         self,
@@ -370,7 +345,7 @@ class CenterServer:
         link = client.link if client is not None else None  # now: it may change
         await answer(transport, handshake)
         if client is not None and link is not None:
-            if self._next_pin:
+            if self._starts.next_pin:
                 client.was_told_next_pin(claim)
             await self._carry(client, link)
 

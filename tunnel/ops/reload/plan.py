@@ -23,8 +23,8 @@ Sign = Literal["+", "~", "-", "!"]
 
 AT_ONCE: Final = frozenset(
     ("listen", "ports", "public_host", "resume", "max_sessions", "max_waiting_sessions",
-     "limit", "http", "https", "domain", "certificate", "client_ca", "max_per_address",
-     "trusted_proxy", "drain"),
+     "limit", "http", "https", "domain", "certificate", "redirect", "client_ca",
+     "max_per_address", "trusted_proxy", "drain"),
 )  # fmt: skip
 """The flags that change while ``serve`` or ``up`` runs; others need a restart."""
 
