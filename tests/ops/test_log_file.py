@@ -128,7 +128,7 @@ class Writes:
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Writes]:
     made = Writes()
-    monkeypatch.setattr(log_file.os, "write", made)
+    monkeypatch.setattr(os, "write", made)
     yield made
     made.goes.set()
 

@@ -5,7 +5,7 @@ Each visitor is one task. Whatever goes wrong in it ends that task only.
     open_listener, PortListener         TCP ports
     open_unix_listener, UnixListener    unix sockets, and their files
     serve, _Entrance                    accept, bound, count, refuse, supervise
-    carry                               relay one visitor, and log how it went
+    carry                               relay one visitor, and say how it went
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import trio
 
 from tunnel.access.visitors import VISITORS
 from tunnel.addresses import Address, UnixPath, bare_ip
+from tunnel.errors import Code
 from tunnel.log import log_event
+from tunnel.net.access_log import say_served, wanted
 from tunnel.net.bind import bind_all, unix_error
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
-from tunnel.net.relay import relay, reset_socket
+from tunnel.net.relay import Traffic, relay, reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
@@ -463,15 +465,29 @@ async def carry(
     peer: Address | None,
     *,
     early: bytes = b"",
+    entry: str = "",
+    target: object = None,
+    say: Callable[[Code], None] | None = None,
 ) -> None:
-    """Relay to the end, and log how it went, at DEBUG. Owns both streams.
+    """Relay to the end, and write the line of the access log. Owns both streams.
 
-    ``early`` was read from ``stream`` before, and goes first.
+    Args:
+        stream: the visitor.
+        virtual: where it is led.
+        peer: the visitor's address.
+        early: was read from ``stream`` before, and goes first.
+        entry: where it came to, if ``ENTRY`` does not say it.
+        target: what it has asked for, where it had a choice.
+        say: writes the line instead.
     """
-    started = time.monotonic()
-    result = await relay(stream, virtual, early=early)
-    if LOG.isEnabledFor(logging.DEBUG):
-        log_event(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
-            sent=result.sent_bytes, received=result.received_bytes,
-            seconds=round(time.monotonic() - started, 3),
-            code=result.code.name)  # fmt: skip
+    began, code, traffic = time.monotonic(), Code.RESET, Traffic()
+    try:
+        result = await relay(stream, virtual, early=early, traffic=traffic)
+        code = result.code
+    finally:
+        if say is not None:
+            say(code)
+        elif wanted():
+            passed = traffic.sent, traffic.received
+            say_served(began, stream, virtual, peer=peer, entry=entry, target=target,
+                passed=passed, code=code)  # fmt: skip

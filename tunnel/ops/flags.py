@@ -100,7 +100,7 @@ class RunFlags:
     as_json: Annotated[bool, Parameter(name="--json")] = False
     log: LogForm | None = None
     log_file: Path | None = None
-    access_log: str | None = None
+    access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""

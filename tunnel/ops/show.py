@@ -202,7 +202,6 @@ def _write(file: TextIO, text: str) -> None:
 # The log -----------------------------------------------------------------------------
 
 
-
 class _AccessHandler(logging.StreamHandler[TextIO]):
     """Writes every line: those of a flood are what it is for."""
 

@@ -139,18 +139,22 @@ async def handle_tls_visitor(
             visit = Visit(found, peer, secure=True)
             await handle_visitor(visit, route_web)
         elif isinstance(found, Destination):
-            await _pass_on(stream, peer, found, bytes(heard))
+            await _pass_on(stream, peer, found, bytes(heard), hello)
         else:
-            await _pass_to(stream, peer, found, bytes(heard))
+            await _pass_to(stream, peer, found, bytes(heard), hello)
 
 
 async def _pass_to(
-    stream: trio.abc.HalfCloseableStream, peer: Address, member: Member, heard: bytes
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    member: Member,
+    heard: bytes,
+    hello: ClientHello,
 ) -> None:
     """Pass a visitor on to a member, for which it counts as one request."""
     member.in_flight += 1
     try:
-        await _pass_on(stream, peer, member, heard)
+        await _pass_on(stream, peer, member, heard, hello)
     finally:
         member.in_flight -= 1
 
@@ -217,6 +221,7 @@ async def _pass_on(
     peer: Address,
     there: Destination | Member,
     heard: bytes,
+    hello: ClientHello,
 ) -> None:
     try:
         virtual = await there.open(peer)
@@ -225,7 +230,8 @@ async def _pass_on(
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    await carry(stream, virtual, peer, early=heard)
+    entry = f"https {hello.name}"
+    await carry(stream, virtual, peer, early=heard, entry=entry)
 
 
 async def _refuse(
