@@ -201,7 +201,7 @@ def say_flow(began: float, association: Association, peer: Address | None) -> No
     up = getattr(association, "sent_bytes", 0)
     down = getattr(association, "received_bytes", 0)
     stream = getattr(association, "stream", None)
-    say_served(began, stream, peer=peer, passed=(up, down))
+    say_served(time.monotonic() - began, stream, peer=peer, passed=(up, down))
 
 
 def visitor_of(source: _Source) -> Address:

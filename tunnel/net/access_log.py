@@ -6,7 +6,6 @@ Who serves somebody asks ``wanted`` first: without an access log that is all it 
 from __future__ import annotations
 
 import logging
-import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +29,7 @@ def wanted() -> bool:
 
 
 def say_served(
-    began: float,
+    seconds: float,
     *streams: object,
     peer: Address | None = None,
     entry: object = "",
@@ -44,7 +43,7 @@ def say_served(
     """Write the line of a visitor or a request that is over.
 
     Args:
-        began: when, on the clock of ``time.monotonic``.
+        seconds: that it took.
         streams: those of a session know whose they are, and maybe the entry.
         peer: the address of the visitor, if it is known.
         entry: where it came to; by default what the streams or ``ENTRY`` say.
@@ -64,7 +63,7 @@ def say_served(
         user=whose.get("user"), client=whose.get("client"),
         entry=_text(entry or ENTRY.get()), target=_text(target),
         method=method, path=path and _without_secrets(path), status=status,
-        up_bytes=up, down_bytes=down, seconds=round(time.monotonic() - began, 3),
+        up_bytes=up, down_bytes=down, seconds=round(seconds, 3),
         code=None if code is None else code.name)  # fmt: skip
 
 

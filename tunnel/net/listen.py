@@ -489,5 +489,5 @@ async def carry(
             say(code)
         elif wanted():
             passed = traffic.sent, traffic.received
-            say_served(began, stream, virtual, peer=peer, entry=entry, target=target,
+            say_served(time.monotonic() - began, stream, virtual, peer=peer, entry=entry, target=target,
                 passed=passed, code=code)  # fmt: skip

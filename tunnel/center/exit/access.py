@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tunnel.net.access_log import say_served
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 def say_left(
     stream: VirtualStream, began: float, passed: tuple[int, int], code: Code
 ) -> None:
-    """Write the line of a stream that the peer has opened; as ``say_served``."""
+    """Write the line of a stream that the peer has opened; ``began`` is monotonic."""
     create = stream.create
     target = create.target if create else None
     chosen = None if isinstance(target, NameTarget) or stream.entry else target
-    say_served(began, stream, peer=create.visitor if create else None,
+    say_served(time.monotonic() - began, stream, peer=create.visitor if create else None,
         entry=stream.entry or "exit", target=chosen, passed=passed,
         code=code)  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import trio
 
 from tunnel.net.access_log import ENTRY, say_served
 from tunnel.proto.conn import VirtualConn
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.errors import Code
     from tunnel.front.http.heads import RequestHead
+
+
+class _Asked(Protocol):
+    request: RequestHead | None
+    host: str
+    idle_since: float | None
 
 
 class RequestLine:
@@ -28,7 +35,8 @@ class RequestLine:
     """
 
     def __init__(self, peer: Address, stream: object, upstream: object) -> None:
-        self._began = time.monotonic()
+        self._began = trio.current_time()
+        self._ended: float | None = None
         self.peer = peer
         self.status: int | None = None
         self._method: str | None = None
@@ -53,14 +61,17 @@ class RequestLine:
         sent, received = conn.send.taken, conn.recv.received
         return (received, sent) if self._comes_by else (sent, received)
 
-    def over(self, request: RequestHead | None, host: str, *, tunnel: bool) -> None:
+    def over(self, visit: _Asked, *, tunnel: bool) -> None:
         """Write the line, unless a tunnel begins: then that is done at its end."""
+        request, host, self._ended = visit.request, visit.host, visit.idle_since
         if request is not None:
             self._method = request.method.decode("latin-1")
             self._path = request.target.decode("latin-1")
         if host and not self._comes_by and not ENTRY.get():
             self._entry = f"http {host}"
-        if not tunnel:
+        if tunnel:
+            self._ended = None
+        else:
             self.say(None)
 
     def say(self, code: Code | None) -> None:
@@ -69,7 +80,8 @@ class RequestLine:
         if _conn_of(self._stream) is not None:
             up, down = self._counts()
             passed = up - self._before[0], down - self._before[1]
-        say_served(self._began, self._stream, peer=self.peer, entry=self._entry,
+        seconds = (self._ended or trio.current_time()) - self._began
+        say_served(seconds, self._stream, peer=self.peer, entry=self._entry,
             passed=passed, code=code, method=self._method, path=self._path,
             status=self.status)  # fmt: skip
 

@@ -146,8 +146,7 @@ class Visit:
         """The last one, once its head was read."""
         self.body = BodyReader(NO_BODY)
         """Of that request."""
-        self.line: RequestLine | None = None
-        """Of the last request, for the access log, where there is one."""
+        self.line: RequestLine | None = None  # of the last request
         self.answering = False
         """A part of the final answer is out."""
         self.may_go_on = True
@@ -172,8 +171,7 @@ class Visit:
         self.turn = Notify()
         self._read = read or by_name
         self._last: tuple[bytes, Request] | None = None
-        """The last request that was read, and its bytes: many ask for the same again.
-        """
+        """The last request, and its bytes: many ask for the same again."""
         self.made: tuple[Request, Hashable, bytes, Address] | None = None
         """What a front end made of a request: for whom, the head, and the visitor."""
         self._reading: trio.CancelScope | None = None
@@ -482,7 +480,7 @@ async def _answer_while_kept(
             finally:
                 if visit.line is not None:
                     tunnel = visit.tunnel is not None
-                    visit.line.over(visit.request, visit.host, tunnel=tunnel)
+                    visit.line.over(visit, tunnel=tunnel)
             if not visit.may_go_on:
                 return False
             upstream = visit.upstream
