@@ -18,6 +18,7 @@ from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
 from tunnel.net import listen
 from tunnel.net.bind import address_error
+from tunnel.net.carry import carry
 from tunnel.net.descriptors import Told
 from tunnel.net.sockets import FastSocket
 
@@ -161,7 +162,7 @@ async def test_the_end_of_a_visitor_is_logged_with_its_bytes(
     await near.send_all(b"abc")
     await near.send_eof()
     await virtual.far.send_eof()
-    await listen.carry(far, virtual, Address("192.0.2.1", 5))
+    await carry(far, virtual, Address("192.0.2.1", 5))
     assert "visitor.served peer=192.0.2.1:5 up_bytes=3 down_bytes=0" in text(caplog)
     assert "code=NORMAL" in text(caplog)
 
@@ -172,7 +173,7 @@ async def test_a_visitor_that_is_cut_is_a_line_too(
     caplog.set_level(logging.INFO, "tunnel.access")
     _near, far = trio.testing.memory_stream_pair()
     with trio.move_on_after(0):
-        await listen.carry(far, Far(), Address("192.0.2.1", 5))
+        await carry(far, Far(), Address("192.0.2.1", 5))
     assert "visitor.served peer=192.0.2.1:5" in text(caplog)
     assert "code=RESET" in text(caplog)
 
@@ -185,7 +186,7 @@ async def test_without_an_access_log_nothing_is_said(
     virtual = Far()
     await near.send_eof()
     await virtual.far.send_eof()
-    await listen.carry(far, virtual, Address("192.0.2.1", 5))
+    await carry(far, virtual, Address("192.0.2.1", 5))
     assert "visitor.served" not in text(caplog)
 
 

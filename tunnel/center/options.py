@@ -40,3 +40,8 @@ class ServerOptions:
     """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
+
+    @property
+    def shares_https(self) -> bool:
+        """Links come in where TLS by name does: one port for everything."""
+        return self.names.https == self.listen and bool(self.listen.port)

@@ -24,9 +24,9 @@ from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import (
+    BY_TLS,
     CAN_RULE,
     MAX_MAPPING_ENTRIES,
-    TLS_ONLY,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -350,7 +350,7 @@ class Publisher:
             if known != public:
                 log_event(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
-                self._tell(MappingReady(name, public, answer.reason == TLS_ONLY))
+                self._tell(MappingReady(name, public, answer.reason == BY_TLS))
             return
         mapping.public = None
         if mapping.refusal == answer:

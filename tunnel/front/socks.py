@@ -27,7 +27,8 @@ from tunnel.front.login import Login
 from tunnel.front.udp import say_flow
 from tunnel.log import log_event
 from tunnel.net.access_log import wanted
-from tunnel.net.listen import LOG, carry, peer_of
+from tunnel.net.carry import carry
+from tunnel.net.listen import LOG, peer_of
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import TcpTarget
 from tunnel.socks.common import SocksCommand

@@ -261,7 +261,7 @@ class Published:
         return line("not answering", warning=warning)
 
     def over_tls(self) -> Published:
-        """Return the entry as it is where only ``https://`` leads to it."""
+        """Return the entry as it is where ``https://`` leads to it."""
         return replace(self, scheme="https") if self.scheme else self
 
     def instead(self, notice: MappingRefused, server_host: str) -> Published | None:

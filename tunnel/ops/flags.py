@@ -281,6 +281,7 @@ class ServeFlags:
         https: [HOST:]PORT for TLS by name.
         domain: Completes names without a dot: NAME.DOMAIN.
         certificate: CERT KEY: end TLS here for names published with --http.
+        redirect: Send visitors of the --http port to https://, where TLS ends here.
         print_join: Print the join line that is kept, and end.
         rotate_identity: Make the next key, and announce its pin to the clients that
             come from now on, also after a restart without this flag.
@@ -306,6 +307,7 @@ class ServeFlags:
     https: str | None = None
     domain: str | None = None
     certificate: tuple[Path, Path] | None = None
+    redirect: bool = False
     print_join: bool = False
     rotate_identity: bool = False
     change_identity: bool = False
@@ -318,12 +320,19 @@ class ServeFlags:
         from tunnel.access.networks import Networks
         from tunnel.center.server import ServerOptions
 
+        listen, names = Address.parse(self.listen, EVERYWHERE), self.names()
+        if self.plain and names.https == listen:
+            raise UsageError(
+                f"--listen {self.listen} is the port of --https",
+                "links without TLS cannot be told from visitors there",
+                "without --plain, or a port of its own",
+            )
         return ServerOptions(
-            Address.parse(self.listen, EVERYWHERE),
+            listen,
             _port_range(self.ports),
             self.plain,
             seconds("--resume", self.resume),
-            self.names(),
+            names,
             limits=self.limits(),
             max_per_address=None
             if self.max_per_address is None
@@ -390,6 +399,9 @@ class ServeFlags:
         if self.certificate is not None and self.https is None:
             why = "a certificate is given, but no port to use it on"
             raise UsageError(why, fix="--https 443")
+        if self.redirect and not (self.http and self.https):
+            why = "--redirect leads from --http to --https, and one is not there"
+            raise UsageError(why, fix="--http 80 --https 443")
         known = None
         if self.domain is not None:
             known = host_of(self.domain.strip("."))
@@ -400,7 +412,8 @@ class ServeFlags:
         https = Address.parse(self.https, EVERYWHERE) if self.https else None
         if known is None and all(is_loopback(at.host) for at in (http, https) if at):
             known = LOCALHOST
-        return NameOptions(http, https, known and known.lower(), self.certificate)
+        domain = known and known.lower()
+        return NameOptions(http, https, domain, self.certificate, self.redirect)
 
 
 def seconds(flag: str, text: str) -> int:

@@ -20,6 +20,7 @@ def say_left(
     create = stream.create
     target = create.target if create else None
     chosen = None if isinstance(target, NameTarget) or stream.entry else target
-    say_served(time.monotonic() - began, stream, peer=create.visitor if create else None,
+    peer = create.visitor if create else None
+    say_served(time.monotonic() - began, stream, peer=peer,
         entry=stream.entry or "exit", target=chosen, passed=passed,
         code=code)  # fmt: skip

@@ -77,6 +77,8 @@ class Destination(NamedTuple):
 
 Route = Callable[[str], Destination | Places | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
+Before = Callable[[Visit, "Request"], None]
+"""Called before a request is routed: HttpError answers it instead; must not wait."""
 
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
@@ -87,6 +89,7 @@ _PSEUDONYM: Final = PSEUDONYM.encode()
 async def serve_web(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
     route: Route,
+    before: Before | None = None,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
@@ -94,15 +97,19 @@ async def serve_web(
 
     # No coroutines of their own, here and below: each is 400 bytes of an idle visitor.
     def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
-        return handle_visitor(Visit(stream, peer), route)
+        return handle_visitor(Visit(stream, peer), route, before)
 
     await serve(listeners, handle, max_visitors=max_visitors)
 
 
-def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None]:
+def handle_visitor(
+    visit: Visit, route: Route, before: Before | None = None
+) -> Coroutine[object, object, None]:
     """Serve one visitor to its end; owns its stream."""
 
     async def answer(request: Request) -> None:
+        if before is not None:
+            before(visit, request)
         found = route(request.host)
         visit.host = request.host
         if not isinstance(found, Destination):

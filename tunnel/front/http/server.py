@@ -37,7 +37,7 @@ from tunnel.front.http.pages import (
 )
 from tunnel.front.http.request import by_name
 from tunnel.net.access_log import wanted
-from tunnel.net.listen import carry
+from tunnel.net.carry import carry
 from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
 from tunnel.net.sockets import quick

@@ -75,6 +75,7 @@ _TABLES: Final = (
         ("domain", '"t.example.net"', "Completes names without a dot: NAME.DOMAIN."),
         ("certificate", '["cert.pem", "key.pem"]',
          "End TLS here for names published with http."),
+        ("redirect", "false", "Send visitors of http to https, where TLS ends here."),
         ("client_ca", '"clients.pem"',
          "Authorities: each client needs a certificate with its user's name."),
         ("max_per_address", "4096", "Visitors of one address at once."),

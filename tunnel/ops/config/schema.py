@@ -179,6 +179,7 @@ class ServerTable(RunTable):
     https: Said = key(word(lambda text: ServeFlags(https=text).names(), number=True))
     domain: Said = key(word(lambda text: ServeFlags(domain=text).names()))
     certificate: Said = key(files)
+    redirect: Said = key(switch())
     client_ca: Said = key(file)
     max_per_address: Said = key(
         number(lambda text: ServeFlags(max_per_address=int(text)).options())
