@@ -29,6 +29,7 @@ from tunnel.net.bind import own_address_outwards
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.server_handlers import ServerHandlers
 from tunnel.ops.control.service import OwnSocket
+from tunnel.ops.life import Life
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
@@ -81,7 +82,8 @@ async def run_serve(
         joined = _Joined(state, token, identity, show)
         commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
-        ending = Ending(show, lambda: server.connections, reloads=True)
+        life = Life()
+        ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
             joined.at(address, again.flags)
@@ -90,9 +92,10 @@ async def run_serve(
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
                 about.address = str(address)
+                life.ready(f"listening on {address}")
 
             changes = ServerChanges(again, server, care, moved)
-            reloader = Reloader(changes.apply, show, again.path)
+            reloader = Reloader(changes.apply, show, again.path, life)
             asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
@@ -107,6 +110,7 @@ async def run_serve(
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
+            life.ready(f"listening on {address}")
             _show_server(show, address, joined.line(), server.names)
         return ending.status
 

@@ -33,6 +33,7 @@ from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
 from tunnel.ops.entry_commands import EntryCommands
+from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
@@ -120,6 +121,7 @@ class _Up:
             certificate=self.server.client_cert,
             keeper=self,
         )
+        self._life = Life()
         self._entries = RunningEntries(self._client, self.nursery)
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
@@ -142,13 +144,15 @@ class _Up:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
         reloads = again is not None or bool(self.show.files)
-        ending = Ending(self.show, lambda: client.connections, reloads=reloads)
+        ending = Ending(
+            self.show, lambda: client.connections, self._life, reloads=reloads
+        )
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None
         handlers: Handlers = {}
         if again is not None:
             changes = ClientChanges(again, self._entries, self._changed)
-            reloader = Reloader(changes.apply, self.show, again.path)
+            reloader = Reloader(changes.apply, self.show, again.path, self._life)
             await reloader.start(self.nursery)
             handlers = reloader.handlers
 
@@ -192,11 +196,14 @@ class _Up:
         match notice:
             case LinkUp():
                 self._trouble = ""
+                self._life.ready(f"linked to {notice.peer}")
                 self._link_up(notice)
             case LinkDown():
+                self._life.not_ready(f"no link: {notice.reason.what}")
                 self._link_down(notice)
             case LinkResumed():
                 self._trouble = ""
+                self._life.ready(f"linked to {notice.peer}")
                 self.show.talk(
                     "link resumed",
                     f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
@@ -283,6 +290,7 @@ class _Up:
             self.show.trouble(error, f"it is asked for again {until}")
             return
         self.show.error(error)
+        self._life.stopping(error.what)
         # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
         self._client.stop()
