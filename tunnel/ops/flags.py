@@ -88,6 +88,8 @@ class RunFlags:
         log_file: Write the log to this file, which SIGUSR1 and SIGHUP open anew.
         access_log: Write a line for each visitor, at its end, to this file; `-`: where
             the log goes.
+        metrics: [HOST:]PORT for Prometheus, with /livez and /readyz; a port alone is on
+            127.0.0.1 and ::1.
     """
 
     drain: str = "8s"
@@ -101,6 +103,11 @@ class RunFlags:
     log: LogForm | None = None
     log_file: Path | None = None
     access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    metrics: str | None = None
+
+    def metrics_at(self) -> Address | None:
+        """Return where Prometheus asks; None: nowhere."""
+        return Address.parse(self.metrics, LOCALHOST) if self.metrics else None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
     from tunnel.ops.flags import Rotation, ServeFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.show import Show
 
@@ -106,7 +107,9 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            await _answer_commands(nursery, state, ending, about, asked)
+            common = await _answer_commands(nursery, state, ending, about, asked)
+            if (at := again.run.metrics_at()) is not None:
+                await _start_metrics(nursery, at, server, common, about, life)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
@@ -151,7 +154,7 @@ async def _answer_commands(
     ending: Ending,
     about: ServerHandlers,
     more: Handlers,
-) -> None:
+) -> CommonHandlers:
     """Have the control socket answer in ``nursery``; returns when it can be asked."""
     own = OwnSocket("serve", state)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
@@ -160,6 +163,26 @@ async def _answer_commands(
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
     await nursery.start(own.serve, handlers)
+    return common
+
+
+async def _start_metrics(
+    nursery: trio.Nursery,
+    at: Address,
+    server: CenterServer,
+    common: CommonHandlers,
+    about: ServerHandlers,
+    life: Life,
+) -> None:
+    """Have Prometheus answered in ``nursery``; AddressError: not at this address."""
+    from tunnel.ops.metrics.facts import facts_of, users_of_server
+    from tunnel.ops.metrics.web import MetricsPort
+
+    def facts() -> Facts:
+        users = users_of_server(server)
+        return facts_of(common, life, users, about.sessions(), server.pools)
+
+    await nursery.start(MetricsPort(facts, life).serve, at)
 
 
 def _identities(

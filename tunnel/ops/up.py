@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Handlers
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
@@ -69,11 +70,13 @@ async def run_up(
     *,
     of_file: bool = False,
     again: UpAgain | None = None,
+    metrics: Address | None = None,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
-    ``again``: how what was told is read again; None: it never is.
+    ``again``: how what was told is read again; None: it never is. ``metrics``: where
+    Prometheus asks.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
@@ -88,7 +91,7 @@ async def run_up(
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
             up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s, again)
+            status = await up.run(entries, drain_s, again, metrics)
             nursery.cancel_scope.cancel()
     return status
 
@@ -139,7 +142,11 @@ class _Up:
         self._failure: Exit | None = None
 
     async def run(
-        self, entries: list[Entry], drain_s: int, again: UpAgain | None
+        self,
+        entries: list[Entry],
+        drain_s: int,
+        again: UpAgain | None,
+        metrics: Address | None,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
@@ -160,7 +167,9 @@ class _Up:
             await client.drain(changes.run.drain_s() if changes else drain_s)
 
         await self.nursery.start(ending.watch, drain, client.leave)
-        await self._answer_commands(ending, handlers)
+        common = await self._answer_commands(ending, handlers)
+        if metrics is not None:
+            await self._start_metrics(metrics, common)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -176,7 +185,7 @@ class _Up:
         for line in lines:
             self._say(line)
 
-    async def _answer_commands(self, ending: Ending, more: Handlers) -> None:
+    async def _answer_commands(self, ending: Ending, more: Handlers) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
@@ -188,6 +197,20 @@ class _Up:
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
         await self.nursery.start(own.serve, handlers)
+        return common
+
+    async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:
+        """Have Prometheus answered; AddressError: not at this address."""
+        from tunnel.ops.metrics.facts import facts_of, user_of_client
+        from tunnel.ops.metrics.web import MetricsPort
+
+        client, life = self._client, self._life
+
+        def facts() -> Facts:
+            users = user_of_client(client, self.join.name)
+            return facts_of(common, life, users, self._about.sessions(), client.pools)
+
+        await self.nursery.start(MetricsPort(facts, life).serve, at)
 
     # What the client tells -----------------------------------------------------------
 

@@ -13,13 +13,16 @@ from tunnel.link.live import open_streams
 from tunnel.link.looks import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tunnel.access.account import Account
     from tunnel.center.client import CenterClient
     from tunnel.center.server import CenterServer
     from tunnel.center.why import Known
+    from tunnel.ops.control.handlers import CommonHandlers
     from tunnel.ops.control.status import Status
+    from tunnel.ops.life import Life
+    from tunnel.proto.pools import Pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,24 @@ class Facts:
     """Bytes that are held, and how many may be, by the names of the pools."""
     events: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """How often each event was logged, by its name and its level."""
-    descriptors: tuple[int, int] = (0, 0)
-    """Those that are open, and how many may be."""
+
+
+def facts_of(
+    common: CommonHandlers,
+    life: Life,
+    users: tuple[UserFacts, ...],
+    sessions: Sequence[Known],
+    pools: Pools,
+) -> Facts:
+    """Return the numbers of this moment."""
+    return Facts(
+        common.status(),
+        life.is_ready,
+        users,
+        waits_of(sessions),
+        pools_of(pools),
+        dict(common.recent.counts),
+    )
 
 
 def users_of_server(server: CenterServer) -> tuple[UserFacts, ...]:
@@ -83,17 +102,14 @@ def waits_of(sessions: Iterable[Known]) -> dict[str, int]:
     return found
 
 
-def pools_of(sessions: Iterable[Known]) -> dict[str, tuple[int, int]]:
+def pools_of(pools: Pools) -> dict[str, tuple[int, int]]:
     """Return what the sessions of a process hold, and may hold, together."""
-    for known in sessions:
-        pools = known.session.core.pools
-        rooms = {
-            "unsent": pools.unsent,
-            "kept": pools.kept,
-            "control": pools.control,
-            "datagrams_out": pools.datagrams_out,
-            "datagrams_in": pools.datagrams_in,
-        }
-        held = {name: (one.taken_bytes, one.limit_bytes) for name, one in rooms.items()}
-        return {"unread": (pools.held.held_bytes, pools.held.limit_bytes), **held}
-    return {}
+    rooms = {
+        "unsent": pools.unsent,
+        "kept": pools.kept,
+        "control": pools.control,
+        "datagrams_out": pools.datagrams_out,
+        "datagrams_in": pools.datagrams_in,
+    }
+    held = {name: (one.taken_bytes, one.limit_bytes) for name, one in rooms.items()}
+    return {"unread": (pools.held.held_bytes, pools.held.limit_bytes), **held}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,27 +32,24 @@ TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LINK_STATES: Final = ("linked", "waiting", "connecting")
 
 
-class Metrics:
-    """What a process tells Prometheus; ``facts`` returns the numbers of the moment."""
+def text_of(facts: Facts) -> bytes:
+    """Write what a process tells Prometheus; may be called in a thread."""
+    registry = CollectorRegistry()
+    registry.register(_Moment(facts))
+    # CPU, memory and descriptors under the names that everybody's boards know.
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
 
-    def __init__(self, facts: Callable[[], Facts]) -> None:
+
+class _Moment(Collector):
+    """The families of one moment."""
+
+    def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        # CPU, memory and descriptors under the names that everybody's boards know.
-        ProcessCollector(registry=self._registry)
-
-    def text(self) -> bytes:
-        """Return all numbers of this moment."""
-        return generate_latest(self._registry)
-
-    def describe(self) -> list[Metric]:
-        """Return nothing: the registry must not ask before there is something."""
-        return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families of this moment."""
-        facts = self._facts()
+        """Yield them; the registry asks twice, for it looks at the names first."""
+        facts = self._facts
         yield from _process(facts)
         yield from _links(facts.status)
         yield from _users(facts.users)
