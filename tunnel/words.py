@@ -64,6 +64,42 @@ def bare(text: str) -> str:
     return text
 
 
+def whole_number(text: str, most: int) -> int | None:
+    """Return the number that a text says in the digits 0 to 9; None: none up to
+    ``most``.
+
+    ``int`` would refuse thousands of digits, and takes those of other scripts.
+    """
+    digits = text.lstrip("0") or text[:1]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
+        return None
+    number = int(digits)
+    return number if number <= most else None
+
+
+def read_toml(text: str) -> dict[str, object]:
+    """Return what a text in TOML says.
+
+    Raises:
+        ValueError: it is none, or has a number of more than 64 bits, which no reader
+            has to take: Python would not even write some of them.
+        RecursionError: tables stand within tables without end.
+    """
+    import tomllib  # most commands read none
+
+    document = tomllib.loads(text)
+    _insist_on_numbers(document)
+    return document
+
+
+def _insist_on_numbers(value: object) -> None:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _insist_on_numbers(one)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("a number has more than 64 bits")
+
+
 def is_utf_8(text: str) -> bool:
     """Say whether ``text`` can be sent: a command line may be in another encoding."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -31,7 +30,7 @@ from tunnel.ops.config.tables import entry_of, line_of, user_of
 from tunnel.ops.config.values import Several, kind_of
 from tunnel.ops.entries import refuse_twice
 from tunnel.platform.files import open_file
-from tunnel.words import meant
+from tunnel.words import meant, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -149,7 +148,7 @@ def parse_config(
 ) -> Config:
     """Read the text of a configuration file; as ``read_config``."""
     try:
-        document = tomllib.loads(text)
+        document = read_toml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([syntax_fault(place.path, text, error)]) from None
     lines = lines_of(text.replace("\r\n", "\n"))
