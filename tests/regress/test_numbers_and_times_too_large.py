@@ -21,6 +21,8 @@ from tunnel.ops.config.migrate import carried_over
 from tunnel.ops.config.place import Place
 from tunnel.ops.config.read import parse_config
 from tunnel.ops.control import ask
+from tunnel.ops.control.status_text import ps_lines, status_lines
+from tunnel.ops.control.why_text import why_line, why_lines
 from tunnel.ops.entry_syntax import parse_http, parse_tcp
 from tunnel.ops.flags import _port_range, seconds
 from tunnel.ops.proxy_variables import is_exempt
@@ -128,3 +130,28 @@ def test_a_time_long_ago_is_written_as_it_can_be_read(when: str) -> None:
 def test_an_answer_of_a_process_without_end_is_no_answer() -> None:
     with pytest.raises(StateError):
         ask._read(b"[" * 100_000, "serve-1")
+
+
+@pytest.mark.parametrize("deep", [100, 900, 990, 5_000])
+def test_tables_within_tables_are_refused_however_they_are_written(deep: int) -> None:
+    for text in (
+        f"client.{'a.' * deep}b = 1",
+        f"client.tcp = {'[' * deep}{']' * deep}",
+    ):
+        with pytest.raises(ConfigError, match=":1: tables within tables"):
+            parse_config(text, Place(FILE, None))
+        with pytest.raises(StateError, match="f:1: tables within tables"):
+            read_users(text, "f")
+        with pytest.raises(ConfigError, match=":1: tables within tables"):
+            carried_over(FILE, text)
+
+
+@pytest.mark.parametrize("said", ["NaN", "Infinity", "1e999", "9" * 400, '"x"', "{}"])
+def test_an_answer_with_such_numbers_is_shown(said: str) -> None:
+    """Of another version; JSON as Python reads it has numbers that are none."""
+    keys = "connections", "began_at", "sent_bytes", "now", "minute", "help"
+    fields = ", ".join(f'"{key}": {said}' for key in keys)
+    answer = ask._read(f'{{"done": {{{fields}}}}}'.encode(), "serve-1")
+    lines = [*ps_lines([answer]), *status_lines(answer), *why_lines(answer, "serve-1")]
+    assert why_line(answer, "serve-1")
+    assert "for" in lines[0]

@@ -39,7 +39,7 @@ def carried_over(path: Path, text: str) -> tuple[str, list[str]]:
     """Carry over the text of a file; as ``migrate``."""
     try:
         document = read_toml(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         fault = syntax_fault(path, text, error)
         if text.lstrip().startswith(("[common]", ";", "# [common]")):
             fault += "; frp's older INI is not read"

@@ -149,7 +149,7 @@ def parse_config(
     """Read the text of a configuration file; as ``read_config``."""
     try:
         document = read_toml(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError([syntax_fault(place.path, text, error)]) from None
     lines = lines_of(text.replace("\r\n", "\n"))
     reading = _Reading(place, lines, {} if known is None else known)
@@ -162,14 +162,11 @@ def parse_config(
     return config
 
 
-def syntax_fault(path: Path, text: str, error: ValueError | RecursionError) -> str:
+def syntax_fault(path: Path, text: str, error: ValueError) -> str:
     """Return why a text is no TOML, with its place."""
     found = _AT_LINE.search(str(error))
     line = int((found and found[1]) or text.count("\n") + 1)
-    what = "tables within tables without end"
-    if isinstance(error, ValueError):
-        what = _AT_LINE.sub("", str(error))
-    return f"{path}:{line}: {what}"
+    return f"{path}:{line}: {_AT_LINE.sub('', str(error))}"
 
 
 def content(path: Path) -> tuple[str, os.stat_result]:
