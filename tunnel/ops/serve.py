@@ -34,6 +34,7 @@ from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
+from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.user_care import UserCare
 from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
@@ -86,6 +87,7 @@ async def run_serve(
         life = Life()
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
+            await nursery.start(tell_systemd, life)
             address = await nursery.start(server.run)
             joined.at(address, again.flags)
             about = ServerHandlers(server, address)

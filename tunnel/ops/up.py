@@ -38,6 +38,7 @@ from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
+from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.texts import connections, size_text
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class _Up:
         metrics: Address | None,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
+        await self.nursery.start(tell_systemd, self._life)
         client = self._client
         reloads = again is not None or bool(self.show.files)
         ending = Ending(
