@@ -61,7 +61,7 @@ app = App(
 app.command(user_cli.invite)
 app.command(user_cli.users)
 app.command(config_cli.config)
-app.command(service_cli.service)
+service_cli.add_to(app)
 control_cli.add_to(app)
 app.command(check_cli.doctor)
 

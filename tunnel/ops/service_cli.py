@@ -13,70 +13,80 @@ from tunnel.ops.service.unit import Role  # noqa: TC001 - cyclopts reads the ann
 if TYPE_CHECKING:
     from tunnel.ops.service.unit import Unit
 
-service = App(name="service", help="Have systemd start a server or a client.")
+
+def add_to(app: App) -> None:
+    """Add the commands."""
+    service = App(name="service", help="Have systemd start a server or a client.")
+    service.command(_Install(app).install)
+    service.command(uninstall)
+    app.command(service)
 
 
-@service.command
-def install(
-    role: Role = "serve",
-    /,
-    *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    user: bool = False,
-    print_: Annotated[bool, Parameter(name="--print")] = False,
-    name: str | None = None,
-    run_as: str | None = None,
-    low_ports: bool = False,
-    credential: list[str] | None = None,
-    force: bool = False,
-) -> int:
-    """Write a unit that starts `tunnel serve` or `tunnel up`, and say what comes next.
+class _Install:
+    """The command that reads another one's words, as ``app`` does."""
 
-    Args:
-        role: serve or up.
-        words: Its flags.
-        user: For this user's own systemd; it ends with the last login, unless
-            `loginctl enable-linger` was said.
-        print_: Only print the unit.
-        name: Of the unit, by default tunnel-serve or tunnel-up.
-        run_as: The user that it runs as; without it one that systemd makes.
-        low_ports: It may listen below 1024, which is found out where its flags or its
-            file say such a port, and not where clients ask for one.
-        credential: ID:PATH of a secret that root alone can read, for
-            `token_file = "$CREDENTIALS_DIRECTORY/ID"`. Repeatable.
-        force: Replace a unit that was changed, or that somebody else has written.
-    """
-    from tunnel.ops.cli import app
-    from tunnel.ops.service.install import make_unit, place_of, unreachable, write
-    from tunnel.ops.show import Show
+    def __init__(self, app: App) -> None:
+        self._app = app
 
-    called = name or f"tunnel-{role}"
-    place_of(called, user=user)
-    unit = make_unit(
-        app, role, words, name=called, user=user, run_as=run_as, low_ports=low_ports,
-        credentials=credential or [],
-    )  # fmt: skip
-    show = Show(log="terminal")
-    where = unreachable(unit)
-    if print_:
-        sys.stdout.write(unit.text())
-        sys.stdout.flush()
+    def install(
+        self,
+        role: Role = "serve",
+        /,
+        *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
+        user: bool = False,
+        print_: Annotated[bool, Parameter(name="--print")] = False,
+        name: str | None = None,
+        run_as: str | None = None,
+        low_ports: bool = False,
+        credential: list[str] | None = None,
+        force: bool = False,
+    ) -> int:
+        """Write a unit that starts `serve` or `up`, and say what comes next.
+
+        Args:
+            role: serve or up.
+            words: Its flags.
+            user: For this user's own systemd; it ends with the last login, unless
+                `loginctl enable-linger` was said.
+            print_: Only print the unit.
+            name: Of the unit, by default tunnel-serve or tunnel-up.
+            run_as: The user that it runs as; without it one that systemd makes.
+            low_ports: It may listen below 1024, which is found out where its flags or
+                its file say such a port, and not where clients ask for one.
+            credential: ID:PATH of a secret that root alone can read, for
+                `token_file = "$CREDENTIALS_DIRECTORY/ID"`. Repeatable.
+            force: Replace a unit that was changed, or that somebody else has written.
+        """
+        from tunnel.ops.service.install import make_unit, place_of, unreachable, write
+        from tunnel.ops.show import Show
+
+        called = name or f"tunnel-{role}"
+        place_of(called, user=user)
+        unit = make_unit(
+            self._app, role, words, name=called, user=user, run_as=run_as,
+            low_ports=low_ports, credentials=credential or [],
+        )  # fmt: skip
+        show = Show(log="terminal")
+        where = unreachable(unit)
+        if print_:
+            sys.stdout.write(unit.text())
+            sys.stdout.flush()
+            if where:
+                show.lines([f"warning: the service's user cannot reach {where}"])
+            return Exit.OK
         if where:
-            show.lines([f"warning: the service's user cannot reach {where}"])
+            raise StateError(
+                f"the service's user could not reach {where}",
+                "it is in a folder that is private, or that services do not see",
+                "python -m venv /opt/tunnel, and install it there; or --user",
+            )
+        path, changed = write(unit, force=force)
+        show.line("written" if changed else "unchanged", f"wrote {path}" if changed
+                  else f"{path} is as it should be", path=str(path))  # fmt: skip
+        show.lines(_next(unit))
         return Exit.OK
-    if where:
-        raise StateError(
-            f"the service's user could not reach {where}",
-            "it is in a folder that is private, or that services do not see",
-            "python -m venv /opt/tunnel, and install it there; or --user",
-        )
-    path, changed = write(unit, force=force)
-    show.line("written" if changed else "unchanged", f"wrote {path}" if changed
-              else f"{path} is as it should be", path=str(path))  # fmt: skip
-    show.lines(_next(unit))
-    return Exit.OK
 
 
-@service.command
 def uninstall(
     role: Role = "serve",
     /,
