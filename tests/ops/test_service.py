@@ -248,6 +248,9 @@ def test_what_is_printed_starts_reloads_answers_and_stops(machine: Machine) -> N
 def test_it_is_written_only_where_its_user_could_start_it(machine: Machine) -> None:
     hidden = machine.home / "hidden"
     hidden.mkdir(mode=0o700)
+    (hidden / "tunnel").touch()
     unit = Unit("serve", "x", [str(hidden / "tunnel"), "serve"])
     assert installing.unreachable(unit) == str(hidden / "tunnel")
     assert installing.unreachable(Unit("serve", "x", unit.command, user=True)) == ""
+    shared = Unit("up", "x", ["/bin/sh", "up", "--http", f"a={hidden},list"])
+    assert installing.unreachable(shared) == str(hidden)

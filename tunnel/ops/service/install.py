@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 SYSTEM: Final = Path("/etc/systemd/system")
 CONFIG: Final = Path("/etc/tunnel/tunnel.toml")
 LOGS: Final = "/var/log/"
+HIDDEN: Final = ("/home", "/root", "/run/user")
+"""What ``ProtectHome=`` takes away."""
 FIRST_FREE: Final = 1024
 """The first port that needs no right."""
 
@@ -102,14 +105,19 @@ def executable() -> list[str]:
 
 
 def unreachable(unit: Unit) -> str:
-    """Return what of the program the unit's own user cannot get at; "" if nothing."""
+    """Return a file that the unit's own user cannot get at; "" if there is none.
+
+    Of the program, and of the words that name files.
+    """
     if unit.user or unit.run_as == "root":
         return ""
-    for place in (unit.command[0], sys.prefix, Path(__file__).parents[2]):
+    parts = {part for word in unit.command for part in re.split("[=,]", word)}
+    named = [part for part in parts if part.startswith("/") and os.path.exists(part)]
+    for place in (*sorted(named), sys.prefix, str(Path(__file__).parents[2])):
         really = Path(place).resolve()
-        for folder in reversed(really.parents):
-            hidden = str(folder) in ("/home", "/root", "/run/user")
-            if hidden or not folder.stat().st_mode & 0o001:
+        for folder in (really, *really.parents):
+            hidden = str(folder) in HIDDEN
+            if hidden or (folder.is_dir() and not folder.stat().st_mode & 0o001):
                 return str(really)
     return ""
 
