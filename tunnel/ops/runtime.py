@@ -15,7 +15,7 @@ from tunnel.front.http.limits import LIMITS
 from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.ops.show import Show, connections
+from tunnel.ops.texts import connections
 from tunnel.platform.process import HANGUP, REOPEN, bury_strangers, has_terminal
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
+    from tunnel.ops.show import Show
 
     Command = Callable[[], Awaitable[int]]
 

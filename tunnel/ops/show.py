@@ -24,9 +24,7 @@ from tunnel.log import (
 )
 from tunnel.ops.log_file import LogFile
 from tunnel.ops.recent import Recent
-from tunnel.ops.texts import connections as connections
 from tunnel.ops.texts import explained, shown
-from tunnel.ops.texts import size_text as size_text
 from tunnel.redaction import redact
 from tunnel.words import escaped
 

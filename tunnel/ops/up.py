@@ -37,7 +37,7 @@ from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
-from tunnel.ops.show import connections, size_text
+from tunnel.ops.texts import connections, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
