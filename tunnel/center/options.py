@@ -40,3 +40,10 @@ class ServerOptions:
     """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
+    also_listen: tuple[Address, ...] = ()
+    """Where links come in besides ``listen``."""
+
+    @property
+    def listens(self) -> tuple[Address, ...]:
+        """Where links come in."""
+        return (self.listen, *self.also_listen)

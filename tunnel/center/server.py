@@ -26,7 +26,7 @@ from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
-from tunnel.center.listening import Listening, open_places, take_places
+from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
 from tunnel.center.once import may_begin
@@ -104,7 +104,7 @@ class CenterServer:
         self.mappings = MappingTable(types, users)
         self.names = NamePorts(options.names, self.mappings)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
-        self._links_at = Listening(partial(links, handle=self._serve_wire))
+        self.entrances = Entrances(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
@@ -146,9 +146,10 @@ class CenterServer:
         VISITORS.set(self._visitors)
         ending = self.names.ending(options.names)
         take_places(await open_places(self._places(options)))
+        self.entrances.take()
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
-        address = self._links_at.address or options.listen
+        address, *others = self.entrances.addresses
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 # A change may come from a task that knows nothing of this server.
@@ -156,10 +157,11 @@ class CenterServer:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
-                self._links_at.run(self._nursery)
+                self.entrances.run(self._nursery)
                 task_status.started(address)
-                log_event(logger, logging.INFO, "server.listening",
-                    address=str(address), tls=self._tls is not None)  # fmt: skip
+                for where in (address, *others):
+                    log_event(logger, logging.INFO, "server.listening",
+                        address=str(where), tls=self._tls is not None)  # fmt: skip
                 await trio.sleep_forever()
 
     async def change(self, options: ServerOptions) -> Address:
@@ -180,6 +182,7 @@ class CenterServer:
         # From here on nothing fails, and nothing waits: nobody sees a half of it.
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)
+        self._context.run(self.entrances.take)
         self._context.run(self.names.take, options.names, ending)
         if self._visitors.change(options.trusted_proxies, options.max_per_address):
             self.accounts.forget_visitors()
@@ -187,10 +190,10 @@ class CenterServer:
         types = port_types(options.listen.host, options.ports) | self.names.types()
         for client in self.mappings.offer(types):
             client.ask_again()
-        return self._links_at.address or options.listen
+        return self.entrances.addresses[0]
 
     def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
-        return {self._links_at: options.listen, **self.names.places(options.names)}
+        return self.entrances.places(options.listens) | self.names.places(options.names)
 
     def _tls_of(self, options: ServerOptions) -> ssl.SSLContext | None:
         if self._identity is not None:

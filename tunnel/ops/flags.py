@@ -251,7 +251,8 @@ class ServeFlags:
 
     Args:
         listen: [HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6.
-            Public ports without a host are where this is.
+            Repeatable. Public ports without a host are where the first is, and the join
+            line leads there.
         ports: Public ports for entries that name none.
         public_host: Host that the join line names.
         state: Folder for the server's key and tokens.
@@ -279,7 +280,7 @@ class ServeFlags:
             believed about who its visitors are. Repeatable.
     """
 
-    listen: str = "7443"
+    listen: tuple[str, ...] = ("7443",)
     ports: str = "20000-20999"
     public_host: str | None = None
     state: Path | None = None
@@ -304,8 +305,9 @@ class ServeFlags:
         from tunnel.access.networks import Networks
         from tunnel.center.server import ServerOptions
 
+        first, *others = self.listens()
         return ServerOptions(
-            Address.parse(self.listen, EVERYWHERE),
+            first,
             _port_range(self.ports),
             self.plain,
             seconds("--resume", self.resume),
@@ -316,7 +318,18 @@ class ServeFlags:
             else _count("--max-per-address", self.max_per_address, least=1),
             client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
+            also_listen=tuple(others),
         )
+
+    def listens(self) -> list[Address]:
+        """Return where links come in, the first for the join line."""
+        found = [Address.parse(one, EVERYWHERE) for one in self.listen]
+        if not found:
+            raise UsageError("--listen names no address", fix="--listen 7443")
+        for at, one in enumerate(found):
+            if one in found[:at] and one.port:
+                raise UsageError(f"--listen {one} is there twice")
+        return found
 
     def limits(self) -> UserLimits:
         """Return what a user may have who has no such limit of its own."""

@@ -89,7 +89,7 @@ async def run_serve(
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
-                about.address = str(address)
+                about.address = ", ".join(map(str, server.entrances.addresses))
 
             changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path)
@@ -107,7 +107,7 @@ async def run_serve(
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
-            _show_server(show, address, joined.line(), server.names)
+            _show_server(show, server.entrances.addresses, joined.line(), server.names)
         return ending.status
 
 
@@ -181,11 +181,14 @@ def _identities(
 
 
 def _show_server(
-    show: Show, address: Address, join: JoinLine, names: NamePorts
+    show: Show, addresses: list[Address], join: JoinLine, names: NamePorts
 ) -> None:
     line = join.render()
+    address, *others = addresses
     how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
     show.talk("listening", f"{address}  {how}")
+    for other in others:
+        show.talk("", f"{other}  {how}")
     for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
         if where is not None:
             show.talk("", f"{where}  {kind} by name")
