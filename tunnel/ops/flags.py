@@ -415,6 +415,14 @@ def seconds(flag: str, text: str) -> int:
     )
 
 
+def life(flag: str, text: str) -> int:
+    """Read how long something lasts, with its unit: a number alone could be days."""
+    if text.isascii() and text.isdigit():
+        what, why = f"{flag} {text} has no unit", "30 could be seconds or days"
+        raise UsageError(what, why, f"{flag} {text}d, or {text}s")
+    return seconds(flag, text)
+
+
 def _port_range(text: str) -> range:
     low, dash, high = text.partition("-")
     if low.isdigit() and (high.isdigit() if dash else not high):
