@@ -405,7 +405,7 @@ async def test_a_certificate_that_is_wanted_no_more_does_not_come_back_renewed(
         await change(where, names=names)
         certificate(tmp_path, "a", host)
         await trio.sleep(0.2)
-        assert not where.server.names._ending
+        assert not where.server.names.doors.endings.usual
 
 
 async def test_client_certificates_are_asked_for_from_the_next_link_on(

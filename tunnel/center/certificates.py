@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.identity import valid_until
-from tunnel.front.http.sni import termination
+from tunnel.front.http.terminations import termination
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunnel.front.http.sni import Termination
+    from tunnel.front.http.terminations import Terminations
 
-EVERY_S: Final = 60.0
-"""Between two looks at the files: who renews them does so days before they run out."""
+EVERY_S: Final = 10.0
+"""Between two looks at the files: they cost nothing, and who replaces them waits."""
 SOON: Final = timedelta(days=14)
 """What is left of a certificate when it should have been renewed: those of 90 days are
 renewed a month before, those of a week are warned about and no worse for it."""
@@ -30,7 +30,7 @@ _Stamp = tuple[tuple[int, int, int], ...]
 logger = logging.getLogger("tunnel.server")
 
 
-async def keep_renewed(files: tuple[Path, Path], ending: Termination) -> None:
+async def keep_renewed(files: tuple[Path, Path], endings: Terminations) -> None:
     """Take each new version of the files for later handshakes, until cancelled.
 
     What cannot be used is logged once, and the certificate before it stays: the two
@@ -38,7 +38,7 @@ async def keep_renewed(files: tuple[Path, Path], ending: Termination) -> None:
 
     Args:
         files: the certificate with its chain, and the key, in PEM.
-        ending: what ends TLS with them; is changed.
+        endings: what ends TLS with them; is changed.
     """
     seen = _stamp(files)
     warned = datetime.min.replace(tzinfo=UTC)
@@ -52,7 +52,7 @@ async def keep_renewed(files: tuple[Path, Path], ending: Termination) -> None:
             continue
         seen = stamp
         try:
-            ending.update(termination(*files))
+            endings.usual = termination(*files)
         except OSError as error:
             log_event(logger, logging.WARNING, "certificate.kept", file=str(files[0]),
                 reason=f"the new one cannot be used: {error.strerror or error}",

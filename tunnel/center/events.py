@@ -57,7 +57,7 @@ class MappingReady(NamedTuple):
     name: str
     public: Address
     over_tls: bool = False
-    """It is a web service that only ``https://`` leads to."""
+    """It is a web service that ``https://`` leads to."""
 
 
 class MappingRefused(NamedTuple):

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,10 +21,13 @@ from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
 from tunnel.center.listening import Listening
 from tunnel.center.sites import HOSTS
 from tunnel.errors import UsageError
+from tunnel.front.http.forwarded import origin_of
 from tunnel.front.http.names import Absent, Destination, serve_web
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import Place, Places, Rates
-from tunnel.front.http.sni import serve_tls_names, termination
-from tunnel.proto.frames import TLS_ONLY, MappingType
+from tunnel.front.http.sni import Doors, serve_tls_names
+from tunnel.front.http.terminations import Terminations, termination
+from tunnel.proto.frames import BY_TLS, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,7 +36,13 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
-    from tunnel.front.http.sni import Termination
+    from tunnel.front.http.request import Request
+    from tunnel.front.http.server import Visit
+    from tunnel.front.http.terminations import Termination
+
+
+HTTPS_PORT: Final = 443
+"""The one that a URL need not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class NameOptions:
     """Certificate chain and key, in PEM: ends TLS here for what is published as HTTP,
     which needs no HTTP port then. None passes TLS through, and only to what is
     published as HTTPS."""
+    redirect: bool = False
+    """Send visitors of the HTTP port to the HTTPS port, where TLS ends here."""
 
 
 class NamePorts:
@@ -64,17 +76,13 @@ class NamePorts:
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
-        self._ending: Termination = {}
-        """What ends TLS here at the moment: empty, nothing does."""
-        self.web = Listening(partial(serve_web, route=web, max_visitors=most))
+        self.doors = Doors(passed, web, Terminations())
+        before = self._redirect
+        self.web = Listening(
+            partial(serve_web, route=web, before=before, max_visitors=most)
+        )
         self.tls = Listening(
-            partial(
-                serve_tls_names,
-                route_passed=passed,
-                route_web=web,
-                ending=self._ending,
-                max_visitors=most,
-            )
+            partial(serve_tls_names, doors=self.doors, max_visitors=most)
         )
         self._renewing = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -110,8 +118,7 @@ class NamePorts:
         if ending is None:
             return
         self._files = _files_of(options)
-        self._ending.clear()
-        self._ending.update(ending)
+        self.doors.endings.usual = ending
         self._renewing.cancel()
         self._keep_renewed()
 
@@ -122,10 +129,10 @@ class NamePorts:
         if self.https is not None:
             port = self.https.port
             types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self._ending:
-                web = HostNames(MappingType.HTTP, port, domain, TLS_ONLY)
+            if self.doors.endings.usual:
+                web = HostNames(MappingType.HTTP, port, domain, BY_TLS)
                 types[MappingType.HTTP] = web
-        if self.http is not None:
+        if self.http is not None and types[MappingType.HTTP] is None:
             port = self.http.port
             types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
         return types
@@ -138,11 +145,29 @@ class NamePorts:
             self.tls.run(self._nursery)
             await trio.sleep_forever()
 
+    def _redirect(self, visit: Visit, request: Request) -> None:
+        """Answer a visitor of the HTTP port that belongs at the HTTPS port."""
+        host, port = request.host, self.https and self.https.port
+        if not (self._options.redirect and port and self.doors.endings.of(host)):
+            return
+        if self.doors.web(host) is Absent.UNKNOWN:
+            return
+        # A proxy in front may have ended TLS, and would send the visitor in circles.
+        if origin_of(request, visit.peer, secure=visit.secure).proto == "https":
+            return
+        path = request.target if request.target.startswith("/") else "/"
+        to = f"https://{host}{'' if port == HTTPS_PORT else f':{port}'}{path}"
+        raise HttpError(
+            HTTPStatus.PERMANENT_REDIRECT,
+            f"this site is at {to}",
+            headers=[("Location", to)],
+        )
+
     def _keep_renewed(self) -> None:
         if self._nursery is None or not (files := self._options.certificate):
             return
         self._renewing = trio.CancelScope()
-        keep = partial(keep_renewed, files, self._ending)
+        keep = partial(keep_renewed, files, self.doors.endings)
         self._nursery.start_soon(_within, self._renewing, keep)
 
 

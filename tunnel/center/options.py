@@ -47,3 +47,15 @@ class ServerOptions:
     def listens(self) -> tuple[Address, ...]:
         """Where links come in."""
         return (self.listen, *self.also_listen)
+
+    @property
+    def listens_alone(self) -> tuple[Address, ...]:
+        """Those of ``listens`` where nothing else comes in."""
+        shared = self.names.https if self.shares_https else None
+        return tuple(one for one in self.listens if one != shared)
+
+    @property
+    def shares_https(self) -> bool:
+        """Links come in where TLS by name does: one port for everything."""
+        https = self.names.https
+        return https is not None and https in self.listens and bool(https.port)

@@ -25,9 +25,9 @@ from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import (
+    BY_TLS,
     CAN_RULE,
     MAX_MAPPING_ENTRIES,
-    TLS_ONLY,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -77,6 +77,12 @@ class _Mapping:
     began_at: float = math.inf
     """When it was open first, on trio's clock."""
     tally: Tally = field(default_factory=Tally)
+
+    def __str__(self) -> str:
+        kind, public = MappingType(self.entry.type).name.lower(), self.public
+        port = self.entry.port or (public.port if public else 0)
+        by_port = self.entry.type in (MappingType.TCP, MappingType.UDP)
+        return f"{kind} {port if by_port else self.entry.host}"
 
     @property
     def wanted(self) -> MappingEntry:
@@ -279,11 +285,13 @@ class Publisher:
                 is_udp = isinstance(target, UdpTarget)
                 if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
                     return refuse(stream, Code.NO_MAPPING)
+                stream.entry = mapping
                 return mapping.serve(stream)
             case TcpTarget() as target:
                 mapping, networks = self._mappings.get(self._exit), self.exit_networks
                 if networks is None or mapping is None or mapping.refusal is not None:
                     return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
+                stream.entry = mapping
                 return serve_exit(stream, target, networks.allow)
             case _:
                 return refuse(stream, Code.UNSUPPORTED)
@@ -357,7 +365,7 @@ class Publisher:
             if known != public:
                 log_event(logger, logging.INFO, "mapping.ready", name=name,
                     public=str(public))  # fmt: skip
-                self._tell(MappingReady(name, public, answer.reason == TLS_ONLY))
+                self._tell(MappingReady(name, public, answer.reason == BY_TLS))
             return
         mapping.public = None
         if mapping.refusal == answer:

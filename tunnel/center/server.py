@@ -26,6 +26,7 @@ from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
+from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
@@ -46,9 +47,7 @@ from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
-from tunnel.proto.handshake import ServerHandshake
 from tunnel.proto.pools import Pools
-from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 
 if TYPE_CHECKING:
     import ssl
@@ -58,9 +57,9 @@ if TYPE_CHECKING:
     from tunnel.access.months import Months
     from tunnel.access.users import User
     from tunnel.addresses import Address
+    from tunnel.front.http.sni import Links
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim
-    from tunnel.proto.proofs import Verifier
+    from tunnel.proto.handshake import AuthClaim, ServerHandshake
 
 FIRST_BYTE_S: Final = 5.0
 HANDSHAKE_S: Final = 10.0
@@ -106,11 +105,8 @@ class CenterServer:
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
         self.entrances = Entrances(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
-        # Unknown names are checked against this one: same work, same answer.
-        self._nobody = verifier_of("nobody", secrets.token_bytes(32))
         self._identity = identity
-        coming = options.next_identity
-        self._next_pin = b"" if coming is None else coming.pin_bytes
+        self._starts = LinkStarts(self._users, identity, options.next_identity)
         self._tls = self._tls_of(options)
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
@@ -127,6 +123,18 @@ class CenterServer:
     def clients(self) -> tuple[ClientSession, ...]:
         """The clients whose sessions live."""
         return tuple(self._sessions)
+
+    @property
+    def address(self) -> Address:
+        """Where links come in: the first of ``addresses``."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where links come in, with their real ports, as they were asked for."""
+        options, alone = self.options, iter(self.entrances.addresses)
+        shared = options.names.https if self.names.doors.links else None
+        return [one if one == shared else next(alone, one) for one in options.listens]
 
     @property
     def connections(self) -> int:
@@ -149,7 +157,7 @@ class CenterServer:
         self.entrances.take()
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
-        address, *others = self.entrances.addresses
+        self.names.doors.links = self._links_among(options)
         with self._running:
             async with trio.open_nursery() as self._nursery:
                 # A change may come from a task that knows nothing of this server.
@@ -158,8 +166,8 @@ class CenterServer:
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
                 self.entrances.run(self._nursery)
-                task_status.started(address)
-                for where in (address, *others):
+                task_status.started(self.address)
+                for where in self.addresses:
                     log_event(logger, logging.INFO, "server.listening",
                         address=str(where), tls=self._tls is not None)  # fmt: skip
                 await trio.sleep_forever()
@@ -184,16 +192,22 @@ class CenterServer:
         self._context.run(take_places, opened)
         self._context.run(self.entrances.take)
         self._context.run(self.names.take, options.names, ending)
+        self.names.doors.links = self._links_among(options)
         if self._visitors.change(options.trusted_proxies, options.max_per_address):
             self.accounts.forget_visitors()
         self.accounts.change_defaults(options.limits)
         types = port_types(options.listen.host, options.ports) | self.names.types()
         for client in self.mappings.offer(types):
             client.ask_again()
-        return self.entrances.addresses[0]
+        return self.address
 
     def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
-        return self.entrances.places(options.listens) | self.names.places(options.names)
+        alone = self.entrances.places(options.listens_alone)
+        return alone | self.names.places(options.names)
+
+    def _links_among(self, options: ServerOptions) -> Links | None:
+        """Return what serves links that come in at the HTTPS port, if they may."""
+        return self._serve_wire if options.shares_https else None
 
     def _tls_of(self, options: ServerOptions) -> ssl.SSLContext | None:
         if self._identity is not None:
@@ -225,14 +239,17 @@ class CenterServer:
     # One wire ------------------------------------------------------------------------
 
     async def _serve_wire(
-        self, stream: trio.abc.HalfCloseableStream, peer: Address
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        peer: Address,
+        heard: bytes = b"",
     ) -> None:
         """Take a wire from its first byte to its last; owns the stream."""
         if not isinstance(stream, FastSocket):  # pragma: no cover - all are
             return
         tune_link(stream)
         try:
-            proved = await self._prove(stream, peer)
+            proved = await self._prove(stream, peer, heard)
             if proved is not None:
                 self._gate.succeeded(peer.host, trio.current_time())
                 account = self.accounts.named(proved[2].name)
@@ -246,7 +263,7 @@ class CenterServer:
             await trio.aclose_forcefully(stream)
 
     async def _prove(
-        self, stream: FastSocket, peer: Address
+        self, stream: FastSocket, peer: Address, heard: bytes
     ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
         """Hear who the client is; without a proof, answer it and return None."""
         transport: Transport | None = None
@@ -255,18 +272,23 @@ class CenterServer:
             place = self._gate.enter(peer.host, trio.current_time(), scope.cancel)
             try:
                 with trio.fail_after(HANDSHAKE_S):
-                    with trio.fail_after(FIRST_BYTE_S):
-                        await trio.lowlevel.wait_readable(stream.socket)
+                    if not heard:
+                        with trio.fail_after(FIRST_BYTE_S):
+                            await trio.lowlevel.wait_readable(stream.socket)
                     place.heard = True
                     # Not before: a silent peer costs no TLS and no buffers.
                     if self._tls is None:
                         transport = PlainTransport(stream, str(peer))
                     else:
                         transport = TlsTransport(
-                            stream, self._tls, server_side=True, peer=str(peer)
+                            stream,
+                            self._tls,
+                            server_side=True,
+                            peer=str(peer),
+                            heard=heard,
                         )
                         await transport.handshake()
-                    handshake = self._handshake()
+                    handshake = self._starts.begin(self.terms, self.options.resume_s)
                     claim = await hear(transport, handshake)
                     if self.options.client_ca is not None:
                         check_certificate(transport, handshake, claim.name)
@@ -279,28 +301,6 @@ class CenterServer:
             log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
                 reason="a newcomer needs its place")  # fmt: skip
         return None
-
-    def _handshake(self) -> ServerHandshake:
-        identity = self._identity
-        return ServerHandshake(
-            self.terms,
-            secrets.token_bytes(32),
-            PLAIN_BINDING if identity is None else identity.certificate_sha256,
-            self._verifier,
-            self._nobody,
-            resume_s=self.options.resume_s,
-            next_pin=self._next_pin,
-            lookup_own=self._own_verifier,
-        )
-
-    def _verifier(self, name: str) -> Verifier | None:
-        user = self._users.get(name)
-        return user.verifier if user and not user.is_over(time()) else None
-
-    def _own_verifier(self, name: str) -> Verifier | None:
-        user = self._users.get(name)
-        once = None if user is None or user.is_over(time()) else user.once
-        return once.own if once else None
 
     async def _refuse(
         self,
@@ -352,7 +352,7 @@ class CenterServer:
         link = client.link if client is not None else None  # now: it may change
         await answer(transport, handshake)
         if client is not None and link is not None:
-            if self._next_pin:
+            if self._starts.next_pin:
                 client.was_told_next_pin(claim)
             await self._carry(client, link)
 

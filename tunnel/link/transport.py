@@ -170,7 +170,7 @@ class PlainTransport(Transport):
 
 
 class TlsTransport(Transport):
-    """TLS 1.3 over a stream. ``handshake`` comes first."""
+    """TLS 1.3 over a stream. ``handshake`` comes first; ``heard`` was read before."""
 
     encrypted = True
 
@@ -182,6 +182,7 @@ class TlsTransport(Transport):
         server_side: bool,
         host_name: str | None = None,
         peer: str = "-",
+        heard: bytes = b"",
     ) -> None:
         super().__init__(stream, peer)
         self._ended = False
@@ -198,6 +199,7 @@ class TlsTransport(Transport):
             server_side=server_side,
             server_hostname=host_name,
         )
+        self._incoming.write(heard)
 
     def read_at_most(self, size: int) -> None:
         """Take so many bytes at a time, opened and unopened."""

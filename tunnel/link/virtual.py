@@ -1,7 +1,6 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
-It never touches the wire: it hands bytes to the core, and the session hands it those
-that came.
+It never touches the wire: bytes go to the core, and come from the session.
 """
 
 from __future__ import annotations
@@ -95,6 +94,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "carrier",
         "conn",
         "create",
+        "entry",
         "lent",
         "local",
         "looks",
@@ -110,6 +110,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.create = create
         self.bound: Address | None = None
         """The far side's own end, once the connection is open and if it was told."""
+        self.entry: object = ""
+        """Of this end, which it comes to; its ``str`` is for the access log."""
         self._core = carrier.core
         self.conn = conn
         self._wake = carrier.output.wake
@@ -140,8 +142,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
-        self.tally: Tally | None = None
-        """Where its bytes count once it has ended; of the session alone."""
+        self.tally: Tally | None = None  # where its bytes count in the end
         self.looks: Looks | None = None
         """What it was found to wait for lately; of ``link.waits`` alone."""
 

@@ -7,7 +7,7 @@ and the first task that runs in a turn calls the functions of all, in the right 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +44,7 @@ class InOrder(Generic[K, T]):
         return begun.pop(key)
 
 
-def begun(serve: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> Awaitable[None]:
+def begun(serve: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> Awaitable[T]:
     """Call ``serve``; what it raises is raised where the result is awaited.
 
     So the task's supervisor hears of it, and the task that begins others goes on.
@@ -55,5 +55,5 @@ def begun(serve: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> Awaitable[None
         return _failed(error.with_traceback(None))
 
 
-async def _failed(error: Exception) -> None:
+async def _failed(error: Exception) -> NoReturn:
     raise error

@@ -1,11 +1,10 @@
-"""What all front ends share: listening, a bounded accept loop, and carrying a stream.
+"""What all front ends share: listening, and a bounded accept loop.
 
 Each visitor is one task. Whatever goes wrong in it ends that task only.
 
     open_listener, PortListener         TCP ports
     open_unix_listener, UnixListener    unix sockets, and their files
     serve, _Entrance                    accept, bound, count, refuse, supervise
-    carry                               relay one visitor, and log how it went
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ import logging
 import os
 import socket
 import stat
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +27,7 @@ from tunnel.net.bind import bind_all, unix_error
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
-from tunnel.net.relay import relay, reset_socket
+from tunnel.net.relay import reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.addresses import End
-    from tunnel.net.relay import ResettableStream
 
 LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
@@ -264,7 +261,9 @@ def peer_of(stream: trio.abc.AsyncResource) -> Address | None:
     return Address(bare_ip(name[0]), name[1])
 
 
-Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[None]]
+Then = Coroutine[object, object, None] | None
+"""What serves a stream that turned out to be no visitor, and takes no place of one."""
+Handle = Callable[[trio.abc.HalfCloseableStream, Address], Awaitable[Then]]
 """Begin to serve a visitor, and return what serves it to the end. Owns the stream."""
 
 
@@ -308,7 +307,7 @@ async def serve(
                 await trio.aclose_forcefully(listener)
 
 
-_Beginning = tuple[Address | None, Awaitable[None] | None]
+_Beginning = tuple[Address | None, Awaitable[Then] | None]
 """The address of a visitor, and what serves it; None if it has gone or is refused."""
 
 _FULL: Final = Told("silent.reset")
@@ -332,7 +331,7 @@ class _Entrance:
         self._newcomers = InOrder[trio.abc.HalfCloseableStream, _Beginning]()
         self._vouched_for = 0
         self._said: dict[int, tuple[FastSocket, Address]] = {}
-        self._begun: dict[int, Awaitable[None] | None] = {}
+        self._begun: dict[int, Awaitable[Then] | None] = {}
         self._most_of_one = DESCRIPTORS.share(ADDRESS_SHARE, MAX_PER_ADDRESS)
 
     async def accept_from(
@@ -406,7 +405,7 @@ class _Entrance:
 
     def _begin(
         self, stream: trio.abc.HalfCloseableStream, peer: Address
-    ) -> Awaitable[None] | None:
+    ) -> Awaitable[Then] | None:
         """Begin to serve a visitor, unless its address has its share."""
         visitors = self._visitors
         most = visitors.max_per_address or self._most_of_one
@@ -417,13 +416,13 @@ class _Entrance:
 
     async def _serve_vouched(
         self, number: int, stream: FastSocket, proxy: Address
-    ) -> None:
+    ) -> Then:
         """Serve a visitor that comes through a trusted proxy, PROXY header included."""
         try:
             visitor = await vouched_peer(stream, proxy)
         except ValueError as error:
             _BROKEN.tell(f"bad PROXY header: {error}", MAX_HEADER_BYTES, proxy)
-            return
+            return None
         # Behind earlier ones whose header came in the same turn.
         self._said[number] = stream, visitor
         await trio.lowlevel.cancel_shielded_checkpoint()
@@ -431,47 +430,44 @@ class _Entrance:
             self._begun[first] = self._begin(*self._said.pop(first))
         serving = self._begun.pop(number)
         if serving is None:
-            return
+            return None
         try:
-            await serving
+            return await serving
         finally:
             if not self._links:
                 self._visitors.leave(visitor.host)
 
     async def _supervise(self, stream: trio.abc.HalfCloseableStream) -> None:
         peer, serving = self._newcomers.take(stream, self._begin_one)
+        then: Then = None
         try:
             if serving is not None:
-                await serving
-        except* Exception as errors:
-            log_event(
-                LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer)
-            )
+                then = await self._watched(serving, stream, peer)
         finally:
-            await reset_socket(stream)  # closed by now, unless something went wrong
             if not self._links:
                 if isinstance(stream, FastSocket):
                     self._arrivals.left(stream)
                 if serving is not None and peer is not None:
                     self._visitors.leave(peer.host)
             self._room.release()
+        if then is not None:
+            await self._watched(then, stream, peer)
 
-
-async def carry(
-    stream: trio.abc.HalfCloseableStream,
-    virtual: ResettableStream,
-    peer: Address | None,
-    *,
-    early: bytes = b"",
-) -> None:
-    """Relay to the end, and log how it went, at DEBUG. Owns both streams.
-
-    ``early`` was read from ``stream`` before, and goes first.
-    """
-    started = time.monotonic()
-    result = await relay(stream, virtual, early=early)
-    if LOG.isEnabledFor(logging.DEBUG):
-        log_event(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
-            sent=result.sent_bytes, received=result.received_bytes,
-            seconds=round(time.monotonic() - started, 3),
-            code=result.code.name)  # fmt: skip
+    async def _watched(
+        self,
+        serving: Awaitable[Then],
+        stream: trio.abc.HalfCloseableStream,
+        peer: Address | None,
+    ) -> Then:
+        """Log what serving raises; the stream is closed unless it goes on."""
+        then: Then = None
+        try:
+            then = await serving
+        except* Exception as errors:
+            log_event(
+                LOG, logging.ERROR, "visitor.failed", exc_info=errors, peer=str(peer)
+            )
+        finally:
+            if then is None:
+                await reset_socket(stream)  # closed by now, unless something went wrong
+        return then

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.reload.entries import RunningEntries
-    from tunnel.ops.reload.plan import Key
+    from tunnel.ops.reload.entry_plan import Key
 
 READERS: Final[Mapping[str, Callable[[str], Entry]]] = {
     "tcp": syntax.parse_tcp,

@@ -85,6 +85,9 @@ class RunFlags:
         body_timeout: End HTTP requests whose body pauses for so long; 0: never.
         as_json: Each line of stdout is a JSON object; --log json is for the log.
         log: Form of the log on stderr.
+        log_file: Write the log to this file, which SIGUSR1 and SIGHUP open anew.
+        access_log: Write a line for each visitor, at its end, to this file; `-`: where
+            the log goes.
     """
 
     drain: str = "8s"
@@ -96,6 +99,8 @@ class RunFlags:
     body_timeout: str = "0"
     as_json: Annotated[bool, Parameter(name="--json")] = False
     log: LogForm | None = None
+    log_file: Path | None = None
+    access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""
@@ -132,10 +137,19 @@ class RunFlags:
         return Limits(self.max_head, self.max_fields, body_s)
 
     def show(self) -> Show:
-        """Return what writes for the user; takes over the log."""
+        """Return what writes for the user; takes over the log.
+
+        Raises:
+            StateError: a file of the log cannot be opened.
+        """
         from tunnel.ops.show import Show
 
-        return Show(as_json=self.as_json, log=self.log)
+        return Show(
+            as_json=self.as_json,
+            log=self.log,
+            log_file=self.log_file,
+            access_log=self.access_log,
+        )
 
 
 @Parameter(name="*")
@@ -268,6 +282,7 @@ class ServeFlags:
         https: [HOST:]PORT for TLS by name.
         domain: Completes names without a dot: NAME.DOMAIN.
         certificate: CERT KEY: end TLS here for names published with --http.
+        redirect: Send visitors of the --http port to https://, where TLS ends here.
         print_join: Print the join line that is kept, and end.
         rotate_identity: Make the next key, and announce its pin to the clients that
             come from now on, also after a restart without this flag.
@@ -293,6 +308,7 @@ class ServeFlags:
     https: str | None = None
     domain: str | None = None
     certificate: tuple[Path, Path] | None = None
+    redirect: bool = False
     print_join: bool = False
     rotate_identity: bool = False
     change_identity: bool = False
@@ -305,20 +321,26 @@ class ServeFlags:
         from tunnel.access.networks import Networks
         from tunnel.center.server import ServerOptions
 
-        first, *others = self.listens()
+        listens, names = self.listens(), self.names()
+        if self.plain and names.https in listens:
+            raise UsageError(
+                f"--listen {names.https} is the port of --https",
+                "links without TLS cannot be told from visitors there",
+                "without --plain, or a port of its own",
+            )
         return ServerOptions(
-            first,
+            listens[0],
             _port_range(self.ports),
             self.plain,
             seconds("--resume", self.resume),
-            self.names(),
+            names,
             limits=self.limits(),
             max_per_address=None
             if self.max_per_address is None
             else _count("--max-per-address", self.max_per_address, least=1),
             client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
-            also_listen=tuple(others),
+            also_listen=tuple(listens[1:]),
         )
 
     def listens(self) -> list[Address]:
@@ -389,6 +411,9 @@ class ServeFlags:
         if self.certificate is not None and self.https is None:
             why = "a certificate is given, but no port to use it on"
             raise UsageError(why, fix="--https 443")
+        if self.redirect and not (self.http and self.https):
+            why = "--redirect leads from --http to --https, and one is not there"
+            raise UsageError(why, fix="--http 80 --https 443")
         known = None
         if self.domain is not None:
             known = host_of(self.domain.strip("."))
@@ -399,7 +424,8 @@ class ServeFlags:
         https = Address.parse(self.https, EVERYWHERE) if self.https else None
         if known is None and all(is_loopback(at.host) for at in (http, https) if at):
             known = LOCALHOST
-        return NameOptions(http, https, known and known.lower(), self.certificate)
+        domain = known and known.lower()
+        return NameOptions(http, https, domain, self.certificate, self.redirect)
 
 
 def seconds(flag: str, text: str) -> int:

@@ -58,7 +58,8 @@ class Recent:
 
     def after(self, number: int) -> Iterator[KeptLine]:
         """Yield the lines that are kept behind a line with this number."""
-        return (line for line in self._lines if line.number > number)
+        # A thread may add one meanwhile.
+        return (line for line in tuple(self._lines) if line.number > number)
 
     @property
     def faults(self) -> tuple[KeptLine, ...]:

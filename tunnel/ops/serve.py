@@ -89,7 +89,7 @@ async def run_serve(
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
-                about.address = ", ".join(map(str, server.entrances.addresses))
+                about.address = ", ".join(map(str, server.addresses))
 
             changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path)
@@ -107,7 +107,7 @@ async def run_serve(
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
-            _show_server(show, server.entrances.addresses, joined.line(), server.names)
+            _show_server(show, server.addresses, joined.line(), server.names)
         return ending.status
 
 

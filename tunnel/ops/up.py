@@ -141,7 +141,7 @@ class _Up:
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
-        reloads = again is not None
+        reloads = again is not None or bool(self.show.files)
         ending = Ending(self.show, lambda: client.connections, reloads=reloads)
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None

@@ -280,7 +280,7 @@ class MappingAnswer:
     reason: str = ""
 
 
-TLS_ONLY: Final = "https"
+BY_TLS: Final = "https"
 """The reason of an answer that gave a web service its name, where TLS leads to it."""
 
 

@@ -18,11 +18,15 @@ from tunnel.front.http.client_hello import (
 )
 
 
-def real(name: str | None = "tunnel.test", curve: str = "") -> bytes:
+def real(
+    name: str | None = "tunnel.test", curve: str = "", alpn: tuple[str, ...] = ()
+) -> bytes:
     """Give what OpenSSL says first."""
     out = ssl.MemoryBIO()
     context = ssl.create_default_context()
     context.check_hostname = False
+    if alpn:
+        context.set_alpn_protocols(alpn)
     if curve:
         choose_curve(context, curve)
     client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
@@ -51,6 +55,13 @@ def made(extensions: bytes | None = b"", record: int = 1 << 14) -> bytes:
     message = b"\x01" + vector(3, body)
     parts = [message[at : at + record] for at in range(0, len(message), record)]
     return b"".join(b"\x16\x03\x01" + vector(2, part) for part in parts)
+
+
+@pytest.mark.parametrize("alpn", [(), ("prot/1",), ("h2", "http/1.1", "acme-tls/1")])
+def test_what_would_be_spoken_is_read(alpn: tuple[str, ...]) -> None:
+    hello = read_client_hello(real(alpn=alpn))
+    assert hello is not None
+    assert hello.protocols == tuple(map(str.encode, alpn))
 
 
 def test_name_groups_and_shares_of_a_real_message_are_read() -> None:

@@ -19,7 +19,8 @@ from tunnel.front.http import sni
 from tunnel.front.http.client_hello import P256, X25519
 from tunnel.front.http.names import Absent, Destination
 from tunnel.front.http.places import Place, Places, Rates
-from tunnel.front.http.sni import handle_tls_visitor
+from tunnel.front.http.sni import Doors, handle_tls_visitor
+from tunnel.front.http.terminations import Termination, Terminations, termination
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Street:
         self.far = Far()
         self.passed: dict[str, Absent | Places] = {}
         self.asked: list[str] = []
+        self.doors = Doors(self.route_passed, self.route_web, Terminations())
 
     async def _open(self, visitor: Address) -> Far:
         await trio.lowlevel.checkpoint()
@@ -76,20 +78,18 @@ class Street:
 async def street(
     context: ssl.SSLContext | None = None,
     passed: dict[str, Absent | Places] | None = None,
-    ending: sni.Termination | None = None,
+    ending: Termination | None = None,
 ) -> AsyncIterator[Street]:
     visitor, ours = trio.testing.memory_stream_pair()
     made = Street(visitor)
     made.passed = passed or {}
+    if context:
+        ending = {X25519: context, P256: context}
+    made.doors.endings.usual = ending or {}
     with trio.fail_after(500):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                handle_tls_visitor,
-                ours,
-                VISITOR,
-                made.route_passed,
-                made.route_web,
-                {X25519: context, P256: context} if context else ending,
+                handle_tls_visitor, ours, VISITOR, made.doors, trio.Semaphore(1)
             )
             yield made
             nursery.cancel_scope.cancel()
@@ -285,7 +285,7 @@ async def test_suites_with_faults_or_without_curves_are_not_offered(
         await get(client, ending, None)
 
 
-def own_certificate(folder: Path) -> tuple[ssl.SSLContext, sni.Termination]:
+def own_certificate(folder: Path) -> tuple[ssl.SSLContext, Termination]:
     authority = trustme.CA()
     # With TLS 1.2 a key on a curve would need that curve among the visitor's groups.
     leaf = authority.issue_cert(HOST, key_type=trustme.KeyType.RSA)
@@ -293,11 +293,11 @@ def own_certificate(folder: Path) -> tuple[ssl.SSLContext, sni.Termination]:
     leaf.cert_chain_pems[0].write_to_path(folder / "certificate")
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    return client, sni.termination(folder / "certificate", folder / "key")
+    return client, termination(folder / "certificate", folder / "key")
 
 
 async def get(
-    client: ssl.SSLContext, ending: sni.Termination, session: ssl.SSLSession | None
+    client: ssl.SSLContext, ending: Termination, session: ssl.SSLSession | None
 ) -> tuple[ssl.SSLObject, str]:
     """Ask for a page that nobody has; give what became of the TLS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -373,3 +373,62 @@ async def test_tls_that_breaks_resets_the_request(
         await it.visitor.send_all(b"this is no record of TLS")
         await trio.sleep(1)
         assert it.far.resets == [Code.RESET]
+
+
+async def challenge(alpn: str, shown: str = HOST) -> str | None:
+    """Ask as an authority does; give what was agreed on, or that it was refused."""
+    client, other = http_contexts()
+    client.set_alpn_protocols([alpn])
+    answer = tls_contexts(client_alpn=None, server_alpn="acme-tls/1")[1]
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    async with street(other, {HOST: Absent.UNKNOWN}) as it:
+        it.doors.endings.challenges[shown] = answer
+        visitor = trio.SSLStream(
+            it.visitor, client, server_hostname=HOST, https_compatible=True
+        )
+        try:
+            await visitor.do_handshake()
+        except trio.BrokenResourceError:
+            return "refused"
+        if alpn == "acme-tls/1":
+            assert await visitor.receive_some() == b""
+        agreed: str | None = visitor.selected_alpn_protocol()
+    return agreed
+
+
+async def test_an_authority_that_looks_gets_its_answer_and_nothing_else() -> None:
+    assert await challenge("acme-tls/1") == "acme-tls/1"
+    assert await challenge("http/1.1") == "http/1.1"
+    assert await challenge("acme-tls/1", "other.test") == "refused"
+
+
+async def test_a_name_that_is_passed_through_answers_authorities_itself() -> None:
+    said = acme_hello()
+    async with street() as it:
+        it.doors.endings.challenges[HOST] = http_contexts()[1]
+        await it.visitor.send_all(said)
+        assert await it.far.far.receive_some() == said
+
+
+def acme_hello() -> bytes:
+    out = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["acme-tls/1"])
+    client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=HOST)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return out.read()
+
+
+async def test_names_have_certificates_of_their_own(tmp_path: Path) -> None:
+    made = Terminations()
+    usual, shop, wild = ({X25519: tls_contexts()[1]} for _ in range(3))
+    made.usual = usual
+    made.show("shop.t.test", shop)
+    made.show("*.t.test", wild)
+    assert made.of("shop.t.test") is shop
+    assert made.of("mail.t.test") is wild
+    assert made.of("t.test") is made.of("deep.mail.t.test") is usual
+    made.show("shop.t.test", None)
+    made.show("shop.t.test", None)
+    assert made.of("shop.t.test") is wild

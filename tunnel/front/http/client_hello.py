@@ -20,6 +20,7 @@ _MAJOR_VERSION: Final = b"\x03"
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
 _SUPPORTED_GROUPS: Final = 10
+_ALPN: Final = 16
 _KEY_SHARE: Final = 51
 _RECORD_HEADER_BYTES: Final = 5
 _MAX_RECORD_BYTES: Final = 16_384
@@ -43,6 +44,8 @@ class ClientHello(NamedTuple):
     """Key exchanges that the visitor can do; none said means P-256 (RFC 8422 §4)."""
     shares: tuple[int, ...] = ()
     """Those for which it has sent its part already."""
+    protocols: tuple[bytes, ...] = ()
+    """What it would speak inside, the best first (RFC 7301); none said, none."""
 
 
 class HelloError(Exception):
@@ -87,6 +90,7 @@ def read_client_hello(data: bytes | bytearray) -> ClientHello | None:
         _name(extensions.get(_SERVER_NAME)),
         _groups(extensions.get(_SUPPORTED_GROUPS)),
         _shares(extensions.get(_KEY_SHARE)),
+        _protocols(extensions.get(_ALPN)),
     )
 
 
@@ -194,4 +198,13 @@ def _shares(raw: bytes | None) -> tuple[int, ...]:
     while shares.left:
         found.append(shares.number(2))
         shares.vector(2)
+    return tuple(found)
+
+
+def _protocols(raw: bytes | None) -> tuple[bytes, ...]:
+    if raw is None:
+        return ()
+    names, found = _list(raw), []
+    while names.left:
+        found.append(names.vector(1))
     return tuple(found)

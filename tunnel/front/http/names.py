@@ -77,6 +77,8 @@ class Destination(NamedTuple):
 
 Route = Callable[[str], Destination | Places | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
+Before = Callable[[Visit, "Request"], None]
+"""Called before a request is routed: HttpError answers it instead; must not wait."""
 
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
@@ -87,6 +89,7 @@ _PSEUDONYM: Final = PSEUDONYM.encode()
 async def serve_web(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
     route: Route,
+    before: Before | None = None,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
@@ -94,15 +97,19 @@ async def serve_web(
 
     # No coroutines of their own, here and below: each is 400 bytes of an idle visitor.
     def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
-        return handle_visitor(Visit(stream, peer), route)
+        return handle_visitor(Visit(stream, peer), route, before)
 
     await serve(listeners, handle, max_visitors=max_visitors)
 
 
-def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None]:
+def handle_visitor(
+    visit: Visit, route: Route, before: Before | None = None
+) -> Coroutine[object, object, None]:
     """Serve one visitor to its end; owns its stream."""
 
     async def answer(request: Request) -> None:
+        if before is not None:
+            before(visit, request)
         found = route(request.host)
         visit.host = request.host
         if not isinstance(found, Destination):
@@ -113,6 +120,8 @@ def handle_visitor(visit: Visit, route: Route) -> Coroutine[object, object, None
             origin = origin_of(request, visit.peer, secure=visit.secure)
             head = b"\r\n".join((*request_lines(request, origin), b"", b""))
             visit.made = made = request, found.key, head, origin.visitor
+        if visit.line is not None:
+            visit.line.peer = made[3]
         await exchange_with(found, visit, request, made[2], made[3])
 
     visit.shared = VISITORS.get().trusts(visit.peer.host)
@@ -127,6 +136,8 @@ async def _answer_guarded(
         raise _absent(found)
     origin = origin_of(request, visit.peer, secure=visit.secure)
     visitor, place = origin.visitor, found.place_of(request.target)
+    if visit.line is not None:
+        visit.line.peer = visitor
     place.admit(visitor, found.rates)
     place.limit_body(visit)
     kept = visit.upstream
@@ -217,7 +228,6 @@ async def exchange_with(
         UnservedError: others may be asked.
         VisitorGoneError: see ``Exchange.run``.
     """
-    started = trio.current_time()
     if exchange is None:
         exchange = Exchange(visit, head, _WORDS, lines)
     moved = False
@@ -244,11 +254,6 @@ async def exchange_with(
             event = "request.moved" if moved else "request.failed"
             log_event(LOG, logging.INFO, event, peer=str(visitor),
                 host=request.host, reason=exchange.failure)  # fmt: skip
-        if LOG.isEnabledFor(logging.DEBUG):
-            ended = visit.idle_since or trio.current_time()
-            log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
-                host=request.host, status=exchange.status,
-                seconds=round(ended - started, 3))  # fmt: skip
 
 
 # Fields -----------------------------------------------------------------------------

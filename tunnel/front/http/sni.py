@@ -6,20 +6,23 @@ nowhere, an alert is all that it gets; else TLS ends here, with a context that w
 once and that costs little whatever a stranger offers.
 
     read the name    client_hello     at most 16 KiB and 10 s
+    a link           links            where links share the port: it is no visitor
     pass through     carry            raw bytes, from the first one on
-    end it here      TlsStream       a trio stream, for the HTTP front end
+    end it here      TlsStream        a trio stream, for the HTTP front end
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.tls import exchanges_only
+from tunnel.access.tls import ALPN
 from tunnel.errors import StreamError
 from tunnel.front.http.client_hello import (
     ACCESS_DENIED,
@@ -27,7 +30,6 @@ from tunnel.front.http.client_hello import (
     INTERNAL_ERROR,
     P256,
     UNRECOGNIZED_NAME,
-    X25519,
     HelloError,
     alert_record,
     read_client_hello,
@@ -38,62 +40,56 @@ from tunnel.front.http.places import Places
 from tunnel.front.http.request import host_of
 from tunnel.front.http.server import Visit
 from tunnel.log import log_event
-from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
+from tunnel.net.carry import carry
+from tunnel.net.descriptors import DESCRIPTORS
+from tunnel.net.listen import ENTRY_SHARE, LOG, MAX_VISITORS, serve
 from tunnel.net.relay import GRACE_S, reset_socket
+from tunnel.net.sockets import FastSocket
 from tunnel.net.tls_stream import TlsStream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
     from tunnel.front.http.names import Route
     from tunnel.front.http.places import Member
-    from tunnel.net.sockets import FastSocket
+    from tunnel.front.http.terminations import Terminations
+    from tunnel.net.listen import Then
 
 
 HELLO_S: Final = 10.0
 """For the first message, and the handshake behind it where TLS ends here."""
 _READ_BYTES: Final = 16_384
 
-_CURVES: Final[Mapping[int, str]] = {X25519: "X25519", P256: "prime256v1"}
-"""Key exchanges that cost some 0.1 ms, and that every visitor of today can do one of.
-A finite field of 8,192 bits, which a stranger may ask for as well, costs a thousand
-times that."""
-_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2; those of 1.3 are all of this kind."""
-
-Termination = dict[int, ssl.SSLContext]
-"""What ends TLS with one certificate: a context for each key exchange, made once. Each
-has the keys of its session tickets, so a visitor that comes back resumes."""
+ACME: Final = b"acme-tls/1"
+"""What a certificate authority says that looks whether a name leads here (RFC 8737)."""
+LINK: Final = ALPN.encode()
+HELLOS: Final = 64
+"""Visitors beyond the most, on a port that links share: so many are heard out, for one
+of them may be a link."""
 
 
-def termination(certificate: Path, key: Path) -> Termination:
-    """Return what ends TLS with a certificate; HTTP/1.1 is all that it offers.
+@dataclass(slots=True)
+class Doors:
+    """Where an HTTPS port leads to; ``links`` and what is in ``endings`` may change."""
 
-    Raises:
-        OSError: a file cannot be read (``ssl.SSLError`` is one: they do not fit).
-    """
-    contexts = {}
-    for group, curve in _CURVES.items():
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if not exchanges_only(context, curve):
-            continue
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION
-        context.load_cert_chain(certificate, key)
-        context.set_ciphers(_CIPHERS)
-        context.set_alpn_protocols(["http/1.1"])
-        contexts[group] = context
-    return contexts
+    passed: Route
+    """Asked first."""
+    web: Route
+    """Asked for each request of who is not passed through."""
+    endings: Terminations
+    """End TLS for those."""
+    links: Links | None = None
+    """Serves who wants to be a link, with what was heard of it; None: nobody is one."""
+
+
+Links = Callable[["FastSocket", "Address", bytes], Coroutine[object, object, None]]
 
 
 async def serve_tls_names(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
-    route_passed: Route,
-    route_web: Route,
-    ending: Termination | None,
+    doors: Doors,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
@@ -101,56 +97,99 @@ async def serve_tls_names(
 
     Args:
         listeners: of the port.
-        route_passed: asked first.
-        route_web: asked for each request of who is not passed through.
-        ending: ends TLS for those, and may change; None or an empty one refuses them.
-        max_visitors: at once.
+        doors: where it leads to.
+        max_visitors: at once; links are none.
     """
+    most = DESCRIPTORS.share(ENTRY_SHARE, max_visitors + HELLOS)
+    places = trio.Semaphore(max(most - HELLOS, 1))
 
-    async def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> None:
-        await handle_tls_visitor(stream, peer, route_passed, route_web, ending)
+    def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[Then]:
+        return handle_tls_visitor(stream, peer, doors, places)
 
-    await serve(listeners, handle, max_visitors=max_visitors)
+    await serve(listeners, handle, max_visitors=max_visitors + HELLOS)
 
 
 async def handle_tls_visitor(
     stream: trio.abc.HalfCloseableStream,
     peer: Address,
-    route_passed: Route,
-    route_web: Route,
-    ending: Termination | None,
-) -> None:
-    """Serve one visitor to its end; owns the stream."""
+    doors: Doors,
+    places: trio.Semaphore,
+) -> Then:
+    """Serve one visitor to its end, or return what serves a link; owns the stream."""
     heard = bytearray()
     try:
         with trio.fail_after(HELLO_S):
             hello = await _hear(stream, heard)
+            links = doors.links
+            if links and LINK in hello.protocols and isinstance(stream, FastSocket):
+                return links(stream, peer, bytes(heard))
+            await _take_place(places, wait=links is None)
+    except HelloError as error:
+        await _refuse(stream, peer, str(error), alert_record(error.alert))
+    except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        await _refuse(stream, peer, type(error).__name__)
+    else:
+        try:
+            said = bytes(heard)
+            heard.clear()
+            await _serve_heard(stream, peer, doors, hello, said)
+        finally:
+            places.release()
+    return None
+
+
+async def _take_place(places: trio.Semaphore, *, wait: bool) -> None:
+    """Take one of the places of visitors; HelloError where none is to be waited for."""
+    if wait:
+        await places.acquire()
+        return
+    try:
+        places.acquire_nowait()
+    except trio.WouldBlock:
+        raise HelloError(INTERNAL_ERROR, "the entry is full") from None
+
+
+async def _serve_heard(
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    doors: Doors,
+    hello: ClientHello,
+    heard: bytes,
+) -> None:
+    """Serve a visitor whose first message has come; owns the stream."""
+    try:
+        with trio.fail_after(HELLO_S):
             found: Destination | Member | Absent | TlsStream
-            found = _find(hello, route_passed, peer)
+            found = _find(hello, doors.passed, peer)
             if isinstance(found, Absent):
-                context = _context(hello, found, ending)
-                found = await _shaken_hands(stream, context, bytes(heard))
+                context = _context(hello, found, doors.endings)
+                found = await _shaken_hands(stream, context, heard)
     except HelloError as error:
         await _refuse(stream, peer, str(error), alert_record(error.alert))
     except (ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError) as error:
         await _refuse(stream, peer, type(error).__name__)
     else:
-        if isinstance(found, TlsStream):
-            visit = Visit(found, peer, secure=True)
-            await handle_visitor(visit, route_web)
+        if isinstance(found, TlsStream) and ACME in hello.protocols:
+            await found.aclose()  # shaking hands was all
+        elif isinstance(found, TlsStream):
+            await handle_visitor(Visit(found, peer, secure=True), doors.web)
         elif isinstance(found, Destination):
-            await _pass_on(stream, peer, found, bytes(heard))
+            await _pass_on(stream, peer, found, heard, hello)
         else:
-            await _pass_to(stream, peer, found, bytes(heard))
+            await _pass_to(stream, peer, found, heard, hello)
 
 
 async def _pass_to(
-    stream: trio.abc.HalfCloseableStream, peer: Address, member: Member, heard: bytes
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    member: Member,
+    heard: bytes,
+    hello: ClientHello,
 ) -> None:
     """Pass a visitor on to a member, for which it counts as one request."""
     member.in_flight += 1
     try:
-        await _pass_on(stream, peer, member, heard)
+        await _pass_on(stream, peer, member, heard, hello)
     finally:
         member.in_flight -= 1
 
@@ -170,11 +209,8 @@ async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> Clien
 def _find(
     hello: ClientHello, route_passed: Route, peer: Address
 ) -> Destination | Member | Absent:
-    if not hello.name:
-        return Absent.UNKNOWN
-    try:
-        host = host_of(hello.name)
-    except HttpError:  # no host name: nobody has it
+    host = _host(hello)
+    if not host:
         return Absent.UNKNOWN
     found = route_passed(host)
     if not isinstance(found, Places):
@@ -185,8 +221,16 @@ def _find(
         raise HelloError(ACCESS_DENIED, error.words) from None
 
 
+def _host(hello: ClientHello) -> str:
+    """Return the host that is wanted; empty if none is, or what nobody can have."""
+    try:
+        return host_of(hello.name) if hello.name else ""
+    except HttpError:
+        return ""
+
+
 def _context(
-    hello: ClientHello, absent: Absent, ending: Termination | None
+    hello: ClientHello, absent: Absent, endings: Terminations
 ) -> ssl.SSLContext:
     """Return what ends this visitor's TLS here.
 
@@ -195,6 +239,12 @@ def _context(
     """
     if absent is Absent.AWAY:
         raise HelloError(INTERNAL_ERROR, absent.value)
+    host = _host(hello)
+    if ACME in hello.protocols:
+        if host in endings.challenges:
+            return endings.challenges[host]
+        raise HelloError(UNRECOGNIZED_NAME, "no certificate is asked for this name")
+    ending = endings.of(host)
     if not ending:
         raise HelloError(UNRECOGNIZED_NAME, absent.value)
     # A part that was sent already saves the visitor a round trip.
@@ -217,6 +267,7 @@ async def _pass_on(
     peer: Address,
     there: Destination | Member,
     heard: bytes,
+    hello: ClientHello,
 ) -> None:
     try:
         virtual = await there.open(peer)
@@ -225,7 +276,8 @@ async def _pass_on(
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    await carry(stream, virtual, peer, early=heard)
+    entry = f"https {hello.name}"
+    await carry(stream, virtual, peer, early=heard, entry=entry)
 
 
 async def _refuse(

@@ -41,7 +41,7 @@ class ServerHandlers:
 
     def __init__(self, server: CenterServer, address: Address) -> None:
         self._server = server
-        self.address = ", ".join(map(str, server.entrances.addresses or [address]))
+        self.address = ", ".join(map(str, server.addresses or [address]))
         self.meters = Meters(self._totals)
 
     @property

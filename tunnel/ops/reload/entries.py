@@ -12,7 +12,7 @@ from tunnel.errors import AddressError
 from tunnel.net.bind import is_in_use
 from tunnel.net.listen import listen_at
 from tunnel.ops.entries import Local, Published
-from tunnel.ops.reload.plan import keyed, plan_entries
+from tunnel.ops.reload.entry_plan import keyed, plan_entries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunnel.center.client import CenterClient
     from tunnel.net.listen import PortListener
     from tunnel.ops.entries import Entry, Line
-    from tunnel.ops.reload.plan import EntryPlan, Key
+    from tunnel.ops.reload.entry_plan import EntryPlan, Key
 
 Place = tuple["Sequence[PortListener]", "End"]
 """What a local entry listens on, and where that is."""
