@@ -322,9 +322,10 @@ class ServeFlags:
         from tunnel.center.server import ServerOptions
 
         listens, names = self.listens(), self.names()
-        if self.plain and names.https in listens:
+        shared = [one for one in listens if one == names.https and one.port]
+        if self.plain and shared:
             raise UsageError(
-                f"--listen {names.https} is the port of --https",
+                f"--listen {shared[0]} is the port of --https",
                 "links without TLS cannot be told from visitors there",
                 "without --plain, or a port of its own",
             )
