@@ -22,7 +22,6 @@ from tunnel.proto.frames import MappingType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
     from tunnel.center.sites import OpenMapping
@@ -34,15 +33,16 @@ _KINDS = {of_type: of_type.name.lower() for of_type in MappingType}
 
 
 class ServerHandlers:
-    """The commands about a server's links, entries and connections.
+    """The commands about a server's links, entries and connections."""
 
-    ``address`` is where it listens.
-    """
-
-    def __init__(self, server: CenterServer, address: Address) -> None:
+    def __init__(self, server: CenterServer) -> None:
         self._server = server
-        self.address = str(address)
         self.meters = Meters(self._totals)
+
+    @property
+    def address(self) -> str:
+        """Where the server listens for links."""
+        return ", ".join(map(str, self._server.addresses))
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
