@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ from tunnel.center.whereabouts import is_there
 from tunnel.center.why import Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
+from tunnel.net.given import take_given
 from tunnel.ops import saved
 from tunnel.ops.control.client_handlers import ClientHandlers
 from tunnel.ops.control.handlers import CommonHandlers
@@ -77,12 +79,14 @@ async def run_up(
     ``again``: how what was told is read again; None: it never is.
 
     Raises:
+        AddressError: it was given sockets to listen on.
         UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
         raise nothing_to_do()
     refuse_twice(entries)
+    take_given(os.environ).check(())
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
