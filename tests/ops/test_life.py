@@ -57,3 +57,15 @@ def test_nothing_comes_back_from_stopping() -> None:
         life.ready("linked")
         assert (life.state, life.why) == (State.STOPPING, "it stops")
     assert not life.is_ready
+
+
+def test_a_reload_that_was_refused_is_said_until_the_next() -> None:
+    life = Life()
+    life.ready("linked")
+    with life.reloading():
+        life.refused = "tunnel.toml:3: no such key"
+    assert life.text == "linked (not reloaded: tunnel.toml:3: no such key)"
+    assert life.is_ready
+    with life.reloading():
+        life.refused = ""
+    assert life.text == "linked"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from support.processes import Machine, curl, eventually, free_port
 from support.targets import Target, echo
 
+from tunnel.access.join import make_token
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -58,11 +60,14 @@ def test_links_and_visitors_come_in_at_the_given_sockets(tmp_path: Path) -> None
 
 
 def test_what_is_for_nothing_ends_the_start(tmp_path: Path) -> None:
+    token = make_token()
     with closing(Machine(tmp_path)) as machine:
-        machine.command = (*start(f"web={free_port()}"), *machine.command)
-        program = machine.tunnel(
-            "serve", "--state", str(tmp_path / "s"), "--listen", "127.0.0.1:0"
-        )
-        assert program.wait() == 3
-        assert "the given socket 3 (127.0.0.1:" in program.errors()
-        assert "named 'web') is for nothing here" in program.errors()
+        machine.command = (*start("web=0"), *machine.command)
+        state = ("--state", str(tmp_path / "s"))
+        serve = machine.tunnel("serve", *state, "--listen", "127.0.0.1:0")
+        to = f"tunnel+plain://default:{token.reveal()}@127.0.0.1:9/"
+        up = machine.tunnel("up", "--to", to, "--tcp", "1=1")
+        for program in serve, up:
+            assert program.wait() == 3
+            assert "the given socket 3 (127.0.0.1:" in program.errors()
+            assert "named 'web') is for nothing here" in program.errors()

@@ -40,6 +40,8 @@ class Life:
         self._started = False
         self._reloads = 0
         self._stopping = False
+        self.refused = ""
+        """What was wrong at the last reload; empty when it was taken over."""
         self._tell: list[Callable[[], None]] = []
 
     @property
@@ -66,7 +68,10 @@ class Life:
     @property
     def text(self) -> str:
         """What it does now, in a few words for a person."""
-        return "reloading" if self.state is State.RELOADING else self._text
+        if self.state is State.RELOADING:
+            return "reloading"
+        refused = f" (not reloaded: {self.refused})" if self.refused else ""
+        return self._text + refused
 
     def ready(self, text: str) -> None:
         """It is of use: ``text`` says how. It does not come back from stopping."""
