@@ -42,6 +42,8 @@ class Life:
         self._stopping = False
         self.refused = ""
         """What was wrong at the last reload; empty when it was taken over."""
+        self.ends_s = 0.0
+        """How many seconds it may take to stop, from when that began."""
         self._tell: list[Callable[[], None]] = []
 
     @property
@@ -81,10 +83,11 @@ class Life:
         """It is not of use, and goes on trying."""
         self._become(why, why)
 
-    def stopping(self, why: str) -> None:
-        """It takes nothing new from now on, and will end."""
+    def stopping(self, why: str, within_s: float) -> None:
+        """It takes nothing new any more, and will have ended ``within_s`` from now."""
         if not self._stopping:
             self._stopping = True
+            self.ends_s = within_s
             self._why = self._text = why
             self._changed()
 

@@ -102,10 +102,8 @@ async def run_serve(
             asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-                async def drain() -> None:
-                    await server.drain(changes.run.drain_s())
-
-                await ending.watch(drain, server.stop, task_status=task_status)
+                drain = server.drain, server.stop, lambda: changes.run.drain_s()
+                await ending.watch(*drain, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)

@@ -39,7 +39,7 @@ from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
-from tunnel.ops.runtime import Ending
+from tunnel.ops.runtime import END_S, Ending
 from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.texts import connections, size_text
 
@@ -162,10 +162,10 @@ class _Up:
             await reloader.start(self.nursery)
             handlers = reloader.handlers
 
-        async def drain() -> None:
-            await client.drain(changes.run.drain_s() if changes else drain_s)
+        def most_s() -> float:
+            return changes.run.drain_s() if changes else drain_s
 
-        await self.nursery.start(ending.watch, drain, client.leave)
+        await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
         await self._answer_commands(ending, handlers)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
@@ -296,7 +296,7 @@ class _Up:
             self.show.trouble(error, f"it is asked for again {until}")
             return
         self.show.error(error)
-        self._life.stopping(error.what)
+        self._life.stopping(error.what, END_S)
         # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
         self._client.stop()
