@@ -37,6 +37,7 @@ from tunnel.center.exit.tcp import exit_to
 from tunnel.center.listening import Listening, open_places, take_places
 from tunnel.center.names import NameOptions
 from tunnel.errors import AddressError, Code, LinkError, TunnelError, UsageError
+from tunnel.net.given import Given
 from tunnel.net.listen import open_listener, serve
 from tunnel.proto.frames import MappingEntry, MappingType
 from tunnel.proto.rules import Rules
@@ -171,11 +172,13 @@ def never_asked() -> Listening:
 async def test_what_was_closed_to_make_room_is_opened_again_after_a_failure() -> None:
     one, two = free_address(), free_address()
     first, second = never_asked(), never_asked()
-    take_places(await open_places({first: one, second: two}))
+    take_places(await open_places({first: one, second: two}, Given()))
     async with target(echo) as taken:
         with pytest.raises(AddressError, match="in use"):
             # The second's new place needs the first's; the third fails.
-            await open_places({first: Address("0.0.0.0", one.port), second: taken})
+            await open_places(
+                {first: Address("0.0.0.0", one.port), second: taken}, Given()
+            )
         assert (first.address, second.address) == (one, two)
         stream = await trio.open_tcp_stream(LOOPBACK, one.port)
         await stream.aclose()
@@ -197,10 +200,10 @@ async def test_what_was_closed_to_make_room_is_opened_again_if_nobody_waits(
         return await open_listener(host, port)
 
     first = never_asked()
-    take_places(await open_places({first: one}))
+    take_places(await open_places({first: one}, Given()))
     monkeypatch.setattr(listening, "open_listener", listen)
     with scope:
-        await open_places({first: everywhere})
+        await open_places({first: everywhere}, Given())
     assert scope.cancelled_caught
     assert first.address == one
     await (await trio.open_tcp_stream(LOOPBACK, one.port)).aclose()
@@ -212,7 +215,7 @@ async def test_what_another_program_took_meanwhile_is_opened_by_the_next_change(
 ) -> None:
     one, two = free_address(), free_address()
     first, second = never_asked(), never_asked()
-    take_places(await open_places({first: one, second: two}))
+    take_places(await open_places({first: one, second: two}, Given()))
     was_closed = False
 
     async def listen(host: str, port: int) -> list[PortListener]:
@@ -226,11 +229,11 @@ async def test_what_another_program_took_meanwhile_is_opened_by_the_next_change(
     async with target(echo) as taken:
         everywhere = Address("0.0.0.0", one.port)
         with pytest.raises(AddressError):
-            await open_places({first: everywhere, second: taken})
+            await open_places({first: everywhere, second: taken}, Given())
     assert (first.where, second.where) == (None, two)
     assert [line.message for line in caplog.records] == ["listening.lost"]
     monkeypatch.undo()
-    take_places(await open_places({first: one, second: two}))
+    take_places(await open_places({first: one, second: two}, Given()))
     assert (first.address, second.address) == (one, two)
     first.close()
     second.close()

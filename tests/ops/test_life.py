@@ -14,7 +14,7 @@ def test_a_life_from_its_start_to_its_end() -> None:
     life.not_ready("no link: gone")
     assert (life.why, life.text) == ("no link: gone", "no link: gone")
     life.ready("linked")
-    life.stopping("it stops")
+    life.stopping("it stops", 9.5)
     assert life.why == "it stops"
     assert seen == [
         (State.READY, True),
@@ -31,7 +31,7 @@ def test_nobody_is_told_twice_of_one_thing() -> None:
     for _ in range(2):
         life.not_ready("no link")
     for _ in range(2):
-        life.stopping("it stops")
+        life.stopping("it stops", 9.5)
     assert told == [State.NOT_READY, State.STOPPING]
 
 
@@ -53,7 +53,19 @@ def test_nothing_comes_back_from_stopping() -> None:
     life = Life()
     life.ready("linked")
     with life.reloading():
-        life.stopping("it stops")
+        life.stopping("it stops", 9.5)
         life.ready("linked")
         assert (life.state, life.why) == (State.STOPPING, "it stops")
     assert not life.is_ready
+
+
+def test_a_reload_that_was_refused_is_said_until_the_next() -> None:
+    life = Life()
+    life.ready("linked")
+    with life.reloading():
+        life.refused = "tunnel.toml:3: no such key"
+    assert life.text == "linked (not reloaded: tunnel.toml:3: no such key)"
+    assert life.is_ready
+    with life.reloading():
+        life.refused = ""
+    assert life.text == "linked"

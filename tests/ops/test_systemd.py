@@ -57,9 +57,11 @@ async def test_each_change_is_told_and_nothing_twice(
     assert (word, status) == ("RELOADING=1", "STATUS=reloading")
     assert before <= int(at.removeprefix("MONOTONIC_USEC=")) <= before + 10_000_000
     assert after == ["READY=1", "STATUS=linked"]
-    life.stopping("it stops")
-    life.stopping("it stops now")
-    assert heard.all() == [["STOPPING=1", "STATUS=it stops"]]
+    life.stopping("it stops", 9.5)
+    life.stopping("it stops now", 9.5)
+    assert heard.all() == [
+        ["STOPPING=1", "EXTEND_TIMEOUT_USEC=9500000", "STATUS=it stops"]
+    ]
 
 
 async def test_who_waits_for_its_server_has_started(
@@ -169,6 +171,6 @@ async def test_who_cannot_be_told_stops_nothing(
     with caplog.at_level(logging.WARNING):
         await nursery.start(tell_systemd, life)
         life.ready("linked")
-        life.stopping("it stops")
+        life.stopping("it stops", 9.5)
     assert [one.message for one in caplog.records] == ["systemd.not_told"]
     assert systemd.logger.name == caplog.records[0].name

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
+    from tunnel.net.given import Given
 
 LOOPBACK = "127.0.0.1"
 WAIT_S = 20.0
@@ -117,6 +118,7 @@ async def center(
     names: NameOptions | None = None,
     trusted: tuple[Network, ...] = (),
     months: Months | None = None,
+    given: Given | None = None,
 ) -> AsyncIterator[Center]:
     """Run a center-server for the block; plain without a state folder."""
     token = token or make_token()
@@ -134,6 +136,7 @@ async def center(
             trusted_proxies=trusted,
         ),
         months,
+        given,
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -49,7 +49,9 @@ def lives_while_its_loop_runs(
 
 def ends(heard: Supervisor, program: Program) -> None:
     program.send(signal.SIGTERM)
-    assert heard.hear_of("STOPPING=1")[-1].startswith("STATUS=it stops")
+    _, within, status = heard.hear_of("STOPPING=1")
+    assert within == "EXTEND_TIMEOUT_USEC=9500000"
+    assert status.startswith("STATUS=it stops")
     assert program.wait() == 0
 
 

@@ -19,6 +19,7 @@ from tunnel.net.bind import is_in_use
 from tunnel.net.listen import open_listener
 
 if TYPE_CHECKING:
+    from tunnel.net.given import Given
     from tunnel.net.listen import PortListener
 
 logger = logging.getLogger("tunnel.server")
@@ -117,12 +118,14 @@ NOWHERE: Place = (None, [], None)
 
 
 async def open_places(
-    wanted: Mapping[Listening, Address | None],
+    wanted: Mapping[Listening, Address | None], given: Given
 ) -> dict[Listening, Place]:
     """Open what is to be listened on instead, for ``take_places``.
 
     What stays where it is is left out. Only a port that one of ``wanted`` has itself,
     on another address or for another purpose, is closed before it is opened again.
+
+    What was ``given`` is taken, and not opened.
 
     Raises:
         AddressError: nothing has changed. Nor has it where this is cancelled.
@@ -132,21 +135,21 @@ async def open_places(
     freed: dict[Listening, Address] = {}
     try:
         for one, to in moves.items():
-            opened[one] = await _open(to, moves, freed)
+            opened[one] = await _open(to, moves, freed, given)
     except BaseException:
         for _where, listeners, _address in opened.values():
             close_all(listeners)
         with trio.CancelScope(shield=True):  # whoever does not wait for it
             for one, was in freed.items():
-                await _again(one, was)
+                await _again(one, was, given)
         raise
     return opened
 
 
-async def _again(one: Listening, was: Address) -> None:
+async def _again(one: Listening, was: Address, given: Given) -> None:
     """Listen where it was; nowhere, if another program was faster."""
     try:
-        listeners, address = await listen_on(was)
+        listeners, address = await listen_on(was, given)
     except AddressError as error:
         one.close()  # the next change opens it
         log_event(logger, logging.ERROR, "listening.lost", address=str(was),
@@ -165,12 +168,13 @@ async def _open(
     where: Address | None,
     moves: Mapping[Listening, Address | None],
     freed: dict[Listening, Address],
+    given: Given,
 ) -> Place:
     """Open one place; what of ours stands in its way is closed, and noted."""
     if where is None:
         return NOWHERE
     try:
-        return (where, *await listen_on(where))
+        return (where, *await listen_on(where, given))
     except AddressError as error:
         ours = {
             one: one.address
@@ -182,12 +186,14 @@ async def _open(
         for one, address in ours.items():
             freed[one] = address
             one.pause()
-        return (where, *await listen_on(where))
+        return (where, *await listen_on(where, given))
 
 
-async def listen_on(where: Address) -> tuple[list[PortListener], Address]:
+async def listen_on(where: Address, given: Given) -> tuple[list[PortListener], Address]:
     """Listen as ``open_listener`` does; return also the address with its real port."""
-    listeners = await open_listener(where.host, where.port)
+    listeners = given.listeners(where)
+    if not listeners:
+        listeners = await open_listener(where.host, where.port)
     port = listeners[0].socket.getsockname()[1]
     return listeners, Address(where.host, port)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tunnel.access.limits import Limits
@@ -11,6 +11,7 @@ from tunnel.center.names import NameOptions
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -59,3 +60,13 @@ class ServerOptions:
         """Links come in where TLS by name does: one port for everything."""
         https = self.names.https
         return https is not None and https in self.listens and bool(https.port)
+
+    def at(self, places: Mapping[str, Address]) -> ServerOptions:
+        """Return options that listen there, for ``listen``, ``http``, ``https``."""
+        names = self.names
+        listen = places.get("listen", self.listen)
+        https = places.get("https", names.https)
+        if self.shares_https and ("listen" in places) != ("https" in places):
+            listen = https = places.get("https", listen)
+        names = replace(names, http=places.get("http", names.http), https=https)
+        return replace(self, listen=listen, names=names)

@@ -40,6 +40,10 @@ class Life:
         self._started = False
         self._reloads = 0
         self._stopping = False
+        self.refused = ""
+        """What was wrong at the last reload; empty when it was taken over."""
+        self.ends_s = 0.0
+        """How many seconds it may take to stop, from when that began."""
         self._tell: list[Callable[[], None]] = []
 
     @property
@@ -66,7 +70,10 @@ class Life:
     @property
     def text(self) -> str:
         """What it does now, in a few words for a person."""
-        return "reloading" if self.state is State.RELOADING else self._text
+        if self.state is State.RELOADING:
+            return "reloading"
+        refused = f" (not reloaded: {self.refused})" if self.refused else ""
+        return self._text + refused
 
     def ready(self, text: str) -> None:
         """It is of use: ``text`` says how. It does not come back from stopping."""
@@ -76,10 +83,11 @@ class Life:
         """It is not of use, and goes on trying."""
         self._become(why, why)
 
-    def stopping(self, why: str) -> None:
-        """It takes nothing new from now on, and will end."""
+    def stopping(self, why: str, within_s: float) -> None:
+        """It takes nothing new any more, and will have ended ``within_s`` from now."""
         if not self._stopping:
             self._stopping = True
+            self.ends_s = within_s
             self._why = self._text = why
             self._changed()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.center.drain import GOODBYE_S
 from tunnel.errors import Exit, TunnelError
 from tunnel.front.http.limits import LIMITS
 from tunnel.log import log_event
@@ -36,6 +37,8 @@ two generations. Python's own 700, 10, 10 walk over every live connection again 
 again: with 4,000 of them that cost a third of the requests a second. A walk over 10,000
 young objects is a pause of 20 to 50 ms, which one log-in in ten met; here it is over
 3,000 at most. Hardly anything here is a cycle."""
+END_S: Final = GOODBYE_S + 0.5
+"""After a drain the process is gone within this."""
 RECYCLED_BYTES: Final = 4_194_304
 """Memory that comes and goes with data that waits for a link or for a reader."""
 
@@ -158,14 +161,15 @@ class Ending:
 
     async def watch(
         self,
-        drain: Callable[[], Awaitable[None]],
+        drain: Callable[[float], Awaitable[None]],
         stop: Callable[[], Awaitable[None]],
+        drain_s: Callable[[], float],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Wait for a signal, drain and stop; return when both are over.
 
-        Another signal cuts the drain short.
+        ``drain`` takes ``drain_s`` seconds at most. Another signal cuts it short.
         """
         with trio.open_signal_receiver(
             *ending_signals(reloads=self.reloads)
@@ -176,7 +180,10 @@ class Ending:
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
             live = self.connections()
-            self.life.stopping(f"it stops: {connections(live)} go on for a while")
+            most_s = 0.0 if self.at_once else drain_s()
+            self.life.stopping(
+                f"it stops: {connections(live, 'live ')}", most_s + END_S
+            )
             if live:
                 log_event(logger, logging.INFO, "draining", connections=live)
                 said = f"{connections(live, 'live ')} (Ctrl+C again: now)"
@@ -186,7 +193,7 @@ class Ending:
             async with trio.open_nursery() as nursery:
 
                 async def until_drained() -> None:
-                    await drain()
+                    await drain(most_s)
                     nursery.cancel_scope.cancel()
 
                 nursery.start_soon(until_drained)

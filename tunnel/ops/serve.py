@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from tunnel.center.why import Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
+from tunnel.net.given import take_given
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.server_handlers import ServerHandlers
 from tunnel.ops.control.service import OwnSocket
@@ -70,17 +72,16 @@ async def run_serve(
         show: writes for the user.
 
     Raises:
+        AddressError: a given socket is none that listens.
         StateError: another server has the state folder, it cannot be used, or a user
             of it is in the configuration file too.
     """
+    given = take_given(os.environ)
     with sole_server(state):
-        identity = None
-        if not options.plain:
-            identity, coming = _identities(state, again.flags.rotation(), show)
-            options = replace(options, next_identity=coming)
+        identity, options = _identified(options, state, again.flags.rotation(), show)
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options, Months(state))
+        server = CenterServer({OWNER: owner}, identity, options, Months(state), given)
         joined = _Joined(state, token, identity, show)
         commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
@@ -101,10 +102,8 @@ async def run_serve(
             asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
-                async def drain() -> None:
-                    await server.drain(changes.run.drain_s())
-
-                await ending.watch(drain, server.stop, task_status=task_status)
+                drain = server.drain, server.stop, lambda: changes.run.drain_s()
+                await ending.watch(*drain, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
@@ -186,10 +185,12 @@ async def _start_metrics(
     await nursery.start(MetricsPort(facts, life).serve, at)
 
 
-def _identities(
-    state: Path, rotation: Rotation, show: Show
-) -> tuple[Identity, Identity | None]:
-    """Return the server's identity, and the next one if it is to be announced."""
+def _identified(
+    options: ServerOptions, state: Path, rotation: Rotation, show: Show
+) -> tuple[Identity | None, ServerOptions]:
+    """Return the server's identity; the options get what is to be announced."""
+    if options.plain:
+        return None, options
     label = "identity"
     if rotation == "change":
         if change_identity(state):
@@ -205,7 +206,7 @@ def _identities(
     if coming is not None:
         show.talk("announced", f"fingerprint {coming.fingerprint} is the next")
         log_event(logger, logging.INFO, "identity.announced", next=coming.pin)
-    return identity, coming
+    return identity, replace(options, next_identity=coming)
 
 
 def _show_server(

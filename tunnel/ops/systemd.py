@@ -101,6 +101,8 @@ class _Told:
             lines.append(word)
             if word == "RELOADING=1":
                 lines.append(f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            elif word == "STOPPING=1":  # a drain may be longer than the unit allows
+                lines.append(f"EXTEND_TIMEOUT_USEC={self._life.ends_s * 1e6:.0f}")
         if status != self._status:
             self._status = status
             lines.append(f"STATUS={status}")

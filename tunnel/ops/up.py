@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ from tunnel.center.whereabouts import is_there
 from tunnel.center.why import Why
 from tunnel.errors import StateError
 from tunnel.log import log_event
+from tunnel.net.given import take_given
 from tunnel.ops import saved
 from tunnel.ops.control.client_handlers import ClientHandlers
 from tunnel.ops.control.handlers import CommonHandlers
@@ -37,7 +39,7 @@ from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
-from tunnel.ops.runtime import Ending
+from tunnel.ops.runtime import END_S, Ending
 from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.texts import connections, size_text
 
@@ -80,12 +82,14 @@ async def run_up(
     Prometheus asks.
 
     Raises:
+        AddressError: it was given sockets to listen on.
         UsageError: there is no entry, two want the same, or no server is known.
         TunnelError: in a group, what ended the client.
     """
     if not entries:
         raise nothing_to_do()
     refuse_twice(entries)
+    take_given(os.environ).check(())
     join, is_new = saved.find(server.to)
     via = saved.find_via(server.via, join)
     with client_id(saved.client_folder()) as own_id:
@@ -165,10 +169,10 @@ class _Up:
             await reloader.start(self.nursery)
             handlers = reloader.handlers
 
-        async def drain() -> None:
-            await client.drain(changes.run.drain_s() if changes else drain_s)
+        def most_s() -> float:
+            return changes.run.drain_s() if changes else drain_s
 
-        await self.nursery.start(ending.watch, drain, client.leave)
+        await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
         common = await self._answer_commands(ending, handlers)
         if metrics is not None:
             await self._start_metrics(metrics, common)
@@ -315,7 +319,7 @@ class _Up:
             self.show.trouble(error, f"it is asked for again {until}")
             return
         self.show.error(error)
-        self._life.stopping(error.what)
+        self._life.stopping(error.what, END_S)
         # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
         self._client.stop()

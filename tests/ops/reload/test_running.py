@@ -21,6 +21,7 @@ from tunnel.ops.entries import Local
 from tunnel.ops.entry_commands import EntryCommands
 from tunnel.ops.entry_syntax import parse_http, parse_reach, parse_tcp, share_entry
 from tunnel.ops.flags import RunFlags, ServerFlags
+from tunnel.ops.life import Life
 from tunnel.ops.reload import entries
 from tunnel.ops.reload.client import ClientChanges, UpAgain
 from tunnel.ops.reload.entries import RunningEntries
@@ -366,8 +367,8 @@ async def test_a_save_counts_once_and_a_file_that_is_away_is_waited_for(
 async def test_a_command_hears_what_was_changed_or_all_faults(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    reads = Reads()
-    reloader = Reloader(reads.apply, Show(log="logfmt"), None)
+    reads, life = Reads(), Life()
+    reloader = Reloader(reads.apply, Show(log="logfmt"), None, life)
     logging.getLogger("tunnel").propagate = True
     ask = reloader.handlers["reload"]
     assert await ask({}, "me") == {"changes": ["~ tcp 1 later"], "faults": []}
@@ -376,6 +377,7 @@ async def test_a_command_hears_what_was_changed_or_all_faults(
     reads.error = ConfigError(["x:1: no", "x:2: neither"])
     assert await ask({}, "me") == {"changes": [], "faults": reads.error.faults}
     assert reloader.faults == reads.error.faults
+    assert life.text.endswith("(not reloaded: x:1: no)")
     assert sum("config.refused" in one.getMessage() for one in caplog.records) == 2
     reads.error = AddressError("port 1 is taken")
     with pytest.raises(AddressError):
@@ -383,6 +385,7 @@ async def test_a_command_hears_what_was_changed_or_all_faults(
     reads.error = None
     await ask({}, "me")
     assert not reloader.faults
+    assert "not reloaded" not in life.text
 
 
 async def test_a_client_without_entries_stays_as_it_is() -> None:

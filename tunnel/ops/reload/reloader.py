@@ -87,24 +87,29 @@ class Reloader:
         """
         async with self._one_by_one:
             self._stamp = _stamp_of(self._path)
-            try:
-                with self._life.reloading():
-                    changes = await self._apply(now)
-            except TunnelError as error:
-                self.faults = faults_of(error)
-                for fault in self.faults:
-                    log_event(logger, logging.ERROR, "config.refused", by=by,
-                        reason=fault)  # fmt: skip
-                self._show.talk("not reloaded", self.faults[0])
-                # A thread's frames have its error in their variables: a cycle of 60 kB.
-                raise error.with_traceback(None) from None
-            self.faults = []
+            with self._life.reloading():
+                changes = await self._apply_or_say(now, by)
             for change in changes:
                 log_event(logger, logging.INFO, "config.change", change=str(change))
                 self._show.talk("reloaded", str(change))
             log_event(logger, logging.INFO, "config.reloaded", by=by,
                 changes=len(changes))  # fmt: skip
             return changes
+
+    async def _apply_or_say(self, now: bool, by: str) -> Sequence[Change]:
+        try:
+            changes = await self._apply(now)
+        except TunnelError as error:
+            self.faults = faults_of(error)
+            self._life.refused = self.faults[0]
+            for fault in self.faults:
+                log_event(logger, logging.ERROR, "config.refused", by=by,
+                    reason=fault)  # fmt: skip
+            self._show.talk("not reloaded", self.faults[0])
+            # A thread's frames have its error in their variables: a cycle of 60 kB.
+            raise error.with_traceback(None) from None
+        self.faults, self._life.refused = [], ""
+        return changes
 
     async def _watch_signal(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
