@@ -50,7 +50,7 @@ def alive() -> Counter[str]:
     return Counter(
         kind.__name__
         for kind in ours
-        if kind.__module__.startswith("tunnel.") or kind is trio.lowlevel.Task
+        if str(kind.__module__).startswith("tunnel.") or kind is trio.lowlevel.Task
     )
 
 

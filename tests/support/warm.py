@@ -30,7 +30,7 @@ from typing import Any, Final
 
 MESSAGE_BYTES: Final = 1 << 16
 """Of a command line and an environment."""
-ARGUMENT_BYTES: Final = 4_096
+ARGUMENT_BYTES: Final = 1_024
 """Of a command line, as ``/proc`` shows it."""
 LOADED_AT_START: Final = (
     "PYTHON",

@@ -87,6 +87,14 @@ def test_what_cannot_become_a_request_is_refused_before_it_ends(said: bytes) -> 
         ends_byte_by_byte(said)
 
 
+@pytest.mark.parametrize("said", [b"\xff", b"\xff" * 70_000, b"G\xc3\x89T /", b" GET /",
+                                  b"{}", b"\t", b"GE(T / HTTP/1.1\r\n"])  # fmt: skip
+def test_what_begins_with_no_method_is_refused_at_once(said: bytes) -> None:
+    """It held its descriptor for 10 s, as a head that is slow may."""
+    with pytest.raises(HeadError):
+        end_of_request(bytearray(said), 0)
+
+
 # Requests ----------------------------------------------------------------------------
 
 

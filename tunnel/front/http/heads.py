@@ -119,6 +119,7 @@ _IN_LINES: Final = _IN_LINE + b"\r\n"
 _NEVER_IN_HEAD: Final = re.compile(
     rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )
+_BEGIN: Final = re.compile(rb"[%b]+(?: |\Z)|\Z" % re.escape(_TOKEN))
 _TARGET: Final = bytes(range(0x21, 0x7F))
 _HIGH: Final = re.compile(rb"[\x80-\xff]")
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (.*))?", re.DOTALL)
@@ -190,7 +191,9 @@ def end_of_request(data: bytearray, seen: int) -> int:
     end = data.find(b"\r\n\r\n", max(seen - 3, 0))
     if end >= 0:
         return end + 4
-    if _NEVER_IN_HEAD.search(data, max(seen - 2, 0)):
+    # A slow head may bring its method in pieces: all but the first are read at its end.
+    begins = bool(seen) or _BEGIN.match(data)
+    if not begins or _NEVER_IN_HEAD.search(data, max(seen - 2, 0)):
         raise _bad("the request is not HTTP")
     return 0
 
