@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 COUNT: Final = int(os.environ.get("TUNNEL_FUZZ_COUNT", 1_000_000))
 """Inputs of each parser and each way in which they are found."""
-GROWN: Final = 2_000
-"""Objects more at the end than after a tenth; one for each input would be 900,000. What
-is made once, as the names that are in use, and the texts of errors said once."""
+GROWN: Final = 8_000
+"""Objects more at the end than after a tenth; one for each input would be 900,000. The
+fields of heads that are kept have a bound of their own, of some thousand."""
 UNREFUSED: Final = {name for name, parser in PARSERS.items() if not parser.may_raise}
 """What returns, whatever it is given."""
 LIVE: Final = {
