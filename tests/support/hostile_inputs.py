@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import gc
+import os
 import ssl
 import sys
 from contextlib import suppress
+from functools import _lru_cache_wrapper
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from support import frames
+from support.hostile_words import TOKEN, VERIFIER, WORDS, Parser
 
-from tunnel.access.join import parse_join
-from tunnel.access.limits import parse_limits
 from tunnel.access.proxy_users import ProxyUsers
-from tunnel.access.right_words import FORMS, parse_right
-from tunnel.access.user_file import read_users
-from tunnel.addresses import Address, decode_host, host_of, parse_end
+from tunnel.addresses import Address
+from tunnel.center.health import _answers
 from tunnel.errors import (
+    LocalLinkError,
+    LocalStreamError,
     RemoteSessionError,
     RemoteStreamError,
-    StateError,
     TunnelError,
-    UsageError,
 )
+from tunnel.front.http import files
 from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
 from tunnel.front.http.client_hello import HelloError, read_client_hello
 from tunnel.front.http.forwarded import Origin, _forwarded, _host, _node
+from tunnel.front.http.guard import Guard
 from tunnel.front.http.heads import (
     CHUNKED,
     HeadError,
@@ -35,47 +37,35 @@ from tunnel.front.http.heads import (
     read_answer,
     read_request,
 )
+from tunnel.front.http.hints import Look, say_broken, spoken
 from tunnel.front.http.login_cookie import is_login, take_cookie
+from tunnel.front.http.pages import HttpError
+from tunnel.front.http.places import _plain
+from tunnel.front.http.request import by_name
 from tunnel.front.http.targets import TargetError, absolute_target, connect_target
-from tunnel.link.upstream_proxy import UpstreamProxy
+from tunnel.link.bind import BoundPort
+from tunnel.link.upstream_proxy import UpstreamProxy, _ask_http
 from tunnel.net.proxy_protocol import read_proxy_header
-from tunnel.ops.entry_syntax import (
-    parse_exit,
-    parse_http,
-    parse_https,
-    parse_reach,
-    parse_socks,
-    parse_tcp,
-    parse_udp,
-)
+from tunnel.ops.check.measure import Marks
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ServerHandshake
 from tunnel.proto.mux import MuxCore
-from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
+from tunnel.proto.proofs import PLAIN_BINDING
 from tunnel.proto.rules import Rules, read_rules, rules_tlvs
+from tunnel.proto.throughput import REPORT
 from tunnel.socks.v4 import Socks4Server
 from tunnel.socks.v5 import Socks5Server, decode_datagram
-from tunnel.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Coroutine
 
-_TOKEN: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
-_VERIFIER: Final = verifier_of("anna", _TOKEN)
 _ADDRESS: Final = frames.ipv4(127, 0, 0, 1, 80)
 _HERE: Final = Origin(Address("192.0.2.1", 1), "https", "a.test")
+_VIA: Final = UpstreamProxy.parse("http://a:b@c.test:3128")
+_GUARD: Final = Guard("anna", "secret")
+_OPENED: Final = files._Opened(-1, os.stat(__file__))
 _USERS: Final = ProxyUsers({"anna": "secret"})
-
-
-class Parser(NamedTuple):
-    """One parser."""
-
-    feed: Callable[[bytes], object]
-    may_raise: tuple[type[BaseException], ...]
-    """What its callers are promised; everything else is a fault."""
-    seeds: tuple[bytes, ...]
-    """Good inputs: who looks for bad ones begins with these."""
 
 
 # Frames ------------------------------------------------------------------------------
@@ -97,7 +87,7 @@ def _payload(data: bytes) -> None:
 
 def _server_handshake(data: bytes) -> None:
     ServerHandshake(
-        Terms(), bytes(32), PLAIN_BINDING, lambda _: _VERIFIER, _VERIFIER
+        Terms(), bytes(32), PLAIN_BINDING, lambda _: VERIFIER, VERIFIER
     ).receive(data)
 
 
@@ -107,7 +97,7 @@ def _hello_fields(data: bytes) -> None:
 
 def _client_handshake(data: bytes) -> None:
     terms = Terms()
-    side = ClientHandshake("anna", _TOKEN, terms, bytes(32), PLAIN_BINDING)
+    side = ClientHandshake("anna", TOKEN, terms, bytes(32), PLAIN_BINDING)
     side.data_to_send()
     side.receive(data)
 
@@ -177,6 +167,80 @@ def _said_fields(data: bytes) -> None:
     _USERS.check_basic(b"Basic " + data)
 
 
+def _asked(data: bytes) -> None:
+    """A whole request: for whom it is, and which part of which file it wants."""
+    head = b"GET /a HTTP/1.1\r\nHost: a.test\r\n"
+    raw = data if data.startswith(b"GET") else head + data + b"\r\n\r\n"
+    size = end_of_request(bytearray(raw), 0)
+    if not size:
+        return
+    request = by_name(read_request(raw[:size], 100))
+    request.words(b"connection")
+    _GUARD.is_right(request)
+    _plain(request.target)
+    files._parts(request.target.partition("?")[0])
+    files._type_of(data)
+    files._has_it(request, _OPENED)
+    files._check_preconditions(request, _OPENED)
+    files._range(request, _OPENED)
+
+
+def _hints(data: bytes) -> None:
+    spoken(data)
+    say_broken("a.test", [data])
+    Look("a.test").take([data[:7], data[7:]])
+
+
+# Others that are asked ---------------------------------------------------------------
+
+
+class _Said:
+    """A stream that brings some bytes, in pieces, and its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = data
+
+    async def send_all(self, data: bytes) -> None:
+        """Take what nobody reads."""
+
+    async def receive_some(self, most: int = 7) -> bytes:
+        """Bring the next piece."""
+        size = min(most, 7)
+        piece, self._left = self._left[:size], self._left[size:]
+        return piece
+
+
+def _run(task: Coroutine[object, None, object]) -> None:
+    with suppress(StopIteration):
+        task.send(None)
+        raise AssertionError("it waits for what has come")
+
+
+def _upstream(data: bytes) -> None:
+    _run(_ask_http(_Said(data), _VIA, "a.test:7443"))  # type: ignore[arg-type]
+
+
+def _check(data: bytes) -> None:
+    _run(_answers(_Said(data), _HERE.visitor, "/h"))  # type: ignore[arg-type]
+
+
+class _Bound(_Said):
+    """What a bound port brings."""
+
+    bound = None
+
+
+def _peer(data: bytes) -> None:
+    _run(BoundPort(_Bound(data))._read_address())  # type: ignore[arg-type]
+
+
+def _reports(data: bytes) -> None:
+    marks = Marks()
+    marks.note(0.0, 0)
+    marks.take(marks.take(data[:30]) + data[30:])
+    marks.rate()
+
+
 # SOCKS -------------------------------------------------------------------------------
 
 
@@ -195,35 +259,6 @@ def _socks4(data: bytes) -> None:
         for at in range(0, len(data), size):
             side.receive(data[at : at + size])
         side.take_output()
-
-
-# Words -------------------------------------------------------------------------------
-
-
-def _text(data: bytes) -> str:
-    """As a command line has it: what is no UTF-8 becomes lone surrogates."""
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _address(data: bytes) -> None:
-    decode_host(data)
-    text = _text(data)
-    printable(text)
-    host_of(text)
-    host_of(text, zone=True)
-    for read in (Address.parse, parse_end, UpstreamProxy.parse):
-        with suppress(UsageError):
-            read(text)
-
-
-def _entry(data: bytes) -> None:
-    text = _text(data)
-    for read in (
-        parse_tcp, parse_udp, parse_http, parse_https, parse_exit, parse_reach,
-        parse_socks,
-    ):  # fmt: skip
-        with suppress(UsageError):
-            read(text)
 
 
 _V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
@@ -306,6 +341,36 @@ PARSERS: Final = {
         (b'for="[2001:db8::1]:80";proto=https, for=192.0.2.1', b"YW5uYTpzZWNyZXQ=",
          b"__Host-tunnel-login=99999999999.x; a=b"),
     ),
+    "whole requests": Parser(
+        _asked,
+        (HeadError, HttpError),
+        (
+            b"Range: bytes=5-9\r\nIf-Range: \"1-2-3\"",
+            b"If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: x, close",
+            b"If-None-Match: W/\"1-2-3\", *\r\nAuthorization: Basic YW5uYTpzZWNyZXQ=",
+            b"If-Unmodified-Since: Sunday, 06-Nov-94 08:49:37 GMT\r\nIf-Match: *",
+            b"GET http://a:b@a.test:80/%2e%2e/b;c?d HTTP/1.1\r\nHost: [::1]:5\r\n\r\n",
+        ),
+    ),
+    "hints": Parser(
+        _hints,
+        (),
+        (b"Blocked request. This host (x)", b"\x15\x03\x03\0\2\2F",
+         bytes(3) + b"\4" + bytes(5)),
+    ),
+    "upstream proxies": Parser(
+        _upstream,
+        (LocalLinkError,),
+        (b"HTTP/1.1 200 Connection established\r\n\r\n",
+         b"HTTP/1.0 407 Who\r\nProxy-Authenticate: B\r\nContent-Length: 2\r\n\r\nno"),
+    ),
+    "checks": Parser(_check, (), (b"HTTP/1.1 200 OK\r\n\r\n",)),
+    "bound ports": Parser(
+        _peer, (LocalStreamError,), (_ADDRESS, b"\4" + bytes(15) + b"\1\0\x50x")
+    ),
+    "throughput reports": Parser(
+        _reports, (), (REPORT.pack(100, 9_999) + REPORT.pack(200, 1 << 30),)
+    ),
     "SOCKS5": Parser(
         _socks5,
         (RemoteStreamError,),
@@ -332,48 +397,7 @@ PARSERS: Final = {
         ),
     ),
     "ClientHello": Parser(read_client_hello, (HelloError,), (_client_hello(),)),
-    "join lines": Parser(
-        lambda data: parse_join(_text(data)),
-        (UsageError,),
-        (f"tunnel://anna:{_TOKEN}@[::1]:7443/#{_TOKEN}".encode(),
-         f"tunnel+plain://anna:{_TOKEN}@a.test".encode()),
-    ),
-    "files of users": Parser(
-        lambda data: read_users(data.decode("utf-8", "replace"), "f"),
-        (StateError,),
-        (
-            f'[users.anna]\nverifier = "{_VERIFIER.render()}"\n'
-            'may = ["tcp:2200", "ports:16"]\nlimits = ["rate=5MB/s"]\n'
-            "expires = 2030-01-01T00:00:00Z\n".encode(),
-        ),
-    ),
-    "words of limits": Parser(
-        lambda data: parse_limits(_text(data).split(" ")),
-        (UsageError,),
-        (b"rate=5MB/s connections=100", b"month=10GB opens=10/s sessions=4"),
-    ),
-    "words of rights": Parser(
-        lambda data: parse_right(_text(data)),
-        (UsageError,),
-        tuple(words.encode() for words in FORMS.values()),
-    ),
-    "addresses": Parser(
-        _address,
-        (),
-        (b"[fe80::1%eth0]:80", b"a.test:80", b"unix:/run/x", b"http://a:b@c.test:3128"),
-    ),
-    "entries": Parser(
-        _entry,
-        (),
-        (
-            b"2222=127.0.0.1:22,proxy=v2",
-            b"shop=8000,auth=a:b,host=rewrite,allow=10.0.0.0/8,requests=10/s,max-body=1M",
-            b"6000-6010=127.0.0.1:6000-6010",
-            b"0=socks,auth=a:b,network=10.0.0.0/8",
-            b"home,network=10.0.0.0/8",
-            b"x=https://nas.lan:8443,insecure,expires=2h,path=/a,strip,group=g,check=/h",
-        ),
-    ),
+    **WORDS,
 }  # fmt: skip
 """What parses bytes or words of a peer, a visitor, an app, a target or a user."""
 
@@ -389,6 +413,12 @@ def take(name: str, data: bytes) -> bool:
 
 
 def blocks() -> int:
-    """Return how many objects Python holds; the collector must be off for that."""
+    """Return how many objects Python holds, but for those in caches of a bound size.
+
+    The collector must be off for that.
+    """
     assert not gc.isenabled()
+    for one in gc.get_objects():
+        if isinstance(one, _lru_cache_wrapper):
+            one.cache_clear()
     return sys.getallocatedblocks()

@@ -31,8 +31,10 @@ from tunnel.proto.frames import CLIENT_ID_BYTES
 from tunnel.proto.proofs import from_base64url, to_base64url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from cryptography.x509 import Certificate
 
 MOST_KEPT: Final = 64
 """Client ids that are read to be asked about; programs of one user that run at once."""
@@ -109,14 +111,14 @@ def change_identity(state_dir: Path) -> bool:
 
 
 def _load_identity(path: Path) -> Identity:
-    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.x509 import load_pem_x509_certificate
 
     pem = read_private(path).encode()
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = _certificate(load_pem_x509_certificate, pem)
         if key.public_key() != certificate.public_key():
             raise ValueError("the key and the certificate are no pair")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -162,7 +164,7 @@ def pin_of(certificate_der: bytes) -> str:
     from cryptography.x509 import load_der_x509_certificate
 
     try:
-        key = load_der_x509_certificate(certificate_der).public_key()
+        key = _certificate(load_der_x509_certificate, certificate_der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         what = "cannot read the server's certificate"
         raise TlsError(Code.AUTH, what, str(error)) from error
@@ -178,7 +180,17 @@ def valid_until(chain_pem: bytes) -> datetime:
     """
     from cryptography.x509 import load_pem_x509_certificate
 
-    return load_pem_x509_certificate(chain_pem).not_valid_after_utc
+    return _certificate(load_pem_x509_certificate, chain_pem).not_valid_after_utc
+
+
+def _certificate(load: Callable[[bytes], Certificate], raw: bytes) -> Certificate:
+    """Read a certificate; raises ValueError if it is none, of any version."""
+    from cryptography.x509 import InvalidVersion
+
+    try:
+        return load(raw)
+    except InvalidVersion as error:  # it is no ValueError
+        raise ValueError(str(error)) from error
 
 
 # The client's id -------------------------------------------------------------------

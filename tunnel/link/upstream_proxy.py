@@ -65,10 +65,18 @@ class UpstreamProxy:
         if not host or not port or parts.path.strip("/") or parts.query:
             raise _unreadable("it names no host and port, or more than those")
         user = None if parts.username is None else unquote(parts.username)
-        return cls(parts.scheme, host, port, user, unquote(parts.password or ""))
+        password = unquote(parts.password or "")
+        if parts.scheme in _SOCKS and not all(map(_is_for_socks, (user, password))):
+            why = "for SOCKS a user and a password are ASCII, at most 255 letters each"
+            raise _unreadable(why)
+        return cls(parts.scheme, host, port, user, password)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{Address(self.host, self.port)}"
+
+
+def _is_for_socks(word: str | None) -> bool:
+    return not word or (word.isascii() and word.isprintable() and len(word) < 256)
 
 
 def _unreadable(cause: str) -> UsageError:
@@ -140,7 +148,9 @@ async def _ask_http(stream: FastSocket, via: UpstreamProxy, where: str) -> None:
             elif not isinstance(answer, h11.InformationalResponse):
                 raise h11.RemoteProtocolError("the connection ended without an answer")
     except h11.ProtocolError as error:
-        raise _no_proxy(via, where, "it does not answer in HTTP") from error
+        # h11 raises it from a frame that knows it: a cycle, each time.
+        why = "it does not answer in HTTP"
+        raise _no_proxy(via, where, why) from error.with_traceback(None)
     if 200 <= answer.status_code < 300:
         if talk.trailing_data[0]:  # the server behind it never speaks first
             raise _no_proxy(via, where, "it sent bytes of its own")
@@ -176,6 +186,8 @@ async def _through_socks(
         raise _refused(via, where, printable(str(error))) from error
     except OSError as error:
         raise _no_proxy(via, where, "it broke the connection") from error
+    except UnicodeError as error:  # of the name that it says it is bound to
+        raise _no_proxy(via, where, "its answer cannot be read") from error
 
 
 # Errors ------------------------------------------------------------------------------

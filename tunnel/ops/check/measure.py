@@ -72,6 +72,13 @@ class Marks:
         if since_s >= MARK_EVERY_S and at_s - first_s <= LATE_S:
             self.all.append((at_s, total))
 
+    def take(self, came: bytes) -> bytes:
+        """Note the reports of a server in what came; return the part of another."""
+        whole = len(came) - len(came) % REPORT.size
+        for ms, total in REPORT.iter_unpack(came[:whole]):
+            self.note(ms / 1000, total)
+        return came[whole:]
+
     def rate(self) -> Rate:
         """Return what that is in a second, once it has found its speed."""
         if len(self.all) < 2:
@@ -133,11 +140,7 @@ async def _send(stream: VirtualStream, marks: Marks) -> None:
         nursery.start_soon(_keep_sending, stream)
         came = b""
         while piece := await stream.receive_some(READ_BYTES):
-            came += piece
-            whole = len(came) - len(came) % REPORT.size
-            for ms, total in REPORT.iter_unpack(came[:whole]):
-                marks.note(ms / 1000, total)
-            came = came[whole:]
+            came = marks.take(came + piece)
         nursery.cancel_scope.cancel()
 
 

@@ -370,6 +370,7 @@ class _Reading:
             return _CONVERTER.structure(table, kind)
         except ClassValidationError as error:
             self._collect(path, error, {*keys_of(kind), *more})
+            _forget_frames(error)
             return None
         finally:
             _PLACE.reset(token)
@@ -448,6 +449,18 @@ def _is_all(flag: str, table: object) -> bool:
     target = str(table.get("target"))
     is_address = target.isdigit() or (":" in target and "/" not in target)
     return is_address and not table.keys() & _NOT_ALL
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Part errors from the frames that collected them: each knows the other."""
+    inner = [error.__context__] if error.__context__ else []
+    if isinstance(error, BaseExceptionGroup):
+        inner += error.exceptions
+    elif isinstance(error, Several):
+        inner += (one for _, one in error.faults)
+    error.__traceback__ = None
+    for one in inner:
+        _forget_frames(one)
 
 
 def keys_of(table: type) -> tuple[str, ...]:
