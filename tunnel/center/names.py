@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.addresses import Address
+    from tunnel.center.acme.options import AcmeOptions
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
     from tunnel.front.http.request import Request
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 HTTPS_PORT: Final = 443
 """The one that a URL need not say."""
+ACME_PATH: Final = "/.well-known/acme-challenge/"
+"""Where a certificate authority looks (RFC 8555 §8.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class NameOptions:
     published as HTTPS."""
     redirect: bool = False
     """Send visitors of the HTTP port to the HTTPS port, where TLS ends here."""
+    acme: AcmeOptions | None = None
+    """The authority whose certificates end TLS here for what is published as HTTP."""
 
 
 class NamePorts:
@@ -70,14 +75,17 @@ class NamePorts:
     """
 
     def __init__(self, options: NameOptions, table: MappingTable) -> None:
-        self._options = options
+        self.options = options
+        """Where they are, and what else is asked for."""
+        self.answers: dict[str, str] = {}
+        """What a certificate authority wants to read at ``ACME_PATH``, by token."""
         self._files: tuple[bytes, ...] = ()
         rates = Rates()
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
         self.doors = Doors(passed, web, Terminations())
-        before = self._redirect
+        before = self._before
         self.web = Listening(
             partial(serve_web, route=web, before=before, max_visitors=most)
         )
@@ -107,14 +115,14 @@ class NamePorts:
         Raises:
             UsageError: the certificate cannot be used.
         """
-        same = options.certificate == self._options.certificate
+        same = options.certificate == self.options.certificate
         if same and _files_of(options) == self._files:
             return None
         return termination_of(options)
 
     def take(self, options: NameOptions, ending: Termination | None) -> None:
         """Have these options, whose places are open, and what ``ending`` returned."""
-        self._options = options
+        self.options = options
         if ending is None:
             return
         self._files = _files_of(options)
@@ -124,12 +132,12 @@ class NamePorts:
 
     def types(self) -> dict[int, EndpointType | None]:
         """Return how mappings are opened on the ports; None where they are not."""
-        domain = self._options.domain
+        domain = self.options.domain
         types: dict[int, EndpointType | None] = dict.fromkeys(HOSTS)
         if self.https is not None:
             port = self.https.port
             types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self.doors.endings.usual:
+            if self.doors.endings.usual or self.options.acme:
                 web = HostNames(MappingType.HTTP, port, domain, BY_TLS)
                 types[MappingType.HTTP] = web
         if self.http is not None and types[MappingType.HTTP] is None:
@@ -145,10 +153,18 @@ class NamePorts:
             self.tls.run(self._nursery)
             await trio.sleep_forever()
 
+    def _before(self, visit: Visit, request: Request) -> None:
+        """Answer what is not for who has published the name."""
+        if self.answers and request.target.startswith(ACME_PATH):
+            said = self.answers.get(request.target.removeprefix(ACME_PATH))
+            if said is not None and request.method in ("GET", "HEAD"):
+                raise HttpError(HTTPStatus.OK, "", body=said.encode())
+        self._redirect(visit, request)
+
     def _redirect(self, visit: Visit, request: Request) -> None:
         """Answer a visitor of the HTTP port that belongs at the HTTPS port."""
         host, port = request.host, self.https and self.https.port
-        if not (self._options.redirect and port and self.doors.endings.of(host)):
+        if not (self.options.redirect and port and self.doors.endings.of(host)):
             return
         if self.doors.web(host) is Absent.UNKNOWN:
             return
@@ -164,7 +180,7 @@ class NamePorts:
         )
 
     def _keep_renewed(self) -> None:
-        if self._nursery is None or not (files := self._options.certificate):
+        if self._nursery is None or not (files := self.options.certificate):
             return
         self._renewing = trio.CancelScope()
         keep = partial(keep_renewed, files, self.doors.endings)
