@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -240,6 +241,37 @@ async def test_asking_again_for_ones_own_port_is_fine(ports: range) -> None:
             assert answer.code is Code.NORMAL
         assert client.asked == []
         assert len(table) == 1
+
+
+@pytest.mark.parametrize("has_id", [True, False])
+async def test_who_has_all_ports_may_add_one_of_them_again(
+    ports: range, has_id: bool
+) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), table_of(ports)
+        client.client_id = os.urandom(16) if has_id else NO_CLIENT_ID
+        wanted = [entry(f"e{port}") for port in ports]
+        given = await add(table, client, *wanted)
+        assert await add(table, client, *reversed(wanted)) == given[::-1]
+        # Its own is free for it too where something else is asked for by its name.
+        (other,) = await add(table, client, replace(wanted[1], host=LOOPBACK))
+        assert other == given[1]
+        (more,) = await add(table, client, entry("more"))
+        assert more.code is Code.TAKEN
+        await visit(Address(LOOPBACK, ports[1]))
+        assert client.visitors[-1][0] == NameTarget(wanted[1].name)
+
+
+async def test_what_is_added_again_stays_where_it_is(ports: range) -> None:
+    async with clients() as nursery:
+        client, table = Client(nursery), table_of(ports)
+        client.client_id = NO_CLIENT_ID
+        await add(table, client, entry("first"))
+        (given,) = await add(table, client, entry("second"))
+        await table.apply(
+            as_session(client), ProtMapping(MappingOp.REMOVE, [entry("first")])
+        )
+        assert await add(table, client, entry("second")) == [given]
 
 
 async def test_an_owner_that_answers_keeps_its_port(ports: range) -> None:

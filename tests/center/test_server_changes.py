@@ -31,12 +31,13 @@ from tunnel.access.limits import parse_limits
 from tunnel.access.networks import Networks
 from tunnel.access.visitors import Visitors
 from tunnel.addresses import Address
+from tunnel.center import listening
 from tunnel.center.events import LinkResumed, MappingReady, MappingRefused, SessionLost
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.listening import Listening, open_places, take_places
 from tunnel.center.names import NameOptions
 from tunnel.errors import AddressError, Code, LinkError, TunnelError, UsageError
-from tunnel.net.listen import serve
+from tunnel.net.listen import open_listener, serve
 from tunnel.proto.frames import MappingEntry, MappingType
 from tunnel.proto.rules import Rules
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.link.virtual import VirtualStream
+    from tunnel.net.listen import PortListener
 
 SHOP = MappingEntry(MappingType.HTTP, "", "shop")
 NAMES = NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
@@ -121,16 +123,16 @@ async def test_all_addresses_may_become_one_of_them_on_the_same_port() -> None:
         assert await status(here, "no.test") == 404
 
 
-async def test_what_was_closed_to_make_room_is_opened_again_after_a_failure() -> None:
-    one, two = free_address(), free_address()
-
+def never_asked() -> Listening:
     async def never(stream: object, peer: object) -> None:
         raise AssertionError(stream, peer)
 
-    def listening() -> Listening:
-        return Listening(lambda ports: serve(ports, never))
+    return Listening(lambda ports: serve(ports, never))
 
-    first, second = listening(), listening()
+
+async def test_what_was_closed_to_make_room_is_opened_again_after_a_failure() -> None:
+    one, two = free_address(), free_address()
+    first, second = never_asked(), never_asked()
     take_places(await open_places({first: one, second: two}))
     async with target(echo) as taken:
         with pytest.raises(AddressError, match="in use"):
@@ -139,6 +141,59 @@ async def test_what_was_closed_to_make_room_is_opened_again_after_a_failure() ->
         assert (first.address, second.address) == (one, two)
         stream = await trio.open_tcp_stream(LOOPBACK, one.port)
         await stream.aclose()
+    first.close()
+    second.close()
+
+
+async def test_what_was_closed_to_make_room_is_opened_again_if_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, scope = free_address(), trio.CancelScope()
+    everywhere = Address("0.0.0.0", one.port)
+    tries: list[str] = []
+
+    async def listen(host: str, port: int) -> list[PortListener]:
+        tries.append(host)
+        if tries == [everywhere.host, everywhere.host]:  # ours has just been closed
+            scope.cancel()
+        return await open_listener(host, port)
+
+    first = never_asked()
+    take_places(await open_places({first: one}))
+    monkeypatch.setattr(listening, "open_listener", listen)
+    with scope:
+        await open_places({first: everywhere})
+    assert scope.cancelled_caught
+    assert first.address == one
+    await (await trio.open_tcp_stream(LOOPBACK, one.port)).aclose()
+    first.close()
+
+
+async def test_what_another_program_took_meanwhile_is_opened_by_the_next_change(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = free_address(), free_address()
+    first, second = never_asked(), never_asked()
+    take_places(await open_places({first: one, second: two}))
+    was_closed = False
+
+    async def listen(host: str, port: int) -> list[PortListener]:
+        nonlocal was_closed
+        if was_closed and (host, port) == (one.host, one.port):
+            raise AddressError("it is somebody else's now")
+        was_closed = was_closed or port == one.port
+        return await open_listener(host, port)
+
+    monkeypatch.setattr(listening, "open_listener", listen)
+    async with target(echo) as taken:
+        everywhere = Address("0.0.0.0", one.port)
+        with pytest.raises(AddressError):
+            await open_places({first: everywhere, second: taken})
+    assert (first.where, second.where) == (None, two)
+    assert [line.message for line in caplog.records] == ["listening.lost"]
+    monkeypatch.undo()
+    take_places(await open_places({first: one, second: two}))
+    assert (first.address, second.address) == (one, two)
     first.close()
     second.close()
 

@@ -18,6 +18,8 @@ from support.ports import in_a_row
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.addresses import Address
+from tunnel.center import sites
+from tunnel.center.endpoints import PublicName
 from tunnel.center.names import NameOptions
 from tunnel.errors import Code
 from tunnel.proto.frames import (
@@ -196,6 +198,98 @@ async def test_the_entries_of_one_question_count_together(ports: range) -> None:
     async with two("all", limits=("ports=1",), ports=ports) as (_where, _old, new):
         tried = await ask(new, MappingOp.TRY, *entries)
         assert codes(tried) == ["NORMAL", "RESOURCE", "RESOURCE"]
+
+
+async def test_entries_of_one_question_stand_in_each_others_way() -> None:
+    async with two("all", limits=("names=2",)) as (where, _old, new):
+        for wanted, expected in (
+            # Two of a group with other rules; without a group the later holds.
+            ((web("a", group="g"), web("b", group="g", max_body=1)), ["TAKEN"]),
+            ((web("a"), web("b", group="g")), ["TAKEN"]),
+            ((web("a", group="g"), web("b")), ["NORMAL"]),
+            # And what it took the place of counts no more.
+            ((web("a"), web("b"), web("c", path="/x")), ["NORMAL", "NORMAL"]),
+            ((web("a", path="/a"), web("b", path="/b"), web("a", path="/c")),
+             ["NORMAL", "NORMAL"]),
+            ((web("a"), web("b", path="/b"), web("c", path="/c")),
+             ["NORMAL", "RESOURCE"]),
+        ):  # fmt: skip
+            tried = await ask(new, MappingOp.TRY, *wanted)
+            assert tried == await ask(new, MappingOp.REPLACE, *wanted)
+            assert codes(tried) == ["NORMAL", *expected], wanted
+            # Nor does an answer depend on what the client has by now.
+            assert await ask(new, MappingOp.TRY, *wanted) == tried
+        assert len(where.server.mappings) == 2
+
+
+async def test_a_name_is_full_of_the_entries_of_one_question(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sites, "MAX_SITE_ENTRIES", 2)
+    async with two("all") as (_where, _old, new):
+        wanted = [web(one, path=f"/{one}") for one in "abc"]
+        tried = await ask(new, MappingOp.TRY, *wanted)
+        assert codes(tried) == ["NORMAL", "NORMAL", "RESOURCE"]
+        assert codes(await ask(new, MappingOp.ADD, *wanted)) == codes(tried)
+
+
+async def test_what_is_taken_over_counts_for_its_user_no_more(ports: range) -> None:
+    async with two("all", limits=("ports=2",), ports=ports) as (where, old, new):
+        await ask(old, MappingOp.ADD, tcp(ports[0]))
+        (member,) = (one for one in where.server.clients if one.client_id == OLD)
+        member.link = None  # as if it waited for another
+        wanted = tcp(ports[0]), tcp(ports[1]), tcp(ports[2])
+        tried = await ask(new, MappingOp.TRY, *wanted)
+        assert codes(tried) == ["NORMAL", "NORMAL", "RESOURCE"]
+        assert (
+            where.server.mappings.owner(PublicName(MappingType.TCP, LOOPBACK, ports[0]))
+            is member
+        ), "and it has it still"
+        assert codes(await ask(new, MappingOp.ADD, *wanted)) == codes(tried)
+
+
+async def test_in_webs_by_chance_both_questions_are_answered_alike() -> None:
+    chance = random.Random(20_261_129)
+    codes_seen: set[str] = set()
+    kinds: tuple[tuple[str, str, int | None], ...]
+    kinds = ("", "", None), ("/a", "", None), ("/a", "g", None), ("", "g", None)
+    kinds += ("", "g", 1), ("", "h", None)
+    async with two("all", limits=("names=4",)) as (where, old, new):
+
+        def some_webs(most: int) -> list[MappingEntry]:
+            found = []
+            for _ in range(chance.randrange(most)):
+                path, group, max_body = chance.choice(kinds)
+                name, host = chance.choice("abcd"), chance.choice("st")
+                found.append(web(name, host, path=path, group=group, max_body=max_body))
+            return found
+
+        for _ in range(80):
+            await ask(old, MappingOp.REPLACE, *some_webs(3))
+            (member,) = (one for one in where.server.clients if one.client_id == OLD)
+            link, wanted = member.link, some_webs(7)
+            await ask(new, MappingOp.REPLACE, *some_webs(3))
+            if chance.random() < 0.5:
+                member.link = None
+            tried = await ask(new, MappingOp.TRY, *wanted)
+            earnest = await ask(new, MappingOp.REPLACE, *wanted)
+            member.link = link
+            where.server.mappings._lost.clear()
+            assert tried == earnest, wanted
+            codes_seen.update(codes(tried))
+    assert codes_seen == {"NORMAL", "TAKEN", "RESOURCE"}
+
+
+def web(
+    name: str,
+    host: str = "s",
+    *,
+    path: str = "",
+    group: str = "",
+    max_body: int | None = None,
+) -> MappingEntry:
+    rules = Rules(path=path, group=group, max_body=max_body)
+    return MappingEntry(MappingType.HTTP, name, host, rules=rules)
 
 
 async def test_a_client_of_another_user_is_nobodys_place(ports: range) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnel.errors import Exit, UsageError
-from tunnel.ops.control import processes
+from tunnel.ops.control import ask, processes
 from tunnel.ops.control.commands import quick
 from tunnel.ops.control.processes import (
     NotRunningError,
@@ -43,8 +43,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tunnel"
 
 
-def listen(stack: ExitStack, run: Path, name: str, says: str | None = None) -> None:
-    """Answer questions at a socket, as a process of the name ``says`` does."""
+def listen(
+    stack: ExitStack,
+    run: Path,
+    name: str,
+    says: str | None = None,
+    *,
+    ends_at: str = "",
+) -> None:
+    """Answer questions at a socket, as a process of the name ``says`` does.
+
+    It ends when it is asked for ``ends_at``, without an answer.
+    """
     run.mkdir(mode=0o700, exist_ok=True)
     listener = stack.enter_context(socket.socket(socket.AF_UNIX))
     listener.bind(str(run / name))
@@ -54,12 +64,20 @@ def listen(stack: ExitStack, run: Path, name: str, says: str | None = None) -> N
         with suppress(OSError):
             while True:
                 with listener.accept()[0] as conn:
-                    conn.recv(1_000)
+                    asked = json.loads(conn.recv(1_000) or b'{"do": ""}')
+                    if ends_at and asked["do"] == ends_at:
+                        listener.close()
+                        return
                     greeting = {"done": {"name": says or name}}
                     conn.sendall(json.dumps(greeting).encode() + b"\n")
 
     threading.Thread(target=answer, daemon=True).start()
-    stack.callback(listener.shutdown, socket.SHUT_RDWR)
+
+    def shut() -> None:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+    stack.callback(shut)
 
 
 def test_many_processes_are_all_found_in_order(run: Path) -> None:
@@ -121,6 +139,40 @@ def test_one_that_is_mute_costs_a_little_time_and_hides_nobody(
         answers = {process.name: answer for process, answer in found.items()}
         assert answers["up-1"] == {"name": "up-1"}
         assert "does not answer" in str(answers["up-2"])
+
+
+@pytest.mark.parametrize("do", ["status", "kick", "why"])
+def test_one_that_ends_while_it_is_asked_hides_no_other(
+    do: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["kick", "abcd-1"] if do == "kick" else [do]
+    with ExitStack() as stack:
+        listen(stack, run, "up-1", ends_at=do)
+        listen(stack, run, "up-2")
+        assert quick(words) == Exit.OK
+        if do != "why":  # which has nothing to list
+            assert "up-2" in capsys.readouterr().out
+    with ExitStack() as stack:
+        listen(stack, run, "up-3", ends_at=do)
+        assert quick(words) == Exit.NOT_RUNNING
+
+
+def test_one_that_refuses_hides_no_other_and_is_said(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GREETING_S", 0.1)
+    monkeypatch.setattr(ask.ask_at, "__defaults__", (0.1,))
+    with ExitStack() as stack:
+        mute = stack.enter_context(socket.socket(socket.AF_UNIX))
+        run.mkdir(mode=0o700)
+        mute.bind(str(run / "up-1"))
+        mute.listen()
+        listen(stack, run, "up-2")
+        assert quick(["kick", "abcd-1"]) == Exit.OK
+        assert quick(["status"]) == Exit.CONFIGURATION
+        out, err = capsys.readouterr()
+        assert out.count("up-2") == 2
+        assert "up-1 does not answer" in err
 
 
 def test_a_folder_that_others_can_open_is_not_looked_at(run: Path) -> None:

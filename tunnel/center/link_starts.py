@@ -21,7 +21,6 @@ class LinkStarts:
 
     Args:
         users: those who may log in, at any time.
-        terms: of the server.
         identity: None where links are plain.
         coming: the identity that is announced, if one is.
     """
@@ -29,23 +28,21 @@ class LinkStarts:
     def __init__(
         self,
         users: Users,
-        terms: Terms,
         identity: Identity | None,
         coming: Identity | None,
     ) -> None:
         self.next_pin = b"" if coming is None else coming.pin_bytes
         self._users = users
-        self._terms = terms
         self._binding = PLAIN_BINDING
         if identity is not None:
             self._binding = identity.certificate_sha256
         # Unknown names are checked against this one: same work, same answer.
         self._nobody = verifier_of("nobody", secrets.token_bytes(32))
 
-    def begin(self, resume_s: int) -> ServerHandshake:
+    def begin(self, terms: Terms, resume_s: int) -> ServerHandshake:
         """Return the server's half of one link start (protocol.md, "Link start")."""
         return ServerHandshake(
-            self._terms,
+            terms,
             secrets.token_bytes(32),
             self._binding,
             self._verifier,

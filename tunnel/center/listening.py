@@ -6,18 +6,22 @@ finds an open port, and who is in stays.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
+import trio
+
 from tunnel.addresses import Address
 from tunnel.errors import AddressError
+from tunnel.log import log_event
 from tunnel.net.bind import is_in_use
 from tunnel.net.listen import open_listener
 
 if TYPE_CHECKING:
-    import trio
-
     from tunnel.net.listen import PortListener
+
+logger = logging.getLogger("tunnel.server")
 
 Serve = Callable[["list[PortListener]"], Awaitable[None]]
 """Serves who comes in until its listeners are closed and all have left."""
@@ -76,7 +80,7 @@ async def open_places(
     on another address or for another purpose, is closed before it is opened again.
 
     Raises:
-        AddressError: nothing has changed.
+        AddressError: nothing has changed. Nor has it where this is cancelled.
     """
     moves = {one: to for one, to in wanted.items() if one.where != to}
     opened: dict[Listening, Place] = {}
@@ -87,11 +91,23 @@ async def open_places(
     except BaseException:
         for _where, listeners, _address in opened.values():
             close_all(listeners)
-        for one, was in freed.items():
-            listeners, address = await listen_on(was)
-            one.take((one.where, listeners, address))
+        with trio.CancelScope(shield=True):  # whoever does not wait for it
+            for one, was in freed.items():
+                await _again(one, was)
         raise
     return opened
+
+
+async def _again(one: Listening, was: Address) -> None:
+    """Listen where it was; nowhere, if another program was faster."""
+    try:
+        listeners, address = await listen_on(was)
+    except AddressError as error:
+        one.close()  # the next change opens it
+        log_event(logger, logging.ERROR, "listening.lost", address=str(was),
+            reason=str(error))  # fmt: skip
+    else:
+        one.take((one.where, listeners, address))
 
 
 def take_places(opened: Mapping[Listening, Place]) -> None:

@@ -19,14 +19,15 @@ from tunnel.addresses import Address
 from tunnel.center.denials import NO_RIGHT, denied
 from tunnel.center.endpoints import NameInUse, PublicName
 from tunnel.center.sites import (
-    HOSTS,
     MAX_SITE_ENTRIES,
     ChosenPorts,
     Lives,
     OpenMapping,
     Site,
     Sites,
+    TakenNames,
     is_same_but_for_state,
+    unruly,
 )
 from tunnel.errors import Code, TunnelError
 from tunnel.log import log_event
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
     from tunnel.center.client_session import ClientSession
-    from tunnel.center.endpoints import EndpointType
+    from tunnel.center.endpoints import Endpoint, EndpointType
     from tunnel.proto.frames import MappingEntry, ProtMapping
 
 KNOWN_NAMES: Final = 10_000
@@ -49,21 +50,10 @@ SILENT_OWNER_S: Final = 2.0
 logger = logging.getLogger("tunnel.mappings")
 
 
-class TakenNames:
-    """Names that cannot be chosen: mapped, or found to be another program's."""
-
-    def __init__(self, mapped: Container[PublicName]) -> None:
-        self._mapped = mapped
-        self.by_others: set[PublicName] = set()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._mapped or name in self.by_others
-
-
 class MappingTable:
     """All mappings of a center-server that are open.
 
-    Its 28 methods keep one book: each is a step of adding, changing, yielding or ending
+    Its 31 methods keep one book: each is a step of adding, changing, yielding or ending
     a mapping, and must leave the counts of its user as they are.
     """
 
@@ -133,9 +123,8 @@ class MappingTable:
                 answers.append(await self._add(client, entry))
         most = f"more than {len(answers)} names in one MAPPING"
         for _ in range(mapping.too_many):
-            # With words, so many would not fit one frame.
             answers.append(MappingAnswer(Code.RESOURCE, reason=most))
-            most = ""
+            most = ""  # with words, so many would not fit one frame
         return answers
 
     def drop(self, client: ClientSession) -> None:
@@ -209,7 +198,8 @@ class MappingTable:
                 raise TunnelError(Code.UNSUPPORTED, _not_offered(entry.type))
             self._check(client, entry, of_type)
             answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
-            taken = TakenNames(self._open)
+            had = self._by_owner.get(client, {}).get(entry.name)
+            taken = TakenNames(self._open, had.names if had else ())
             for names in self._candidates(client, entry, of_type, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
@@ -232,8 +222,12 @@ class MappingTable:
         of_type: EndpointType,
         taken: TakenNames,
     ) -> Iterator[tuple[PublicName, ...]]:
-        """Yield the names that would do, first those that the entry had before."""
-        if port := self._chosen.before(client, entry):
+        """Yield the names that would do, first those that the entry has, or had."""
+        had = self._by_owner.get(client, {}).get(entry.name)
+        port = self._chosen.before(client, entry)
+        if had is not None and had.entry == entry and not entry.port:
+            port = had.names[0].port
+        if port:
             for names in of_type.candidates(replace(entry, port=port), taken):
                 if not any(name in taken for name in names):
                     yield names
@@ -252,7 +246,7 @@ class MappingTable:
         if not (1 <= entry.count <= of_type.max_count and last_port <= 65_535):
             why = f"{entry.count} ports from {entry.port}"
             raise TunnelError(Code.UNSUPPORTED, why)
-        if entry.rules is not None and (why := _unruly(entry)):
+        if entry.rules is not None and (why := unruly(entry)):
             raise TunnelError(Code.UNSUPPORTED, why)
         if why := self._missing(client, entry):
             raise TunnelError(Code.NOT_ALLOWED, why)
@@ -300,7 +294,7 @@ class MappingTable:
             if not await self._is_free(name, client, entry):
                 return self._refusal(name, client, entry)
         try:
-            endpoint = await of_type.open(names)
+            endpoint = await self._open_endpoint(of_type, names)
         except NameInUse as error:
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
@@ -312,18 +306,28 @@ class MappingTable:
             self._close(older)  # by that name the client has something else now
         mapping = OpenMapping(client, entry, names, endpoint, counted=count)
         self._counted[client.user.name] += count
-        mapping.expires_at = self._ends_at(client, names[0], entry)
         self._open.add(mapping)
-        self._chosen.note(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
         counts, count = self._count_of(entry)
         counts[client.user.name] += count
+        self._publish(mapping)
+        return mapping.answer
+
+    async def _open_endpoint(
+        self, of_type: EndpointType, names: tuple[PublicName, ...]
+    ) -> Endpoint:
+        return await of_type.open(names)
+
+    def _publish(self, mapping: OpenMapping) -> None:
+        """Let visitors in, and note whose the names are now."""
+        client, names = mapping.owner, mapping.names
+        mapping.expires_at = self._ends_at(client, names[0], mapping.entry)
+        self._chosen.note(mapping)
         self._lost.get(client, set()).difference_update(names)
         for name in names:
             self._left.pop(name, None)
         client.nursery.start_soon(_serve, mapping)
-        return mapping.answer
 
     def _may_stay(self, had: OpenMapping, entry: MappingEntry) -> bool:
         """Say whether an entry can have other rules without being closed for it."""
@@ -347,7 +351,7 @@ class MappingTable:
         count: int,
     ) -> MappingAnswer | None:
         """Say what has come between while the entry's endpoint was opened."""
-        if client.gone:  # nobody would give the name back
+        if client.gone and not self._tries:  # nobody would give the name back
             return MappingAnswer(Code.NO_MAPPING, reason="the client has left")
         for name in names:
             if not self._open.has_room(name, entry, client.user.name):
@@ -436,6 +440,10 @@ class MappingTable:
         self._lost.setdefault(mapping.owner, set()).update(mapping.names)
 
     def _close(self, mapping: OpenMapping) -> None:
+        self._take_out(mapping)
+        mapping.endpoint.close()
+
+    def _take_out(self, mapping: OpenMapping) -> None:
         self._open.remove(mapping)
         of_owner = self._by_owner[mapping.owner]
         del of_owner[mapping.entry.name]
@@ -448,7 +456,6 @@ class MappingTable:
         counts[user] -= count
         if not counts[user]:
             del counts[user]
-        mapping.endpoint.close()
 
     def _remember(self, mapping: OpenMapping) -> None:
         if not mapping.names[0].port:
@@ -484,15 +491,3 @@ def _not_offered(type: int) -> str:  # noqa: A002 - as in an entry
     if type in (MappingType.HTTP, MappingType.HTTPS):
         return f"this server has no public {MappingType(type).name} port"
     return f"this server offers no type {type}"
-
-
-def _unruly(entry: MappingEntry) -> str:
-    """Say which rules no entry of this type can have; empty if it may have its own."""
-    rules = entry.rules
-    if rules is None or entry.type == MappingType.HTTP:
-        return ""
-    if entry.type not in HOSTS:
-        return "rules about visitors are of web services"
-    if rules.requests or rules.max_body is not None or rules.path or rules.strip:
-        return "of TLS that passes through, this server sees no request"
-    return ""

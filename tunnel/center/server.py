@@ -106,9 +106,7 @@ class CenterServer:
         self._links_at = Listening(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         self._identity = identity
-        self._starts = LinkStarts(
-            self._users, self.terms, identity, options.next_identity
-        )
+        self._starts = LinkStarts(self._users, identity, options.next_identity)
         self._tls = self._tls_of(options)
         self._pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
@@ -281,7 +279,7 @@ class CenterServer:
                             heard=heard,
                         )
                         await transport.handshake()
-                    handshake = self._starts.begin(self.options.resume_s)
+                    handshake = self._starts.begin(self.terms, self.options.resume_s)
                     claim = await hear(transport, handshake)
                     if self.options.client_ca is not None:
                         check_certificate(transport, handshake, claim.name)

@@ -21,7 +21,7 @@ from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
@@ -231,29 +231,67 @@ class Sites:
 
 
 class SitesWithout(Sites):
-    """The names that others than one client have; shows what is open at the moment."""
+    """What would be open if one client had only what is added here.
+
+    Shows what others have at the moment, but for what was removed here; changes
+    nothing of it.
+    """
 
     def __init__(self, sites: Sites, owner: ClientSession) -> None:
         vars(self).update(vars(sites))
         self._real = sites
         self._owner = owner
-        self.given: set[PublicName] = set()
-        """Names that cannot be chosen any more."""
+        self._added: dict[PublicName, list[OpenMapping]] = {}
+        self._removed: set[OpenMapping] = set()
 
     def __contains__(self, name: object) -> bool:
-        if name in self.given:
-            return True
         return isinstance(name, PublicName) and self.get(name) is not None
 
     def get(self, name: PublicName) -> Site | None:
-        """Return what others have open under exactly this name."""
+        """Return what would be open under exactly this name."""
         site = self._real.get(name)
-        kept = (
-            [one for one in site.mappings if one.owner is not self._owner]
-            if (site)
-            else []
-        )
+        kept = [
+            one
+            for one in (site.mappings if site else ())
+            if one.owner is not self._owner and one not in self._removed
+        ]
+        kept += self._added.get(name, ())
         return Site(kept) if kept else None
+
+    def add(self, mapping: OpenMapping) -> None:
+        """Count a mapping of the client as open."""
+        for name in mapping.names:
+            self._added.setdefault(name, []).append(mapping)
+
+    def remove(self, mapping: OpenMapping) -> None:
+        """Count a mapping as open no more."""
+        if mapping.owner is not self._owner:
+            self._removed.add(mapping)
+            return
+        for name in mapping.names:
+            self._added[name].remove(mapping)
+
+    def replace(self, mapping: OpenMapping, entry: MappingEntry) -> None:
+        """Give a mapping that was added here other rules."""
+        mapping.entry = entry
+
+
+class TakenNames:
+    """Names that cannot be chosen: mapped, or found to be another program's.
+
+    Those of ``own`` are free again for the entry that has them.
+    """
+
+    def __init__(
+        self, mapped: Container[PublicName], own: Container[PublicName] = ()
+    ) -> None:
+        self._mapped = mapped
+        self._own = own
+        self.by_others: set[PublicName] = set()
+
+    def __contains__(self, name: object) -> bool:
+        is_mapped = name in self._mapped and name not in self._own
+        return is_mapped or name in self.by_others
 
 
 def _lasting(rules: Rules) -> Rules:
@@ -264,6 +302,18 @@ def is_same_but_for_state(one: MappingEntry, other: MappingEntry) -> bool:
     """Say whether entries differ at most in what a client says of the moment."""
     mine, yours = _lasting(one.rules or NO_RULES), _lasting(other.rules or NO_RULES)
     return mine == yours and one.type == other.type
+
+
+def unruly(entry: MappingEntry) -> str:
+    """Say which rules no entry of this type can have; empty if it may have its own."""
+    rules = entry.rules
+    if rules is None or entry.type == MappingType.HTTP:
+        return ""
+    if entry.type not in HOSTS:
+        return "rules about visitors are of web services"
+    if rules.requests or rules.max_body is not None or rules.path or rules.strip:
+        return "of TLS that passes through, this server sees no request"
+    return ""
 
 
 def _family(name: PublicName) -> Iterator[PublicName]:

@@ -6,22 +6,20 @@ nobody is asked whether it is there, and no name changes hands.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tunnel.center.endpoints import NameInUse
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.center.sites import SitesWithout
-from tunnel.errors import Code
-from tunnel.proto.frames import MappingAnswer, MappingOp
+from tunnel.proto.frames import MappingOp
 
 if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
-    from tunnel.center.endpoints import EndpointType, PublicName
-    from tunnel.center.mappings import TakenNames
+    from tunnel.center.endpoints import Endpoint, EndpointType, PublicName
     from tunnel.center.sites import OpenMapping
-    from tunnel.proto.frames import MappingEntry, ProtMapping
+    from tunnel.proto.frames import MappingAnswer, MappingEntry, ProtMapping
 
 
 async def answer_mapping(
@@ -59,53 +57,47 @@ class Trial(MappingTable):
         self._mapped = self._open
         self._by_owner = dict(self._by_owner)
         had = self._by_owner.pop(self._place, {})
-        self._open = self._others = SitesWithout(self._mapped, self._place)
+        self._open = SitesWithout(self._mapped, self._place)
         # Those of other users count for nothing here.
         self._counted = Counter({user: self._counted[user]})
         self._ports = Counter({user: self._ports[user]})
         self._names = Counter({user: self._names[user]})
         for mapping in had.values():
-            self._count_in(mapping.entry, mapping.counted, -1)
-
-    def _count_in(self, entry: MappingEntry, counted: int, sign: int) -> None:
-        user = self._place.user.name
-        counts, count = self._count_of(entry)
-        counts[user] += sign * count
-        self._counted[user] += sign * counted
-        self._count += sign
+            counts, count = self._count_of(mapping.entry)
+            counts[user] -= count
+            self._counted[user] -= mapping.counted
+            self._count -= 1
 
     async def _add(self, client: ClientSession, entry: MappingEntry) -> MappingAnswer:
         del client  # its user, and so its rights, are those of its place
         return await super()._add(self._place, entry)
 
-    async def _open_one(
-        self,
-        client: ClientSession,
-        entry: MappingEntry,
-        of_type: EndpointType,
-        names: tuple[PublicName, ...],
-        taken: TakenNames,
-    ) -> MappingAnswer:
-        for name in names:
-            if not await self._is_free(name, client, entry):
-                return self._refusal(name, client, entry)
-        try:
-            endpoint = await of_type.probe(names, self._mapped)
-        except NameInUse as error:
-            taken.by_others.add(error.name)
-            return MappingAnswer(Code.TAKEN, reason=error.what)
-        counted = of_type.counted(client.user.rights, entry)
-        if (late := self._too_many(client, entry, counted)) is not None:
-            return late
-        self._count_in(entry, counted, 1)
-        self._others.given.update(names)
-        public = endpoint.public
-        return MappingAnswer(Code.NORMAL, public.host, public.port, endpoint.note)
+    async def _open_endpoint(
+        self, of_type: EndpointType, names: tuple[PublicName, ...]
+    ) -> Endpoint:
+        return await of_type.probe(names, self._mapped)
+
+    def _publish(self, mapping: OpenMapping) -> None:
+        """Let nobody in."""
+
+    def _ends_at(
+        self, client: ClientSession, name: PublicName, entry: MappingEntry
+    ) -> float:
+        del client, name, entry
+        return math.inf  # no life begins by a question
 
     async def _yields(
         self, mapping: OpenMapping, client: ClientSession, entry: MappingEntry
     ) -> bool:
-        """Say whether the owner of a mapping in the way is away; ask nobody."""
-        del entry
-        lost_before = self._lost.get(client, set())
-        return mapping.owner.waiting and lost_before.isdisjoint(mapping.names)
+        """Say whether a mapping in the way has to go; ask nobody."""
+        if mapping.owner is not client and not mapping.owner.waiting:
+            return False
+        return await super()._yields(mapping, client, entry)
+
+    def _lose(self, mapping: OpenMapping) -> None:
+        self._close(mapping)  # here alone: its owner has not lost it
+
+    def _close(self, mapping: OpenMapping) -> None:
+        # The mappings of an owner are the table's own, and so is an endpoint.
+        self._by_owner[mapping.owner] = dict(self._by_owner[mapping.owner])
+        self._take_out(mapping)

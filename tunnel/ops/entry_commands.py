@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from tunnel.errors import UsageError
 from tunnel.log import log_event
 from tunnel.ops import entry_syntax as syntax
@@ -14,7 +12,7 @@ from tunnel.ops.entries import Local, refuse_twice
 from tunnel.redaction import keep_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from tunnel.center.client import CenterClient
     from tunnel.ops.control import Answer, Args, Handler
@@ -37,7 +35,7 @@ logger = logging.getLogger("tunnel.control")
 
 
 class EntryCommands:
-    """Changes the entries of a client, one command after another.
+    """Changes the entries of a client, one command or reload after another.
 
     ``say`` is called with the lines of entries that the server is not asked for.
     """
@@ -51,7 +49,6 @@ class EntryCommands:
         self._client = client
         self._entries = entries
         self._say = say
-        self._one_by_one = trio.Lock()
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -73,10 +70,13 @@ class EntryCommands:
             raise UsageError(f"no entry is a {flag:.40}", f"there are: {known}")
         keep_secret([f"--{flag}", text], {})
         entry = read(text)
-        async with self._one_by_one:
-            wanted = [*self._entries.wanted.values(), entry]
+
+        def choose(had: dict[Key, Entry]) -> list[Entry]:
+            wanted = [*had.values(), entry]
             refuse_twice(wanted)
-            return await self._change(wanted, by, now=False)
+            return wanted
+
+        return await self._change(choose, by, now=False)
 
     async def _remove(self, args: Args, by: str) -> Answer:
         """Stop an entry; who is in stays, unless ``now`` cuts it.
@@ -85,24 +85,28 @@ class EntryCommands:
             UsageError: there is none that is called so, or it is the last.
         """
         word = str(args.get("entry", ""))
-        async with self._one_by_one:
-            wanted = self._entries.wanted
-            del wanted[self._key_of(word)]
-            if not wanted:
-                raise UsageError("it is the last entry", fix="tunnel stop")
-            return await self._change(wanted.values(), by, now=bool(args.get("now")))
 
-    async def _change(self, wanted: Iterable[Entry], by: str, *, now: bool) -> Answer:
-        plan, lines = await self._entries.change(wanted, now=now)
+        def choose(had: dict[Key, Entry]) -> list[Entry]:
+            del had[self._key_of(word, had)]
+            if not had:
+                raise UsageError("it is the last entry", fix="tunnel stop")
+            return list(had.values())
+
+        return await self._change(choose, by, now=bool(args.get("now")))
+
+    async def _change(
+        self, choose: Callable[[dict[Key, Entry]], list[Entry]], by: str, *, now: bool
+    ) -> Answer:
+        plan, lines = await self._entries.edit(choose, now=now)
         self._say(lines)
         for change in plan.lines:
             log_event(logger, logging.INFO, "entry.changed", by=by, change=str(change))
         return {"changes": [str(change) for change in plan.lines]}
 
-    def _key_of(self, word: str) -> Key:
+    def _key_of(self, word: str, had: Mapping[Key, Entry]) -> Key:
         """Return which entry a word means: its name, its address or its port."""
         known: list[str] = []
-        for key, entry in self._entries.wanted.items():
+        for key, entry in had.items():
             name, place = self._called(key, entry)
             known.append(name)
             if word in (name, place, place.rpartition(":")[2] or name):

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from support.center import LOOPBACK, Center, center, echo, free_ports, running, target
+from trio.testing import wait_all_tasks_blocked
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
 from tunnel.errors import AddressError, ConfigError, TunnelError
+from tunnel.net.listen import listen_at
 from tunnel.ops.entries import Local
+from tunnel.ops.entry_commands import EntryCommands
 from tunnel.ops.entry_syntax import parse_http, parse_reach, parse_tcp, share_entry
 from tunnel.ops.flags import RunFlags, ServerFlags
+from tunnel.ops.reload import entries
 from tunnel.ops.reload.client import ClientChanges, UpAgain
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.plan import Change
@@ -30,7 +34,9 @@ if TYPE_CHECKING:
 
     from support.center import Notices
 
+    from tunnel.addresses import End
     from tunnel.center.client import CenterClient
+    from tunnel.net.listen import PortListener
     from tunnel.ops.entries import Entry
 
 
@@ -40,17 +46,17 @@ class Client:
     entries: RunningEntries
     notices: Notices
 
-    async def have(self, *entries: Entry, now: bool = False) -> list[str]:
-        plan, _ = await self.entries.change(entries, now=now)
+    async def have(self, *wanted: Entry, now: bool = False) -> list[str]:
+        plan, _ = await self.entries.change(wanted, now=now)
         return [str(line) for line in plan.lines]
 
 
 @asynccontextmanager
-async def client(where: Center, *entries: Entry) -> AsyncIterator[Client]:
+async def client(where: Center, *wanted: Entry) -> AsyncIterator[Client]:
     made, notices = where.client()
     async with trio.open_nursery() as nursery:
         running_entries = RunningEntries(made, nursery)
-        await running_entries.start(entries)
+        await running_entries.start(wanted)
         async with running(made):
             yield Client(made, running_entries, notices)
         nursery.cancel_scope.cancel()
@@ -252,6 +258,57 @@ async def test_two_changes_at_once_are_made_one_after_another() -> None:
         await own.have(reach(one_port, to))
         assert len(own.entries) == 1
         async with await trio.open_tcp_stream(LOOPBACK, one_port) as stream:
+            assert await hears(stream) == b"hello"
+
+
+async def test_a_command_and_a_reload_at_once_lose_nothing_of_each_other() -> None:
+    """The command took what ran before the reload for what it was to add to."""
+    async with center() as where, client(where, parse_tcp("80")) as own:
+        commands = EntryCommands(own.center, own.entries, lambda _lines: None).handlers
+        two, three = parse_tcp("81"), parse_tcp("82")
+
+        async def add(text: str) -> None:
+            await commands["add"]({"flag": "tcp", "text": text}, "a test")
+
+        # Each waits for the lock, in this order.
+        async with trio.open_nursery() as nursery, own.entries._one_by_one:
+            nursery.start_soon(own.have, two, three)
+            await wait_all_tasks_blocked(0.01)
+            nursery.start_soon(add, "83")
+            nursery.start_soon(add, "84")
+            await wait_all_tasks_blocked(0.01)
+        targets = [str(one.endpoint) for one in own.entries.shown.values()]
+        assert sorted(one.rpartition(":")[2] for one in targets) == [
+            "81",
+            "82",
+            "83",
+            "84",
+        ]
+
+
+async def test_a_change_that_is_cut_short_closes_no_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_ports()[0]
+    other = Address("0.0.0.0", port)
+    scope, tries = trio.CancelScope(), []
+
+    async def listen(where: End) -> tuple[Sequence[PortListener], End]:
+        tries.append(where)
+        if tries == [other, other]:  # ours has just been closed for it
+            scope.cancel()
+        return await listen_at(where)
+
+    async with (
+        center() as where,
+        target(echo) as to,
+        client(where, reach(port, to), parse_tcp("80")) as own,
+    ):
+        monkeypatch.setattr(entries, "listen_at", listen)
+        with scope:
+            await own.have(Local(other, to), parse_tcp("80"))
+        assert scope.cancelled_caught
+        async with await trio.open_tcp_stream(LOOPBACK, port) as stream:
             assert await hears(stream) == b"hello"
 
 

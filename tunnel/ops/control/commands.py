@@ -9,9 +9,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Exit, StateError, TunnelError
-from tunnel.ops.control.ask import AnswerError
 from tunnel.ops.control.live import EVERY_S, Top, look_again
 from tunnel.ops.control.processes import (
+    NOT_HERE,
     NotRunningError,
     Process,
     find,
@@ -53,7 +53,7 @@ def ps(*, as_json: bool = False) -> Exit:
         else:
             _print_all(ps_lines([answer]))
     if not known:
-        raise NotRunningError("nothing of tunnel runs here for this user")
+        raise NotRunningError(NOT_HERE)
     return _written()
 
 
@@ -72,18 +72,54 @@ def status(
     if watch:
         return look_again(lambda: _frame(name, as_json=as_json))
     worst = Exit.OK
-    for at, process in enumerate(find_all(name)):
-        answer = process.ask("status")
+    refused: list[TunnelError] = []
+    for at, (_process, answer) in enumerate(_answers(name, "status")):
+        if isinstance(answer, TunnelError):
+            refused.append(answer)
+            continue
         if text(answer, "state") in _NO_LINK:
             worst = Exit.NOT_REACHED
         if not quiet:
             _print_all(_shown_status(answer, at, as_json=as_json))
+    for error in refused[:-1]:
+        _warn(error)
+    if refused:
+        raise refused[-1]
     return worst if quiet else _written()
 
 
+def _answers(
+    name: str | None, do: str, **args: object
+) -> Iterator[tuple[Process, Fields | TunnelError]]:
+    """Ask each process that is meant; what one says, or why it says nothing.
+
+    One that has ended since it was listed is passed over.
+
+    Raises:
+        NotRunningError: none is left.
+    """
+    ended = 0
+    known = find_all(name)
+    for process in known:
+        answer: Fields | TunnelError
+        try:
+            answer = process.ask(do, **args)
+        except NotRunningError:
+            ended += 1
+            continue
+        except TunnelError as error:
+            answer = error
+        yield process, answer
+    if ended == len(known):
+        raise NotRunningError(NOT_HERE)
+
+
 def _frame(name: str | None, *, as_json: bool) -> Iterator[str]:
-    for at, process in enumerate(find_all(name)):
-        yield from _shown_status(process.ask("status"), at, as_json=as_json)
+    for at, (_process, answer) in enumerate(_answers(name, "status")):
+        if isinstance(answer, TunnelError):
+            yield shown(f"warning: {answer.what}")
+        else:
+            yield from _shown_status(answer, at, as_json=as_json)
 
 
 def _shown_status(answer: Fields, at: int, *, as_json: bool) -> Iterator[str]:
@@ -108,17 +144,15 @@ def top(name: str | None = None) -> Exit:
 
 def kick(which: str, name: str | None = None) -> Exit:
     """End a client's session, a link or a connection."""
-    known = [find(name)] if name else find_all(None)
     refused: TunnelError | None = None
-    for process in known:
-        try:
-            count = int(number(process.ask("kick", which=which), "connections"))
-        except AnswerError as error:
-            refused = error
+    for process, answer in _answers(name, "kick", which=which):
+        if isinstance(answer, TunnelError):
+            refused = answer
             continue
+        count = int(number(answer, "connections"))
         _print(f"{process.name}: {shown(which)} ended, {connections(count)} reset")
         return _written()
-    raise refused or NotRunningError("nothing of tunnel runs here for this user")
+    raise refused or NotRunningError(NOT_HERE)
 
 
 def stop(name: str | None = None) -> Exit:
@@ -210,13 +244,9 @@ def why(connection: str | None = None, *, as_json: bool = False) -> Exit:
     told: list[tuple[str, Fields]] = []
     refused: TunnelError | None = None
     key = "listed" if connection is None else "found"
-    for process in find_all(None):
-        try:
-            answer = process.ask("why", connection=connection or "")
-        except NotRunningError:
-            pass  # it has just ended
-        except TunnelError as error:
-            refused = error
+    for process, answer in _answers(None, "why", connection=connection or ""):
+        if isinstance(answer, TunnelError):
+            refused = answer
         else:
             told += [(process.name, one) for one in listed(answer, key)]
     if refused is not None and not told:

@@ -32,7 +32,8 @@ GREETING_S: Final = 2.0
 """How long a process may take to say who it is: one that was stopped never does."""
 YOUNG_S: Final = 2.0
 """A socket that nobody listens on may be about to be listened on, for so long."""
-_NOT_HERE: Final = "nothing of tunnel runs here for this user"
+NOT_HERE: Final = "nothing of tunnel runs here for this user"
+"""Said where no process is left to ask."""
 
 
 class NotRunningError(TunnelError):
@@ -57,9 +58,14 @@ class Process:
         Raises:
             StateError: it does not answer, or is another user's.
             AnswerError: it has refused.
-            NotRunningError: it is gone.
+            NotRunningError: it is gone, perhaps since it was asked.
         """
-        answer = ask_at(self.path, self.name, do, args)
+        try:
+            answer = ask_at(self.path, self.name, do, args)
+        except StateError:
+            if self.is_there:
+                raise
+            answer = None
         if answer is None:
             raise NotRunningError(f"{self.name} runs no more")
         return answer
@@ -192,7 +198,7 @@ def find_all(word: str | None) -> list[Process]:
     """
     known = [process for process, _answer in greet_all()]
     if not known:
-        raise NotRunningError(_NOT_HERE)
+        raise NotRunningError(NOT_HERE)
     if word is None:
         return known
     exact = [one for one in known if one.name == word]

@@ -103,8 +103,17 @@ class RunningEntries:
         Raises:
             AddressError: a new one cannot listen. Nothing has changed.
         """
+        return await self.edit(lambda _had: wanted, now=now)
+
+    async def edit(
+        self, choose: Callable[[dict[Key, Entry]], Iterable[Entry]], *, now: bool
+    ) -> tuple[EntryPlan, list[Line]]:
+        """Do as ``change`` does with what ``choose`` makes of what runs then.
+
+        No other change comes between the two. What ``choose`` raises is raised.
+        """
         async with self._one_by_one:  # a reload and a command may come together
-            return await self._become(keyed(wanted), now=now)
+            return await self._become(keyed(choose(self.wanted)), now=now)
 
     async def _become(
         self, new: Mapping[Key, Entry], *, now: bool
@@ -149,8 +158,10 @@ class RunningEntries:
                 self._close(self._running[key])
             try:
                 return await _listen(added)
-            except AddressError:
-                for key, place in (await _listen(old)).items():
+            except BaseException:
+                with trio.CancelScope(shield=True):  # what runs goes on, whoever leaves
+                    again = await _listen(old)
+                for key, place in again.items():
                     entry = old[key]
                     assert isinstance(entry, Local)  # noqa: S101 - it has a place
                     self._serve(key, entry, place)
