@@ -45,7 +45,7 @@ def new_key() -> str:
 
 
 def request_for(names: Sequence[str], key_pem: str) -> bytes:
-    """Return a request, PEM, for a certificate of these names; ValueError: a bad key."""
+    """Return a request, PEM, for a certificate; ValueError: it is no key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunnel.addresses import Address
-    from tunnel.center.acme.options import AcmeOptions
+    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
     from tunnel.front.http.request import Request

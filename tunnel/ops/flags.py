@@ -19,6 +19,7 @@ from tunnel.errors import UsageError
 
 if TYPE_CHECKING:
     from tunnel.access.limits import Limits as UserLimits
+    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.names import NameOptions
     from tunnel.center.server import ServerOptions
     from tunnel.front.http.limits import Limits
@@ -268,6 +269,12 @@ class ServeFlags:
         domain: Completes names without a dot: NAME.DOMAIN.
         certificate: CERT KEY: end TLS here for names published with --http.
         redirect: Send visitors of the --http port to https://, where TLS ends here.
+        acme: MAIL: get, use and renew certificates for names published with --http, of
+            Let's Encrypt, whose terms you agree to. Needs tunnel[acme].
+        acme_directory: URL of another authority, or of your own.
+        acme_ca: Authorities, PEM, that are trusted about the certificate of that URL.
+        acme_hook: PROGRAM that makes and removes DNS records, for wildcards: called
+            present|cleanup NAME VALUE, it ends when all see the record.
         print_join: Print the join line that is kept, and end.
         rotate_identity: Make the next key, and announce its pin to the clients that
             come from now on, also after a restart without this flag.
@@ -294,6 +301,10 @@ class ServeFlags:
     domain: str | None = None
     certificate: tuple[Path, Path] | None = None
     redirect: bool = False
+    acme: str | None = None
+    acme_directory: str | None = None
+    acme_ca: Path | None = None
+    acme_hook: Path | None = None
     print_join: bool = False
     rotate_identity: bool = False
     change_identity: bool = False
@@ -399,7 +410,23 @@ class ServeFlags:
         if known is None and all(is_loopback(at.host) for at in (http, https) if at):
             known = LOCALHOST
         domain = known and known.lower()
-        return NameOptions(http, https, domain, self.certificate, self.redirect)
+        return NameOptions(
+            http, https, domain, self.certificate, self.redirect, self._acme()
+        )
+
+    def _acme(self) -> AcmeOptions | None:
+        said = (self.acme_directory, self.acme_ca, self.acme_hook)
+        if self.acme is None:
+            if any(said):
+                why = "--acme-directory, --acme-ca and --acme-hook are about --acme"
+                raise UsageError(why, fix="--acme you@example.net")
+            return None
+        from tunnel.center.acme_options import acme_options
+
+        if self.https is None:
+            why = "--acme gets certificates, but there is no port to use them on"
+            raise UsageError(why, fix="--https 443")
+        return acme_options(self.acme, *said)
 
 
 def seconds(flag: str, text: str) -> int:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tunnel.access.identity import Identity
     from tunnel.access.join import Secret
     from tunnel.addresses import Address
+    from tunnel.center.acme.keeper import Keeper
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
@@ -84,6 +85,9 @@ async def run_serve(
         ending = Ending(show, lambda: server.connections, reloads=True)
         async with trio.open_nursery() as nursery:
             address = await nursery.start(server.run)
+            keeper = _keeper(state, options, server)
+            if keeper is not None:
+                nursery.start_soon(keeper.run)
             joined.at(address, again.flags)
             about = ServerHandlers(server, address)
 
@@ -109,6 +113,15 @@ async def run_serve(
             await nursery.start(until_signal)
             _show_server(show, address, joined.line(), server.names)
         return ending.status
+
+
+def _keeper(state: Path, options: ServerOptions, server: CenterServer) -> Keeper | None:
+    """Return what gets certificates, where that is asked for."""
+    if options.names.acme is None:
+        return None
+    from tunnel.center.acme.keeper import Keeper
+
+    return Keeper(options.names.acme, state, server.names, server.mappings.sites)
 
 
 class _Joined:

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import josepy
+import josepy.errors
 import requests
 from acme import challenges, client, errors, messages
+from josepy.jwa import ES256
+from josepy.jwk import JWK
 from requests.adapters import HTTPAdapter
 
 import tunnel
@@ -24,7 +26,7 @@ from tunnel.center.acme.failures import FailedError, Proof, explained
 from tunnel.proto.proofs import to_base64url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 NETWORK_S: Final = 20.0
@@ -34,6 +36,8 @@ MAX_ANSWER_BYTES: Final = 1_048_576
 NONCE_TRIES: Final = 5
 """An authority may refuse a nonce that it gave (RFC 8555 §6.5): then with the next."""
 _PIECE_BYTES: Final = 16_384
+_DEEPEST: Final = 8
+"""Errors around the one that began it, at most."""
 _SLOW_DOWN: Final = (429, 503)
 """Answers whose Retry-After is meant for all that is asked (RFC 8555 §6.6)."""
 
@@ -57,7 +61,7 @@ class Authority:
     ) -> None:
         self._directory = directory
         self._wire = _Wire(ca, time.monotonic() + within_s, network_s)
-        self._until = datetime.now() + timedelta(seconds=within_s)  # noqa: DTZ005 - as acme has it
+        self._until = datetime.now() + timedelta(seconds=within_s)
         self._client: client.ClientV2
         self._order: messages.OrderResource
         self._waiting: list[messages.ChallengeBody] = []
@@ -77,7 +81,7 @@ class Authority:
             FailedError: it refuses, or cannot be reached.
         """
         with self._failing():
-            key = josepy.JWK.load(account_pem.encode())
+            key = JWK.load(account_pem.encode())
             self._client = self._signed_in(key, mail)
             self._order = self._client.new_order(request_pem)
             return [
@@ -106,8 +110,8 @@ class Authority:
         """Close its connections."""
         self._wire.close()
 
-    def _signed_in(self, key: josepy.JWK, mail: str) -> client.ClientV2:
-        net = _Network(key, alg=josepy.ES256, user_agent=f"tunnel/{tunnel.__version__}")
+    def _signed_in(self, key: JWK, mail: str) -> client.ClientV2:
+        net = _Network(key, alg=ES256, user_agent=f"tunnel/{tunnel.__version__}")
         net.session.close()
         net.session.mount("https://", self._wire)
         net.session.mount("http://", self._wire)
@@ -129,7 +133,7 @@ class Authority:
         return session
 
     def _proof(
-        self, part: messages.Authorization, key: josepy.JWK, kinds: Sequence[str]
+        self, part: messages.Authorization, key: JWK, kinds: Sequence[str]
     ) -> Proof:
         offered = {str(one.chall.to_json()["type"]): one for one in part.challenges}
         kind = next((one for one in kinds if one in offered), None)
@@ -196,7 +200,7 @@ def _first_error(error: errors.ValidationError) -> messages.Error | None:
 def _inmost(error: BaseException) -> str:
     """Return the words of what began it; urllib3 wraps and repeats them."""
     seen = 0
-    while seen < 8:  # noqa: PLR2004 - deeper than anybody wraps
+    while seen < _DEEPEST:
         inner = getattr(error, "reason", None) or error.__context__
         if not isinstance(inner, BaseException):
             inner = next((a for a in error.args if isinstance(a, BaseException)), None)
@@ -238,8 +242,8 @@ class _Wire(HTTPAdapter):
         stream: bool = False,
         timeout: object = None,
         verify: bool | str = True,
-        cert: object = None,
-        proxies: Mapping[str, str] | None = None,
+        cert: str | tuple[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         del stream, timeout
         answer = super().send(
@@ -278,4 +282,4 @@ class _Wire(HTTPAdapter):
 
 def _seconds(answer: requests.Response) -> float:
     said = client.ClientV2.retry_after(answer, 0)
-    return max(0.0, (said - datetime.now()).total_seconds())  # noqa: DTZ005 - as acme has it
+    return max(0.0, (said - datetime.now()).total_seconds())

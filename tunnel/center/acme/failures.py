@@ -61,7 +61,7 @@ _FIXES: Final = {
     "incorrectResponse": f"something else answers: {_LEAD_HERE}",
     "dnssec": "mend DNSSEC of the name's zone",
     "caa": "a CAA record of the name's zone that allows this authority",
-    "rejectedIdentifier": "--certificate CERT KEY of another authority, or another name",
+    "rejectedIdentifier": "another name, or --certificate of another authority",
     "rateLimited": "nothing: it is asked again when the authority's limit allows it",
     "invalidContact": "--acme MAIL with an address that mail reaches",
     "unsupportedContact": "--acme MAIL with an address that mail reaches",
@@ -72,7 +72,7 @@ _FIXES: Final = {
 """By the type of an error (RFC 8555 §6.7), what who runs the server can do."""
 _OF_ALL: Final = frozenset(
     ("invalidContact", "unsupportedContact", "userActionRequired", "serverInternal",
-     "externalAccountRequired", "accountDoesNotExist", "badNonce", "badSignatureAlgorithm"),
+     "externalAccountRequired", "accountDoesNotExist", "badNonce"),
 )  # fmt: skip
 
 

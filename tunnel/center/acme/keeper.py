@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tunnel.center.acme.options import AcmeOptions
+    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.acme.plan import Ask, Plan
     from tunnel.center.names import NamePorts
     from tunnel.center.sites import Sites

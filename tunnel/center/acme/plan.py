@@ -80,7 +80,7 @@ class Ledger:
     """No new name before: what was asked is not known."""
 
     def book(self, name: str, user: str, now: float) -> None:
-        """Note that a name is asked for that has no certificate; a retry counts once."""
+        """Note that a name without a certificate is asked for; retries count once."""
         self.forget(now)
         self.asked.setdefault(name, Asked(user, now))
 

@@ -171,6 +171,10 @@ class ServerTable(RunTable):
     domain: Said = key(word(lambda text: ServeFlags(domain=text).names()))
     certificate: Said = key(files)
     redirect: Said = key(switch())
+    acme: Said = key(word())
+    acme_directory: Said = key(word())
+    acme_ca: Said = key(file)
+    acme_hook: Said = key(file)
     client_ca: Said = key(file)
     max_per_address: Said = key(
         number(lambda text: ServeFlags(max_per_address=int(text)).options())
