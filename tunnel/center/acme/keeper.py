@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.acme.plan import Ask, Plan
+    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.names import NamePorts
     from tunnel.center.sites import Sites
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from tunnel.center.acme.authority import Authority
     from tunnel.center.acme.failures import Proof
-    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.acme.store import Store
+    from tunnel.center.acme_options import AcmeOptions
 
 T = TypeVar("T")
 
