@@ -115,5 +115,3 @@ class Pebble:
     def dns_control(self) -> str:
         """The URL by which records are made."""
         return f"http://{HOST}:{self._dns_control}"
-
-

@@ -171,7 +171,7 @@ class Authority:
             fix = f"this machine has to reach {self._directory}"
             raise self._of_authority(why, fix) from error
         except (errors.Error, josepy.errors.Error, ValueError, LookupError, TypeError,
-                AttributeError) as error:  # fmt: skip
+                AttributeError, RecursionError) as error:  # fmt: skip
             why = f"it answers what ACME does not know: {type(error).__name__}: {error}"
             fix = f"{self._directory} has to be the directory of an ACME authority"
             raise self._of_authority(why[:500], fix) from error
@@ -246,6 +246,7 @@ class _Wire(HTTPAdapter):
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         del stream, timeout
+        request.headers["Accept-Encoding"] = "identity"
         answer = super().send(
             request,
             stream=True,
@@ -258,7 +259,8 @@ class _Wire(HTTPAdapter):
         self.retry_after_s = _seconds(answer) if not answer.ok else 0.0
         body = bytearray()
         try:
-            for piece in answer.iter_content(_PIECE_BYTES):
+            # What is there: ``iter_content`` waits for whole pieces, however long.
+            while piece := answer.raw.read1(_PIECE_BYTES, decode_content=False):
                 body += piece
                 if len(body) > MAX_ANSWER_BYTES:
                     what = f"more than {MAX_ANSWER_BYTES} bytes"
