@@ -25,6 +25,11 @@ Value = str | int | float | bool | None
 # In a program that set up no logging, Python would write our warnings to its stderr.
 logging.getLogger("tunnel").addHandler(logging.NullHandler())
 
+ACCESS: Final = logging.getLogger("tunnel.access")
+"""Of one line for each visitor and each request, at its end. It is for programs that
+want that: off until they set its level."""
+ACCESS.setLevel(logging.CRITICAL)
+
 FIELDS: Final = "tunnel_fields"
 """The attribute of a record that holds all fields: attributes of their own would clash
 with those of logging (``name``, ``args``, ``message``)."""

@@ -18,6 +18,7 @@ from tunnel.errors import AddressError, Code, Exit, LocalStreamError
 from tunnel.front.ports import serve_port
 from tunnel.net import listen
 from tunnel.net.bind import address_error
+from tunnel.net.carry import carry
 from tunnel.net.descriptors import Told
 from tunnel.net.sockets import FastSocket
 
@@ -155,15 +156,38 @@ async def test_above_the_limit_a_silent_visitor_is_reset_for_a_newcomer(
 async def test_the_end_of_a_visitor_is_logged_with_its_bytes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "tunnel.front")
+    caplog.set_level(logging.INFO, "tunnel.access")
     near, far = trio.testing.memory_stream_pair()
     virtual = Far()
     await near.send_all(b"abc")
     await near.send_eof()
     await virtual.far.send_eof()
-    await listen.carry(far, virtual, Address("192.0.2.1", 5))
-    assert "stream.closed peer=192.0.2.1:5 sent=3 received=0" in text(caplog)
+    await carry(far, virtual, Address("192.0.2.1", 5))
+    assert "visitor.served peer=192.0.2.1:5 up_bytes=3 down_bytes=0" in text(caplog)
     assert "code=NORMAL" in text(caplog)
+
+
+async def test_a_visitor_that_is_cut_is_a_line_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tunnel.access")
+    _near, far = trio.testing.memory_stream_pair()
+    with trio.move_on_after(0):
+        await carry(far, Far(), Address("192.0.2.1", 5))
+    assert "visitor.served peer=192.0.2.1:5" in text(caplog)
+    assert "code=RESET" in text(caplog)
+
+
+async def test_without_an_access_log_nothing_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "tunnel")
+    near, far = trio.testing.memory_stream_pair()
+    virtual = Far()
+    await near.send_eof()
+    await virtual.far.send_eof()
+    await carry(far, virtual, Address("192.0.2.1", 5))
+    assert "visitor.served" not in text(caplog)
 
 
 async def test_a_taken_port_is_said_with_its_number_and_a_way_out() -> None:

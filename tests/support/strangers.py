@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import secrets
 import socket
 import ssl
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from support import frames
@@ -160,6 +161,7 @@ class Ports:
     echo: int
     closed: int
     guarded: str
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def tcp_visitor(self) -> None:
         with visit(self.tcp) as conn:
@@ -196,8 +198,8 @@ class Ports:
         assert b" 200 " in self._http(head + head)
 
     def http_unknown_name(self) -> None:
-        said = b"GET / HTTP/1.1\r\nHost: nobody.localhost\r\n\r\n"
-        assert b" 404 " in self._http(said)
+        said = b"GET / HTTP/1.1\r\nHost: nobody-%d.localhost\r\n\r\n"
+        assert b" 404 " in self._http(said % next(self._numbers))
 
     def http_junk(self) -> None:
         assert b" 400 " in self._http(b"junk\x00\r\n\r\n")
@@ -234,7 +236,8 @@ class Ports:
         assert b" 200 " in self._tls("web.localhost", said)
 
     def tls_unknown_name(self) -> None:
-        self._tls("nobody.example", b"GET / HTTP/1.1\r\n\r\n")
+        name = f"nobody-{next(self._numbers)}.example"  # never the same
+        self._tls(name, b"GET / HTTP/1.1\r\n\r\n")
 
     def tls_without_name(self) -> None:
         self._tls(None, b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")

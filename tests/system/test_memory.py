@@ -16,7 +16,7 @@ import pytest
 import trustme
 from support import lossy
 from support.cutting import Relay
-from support.processes import Machine, eventually
+from support.processes import Machine, eventually, free_port
 from support.strangers import Links, Ports
 from support.targets import Target, echo, shared_out, web
 
@@ -48,8 +48,9 @@ class Place:
         self.refusing = socket.socket()
         self.refusing.bind(("127.0.0.1", 0))
         nobody = self.refusing.getsockname()[1]
+        http = free_port()
         server = machine.serve(
-            "--http", "127.0.0.1:0", "--https", "127.0.0.1:0",
+            "--http", f"127.0.0.1:{http}", "--https", "127.0.0.1:0",
             "--certificate", str(folder / "chain.pem"), str(folder / "key.pem"),
         )  # fmt: skip
         self.line = Relay(machine, server)
@@ -75,7 +76,7 @@ class Place:
         self.ports = Ports(
             tcp=ports["tcp", f"localhost:{told}"],
             refused=ports["tcp", f"localhost:{nobody}"],
-            http=ports["http", f"localhost:{pages}"],
+            http=http,
             https=ports["https", f"localhost:{told}"],
             socks=ports["socks", "-"],
             echo=told,

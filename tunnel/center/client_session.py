@@ -108,6 +108,9 @@ class ClientSession:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        self.session.whose = {
+            "user": user.name, "client": short_id(claim.client_id)
+        }  # fmt: skip
         accounts.begin(user, self.session)
         self._accounts = accounts
         self._throughput = Throughput()

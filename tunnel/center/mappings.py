@@ -31,6 +31,7 @@ from tunnel.center.sites import (
 )
 from tunnel.errors import Code, TunnelError
 from tunnel.log import log_event
+from tunnel.net.access_log import ENTRY
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
@@ -470,9 +471,10 @@ def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping
 
 
 async def _serve(mapping: OpenMapping) -> None:
-    public = str(mapping.endpoint.public)
-    who, kind = mapping.owner.who, mapping.names[0].type.name
+    public, name = str(mapping.endpoint.public), mapping.names[0]
+    who, kind = mapping.owner.who, name.type.name
     log_event(logger, logging.INFO, "mapping.open", **who, type=kind, public=public)
+    ENTRY.set(f"{kind.lower()} {name.port or name.host}")
     # The session itself, which lives as long as its client: a call less for a visitor.
     await mapping.endpoint.serve(mapping.entry.name, mapping.owner.session.open_now)
     log_event(logger, logging.INFO, "mapping.closed", **who, type=kind, public=public)

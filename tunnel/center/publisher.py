@@ -75,6 +75,12 @@ class _Mapping:
     began_at: float = math.inf
     """When it was open first, on trio's clock."""
 
+    def __str__(self) -> str:
+        kind, public = MappingType(self.entry.type).name.lower(), self.public
+        port = self.entry.port or (public.port if public else 0)
+        by_port = self.entry.type in (MappingType.TCP, MappingType.UDP)
+        return f"{kind} {port if by_port else self.entry.host}"
+
     @property
     def wanted(self) -> MappingEntry:
         """What is asked for now: of its life a part may be over."""
@@ -265,11 +271,13 @@ class Publisher:
                 is_udp = isinstance(target, UdpTarget)
                 if mapping is None or (mapping.entry.type == MappingType.UDP) != is_udp:
                     return refuse(stream, Code.NO_MAPPING)
+                stream.entry = mapping
                 return mapping.serve(stream)
             case TcpTarget() as target:
                 mapping, networks = self._mappings.get(self._exit), self.exit_networks
                 if networks is None or mapping is None or mapping.refusal is not None:
                     return refuse(stream, Code.NOT_ALLOWED, "this client is no exit")
+                stream.entry = mapping
                 return serve_exit(stream, target, networks.allow)
             case _:
                 return refuse(stream, Code.UNSUPPORTED)

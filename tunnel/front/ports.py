@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tunnel.addresses import Address
 from tunnel.errors import StreamError
 from tunnel.log import log_event
-from tunnel.net.listen import LOG, MAX_VISITORS, carry, serve
+from tunnel.net.carry import carry
+from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream, reset_socket
 
 if TYPE_CHECKING:

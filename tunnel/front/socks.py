@@ -8,6 +8,7 @@ carried to the exit and never resolved here.
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +24,11 @@ from tunnel.front.attempt import (
     last_words,
 )
 from tunnel.front.login import Login
+from tunnel.front.udp import say_flow
 from tunnel.log import log_event
-from tunnel.net.listen import LOG, carry
+from tunnel.net.access_log import wanted
+from tunnel.net.carry import carry
+from tunnel.net.listen import LOG, peer_of
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import TcpTarget
 from tunnel.socks.common import SocksCommand
@@ -84,7 +88,10 @@ async def handle_socks(
         if serving.virtual is None or not ready:
             await trio.aclose_forcefully(app)
     if ready and serving.virtual is not None:
-        await carry(app, serving.virtual, peer, early=bytes(serving.early))
+        early, target = bytes(serving.early), serving.server.request
+        await carry(
+            app, serving.virtual, peer, early=early, target=target and target.address
+        )
     elif not ready:
         log_event(LOG, logging.INFO, "proxy.refused", peer=str(peer), reason=reason)
 
@@ -203,5 +210,10 @@ class _Serving:
         if far is None:
             return False
         reply, public = self.server.succeed, self._dialer.udp_public
-        await associate(app, far, source.port, reply, public)
+        peer, began = peer_of(app), time.monotonic()
+        try:
+            await associate(app, far, source.port, reply, public)
+        finally:
+            if wanted():
+                say_flow(began, far, peer)
         return True

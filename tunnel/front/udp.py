@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from tunnel.addresses import NOWHERE, Address, bare_ip
 from tunnel.errors import StreamError
 from tunnel.front.dialer import Association
 from tunnel.log import log_event
+from tunnel.net.access_log import say_served, wanted
 from tunnel.net.bind import bind_all
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.listen import LOG
@@ -172,7 +174,7 @@ class _Port:
         self, sock: trio.socket.SocketType, source: _Source, visitor: _Visitor
     ) -> None:
         """Carry the answers to one visitor, until silence or the far side's end."""
-        association = visitor.association
+        association, began = visitor.association, time.monotonic()
         try:
             with visitor.scope:
                 while True:
@@ -190,6 +192,16 @@ class _Port:
             visitor.give_way()
             with trio.CancelScope(shield=True):
                 await association.aclose()
+            if wanted():
+                say_flow(began, association, visitor_of(source))
+
+
+def say_flow(began: float, association: Association, peer: Address | None) -> None:
+    """Write the line of the access log about a flow of datagrams that is over."""
+    up = getattr(association, "sent_bytes", 0)
+    down = getattr(association, "received_bytes", 0)
+    stream = getattr(association, "stream", None)
+    say_served(time.monotonic() - began, stream, peer=peer, passed=(up, down))
 
 
 def visitor_of(source: _Source) -> Address:

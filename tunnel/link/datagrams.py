@@ -32,8 +32,8 @@ class DatagramStream:
     def __init__(self, stream: VirtualStream) -> None:
         self.stream = stream
         """To accept or refuse it, and to wait for the peer's answer."""
-        self.sent = 0
-        self.received = 0
+        self.sent = self.sent_bytes = 0
+        self.received = self.received_bytes = 0
         self._carrier = stream.carrier
         self._conn = stream.conn
         room = self._carrier.deliver_to(stream.conn, self._deliver)
@@ -60,6 +60,7 @@ class DatagramStream:
             LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
         """
         self.sent += 1
+        self.sent_bytes += len(payload)
         self._carrier.core.send_datagram(self._conn, address, payload)
         self._carrier.output.wake()
 
@@ -83,7 +84,9 @@ class DatagramStream:
                 )
             await self._news.wait()
         self.received += 1
-        return self._inbox.pop()
+        datagram = self._inbox.pop()
+        self.received_bytes += len(datagram[1])
+        return datagram
 
     def close(self, code: Code = Code.NORMAL, reason: str = "") -> None:
         """End the association, without waiting; harmless when it is over."""

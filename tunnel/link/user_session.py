@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LimitError
@@ -10,6 +11,8 @@ from tunnel.proto.events import StreamClosed
 from tunnel.proto.pace import Inflow
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunnel.access.account import Account
     from tunnel.addresses import Address
     from tunnel.errors import TunnelError
@@ -23,6 +26,8 @@ class UserSession(Session):
     """A ``Session`` within the limits of its user; ``count_for`` follows its making."""
 
     account: Account
+    whose: Mapping[str, str] = MappingProxyType({})
+    """Whose it is, for the access log: ``user`` and ``client``."""
 
     def count_for(self, account: Account) -> None:
         """Belong to this account from the first link on."""

@@ -94,6 +94,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "carrier",
         "conn",
         "create",
+        "entry",
         "lent",
         "local",
         "looks",
@@ -108,6 +109,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self.create = create
         self.bound: Address | None = None
         """The far side's own end, once the connection is open and if it was told."""
+        self.entry: object = ""
+        """Of this end, which it comes to; its ``str`` is for the access log."""
         self._core = carrier.core
         self.conn = conn
         self._wake = carrier.output.wake

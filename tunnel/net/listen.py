@@ -1,11 +1,10 @@
-"""What all front ends share: listening, a bounded accept loop, and carrying a stream.
+"""What all front ends share: listening, and a bounded accept loop.
 
 Each visitor is one task. Whatever goes wrong in it ends that task only.
 
     open_listener, PortListener         TCP ports
     open_unix_listener, UnixListener    unix sockets, and their files
     serve, _Entrance                    accept, bound, count, refuse, supervise
-    carry                               relay one visitor, and log how it went
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import logging
 import os
 import socket
 import stat
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -29,7 +27,7 @@ from tunnel.net.bind import bind_all, unix_error
 from tunnel.net.descriptors import DESCRIPTORS, Arrivals, Told
 from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
-from tunnel.net.relay import relay, reset_socket
+from tunnel.net.relay import reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tunnel.addresses import End
-    from tunnel.net.relay import ResettableStream
 
 LOG: Final = logging.getLogger("tunnel.front")
 BACKLOG: Final = 1024
@@ -474,23 +471,3 @@ class _Entrance:
             if then is None:
                 await reset_socket(stream)  # closed by now, unless something went wrong
         return then
-
-
-async def carry(
-    stream: trio.abc.HalfCloseableStream,
-    virtual: ResettableStream,
-    peer: Address | None,
-    *,
-    early: bytes = b"",
-) -> None:
-    """Relay to the end, and log how it went, at DEBUG. Owns both streams.
-
-    ``early`` was read from ``stream`` before, and goes first.
-    """
-    started = time.monotonic()
-    result = await relay(stream, virtual, early=early)
-    if LOG.isEnabledFor(logging.DEBUG):
-        log_event(LOG, logging.DEBUG, "stream.closed", peer=str(peer),
-            sent=result.sent_bytes, received=result.received_bytes,
-            seconds=round(time.monotonic() - started, 3),
-            code=result.code.name)  # fmt: skip

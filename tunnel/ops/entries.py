@@ -40,6 +40,7 @@ from tunnel.front.dialer import Dialer
 from tunnel.front.ports import serve_port
 from tunnel.front.proxy import serve_proxy
 from tunnel.log import log_event
+from tunnel.net.access_log import ENTRY
 from tunnel.net.dial import probe
 from tunnel.ops.entry_values import Ports
 from tunnel.proto.frames import MappingEntry, MappingType, TcpTarget
@@ -333,6 +334,7 @@ class Local:
         self, client: CenterClient, listeners: Sequence[PortListener]
     ) -> None:
         """Serve apps until cancelled, or until all have left closed listeners."""
+        ENTRY.set(f"{'reach' if self.target is not None else 'socks'} {self.listen}")
         if self.target is not None:
             target, leave_at = as_target(self.target), self.exit_name
             open_now = partial(client.open_now, target, exit_name=leave_at)

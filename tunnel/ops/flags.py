@@ -86,6 +86,9 @@ class RunFlags:
         body_timeout: End HTTP requests whose body pauses for so long; 0: never.
         as_json: Each line of stdout is a JSON object; --log json is for the log.
         log: Form of the log on stderr.
+        log_file: Write the log to this file, which SIGUSR1 and SIGHUP open anew.
+        access_log: Write a line for each visitor, at its end, to this file; `-`: where
+            the log goes.
     """
 
     drain: str = "8s"
@@ -97,6 +100,8 @@ class RunFlags:
     body_timeout: str = "0"
     as_json: Annotated[bool, Parameter(name="--json")] = False
     log: LogForm | None = None
+    log_file: Path | None = None
+    access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""
@@ -133,10 +138,19 @@ class RunFlags:
         return Limits(self.max_head, self.max_fields, body_s)
 
     def show(self) -> Show:
-        """Return what writes for the user; takes over the log."""
+        """Return what writes for the user; takes over the log.
+
+        Raises:
+            StateError: a file of the log cannot be opened.
+        """
         from tunnel.ops.show import Show
 
-        return Show(as_json=self.as_json, log=self.log)
+        return Show(
+            as_json=self.as_json,
+            log=self.log,
+            log_file=self.log_file,
+            access_log=self.access_log,
+        )
 
 
 @Parameter(name="*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from sys import getsizeof
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tunnel.log import LogfmtFormatter
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BYTES: Final = 262_144
-"""Of all lines that are kept: some two thousand."""
+"""Of the texts of all lines that are kept, in memory: some fifteen hundred."""
 MAX_FAULTS: Final = 20
 """Warnings and errors that are kept for longer than the lines around them."""
 MAX_LINE: Final = 4_096
@@ -49,15 +50,16 @@ class Recent:
             self._count, record.created, record.levelno, record.getMessage(), text
         )
         self._lines.append(line)
-        self._size += len(text)
+        self._size += getsizeof(text)
         while self._size > MAX_BYTES:
-            self._size -= len(self._lines.popleft().text)
+            self._size -= getsizeof(self._lines.popleft().text)
         if record.levelno >= logging.WARNING:
             self._faults.append(line)
 
     def after(self, number: int) -> Iterator[KeptLine]:
         """Yield the lines that are kept behind a line with this number."""
-        return (line for line in self._lines if line.number > number)
+        # A thread may add one meanwhile.
+        return (line for line in tuple(self._lines) if line.number > number)
 
     @property
     def faults(self) -> tuple[KeptLine, ...]:

@@ -15,14 +15,15 @@ from tunnel.front.http.limits import LIMITS
 from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.ops.show import Show, connections
-from tunnel.platform.process import HANGUP, has_terminal
+from tunnel.ops.texts import connections
+from tunnel.platform.process import HANGUP, REOPEN, has_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tunnel.front.http.limits import Limits
     from tunnel.net.timeouts import Timeouts
+    from tunnel.ops.show import Show
 
     Command = Callable[[], Awaitable[int]]
 
@@ -68,6 +69,8 @@ def run(
         warn()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show.keep_log)
+            if limits is not None:  # it stays
+                await nursery.start(_reopen_at_signals, show)
             status = await command()
             nursery.cancel_scope.cancel()
         return status
@@ -109,6 +112,25 @@ def ending_signals(*, reloads: bool = False) -> list[signal.Signals]:
     if HANGUP is not None and _hears_hangup() and not (reloads and hangup_reloads()):
         ends.append(HANGUP)
     return ends
+
+
+async def _reopen_at_signals(
+    show: Show, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Open the log anew at SIGUSR1, which would end the process; and at SIGHUP.
+
+    A command that reloads at SIGHUP hears it instead, and does both.
+    """
+    numbers = [REOPEN] if REOPEN is not None else []
+    if HANGUP is not None and show.files and hangup_reloads():
+        numbers.append(HANGUP)
+    if not numbers:
+        task_status.started()
+        return
+    with trio.open_signal_receiver(*numbers) as signals:
+        task_status.started()
+        async for _ in signals:
+            show.reopen()
 
 
 def _hears_hangup() -> bool:

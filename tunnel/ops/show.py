@@ -8,21 +8,23 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, TextIO
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, TextIO, cast
 
 import trio
 
 from tunnel.log import (
+    ACCESS,
     FIELDS,
     JsonFormatter,
     LogfmtFormatter,
     TerminalFormatter,
     log_event,
 )
+from tunnel.ops.log_file import LogFile
 from tunnel.ops.recent import Recent
-from tunnel.ops.texts import connections as connections
 from tunnel.ops.texts import explained, shown
-from tunnel.ops.texts import size_text as size_text
 from tunnel.redaction import redact
 from tunnel.words import escaped
 
@@ -50,27 +52,68 @@ class Show:
     Args:
         as_json: each line of stdout is a JSON object.
         log: ``logfmt``, ``json`` or ``terminal``; by default what suits stderr.
+        log_file: where the log goes instead of stderr.
+        access_log: the file of a line for each visitor, ``-`` for that of the log; None
+            writes none.
+
+    Raises:
+        StateError: a file cannot be opened.
     """
 
-    def __init__(self, *, as_json: bool = False, log: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        log: str | None = None,
+        log_file: Path | None = None,
+        access_log: str | None = None,
+    ) -> None:
         self.as_json = as_json
         self.terminal = sys.stdout.isatty() and not as_json
         self._talkative = sys.stderr.isatty() and not as_json
         self._status = ""
-        kind = log or ("terminal" if self._talkative else "logfmt")
+        talkative = self._talkative and log_file is None
+        kind = log or ("terminal" if talkative else "logfmt")
         self.recent = Recent()
-        self._log = BoundedHandler(sys.stderr, self.recent)
+        self.files: list[LogFile] = []
+        stream = sys.stderr if log_file is None else self._file(log_file)
+        self._log = BoundedHandler(stream, self.recent)
         if kind == "terminal":
-            self._log.setFormatter(TerminalFormatter(colour=self._talkative))
+            self._log.setFormatter(TerminalFormatter(colour=talkative))
         else:
             to_json = kind == "json"
             self._log.setFormatter(JsonFormatter() if to_json else LogfmtFormatter())
+        if access_log is not None:
+            if access_log != "-":
+                stream = self._file(Path(access_log))
+            _write_access(stream, self._log.formatter)
         root = logging.getLogger("tunnel")
         root.handlers[:] = [self._log]
         root.propagate = False
         root.setLevel(logging.INFO)
-        if kind == "terminal":  # there ``talk`` says better what the log would at INFO
+        if kind == "terminal" and log_file is None:
+            # There ``talk`` says better what the log would at INFO.
             self._log.least = logging.WARNING
+
+    def _file(self, path: Path) -> TextIO:
+        file = LogFile(path, partial(self._log_trouble, path))
+        self.files.append(file)
+        return cast("TextIO", file)
+
+    def _log_trouble(self, path: Path, why: str, lost: int) -> None:
+        """Say that a file of the log loses lines, or does no more; in any thread."""
+        if why:
+            log_event(LOG, logging.WARNING, "log.not_written", file=str(path),
+                reason=why)  # fmt: skip
+            _write(sys.stderr, shown(f"warning: the log {path}: {why}") + "\n")
+        else:
+            log_event(LOG, logging.INFO, "log.written_again", file=str(path),
+                lost=lost)  # fmt: skip
+
+    def reopen(self) -> None:
+        """Open the files of the log anew: they were renamed, or are somewhere else."""
+        for file in self.files:
+            file.reopen()
 
     async def keep_log(self) -> NoReturn:
         """Write now and then how many lines the log left out."""
@@ -81,6 +124,8 @@ class Show:
     def close(self) -> None:
         """Write how many lines the log left out; for the end of the program."""
         self._log.say_counts(everything=True)
+        for file in self.files:
+            file.close()
 
     def line(self, event: str, text: str, **fields: str | float) -> None:
         """Write one line of data, without secrets: ``text``, or ``fields`` as JSON."""
@@ -153,6 +198,22 @@ def _write(file: TextIO, text: str) -> None:
 
 
 # The log -----------------------------------------------------------------------------
+
+
+class _AccessHandler(logging.StreamHandler[TextIO]):
+    """Writes every line: those of a flood are what it is for."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the line; logging itself would print it unredacted."""
+
+
+def _write_access(stream: TextIO, formatter: logging.Formatter | None) -> None:
+    handler = _AccessHandler(stream)
+    handler.setFormatter(formatter)
+    ACCESS.handlers[:] = [handler]
+    ACCESS.propagate = False
+    ACCESS.setLevel(logging.INFO)
+
 
 _Key = tuple[str, str, str]
 _REST: Final[_Key] = ("log.others", "", "")

@@ -10,17 +10,22 @@ from tunnel.words import escaped
 if TYPE_CHECKING:
     from tunnel.errors import TunnelError
 
-_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_SIZES: Final = ("kB", "MB", "GB")
+_SPANS: Final = ((1, "s", 60), (60, "min", 60), (3_600, "h", 24))
+"""Seconds of a unit, its name, and how many of it are one of the next."""
+_DAY_S: Final = 86_400
 
 
 def size_text(count: float) -> str:
     """Return a number of bytes for a person to read."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+    if round(count) < 1_000:
+        return f"{count:.0f} B"
+    size = count
+    for unit in _SIZES:
+        size /= 1_000
+        if round(size, 1) < 1_000:  # as it is shown
+            return f"{size:.1f} {unit}"
+    return f"{size / 1_000:.1f} TB"
 
 
 def connections(count: int, kind: str = "") -> str:
@@ -30,10 +35,10 @@ def connections(count: int, kind: str = "") -> str:
 
 def span_text(seconds: float) -> str:
     """Return how long something lasts, to one unit."""
-    for size, unit in _SPANS:
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    for size, unit, most in _SPANS:
+        if round(seconds / size) < most:  # as it is shown
+            return f"{max(seconds / size, 0):.0f} {unit}"
+    return f"{seconds / _DAY_S:.0f} d"
 
 
 def shown(text: str) -> str:

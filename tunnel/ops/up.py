@@ -37,7 +37,7 @@ from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
-from tunnel.ops.show import connections, size_text
+from tunnel.ops.texts import connections, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ class _Up:
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         client = self._client
-        reloads = again is not None
+        reloads = again is not None or bool(self.show.files)
         ending = Ending(self.show, lambda: client.connections, reloads=reloads)
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None

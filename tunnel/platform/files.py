@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
+
+from tunnel.platform.process import user_id
 
 if sys.platform == "win32":
     import msvcrt
@@ -26,6 +29,55 @@ _Opened = tuple[int, os.stat_result] | None
 def open_file(path: Path, flags: int, mode: int) -> int:
     """Open a file for bytes; return its descriptor, which the caller closes."""
     return os.open(path, flags | _BINARY, mode)
+
+
+def open_to_append(path: Path, mode: int) -> int:
+    """Open a file to write behind its end; return its descriptor, to be closed.
+
+    One that is made has exactly this mode; another keeps its own. It may be a pipe or a
+    terminal: a pipe without a reader is an error, and no wait.
+
+    In a folder that everybody may write, a file or a link that is neither this user's
+    nor root's is refused: somebody may have put it there to be written to, or to have
+    something else overwritten.
+
+    Raises:
+        OSError: its folder is not there, it is refused, or the like.
+    """
+    _refuse_planted(path)
+    _refuse_planted(path.resolve())
+    flags = os.O_WRONLY | os.O_APPEND | _TO_A_FILE
+    if not path.is_symlink():
+        flags |= _NO_LINK  # not even one of this moment
+    try:
+        number = open_file(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        number = open_file(path, flags | os.O_CREAT, mode)
+    else:
+        set_mode(number, mode)
+    if sys.platform != "win32":
+        os.set_blocking(number, True)
+    return number
+
+
+_NO_LINK: Final[int] = getattr(os, "O_NOFOLLOW", 0)
+_TO_A_FILE: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+
+def _refuse_planted(path: Path) -> None:
+    """Raise PermissionError if somebody else put a part of the path where all may."""
+    user = user_id()
+    if user is None:
+        return
+    at = path.absolute()
+    for part, folder in zip((at, *at.parents), at.parents, strict=False):
+        if not folder.stat().st_mode & 0o002:
+            continue
+        with suppress(FileNotFoundError):
+            owner = part.lstat().st_uid
+            if owner not in (user, 0):
+                why = f"{part} belongs to user {owner}, in a folder open to everybody"
+                raise PermissionError(errno.EPERM, why)
 
 
 def set_mode(descriptor: int, mode: int) -> None:

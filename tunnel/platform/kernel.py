@@ -26,6 +26,9 @@ _TIMEX_BYTES: Final = 512
 _SYS: Final = Path("/proc/sys/net")
 _PATH: Final = struct.Struct("=16xI40xI20xI")
 _TCP_LISTEN: Final = "0A"
+_PROGRAM: Final = b"tunnel"
+_WITH_VALUE: Final = (b"-W", b"-X", b"--check-hash-based-pycs")
+"""Options of Python whose value is the next word."""
 
 
 def system_name() -> str:
@@ -109,6 +112,23 @@ def is_tunnel(pid: int) -> bool:
 
 
 def is_ours(command_line: bytes) -> bool:
-    """Say whether a command line, its words ended by zeros, starts this program."""
-    words = command_line.split(b"\0")[:3]
-    return b"tunnel" in map(os.path.basename, words)
+    """Say whether a command line, its words ended by zeros, starts this program.
+
+    It is the program itself, or a Python whose script or module it is: not what is
+    called, or given, the same word.
+    """
+    first, *others = command_line.split(b"\0")
+    if not os.path.basename(first).startswith((b"python", b"pypy")):
+        return os.path.basename(first) == _PROGRAM
+    words = iter(others)
+    for word in words:
+        if word in _WITH_VALUE:
+            next(words, b"")
+        elif word == b"-m":
+            return next(words, b"").partition(b".")[0] == _PROGRAM
+        elif not word.startswith(b"-"):
+            script = word.removesuffix(b"/__main__.py")
+            return os.path.basename(script) == _PROGRAM
+        elif word == b"-c":
+            return False
+    return False

@@ -22,6 +22,8 @@ MANY: Final = 1 << 30
 
 HANGUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)
 """The terminal was closed; None where nobody says so."""
+REOPEN: Final[signal.Signals | None] = getattr(signal, "SIGUSR1", None)
+"""The log file was renamed, as logrotate does; None where nobody says so."""
 
 
 def has_terminal() -> bool:

@@ -236,7 +236,7 @@ async def test_a_request_that_could_not_be_sent_is_sent_on_the_new_connection() 
 async def test_the_time_that_a_request_took_does_not_count_what_came_behind(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, "tunnel.access")
     async with town() as it:
         await it.say(get("a.test"))
         far, _ = await it.target()
@@ -244,7 +244,7 @@ async def test_the_time_that_a_request_took_does_not_count_what_came_behind(
         await far.far.send_all(OK)
         await it.hear(b"ok")
         await trio.sleep(60)
-    assert re.findall(r"request\.served .* seconds=2\.0\b", logs.text(caplog))
+    assert re.findall(r"visitor\.served .* seconds=2\.0\b", logs.text(caplog))
 
 
 @pytest.mark.parametrize("lines", [(), (CL,)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,16 +18,18 @@ import trio
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.denials import denial
+from tunnel.center.exit.access import say_left
 from tunnel.center.exit.udp import serve_association
 from tunnel.center.who import WHO
 from tunnel.errors import Code, StreamError
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
+from tunnel.net.access_log import wanted
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.net.dial import begin
 from tunnel.net.proxy_protocol import encode_proxy_header
-from tunnel.net.relay import GRACE_S, relay
+from tunnel.net.relay import GRACE_S, Traffic, relay
 from tunnel.net.sockets import FastSocket, tune_local
 from tunnel.proto.frames import NameTarget, TcpTarget, UdpTarget
 
@@ -165,17 +168,20 @@ async def _serve_target(
             DESCRIPTORS.look()
         return
     del dial  # an idle connection does not need it
+    began, traffic, code = time.monotonic(), Traffic(), Code.RESET
     try:
         asked = stream.create.target if stream.create else None
         # A visitor of a public name has no use for our end towards what is behind it.
         bound = None if isinstance(asked, NameTarget) else bound_address(local.socket)
         stream.accept(bound)
         if not header or await _say_first(local, header):
-            await relay(local, stream)
+            code = (await relay(local, stream, traffic=traffic)).code
         else:
             stream.reset(Code.RESET)
     finally:
         arrivals.left(local)
+        if wanted():
+            say_left(stream, began, (traffic.received, traffic.sent), code)
 
 
 class Opener:
@@ -224,6 +230,7 @@ async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
         raise
     stream.on_closed(None)
     stream.accept(onward.bound)
+    began, traffic, code = time.monotonic(), Traffic(), Code.RESET
     with trio.CancelScope() as scope:
 
         def opener_lost(code: Code) -> None:
@@ -233,7 +240,11 @@ async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
                 scope.deadline = trio.current_time() + GRACE_S
 
         stream.on_closed(opener_lost)
-        await relay(stream, onward)
+        try:
+            code = (await relay(stream, onward, traffic=traffic)).code
+        finally:
+            if wanted():
+                say_left(stream, began, (traffic.sent, traffic.received), code)
 
 
 class _TargetDial(Opener):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -26,9 +27,11 @@ from tunnel.addresses import (
     unmapped,
 )
 from tunnel.center.denials import Reach
+from tunnel.center.exit.access import say_left
 from tunnel.center.who import WHO
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event
+from tunnel.net.access_log import wanted
 from tunnel.net.descriptors import DESCRIPTORS, Flows
 from tunnel.net.dial import resolve
 from tunnel.net.dial_failures import not_allowed
@@ -72,7 +75,7 @@ async def serve_association(
     """
     udp_exit = _UdpExit(datagrams, allow)
     FLOWS.add(udp_exit, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
-    code, reason = Code.RESET, ""
+    began, code, reason = time.monotonic(), Code.RESET, ""
     try:
         await udp_exit.open(target)
         await udp_exit.run()
@@ -84,6 +87,9 @@ async def serve_association(
         FLOWS.drop(udp_exit)
         udp_exit.close()
         datagrams.close(code, reason)
+        if wanted():
+            passed = datagrams.received_bytes, datagrams.sent_bytes
+            say_left(datagrams.stream, began, passed, code)
 
 
 class _UdpExit:

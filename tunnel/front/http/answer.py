@@ -133,6 +133,8 @@ class AnswerReader:
             )
         self.status = head.status
         self.switched = self._visit.answering = True
+        if self._visit.line is not None:
+            self._visit.line.status = head.status
         upgrade = next(iter(values(head.fields, b"upgrade")), self._request.upgrade)
         lines = [
             *self._lines(head), b"Connection: Upgrade", b"Upgrade: " + upgrade

@@ -165,6 +165,8 @@ class Exchange:
         visit = self._visit
         visit.drop_upstream()
         virtual = await open_one()
+        if visit.line is not None:
+            visit.line.connected(virtual)
         visit.upstream = upstream = Upstream(visit, virtual, key)
         assert visit.nursery is not None  # noqa: S101 - requests are answered in it
         visit.nursery.start_soon(upstream.carry)

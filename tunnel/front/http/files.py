@@ -11,11 +11,9 @@ Nothing is ever written. A file is read in threads, piece by piece.
 
 from __future__ import annotations
 
-import logging
 import mimetypes
 import os
 import stat
-import time
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from html import escape
@@ -29,8 +27,6 @@ from tunnel.front.http.heads import values
 from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
 from tunnel.front.login import Login
-from tunnel.log import log_event
-from tunnel.net.listen import LOG
 from tunnel.platform.files import open_real, read_at
 
 if TYPE_CHECKING:
@@ -168,10 +164,7 @@ async def handle_visitor(
     async def answer(request: Request) -> None:
         if guard is not None:
             guard.check(request, login)
-        started = time.monotonic()
         await _answer(visit, folder, request)
-        log_event(LOG, logging.DEBUG, "file.served", peer=str(visit.peer),
-            seconds=round(time.monotonic() - started, 3))  # fmt: skip
 
     await serve_requests(visit, answer)
 

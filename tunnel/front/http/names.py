@@ -120,6 +120,8 @@ def handle_visitor(
             origin = origin_of(request, visit.peer, secure=visit.secure)
             head = b"\r\n".join((*request_lines(request, origin), b"", b""))
             visit.made = made = request, found.key, head, origin.visitor
+        if visit.line is not None:
+            visit.line.peer = made[3]
         await exchange_with(found, visit, request, made[2], made[3])
 
     visit.shared = VISITORS.get().trusts(visit.peer.host)
@@ -134,6 +136,8 @@ async def _answer_guarded(
         raise _absent(found)
     origin = origin_of(request, visit.peer, secure=visit.secure)
     visitor, place = origin.visitor, found.place_of(request.target)
+    if visit.line is not None:
+        visit.line.peer = visitor
     place.admit(visitor, found.rates)
     place.limit_body(visit)
     kept = visit.upstream
@@ -224,7 +228,6 @@ async def exchange_with(
         UnservedError: others may be asked.
         VisitorGoneError: see ``Exchange.run``.
     """
-    started = trio.current_time()
     if exchange is None:
         exchange = Exchange(visit, head, _WORDS, lines)
     moved = False
@@ -251,11 +254,6 @@ async def exchange_with(
             event = "request.moved" if moved else "request.failed"
             log_event(LOG, logging.INFO, event, peer=str(visitor),
                 host=request.host, reason=exchange.failure)  # fmt: skip
-        if LOG.isEnabledFor(logging.DEBUG):
-            ended = visit.idle_since or trio.current_time()
-            log_event(LOG, logging.DEBUG, "request.served", peer=str(visitor),
-                host=request.host, status=exchange.status,
-                seconds=round(ended - started, 3))  # fmt: skip
 
 
 # Fields -----------------------------------------------------------------------------

@@ -163,6 +163,9 @@ class _Proxy:
         virtual = await self._open(target)
         visit = self._visit
         visit.answering = True
+        if visit.line is not None:
+            visit.line.connected(virtual)
+            visit.line.status = HTTPStatus.OK
         try:
             await visit.send(_CONNECTED)
         except BaseException:

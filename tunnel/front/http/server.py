@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code
+from tunnel.front.http.access import RequestLine
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     NO_BODY,
@@ -35,7 +36,8 @@ from tunnel.front.http.pages import (
     page,
 )
 from tunnel.front.http.request import by_name
-from tunnel.net.listen import carry
+from tunnel.net.access_log import wanted
+from tunnel.net.carry import carry
 from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
 from tunnel.net.sockets import quick
@@ -98,6 +100,7 @@ class Visit:
         "idle_since",
         "left",
         "limits",
+        "line",
         "made",
         "may_go_on",
         "moved_at",
@@ -143,6 +146,7 @@ class Visit:
         """The last one, once its head was read."""
         self.body = BodyReader(NO_BODY)
         """Of that request."""
+        self.line: RequestLine | None = None  # of the last request
         self.answering = False
         """A part of the final answer is out."""
         self.may_go_on = True
@@ -167,8 +171,7 @@ class Visit:
         self.turn = Notify()
         self._read = read or by_name
         self._last: tuple[bytes, Request] | None = None
-        """The last request that was read, and its bytes: many ask for the same again.
-        """
+        """The last request, and its bytes: many ask for the same again."""
         self.made: tuple[Request, Hashable, bytes, Address] | None = None
         """What a front end made of a request: for whom, the head, and the visitor."""
         self._reading: trio.CancelScope | None = None
@@ -309,6 +312,8 @@ class Visit:
         An answer that comes before the request's end is the last.
         """
         self.answering = True
+        if self.line is not None:
+            self.line.status = status
         request = self.request
         keep = self.body.done and request is not None and request.keeps_connection
         self.may_go_on = keep and not (request is None or request.http_1_0)
@@ -415,8 +420,9 @@ async def serve_requests(
     if visit.tunnel is not None:
         early, visit.waiting = bytes(visit.waiting), bytearray()
         visit.forget()  # it may last for days
+        say = visit.line.say if visit.line is not None else None
         try:
-            await carry(visit.stream, visit.tunnel, visit.peer, early=early)
+            await carry(visit.stream, visit.tunnel, visit.peer, early=early, say=say)
         finally:
             visit.has_left()
     elif visit.gone:
@@ -462,12 +468,19 @@ async def _answer_while_kept(
     """Answer requests while a target's connection is kept; return whether to go on."""
     try:
         while True:
+            visit.line = None
+            if wanted():
+                visit.line = RequestLine(visit.peer, visit.stream, visit.upstream)
             try:
                 await answer(visit.take_request(size))
                 if visit.tunnel is not None:
                     return False
             except HttpError as error:
                 await visit.say(error)
+            finally:
+                if visit.line is not None:
+                    tunnel = visit.tunnel is not None
+                    visit.line.over(visit, tunnel=tunnel)
             if not visit.may_go_on:
                 return False
             upstream = visit.upstream

@@ -40,8 +40,9 @@ from tunnel.front.http.places import Places
 from tunnel.front.http.request import host_of
 from tunnel.front.http.server import Visit
 from tunnel.log import log_event
+from tunnel.net.carry import carry
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.listen import ENTRY_SHARE, LOG, MAX_VISITORS, carry, serve
+from tunnel.net.listen import ENTRY_SHARE, LOG, MAX_VISITORS, serve
 from tunnel.net.relay import GRACE_S, reset_socket
 from tunnel.net.sockets import FastSocket
 from tunnel.net.tls_stream import TlsStream
@@ -173,18 +174,22 @@ async def _serve_heard(
         elif isinstance(found, TlsStream):
             await handle_visitor(Visit(found, peer, secure=True), doors.web)
         elif isinstance(found, Destination):
-            await _pass_on(stream, peer, found, heard)
+            await _pass_on(stream, peer, found, heard, hello)
         else:
-            await _pass_to(stream, peer, found, heard)
+            await _pass_to(stream, peer, found, heard, hello)
 
 
 async def _pass_to(
-    stream: trio.abc.HalfCloseableStream, peer: Address, member: Member, heard: bytes
+    stream: trio.abc.HalfCloseableStream,
+    peer: Address,
+    member: Member,
+    heard: bytes,
+    hello: ClientHello,
 ) -> None:
     """Pass a visitor on to a member, for which it counts as one request."""
     member.in_flight += 1
     try:
-        await _pass_on(stream, peer, member, heard)
+        await _pass_on(stream, peer, member, heard, hello)
     finally:
         member.in_flight -= 1
 
@@ -262,6 +267,7 @@ async def _pass_on(
     peer: Address,
     there: Destination | Member,
     heard: bytes,
+    hello: ClientHello,
 ) -> None:
     try:
         virtual = await there.open(peer)
@@ -270,7 +276,8 @@ async def _pass_on(
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    await carry(stream, virtual, peer, early=heard)
+    entry = f"https {hello.name}"
+    await carry(stream, virtual, peer, early=heard, entry=entry)
 
 
 async def _refuse(

@@ -9,7 +9,7 @@ import trio
 
 from tunnel.errors import Code, StreamError
 from tunnel.ops.check.measure import LATE_S, TEST_S, Rate, round_trips, throughput
-from tunnel.ops.show import size_text
+from tunnel.ops.texts import size_text
 from tunnel.platform.kernel import congestion_control, network_setting, packet_sizes
 from tunnel.platform.sockets import tcp_info
 from tunnel.proto.frames import CAN_TRY

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel import __version__
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.ops.show import size_text
+from tunnel.ops.texts import size_text
 from tunnel.platform.kernel import clock_is_kept, network_setting, system_name
 from tunnel.platform.process import MANY, descriptor_limits
 

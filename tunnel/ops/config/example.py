@@ -20,6 +20,10 @@ _RUN: Final = (
     ("max_fields", "300", "Header fields that it may have."),
     ("body_timeout", '"0"', "Requests whose body pauses for so long end; 0: never."),
     ("log", '"logfmt"', "Form of the log on stderr: logfmt, json or terminal."),
+    ("log_file", '"/var/log/tunnel/tunnel.log"',
+     "Write the log to this file instead; SIGUSR1 and SIGHUP open it anew."),
+    ("access_log", '"/var/log/tunnel/access.log"',
+     "Write a line for each visitor, at its end; -: where the log goes."),
 )  # fmt: skip
 _PLACES: Final = (
     ("name", '"shop"', "Host name; without a dot one of the server's domain."),

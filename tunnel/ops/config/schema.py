@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from tunnel.access.join import parse_join
 from tunnel.access.limits import parse_limits
@@ -50,6 +50,9 @@ from tunnel.ops.flags import LogForm, RunFlags, ServeFlags
 from tunnel.ops.web_words import read_words
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, parse_verifier
 
+if TYPE_CHECKING:
+    from tunnel.ops.config.place import Place
+
 READ: Final = "read"
 _LOGS: Final = get_args(LogForm)
 _SECRET_FIELD: Final = re.compile(
@@ -70,6 +73,10 @@ def key(read: Read) -> Said:
 def _log(text: str) -> None:
     if text not in _LOGS:
         raise UsageError(f"{text!r} is no form of a log", f"it is {', '.join(_LOGS)}")
+
+
+def _file_or_log(value: object, place: Place) -> Words:
+    return ["-"] if value == "-" else folder(value, place)
 
 
 def _name(text: str) -> None:
@@ -151,6 +158,8 @@ class RunTable:
     max_fields: Said = key(number(lambda text: RunFlags(max_fields=int(text)).limits()))
     body_timeout: Said = key(word(lambda text: RunFlags(body_timeout=text).limits()))
     log: Said = key(word(_log))
+    log_file: Said = key(folder)
+    access_log: Said = key(_file_or_log)
 
 
 @dataclass(frozen=True, slots=True)

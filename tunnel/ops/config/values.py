@@ -162,7 +162,7 @@ def file(value: object, place: Place) -> Words:
 
 
 def folder(value: object, place: Place) -> Words:
-    """Read the path of a folder, which may be made later."""
+    """Read the path of a folder or a file that may be made later."""
     return [str(place.file(_text(value, number=False)))]
 
 

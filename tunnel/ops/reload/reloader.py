@@ -103,11 +103,12 @@ class Reloader:
     async def _watch_signal(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Reload at each SIGHUP, until cancelled."""
+        """Reload, and open the log anew, at each SIGHUP, until cancelled."""
         assert HANGUP is not None  # noqa: S101 - it is heard
         with trio.open_signal_receiver(HANGUP) as signals:
             task_status.started()
             async for _ in signals:
+                self._show.reopen()
                 await self._try("SIGHUP")
 
     async def _watch_file(self) -> NoReturn:
