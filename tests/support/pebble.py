@@ -98,7 +98,7 @@ class Pebble:
 
     def orders(self) -> int:
         """Return how often somebody ordered."""
-        return self.process.out.count("POST /order-plz")
+        return self.process.out.count("Added order")
 
     def asked_about(self, name: str) -> bool:
         """Say whether it ever heard of a name."""

@@ -100,7 +100,11 @@ def test_an_authority_that_is_away_is_said_with_what_has_to_be_reached() -> None
 
 def test_one_that_is_silent_is_left_within_the_time(tmp_path: Path) -> None:
     left = threading.Event()
-    with serving(tmp_path, lambda _: left.wait(20) and None) as (url, ca):
+
+    def wait(_: object) -> None:
+        left.wait(20)
+
+    with serving(tmp_path, wait) as (url, ca):
         began = time.monotonic()
         failed = failure(url, ca, network_s=0.2)
         assert time.monotonic() - began < 5
@@ -165,7 +169,7 @@ def test_one_whose_certificate_is_not_trusted_asks_for_the_flag(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>", b"{}", b"[]", b"null", b'{"newNonce": 1}', b"\xff\xfe", b"[" * 9_999],
+    [b"", b"<html>", b"{}", b"[]", b"null", b'{"newNonce": 1}', b"\xff", b"[" * 9_999],
 )  # fmt: skip
 def test_what_is_no_acme_is_said(tmp_path: Path, body: bytes) -> None:
     with serving(tmp_path, lambda one: say(one, 200, body)) as (url, ca):

@@ -184,7 +184,7 @@ class World:
                 self.wanted.pop(f"{number}.net", None)
             case ("fail", float(chance), bool(everywhere)):
                 self.ask(lambda name: self.fail(name, chance, everywhere))
-            case ("get",):
+            case _:
                 self.ask(self.get)
 
     def fail(self, name: str, chance: float, everywhere: bool) -> None:
