@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.link.looks import Looks
     from tunnel.link.output import Output
+    from tunnel.link.tally import Tally
     from tunnel.net.poller import Poller
     from tunnel.net.virtual_connection import LocalEnd, Sink
     from tunnel.proto.conn import VirtualConn
@@ -99,6 +100,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "local",
         "looks",
         "sink",
+        "tally",
         "unread_bytes",
     )
 
@@ -141,6 +143,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
+        self.tally: Tally | None = None
+        """Where its bytes count once it has ended; of the session alone."""
         self.looks: Looks | None = None
         """What it was found to wait for lately; of ``link.waits`` alone."""
 

@@ -122,6 +122,9 @@ def _entry(entry: Fields) -> str:
         said.append(reason)
     if entry.get("connections") is not None:
         said.append(connections(int(number(entry, "connections"))))
+    passed = entry.get("passed")
+    if isinstance(passed, dict) and any(passed.values()):
+        said.append(flow(passed))
     if entry.get("limit_per_s") is not None:
         said.append(f"at most {size_text(number(entry, 'limit_per_s'))}/s")
     if client := text(entry, "client"):
