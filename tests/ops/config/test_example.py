@@ -68,7 +68,8 @@ def test_its_values_are_read(tmp_path: Path) -> None:
     for name in re.findall(r'"([\w.]+\.pem)"', text):
         (tmp_path / name).touch()
     keep = ("token_file", "to_file", "via_file", "auth_file", "to =", "certificate",
-        "ca =", "pin =", "insecure", "network", "acme_hook", "auth = [", "proxy =")  # fmt: skip
+        "ca =", "pin =", "insecure", "network", "acme_hook", "proxy =",
+        "auth = [")  # fmt: skip
     lines = [one for one in text.splitlines() if not one.startswith(keep)]
     config = parse_config("\n".join(lines), Place(tmp_path / "tunnel.toml", None))
     assert config.server is not None
