@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.center.asked_names import NotAskedError, rules_of
 from tunnel.center.certificates import keep_renewed
-from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
+from tunnel.center.endpoints import (
+    MAX_VISITORS,
+    EndpointType,
+    HostNames,
+    NamesByTls,
+)
 from tunnel.center.listening import Listening
 from tunnel.center.sites import HOSTS
 from tunnel.errors import UsageError
@@ -27,7 +33,7 @@ from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import Doors, serve_tls_names
 from tunnel.front.http.terminations import Terminations, termination
-from tunnel.proto.frames import BY_TLS, MappingType
+from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,13 +143,25 @@ class NamePorts:
         if self.https is not None:
             port = self.https.port
             types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self.doors.endings.usual or self.options.acme:
-                web = HostNames(MappingType.HTTP, port, domain, BY_TLS)
-                types[MappingType.HTTP] = web
-        if self.http is not None and types[MappingType.HTTP] is None:
-            port = self.http.port
-            types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
+        plain = None
+        if self.http is not None:
+            plain = HostNames(MappingType.HTTP, self.http.port, domain)
+        types[MappingType.HTTP] = plain
+        if self.https is not None and (self.doors.endings.usual or self.options.acme):
+            port, why_not = self.https.port, self._why_no_certificate
+            types[MappingType.HTTP] = NamesByTls(port, domain, plain, why_not)
         return types
+
+    def _why_no_certificate(self, host: str) -> str:
+        """Say why TLS cannot end here for a host name; empty if it can, or will."""
+        acme = self.options.acme
+        if acme is None or self.doors.endings.of(host):
+            return ""
+        try:
+            rules_of(acme, self.options.domain).certificate_for(host, frozenset())
+        except NotAskedError as why:
+            return str(why)
+        return ""
 
     async def serve(self) -> None:
         """Serve visitors until cancelled; closes the ports."""

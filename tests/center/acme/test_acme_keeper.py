@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,9 @@ from tunnel.center.acme.failures import FailedError
 from tunnel.center.acme.keeper import Keeper
 from tunnel.center.acme.plan import NEW_OF_USER
 from tunnel.center.acme_options import AcmeOptions
+from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
+from tunnel.center.own_names import own_name
 from tunnel.errors import StateError
 from tunnel.ops.entries import Published, Service
 from tunnel.proto.frames import MappingEntry, MappingType
@@ -120,8 +123,9 @@ async def test_only_what_is_published_as_http_is_asked_for(
     tmp_path: Path, orders: Orders, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "tunnel.acme")
+    names = replace(NAMES, http=Address(LOOPBACK, 0))
     async with (
-        center(tmp_path / "state", names=NAMES) as where,
+        center(tmp_path / "state", names=names) as where,
         target(page) as at,
         keeping(where, tmp_path / "state") as keeper,
     ):
@@ -134,7 +138,7 @@ async def test_only_what_is_published_as_http_is_asked_for(
             await orders.wait(1)
             await settled()
         assert orders.names == ["shop.t.test"]
-        assert orders.kinds == [("tls-alpn-01",)]
+        assert orders.kinds == [("tls-alpn-01", "http-01")]
         said = {one.name: one for one in keeper.status()}
         assert said["shop.t.test"].until is not None
         assert "wildcard" in said["*.wild.t.test"].reason
@@ -293,3 +297,35 @@ async def test_a_pair_that_does_not_fit_is_asked_for_again(
     ):
         await orders.wait(2)
     assert orders.names == ["shop.t.test"] * 2
+
+
+@pytest.mark.parametrize("with_http", [False, True])
+async def test_a_made_up_name_stays_a_secret(
+    tmp_path: Path, orders: Orders, with_http: bool
+) -> None:
+    http = Address(LOOPBACK, 0) if with_http else None
+    names, made_up = replace(NAMES, http=http), own_name(b"a" * 16, "8000")
+    async with (
+        center(tmp_path / "state", names=names) as where,
+        target(page) as at,
+        keeping(where, tmp_path / "state"),
+    ):
+        client, notices = where.client()
+        async with trio.open_nursery() as nursery:
+            for name in (made_up, "shop", "10.0.0.1"):
+                entry = MappingEntry(MappingType.HTTP, name, name)
+                await Published("http", entry, Service(at), scheme="http").start(client)
+            await nursery.start(client.run)
+            await orders.wait(1)
+            await settled()
+            ready = {one.public.host: one for one in notices.of(MappingReady)}
+            refused = {one.wanted.host: one for one in notices.of(MappingRefused)}
+            client.stop()
+    assert orders.names == ["shop.t.test"]
+    assert ready["shop.t.test"].over_tls
+    if with_http:  # where nothing else will do, it is at the HTTP port as before
+        assert not ready[f"{made_up}.t.test"].over_tls
+        assert not refused
+    else:
+        assert set(refused) == {made_up, "10.0.0.1"}
+        assert "secret" in refused[made_up].answer.reason

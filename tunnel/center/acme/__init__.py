@@ -1,6 +1,5 @@
 """Certificates for published host names, from an authority that speaks ACME (RFC 8555).
 
-names       which certificate a published name asks for, if any; no IO
 plan        what to ask for now, and when to look again; no IO
 store       the state folder: account key, certificates, the ledger of what was asked
 authority   the protocol, by the library ``acme``, in a worker thread

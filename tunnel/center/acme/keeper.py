@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from tunnel.access.host_certificates import facts_of
 from tunnel.center.acme.failures import DNS, HTTP, TLS_ALPN, FailedError
-from tunnel.center.acme.names import NameRules, NotAskedError
 from tunnel.center.acme.order import Places, order
 from tunnel.center.acme.plan import AUTHORITY, plan
 from tunnel.center.acme.store import Store
+from tunnel.center.asked_names import NotAskedError, rules_of
+from tunnel.center.certificates import names_of
 from tunnel.errors import StateError
 from tunnel.front.http.terminations import termination
 from tunnel.log import log_event
@@ -117,14 +117,9 @@ class Keeper:
                 await trio.sleep(SETTLE_S)
 
     def _plan(self) -> Plan:
-        options, now = self._options, self._now()
-        names = self._ports.options
-        rules = NameRules(
-            has_hook=options.hook is not None,
-            domain=names.domain,
-            own_authority=not options.is_public,
-        )
-        given = _given(names.certificate)
+        names, now = self._ports.options, self._now()
+        rules = rules_of(self._options, names.domain)
+        given = names_of(names.certificate)
         wanted: dict[str, str] = {}
         for host, user in self._sites.hosts(MappingType.HTTP):
             try:
@@ -220,14 +215,6 @@ class Keeper:
             log_event(logger, logging.WARNING, "acme.state", reason=error.cause,
                 path=str(self._store.path_of(name)),
                 fix="another certificate is asked for")  # fmt: skip
-
-
-def _given(certificate: tuple[Path, Path] | None) -> frozenset[str]:
-    """Return the names of the certificate that the server was given."""
-    if certificate is not None:
-        with suppress(OSError, ValueError):
-            return facts_of(certificate[0].read_bytes()).names
-    return frozenset()
 
 
 def _date(at: float) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tunnel.access.host_certificates import is_for
+from tunnel.center.own_names import is_own_name
+
+if TYPE_CHECKING:
+    from tunnel.center.acme_options import AcmeOptions
 
 MAX_NAME: Final = 200
 """Characters of a name that is asked for: DNS allows 253, a file's name 255 with what
@@ -60,8 +64,15 @@ class NameRules:
         if is_for(given, host):
             return None
         self._insist_possible(host)
-        if self.has_hook and self.domain and host.partition(".")[2] == self.domain:
-            return f"*.{self.domain}"
+        label, _, above = host.partition(".")
+        if self.domain and above == self.domain:
+            if self.has_hook:
+                return f"*.{self.domain}"
+            if is_own_name(label):
+                why = (
+                    "a made-up name is a secret, and authorities publish what they sign"
+                )
+                raise NotAskedError(why, "choose a name, or a wildcard: --acme-hook")
         return host
 
     def _insist_possible(self, host: str) -> None:
@@ -78,3 +89,8 @@ class NameRules:
         if host.startswith("*.") and not self.has_hook:
             why = "authorities sign a wildcard by DNS alone"
             raise NotAskedError(why, "--acme-hook PROGRAM, or --certificate")
+
+
+def rules_of(acme: AcmeOptions, domain: str | None) -> NameRules:
+    """Return what the names that a server asks for depend on."""
+    return NameRules(acme.hook is not None, domain, not acme.is_public)

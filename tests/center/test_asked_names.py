@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunnel.center.acme.names import NameRules, NotAskedError
+from tunnel.center.asked_names import NameRules, NotAskedError
 
 NOTHING: frozenset[str] = frozenset()
 
