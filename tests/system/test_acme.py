@@ -120,6 +120,8 @@ def test_a_published_name_gets_a_certificate_and_no_other_is_asked_for(
     assert authority.orders() == before + 1
     for word in ("random", "a.shop", "other"):
         assert not authority.asked_about(f'Value:"{word}')
+    done = acme.run(*acme.command, "status", "serve")
+    assert f"cert     shop.{DOMAIN}, for" in done.stdout.decode()
     files = list((acme.home / "server" / "acme").rglob("*.*"))
     assert {path.stat().st_mode & 0o077 for path in files} == {0}
 

@@ -89,7 +89,7 @@ async def run_serve(
             if keeper is not None:
                 nursery.start_soon(keeper.run)
             joined.at(address, again.flags)
-            about = ServerHandlers(server, address)
+            about = ServerHandlers(server, address, keeper)
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)

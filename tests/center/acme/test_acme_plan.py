@@ -84,14 +84,14 @@ def test_a_user_has_so_many_new_names_a_week() -> None:
     assert len(todo.asks) == NEW_OF_USER + 1
     assert len(todo.limited) == 2
     assert todo.look_at == NOW + WEEK_S
-    assert "this user" in next(iter(todo.limited.values()))
+    assert "this user" in next(iter(todo.limited.values())).why
 
 
 def test_all_users_together_have_so_many() -> None:
     wanted = {f"{number}.net": f"user-{number}" for number in range(NEW_OF_ALL + 1)}
     todo = plan(wanted, Ledger(), {}, NOW)
     assert len(todo.asks) == NEW_OF_ALL
-    assert "this user" not in next(iter(todo.limited.values()))
+    assert "this user" not in next(iter(todo.limited.values())).why
 
 
 def test_a_name_that_failed_is_asked_again_without_counting_again() -> None:
@@ -151,7 +151,8 @@ def test_a_closed_ledger_lets_renewals_go_on() -> None:
     held = {"b.net": Held(NOW - LIFE_S, NOW + 1)}
     todo = plan(wanted, ledger, held, NOW)
     assert names(todo) == ["b.net"]
-    assert todo.limited == {"a.net": "what was asked this week is not known"}
+    why = "what was asked this week is not known"
+    assert todo.limited == {"a.net": (why, NOW + 100)}
     assert todo.look_at == NOW + 100
 
 

@@ -145,3 +145,12 @@ def test_a_ledger_that_is_whole_says_what_it_said(tmp_path: Path) -> None:
     store.keep_ledger()
     said = json.loads((store.folder / "ledger.json").read_text())
     assert said["asked"] == {"a.net": ["alice", NOW]}
+
+
+def test_a_damaged_key_of_the_account_is_said(tmp_path: Path) -> None:
+    store = loaded(tmp_path)
+    store.account_key()
+    (store.folder / "account.pem").write_text("half a key")
+    with pytest.raises(StateError) as caught:
+        store.account_key()
+    assert "mv " in caught.value.fix

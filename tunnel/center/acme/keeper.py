@@ -104,7 +104,7 @@ class Keeper:
         """Work until cancelled."""
         await trio.to_thread.run_sync(self._store.load, self._now())
         for name in tuple(self._store.held):
-            self._show_kept(name)
+            await self._show_kept(name)
         while True:
             changed = self._sites.changed
             todo = self._plan()
@@ -132,12 +132,12 @@ class Keeper:
             if name is not None:
                 wanted.setdefault(name, user)
         todo = plan(wanted, self._store.ledger, self._store.held, now)
-        for name, reason in todo.limited.items():
+        for name, limit in todo.limited.items():
             if name not in self._limited:
                 log_event(logger, logging.WARNING, "acme.limited", host=name,
-                    user=wanted[name], reason=reason,
-                    again_at=_date(todo.look_at))  # fmt: skip
-        self._limited = dict(todo.limited)
+                    user=wanted[name], reason=limit.why,
+                    again_at=_date(limit.until))  # fmt: skip
+        self._limited = {name: limit.why for name, limit in todo.limited.items()}
         return todo
 
     def _is_news(self, host: str, what: str) -> bool:
@@ -161,7 +161,7 @@ class Keeper:
             log_event(logger, logging.INFO, "acme.ordered", host=name, user=user,
                 challenge=kinds[0], tries=ask.tries + 1)  # fmt: skip
             await order(name, kinds, self._options, self._store, self._places)
-            self._show(name)
+            await self._show(name)
         except FailedError as error:
             self._failed(ask, error)
         except StateError as error:
@@ -198,18 +198,18 @@ class Keeper:
             fix=error.fix.replace("NAME", ask.name.removeprefix("*.")),
             again_at=_date(again_at))  # fmt: skip
 
-    def _show(self, name: str) -> None:
+    async def _show(self, name: str) -> None:
         path = self._store.path_of(name)
         try:
-            ending = termination(path, path)
+            ending = await trio.to_thread.run_sync(termination, path, path)
         except OSError as error:  # ssl.SSLError is one
             why = error.strerror or str(error)
             raise StateError(f"cannot use {path}", why) from error
         self._ports.doors.endings.show(name, ending)
 
-    def _show_kept(self, name: str) -> None:
+    async def _show_kept(self, name: str) -> None:
         try:
-            self._show(name)
+            await self._show(name)
         except StateError as error:
             del self._store.held[name]
             log_event(logger, logging.WARNING, "acme.state", reason=error.cause,

@@ -67,17 +67,12 @@ async def order(
         FailedError: there is none.
         StateError: the state folder cannot be used.
     """
-    account_pem, key_pem = await _in_thread(store.account_key), new_key()
-    # The library costs a third of a second and 30 MB: only who asks pays for it.
+    key_pem = await _in_thread(new_key)
+    request = await _in_thread(partial(request_for, [name], key_pem))
+    account_pem = await _in_thread(store.account_key)
     authority = await _in_thread(partial(_authority, options))
     try:
-        begin = partial(
-            authority.begin,
-            options.mail,
-            account_pem,
-            request_for([name], key_pem),
-            kinds,
-        )
+        begin = partial(authority.begin, options.mail, account_pem, request, kinds)
         proofs = await _in_thread(begin)
         async with AsyncExitStack() as shown:
             for proof in proofs:
@@ -89,8 +84,13 @@ async def order(
 
 
 def _authority(options: AcmeOptions) -> Authority:
-    from tunnel.center.acme.authority import Authority
-
+    """Import the library, which costs a third of a second, for who asks alone."""
+    try:
+        from tunnel.center.acme.authority import Authority
+    except ImportError as error:  # it was there when this server started
+        why = f"the package acme cannot be used: {error}"
+        fix = "pip install 'tunnel[acme]'"
+        raise FailedError(why, fix, of_authority=True) from error
     return Authority(options.directory, options.ca, ORDER_S)
 
 
@@ -105,7 +105,9 @@ async def _shown(
 ) -> AsyncIterator[None]:
     """Show a proof while the context is open."""
     if proof.kind == TLS_ALPN:
-        places.challenges[proof.name] = _context(proof, store)
+        places.challenges[proof.name] = await _in_thread(
+            partial(_context, proof, store)
+        )
         try:
             yield
         finally:

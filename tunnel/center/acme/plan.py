@@ -130,13 +130,20 @@ class Ask(NamedTuple):
     """How often this has failed."""
 
 
+class Limited(NamedTuple):
+    """A new name that has to wait."""
+
+    why: str
+    until: float
+
+
 class Plan(NamedTuple):
     """What there is to do."""
 
     asks: tuple[Ask, ...]
     """Now, the most urgent first."""
-    limited: Mapping[str, str]
-    """New names that have to wait, and why."""
+    limited: Mapping[str, Limited]
+    """New names that have to wait."""
     look_at: float
     """When there may be more to do; infinite if only a change brings it."""
 
@@ -157,7 +164,7 @@ def plan(
     """
     look_at = math.inf
     asks: list[tuple[float, Ask]] = []
-    limited: dict[str, str] = {}
+    limited: dict[str, Limited] = {}
     count = _Count(ledger, now)
     shut = ledger.faults.get(AUTHORITY)
     for name, user in wanted.items():
@@ -171,7 +178,7 @@ def plan(
             continue
         is_new = have is None or have.ends_at <= now
         if is_new and (free_at := count.free_at(name, user)) > now:
-            limited[name] = count.why(user)
+            limited[name] = Limited(count.why(user), free_at)
             look_at = min(look_at, free_at)
             continue
         # What is about to end goes first, and new names wait in their order.

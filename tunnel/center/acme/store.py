@@ -16,11 +16,18 @@ import json
 import logging
 import math
 import re
+import shlex
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from tunnel.access.files import exists, read_private, rename_private, write_private
-from tunnel.access.host_certificates import facts_of, new_key
+from tunnel.access.files import (
+    DAMAGED,
+    exists,
+    read_private,
+    rename_private,
+    write_private,
+)
+from tunnel.access.host_certificates import facts_of, new_key, request_for
 from tunnel.center.acme.plan import (
     MOST_AUTHORITY_S,
     MOST_RETRY_AFTER_S,
@@ -112,7 +119,13 @@ class Store:
         path = self.folder / ACCOUNT
         if not exists(path):
             write_private(path, new_key())
-        return read_private(path)
+        key_pem = read_private(path)
+        try:
+            request_for(["account.invalid"], key_pem)
+        except (ValueError, TypeError) as error:
+            fix = f"mv {shlex.quote(str(path))} away: another account is made"
+            raise StateError(f"cannot use {path}", DAMAGED, fix) from error
+        return key_pem
 
     def keep_ledger(self) -> None:
         """Write the ledger; StateError if that cannot be done."""
