@@ -162,19 +162,10 @@ class Authority:
         except errors.TimeoutError as error:
             why = "it has not decided within the time"
             raise FailedError(why, "it is asked again", of_authority=True) from error
-        except requests.exceptions.SSLError as error:
-            why = f"its own certificate is not trusted: {_inmost(error)}"
-            fix = "--acme-ca FILE with the authorities of your own one"
-            raise FailedError(why, fix, of_authority=True) from error
-        except requests.RequestException as error:
-            why = f"it cannot be reached: {_inmost(error)}"
-            fix = f"this machine has to reach {self._directory}"
-            raise self._of_authority(why, fix) from error
-        except (errors.Error, josepy.errors.Error, ValueError, LookupError, TypeError,
-                AttributeError, RecursionError) as error:  # fmt: skip
-            why = f"it answers what ACME does not know: {type(error).__name__}: {error}"
-            fix = f"{self._directory} has to be the directory of an ACME authority"
-            raise self._of_authority(why[:500], fix) from error
+        except (requests.RequestException, errors.Error, josepy.errors.Error,
+                ValueError, LookupError, TypeError, AttributeError,
+                RecursionError) as error:  # fmt: skip
+            raise self._gone_wrong(error) from error
 
     def _refused(self, error: messages.Error | None) -> FailedError:
         code = (error.code if error else None) or ""
@@ -184,9 +175,21 @@ class Authority:
         failure.of_authority |= self._wire.must_wait
         return failure
 
-    def _of_authority(self, why: str, fix: str) -> FailedError:
+    def _gone_wrong(self, error: Exception) -> FailedError:
+        # Before its fifth version the library gave errors of the network other names.
+        within = error.__context__
+        network = within if isinstance(within, requests.RequestException) else error
+        if isinstance(network, requests.exceptions.SSLError):
+            why = f"its own certificate is not trusted: {_inmost(network)}"
+            fix = "--acme-ca FILE with the authorities of your own one"
+        elif isinstance(network, requests.RequestException):
+            why = f"it cannot be reached: {_inmost(network)}"
+            fix = f"this machine has to reach {self._directory}"
+        else:
+            why = f"it answers what ACME does not know: {type(error).__name__}: {error}"
+            fix = f"{self._directory} has to be the directory of an ACME authority"
         after_s = self._wire.retry_after_s
-        return FailedError(why, fix, of_authority=True, after_s=after_s)
+        return FailedError(why[:500], fix, of_authority=True, after_s=after_s)
 
 
 def _first_error(error: errors.ValidationError) -> messages.Error | None:
