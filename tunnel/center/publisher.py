@@ -235,6 +235,11 @@ class Publisher:
         mapping = self._mappings.get(name)
         return mapping.public if mapping else None
 
+    @property
+    def begun(self) -> int:
+        """Virtual TCP connections and UDP associations of this client so far."""
+        return self._tallies.begun
+
     def passed(self, name: str, live: Live) -> tuple[int, int]:
         """Return the bytes sent and received for a mapping, with those ``live``."""
         mapping = self._mappings.get(name)

@@ -108,7 +108,7 @@ class CenterServer:
         self._identity = identity
         self._starts = LinkStarts(self._users, identity, options.next_identity)
         self._tls = self._tls_of(options)
-        self._pools = Pools()
+        self.pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
@@ -414,7 +414,7 @@ class CenterServer:
             result_of(handshake),
             transport,
             terms=self.terms,
-            pools=self._pools,
+            pools=self.pools,
             accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=partial(answer_mapping, self.mappings),

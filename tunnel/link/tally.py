@@ -49,6 +49,8 @@ class Tallies:
     """
 
     def __init__(self, *, opened: bool) -> None:
+        self.begun = 0
+        """Streams that have begun, from either side, whatever they are for."""
         self._opened = opened
         self._of: dict[str, Tally] = {}
         self._exit: Tally | None = None
@@ -67,8 +69,9 @@ class Tallies:
     def of(self, target: Target | None, *, opened: bool) -> Tally | None:
         """Return where a new stream to a target counts; None: nowhere.
 
-        ``opened``: from this side.
+        ``opened``: from this side. It counts as one that has begun.
         """
+        self.begun += 1
         if opened is not self._opened or not self._of:
             return None
         if isinstance(target, NameTarget | UdpTarget) and target.name:

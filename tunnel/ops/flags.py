@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of, is_loopback
+from tunnel.addresses import (
+    EVERYWHERE,
+    LOCALHOST,
+    MAX_PORT,
+    Address,
+    host_of,
+    is_loopback,
+)
 from tunnel.errors import UsageError
+from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     from tunnel.access.limits import Limits as UserLimits
@@ -38,6 +46,8 @@ MOST_HEAD_BYTES: Final = 1_048_576
 """Each visitor may have so much held for it."""
 LEAST_FIELDS: Final = 10
 MOST_FIELDS: Final = 10_000
+MOST_S: Final = 100 * 366 * 86_400
+"""A hundred years: more can only be a slip, and a clock may not bear it."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Rotation = Literal["keep", "announce", "change"]
@@ -89,6 +99,8 @@ class RunFlags:
         log_file: Write the log to this file, which SIGUSR1 and SIGHUP open anew.
         access_log: Write a line for each visitor, at its end, to this file; `-`: where
             the log goes.
+        metrics: [HOST:]PORT for Prometheus, with /livez and /readyz; a port alone is on
+            127.0.0.1 and ::1.
     """
 
     drain: str = "8s"
@@ -102,6 +114,11 @@ class RunFlags:
     log: LogForm | None = None
     log_file: Path | None = None
     access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    metrics: str | None = None
+
+    def metrics_at(self) -> Address | None:
+        """Return where Prometheus asks; None: nowhere."""
+        return Address.parse(self.metrics, LOCALHOST) if self.metrics else None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""
@@ -445,23 +462,24 @@ class ServeFlags:
 
 def seconds(flag: str, text: str) -> int:
     """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``, ``30d``."""
-    number = text.rstrip("smhd")
-    unit = text[len(number) :]
-    if number.isascii() and number.isdigit() and unit in _UNITS:
-        return int(number) * _UNITS[unit]
+    digits = text.rstrip("smhd")
+    unit_s = _UNITS.get(text[len(digits) :], 0)
+    number = whole_number(digits, MOST_S // unit_s) if unit_s else None
+    if number is not None:
+        return number * unit_s
     raise UsageError(
         f"{flag} {text!r} is not a duration",
-        "it is a number with s, m, h or d",
+        "it is a number with s, m, h or d, and at most a hundred years",
         f"for example {flag} 30s",
     )
 
 
 def _port_range(text: str) -> range:
     low, dash, high = text.partition("-")
-    if low.isdigit() and (high.isdigit() if dash else not high):
-        first, last = int(low), int(high or low)
-        if 0 < first <= last < 65_536:
-            return range(first, last + 1)
+    first = whole_number(low, MAX_PORT)
+    last = whole_number(high, MAX_PORT) if dash else first
+    if first and last and first <= last:
+        return range(first, last + 1)
     raise UsageError(
         f"--ports {text!r} is not a range of ports",
         "ports are 1 to 65535",

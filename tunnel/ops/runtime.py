@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,6 +15,7 @@ from tunnel.front.http.limits import LIMITS
 from tunnel.log import log_event
 from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
+from tunnel.ops.life import Life
 from tunnel.ops.texts import connections
 from tunnel.platform.process import HANGUP, REOPEN, has_terminal
 
@@ -144,6 +145,8 @@ class Ending:
     show: Show
     connections: Callable[[], int]
     """Returns how many connections are alive."""
+    life: Life = field(default_factory=Life)
+    """Is told that this process stops."""
     status: Exit = Exit.OK
     reloads: bool = False
     """SIGHUP may mean something else."""
@@ -171,7 +174,9 @@ class Ending:
             self.began = True
             if number == signal.SIGINT:
                 self.status = Exit.INTERRUPTED
-            if live := self.connections():
+            live = self.connections()
+            self.life.stopping(f"it stops: {connections(live)} go on for a while")
+            if live:
                 log_event(logger, logging.INFO, "draining", connections=live)
                 said = f"{connections(live, 'live ')} (Ctrl+C again: now)"
                 self.show.talk("stopping", said)

@@ -29,10 +29,12 @@ from tunnel.net.bind import own_address_outwards
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.server_handlers import ServerHandlers
 from tunnel.ops.control.service import OwnSocket
+from tunnel.ops.life import Life
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
+from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.user_care import UserCare
 from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
     from tunnel.ops.flags import Rotation, ServeFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.show import Show
 
@@ -63,13 +66,11 @@ async def run_serve(
     Args:
         state: the folder of its key, tokens and join line.
         options: of the center-server.
-        again: what was told, users of the configuration file too, and how all that is
-            read again.
+        again: what was told, with the users of the file, and how it is read again.
         show: writes for the user.
 
     Raises:
-        StateError: another server has the state folder, it cannot be used, or a user
-            of it is in the configuration file too.
+        StateError: the state folder cannot be used, or a user of it is in the file too.
     """
     with sole_server(state):
         identity = None
@@ -82,21 +83,22 @@ async def run_serve(
         joined = _Joined(state, token, identity, show)
         commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
-        ending = Ending(show, lambda: server.connections, reloads=True)
+        life = Life()
+        ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
+            await nursery.start(tell_systemd, life)
             address = await nursery.start(server.run)
-            keeper = _keeper(state, options, server)
-            if keeper is not None:
-                nursery.start_soon(keeper.run)
+            keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
             about = ServerHandlers(server, address, keeper)
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
                 about.address = str(address)
+                life.ready(f"listening on {address}")
 
             changes = ServerChanges(again, server, care, moved)
-            reloader = Reloader(changes.apply, show, again.path)
+            reloader = Reloader(changes.apply, show, again.path, life)
             asked = {**care.handlers, **reloader.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
@@ -107,21 +109,29 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            await _answer_commands(nursery, state, ending, about, asked)
+            common = await _answer_commands(nursery, state, ending, about, asked)
+            if (at := again.run.metrics_at()) is not None:
+                await _start_metrics(nursery, at, server, common, about, life)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
+            life.ready(f"listening on {address}")
             _show_server(show, address, joined.line(), server.names)
         return ending.status
 
 
-def _keeper(state: Path, options: ServerOptions, server: CenterServer) -> Keeper | None:
-    """Return what gets certificates, where that is asked for."""
-    if options.names.acme is None:
+def _keep_certificates(
+    nursery: trio.Nursery, state: Path, server: CenterServer
+) -> Keeper | None:
+    """Start in ``nursery`` what gets certificates, and return it; None: nothing does."""
+    acme = server.options.names.acme
+    if acme is None:
         return None
     from tunnel.center.acme.keeper import Keeper
 
-    return Keeper(options.names.acme, state, server.names, server.mappings.sites)
+    keeper = Keeper(acme, state, server.names, server.mappings.sites)
+    nursery.start_soon(keeper.run)
+    return keeper
 
 
 class _Joined:
@@ -160,7 +170,7 @@ async def _answer_commands(
     ending: Ending,
     about: ServerHandlers,
     more: Handlers,
-) -> None:
+) -> CommonHandlers:
     """Have the control socket answer in ``nursery``; returns when it can be asked."""
     own = OwnSocket("serve", state)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
@@ -169,6 +179,26 @@ async def _answer_commands(
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
     await nursery.start(own.serve, handlers)
+    return common
+
+
+async def _start_metrics(
+    nursery: trio.Nursery,
+    at: Address,
+    server: CenterServer,
+    common: CommonHandlers,
+    about: ServerHandlers,
+    life: Life,
+) -> None:
+    """Have Prometheus answered in ``nursery``; AddressError: not at this address."""
+    from tunnel.ops.metrics.facts import facts_of, users_of_server
+    from tunnel.ops.metrics.web import MetricsPort
+
+    def facts() -> Facts:
+        users = users_of_server(server)
+        return facts_of(common, life, users, about.sessions(), server.pools)
+
+    await nursery.start(MetricsPort(facts, life).serve, at)
 
 
 def _identities(

@@ -33,10 +33,12 @@ from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
 from tunnel.ops.entry_commands import EntryCommands
+from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
 from tunnel.ops.reload.reloader import Reloader
 from tunnel.ops.runtime import Ending
+from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.texts import connections, size_text
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Handlers
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
@@ -68,11 +71,13 @@ async def run_up(
     *,
     of_file: bool = False,
     again: UpAgain | None = None,
+    metrics: Address | None = None,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
-    ``again``: how what was told is read again; None: it never is.
+    ``again``: how what was told is read again; None: it never is. ``metrics``: where
+    Prometheus asks.
 
     Raises:
         UsageError: there is no entry, two want the same, or no server is known.
@@ -87,7 +92,7 @@ async def run_up(
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
             up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s, again)
+            status = await up.run(entries, drain_s, again, metrics)
             nursery.cancel_scope.cancel()
     return status
 
@@ -120,6 +125,7 @@ class _Up:
             certificate=self.server.client_cert,
             keeper=self,
         )
+        self._life = Life()
         self._entries = RunningEntries(self._client, self.nursery)
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
@@ -137,18 +143,25 @@ class _Up:
         self._failure: Exit | None = None
 
     async def run(
-        self, entries: list[Entry], drain_s: int, again: UpAgain | None
+        self,
+        entries: list[Entry],
+        drain_s: int,
+        again: UpAgain | None,
+        metrics: Address | None,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
+        await self.nursery.start(tell_systemd, self._life)
         client = self._client
         reloads = again is not None or bool(self.show.files)
-        ending = Ending(self.show, lambda: client.connections, reloads=reloads)
+        ending = Ending(
+            self.show, lambda: client.connections, self._life, reloads=reloads
+        )
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None
         handlers: Handlers = {}
         if again is not None:
             changes = ClientChanges(again, self._entries, self._changed)
-            reloader = Reloader(changes.apply, self.show, again.path)
+            reloader = Reloader(changes.apply, self.show, again.path, self._life)
             await reloader.start(self.nursery)
             handlers = reloader.handlers
 
@@ -156,7 +169,9 @@ class _Up:
             await client.drain(changes.run.drain_s() if changes else drain_s)
 
         await self.nursery.start(ending.watch, drain, client.leave)
-        await self._answer_commands(ending, handlers)
+        common = await self._answer_commands(ending, handlers)
+        if metrics is not None:
+            await self._start_metrics(metrics, common)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -172,7 +187,7 @@ class _Up:
         for line in lines:
             self._say(line)
 
-    async def _answer_commands(self, ending: Ending, more: Handlers) -> None:
+    async def _answer_commands(self, ending: Ending, more: Handlers) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
@@ -184,6 +199,20 @@ class _Up:
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
         await self.nursery.start(own.serve, handlers)
+        return common
+
+    async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:
+        """Have Prometheus answered; AddressError: not at this address."""
+        from tunnel.ops.metrics.facts import facts_of, user_of_client
+        from tunnel.ops.metrics.web import MetricsPort
+
+        client, life = self._client, self._life
+
+        def facts() -> Facts:
+            users = user_of_client(client, self.join.name)
+            return facts_of(common, life, users, self._about.sessions(), client.pools)
+
+        await self.nursery.start(MetricsPort(facts, life).serve, at)
 
     # What the client tells -----------------------------------------------------------
 
@@ -192,11 +221,14 @@ class _Up:
         match notice:
             case LinkUp():
                 self._trouble = ""
+                self._life.ready(f"linked to {notice.peer}")
                 self._link_up(notice)
             case LinkDown():
+                self._life.not_ready(f"no link: {notice.reason.what}")
                 self._link_down(notice)
             case LinkResumed():
                 self._trouble = ""
+                self._life.ready(f"linked to {notice.peer}")
                 self.show.talk(
                     "link resumed",
                     f"after {notice.after_s:.1f} s, {connections(notice.connections)} "
@@ -283,6 +315,7 @@ class _Up:
             self.show.trouble(error, f"it is asked for again {until}")
             return
         self.show.error(error)
+        self._life.stopping(error.what)
         # No entry is left: the first one's status is that of the command.
         self._failure = next(iter(self._without.values()))
         self._client.stop()

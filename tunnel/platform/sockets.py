@@ -105,7 +105,9 @@ def open_socket(family: int, kind: int) -> socket.socket:
         return sock
 
 
-def open_unix_socket() -> socket.socket:
+def open_unix_socket(
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> socket.socket:
     """Return a new unix socket that does not block.
 
     Raises:
@@ -114,7 +116,7 @@ def open_unix_socket() -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "this system has no unix sockets for Python")
     else:
-        return open_socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return open_socket(socket.AF_UNIX, kind)
 
 
 def bind_private(sock: socket.socket, path: str, mode: int) -> None:

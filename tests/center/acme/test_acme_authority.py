@@ -180,7 +180,7 @@ def test_what_is_no_acme_is_said(tmp_path: Path, body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("status", "said", "least_s", "of_authority"),
-    [(429, "7200", 7_190, True), (503, "60", 50, True), (503, "soon", 0, True),
+    [(429, "7200", 7_190, False), (503, "60", 50, True), (503, "soon", 0, True),
      (500, "60", 50, True), (403, "", 0, False)],
 )  # fmt: skip
 def test_retry_after_is_passed_on(

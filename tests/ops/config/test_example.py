@@ -16,7 +16,7 @@ from tunnel.ops.config.read import keys_of, parse_config
 from tunnel.ops.config.schema import ENTRIES, ClientTable, ServerTable, UserTable
 from tunnel.ops.flags import RunFlags, ServeFlags
 
-MOST_KEYS = 62
+MOST_KEYS = 63
 TEXT = example()
 WITHOUT_DEFAULT = "http", "https", "limit", "max_per_address", "log", "state"
 """Keys of flags whose default is nothing, or not one value."""

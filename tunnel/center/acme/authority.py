@@ -38,8 +38,9 @@ NONCE_TRIES: Final = 5
 _PIECE_BYTES: Final = 16_384
 _DEEPEST: Final = 8
 """Errors around the one that began it, at most."""
-_SLOW_DOWN: Final = (429, 503)
-"""Answers whose Retry-After is meant for all that is asked (RFC 8555 §6.6)."""
+_OVERLOADED: Final = 503
+"""Its Retry-After is meant for all that is asked. That of 429 may be about one name,
+as where it had too many certificates: others must not wait a week for it."""
 
 
 class Authority:
@@ -258,7 +259,7 @@ class _Wire(HTTPAdapter):
             cert=cert,
             proxies=proxies,
         )
-        self.must_wait = answer.status_code in _SLOW_DOWN
+        self.must_wait = answer.status_code == _OVERLOADED
         self.retry_after_s = _seconds(answer) if not answer.ok else 0.0
         body = bytearray()
         try:

@@ -24,6 +24,8 @@ _RUN: Final = (
      "Write the log to this file instead; SIGUSR1 and SIGHUP open it anew."),
     ("access_log", '"/var/log/tunnel/access.log"',
      "Write a line for each visitor, at its end; -: where the log goes."),
+    ("metrics", '"127.0.0.1:9100"',
+     "[HOST:]PORT for Prometheus, with /livez and /readyz; it asks for no password."),
 )  # fmt: skip
 _PLACES: Final = (
     ("name", '"shop"', "Host name; without a dot one of the server's domain."),

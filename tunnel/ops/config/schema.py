@@ -160,6 +160,9 @@ class RunTable:
     log: Said = key(word(_log))
     log_file: Said = key(folder)
     access_log: Said = key(_file_or_log)
+    metrics: Said = key(
+        word(lambda text: RunFlags(metrics=text).metrics_at(), number=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ would have; it raises UsageError or StateError, or ``Several`` of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tunnel.access.user_file import utc_time
 from tunnel.errors import TunnelError, UsageError
 
 if TYPE_CHECKING:
@@ -205,5 +206,4 @@ def time(value: object, _: Place) -> Words:
         raise UsageError(
             f"it is a point in time, not {what}", fix="2026-12-31T00:00:00Z"
         )
-    at = value if value.tzinfo else value.replace(tzinfo=UTC)
-    return [str(at.timestamp())]
+    return [str(utc_time(value))]

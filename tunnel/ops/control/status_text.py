@@ -18,6 +18,8 @@ Fields = Mapping[str, object]
 MAX_LISTED: Final = 50
 """Links, and entries, that a status for people lists; ``--json`` has all."""
 MAX_FAULTS: Final = 5
+MOST: Final = 1e18
+"""Bytes, seconds or things: an answer with more was not written by one of ours."""
 
 
 def ps_lines(answers: list[Fields]) -> Iterator[str]:
@@ -159,9 +161,11 @@ def text(fields: Fields, key: str) -> str:
 
 
 def number(fields: Fields, key: str) -> float:
-    """Return a number; 0 if it is not there."""
+    """Return a number; 0 if it is not there, or no number of anything."""
     value = fields.get(key)
-    return value if isinstance(value, int | float) else 0
+    if isinstance(value, int | float) and abs(value) < MOST:
+        return value
+    return 0  # JSON has NaN here, and numbers without end
 
 
 def listed(fields: Fields, key: str) -> list[Fields]:

@@ -15,6 +15,7 @@ import trio
 
 from tunnel.errors import ConfigError, TunnelError
 from tunnel.log import log_event
+from tunnel.ops.life import Life
 from tunnel.ops.runtime import hangup_reloads
 from tunnel.platform.process import HANGUP
 
@@ -47,12 +48,16 @@ class Reloader:
             nothing changed.
         show: tells the person at the terminal.
         path: the file that is watched; None: there is none.
+        life: is told of each reload.
     """
 
-    def __init__(self, apply: Apply, show: Show, path: Path | None) -> None:
+    def __init__(
+        self, apply: Apply, show: Show, path: Path | None, life: Life | None = None
+    ) -> None:
         self._apply = apply
         self._show = show
         self._path = path
+        self._life = life or Life()
         self._stamp = _stamp_of(path)
         self._one_by_one = trio.Lock()
         self.faults: list[str] = []
@@ -83,7 +88,8 @@ class Reloader:
         async with self._one_by_one:
             self._stamp = _stamp_of(self._path)
             try:
-                changes = await self._apply(now)
+                with self._life.reloading():
+                    changes = await self._apply(now)
             except TunnelError as error:
                 self.faults = faults_of(error)
                 for fault in self.faults:
