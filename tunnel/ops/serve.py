@@ -123,7 +123,7 @@ async def run_serve(
 def _keep_certificates(
     nursery: trio.Nursery, state: Path, server: CenterServer
 ) -> Keeper | None:
-    """Start in ``nursery`` what gets certificates, and return it; None: nothing does."""
+    """Start in ``nursery`` what gets certificates, and return it; or None."""
     acme = server.options.names.acme
     if acme is None:
         return None
