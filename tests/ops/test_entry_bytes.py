@@ -36,7 +36,7 @@ class Both:
     ) -> None:
         self.where, self.made, self.entries = where, made, entries
         self.client = ClientHandlers(made, where.join, entries.shown, [])
-        self.server = ServerHandlers(where.server, where.address)
+        self.server = ServerHandlers(where.server)
 
     def status(self, of: ClientHandlers | ServerHandlers) -> Status:
         status = Status("up-1", "up", 1, "1", 0.0, "", "", 0, 0, 0, Passed())

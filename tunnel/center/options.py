@@ -40,8 +40,22 @@ class ServerOptions:
     """The one whose pin is announced, for clients to accept it after a change."""
     trusted_proxies: tuple[Network, ...] = ()
     """The proxies that are believed about who a visitor, or a client, is."""
+    also_listen: tuple[Address, ...] = ()
+    """Where links come in besides ``listen``."""
+
+    @property
+    def listens(self) -> tuple[Address, ...]:
+        """Where links come in."""
+        return (self.listen, *self.also_listen)
+
+    @property
+    def listens_alone(self) -> tuple[Address, ...]:
+        """Those of ``listens`` where nothing else comes in."""
+        shared = self.names.https if self.shares_https else None
+        return tuple(one for one in self.listens if one != shared)
 
     @property
     def shares_https(self) -> bool:
         """Links come in where TLS by name does: one port for everything."""
-        return self.names.https == self.listen and bool(self.listen.port)
+        https = self.names.https
+        return https is not None and https in self.listens and bool(https.port)

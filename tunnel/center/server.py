@@ -27,7 +27,7 @@ from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.link_starts import LinkStarts
-from tunnel.center.listening import Listening, open_places, take_places
+from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
 from tunnel.center.once import may_begin
@@ -103,7 +103,7 @@ class CenterServer:
         self.mappings = MappingTable(types, users)
         self.names = NamePorts(options.names, self.mappings)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
-        self._links_at = Listening(partial(links, handle=self._serve_wire))
+        self.entrances = Entrances(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         self._identity = identity
         self._starts = LinkStarts(self._users, identity, options.next_identity)
@@ -126,9 +126,15 @@ class CenterServer:
 
     @property
     def address(self) -> Address:
-        """Where links come in."""
-        at_names = self.names.https if self.names.doors.links else None
-        return self._links_at.address or at_names or self.options.listen
+        """Where links come in: the first of ``addresses``."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where links come in, with their real ports, as they were asked for."""
+        options, alone = self.options, iter(self.entrances.addresses)
+        shared = options.names.https if self.names.doors.links else None
+        return [one if one == shared else next(alone, one) for one in options.listens]
 
     @property
     def connections(self) -> int:
@@ -148,6 +154,7 @@ class CenterServer:
         VISITORS.set(self._visitors)
         ending = self.names.ending(options.names)
         take_places(await open_places(self._places(options)))
+        self.entrances.take()
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
         self.names.doors.links = self._links_among(options)
@@ -158,10 +165,11 @@ class CenterServer:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
-                self._links_at.run(self._nursery)
+                self.entrances.run(self._nursery)
                 task_status.started(self.address)
-                log_event(logger, logging.INFO, "server.listening",
-                    address=str(self.address), tls=self._tls is not None)  # fmt: skip
+                for where in self.addresses:
+                    log_event(logger, logging.INFO, "server.listening",
+                        address=str(where), tls=self._tls is not None)  # fmt: skip
                 await trio.sleep_forever()
 
     async def change(self, options: ServerOptions) -> Address:
@@ -182,6 +190,7 @@ class CenterServer:
         # From here on nothing fails, and nothing waits: nobody sees a half of it.
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)
+        self._context.run(self.entrances.take)
         self._context.run(self.names.take, options.names, ending)
         self.names.doors.links = self._links_among(options)
         if self._visitors.change(options.trusted_proxies, options.max_per_address):
@@ -193,8 +202,8 @@ class CenterServer:
         return self.address
 
     def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
-        alone = None if options.shares_https else options.listen
-        return {self._links_at: alone, **self.names.places(options.names)}
+        alone = self.entrances.places(options.listens_alone)
+        return alone | self.names.places(options.names)
 
     def _links_among(self, options: ServerOptions) -> Links | None:
         """Return what serves links that come in at the HTTPS port, if they may."""

@@ -1,7 +1,6 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
-It never touches the wire: it hands bytes to the core, and the session hands it those
-that came.
+It never touches the wire: bytes go to the core, and come from the session.
 """
 
 from __future__ import annotations
@@ -143,8 +142,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
-        self.tally: Tally | None = None
-        """Where its bytes count once it has ended; of the session alone."""
+        self.tally: Tally | None = None  # where its bytes count in the end
         self.looks: Looks | None = None
         """What it was found to wait for lately; of ``link.waits`` alone."""
 

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
-from tunnel.ops import check_cli, config_cli, control_cli, user_cli
+from tunnel.ops import check_cli, config_cli, control_cli, service_cli, user_cli
 from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
@@ -61,6 +61,7 @@ app = App(
 app.command(user_cli.invite)
 app.command(user_cli.users)
 app.command(config_cli.config)
+service_cli.add_to(app)
 control_cli.add_to(app)
 app.command(check_cli.doctor)
 

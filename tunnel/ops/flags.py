@@ -283,7 +283,8 @@ class ServeFlags:
 
     Args:
         listen: [HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6.
-            Public ports without a host are where this is.
+            Repeatable. Public ports without a host are where the first is, and the join
+            line leads there.
         ports: Public ports for entries that name none.
         public_host: Host that the join line names.
         state: Folder for the server's key and tokens.
@@ -318,7 +319,7 @@ class ServeFlags:
             believed about who its visitors are. Repeatable.
     """
 
-    listen: str = "7443"
+    listen: tuple[str, ...] = ("7443",)
     ports: str = "20000-20999"
     public_host: str | None = None
     state: Path | None = None
@@ -348,15 +349,16 @@ class ServeFlags:
         from tunnel.access.networks import Networks
         from tunnel.center.server import ServerOptions
 
-        listen, names = Address.parse(self.listen, EVERYWHERE), self.names()
-        if self.plain and names.https == listen:
+        listens, names = self.listens(), self.names()
+        shared = [one for one in listens if one == names.https and one.port]
+        if self.plain and shared:
             raise UsageError(
-                f"--listen {self.listen} is the port of --https",
+                f"--listen {shared[0]} is the port of --https",
                 "links without TLS cannot be told from visitors there",
                 "without --plain, or a port of its own",
             )
         return ServerOptions(
-            listen,
+            listens[0],
             _port_range(self.ports),
             self.plain,
             seconds("--resume", self.resume),
@@ -367,7 +369,18 @@ class ServeFlags:
             else _count("--max-per-address", self.max_per_address, least=1),
             client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
+            also_listen=tuple(listens[1:]),
         )
+
+    def listens(self) -> list[Address]:
+        """Return where links come in, the first for the join line."""
+        found = [Address.parse(one, EVERYWHERE) for one in self.listen]
+        if not found:
+            raise UsageError("--listen names no address", fix="--listen 7443")
+        for at, one in enumerate(found):
+            if one in found[:at] and one.port:
+                raise UsageError(f"--listen {one} is there twice")
+        return found
 
     def limits(self) -> UserLimits:
         """Return what a user may have who has no such limit of its own."""
@@ -472,6 +485,14 @@ def seconds(flag: str, text: str) -> int:
         "it is a number with s, m, h or d, and at most a hundred years",
         f"for example {flag} 30s",
     )
+
+
+def life(flag: str, text: str) -> int:
+    """Read how long something lasts, with its unit: a number alone could be days."""
+    if text.isascii() and text.isdigit():
+        what, why = f"{flag} {text} has no unit", "30 could be seconds or days"
+        raise UsageError(what, why, f"{flag} {text}d, or {text}s")
+    return seconds(flag, text)
 
 
 def _port_range(text: str) -> range:

@@ -90,12 +90,11 @@ async def run_serve(
             address = await nursery.start(server.run)
             keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
-            about = ServerHandlers(server, address, keeper)
+            about = ServerHandlers(server, keeper)
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
-                about.address = str(address)
-                life.ready(f"listening on {address}")
+                life.ready(f"listening on {about.address}")
 
             changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path, life)
@@ -115,8 +114,8 @@ async def run_serve(
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
-            life.ready(f"listening on {address}")
-            _show_server(show, address, joined.line(), server.names)
+            life.ready(f"listening on {about.address}")
+            _show_server(show, server.addresses, joined.line(), server.names)
         return ending.status
 
 
@@ -224,11 +223,14 @@ def _identities(
 
 
 def _show_server(
-    show: Show, address: Address, join: JoinLine, names: NamePorts
+    show: Show, addresses: list[Address], join: JoinLine, names: NamePorts
 ) -> None:
     line = join.render()
+    address, *others = addresses
     how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
     show.talk("listening", f"{address}  {how}")
+    for other in others:
+        show.talk("", f"{other}  {how}")
     for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
         if where is not None:
             show.talk("", f"{where}  {kind} by name")

@@ -63,7 +63,7 @@ _WEB: Final = (
 )  # fmt: skip
 _TABLES: Final = (
     ("[server]", "For `tunnel serve`.", (
-        ("listen", '"7443"',
+        ("listen", '["7443"]',
          "[HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6."),
         ("ports", '"20000-20999"', "Public ports for entries that name none."),
         ("public_host", '"t.example.net"', "Host that the join line names."),

@@ -28,7 +28,6 @@ from tunnel.proto.frames import MappingType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.addresses import Address
     from tunnel.center.acme.keeper import Keeper
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
@@ -43,16 +42,18 @@ _KINDS = {of_type: of_type.name.lower() for of_type in MappingType}
 class ServerHandlers:
     """The commands about a server's links, entries and connections.
 
-    ``address`` is where it listens; ``keeper`` gets certificates, where that is asked.
+    ``keeper`` gets certificates, where that is asked.
     """
 
-    def __init__(
-        self, server: CenterServer, address: Address, keeper: Keeper | None = None
-    ) -> None:
+    def __init__(self, server: CenterServer, keeper: Keeper | None = None) -> None:
         self._server = server
         self._keeper = keeper
-        self.address = str(address)
         self.meters = Meters(self._totals)
+
+    @property
+    def address(self) -> str:
+        """Where the server listens for links."""
+        return ", ".join(map(str, self._server.addresses))
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
