@@ -14,10 +14,11 @@ from tunnel.addresses import Address
 from tunnel.center.endpoints import HostNames, PublicName
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
+from tunnel.center.own_names import is_own_name, own_name
 from tunnel.errors import Code, TunnelError, UsageError
-from tunnel.ops.entries import Published, Service, _own_name, url_of
+from tunnel.ops.entries import Published, Service, url_of
 from tunnel.ops.entry_syntax import parse_http, share_entry
-from tunnel.ops.flags import ServeFlags
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
@@ -143,11 +144,15 @@ def test_a_password_needs_its_user(auth: str) -> None:
 
 
 def test_a_name_that_nobody_chose_is_the_same_for_the_same_client_and_target() -> None:
-    name = _own_name(b"a" * 16, "127.0.0.1:8000")
-    assert name == _own_name(b"a" * 16, "127.0.0.1:8000")
-    others = {_own_name(b"b" * 16, "127.0.0.1:8000"), _own_name(b"a" * 16, "x")}
+    name = own_name(b"a" * 16, "127.0.0.1:8000")
+    assert name == own_name(b"a" * 16, "127.0.0.1:8000")
+    others = {own_name(b"b" * 16, "127.0.0.1:8000"), own_name(b"a" * 16, "x")}
     assert name not in others
     assert name.isalnum()
+    assert all(map(is_own_name, (name, *others)))
+    assert not is_own_name(name[:-1] + ("a" if name[-1] != "a" else "b"))
+    assert not is_own_name(name[:10])
+    assert not is_own_name("shop")
 
 
 def test_the_usual_ports_are_not_written() -> None:

@@ -9,7 +9,8 @@ import pytest
 from tunnel.errors import UsageError
 from tunnel.front.http.limits import Limits
 from tunnel.net.timeouts import Timeouts
-from tunnel.ops.flags import RunFlags, ServeFlags
+from tunnel.ops.flags import RunFlags
+from tunnel.ops.serve_flags import ServeFlags
 
 
 def test_without_a_word_nothing_ends_for_its_silence_but_udp() -> None:

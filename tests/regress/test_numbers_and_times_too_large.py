@@ -24,8 +24,9 @@ from tunnel.ops.control import ask
 from tunnel.ops.control.status_text import ps_lines, status_lines
 from tunnel.ops.control.why_text import why_line, why_lines
 from tunnel.ops.entry_syntax import parse_http, parse_tcp
-from tunnel.ops.flags import _port_range, seconds
+from tunnel.ops.flags import seconds
 from tunnel.ops.proxy_variables import is_exempt
+from tunnel.ops.serve_flags import _port_range
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:

@@ -42,8 +42,9 @@ from tunnel.ops.entry_syntax import (
     parse_tcp,
     parse_udp,
 )
-from tunnel.ops.flags import _port_range, seconds
+from tunnel.ops.flags import seconds
 from tunnel.ops.proxy_variables import is_exempt, is_here, proxy_of
+from tunnel.ops.serve_flags import _port_range
 from tunnel.ops.texts import shown
 from tunnel.proto.proofs import verifier_of
 from tunnel.redaction import masked

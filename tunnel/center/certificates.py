@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.access.host_certificates import facts_of
 from tunnel.access.identity import valid_until
 from tunnel.front.http.terminations import termination
 from tunnel.log import log_event
@@ -84,3 +86,11 @@ def _warn(certificate: Path, now: datetime) -> None:
         log_event(logger, logging.WARNING, "certificate.ends", file=str(certificate),
             until=until.isoformat(timespec="seconds"),
             fix="renew the file: it is taken without a restart")  # fmt: skip
+
+
+def names_of(files: tuple[Path, Path] | None) -> frozenset[str]:
+    """Return the names of a certificate; none if there is none that can be read."""
+    if files is not None:
+        with suppress(OSError, ValueError):
+            return facts_of(files[0].read_bytes()).names
+    return frozenset()

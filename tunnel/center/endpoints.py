@@ -22,7 +22,7 @@ from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.net.bind import is_in_use, try_port
 from tunnel.net.listen import open_listener
-from tunnel.proto.frames import MappingType, NameTarget, Target, UdpTarget
+from tunnel.proto.frames import BY_TLS, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container, Iterator
@@ -203,6 +203,51 @@ class HostNames(EndpointType):
         if not _HOST_NAME.fullmatch(host):
             raise TunnelError(Code.ADDRESS_UNSUPPORTED, f"{host!r} is no host name")
         return super().candidates(entry, taken)
+
+
+class NamesByTls(HostNames):
+    """Web services that TLS leads to, where there is a certificate or will be one.
+
+    Others are at the HTTP port, ``plain``; without one they are refused.
+
+    Args:
+        port: of HTTPS.
+        domain: completes names without a dot.
+        plain: opens those that no TLS leads to.
+        why_not: says why there is no certificate for a host; empty if there is.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        domain: str | None,
+        plain: HostNames | None,
+        why_not: Callable[[str], str],
+    ) -> None:
+        super().__init__(MappingType.HTTP, port, domain, BY_TLS)
+        self._plain = plain
+        self._why_not = why_not
+
+    def candidates(
+        self, entry: MappingEntry, taken: Container[PublicName]
+    ) -> Iterator[tuple[PublicName, ...]]:
+        """Yield the name, or raise if nobody could come by it."""
+        found = super().candidates(entry, taken)
+        if self._plain is None and (why := self._why_not(self.host(entry))):
+            raise TunnelError(Code.UNSUPPORTED, f"no certificate: {why}")
+        return found
+
+    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+        """Open where the name can be had."""
+        if self._plain is not None and self._why_not(names[0].host):
+            return await self._plain.open(names)
+        return await super().open(names)
+
+    def refresh(self, endpoint: Endpoint) -> bool:
+        """Have it say where the name is now."""
+        if self._plain is not None and self._why_not(endpoint.public.host):
+            return self._plain.refresh(endpoint)
+        return super().refresh(endpoint)
 
 
 class TcpPorts(EndpointType):

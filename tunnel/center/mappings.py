@@ -71,7 +71,7 @@ class MappingTable:
         self._users = users
         self._counted = Counter[str]()
         """Of each user: ports that count against ``Rights.most_ports``."""
-        self._open = Sites()
+        self.sites = self._open = Sites()
         self._lives = Lives()
         self._chosen = ChosenPorts()
         self._by_owner: dict[ClientSession, dict[str, OpenMapping]] = {}

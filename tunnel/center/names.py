@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.center.asked_names import NotAskedError, rules_of
 from tunnel.center.certificates import keep_renewed
-from tunnel.center.endpoints import MAX_VISITORS, EndpointType, HostNames
+from tunnel.center.endpoints import (
+    MAX_VISITORS,
+    EndpointType,
+    HostNames,
+    NamesByTls,
+)
 from tunnel.center.listening import Listening
 from tunnel.center.sites import HOSTS
 from tunnel.errors import UsageError
@@ -27,13 +33,14 @@ from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import Doors, serve_tls_names
 from tunnel.front.http.terminations import Terminations, termination
-from tunnel.proto.frames import BY_TLS, MappingType
+from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tunnel.addresses import Address
+    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
     from tunnel.front.http.request import Request
@@ -43,6 +50,8 @@ if TYPE_CHECKING:
 
 HTTPS_PORT: Final = 443
 """The one that a URL need not say."""
+ACME_PATH: Final = "/.well-known/acme-challenge/"
+"""Where a certificate authority looks (RFC 8555 §8.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,8 @@ class NameOptions:
     published as HTTPS."""
     redirect: bool = False
     """Send visitors of the HTTP port to the HTTPS port, where TLS ends here."""
+    acme: AcmeOptions | None = None
+    """The authority whose certificates end TLS here for what is published as HTTP."""
 
 
 class NamePorts:
@@ -70,14 +81,17 @@ class NamePorts:
     """
 
     def __init__(self, options: NameOptions, table: MappingTable) -> None:
-        self._options = options
+        self.options = options
+        """Where they are, and what else is asked for."""
+        self.answers: dict[str, str] = {}
+        """What a certificate authority wants to read at ``ACME_PATH``, by token."""
         self._files: tuple[bytes, ...] = ()
         rates = Rates()
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
         self.doors = Doors(passed, web, Terminations())
-        before = self._redirect
+        before = self._before
         self.web = Listening(
             partial(serve_web, route=web, before=before, max_visitors=most)
         )
@@ -107,14 +121,14 @@ class NamePorts:
         Raises:
             UsageError: the certificate cannot be used.
         """
-        same = options.certificate == self._options.certificate
+        same = options.certificate == self.options.certificate
         if same and _files_of(options) == self._files:
             return None
         return termination_of(options)
 
     def take(self, options: NameOptions, ending: Termination | None) -> None:
         """Have these options, whose places are open, and what ``ending`` returned."""
-        self._options = options
+        self.options = options
         if ending is None:
             return
         self._files = _files_of(options)
@@ -124,18 +138,30 @@ class NamePorts:
 
     def types(self) -> dict[int, EndpointType | None]:
         """Return how mappings are opened on the ports; None where they are not."""
-        domain = self._options.domain
+        domain = self.options.domain
         types: dict[int, EndpointType | None] = dict.fromkeys(HOSTS)
         if self.https is not None:
             port = self.https.port
             types[MappingType.HTTPS] = HostNames(MappingType.HTTPS, port, domain)
-            if self.doors.endings.usual:
-                web = HostNames(MappingType.HTTP, port, domain, BY_TLS)
-                types[MappingType.HTTP] = web
-        if self.http is not None and types[MappingType.HTTP] is None:
-            port = self.http.port
-            types[MappingType.HTTP] = HostNames(MappingType.HTTP, port, domain)
+        plain = None
+        if self.http is not None:
+            plain = HostNames(MappingType.HTTP, self.http.port, domain)
+        types[MappingType.HTTP] = plain
+        if self.https is not None and (self.doors.endings.usual or self.options.acme):
+            port, why_not = self.https.port, self._why_no_certificate
+            types[MappingType.HTTP] = NamesByTls(port, domain, plain, why_not)
         return types
+
+    def _why_no_certificate(self, host: str) -> str:
+        """Say why TLS cannot end here for a host name; empty if it can, or will."""
+        acme = self.options.acme
+        if acme is None or self.doors.endings.of(host):
+            return ""
+        try:
+            rules_of(acme, self.options.domain).certificate_for(host, frozenset())
+        except NotAskedError as why:
+            return str(why)
+        return ""
 
     async def serve(self) -> None:
         """Serve visitors until cancelled; closes the ports."""
@@ -145,10 +171,18 @@ class NamePorts:
             self.tls.run(self._nursery)
             await trio.sleep_forever()
 
+    def _before(self, visit: Visit, request: Request) -> None:
+        """Answer what is not for who has published the name."""
+        if self.answers and request.target.startswith(ACME_PATH):
+            said = self.answers.get(request.target.removeprefix(ACME_PATH))
+            if said is not None and request.method in ("GET", "HEAD"):
+                raise HttpError(HTTPStatus.OK, "", body=said.encode())
+        self._redirect(visit, request)
+
     def _redirect(self, visit: Visit, request: Request) -> None:
         """Answer a visitor of the HTTP port that belongs at the HTTPS port."""
         host, port = request.host, self.https and self.https.port
-        if not (self._options.redirect and port and self.doors.endings.of(host)):
+        if not (self.options.redirect and port and self.doors.endings.of(host)):
             return
         if self.doors.web(host) is Absent.UNKNOWN:
             return
@@ -164,7 +198,7 @@ class NamePorts:
         )
 
     def _keep_renewed(self) -> None:
-        if self._nursery is None or not (files := self._options.certificate):
+        if self._nursery is None or not (files := self.options.certificate):
             return
         self._renewing = trio.CancelScope()
         keep = partial(keep_renewed, files, self.doors.endings)

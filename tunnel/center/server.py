@@ -348,7 +348,7 @@ class CenterServer:
             changes = self.user_changes
             if not await may_begin(changes, user, claim, handshake, transport):
                 return await answer(transport, handshake)
-        client = self._claimed_session(claim, transport)
+        client = self._sessions.claimed(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
         elif claim.link_no > client.link_no:
@@ -362,31 +362,6 @@ class CenterServer:
             if self._starts.next_pin:
                 client.was_told_next_pin(claim)
             await self._carry(client, link)
-
-    def _claimed_session(
-        self, claim: AuthClaim, transport: Transport
-    ) -> ClientSession | None:
-        """Return the session that the client wants to go on with, if it is its own."""
-        client = self._sessions.find(claim.session_id)
-        if (
-            client is None
-            or client.gone
-            or client.user.name != claim.name
-            or client.encrypted != transport.encrypted
-            or not claim.proves(client.secret)
-        ):
-            # Unknown, expired or foreign: nobody learns which.
-            if claim.session_id:
-                log_event(logger, logging.WARNING, "session.unknown",
-                    peer=transport.peer, user=claim.name,
-                    client=short_id(claim.client_id))  # fmt: skip
-            return None
-        if claim.link_no > client.link_no and (
-            not client.session.core.can_resume(claim.count)
-        ):
-            client.dismiss(Code.PROTOCOL, f"a resume cannot begin at {claim.count}")
-            return None
-        return client
 
     def _resume(
         self,

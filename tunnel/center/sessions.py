@@ -6,15 +6,22 @@ clients lose their links at once.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from tunnel.access.identity import short_id
 from tunnel.errors import Code
+from tunnel.log import log_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tunnel.center.client_session import ClientSession
+    from tunnel.link.transport import Transport
+    from tunnel.proto.handshake import AuthClaim
+
+logger = logging.getLogger("tunnel.server")
 
 MAX_KEPT_BYTES: Final = 128 * 1024 * 1024
 """Unconfirmed bytes that the process keeps for sessions without a link: half of what
@@ -46,6 +53,29 @@ class Sessions:
     def of_client(self, user: str, client_id: bytes) -> ClientSession | None:
         """Return the session that this client of the user has."""
         return self._by_client.get((user, client_id))
+
+    def claimed(self, claim: AuthClaim, transport: Transport) -> ClientSession | None:
+        """Return the session that a client wants to go on with, if it is its own."""
+        client = self.find(claim.session_id)
+        if (
+            client is None
+            or client.gone
+            or client.user.name != claim.name
+            or client.encrypted != transport.encrypted
+            or not claim.proves(client.secret)
+        ):
+            # Unknown, expired or foreign: nobody learns which.
+            if claim.session_id:
+                log_event(logger, logging.WARNING, "session.unknown",
+                    peer=transport.peer, user=claim.name,
+                    client=short_id(claim.client_id))  # fmt: skip
+            return None
+        if claim.link_no > client.link_no and (
+            not client.session.core.can_resume(claim.count)
+        ):
+            client.dismiss(Code.PROTOCOL, f"a resume cannot begin at {claim.count}")
+            return None
+        return client
 
     def add(self, session: ClientSession) -> None:
         """Add a session; its client has no other."""

@@ -133,9 +133,21 @@ class Sites:
         self._sites: dict[PublicName, Site] = {}
         self._below: dict[str, Counter[str]] = {}
         """By the domain right above: how many whole names each user has there."""
+        self.changed = trio.Event()
+        """Set, and replaced, when a host name comes or goes."""
 
     def __contains__(self, name: object) -> bool:
         return name in self._sites
+
+    def hosts(self, of_type: MappingType) -> Iterator[tuple[str, str]]:
+        """Yield the host names of a type that are open, and whose each is."""
+        for name, site in self._sites.items():
+            if name.type is of_type:
+                yield name.host, site.mappings[0].owner.user.name
+
+    def _note_change(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
 
     def get(self, name: PublicName) -> Site | None:
         """Return what is open under exactly this name."""
@@ -146,6 +158,8 @@ class Sites:
         for name in mapping.names:
             if (site := self._sites.get(name)) is None:
                 site = self._sites[name] = Site()
+                if name.type in HOSTS:
+                    self._note_change()
             site.mappings.append(mapping)
             site.changed()
             if name.type in HOSTS and not name.host.startswith("*."):
@@ -161,6 +175,8 @@ class Sites:
                 site.changed()
             else:
                 del self._sites[name]
+                if name.type in HOSTS:
+                    self._note_change()
             if name.type in HOSTS and not name.host.startswith("*."):
                 domain, user = _domain_of(name.host), mapping.owner.user.name
                 users = self._below[domain]

@@ -25,11 +25,11 @@ from tunnel.ops.flags import (
     LeaveAt,
     LogForm,
     RunFlags,
-    ServeFlags,
     ServerFlags,
     WebFlags,
     Words,
 )
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
 from tunnel.redaction import keep_secret, redact
 from tunnel.words import bare, escaped

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from base64 import b32encode
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.networks import Networks
@@ -34,6 +32,7 @@ from tunnel.center.local_services import (
     share_network,
     share_service,
 )
+from tunnel.center.own_names import own_name
 from tunnel.center.publisher import NOT_OFFERED
 from tunnel.errors import CODES, Code, TunnelError, UsageError
 from tunnel.front.dialer import Dialer
@@ -66,8 +65,6 @@ LOG: Final = logging.getLogger(__name__)
 _IN_OTHER_HANDS: Final = (Code.TAKEN, Code.TAKEN_OVER)
 """The refusals after which another port or name may be had."""
 _USUAL_PORTS: Final = {"http": 80, "https": 443}
-_OWN_NAME_LETTERS: Final = 10
-"""50 bits: nobody guesses the name, and no two of them collide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +230,7 @@ class Published:
         """Return what a client with this id asks the server for."""
         if not self._has_own_name:
             return self.wanted
-        name = _own_name(client_id, _key_of(self.endpoint))
+        name = own_name(client_id, _key_of(self.endpoint))
         return replace(self.wanted, host=name)
 
     async def ready(self, public: Address) -> Line:
@@ -419,9 +416,3 @@ def _key_of(endpoint: Endpoint) -> str:
             # A port alone meant 127.0.0.1 when names were first kept.
             return str(Address(LOOPBACKS[0], port))
     return str(endpoint)
-
-
-def _own_name(client_id: bytes, target: str) -> str:
-    """Return a short name, the same whenever this client shares the same thing."""
-    digest = sha256(client_id + target.encode(errors="surrogateescape")).digest()
-    return b32encode(digest)[:_OWN_NAME_LETTERS].decode().lower()

@@ -47,13 +47,14 @@ if TYPE_CHECKING:
     from tunnel.access.identity import Identity
     from tunnel.access.join import Secret
     from tunnel.addresses import Address
+    from tunnel.center.acme.keeper import Keeper
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
-    from tunnel.ops.flags import Rotation, ServeFlags
     from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.server import ServeAgain
+    from tunnel.ops.serve_flags import Rotation, ServeFlags
     from tunnel.ops.show import Show
 
 logger = logging.getLogger("tunnel.client")
@@ -67,14 +68,12 @@ async def run_serve(
     Args:
         state: the folder of its key, tokens and join line.
         options: of the center-server.
-        again: what was told, users of the configuration file too, and how all that is
-            read again.
+        again: what was told, with the users of the file, and how it is read again.
         show: writes for the user.
 
     Raises:
         AddressError: a given socket is none that listens.
-        StateError: another server has the state folder, it cannot be used, or a user
-            of it is in the configuration file too.
+        StateError: the state folder cannot be used, or a user of it is in the file too.
     """
     given = take_given(os.environ)
     with sole_server(state):
@@ -90,8 +89,9 @@ async def run_serve(
         async with trio.open_nursery() as nursery:
             await nursery.start(tell_systemd, life)
             address = await nursery.start(server.run)
+            keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
-            about = ServerHandlers(server)
+            about = ServerHandlers(server, keeper)
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
@@ -116,6 +116,20 @@ async def run_serve(
             life.ready(f"listening on {about.address}")
             _show_server(show, server.addresses, joined.line(), server.names)
         return ending.status
+
+
+def _keep_certificates(
+    nursery: trio.Nursery, state: Path, server: CenterServer
+) -> Keeper | None:
+    """Start in ``nursery`` what gets certificates, and return it; or None."""
+    acme = server.options.names.acme
+    if acme is None:
+        return None
+    from tunnel.center.acme.keeper import Keeper
+
+    keeper = Keeper(acme, state, server.names, server.mappings.sites)
+    nursery.start_soon(keeper.run)
+    return keeper
 
 
 class _Joined:

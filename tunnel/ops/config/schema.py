@@ -45,7 +45,8 @@ from tunnel.ops.entry_values import (
     parse_users,
     public_name,
 )
-from tunnel.ops.flags import LogForm, RunFlags, ServeFlags
+from tunnel.ops.flags import LogForm, RunFlags
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.web_words import read_words
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, parse_verifier
 
@@ -186,6 +187,10 @@ class ServerTable(RunTable):
     domain: Said = key(word(lambda text: ServeFlags(domain=text).names()))
     certificate: Said = key(files)
     redirect: Said = key(switch())
+    acme: Said = key(word())
+    acme_directory: Said = key(word())
+    acme_ca: Said = key(file)
+    acme_hook: Said = key(file)
     client_ca: Said = key(file)
     max_per_address: Said = key(
         number(lambda text: ServeFlags(max_per_address=int(text)).options())

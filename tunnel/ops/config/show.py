@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tunnel.access.user_file import time_text
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import FILES_OF, SECTION_OF
-from tunnel.ops.flags import EntryFlags, RunFlags, ServeFlags, ServerFlags
+from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags
+from tunnel.ops.serve_flags import ServeFlags
 from tunnel.redaction import HIDDEN, masked
 
 if TYPE_CHECKING:

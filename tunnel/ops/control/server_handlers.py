@@ -16,12 +16,19 @@ from tunnel.link.live import live_bytes
 from tunnel.log import log_event
 from tunnel.ops.control.connections import KICKED, Connections
 from tunnel.ops.control.handlers import Meters
-from tunnel.ops.control.status import EntryStatus, LinkStatus, Passed, Status
+from tunnel.ops.control.status import (
+    CertificateStatus,
+    EntryStatus,
+    LinkStatus,
+    Passed,
+    Status,
+)
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tunnel.center.acme.keeper import Keeper
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
     from tunnel.center.sites import OpenMapping
@@ -33,10 +40,14 @@ _KINDS = {of_type: of_type.name.lower() for of_type in MappingType}
 
 
 class ServerHandlers:
-    """The commands about a server's links, entries and connections."""
+    """The commands about a server's links, entries and connections.
 
-    def __init__(self, server: CenterServer) -> None:
+    ``keeper`` gets certificates, where that is asked.
+    """
+
+    def __init__(self, server: CenterServer, keeper: Keeper | None = None) -> None:
         self._server = server
+        self._keeper = keeper
         self.meters = Meters(self._totals)
 
     @property
@@ -93,6 +104,10 @@ class ServerHandlers:
             sent += link.passed.sent_bytes
             received += link.passed.received_bytes
         status.passed = self.meters.passed("", sent, received)
+        if self._keeper is not None:
+            status.certificates = [
+                CertificateStatus(*one) for one in self._keeper.status()
+            ]
 
     def _link(self, client: ClientSession, now: float) -> LinkStatus:
         session, link = client.session, client.link

@@ -80,6 +80,17 @@ class EntryStatus:
 
 
 @dataclass(slots=True)
+class CertificateStatus:
+    """The certificate of a host name, at a server that asks an authority for it."""
+
+    name: str
+    until: float | None
+    """Null while there is none."""
+    reason: str = ""
+    """What failed last, or why it has to wait."""
+
+
+@dataclass(slots=True)
 class Fault:
     """A warning or an error of the log."""
 
@@ -108,6 +119,7 @@ class Status:
     passed: Passed
     links: list[LinkStatus] = field(default_factory=list)
     entries: list[EntryStatus] = field(default_factory=list)
+    certificates: list[CertificateStatus] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     def as_answer(self) -> dict[str, object]:

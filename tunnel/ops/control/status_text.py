@@ -49,6 +49,10 @@ def status_lines(status: Fields) -> Iterator[str]:
     for entry in entries[:MAX_LISTED]:
         yield _line("entry", _entry(entry))
     yield from _more(entries, "entries")
+    certificates = listed(status, "certificates")
+    for certificate in certificates[:MAX_LISTED]:
+        yield _line("cert", _certificate(certificate, now))
+    yield from _more(certificates, "certificates")
     for fault in listed(status, "faults")[-MAX_FAULTS:]:
         ago = span_text(now - number(fault, "at"))
         yield _line("fault", f"{ago} ago: {fault_text(text(fault, 'text'))}")
@@ -132,6 +136,19 @@ def _entry(entry: Fields) -> str:
     if client := text(entry, "client"):
         said.append(f"of {client}")
     return f"{', '.join(said)}  [{text(entry, 'name')}]"
+
+
+def _certificate(certificate: Fields, now: float) -> str:
+    said = [text(certificate, "name")]
+    if certificate.get("until") is None:
+        said.append("none")
+    elif (left_s := number(certificate, "until") - now) > 0:
+        said.append(f"for {span_text(left_s)} more")
+    else:
+        said.append("has ended")
+    if reason := text(certificate, "reason"):
+        said.append(reason)
+    return ", ".join(said)
 
 
 # Fields ------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import is_loopback
-from tunnel.front.http.pages import HttpError, send_whole
+from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import Visit, serve_requests
+from tunnel.front.http.whole import send_whole
 from tunnel.log import log_event
 from tunnel.net.listen import listen_at, serve
 from tunnel.ops.metrics.families import TEXT, text_of

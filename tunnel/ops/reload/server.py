@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
     from tunnel.center.server import CenterServer
-    from tunnel.ops.flags import RunFlags, ServeFlags
+    from tunnel.ops.flags import RunFlags
+    from tunnel.ops.serve_flags import ServeFlags
     from tunnel.ops.user_care import UserCare
 
     Read = Callable[[], tuple[ServeFlags, RunFlags, Mapping[str, User]]]

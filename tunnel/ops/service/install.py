@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
-    from tunnel.ops.flags import RunFlags, ServeFlags
+    from tunnel.ops.flags import RunFlags
+    from tunnel.ops.serve_flags import ServeFlags
     from tunnel.ops.service.unit import Role
 
 SYSTEM: Final = Path("/etc/systemd/system")
