@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from tunnel.errors import Code, LocalStreamError, UsageError
+from tunnel.words import whole_number
 
 EVERYWHERE: Final = "*"
 """In the place of a host: every address of this machine, IPv4 and IPv6."""
@@ -28,6 +29,7 @@ LOOPBACKS: Final = ("127.0.0.1", "::1")
 WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - what EVERYWHERE stands for
 
 _NAME: Final = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?", re.ASCII)
+MAX_PORT: Final = 65_535
 MAX_NAME_BYTES: Final = 253
 """RFC 1035 allows 255 on the wire of the DNS: two of them are no letters. A last dot
 (the name is whole) comes on top."""
@@ -163,8 +165,9 @@ class Address:
             bare_ipv6 = ":" in before and not before.startswith("[")
             before = "" if bare_ipv6 else host_of(before, zone=True) or ""
         before = before or ("" if colon else host)
-        if before and _is_port(port):
-            return cls(before, int(port))
+        number = whole_number(port, MAX_PORT)
+        if before and number is not None:
+            return cls(before, number)
         what = "[HOST:]PORT" if host else "HOST:PORT"
         why = f"an address is {what}, with a port from 0 to 65535"
         fix = f"for example {host or 'db.lan'}:5432"
@@ -178,17 +181,13 @@ class Address:
         return f"{host}:{self.port}"
 
 
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 65_536
-
-
 def _in_brackets(text: str) -> str:
     """Return an IPv6 address and its port as they must be written; "" for all else."""
     before, _, port = text.rpartition(":")
     for host, then in ((before, port), (text, "PORT")):
         bare = host.removeprefix("[").removesuffix("]")
         is_ipv6 = ":" in bare and host_of(bare, zone=True) is not None
-        if is_ipv6 and (then == "PORT" or _is_port(then)):
+        if is_ipv6 and (then == "PORT" or whole_number(then, MAX_PORT) is not None):
             return f"[{bare}]:{then}"
     return ""
 

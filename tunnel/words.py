@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+MAX_DEPTH: Final = 32
+"""Of tables and lists of TOML within one another: ours and others' have six."""
+_TOO_DEEP: Final = "tables within tables without end"
 
 
 def printable(text: str) -> str:
@@ -62,6 +66,47 @@ def bare(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text if text[0] in inner else inner.strip()
     return text
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """Return the number that a text says in the digits 0 to 9; None: none up to
+    ``most``.
+
+    ``int`` would refuse thousands of digits, and takes those of other scripts.
+    """
+    digits = text.lstrip("0") or text[:1]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(most))):
+        return None
+    number = int(digits)
+    return number if number <= most else None
+
+
+def read_toml(text: str) -> dict[str, object]:
+    """Return what a text in TOML says.
+
+    Raises:
+        ValueError: it is none, or has a number of more than 64 bits, which no reader
+            has to take: Python would not even write some of them. Or tables stand
+            within tables without end.
+    """
+    import tomllib  # most commands read none
+
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    _insist_on_bounds(document, 0)
+    return document
+
+
+def _insist_on_bounds(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _insist_on_bounds(one, depth + 1)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("a number has more than 64 bits")
 
 
 def is_utf_8(text: str) -> bool:

@@ -18,6 +18,7 @@ from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.center.who import Who
 from tunnel.errors import Code, LocalStreamError
+from tunnel.link.tally import Tallies
 from tunnel.proto.frames import (
     MappingAnswer,
     MappingEntry,
@@ -43,6 +44,7 @@ class Client:
 
     def __init__(self, nursery: trio.Nursery, limits: Limits | None = None) -> None:
         self.session = self
+        self.tallies = Tallies(opened=True)
         self.user = user(make_token())
         self.who = Who(user="default", client="0a0b0c0d")
         self.account = Account(self.user.name, limits)

@@ -25,6 +25,7 @@ from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.center.who import Who
 from tunnel.errors import Code, LocalStreamError
+from tunnel.link.tally import Tallies
 from tunnel.proto.frames import (
     MappingAnswer,
     MappingEntry,
@@ -54,6 +55,7 @@ class Client:
         self.client_id = os.urandom(16)
         self.who = Who(user=name, client="0a0b0c0d")
         self.session = self
+        self.tallies = Tallies(opened=True)
         self.gone = False
         self.waiting = False
         self.takes_udp = True

@@ -240,3 +240,27 @@ async def test_a_visitor_whose_tls_ended_at_a_proxy_is_not_sent_in_circles(
                 await ask(http, said + there % proto) for proto in (b"https", b"http")
             ]
             assert [int(one.split()[1]) for one in answers] == [200, 308]
+
+
+async def test_one_of_several_addresses_for_links_may_be_that_of_names(
+    tmp_path: Path,
+) -> None:
+    ca = trustme.CA()
+    port, names = one_port(tmp_path, ca)
+    shared = Address(LOOPBACK, port)
+    async with center(tmp_path / "state", names=names) as where, target(echo) as to:
+        own = where.address
+        options = where.server.options
+        for listens in ((own, shared), (shared, own), (own,), (shared,)):
+            await where.server.change(
+                replace(options, listen=listens[0], also_listen=listens[1:])
+            )
+            assert [one.port for one in where.server.addresses] == [
+                one.port or own.port for one in listens
+            ]
+            for at in listens:
+                client, _ = where.client(port=at.port or own.port)
+                async with running(client):
+                    stream = await client.open(str(to))
+                    await stream.send_all(b"hello")
+                    assert await stream.receive_some() == b"hello"

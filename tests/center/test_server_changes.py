@@ -88,6 +88,44 @@ async def test_links_are_taken_at_another_address_and_the_old_ones_live() -> Non
                 assert await says(stream, b"as before")
 
 
+async def test_further_addresses_for_links_come_and_go_while_it_runs() -> None:
+    one, two, three = (free_address() for _ in range(3))
+    async with center() as where, target(echo) as to:
+        first, entrances = where.address, where.server.entrances
+
+        async def listen(*addresses: Address) -> list[Address]:
+            """Take links at these; return where a client gets one."""
+            own, *others = addresses
+            await change(where, listen=own, also_listen=tuple(others))
+            assert entrances.addresses == list(addresses)
+            taken = []
+            for at in (first, one, two, three):
+                with suppress(OSError):
+                    await (await trio.open_tcp_stream(at.host, at.port)).aclose()
+                    taken.append(at)
+            return taken
+
+        assert await listen(first, one, two) == [first, one, two]
+        client, _ = where.client(port=two.port)
+        async with running(client):
+            stream = await client.open(str(to))
+            assert await says(stream, b"before")
+            # The one that it came by goes, another is first, and one moves.
+            assert await listen(one, three, first) == [first, one, three]
+            assert await says(stream, b"after")
+            async with target(echo) as taken:
+                with pytest.raises(AddressError, match="in use"):
+                    await change(where, listen=first, also_listen=(two, taken))
+            assert entrances.addresses == [one, three, first]
+            everywhere = Address("0.0.0.0", one.port)
+            await change(where, listen=everywhere, also_listen=())
+            assert entrances.addresses == [everywhere]
+            other, _ = where.client(port=one.port)
+            async with running(other):
+                assert await says(await other.open(str(to)), b"again")
+            assert await says(stream, b"still")
+
+
 async def test_an_address_that_is_taken_changes_nothing() -> None:
     async with center(names=NAMES) as where, target(echo) as taken:
         before = where.server.options

@@ -235,6 +235,9 @@ def test_a_command_loads_nothing_that_takes_long_to_load() -> None:
         ["status", "a", "b"],
         ["kick"],
         ["limit", "tcp-1"],
+        ["add", "tcp"],
+        ["add", "tcp", "8000", "up", "more"],
+        ["add", "socks", "1080,auth=anna:hunter22"],
         ["ps", "up"],
         ["status", ""],
         ["up", "--tcp", "8000"],
@@ -244,6 +247,26 @@ def test_a_command_loads_nothing_that_takes_long_to_load() -> None:
 )
 def test_words_that_are_not_plain_are_for_the_whole_parser(words: list[str]) -> None:
     assert quick(words) is None
+
+
+def test_commands_that_change_something_need_no_parser(run: Path) -> None:
+    for words in (
+        ["add", "tcp", "8000"],
+        ["add", "http", "shop=127.0.0.1:8000", "up-1"],
+        ["remove", "tcp-1", "--now"],
+        ["limit", "tcp-1", "5MB/s"],
+        ["kick", "abcd-1"],
+        ["reload", "--now"],
+        ["why", "abcd-1"],
+    ):
+        assert quick(words) == Exit.NOT_RUNNING
+
+
+def test_words_that_were_hidden_are_not_taken_as_they_are_shown(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_TUNNEL_ARGUMENTS", "9")
+    assert quick(["add", "socks", "1080,auth=***"]) is None
 
 
 def test_a_variable_is_for_the_whole_parser(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tunnel.access.join import parse_join
+from tunnel.access.user_file import load_users
 from tunnel.errors import StateError, UsageError
 from tunnel.ops import cli, saved
-from tunnel.ops.user_cli import StateFlags, invite
+from tunnel.ops.user_cli import StateFlags, expires, invite, may
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +81,43 @@ def test_without_a_line_of_a_server_there_is_none_for_others(tmp_path: Path) -> 
 def test_the_commands_are_those_of_the_help() -> None:
     users = cli.app["users"]
     known = {name for name in users if not name.startswith("-")}
-    assert known == {"ls", "show", "revoke", "rotate", "limit", "rename"}
+    assert known == {
+        "expires", "limit", "ls", "may", "rename", "revoke", "rotate", "show",
+    }  # fmt: skip
+
+
+def test_rights_and_time_of_a_user_can_be_changed(tmp_path: Path) -> None:
+    state = state_with(tmp_path)
+    assert invite("alice", expires="30d", state=state) == 0
+    before = load_users(tmp_path)["alice"]
+    assert may("alice", "tcp:2200-2299", "socks", state=state) == 0
+    assert load_users(tmp_path)["alice"].rights.words == ("tcp:2200-2299", "socks")
+    assert may("alice", "none", state=state) == 0
+    assert load_users(tmp_path)["alice"].rights.words == ()
+    for wrong in ((), ("socks", "tpc:22")):
+        with pytest.raises(UsageError):
+            may("alice", *wrong, state=state)
+    assert expires("alice", "60d", state=state) == 0
+    after = load_users(tmp_path)["alice"]
+    assert before.expires_at is not None
+    assert after.expires_at is not None
+    assert after.expires_at - before.expires_at > 29 * 86_400
+    assert after.verifier == before.verifier  # its line is as good as it was
+    assert expires("alice", "never", state=state) == 0
+    assert load_users(tmp_path)["alice"].expires_at is None
+    for unknown in (may, expires):
+        with pytest.raises(UsageError, match="no user"):
+            unknown("bob", "1d" if unknown is expires else "socks", state=state)
+
+
+def test_a_life_without_a_unit_is_refused_with_what_was_meant(tmp_path: Path) -> None:
+    state = state_with(tmp_path)
+    with pytest.raises(UsageError, match="no unit") as caught:
+        invite("alice", expires="30", state=state)
+    assert caught.value.fix == "--expires 30d, or 30s"
+    assert invite("alice", expires="30s", state=state) == 0
+    with pytest.raises(UsageError, match="no unit"):
+        expires("alice", "30", state=state)
 
 
 def test_a_line_with_an_own_token_belongs_where_the_other_was(

@@ -39,6 +39,9 @@ def test_a_connection_is_told_as_it_is(
         assert 0 < info.rtt_s < 1
         assert info.mss >= 536
         assert info.cwnd >= 1
+        assert 500 < info.mss < info.path_mtu
+        assert info.announced_mss > 500
+        assert info.sent_segments is None or info.sent_segments > info.retransmits
         assert info.unacked * info.mss < SIZE + info.mss
         if info.sent_bytes is not None:
             assert info.sent_bytes >= SIZE
@@ -70,6 +73,7 @@ def test_an_older_kernel_gives_less(
     whole = tcp_info.parse(raw)
     assert whole is not None
     ends_of = {
+        "sent_segments": 140,
         "notsent_bytes": 148,
         "min_rtt_s": 152,
         "delivery_bytes_per_s": 168,
@@ -79,7 +83,7 @@ def test_an_older_kernel_gives_less(
         "sent_bytes": 208,
         "repeated_bytes": 216,
     }
-    for size in (104, 148, 152, 168, 176, 184, 192, 208, 215):
+    for size in (104, 140, 148, 152, 168, 176, 184, 192, 208, 215):
         cut = tcp_info.parse(raw[:size])
         assert cut is not None
         for name, value in whole._asdict().items():
@@ -93,7 +97,8 @@ def test_the_places_of_its_fields_are_those_of_the_kernel() -> None:
     raw = bytearray(216)
     for at, size, value in (
         (16, 4, 1_448), (24, 4, 7), (68, 4, 100_500), (72, 4, 2_000), (80, 4, 10),
-        (100, 4, 3), (144, 4, 5_000), (148, 4, 100_000), (160, 8, 250_000),
+        (60, 4, 1_500), (84, 4, 1_460), (100, 4, 3), (136, 4, 900),
+        (144, 4, 5_000), (148, 4, 100_000), (160, 8, 250_000),
         (168, 8, 9_000_000), (176, 8, 1_000_000), (184, 8, 500_000),
         (200, 8, 1_000), (208, 8, 20),
     ):  # fmt: skip
@@ -105,6 +110,9 @@ def test_the_places_of_its_fields_are_those_of_the_kernel() -> None:
         mss=1_448,
         unacked=7,
         retransmits=3,
+        path_mtu=1_500,
+        announced_mss=1_460,
+        sent_segments=900,
         notsent_bytes=5_000,
         min_rtt_s=0.1,
         delivery_bytes_per_s=250_000,

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import pytest
 from support.ports import OF_PROGRAMS
+from support.warm import FORKS, Forked
 
 import tunnel
 
@@ -138,14 +139,18 @@ class Program:
     def __init__(
         self, argv: Sequence[str], env: dict[str, str], stdin: int | None
     ) -> None:
-        self.process = subprocess.Popen(
-            argv,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            start_new_session=True,
-        )
+        self.process: subprocess.Popen[bytes]
+        if FORKS.can_start(tuple(argv), env):
+            self.process = Forked(FORKS, list(argv), env, stdin)
+        else:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=env,
+                start_new_session=True,
+            )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.out = Lines(self.process.stdout)
@@ -274,7 +279,7 @@ class Machine:
 
     def up(self, join: str, *entries: str, ready: int | None = None) -> Program:
         """Start ``tunnel up`` and wait for a stdout line of each entry."""
-        running = self.tunnel("up", "--to", join, *entries)
+        running = self.tunnel("up", *entries, env={"TUNNEL_TO": join})
         for number in range(len(entries) // 2 if ready is None else ready):
             running.out.wait(" ", number + 1)
         return running

@@ -38,6 +38,15 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
+def far(tmp_path: Path) -> Iterator[Machine]:
+    """Give a second machine: its folders are others, and so are its processes."""
+    made = Machine(tmp_path / "far")
+    made.home.mkdir()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def target() -> Iterator[Target]:
     with Target(echo) as running:
         yield running

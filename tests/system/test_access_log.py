@@ -159,6 +159,16 @@ def test_words_of_strangers_begin_no_line(pair: Pair) -> None:
     assert "\x1b" not in (pair.machine.home / "serve.access").read_text()
 
 
+def test_a_head_that_is_no_request_is_a_line_too(pair: Pair) -> None:
+    with socket.create_connection(("127.0.0.1", pair.http)) as conn:
+        peer = f"127.0.0.1:{conn.getsockname()[1]}"
+        conn.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 140_000 + b"\r\n\r\n")
+        assert conn.recv(12) == b"HTTP/1.1 431"
+    line = fields(pair.line("serve.access", peer))
+    assert line["status"] == "431"
+    assert float(line["seconds"]) >= 0
+
+
 def test_an_app_of_the_proxy_is_a_line_where_it_came_and_where_it_left(
     pair: Pair,
 ) -> None:
@@ -235,6 +245,21 @@ def test_a_short_command_survives_what_has_its_log_opened_anew(pair: Pair) -> No
         running.send(number)
         eventually(log.exists, "it is opened anew")
     assert running.stop() == 0
+
+
+def test_a_full_disk_is_said_once_and_the_server_goes_on(pair: Pair) -> None:
+    running = pair.machine.tunnel(
+        "serve", "--listen", "127.0.0.1:0", "--state", str(pair.machine.home / "full"),
+        "--log-file", "/dev/full",
+    )  # fmt: skip
+    running.out.wait("tunnel://")
+    assert "No space left on device" in running.err.wait("/dev/full")
+    for _ in range(2):
+        running.send(signal.SIGHUP)
+    shown = pair.machine.run(*pair.machine.command, "logs", f"serve-{running.pid}")
+    assert b"log.not_written" in shown.stdout
+    assert running.stop() == 0
+    assert running.err.count("No space left") == 1
 
 
 def test_a_folder_that_is_not_there_ends_the_command(pair: Pair) -> None:

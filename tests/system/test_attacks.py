@@ -34,6 +34,7 @@ from support.targets import (
 
 from tunnel.access.join import parse_join
 from tunnel.errors import RemoteSessionError
+from tunnel.ops.service.unit import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -643,8 +644,9 @@ def test_a_server_without_any_privilege_but_low_ports_serves_one(
 
 def test_what_the_pages_tell_to_run_is_not_run_as_root() -> None:
     text = (PACKAGE / "docs" / "container.md").read_text()
-    unit = text.partition("```ini")[2].partition("```")[0]
+    unit = Unit("serve", "tunnel-serve", ["/tunnel", "serve"], low_ports=True).text()
     recipe = text.partition("```dockerfile")[2].partition("```")[0]
-    assert "DynamicUser=yes" in unit
-    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in text
+    assert "tunnel service install" in text
+    assert "\nDynamicUser=yes\n" in unit
+    assert "\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n" in unit
     assert re.search(r"^USER [1-9]\d*$", recipe, re.MULTILINE)

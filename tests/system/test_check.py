@@ -13,7 +13,6 @@ from support.processes import Machine, free_port
 from support.targets import Target, echo, visit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.processes import Program, Server
@@ -32,13 +31,6 @@ def check(machine: Machine, *words: str, status: int = 0) -> list[Found]:
 def graded(found: list[Found], grade: str) -> list[str]:
     """Give which of the findings have that grade."""
     return [one["what"] for one in found if one.get("grade") == grade]
-
-
-@pytest.fixture
-def far(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "far")
-    yield made
-    made.close()
 
 
 def events(program: Program, *names: str) -> int:

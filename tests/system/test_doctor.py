@@ -7,13 +7,11 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from support.busy import Busy
 from support.long_line import FAR, LongLine
 from support.processes import Machine, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.processes import Server
@@ -25,14 +23,6 @@ STEPS = {
     "program", "proxy", "names", "tcp4", "tls", "time", "token", "link", "round-trip",
     "down", "up", "path-mtu", "descriptors", "kernel",
 }  # fmt: skip
-
-
-@pytest.fixture
-def far(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "far")
-    made.home.mkdir()
-    yield made
-    made.close()
 
 
 def doctor(

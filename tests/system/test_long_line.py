@@ -7,44 +7,33 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import pytest
 from support.long_line import FAR, LongLine
-from support.processes import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from support.processes import Machine
 
 ROUNDS = 20
 PACKETS = 20
 CARRIED_BYTES = 1_000_000
 
 
-@pytest.fixture
-def far_machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "far")
-    made.home.mkdir()
-    yield made
-    made.close()
-
-
 def test_the_line_delays_and_loses_as_it_is_told(
-    machine: Machine, far_machine: Machine
+    machine: Machine, far: Machine
 ) -> None:
-    line = LongLine(machine, far_machine, delay_ms=50)
+    line = LongLine(machine, far, delay_ms=50)
 
     def datagrams() -> socket.socket:
         return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
-    with line.near.inside(datagrams) as near, line.far.inside(datagrams) as far:
-        far.bind((FAR, 0))
-        near.connect(far.getsockname())
+    with line.near.inside(datagrams) as near, line.far.inside(datagrams) as other:
+        other.bind((FAR, 0))
+        near.connect(other.getsockname())
         near.settimeout(5)
         began = time.monotonic()
         near.send(b"ping")
-        far.settimeout(5)
-        _ping, back = far.recvfrom(100)
-        far.sendto(b"pong", back)
+        other.settimeout(5)
+        _ping, back = other.recvfrom(100)
+        other.sendto(b"pong", back)
         assert near.recv(100) == b"pong"
         assert 0.1 <= time.monotonic() - began < 1
 
@@ -56,7 +45,7 @@ def test_the_line_delays_and_loses_as_it_is_told(
                 near.send(b"data")
             line.set("loss", 0)
             near.send(b"end")
-            while far.recv(100) != b"end":
+            while other.recv(100) != b"end":
                 came += 1
         counted = line.count()
     assert counted.dropped == 0
@@ -65,9 +54,9 @@ def test_the_line_delays_and_loses_as_it_is_told(
 
 
 def test_the_line_carries_what_its_rate_lets_through(
-    machine: Machine, far_machine: Machine
+    machine: Machine, far: Machine
 ) -> None:
-    line = LongLine(machine, far_machine, delay_ms=10, mbit=8)
+    line = LongLine(machine, far, delay_ms=10, mbit=8)
     listener = line.far.inside(lambda: socket.create_server((FAR, 0)))
     took_s = []
 

@@ -51,6 +51,12 @@ class Account:
         """Links at once."""
         self.month_bytes = 0
         """Bytes of this month, as far as they have been counted."""
+        self.sent_bytes = 0
+        """Of virtual TCP connections, sent to the user's machines: counted so too."""
+        self.received_bytes = 0
+        """Of virtual TCP connections, received from them."""
+        self.opened = 0
+        """Virtual TCP connections and UDP associations since the account is there."""
         self.up: Meter | None = None
         """The rate of what the user's machines send; None: no limit."""
         self.down: Meter | None = None

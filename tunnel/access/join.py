@@ -9,7 +9,6 @@ No message and no ``repr`` shows a token. Proofs made from it are the business o
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 import shlex
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import quote, unquote
 
 from tunnel.access.files import exists, read_private, write_private
-from tunnel.addresses import Address, host_of
+from tunnel.addresses import MAX_PORT, Address, host_of
 from tunnel.errors import StateError, UsageError
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, to_base64url
-from tunnel.words import bare
+from tunnel.words import bare, whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +29,6 @@ PIN_BYTES: Final = 32
 MAX_NAME_BYTES: Final = 255
 
 _FORM: Final = "tunnel://NAME:TOKEN@HOST:PORT/#PIN"
-_PORT: Final = re.compile(r"[0-9]{1,5}")
 
 
 class Secret:
@@ -152,9 +150,9 @@ def _parse_where(where: str) -> tuple[str, int]:
         if (known := host_of(host)) is None:
             _refuse(f"{host!r} is not a host name or an address")
         host = known
-    if not _PORT.fullmatch(port) or not 0 < int(port) < 65_536:
+    if not (number := whole_number(port, MAX_PORT)):
         _refuse(f"the port {port[:8]!r} is not a number from 1 to 65535")
-    return host, int(port)
+    return host, number
 
 
 def _refuse(cause: str, fix: str = f"a join line looks like {_FORM}") -> NoReturn:

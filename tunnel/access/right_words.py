@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from tunnel.addresses import (
     EVERYWHERE,
+    MAX_PORT,
     UnixPath,
     bare_ip,
     host_of,
@@ -16,7 +17,7 @@ from tunnel.addresses import (
     parse_ip,
 )
 from tunnel.errors import UsageError
-from tunnel.words import meant
+from tunnel.words import meant, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Network = IPv4Network | IPv6Network
 Span = tuple[int, int]
 
-ANY_PORT: Final = (0, 65_535)
+ANY_PORT: Final = (0, MAX_PORT)
 """What ``*`` means; 0 stands for a port that the kernel chooses."""
 
 FORMS: Final = {
@@ -134,9 +135,9 @@ def public_host(host: str) -> str:
 
 
 def _read_count(kind: str, rest: str) -> Right:
-    if not (rest.isascii() and rest.isdigit() and 0 < int(rest) <= 65_535):
+    if not (most := whole_number(rest, MAX_PORT)):
         raise ValueError("it says how many of the server's own ports")
-    return Right(kind, most=int(rest))
+    return Right(kind, most=most)
 
 
 def _read_pattern(kind: str, rest: str) -> Right:
@@ -247,9 +248,9 @@ def _span(text: str) -> Span:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+    if not (port := whole_number(text, MAX_PORT)):
         raise ValueError(f"{text!r} is no port: they are 1 to 65535, A-B, A,B or *")
-    return int(text)
+    return port
 
 
 def _span_text(span: Span) -> str:

@@ -67,6 +67,8 @@ class UserCommands:
             "revoke": self._revoke,
             "rotate": self._rotate,
             "limit": self._limit,
+            "may": self._may,
+            "expires": self._expires,
             "rename": self._rename,
         }
 
@@ -150,6 +152,23 @@ class UserCommands:
             limits = parse_limits(words, "--limit", user.limits)
             users[user.name] = user = replace(user, limits=limits)
         _audit("user.limited", user, by)
+        return _shown(user)
+
+    def _may(self, args: Args, by: str) -> Answer:
+        words = _texts(args, "may")
+        rights = parse_rights(words, "may")
+        with changed_users(self._state) as users:
+            user = self._find(users, args)
+            users[user.name] = user = replace(user, rights=rights)
+        _audit("user.allowed", user, by)
+        return _shown(user)
+
+    def _expires(self, args: Args, by: str) -> Answer:
+        expires_at = self._expiry(args)
+        with changed_users(self._state) as users:
+            user = self._find(users, args)
+            users[user.name] = user = replace(user, expires_at=expires_at)
+        _audit("user.prolonged", user, by)
         return _shown(user)
 
     def _rename(self, args: Args, by: str) -> Answer:

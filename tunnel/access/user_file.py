@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -22,9 +21,9 @@ from tunnel.access.files import exists, locked, read_private, write_private
 from tunnel.access.limits import Limits, parse_limits
 from tunnel.access.rules import Rights, parse_rights
 from tunnel.access.users import MAX_USERS, Once, User, check_name
-from tunnel.errors import StateError, TunnelError
+from tunnel.errors import StateError, TunnelError, UsageError
 from tunnel.proto.proofs import parse_verifier
-from tunnel.words import meant
+from tunnel.words import meant, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,8 +99,8 @@ def read_users(text: str, named: str) -> dict[str, User]:
         StateError: with ``named`` and the line.
     """
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a [[[[
+        document = read_toml(text)
+    except ValueError as error:
         at = _AT_LINE.search(str(error))
         line = at[1] if at else text.count("\n") + 1
         raise StateError(f"{named}:{line}: {error}") from None
@@ -182,7 +181,7 @@ class _Table:
             return None
         if not isinstance(found, datetime):
             raise StateError("expires is no time", fix="2026-12-31T00:00:00Z")
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        return utc_time(found)
 
     def _once(self, own: Verifier | None) -> Once | None:
         found = self._table.get("once", False)
@@ -260,9 +259,24 @@ def _written(user: User) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def utc_time(when: datetime) -> float:
+    """Return a time, in UTC unless it says another zone, in seconds of Unix time.
+
+    Raises:
+        UsageError: in UTC it is before the year 1, or after 9999: ``time_text`` could
+            not write it.
+    """
+    try:
+        there = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return there.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise UsageError(f"{when} is in no year from 1 to 9999") from None
+
+
 def time_text(at: float) -> str:
     """Write a time, in seconds of Unix time, as RFC 3339 has it, to the second."""
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = datetime.fromtimestamp(int(at), UTC).replace(tzinfo=None)
+    return f"{when.isoformat()}Z"  # strftime writes no zeros before a year
 
 
 def _list(words: tuple[str, ...]) -> str:

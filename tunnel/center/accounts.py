@@ -15,7 +15,7 @@ from tunnel.access.months import Months
 from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from tunnel.access.limits import Limits
     from tunnel.access.users import User
@@ -87,6 +87,10 @@ class Accounts:
         for account in self._accounts.values():
             account.forget_visitors()
 
+    def __iter__(self) -> Iterator[Account]:
+        """Yield the account of each user that is here, or was this month."""
+        return iter(tuple(self._accounts.values()))
+
     def begin(self, user: User, session: UserSession) -> None:
         """Count a session of a user from now on."""
         session.count_for(self.of(user))
@@ -98,7 +102,7 @@ class Accounts:
         sessions = self._sessions.get(name, {})
         if session in sessions:
             del sessions[session]
-            session.count_bytes()
+            session.count()
             self._months.note(name, session.account.month_bytes)
         if not sessions:
             self._sessions.pop(name, None)
@@ -110,7 +114,7 @@ class Accounts:
         """
         sessions = self._sessions.pop(was, {})
         for session in sessions:
-            session.count_bytes()
+            session.count()
         account = self._accounts.pop(was, None)
         self._said.pop(was, None)
         if account is not None:
@@ -172,7 +176,7 @@ class Accounts:
         for name, sessions in tuple(self._sessions.items()):
             account = self.named(name)
             for session in sessions:
-                session.count_bytes()
+                session.count()
             months.note(name, account.month_bytes)
             if account.month_is_used_up:
                 why = ""

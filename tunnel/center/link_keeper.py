@@ -129,7 +129,7 @@ class LinkKeeper:
         self._own = OwnToken(join, keeper)
         self._pins = pins or Pins(join.pin)
         self._tls = ClientTls(join, certificate)
-        self._pools = Pools()
+        self.pools = Pools()
         self._link: Link | None = None
         self._greeted = Notify()
         self._stopping = trio.Event()
@@ -365,7 +365,7 @@ class LinkKeeper:
             ours=self._terms,
             theirs=result.peer_terms,
             serve_offer=self.publisher.serve_offer,
-            pools=self._pools,
+            pools=self.pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )

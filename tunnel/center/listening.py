@@ -7,7 +7,7 @@ finds an open port, and who is in stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import trio
@@ -67,6 +67,51 @@ class Listening:
         self.where, self._listeners, self.address = NOWHERE
 
 
+class Entrances:
+    """The addresses that are listened on for one purpose; each is served alike."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._serve = serve
+        self._open: list[Listening] = []
+        self._next: list[Listening] = []
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where they are, with their real ports, in the order they were asked for."""
+        return [one.address for one in self._open if one.address is not None]
+
+    def places(self, wanted: Iterable[Address]) -> dict[Listening, Address | None]:
+        """Return what is to be listened on, and no more, for ``open_places``.
+
+        What is listened on already stays; ``take`` comes behind ``take_places``.
+        """
+        had, places = list(self._open), {}
+        for where in wanted:
+            one = next((one for one in had if one.where == where), None)
+            if one is None:
+                one = Listening(self._serve)
+            else:
+                had.remove(one)
+            places[one] = where
+        self._next = list(places)
+        return places | dict.fromkeys(had)
+
+    def take(self) -> None:
+        """Have those that ``places`` has named; serve the new ones."""
+        before, self._open = self._open, self._next
+        if self._nursery is not None:
+            for one in self._open:
+                if one not in before:
+                    one.run(self._nursery)
+
+    def run(self, nursery: trio.Nursery) -> None:
+        """Serve in this nursery from now on, also what is listened on later."""
+        self._nursery = nursery
+        for one in self._open:
+            one.run(nursery)
+
+
 Place = tuple[Address | None, "list[PortListener]", Address | None]
 """What was asked for, what is open there, and its address with the real port."""
 NOWHERE: Place = (None, [], None)
@@ -83,8 +128,10 @@ async def open_places(
     What was ``given`` is taken, and not opened.
 
     Raises:
-        AddressError: nothing has changed. Nor has it where this is cancelled.
+        AddressError: also for a given socket that is wanted nowhere. Nothing has
+            changed. Nor has it where this is cancelled.
     """
+    given.check(wanted.values())
     moves = {one: to for one, to in wanted.items() if one.where != to}
     opened: dict[Listening, Place] = {}
     freed: dict[Listening, Address] = {}

@@ -328,6 +328,8 @@ class MappingTable:
         self._lost.get(client, set()).difference_update(names)
         for name in names:
             self._left.pop(name, None)
+        is_exit = mapping.entry.type == MappingType.EXIT
+        client.session.tallies.begin(mapping.entry.name, mapping.tally, is_exit=is_exit)
         client.nursery.start_soon(_serve, mapping)
 
     def _may_stay(self, had: OpenMapping, entry: MappingEntry) -> bool:
@@ -442,6 +444,7 @@ class MappingTable:
 
     def _close(self, mapping: OpenMapping) -> None:
         self._take_out(mapping)
+        mapping.owner.session.tallies.end(mapping.entry.name)
         mapping.endpoint.close()
 
     def _take_out(self, mapping: OpenMapping) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,7 +19,8 @@ from tunnel.center.backoff import Backoff
 from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.exit.tcp import Serve, refuse, serve_exit
 from tunnel.errors import Code, LocalSessionError, TunnelError
-from tunnel.link.session import open_streams
+from tunnel.link.live import open_streams
+from tunnel.link.tally import Tallies, Tally
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.proto.events import StreamClosed
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Networks
     from tunnel.center.events import Notice
     from tunnel.link.session import Session
+    from tunnel.link.tally import Live
 
 _NAMED: Final = (MappingType.HTTP, MappingType.HTTPS)
 """Asked for by host name: the port is the server's, and no wish of ours."""
@@ -74,6 +76,7 @@ class _Mapping:
     """It was open once."""
     began_at: float = math.inf
     """When it was open first, on trio's clock."""
+    tally: Tally = field(default_factory=Tally)
 
     def __str__(self) -> str:
         kind, public = MappingType(self.entry.type).name.lower(), self.public
@@ -108,6 +111,7 @@ class Publisher:
         """Where other clients of the server may go from here, while it is an exit."""
         self._exit = ""
         self._mappings: dict[str, _Mapping] = {}
+        self._tallies = Tallies(opened=False)
         self._names = 0
         self._session: Session | None = None
         self._nursery: trio.Nursery | None = None
@@ -118,6 +122,7 @@ class Publisher:
     def attach(self, session: Session, nursery: trio.Nursery) -> None:
         """Ask this session from now on; ``nursery`` outlives it."""
         self._session, self._nursery = session, nursery
+        session.tallies = self._tallies
 
     def detach(self) -> None:
         """Ask nobody: the session is over, and nothing is public any more."""
@@ -168,8 +173,10 @@ class Publisher:
         name = f"{MappingType(wanted.type).name.lower()}-{self._names}"
         entry = replace(wanted, name=name)
         self._mappings[name] = _Mapping(entry, serve, wanted, or_else=or_else)
-        if wanted.type == MappingType.EXIT:
+        is_exit = wanted.type == MappingType.EXIT
+        if is_exit:
             self._exit = name
+        self._tallies.begin(name, self._mappings[name].tally, is_exit=is_exit)
         return name
 
     async def ask(self, names: list[str]) -> None:
@@ -228,6 +235,16 @@ class Publisher:
         mapping = self._mappings.get(name)
         return mapping.public if mapping else None
 
+    @property
+    def begun(self) -> int:
+        """Virtual TCP connections and UDP associations of this client so far."""
+        return self._tallies.begun
+
+    def passed(self, name: str, live: Live) -> tuple[int, int]:
+        """Return the bytes sent and received for a mapping, with those ``live``."""
+        mapping = self._mappings.get(name)
+        return mapping.tally.passed(live) if mapping else (0, 0)
+
     def refusal(self, name: str) -> MappingAnswer | None:
         """Return what the server said where it does not give a mapping."""
         mapping = self._mappings.get(name)
@@ -240,6 +257,8 @@ class Publisher:
     async def withdraw_all(self, names: list[str]) -> None:
         """Give mappings up, many in one question; cancelled, they still are."""
         gone = [self._mappings.pop(name) for name in names if name in self._mappings]
+        for name in names:
+            self._tallies.end(name)
         if not gone or self._session is None or self._nursery is None:
             return
         done = trio.Event()
@@ -286,6 +305,7 @@ class Publisher:
         """Begin to give a mapping up; the event is set when it is."""
         done = trio.Event()
         mapping = self._mappings.pop(name, None)
+        self._tallies.end(name)
         if mapping is None or self._session is None or self._nursery is None:
             done.set()
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
 from math import ceil
 from time import time
@@ -27,7 +26,7 @@ from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.link_starts import LinkStarts
-from tunnel.center.listening import Listening, open_places, take_places
+from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
 from tunnel.center.once import may_begin
@@ -43,7 +42,6 @@ from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tu
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.given import Given
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
@@ -86,8 +84,7 @@ logger = logging.getLogger("tunnel.server")
 class CenterServer:
     """The center-server's role. Only plain links do without an ``identity``.
 
-    ``months`` are the bytes of this month, kept over restarts where they say so, and
-    ``given`` are sockets to listen on.
+    ``months`` are the bytes of this month, kept over restarts where they say so.
     """
 
     def __init__(
@@ -96,10 +93,8 @@ class CenterServer:
         identity: Identity | None,
         options: ServerOptions | None = None,
         months: Months | None = None,
-        given: Given | None = None,
     ) -> None:
-        self._given = given or Given()
-        self.options = options = (options or ServerOptions()).at(self._given.at)
+        self.options = options = (options or ServerOptions()).placed()
         self._users = users = Users(users)
         self.terms = Terms(capabilities=SERVER_CAN)
         types = port_types(options.listen.host, options.ports)
@@ -107,12 +102,12 @@ class CenterServer:
         self.mappings = MappingTable(types, users)
         self.names = NamePorts(options.names, self.mappings)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
-        self._links_at = Listening(partial(links, handle=self._serve_wire))
+        self.entrances = Entrances(partial(links, handle=self._serve_wire))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         self._identity = identity
         self._starts = LinkStarts(self._users, identity, options.next_identity)
         self._tls = self._tls_of(options)
-        self._pools = Pools()
+        self.pools = Pools()
         self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
@@ -130,9 +125,15 @@ class CenterServer:
 
     @property
     def address(self) -> Address:
-        """Where links come in."""
-        at_names = self.names.https if self.names.doors.links else None
-        return self._links_at.address or at_names or self.options.listen
+        """Where links come in: the first of ``addresses``."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where links come in, with their real ports, as they were asked for."""
+        options, alone = self.options, iter(self.entrances.addresses)
+        shared = options.names.https if self.names.doors.links else None
+        return [one if one == shared else next(alone, one) for one in options.listens]
 
     @property
     def connections(self) -> int:
@@ -151,9 +152,8 @@ class CenterServer:
         options = self.options
         VISITORS.set(self._visitors)
         ending = self.names.ending(options.names)
-        places = self._places(options)
-        self._given.check(places.values())
-        take_places(await open_places(places, self._given))
+        take_places(await open_places(self._places(options), options.given))
+        self.entrances.take()
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
         self.names.doors.links = self._links_among(options)
@@ -164,10 +164,11 @@ class CenterServer:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
-                self._links_at.run(self._nursery)
+                self.entrances.run(self._nursery)
                 task_status.started(self.address)
-                log_event(logger, logging.INFO, "server.listening",
-                    address=str(self.address), tls=self._tls is not None)  # fmt: skip
+                for where in self.addresses:
+                    log_event(logger, logging.INFO, "server.listening",
+                        address=str(where), tls=self._tls is not None)  # fmt: skip
                 await trio.sleep_forever()
 
     async def change(self, options: ServerOptions) -> Address:
@@ -181,14 +182,14 @@ class CenterServer:
             AddressError, UsageError: as ``run``. Nothing has changed.
         """
         old, tls, ending = self.options, self._tls, self.names.ending(options.names)
-        options = replace(options, plain=old.plain, next_identity=old.next_identity)
-        options = options.at(self._given.at)
+        options = options.instead_of(old)
         if options.client_ca or old.client_ca:
             tls = self._tls_of(options)
-        opened = await open_places(self._places(options), self._given)
+        opened = await open_places(self._places(options), options.given)
         # From here on nothing fails, and nothing waits: nobody sees a half of it.
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)
+        self._context.run(self.entrances.take)
         self._context.run(self.names.take, options.names, ending)
         self.names.doors.links = self._links_among(options)
         if self._visitors.change(options.trusted_proxies, options.max_per_address):
@@ -200,8 +201,8 @@ class CenterServer:
         return self.address
 
     def _places(self, options: ServerOptions) -> dict[Listening, Address | None]:
-        alone = None if options.shares_https else options.listen
-        return {self._links_at: alone, **self.names.places(options.names)}
+        alone = self.entrances.places(options.listens_alone)
+        return alone | self.names.places(options.names)
 
     def _links_among(self, options: ServerOptions) -> Links | None:
         """Return what serves links that come in at the HTTPS port, if they may."""
@@ -421,7 +422,7 @@ class CenterServer:
             result_of(handshake),
             transport,
             terms=self.terms,
-            pools=self._pools,
+            pools=self.pools,
             accounts=self.accounts,
             host=self.options.listen.host,
             apply_mapping=partial(answer_mapping, self.mappings),

@@ -17,6 +17,7 @@ from tunnel.center.endpoints import PublicName
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.http.places import State
+from tunnel.link.tally import Tally
 from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
 from tunnel.proto.rules import Rules
 
@@ -59,6 +60,8 @@ class OpenMapping:
     """Requests of a name with rules that have no whole answer."""
     turn: int = 0
     """When a visitor was led here last, as its group counts."""
+    tally: Tally = field(default_factory=Tally)
+    """What its visitors have sent and received."""
     shunned_until: float = 0.0
     """It took no connection, and others of its group are asked first until then."""
 

@@ -16,8 +16,8 @@ import trio
 
 from tunnel.addresses import Address
 from tunnel.errors import UsageError
+from tunnel.link.live import open_streams
 from tunnel.link.looks import Looks, Wait
-from tunnel.link.session import open_streams
 from tunnel.link.waits import AT_ONCE, Sampler, Sight, wait_of
 from tunnel.net.carried import Carried
 from tunnel.platform import tcp_info

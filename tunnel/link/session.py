@@ -22,6 +22,7 @@ from tunnel.errors import (
 from tunnel.link.mapping_rpc import MappingRpc
 from tunnel.link.output import Output
 from tunnel.link.rest import Rest
+from tunnel.link.tally import Tallies, has_left
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
 from tunnel.net.in_order import InOrder, begun
@@ -146,6 +147,8 @@ class Session:
         """Closed by the peer, but holding memory until they are read."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
+        self.tallies = Tallies(opened=not client)
+        """Of the entries whose visitors it carries."""
         self.inflow: Inflow | None = None
         """What the rate of its user lets in: see ``UserSession``."""
         self._nursery: trio.Nursery | None = None
@@ -295,6 +298,7 @@ class Session:
         if self.lost_at is not None:
             self._changed.ring()  # its deadline may be the next
         stream = VirtualStream(self, conn)
+        stream.tally = self.tallies.of(target, opened=True)
         self._streams[conn] = stream
         self.output.wake_soon()
         return stream
@@ -345,6 +349,7 @@ class Session:
         for conn, stream in streams.items():
             self.core.close(conn, code)
             stream.closed(code, str(error))
+            has_left(stream)
         self._deliveries.clear()
         if not flush:
             self.core.end()
@@ -362,7 +367,7 @@ class Session:
 
     def forget(self, conn: VirtualConn) -> None:
         """Dispatch nothing more to this connection's stream: it is closed here."""
-        self._streams.pop(conn, None)
+        has_left(self._streams.pop(conn, None))
         self._unread.pop(conn, None)
         self._deliveries.pop(conn, None)
         self._idle.ring()
@@ -461,6 +466,7 @@ class Session:
             self.core.released(event.conn)
         else:
             stream = VirtualStream(self, event.conn, event.create)
+            stream.tally = self.tallies.of(event.create.target, opened=False)
             self._streams[event.conn] = stream
             if self._nursery is not None:
                 self._begun.add(stream)
@@ -487,11 +493,6 @@ class Session:
         if step_s:
             for stream in tuple(self._streams.values()):
                 stream.rested(step_s)
-
-
-def open_streams(session: Session) -> tuple[VirtualStream, ...]:
-    """Return what is alive in a session, UDP associations too, to look at each."""
-    return tuple(session._streams.values())
 
 
 async def _refuse(stream: VirtualStream) -> None:

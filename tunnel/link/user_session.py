@@ -32,7 +32,7 @@ class UserSession(Session):
     def count_for(self, account: Account) -> None:
         """Belong to this account from the first link on."""
         self.account = account
-        self._counted_bytes = 0
+        self._counted = (0, 0, 0, 0)
         self._visitors: dict[VirtualConn, str] = {}
         """Whose address has one of these, where that has a limit."""
         self.pace()
@@ -49,11 +49,15 @@ class UserSession(Session):
                 before.end()
         self.core.pace(account.down, account.police, self.output.wake)
 
-    def count_bytes(self) -> None:
+    def count(self) -> None:
         """Add to the account what has passed since the last call."""
-        passed = self.core.passed
-        self.account.month_bytes += passed - self._counted_bytes
-        self._counted_bytes = passed
+        core, account, before = self.core, self.account, self._counted
+        now = core.passed, core.data_sent, core.data_received, self.tallies.begun
+        account.month_bytes += now[0] - before[0]
+        account.sent_bytes += now[1] - before[1]
+        account.received_bytes += now[2] - before[2]
+        account.opened += now[3] - before[3]
+        self._counted = now
 
     def reset_all(self, reason: str) -> None:
         """Reset every connection with RESOURCE: the user has had what there is."""

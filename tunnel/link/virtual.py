@@ -1,7 +1,6 @@
 """VirtualStream: one virtual TCP connection as a trio stream.
 
-It never touches the wire: it hands bytes to the core, and the session hands it those
-that came.
+It never touches the wire: bytes go to the core, and come from the session.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tunnel.errors import StreamError
     from tunnel.link.looks import Looks
     from tunnel.link.output import Output
+    from tunnel.link.tally import Tally
     from tunnel.net.poller import Poller
     from tunnel.net.virtual_connection import LocalEnd, Sink
     from tunnel.proto.conn import VirtualConn
@@ -99,6 +99,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "local",
         "looks",
         "sink",
+        "tally",
         "unread_bytes",
     )
 
@@ -141,6 +142,7 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         self._patience_s = 0.0
         self._rested_s = 0.0
         self._moved_bytes = 0
+        self.tally: Tally | None = None  # where its bytes count in the end
         self.looks: Looks | None = None
         """What it was found to wait for lately; of ``link.waits`` alone."""
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from tunnel.link.live import open_streams
 from tunnel.link.looks import MINUTE, Looks, Wait
-from tunnel.link.session import Session, open_streams
+from tunnel.link.session import Session
 from tunnel.platform import tcp_info
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tunnel import __version__
 from tunnel.errors import ConfigError, Exit, TunnelError, UsageError
-from tunnel.ops import check_cli, config_cli, control_cli, user_cli
+from tunnel.ops import check_cli, config_cli, control_cli, service_cli, user_cli
 from tunnel.ops.config.source import ConfigFlags, FileSource
 from tunnel.ops.flags import (
     EntryFlags,
@@ -61,6 +61,7 @@ app = App(
 app.command(user_cli.invite)
 app.command(user_cli.users)
 app.command(config_cli.config)
+service_cli.add_to(app)
 control_cli.add_to(app)
 app.command(check_cli.doctor)
 
@@ -89,7 +90,7 @@ def serve(
     if flags.print_join:
         return show_join(state, run.show())
     options, source = flags.options(), Source(app, sys.argv[1:], FILE.path)
-    flags.host(), flags.rotation(), run.drain_s()  # they may be wrong
+    flags.host(), flags.rotation(), run.drain_s(), run.metrics_at()  # may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
     return _run(partial(run_serve, state, options, again, show), show, limits)
@@ -381,7 +382,8 @@ def _up(
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    up = partial(run_up, of_file=FILE.gives_to, again=again)
+    at = run.metrics_at()
+    up = partial(run_up, of_file=FILE.gives_to, again=again, metrics=at)
     return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 

@@ -9,6 +9,7 @@ a proxy to everybody.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -203,7 +204,7 @@ def share_entry(
     need; ``words`` are others of ``web_words``, as those behind ``what``.
     """
     said: list[SaidWord] = []
-    if not Path(what).is_dir():  # whose name may have a comma
+    if not os.path.isdir(what):  # whose name may have a comma
         what, said = split_words(what)
     read = read_words([*said, *words])
     if auth is not None:
@@ -271,9 +272,7 @@ def _shared(what: str, name: str, words: WebWords) -> Published:
         there = parse_url_target(scheme, where)
         tls = words.tls(there) if scheme == "https" else None
         return as_web(Service(there, rules=words.rules(there, tls), tls=tls))
-    is_folder = (
-        "/" in what or what in (".", "..", "~") or (what and Path(what).is_dir())
-    )
+    is_folder = "/" in what or what in (".", "..", "~") or os.path.isdir(what)
     if not is_folder or what.isdigit() or what.startswith(UNIX_PREFIX):
         words.check_for(folder=False)
         target = parse_target(what)

@@ -15,6 +15,7 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import (
     EVERYWHERE,
     LOCALHOST,
+    MAX_PORT,
     UNIX_PREFIX,
     Address,
     UnixPath,
@@ -27,7 +28,7 @@ from tunnel.front.http.guard import Guard
 from tunnel.net.proxy_protocol import ProxyVersion
 from tunnel.ops.saved import secret_file
 from tunnel.proto.proofs import from_base64url
-from tunnel.words import bare, is_utf_8, meant
+from tunnel.words import bare, is_utf_8, meant, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -60,8 +61,8 @@ def parse_ports(text: str, host: str = "") -> Ports:
     if not (dash and low.isdigit()):
         return Ports(Address.parse(text, host))
     first = Address.parse(f"{before}{colon}{low}", host)
-    last = int(high) if high.isascii() and high.isdigit() else 0
-    if not 0 < first.port <= last < 65_536:
+    last = whole_number(high, MAX_PORT) or 0
+    if not 0 < first.port <= last:
         raise UsageError(
             f"{ports!r} is not a range of ports",
             "it is LOW-HIGH, with ports from 1 to 65535",

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from tunnel.addresses import EVERYWHERE, LOCALHOST, Address, host_of, is_loopback
+from tunnel.addresses import (
+    EVERYWHERE,
+    LOCALHOST,
+    MAX_PORT,
+    Address,
+    host_of,
+    is_loopback,
+)
 from tunnel.errors import UsageError
+from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     from tunnel.access.limits import Limits as UserLimits
@@ -37,6 +45,8 @@ MOST_HEAD_BYTES: Final = 1_048_576
 """Each visitor may have so much held for it."""
 LEAST_FIELDS: Final = 10
 MOST_FIELDS: Final = 10_000
+MOST_S: Final = 100 * 366 * 86_400
+"""A hundred years: more can only be a slip, and a clock may not bear it."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Rotation = Literal["keep", "announce", "change"]
@@ -88,6 +98,8 @@ class RunFlags:
         log_file: Write the log to this file, which SIGUSR1 and SIGHUP open anew.
         access_log: Write a line for each visitor, at its end, to this file; `-`: where
             the log goes.
+        metrics: [HOST:]PORT for Prometheus, with /livez and /readyz; a port alone is on
+            127.0.0.1 and ::1.
     """
 
     drain: str = "8s"
@@ -101,6 +113,11 @@ class RunFlags:
     log: LogForm | None = None
     log_file: Path | None = None
     access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    metrics: str | None = None
+
+    def metrics_at(self) -> Address | None:
+        """Return where Prometheus asks; None: nowhere."""
+        return Address.parse(self.metrics, LOCALHOST) if self.metrics else None
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""
@@ -265,7 +282,8 @@ class ServeFlags:
 
     Args:
         listen: [HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6.
-            Public ports without a host are where this is.
+            Repeatable. Public ports without a host are where the first is, and the join
+            line leads there.
         ports: Public ports for entries that name none.
         public_host: Host that the join line names.
         state: Folder for the server's key and tokens.
@@ -294,7 +312,7 @@ class ServeFlags:
             believed about who its visitors are. Repeatable.
     """
 
-    listen: str = "7443"
+    listen: tuple[str, ...] = ("7443",)
     ports: str = "20000-20999"
     public_host: str | None = None
     state: Path | None = None
@@ -320,15 +338,16 @@ class ServeFlags:
         from tunnel.access.networks import Networks
         from tunnel.center.server import ServerOptions
 
-        listen, names = Address.parse(self.listen, EVERYWHERE), self.names()
-        if self.plain and names.https == listen:
+        listens, names = self.listens(), self.names()
+        shared = [one for one in listens if one == names.https and one.port]
+        if self.plain and shared:
             raise UsageError(
-                f"--listen {self.listen} is the port of --https",
+                f"--listen {shared[0]} is the port of --https",
                 "links without TLS cannot be told from visitors there",
                 "without --plain, or a port of its own",
             )
         return ServerOptions(
-            listen,
+            listens[0],
             _port_range(self.ports),
             self.plain,
             seconds("--resume", self.resume),
@@ -339,7 +358,18 @@ class ServeFlags:
             else _count("--max-per-address", self.max_per_address, least=1),
             client_ca=self._client_ca(),
             trusted_proxies=Networks.parse(self.trusted_proxy or []).allowed,
+            also_listen=tuple(listens[1:]),
         )
+
+    def listens(self) -> list[Address]:
+        """Return where links come in, the first for the join line."""
+        found = [Address.parse(one, EVERYWHERE) for one in self.listen]
+        if not found:
+            raise UsageError("--listen names no address", fix="--listen 7443")
+        for at, one in enumerate(found):
+            if one in found[:at] and one.port:
+                raise UsageError(f"--listen {one} is there twice")
+        return found
 
     def limits(self) -> UserLimits:
         """Return what a user may have who has no such limit of its own."""
@@ -418,23 +448,32 @@ class ServeFlags:
 
 def seconds(flag: str, text: str) -> int:
     """Read the duration of a flag: ``30``, ``30s``, ``5m``, ``2h``, ``30d``."""
-    number = text.rstrip("smhd")
-    unit = text[len(number) :]
-    if number.isascii() and number.isdigit() and unit in _UNITS:
-        return int(number) * _UNITS[unit]
+    digits = text.rstrip("smhd")
+    unit_s = _UNITS.get(text[len(digits) :], 0)
+    number = whole_number(digits, MOST_S // unit_s) if unit_s else None
+    if number is not None:
+        return number * unit_s
     raise UsageError(
         f"{flag} {text!r} is not a duration",
-        "it is a number with s, m, h or d",
+        "it is a number with s, m, h or d, and at most a hundred years",
         f"for example {flag} 30s",
     )
 
 
+def life(flag: str, text: str) -> int:
+    """Read how long something lasts, with its unit: a number alone could be days."""
+    if text.isascii() and text.isdigit():
+        what, why = f"{flag} {text} has no unit", "30 could be seconds or days"
+        raise UsageError(what, why, f"{flag} {text}d, or {text}s")
+    return seconds(flag, text)
+
+
 def _port_range(text: str) -> range:
     low, dash, high = text.partition("-")
-    if low.isdigit() and (high.isdigit() if dash else not high):
-        first, last = int(low), int(high or low)
-        if 0 < first <= last < 65_536:
-            return range(first, last + 1)
+    first = whole_number(low, MAX_PORT)
+    last = whole_number(high, MAX_PORT) if dash else first
+    if first and last and first <= last:
+        return range(first, last + 1)
     raise UsageError(
         f"--ports {text!r} is not a range of ports",
         "ports are 1 to 65535",

@@ -11,9 +11,10 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import is_loopback, parse_ip, unmapped
+from tunnel.addresses import MAX_PORT, is_loopback, parse_ip, unmapped
 from tunnel.errors import UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy
+from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def _names(entry: str, host: str, port: int) -> bool:
     else:
         return ip is not None and ip in network
     parts = _WITH_PORT.fullmatch(entry)
-    if parts is None or (parts[2] and int(parts[2]) != port):
+    if parts is None or (parts[2] and whole_number(parts[2], MAX_PORT) != port):
         return False
     if ip is not None:
         return _ip(parts[1]) == ip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from sys import getsizeof
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tunnel.log import LogfmtFormatter
+from tunnel.log import FIELDS, LogfmtFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,10 @@ MAX_FAULTS: Final = 20
 """Warnings and errors that are kept for longer than the lines around them."""
 MAX_LINE: Final = 4_096
 """Characters of a line that are kept: a reason is words for people."""
+
+
+OTHERS: Final = "(others)"
+"""What is counted in place of the words of other libraries, which are no names."""
 
 
 class KeptLine(NamedTuple):
@@ -41,6 +45,8 @@ class Recent:
         self._size = 0
         self._count = 0
         self._formatter = LogfmtFormatter()
+        self.counts = Counter[tuple[str, str]]()
+        """How often each event was logged, by its name and its level."""
 
     def add(self, record: logging.LogRecord) -> None:
         """Keep a record; the oldest go for it."""
@@ -49,6 +55,8 @@ class Recent:
         line = KeptLine(
             self._count, record.created, record.levelno, record.getMessage(), text
         )
+        event = line.event if hasattr(record, FIELDS) else OTHERS
+        self.counts[event, record.levelname.lower()] += 1
         self._lines.append(line)
         self._size += getsizeof(text)
         while self._size > MAX_BYTES:

@@ -18,7 +18,7 @@ from tunnel.net.descriptors import raise_limit
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.ops.life import Life
 from tunnel.ops.texts import connections
-from tunnel.platform.process import HANGUP, REOPEN, has_terminal
+from tunnel.platform.process import HANGUP, REOPEN, bury_strangers, has_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -74,6 +74,7 @@ def run(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(show.keep_log)
             if limits is not None:  # it stays
+                bury_strangers()
                 await nursery.start(_reopen_at_signals, show)
             status = await command()
             nursery.cancel_scope.cancel()

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
     from tunnel.ops.flags import Rotation, ServeFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.show import Show
 
@@ -75,12 +76,12 @@ async def run_serve(
         StateError: another server has the state folder, it cannot be used, or a user
             of it is in the configuration file too.
     """
-    given = take_given(os.environ)
+    options = replace(options, given=take_given(os.environ))
     with sole_server(state):
         identity, options = _identified(options, state, again.flags.rotation(), show)
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options, Months(state), given)
+        server = CenterServer({OWNER: owner}, identity, options, Months(state))
         joined = _Joined(state, token, identity, show)
         commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
@@ -90,12 +91,11 @@ async def run_serve(
             await nursery.start(tell_systemd, life)
             address = await nursery.start(server.run)
             joined.at(address, again.flags)
-            about = ServerHandlers(server, address)
+            about = ServerHandlers(server)
 
             def moved(address: Address, flags: ServeFlags) -> None:
                 joined.at(address, flags)
-                about.address = str(address)
-                life.ready(f"listening on {address}")
+                life.ready(f"listening on {about.address}")
 
             changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path, life)
@@ -107,12 +107,14 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            await _answer_commands(nursery, state, ending, about, asked)
+            common = await _answer_commands(nursery, state, ending, about, asked)
+            if (at := again.run.metrics_at()) is not None:
+                await _start_metrics(nursery, at, server, common, about, life)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
-            life.ready(f"listening on {address}")
-            _show_server(show, address, joined.line(), server.names)
+            life.ready(f"listening on {about.address}")
+            _show_server(show, server.addresses, joined.line(), server.names)
         return ending.status
 
 
@@ -152,7 +154,7 @@ async def _answer_commands(
     ending: Ending,
     about: ServerHandlers,
     more: Handlers,
-) -> None:
+) -> CommonHandlers:
     """Have the control socket answer in ``nursery``; returns when it can be asked."""
     own = OwnSocket("serve", state)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
@@ -161,6 +163,26 @@ async def _answer_commands(
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
     await nursery.start(own.serve, handlers)
+    return common
+
+
+async def _start_metrics(
+    nursery: trio.Nursery,
+    at: Address,
+    server: CenterServer,
+    common: CommonHandlers,
+    about: ServerHandlers,
+    life: Life,
+) -> None:
+    """Have Prometheus answered in ``nursery``; AddressError: not at this address."""
+    from tunnel.ops.metrics.facts import facts_of, users_of_server
+    from tunnel.ops.metrics.web import MetricsPort
+
+    def facts() -> Facts:
+        users = users_of_server(server)
+        return facts_of(common, life, users, about.sessions(), server.pools)
+
+    await nursery.start(MetricsPort(facts, life).serve, at)
 
 
 def _identified(
@@ -188,11 +210,14 @@ def _identified(
 
 
 def _show_server(
-    show: Show, address: Address, join: JoinLine, names: NamePorts
+    show: Show, addresses: list[Address], join: JoinLine, names: NamePorts
 ) -> None:
     line = join.render()
+    address, *others = addresses
     how = "plain, NOT encrypted" if join.plain else "TLS 1.3"
     show.talk("listening", f"{address}  {how}")
+    for other in others:
+        show.talk("", f"{other}  {how}")
     for kind, where in (("HTTP", names.http), ("HTTPS", names.https)):
         if where is not None:
             show.talk("", f"{where}  {kind} by name")

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Handlers
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
@@ -72,11 +73,13 @@ async def run_up(
     *,
     of_file: bool = False,
     again: UpAgain | None = None,
+    metrics: Address | None = None,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
-    ``again``: how what was told is read again; None: it never is.
+    ``again``: how what was told is read again; None: it never is. ``metrics``: where
+    Prometheus asks.
 
     Raises:
         AddressError: it was given sockets to listen on.
@@ -93,7 +96,7 @@ async def run_up(
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
             up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s, again)
+            status = await up.run(entries, drain_s, again, metrics)
             nursery.cancel_scope.cancel()
     return status
 
@@ -144,7 +147,11 @@ class _Up:
         self._failure: Exit | None = None
 
     async def run(
-        self, entries: list[Entry], drain_s: int, again: UpAgain | None
+        self,
+        entries: list[Entry],
+        drain_s: int,
+        again: UpAgain | None,
+        metrics: Address | None,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         await self.nursery.start(tell_systemd, self._life)
@@ -166,7 +173,9 @@ class _Up:
             return changes.run.drain_s() if changes else drain_s
 
         await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
-        await self._answer_commands(ending, handlers)
+        common = await self._answer_commands(ending, handlers)
+        if metrics is not None:
+            await self._start_metrics(metrics, common)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -182,7 +191,7 @@ class _Up:
         for line in lines:
             self._say(line)
 
-    async def _answer_commands(self, ending: Ending, more: Handlers) -> None:
+    async def _answer_commands(self, ending: Ending, more: Handlers) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
@@ -194,6 +203,20 @@ class _Up:
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
         await self.nursery.start(own.serve, handlers)
+        return common
+
+    async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:
+        """Have Prometheus answered; AddressError: not at this address."""
+        from tunnel.ops.metrics.facts import facts_of, user_of_client
+        from tunnel.ops.metrics.web import MetricsPort
+
+        client, life = self._client, self._life
+
+        def facts() -> Facts:
+            users = user_of_client(client, self.join.name)
+            return facts_of(common, life, users, self._about.sessions(), client.pools)
+
+        await self.nursery.start(MetricsPort(facts, life).serve, at)
 
     # What the client tells -----------------------------------------------------------
 

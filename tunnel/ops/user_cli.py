@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, Parameter
 
 from tunnel.errors import Exit, StateError, UsageError
-from tunnel.ops.flags import Words, seconds
+from tunnel.ops.flags import Words, life
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ def invite(
         address: HOST or HOST:PORT that the line names, if not the server's own.
         qr: Show the line as a QR code too, on stderr.
     """
-    expires_s = None if expires is None else seconds("--expires", expires)
+    expires_s = None if expires is None else life("--expires", expires)
     return _do(
         "invite",
         state,
@@ -167,6 +167,33 @@ def limit(
         name: Of the user.
     """
     return _do("limit", state, name=name, limits=limits.words())
+
+
+@users.command
+def may(name: str, /, *rights: str, state: StateFlags = STATE) -> int:
+    """Change what a user may: these rights, and no others; holds at once.
+
+    Args:
+        name: Of the user.
+        rights: As for `tunnel invite --may`; none: no right at all.
+    """
+    if not rights:
+        fix = f"tunnel users show {name}, or tunnel users may {name} none"
+        raise UsageError("no right is given", fix=fix)
+    may = [] if rights == ("none",) else list(rights)
+    return _do("may", state, name=name, may=may)
+
+
+@users.command
+def expires(name: str, after: str, /, *, state: StateFlags = STATE) -> int:
+    """Change how long a user may be here.
+
+    Args:
+        name: Of the user.
+        after: From now on, as 30d; never: for ever.
+    """
+    expires_s = None if after == "never" else life("expires", after)
+    return _do("expires", state, name=name, expires_s=expires_s)
 
 
 @users.command

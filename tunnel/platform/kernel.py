@@ -9,13 +9,10 @@ import ctypes
 import os
 import platform
 import socket
-import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-
-from tunnel.platform.sockets import tcp_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +21,6 @@ _CLOCK_IS_FREE: Final = 5  # TIME_ERROR of adjtimex(2)
 _TIMEX_BYTES: Final = 512
 """More than ``struct timex`` has anywhere."""
 _SYS: Final = Path("/proc/sys/net")
-_PATH: Final = struct.Struct("=16xI40xI20xI")
 _TCP_LISTEN: Final = "0A"
 _PROGRAM: Final = b"tunnel"
 _WITH_VALUE: Final = (b"-W", b"-X", b"--check-hash-based-pycs")
@@ -65,18 +61,6 @@ def congestion_control(sock: socket.socket) -> str:
         raw = sock.getsockopt(socket.IPPROTO_TCP, option, 16) if option else b""
         return raw.split(b"\0")[0].decode("ascii", "replace")
     return ""
-
-
-def packet_sizes(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Return what a TCP connection sends, what its path takes, and what it announced.
-
-    That is bytes of a segment, of a packet, and of a segment that may come; None if
-    not known.
-    """
-    try:
-        return _PATH.unpack(tcp_info(sock, _PATH.size))
-    except (OSError, struct.error):
-        return None
 
 
 def listeners(port: int) -> list[int]:

@@ -26,6 +26,16 @@ REOPEN: Final[signal.Signals | None] = getattr(signal, "SIGUSR1", None)
 """The log file was renamed, as logrotate does; None where nobody says so."""
 
 
+def bury_strangers() -> None:
+    """Leave no zombies where this is the first process, as of a container.
+
+    Whatever there loses its parent becomes a child of the first process, which nobody
+    else can wait for. A program that starts others must not call this.
+    """
+    if sys.platform != "win32" and os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
 def has_terminal() -> bool:
     """Say whether a terminal controls this process; without one SIGHUP is a word."""
     if sys.platform == "win32":

@@ -15,12 +15,12 @@ from tunnel.platform.sockets import tcp_info
 if TYPE_CHECKING:
     import socket
 
-_ALWAYS: Final = struct.Struct("=16xI4xI40xII4xI16xI")
-"""Of Linux 2.6: mss, unacked, rtt, rttvar, cwnd and total_retrans."""
-_LATER: Final = struct.Struct("=144xII8xQQQQ8xQQ")
-"""Of Linux 4.6: notsent, min_rtt; of 4.9 and 4.10: delivery_rate, busy_time,
-rwnd_limited, sndbuf_limited; of 4.19: bytes_sent, bytes_retrans."""
-_ENDS: Final = (148, 152, 168, 176, 184, 192, 208, 216)
+_ALWAYS: Final = struct.Struct("=16xI4xI32xI4xII4xII12xI")
+"""Of Linux 2.6: mss, unacked, pmtu, rtt, rttvar, cwnd, advmss and total_retrans."""
+_LATER: Final = struct.Struct("=136xI4xII8xQQQQ8xQQ")
+"""Of Linux 4.2: segs_out; of 4.6: notsent, min_rtt; of 4.9 and 4.10: delivery_rate,
+busy_time, rwnd_limited, sndbuf_limited; of 4.19: bytes_sent, bytes_retrans."""
+_ENDS: Final = (140, 148, 152, 168, 176, 184, 192, 208, 216)
 """Where each of the later ones ends."""
 _APP_LIMITED: Final = 0x01 if sys.byteorder == "little" else 0x80
 _APP_LIMITED_AT: Final = 7
@@ -42,6 +42,12 @@ class TcpInfo(NamedTuple):
     """Segments that are on their way."""
     retransmits: int
     """Segments that were sent again."""
+    path_mtu: int
+    """Bytes of a packet that the path takes, as far as is known."""
+    announced_mss: int
+    """Bytes of a segment that may come."""
+    sent_segments: int | None
+    """Segments that were sent, those again too."""
     notsent_bytes: int | None
     """Bytes that wait in the kernel for their first turn."""
     min_rtt_s: float | None
@@ -81,13 +87,13 @@ def parse(raw: bytes) -> TcpInfo | None:
     """Read a ``struct tcp_info``, which may be cut; None: too short to be of use."""
     if len(raw) < _ALWAYS.size:
         return None
-    mss, unacked, rtt, rttvar, cwnd, again = _ALWAYS.unpack_from(raw)
+    mss, unacked, path, rtt, rttvar, cwnd, announced, again = _ALWAYS.unpack_from(raw)
     whole = _LATER.unpack_from(raw.ljust(_LATER.size, b"\0"))
     later = [
         value if len(raw) >= end else None
         for value, end in zip(whole, _ENDS, strict=True)
     ]
-    notsent, min_rtt, rate, busy, no_room, no_buffer, sent, repeated = later
+    segments, notsent, min_rtt, rate, busy, no_room, no_buffer, sent, repeated = later
     return TcpInfo(
         rtt_s=rtt / 1e6,
         rttvar_s=rttvar / 1e6,
@@ -95,6 +101,9 @@ def parse(raw: bytes) -> TcpInfo | None:
         mss=mss,
         unacked=unacked,
         retransmits=again,
+        path_mtu=path,
+        announced_mss=announced,
+        sent_segments=segments,
         notsent_bytes=notsent,
         min_rtt_s=None if min_rtt == _NEVER else _seconds(min_rtt),
         delivery_bytes_per_s=rate,

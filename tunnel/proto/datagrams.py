@@ -55,7 +55,15 @@ class DatagramRoom:
 class DatagramQueue(Generic[_T]):
     """The datagrams of one association in one direction, oldest first."""
 
-    __slots__ = ("_items", "_limit", "_room", "dropped", "held_bytes")
+    __slots__ = (
+        "_items",
+        "_limit",
+        "_room",
+        "dropped",
+        "held_bytes",
+        "received_bytes",
+        "sent_bytes",
+    )
 
     def __init__(
         self, room: DatagramRoom, limit_bytes: int = ASSOCIATION_BYTES
@@ -66,6 +74,10 @@ class DatagramQueue(Generic[_T]):
         self.held_bytes = 0
         self.dropped = 0
         """Datagrams that were thrown away, for want of room or of a link."""
+        self.sent_bytes = 0
+        """Of the datagrams of its association that were not dropped at once."""
+        self.received_bytes = 0
+        """Of those that came the other way."""
 
     def __len__(self) -> int:
         return len(self._items)

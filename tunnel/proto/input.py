@@ -293,11 +293,12 @@ class Input:
         conn = self._association(frame.sock_map)
         if len(frame.payload) > self._ours.max_datagram:
             self._count_nuisance(now, Calm.DATAGRAM)
-        elif conn.state is _OPEN:
+        elif conn.state is _OPEN and conn.datagrams is not None:
             output, size = self._output, len(frame.payload)
             if output.police is not None and not output.police.lets_in(size):
                 return
             output.datagram_bytes += size
+            conn.datagrams.received_bytes += size
             events.append(DatagramReceived(conn, frame.address, frame.payload))
 
     def _association(self, sock_map: int) -> VirtualConn:

@@ -207,6 +207,7 @@ class Output:
             queue.dropped += 1
             return
         self.datagram_bytes += len(payload)
+        queue.sent_bytes += len(payload)
         queue.push(frame, len(frame))
         if conn.state is _OPEN:
             self.datagrams.enlist(queue)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 import ssl
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from support import logs
 from support.certs import HOST, choose_curve, only_curves_before_x25519, tls_contexts
 from support.far import Far
 
@@ -126,11 +128,15 @@ async def test_a_whole_tls_conversation_passes_through_with_the_target_s_key() -
         assert await target.receive_some() == b"secret"
 
 
-async def test_the_case_of_a_name_does_not_matter() -> None:
+async def test_the_case_of_a_name_does_not_matter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tunnel.access")
     async with street() as it:
         await it.visitor.send_all(hello("WWW.Tunnel.TEST"))
         await it.far.far.receive_some()
         assert it.asked == ["www.tunnel.test"]
+    assert 'entry="https www.tunnel.test"' in logs.text(caplog)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +337,10 @@ async def get(
     return made, cipher[0]
 
 
-async def test_a_websocket_runs_inside_tls_and_ends_on_both_sides() -> None:
+async def test_a_websocket_runs_inside_tls_and_ends_on_both_sides(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tunnel.access")
     client, server = http_contexts()
     async with street(server, {HOST: Absent.UNKNOWN}) as it:
         visitor = trio.SSLStream(
@@ -360,6 +369,11 @@ async def test_a_websocket_runs_inside_tls_and_ends_on_both_sides() -> None:
         assert await visitor.receive_some() == b""
         await visitor.aclose()
         assert await it.far.far.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+    (line,) = logs.lines(caplog)  # at the end of the tunnel, and none before
+    assert line.startswith("visitor.served")
+    assert 'entry="http tunnel.test" method=GET path=/ status=101' in line
+    assert line.endswith("code=NORMAL")
 
 
 async def test_tls_that_breaks_resets_the_request(

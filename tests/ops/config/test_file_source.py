@@ -52,7 +52,22 @@ def test_the_file_gives_what_nothing_else_gives(path: Path) -> None:
         True,
         "3s",
     )
-    assert (flags.listen, run.idle, dict(users)) == ("7443", "0", {})
+    assert (flags.listen, run.idle, dict(users)) == (("7443",), "0", {})
+
+
+def test_a_server_may_listen_at_several_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "tunnel.toml"
+    path.write_text('[server]\nlisten = [7443, "127.0.0.1:7444"]\n')
+    path.chmod(0o600)
+    flags, _, _ = source("serve", "--config", str(path)).parse_serve()
+    assert [str(one) for one in flags.options().listens] == ["*:7443", "127.0.0.1:7444"]
+    words = "--listen", "127.0.0.1:1", "--listen", "2", "--config", str(path)
+    flags, _, _ = source("serve", *words).parse_serve()
+    assert [str(one) for one in flags.options().listens] == ["127.0.0.1:1", "*:2"]
+    for wrong in ('["1", "1"]', "[]"):
+        path.write_text(f"[server]\nlisten = {wrong}\n")
+        with pytest.raises(ConfigError, match="listen"):
+            source("serve", "--config", str(path)).parse_serve()
 
 
 def test_a_variable_is_before_the_file_and_a_flag_before_both(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from tunnel.net.access_log import ENTRY, say_served
+from tunnel.net.access_log import ENTRY, say_served, wanted
 from tunnel.proto.conn import VirtualConn
 
 if TYPE_CHECKING:
@@ -16,9 +16,21 @@ if TYPE_CHECKING:
 
 
 class _Asked(Protocol):
+    peer: Address
+    stream: trio.abc.HalfCloseableStream
     request: RequestHead | None
     host: str
     idle_since: float | None
+
+    @property
+    def upstream(self) -> object: ...
+
+
+def new_line(visit: _Asked) -> RequestLine | None:
+    """Begin the line of a request that is about to be read, if somebody wants it."""
+    if not wanted():
+        return None
+    return RequestLine(visit.peer, visit.stream, visit.upstream)
 
 
 class RequestLine:
@@ -63,7 +75,9 @@ class RequestLine:
 
     def over(self, visit: _Asked, *, tunnel: bool) -> None:
         """Write the line, unless a tunnel begins: then that is done at its end."""
-        request, host, self._ended = visit.request, visit.host, visit.idle_since
+        request, host, ended = visit.request, visit.host, visit.idle_since
+        # Before it began: of the request that was waited for.
+        self._ended = ended if ended and ended >= self._began else None
         if request is not None:
             self._method = request.method.decode("latin-1")
             self._path = request.target.decode("latin-1")
@@ -80,7 +94,8 @@ class RequestLine:
         if _conn_of(self._stream) is not None:
             up, down = self._counts()
             passed = up - self._before[0], down - self._before[1]
-        seconds = (self._ended or trio.current_time()) - self._began
+        ended = self._ended or trio.current_time()
+        seconds = ended - self._began
         say_served(seconds, self._stream, peer=self.peer, entry=self._entry,
             passed=passed, code=code, method=self._method, path=self._path,
             status=self.status)  # fmt: skip

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote_to_bytes
 import trio
 
 from tunnel.front.http.heads import values
-from tunnel.front.http.pages import HttpError, date_line
+from tunnel.front.http.pages import HttpError, date_line, send_whole
 from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
 from tunnel.front.login import Login
 from tunnel.platform.files import open_real, read_at
@@ -203,10 +203,7 @@ async def _answer(visit: Visit, folder: Folder, request: Request) -> None:
         if not folder.listing:
             raise _not_found()
         text = await trio.to_thread.run_sync(_listing, folder, parts, opened)
-    await _send(
-        visit, request, HTTPStatus.OK, [b"Cache-Control: no-cache"], text,
-        b"text/html; charset=utf-8",
-    )  # fmt: skip
+    await send_whole(visit, request, text, "text/html; charset=utf-8")
 
 
 def _not_found() -> HttpError:
@@ -287,23 +284,6 @@ async def _send_file(
             output = b""
         if output:
             await visit.send(output)
-
-
-async def _send(
-    visit: Visit, request: Request, status: HTTPStatus, lines: list[bytes],
-    text: bytes, kind: bytes,
-) -> None:  # fmt: skip
-    lines = [
-        date_line(),
-        *lines,
-        b"Content-Type: " + kind,
-        b"Content-Length: %d" % len(text),
-        b"X-Content-Type-Options: nosniff",
-    ]
-    output = visit.head(status, lines, status.phrase.encode())
-    if request.method != "HEAD":
-        output += text
-    await visit.send(output)
 
 
 def _type_of(name: bytes) -> str:

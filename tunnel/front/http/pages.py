@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tunnel.front.http.request import Request
+    from tunnel.front.http.server import Visit
+
 
 class HttpError(Exception):
     """A request that gets this answer from us, and not from the target.
@@ -57,6 +60,30 @@ def date_line() -> bytes:
 @lru_cache(maxsize=1)
 def _date_line(second: int) -> bytes:
     return f"Date: {formatdate(second, usegmt=True)}".encode()
+
+
+async def send_whole(
+    visit: Visit,
+    request: Request,
+    text: bytes,
+    kind: str,
+    status: HTTPStatus = HTTPStatus.OK,
+    lines: Sequence[bytes] = (b"Cache-Control: no-cache",),
+) -> None:
+    """Answer with a text of our own, that is here already.
+
+    Raises:
+        VisitorGoneError: as ``Visit.send``.
+    """
+    lines = [
+        date_line(),
+        *lines,
+        b"Content-Type: " + kind.encode(),
+        b"Content-Length: %d" % len(text),
+        b"X-Content-Type-Options: nosniff",
+    ]
+    output = visit.head(status, lines, status.phrase.encode())
+    await visit.send(output if request.method == "HEAD" else output + text)
 
 
 def page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:

@@ -30,6 +30,7 @@ from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, peer_of
 from tunnel.proto.frames import TcpTarget
+from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     import trio
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 _CONNECTED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _REALM: Final = ("Proxy-Authenticate", 'Basic realm="tunnel", charset="UTF-8"')
 _METHODS: Final = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"
+MOST_FORWARDS: Final = 1_000_000_000
+"""Of Max-Forwards: no request passes so many proxies."""
 _NOBODY: Final = Address("unknown", 0)
 
 
@@ -236,5 +239,6 @@ class _Proxy:
 
 
 def _one_less(value: bytes) -> bytes:
-    """Count Max-Forwards down; what is not a number stays as it is."""
-    return str(int(value) - 1).encode() if value.isdigit() else value
+    """Count Max-Forwards down; what is no such number stays as it is."""
+    count = whole_number(value.decode("latin-1"), MOST_FORWARDS)
+    return value if count is None else b"%d" % (count - 1)

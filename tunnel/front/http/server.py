@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code
-from tunnel.front.http.access import RequestLine
+from tunnel.front.http.access import RequestLine, new_line
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     NO_BODY,
@@ -36,7 +36,6 @@ from tunnel.front.http.pages import (
     page,
 )
 from tunnel.front.http.request import by_name
-from tunnel.net.access_log import wanted
 from tunnel.net.carry import carry
 from tunnel.net.notify import Notify
 from tunnel.net.relay import GRACE_S, reset_socket
@@ -456,7 +455,12 @@ async def _next_head(visit: Visit) -> int:
         except HttpError as error:
             visit.request, visit.answering = None, False
             visit.refused = f"HTTP status {error.status.value}"
-            await visit.say(error)
+            visit.line = new_line(visit)
+            try:
+                await visit.say(error)
+            finally:
+                if visit.line is not None:
+                    visit.line.over(visit, tunnel=False)
     except VisitorGoneError:
         visit.gone = True
     return 0
@@ -468,9 +472,7 @@ async def _answer_while_kept(
     """Answer requests while a target's connection is kept; return whether to go on."""
     try:
         while True:
-            visit.line = None
-            if wanted():
-                visit.line = RequestLine(visit.peer, visit.stream, visit.upstream)
+            visit.line = new_line(visit)
             try:
                 await answer(visit.take_request(size))
                 if visit.tunnel is not None:

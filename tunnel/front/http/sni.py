@@ -276,7 +276,7 @@ async def _pass_on(
             reason=error.code.name)  # fmt: skip
         await reset_socket(stream)
         return
-    entry = f"https {hello.name}"
+    entry = f"https {hello.name.lower()}"
     await carry(stream, virtual, peer, early=heard, entry=entry)
 
 

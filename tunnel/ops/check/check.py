@@ -93,7 +93,8 @@ async def run_check(wanted: Wanted, show: Show, *, offline: bool) -> Exit:
 async def _check_server(findings: Findings, options: ServerOptions) -> None:
     names = options.names
     for what, where in (
-        ("listen", options.listen), ("http", names.http), ("https", names.https),
+        *(("listen", one) for one in options.listens),
+        ("http", names.http), ("https", names.https),
     ):  # fmt: skip
         if where is not None:
             await _check_port(findings, what, where)

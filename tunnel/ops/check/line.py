@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -10,8 +9,8 @@ import trio
 from tunnel.errors import Code, StreamError
 from tunnel.ops.check.measure import LATE_S, TEST_S, Rate, round_trips, throughput
 from tunnel.ops.texts import size_text
-from tunnel.platform.kernel import congestion_control, network_setting, packet_sizes
-from tunnel.platform.sockets import tcp_info
+from tunnel.platform import tcp_info
+from tunnel.platform.kernel import congestion_control, network_setting
 from tunnel.proto.frames import CAN_TRY
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ LEAST_MTU: Final = 1_280
 """What every path of IPv6 takes."""
 _NOT_MEASURED: Final = (Code.NOT_ALLOWED, Code.UNSUPPORTED, Code.RESOURCE)
 """Why a server does not measure: it is no fault of the line."""
-_SEGMENTS: Final = struct.Struct("=68xI28xI32xI")
-"""Of ``struct tcp_info``: rtt in µs, total_retrans, segs_out."""
 
 
 async def look_at_line(
@@ -125,10 +122,11 @@ def _say_rate(findings: Findings, way: str, rate: Rate) -> None:
 
 def _say_loss(findings: Findings, sock: socket.socket, idle_s: float) -> None:
     """Say how much of what this side sent had to be sent again, and why perhaps."""
-    sent, again, loaded_s = _sent_segments(sock)
-    if sent < MANY_SEGMENTS:
+    info = tcp_info.read(sock)
+    sent = (info and info.sent_segments) or 0
+    if info is None or sent < MANY_SEGMENTS:
         return findings.skip("loss", f"{sent} segments were sent: too few to tell")
-    loaded_ms = round(loaded_s * 1000, 1)
+    loaded_s, loaded_ms = info.rtt_s, round(info.rtt_s * 1000, 1)
     full = loaded_s > idle_s * FULL_TIMES + FULL_S
     text = f"{loaded_ms:.0f} ms while this side sends all that it can"
     if full and loaded_s > idle_s + LONG_QUEUE_S:
@@ -136,7 +134,7 @@ def _say_loss(findings: Findings, sock: socket.socket, idle_s: float) -> None:
         findings.weak("under-load", text, fix, ms=loaded_ms)
     else:
         findings.ok("under-load", text, ms=loaded_ms)
-    share = again / sent
+    share = info.retransmits / sent
     text = f"{share:.1%} of {sent} segments were sent again"
     if full and share >= LOSS:
         text += "; the line was full, and a full line drops some by itself"
@@ -152,24 +150,12 @@ def _say_loss(findings: Findings, sock: socket.socket, idle_s: float) -> None:
     return findings.weak("loss", text, fix, share=round(share, 5))
 
 
-def _sent_segments(sock: socket.socket) -> tuple[int, int, float]:
-    """Return how many segments were sent, and sent again, and their round trip now.
-
-    In seconds; zeros if not known.
-    """
-    try:
-        trip, again, sent = _SEGMENTS.unpack(tcp_info(sock, _SEGMENTS.size))
-    except (OSError, struct.error):
-        return 0, 0, 0.0
-    return sent, again, trip / 1e6
-
-
 def _say_packets(findings: Findings, sock: socket.socket, rates: list[Rate]) -> None:
     """Say how large packets may be, and whether large ones have passed."""
-    sizes = packet_sizes(sock)
-    if sizes is None:
+    info = tcp_info.read(sock)
+    if info is None:
         return findings.skip("path-mtu", "not known on this system")
-    segment, path, _announced = sizes
+    segment, path = info.mss, info.path_mtu
     numbers = {"mtu": path, "segment": segment}
     text = f"packets of {path} bytes, {segment} of them payload"
     fix = "sudo sysctl -w net.ipv4.tcp_mtu_probing=1   # at both ends"

@@ -24,6 +24,8 @@ _RUN: Final = (
      "Write the log to this file instead; SIGUSR1 and SIGHUP open it anew."),
     ("access_log", '"/var/log/tunnel/access.log"',
      "Write a line for each visitor, at its end; -: where the log goes."),
+    ("metrics", '"127.0.0.1:9100"',
+     "[HOST:]PORT for Prometheus, with /livez and /readyz; it asks for no password."),
 )  # fmt: skip
 _PLACES: Final = (
     ("name", '"shop"', "Host name; without a dot one of the server's domain."),
@@ -61,7 +63,7 @@ _WEB: Final = (
 )  # fmt: skip
 _TABLES: Final = (
     ("[server]", "For `tunnel serve`.", (
-        ("listen", '"7443"',
+        ("listen", '["7443"]',
          "[HOST:]PORT for links; a port alone is on every address, IPv4 and IPv6."),
         ("ports", '"20000-20999"', "Public ports for entries that name none."),
         ("public_host", '"t.example.net"', "Host that the join line names."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import ConfigError, TunnelError
@@ -10,6 +9,7 @@ from tunnel.ops.config import frp, rathole
 from tunnel.ops.config.lines import lines_of
 from tunnel.ops.config.old import Old
 from tunnel.ops.config.read import content, syntax_fault
+from tunnel.words import read_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +32,14 @@ def migrate(path: Path) -> tuple[str, list[str]]:
         text, _ = content(path)
     except TunnelError as error:
         raise ConfigError([f"{path}: {error.what}"]) from None
+    return carried_over(path, text)
+
+
+def carried_over(path: Path, text: str) -> tuple[str, list[str]]:
+    """Carry over the text of a file; as ``migrate``."""
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = read_toml(text)
+    except ValueError as error:
         fault = syntax_fault(path, text, error)
         if text.lstrip().startswith(("[common]", ";", "# [common]")):
             fault += "; frp's older INI is not read"

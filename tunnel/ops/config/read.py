@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tomllib
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -31,7 +30,7 @@ from tunnel.ops.config.tables import entry_of, line_of, user_of
 from tunnel.ops.config.values import Several, kind_of
 from tunnel.ops.entries import refuse_twice
 from tunnel.platform.files import open_file
-from tunnel.words import meant
+from tunnel.words import meant, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -149,8 +148,8 @@ def parse_config(
 ) -> Config:
     """Read the text of a configuration file; as ``read_config``."""
     try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = read_toml(text)
+    except ValueError as error:
         raise ConfigError([syntax_fault(place.path, text, error)]) from None
     lines = lines_of(text.replace("\r\n", "\n"))
     reading = _Reading(place, lines, {} if known is None else known)
@@ -163,14 +162,11 @@ def parse_config(
     return config
 
 
-def syntax_fault(path: Path, text: str, error: ValueError | RecursionError) -> str:
+def syntax_fault(path: Path, text: str, error: ValueError) -> str:
     """Return why a text is no TOML, with its place."""
     found = _AT_LINE.search(str(error))
     line = int((found and found[1]) or text.count("\n") + 1)
-    what = "tables within tables without end"
-    if isinstance(error, ValueError):
-        what = _AT_LINE.sub("", str(error))
-    return f"{path}:{line}: {what}"
+    return f"{path}:{line}: {_AT_LINE.sub('', str(error))}"
 
 
 def content(path: Path) -> tuple[str, os.stat_result]:

@@ -24,7 +24,6 @@ from tunnel.ops.config.values import (
     Words,
     file,
     files,
-    first_of,
     folder,
     number,
     secret,
@@ -160,6 +159,9 @@ class RunTable:
     log: Said = key(word(_log))
     log_file: Said = key(folder)
     access_log: Said = key(_file_or_log)
+    metrics: Said = key(
+        word(lambda text: RunFlags(metrics=text).metrics_at(), number=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,11 @@ class ServerTable(RunTable):
     """``[server]``: ``ServeFlags``."""
 
     listen: Said = key(
-        first_of(word(lambda text: ServeFlags(listen=text).options(), number=True))
+        words(
+            lambda text: ServeFlags(listen=(text,)).options(),
+            lambda texts: ServeFlags(listen=tuple(texts)).options(),
+            number=True,
+        )
     )
     ports: Said = key(word(lambda text: ServeFlags(ports=text).options(), number=True))
     public_host: Said = key(word(lambda text: ServeFlags(public_host=text).host()))

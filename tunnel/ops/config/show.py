@@ -34,8 +34,8 @@ _USUAL: Final = {
 _ENTRIES: Final = ("tcp", "udp", "http", "https", "reach", "socks")
 """Flags of ``up`` that may be repeated."""
 _LISTS: Final = (
-    "limit", "trusted_proxy", "certificate", "client_cert", "allow", "deny", "header",
-    "response_header", "network",
+    "limit", "trusted_proxy", "certificate", "client_cert", "allow", "deny",
+    "header", "response_header", "network",
 )  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def _of_flag(argument: Argument, table: str) -> Iterator[Value]:
         where = {"cli": flag, "env": token.keyword or ""}.get(token.source)
         if not words[0] and where == flag:  # a switch of the command line
             words = ["true"]
-        is_list = key in _LISTS or (key in _ENTRIES and table == "[client]")
+        repeated = {"[client]": _ENTRIES, "[server]": ("listen",)}.get(table, ())
+        is_list = key in _LISTS or key in repeated
         text = _text(words, key, is_list=is_list)
         yield Value(table, key, text, where or token.source)
         return

@@ -5,6 +5,7 @@ Each function raises UsageError where the keys of a table contradict one another
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
@@ -115,7 +116,7 @@ def _folder(target: str, place: Place) -> str:
     if "://" in target or target.startswith("unix:") or target.isdigit():
         return target
     path = place.file(target)
-    if "/" in target or target in (".", "..", "~") or path.is_dir():
+    if "/" in target or target in (".", "..", "~") or os.path.isdir(path):
         return str(path)
     return target
 

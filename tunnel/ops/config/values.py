@@ -7,9 +7,10 @@ would have; it raises UsageError or StateError, or ``Several`` of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tunnel.access.user_file import utc_time
 from tunnel.errors import TunnelError, UsageError
 
 if TYPE_CHECKING:
@@ -116,16 +117,19 @@ def switch(check: Callable[[], object] = lambda: None) -> Read:
 
 
 def words(
-    check: Check | None = None, together: Callable[[Words], object] = lambda _: None
+    check: Check | None = None,
+    together: Callable[[Words], object] = lambda _: None,
+    *,
+    number: bool = False,
 ) -> Read:
-    """Read a list of texts, or one alone.
+    """Read a list of texts, or one alone; with ``number`` also of numbers.
 
     ``check`` looks at each of them, and ``together`` at all.
     """
-    one = word(check)
+    one = word(check, number=number)
 
     def read(value: object, place: Place) -> Words:
-        if isinstance(value, str):
+        if isinstance(value, str) or (number and isinstance(value, int)):
             return one(value, place)
         if not isinstance(value, list):
             raise UsageError(f"it is a list of texts, not {kind_of(value)}")
@@ -134,19 +138,6 @@ def words(
         return read
 
     return read
-
-
-def first_of(read: Read) -> Read:
-    """Read a value, or a list that has it alone."""
-
-    def read_first(value: object, place: Place) -> Words:
-        if not isinstance(value, list):
-            return read(value, place)
-        if len(value) != 1:
-            raise UsageError(f"it has {len(value)} values, and takes one")
-        return read(value[0], place)
-
-    return read_first
 
 
 def file(value: object, place: Place) -> Words:
@@ -205,5 +196,4 @@ def time(value: object, _: Place) -> Words:
         raise UsageError(
             f"it is a point in time, not {what}", fix="2026-12-31T00:00:00Z"
         )
-    at = value if value.tzinfo else value.replace(tzinfo=UTC)
-    return [str(at.timestamp())]
+    return [str(utc_time(value))]

@@ -128,7 +128,7 @@ def _foreign(who: str, user: int) -> StateError:
 def _read(line: bytes, who: str) -> dict[str, object]:
     try:
         answer: object = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, dict):
         done, failed = answer.get("done"), answer.get("failed")

@@ -13,12 +13,12 @@ from tunnel.access.limits import parse_limits
 from tunnel.center.events import LinkDown, LinkUp
 from tunnel.center.why import Known
 from tunnel.errors import CODES, Code, LocalLinkError, UsageError
-from tunnel.link.session import open_streams
+from tunnel.link.live import live_bytes, open_streams
 from tunnel.ops.control.connections import KICKED, Connections, mapping_of
 from tunnel.ops.control.entry_limits import EntryLimits
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
-from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
+from tunnel.ops.control.status import EntryStatus, LinkStatus, Passed, Status
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tunnel.access.join import JoinLine
     from tunnel.center.client import CenterClient
     from tunnel.center.events import Notice
+    from tunnel.link.tally import Live
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.entries import Line, Published
 
@@ -139,9 +140,10 @@ class ClientHandlers:
         status.links.append(link)
         status.connections, status.waiting = link.connections, link.waiting
         status.kept_bytes, status.passed = link.kept_bytes, link.passed
-        live = self._count()
+        live, bytes_now = self._count(), live_bytes(self._client.session)
         status.entries += [
-            self._entry(name, entry, live) for name, entry in self._published.items()
+            self._entry(name, entry, live, bytes_now)
+            for name, entry in self._published.items()
         ]
         status.entries += map(_local, self._local)
 
@@ -183,7 +185,9 @@ class ClientHandlers:
             return Counter()
         return Counter(filter(None, map(mapping_of, open_streams(session))))
 
-    def _entry(self, name: str, entry: Published, live: Counter[str]) -> EntryStatus:
+    def _entry(
+        self, name: str, entry: Published, live: Counter[str], bytes_now: Live
+    ) -> EntryStatus:
         public = self._client.public(name)
         refusal = self._client.publisher.refusal(name)
         state = "open" if public else "refused" if refusal else "waiting"
@@ -199,6 +203,7 @@ class ClientHandlers:
             reason=reason,
             connections=live[name],
             limit_per_s=self.limits.rate_of(name),
+            passed=Passed(*self._client.publisher.passed(name, bytes_now)),
         )
 
     async def _retry(self, _args: Args, _by: str) -> Answer:

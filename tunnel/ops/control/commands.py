@@ -27,8 +27,10 @@ from tunnel.ops.control.status_text import (
     text,
 )
 from tunnel.ops.control.why_text import why_line, why_lines
+from tunnel.ops.hide import VARIABLE as HIDDEN_ARGUMENTS
 from tunnel.ops.standard import lost_output
 from tunnel.ops.texts import connections, explained, shown, size_text
+from tunnel.redaction import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,8 +39,8 @@ FOLLOW_S: Final = 0.5
 """How often to ask for new lines of a log."""
 GONE_S: Final = 0.05
 """How often to look whether a process has ended: it takes some ten of these."""
-VARIABLES: Final = ("TUNNEL_JSON",)
-"""Variables that mean something to these commands."""
+VARIABLES: Final = ("TUNNEL_JSON", HIDDEN_ARGUMENTS)
+"""Variables that mean something to these commands, or to their words."""
 _NO_LINK: Final = ("waiting", "connecting")
 
 
@@ -298,6 +300,7 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "top": set(),
     "kick": set(),
     "limit": set(),
+    "add": set(),
     "remove": {"--now"},
     "stop": set(),
     "drain": set(),
@@ -309,7 +312,13 @@ _FLAGS: Final[dict[str, set[str]]] = {
 """The commands that are done here, and their flags."""
 
 
-_NAMES: Final = {"ps": (0, 0), "kick": (1, 2), "limit": (2, 3), "remove": (1, 2)}
+_NAMES: Final = {
+    "ps": (0, 0),
+    "kick": (1, 2),
+    "limit": (2, 3),
+    "add": (2, 3),
+    "remove": (1, 2),
+}
 """How many words they take, where that is not one or none."""
 
 
@@ -317,10 +326,13 @@ def quick(words: list[str]) -> int | None:
     """Do a command whose words are plain, and return its exit status.
 
     None: these words are for the whole parser, which takes a quarter of a second to
-    load: another command, a variable, a request for help, a fault.
+    load: another command, a variable, a request for help, a fault, a secret that is to
+    be kept out of ``ps`` first, or was.
     """
     command = words[0] if words else ""
     if command not in _FLAGS or any(name in os.environ for name in VARIABLES):
+        return None
+    if masked(words) != words:
         return None
     names = [word for word in words[1:] if not word.startswith("-")]
     flags = {word for word in words[1:] if word.startswith("-")}
@@ -350,6 +362,8 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
             return why(name, as_json=as_json)
         case "kick":
             return kick(*names)
+        case "add":
+            return add(*names)
         case "limit":
             return limit(*names)
         case "remove":

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.center.why import id_of
 from tunnel.errors import Code, UsageError
-from tunnel.link.session import open_streams
+from tunnel.link.live import open_streams
+from tunnel.link.tally import bytes_of
 from tunnel.link.waits import state_of
 from tunnel.ops.control.status import ConnectionStatus, Passed
 from tunnel.proto.events import StreamClosed
@@ -44,8 +45,7 @@ class Connections:
         """List the connections that have carried most."""
 
         def passed(one: tuple[Known, VirtualStream]) -> int:
-            conn = one[1].conn
-            return conn.send.taken + conn.recv.received
+            return sum(bytes_of(one[1].conn))
 
         each = list(self._each())
         each.sort(key=passed, reverse=True)
@@ -79,7 +79,7 @@ class Connections:
             target=str(create.target) if create else None,
             visitor=str(create.visitor) if create and create.visitor else None,
             state=conn.state.name.lower(),
-            passed=Passed(conn.send.taken, conn.recv.received),
+            passed=Passed(*bytes_of(conn)),
             why=state_of(stream),
         )
         return row.as_answer()

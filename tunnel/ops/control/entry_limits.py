@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.link.session import open_streams
+from tunnel.link.live import open_streams
 from tunnel.net.notify import Notify
 from tunnel.ops.control.connections import mapping_of
 from tunnel.proto.entry_pace import EntryPace, let_go

@@ -81,7 +81,7 @@ class CommonHandlers:
     ) -> None:
         self._role = role
         self._own = own
-        self._recent = recent
+        self.recent = recent
         self._ending = ending
         self._fill = status
         self._began_at = time.time()
@@ -111,7 +111,7 @@ class CommonHandlers:
             waiting=0,
             kept_bytes=0,
             passed=Passed(),
-            faults=faults_of(self._recent.faults),
+            faults=faults_of(self.recent.faults),
         )
         self._fill(status)
         if self._ending.began:
@@ -143,7 +143,7 @@ class CommonHandlers:
         after = args.get("after", 0)
         if not isinstance(after, int):
             raise UsageError("after is the number of a line")
-        kept = list(self._recent.after(after))
+        kept = list(self.recent.after(after))
         lines = kept[:MAX_LINES] if after else kept[-MAX_LINES:]
         return {
             "lines": [{"number": one.number, "at": one.at, "text": one.text,

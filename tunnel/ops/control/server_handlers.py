@@ -12,19 +12,20 @@ from tunnel.access.identity import short_id
 from tunnel.center.mappings import mappings_of
 from tunnel.center.why import Known
 from tunnel.errors import Code
+from tunnel.link.live import live_bytes
 from tunnel.log import log_event
 from tunnel.ops.control.connections import KICKED, Connections
 from tunnel.ops.control.handlers import Meters
-from tunnel.ops.control.status import EntryStatus, LinkStatus, Status
+from tunnel.ops.control.status import EntryStatus, LinkStatus, Passed, Status
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
     from tunnel.center.sites import OpenMapping
+    from tunnel.link.tally import Live
     from tunnel.ops.control import Answer, Args, Handler
 
 logger = logging.getLogger("tunnel.control")
@@ -32,15 +33,16 @@ _KINDS = {of_type: of_type.name.lower() for of_type in MappingType}
 
 
 class ServerHandlers:
-    """The commands about a server's links, entries and connections.
+    """The commands about a server's links, entries and connections."""
 
-    ``address`` is where it listens.
-    """
-
-    def __init__(self, server: CenterServer, address: Address) -> None:
+    def __init__(self, server: CenterServer) -> None:
         self._server = server
-        self.address = str(address)
         self.meters = Meters(self._totals)
+
+    @property
+    def address(self) -> str:
+        """Where the server listens for links."""
+        return ", ".join(map(str, self._server.addresses))
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -80,8 +82,9 @@ class ServerHandlers:
         for client in server.clients:
             link = self._link(client, now)
             status.links.append(link)
+            live = live_bytes(client.session)
             status.entries += [
-                _entry(mapping, link.id)
+                _entry(mapping, link.id, live)
                 for mapping in mappings_of(server.mappings, client)
             ]
             status.connections += link.connections
@@ -136,7 +139,7 @@ def since_1970(at: float | None, now: float) -> float | None:
     return None if at is None else round(time.time() - (now - at), 3)
 
 
-def _entry(mapping: OpenMapping, client: str) -> EntryStatus:
+def _entry(mapping: OpenMapping, client: str, live: Live) -> EntryStatus:
     public = mapping.endpoint.public
     kind = _KINDS.get(mapping.names[0].type, "?")
     return EntryStatus(
@@ -146,4 +149,5 @@ def _entry(mapping: OpenMapping, client: str) -> EntryStatus:
         target=None,
         state="open",
         client=client,
+        passed=Passed(*mapping.tally.passed(live)),
     )

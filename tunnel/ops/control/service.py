@@ -122,7 +122,7 @@ class OwnSocket:
             try:
                 if listener is None:
                     listener = open_socket(place)
-                elif own is not None and not link_to(own, place):
+                elif own is not None and not _linked(own, place):
                     continue
             except (AddressError, OSError) as error:
                 why = why or str(error)
@@ -146,6 +146,12 @@ class OwnSocket:
         if place is not None and place.is_symlink():
             with suppress(OSError):
                 place.unlink()
+
+
+def _linked(own: Path, place: Path) -> bool:
+    """Make a link that leads to a socket; False where another one may be made."""
+    # A longer one could be made, but nobody could ask there.
+    return UnixPath.is_usable(str(place)) and link_to(own, place)
 
 
 async def serve_control(listener: UnixListener, handlers: Handlers) -> None:

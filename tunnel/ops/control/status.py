@@ -75,6 +75,8 @@ class EntryStatus:
     connections: int | None = None
     limit_per_s: int | None = None
     passed: Passed | None = None
+    """By its visitors since it was opened here; without rates. Null of what listens
+    at the client."""
 
 
 @dataclass(slots=True)

@@ -18,6 +18,8 @@ Fields = Mapping[str, object]
 MAX_LISTED: Final = 50
 """Links, and entries, that a status for people lists; ``--json`` has all."""
 MAX_FAULTS: Final = 5
+MOST: Final = 1e18
+"""Bytes, seconds or things: an answer with more was not written by one of ours."""
 
 
 def ps_lines(answers: list[Fields]) -> Iterator[str]:
@@ -122,6 +124,9 @@ def _entry(entry: Fields) -> str:
         said.append(reason)
     if entry.get("connections") is not None:
         said.append(connections(int(number(entry, "connections"))))
+    passed = entry.get("passed")
+    if isinstance(passed, dict) and any(passed.values()):
+        said.append(flow(passed))
     if entry.get("limit_per_s") is not None:
         said.append(f"at most {size_text(number(entry, 'limit_per_s'))}/s")
     if client := text(entry, "client"):
@@ -139,9 +144,11 @@ def text(fields: Fields, key: str) -> str:
 
 
 def number(fields: Fields, key: str) -> float:
-    """Return a number; 0 if it is not there."""
+    """Return a number; 0 if it is not there, or no number of anything."""
     value = fields.get(key)
-    return value if isinstance(value, int | float) else 0
+    if isinstance(value, int | float) and abs(value) < MOST:
+        return value
+    return 0  # JSON has NaN here, and numbers without end
 
 
 def listed(fields: Fields, key: str) -> list[Fields]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tunnel.ops.control.status_text import Fields, number
+from tunnel.ops.control.status_text import Fields, number, text
 from tunnel.ops.texts import size_text
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ WORDS: Final = {
 
 def why_lines(answer: Fields, where: str) -> Iterator[str]:
     """Yield the lines about one connection; ``where`` names the process that tells."""
-    end = "opened here" if answer["end"] == "opener" else "leaves here"
+    end = "opened here" if text(answer, "end") == "opener" else "leaves here"
     about = [end, *_named(answer, "target", "to"), *_named(answer, "visitor", "for")]
     about += _named(answer, "local", "local end")
-    yield f"{answer['id']}  {', '.join(about)}  ({where})"
-    yield f"  now        waits for {_word(answer['now'])}"
+    yield f"{text(answer, 'id')}  {', '.join(about)}  ({where})"
+    yield f"  now        waits for {_word(text(answer, 'now'))}"
     yield f"  minute     {_minute(answer)}"
     sent, received = number(answer, "sent_bytes"), number(answer, "received_bytes")
     yield f"  passed     {size_text(sent)} sent, {size_text(received)} received"
@@ -42,17 +42,20 @@ def why_lines(answer: Fields, where: str) -> Iterator[str]:
         figures = answer.get(key)
         if isinstance(figures, dict):
             yield f"  {label:<10} {_line(figures)}"
-    yield f"  what helps {answer['help']}"
+    yield f"  what helps {text(answer, 'help')}"
     if answer.get("elsewhere"):
-        yield f"             {answer['elsewhere']}: tunnel why {answer['id']}, there."
+        yield (
+            f"             {text(answer, 'elsewhere')}: "
+            f"tunnel why {text(answer, 'id')}, there."
+        )
 
 
 def why_line(answer: Fields, where: str) -> str:
     """Return the line of one connection among others."""
     sent, received = number(answer, "sent_bytes"), number(answer, "received_bytes")
     return (
-        f"{answer['id']!s:<16}{answer['user']!s:<14}{size_text(sent):>9} out "
-        f"{size_text(received):>9} in  {answer['now']!s:<8}  {_minute(answer)}"
+        f"{text(answer, 'id'):<16}{text(answer, 'user'):<14}{size_text(sent):>9} out "
+        f"{size_text(received):>9} in  {text(answer, 'now'):<8}  {_minute(answer)}"
         f"  [{where}]"
     )
 
@@ -62,22 +65,22 @@ def _named(answer: Fields, key: str, label: str) -> list[str]:
     return [f"{label} {value}"] if value else []
 
 
-def _word(word: object) -> str:
-    return WORDS.get(str(word), str(word))
+def _word(word: str) -> str:
+    return WORDS.get(word, word)
 
 
 def _minute(answer: Fields) -> str:
     shares = answer.get("minute")
     if not isinstance(shares, dict) or not shares:
         return "not looked at yet"
-    parts = sorted(shares.items(), key=lambda part: -float(part[1]))
-    return ", ".join(f"{word} {float(share):.0f} %" for word, share in parts)
+    parts = sorted(shares, key=lambda word: -number(shares, word))
+    return ", ".join(f"{word} {number(shares, word):.0f} %" for word in parts)
 
 
 def _line(figures: Fields) -> str:
     """Return the numbers of a TCP connection, without those that are not known."""
     said = [
-        f"round trip {figures['rtt_ms']} ms ± {figures['rttvar_ms']}",
+        f"round trip {text(figures, 'rtt_ms')} ms ± {text(figures, 'rttvar_ms')}",
         f"window {size_text(number(figures, 'cwnd_bytes'))}",
         f"on its way {size_text(number(figures, 'unacked_bytes'))}",
     ]
@@ -85,7 +88,7 @@ def _line(figures: Fields) -> str:
         said.append(f"waiting {size_text(number(figures, 'notsent_bytes'))}")
     again = figures.get("repeated_percent")
     share = f" ({number(figures, 'repeated_percent'):.1f} %)" if again else ""
-    said.append(f"sent again {figures['retransmits']}{share}")
+    said.append(f"sent again {text(figures, 'retransmits')}{share}")
     if rate := number(figures, "delivery_bytes_per_s"):
         least = "at least " if figures.get("app_limited") else ""
         said.append(f"carries {least}{size_text(rate)}/s")

@@ -1,0 +1,1 @@
+"""What a process tells Prometheus, and whether it lives and is ready."""

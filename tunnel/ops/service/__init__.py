@@ -1,0 +1,1 @@
+"""``tunnel service``: a unit of systemd that starts ``serve`` or ``up``."""
