@@ -20,6 +20,7 @@ from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.errors import TunnelError
 from tunnel.link.transport import PlainTransport, dial, prove
+from tunnel.net.given import Given
 from tunnel.proto.frames import Terms
 from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.proofs import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tunnel.access.months import Months
     from tunnel.access.networks import Network
     from tunnel.center.events import Notice
-    from tunnel.net.given import Given
 
 LOOPBACK = "127.0.0.1"
 WAIT_S = 20.0
@@ -134,9 +134,9 @@ async def center(
             resume_s=resume_s,
             names=names or NameOptions(),
             trusted_proxies=trusted,
+            given=given or Given(),
         ),
         months,
-        given,
     )
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -128,8 +128,10 @@ async def open_places(
     What was ``given`` is taken, and not opened.
 
     Raises:
-        AddressError: nothing has changed. Nor has it where this is cancelled.
+        AddressError: also for a given socket that is wanted nowhere. Nothing has
+            changed. Nor has it where this is cancelled.
     """
+    given.check(wanted.values())
     moves = {one: to for one, to in wanted.items() if one.where != to}
     opened: dict[Listening, Place] = {}
     freed: dict[Listening, Address] = {}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from tunnel.access.limits import Limits
 from tunnel.addresses import EVERYWHERE, Address
 from tunnel.center.names import NameOptions
+from tunnel.net.given import Given
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -44,6 +44,9 @@ class ServerOptions:
     also_listen: tuple[Address, ...] = ()
     """Where links come in besides ``listen``."""
 
+    given: Given = field(default_factory=Given)
+    """Sockets to listen on, instead of others for the same."""
+
     @property
     def listens(self) -> tuple[Address, ...]:
         """Where links come in."""
@@ -61,12 +64,31 @@ class ServerOptions:
         https = self.names.https
         return https is not None and https in self.listens and bool(https.port)
 
-    def at(self, places: Mapping[str, Address]) -> ServerOptions:
-        """Return options that listen there, for ``listen``, ``http``, ``https``."""
-        names = self.names
-        listen = places.get("listen", self.listen)
-        https = places.get("https", names.https)
-        if self.shares_https and ("listen" in places) != ("https" in places):
+    def instead_of(self, old: ServerOptions) -> ServerOptions:
+        """Return these with what stays as it was at the start of a server."""
+        of_start = replace(
+            self, plain=old.plain, next_identity=old.next_identity, given=old.given
+        )
+        return of_start.placed()
+
+    def placed(self) -> ServerOptions:
+        """Return options that listen where sockets were given by name.
+
+        Links come in there first, unless it is another place of theirs. What was one
+        port for everything stays one.
+        """
+        places = self.given.at
+        names, shares, was = self.names, self.shares_https, self.names.https
+        listen, https = places.get("listen", self.listen), places.get("https", was)
+        if (
+            shares
+            and was == self.listen
+            and ("listen" in places) != ("https" in places)
+        ):
             listen = https = places.get("https", listen)
+        if listen in self.also_listen:
+            listen = self.listen
+        also = [https if shares and one == was else one for one in self.also_listen]
         names = replace(names, http=places.get("http", names.http), https=https)
-        return replace(self, listen=listen, names=names)
+        others = tuple(one for one in also if one is not None)
+        return replace(self, listen=listen, names=names, also_listen=others)

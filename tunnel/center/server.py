@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
 from math import ceil
 from time import time
@@ -43,7 +42,6 @@ from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tu
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.descriptors import DESCRIPTORS
-from tunnel.net.given import Given
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
@@ -86,8 +84,7 @@ logger = logging.getLogger("tunnel.server")
 class CenterServer:
     """The center-server's role. Only plain links do without an ``identity``.
 
-    ``months`` are the bytes of this month, kept over restarts where they say so, and
-    ``given`` are sockets to listen on.
+    ``months`` are the bytes of this month, kept over restarts where they say so.
     """
 
     def __init__(
@@ -96,10 +93,8 @@ class CenterServer:
         identity: Identity | None,
         options: ServerOptions | None = None,
         months: Months | None = None,
-        given: Given | None = None,
     ) -> None:
-        self._given = given or Given()
-        self.options = options = (options or ServerOptions()).at(self._given.at)
+        self.options = options = (options or ServerOptions()).placed()
         self._users = users = Users(users)
         self.terms = Terms(capabilities=SERVER_CAN)
         types = port_types(options.listen.host, options.ports)
@@ -157,9 +152,7 @@ class CenterServer:
         options = self.options
         VISITORS.set(self._visitors)
         ending = self.names.ending(options.names)
-        places = self._places(options)
-        self._given.check(places.values())
-        take_places(await open_places(places, self._given))
+        take_places(await open_places(self._places(options), options.given))
         self.entrances.take()
         self.names.take(options.names, ending)
         self.mappings.offer(self.names.types())
@@ -189,11 +182,10 @@ class CenterServer:
             AddressError, UsageError: as ``run``. Nothing has changed.
         """
         old, tls, ending = self.options, self._tls, self.names.ending(options.names)
-        options = replace(options, plain=old.plain, next_identity=old.next_identity)
-        options = options.at(self._given.at)
+        options = options.instead_of(old)
         if options.client_ca or old.client_ca:
             tls = self._tls_of(options)
-        opened = await open_places(self._places(options), self._given)
+        opened = await open_places(self._places(options), options.given)
         # From here on nothing fails, and nothing waits: nobody sees a half of it.
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)

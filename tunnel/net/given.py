@@ -2,7 +2,7 @@
 
 systemd's protocol, sd_listen_fds(3): descriptors from 3 on, and variables that say for
 which process, how many, and under which names. A socket stays with this process to its
-end, so that an address that is left and wanted again by a reload is there.
+end: a reload may want it for something else.
 """
 
 from __future__ import annotations

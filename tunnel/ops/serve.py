@@ -75,12 +75,12 @@ async def run_serve(
         AddressError: a given socket is none that listens.
         StateError: the state folder cannot be used, or a user of it is in the file too.
     """
-    given = take_given(os.environ)
+    options = replace(options, given=take_given(os.environ))
     with sole_server(state):
         identity, options = _identified(options, state, again.flags.rotation(), show)
         token = owner_token(state)
         owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options, Months(state), given)
+        server = CenterServer({OWNER: owner}, identity, options, Months(state))
         joined = _Joined(state, token, identity, show)
         commands = UserCommands(state, joined.line, of_file=again.users)
         care = UserCare(state, owner, server, commands)
