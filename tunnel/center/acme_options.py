@@ -42,14 +42,27 @@ _MAIL: Final = re.compile(r"[^@\s,<>]+@[^@\s,<>]+\.[^@\s,<>]+")
 
 
 def acme_options(
-    mail: str, directory: str | None, ca: Path | None, hook: Path | None
-) -> AcmeOptions:
-    """Return the options that flags, or keys of a file, say.
+    mail: str | None,
+    directory: str | None,
+    ca: Path | None,
+    hook: Path | None,
+    *,
+    has_https: bool,
+) -> AcmeOptions | None:
+    """Return the options that flags, or keys of a file, say; None without a ``mail``.
 
     Raises:
         UsageError: they cannot be meant, a file of them cannot be used, or the library
             is not installed.
     """
+    if mail is None:
+        if directory or ca or hook:
+            why = "--acme-directory, --acme-ca and --acme-hook are about --acme"
+            raise UsageError(why, fix="--acme you@example.net")
+        return None
+    if not has_https:
+        why = "--acme gets certificates, but there is no port to use them on"
+        raise UsageError(why, fix="--https 443")
     if not _MAIL.fullmatch(mail):
         what = f"--acme {mail!r} is no mail address"
         raise UsageError(what, fix="--acme you@example.net")

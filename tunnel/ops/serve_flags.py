@@ -22,7 +22,6 @@ from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     from tunnel.access.limits import Limits as UserLimits
-    from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.names import NameOptions
     from tunnel.center.options import ServerOptions
 
@@ -189,6 +188,7 @@ class ServeFlags:
         Without a domain, names on loopback end in ``.localhost``, which browsers and
         curl look for on their own machine.
         """
+        from tunnel.center.acme_options import acme_options
         from tunnel.center.names import NameOptions
 
         if self.certificate is not None and self.https is None:
@@ -208,23 +208,9 @@ class ServeFlags:
         if known is None and all(is_loopback(at.host) for at in (http, https) if at):
             known = LOCALHOST
         domain = known and known.lower()
-        return NameOptions(
-            http, https, domain, self.certificate, self.redirect, self._acme()
-        )
-
-    def _acme(self) -> AcmeOptions | None:
-        said = (self.acme_directory, self.acme_ca, self.acme_hook)
-        if self.acme is None:
-            if any(said):
-                why = "--acme-directory, --acme-ca and --acme-hook are about --acme"
-                raise UsageError(why, fix="--acme you@example.net")
-            return None
-        from tunnel.center.acme_options import acme_options
-
-        if self.https is None:
-            why = "--acme gets certificates, but there is no port to use them on"
-            raise UsageError(why, fix="--https 443")
-        return acme_options(self.acme, *said)
+        said = self.acme, self.acme_directory, self.acme_ca, self.acme_hook
+        acme = acme_options(*said, has_https=https is not None)
+        return NameOptions(http, https, domain, self.certificate, self.redirect, acme)
 
 
 def _port_range(text: str) -> range:
