@@ -3,7 +3,7 @@
     python granted.py RIGHT,RIGHT… HOST:PORT…
 
 A line for each target says what the owner heard and what the guest did; datagrams are
-sent by the guest alone, to all targets in turn.
+sent by the guest alone, to all targets in turn, unless ``no-datagrams`` is the first.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 COMMAND: Final = (sys.executable, __file__)
+NO_DATAGRAMS: Final = "no-datagrams"
 
 
 @asynccontextmanager
@@ -50,6 +51,8 @@ async def heard(client: CenterClient, target: Address) -> str:
 
 async def main(*args: str) -> None:
     words, *texts = args
+    silent = texts[0] == NO_DATAGRAMS
+    texts = texts[silent:]
     token = make_token()
     rights = {"default": ALL, "guest": parse_rights(words.split(","))}
     users = {
@@ -67,7 +70,7 @@ async def main(*args: str) -> None:
                 answers = await heard(owner, target), await heard(guest, target)
                 print(target, *answers, sep=" | ", flush=True)
             datagrams = await guest.associate()
-            for target in targets:
+            for target in () if silent else targets:
                 datagrams.send(target, str(target).encode())
             await trio.sleep_forever()
 
