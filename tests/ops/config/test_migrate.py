@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tunnel.errors import ConfigError
@@ -248,6 +248,7 @@ VALUES = st.recursive(
 
 
 @given(document=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6))
+@example(document={"allowPorts": "tcp", "serverAddr": "a\nb"})
 @settings(deadline=None)
 def test_no_document_of_theirs_is_too_odd(document: dict[str, object]) -> None:
     for kind in (frp, rathole):

@@ -47,7 +47,8 @@ class Table:
         rows = [f"{key} = {_toml(one)}" for key, one in self.rows.items() if one]
         above = [f"# {self.about}"] if self.about else []
         notes = [f"# {one}" for one in self.notes]
-        return "\n".join([*map(escaped, above), self.head, *notes, *rows]) + "\n"
+        comments = [*map(escaped, above), self.head, *map(escaped, notes)]
+        return "\n".join([*comments, *rows]) + "\n"
 
 
 class Old:
