@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from support import often
 from support.pebble import HOST, Pebble
 from support.processes import WAIT_S, Machine, eventually, free_port, program
-from support.targets import Target, visit
+from support.targets import Target, echo, read_exactly, visit
 
 from tunnel.errors import Exit
 
@@ -136,6 +137,44 @@ def test_a_published_name_gets_a_certificate_and_no_other_is_asked_for(
     acme.up(again.join, "--http", f"wiki={web.port}")
     assert f"host=wiki.{DOMAIN}" in again.program.err.wait("acme.got")
     assert authority.orders() == before + 2
+
+
+def test_links_names_passed_names_and_the_authority_come_in_at_one_port(
+    authority: Pebble, web: Target, acme: Machine
+) -> None:
+    own = trustme.CA()
+    mail = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.issue_cert(f"mail.{DOMAIN}").configure_cert(mail)
+
+    def mail_answer(conn: socket.socket) -> object:
+        with mail.wrap_socket(conn, server_side=True) as stream:
+            stream.recv(4_096)
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmail")
+        return None
+
+    port = authority.https_port
+    with Target(mail_answer) as mail_at, Target(echo) as told:
+        server = acme.serve(
+            *authority.flags, "--domain", DOMAIN, listen=f"{HOST}:{port}"
+        )
+        assert server.port == port
+        # The link is there before the port has a certificate, and goes on behind it.
+        client = acme.up(
+            server.join, "--tcp", f"0={told.port}", "--http", f"one={web.port}",
+            "--https", f"mail={mail_at.port}",
+        )  # fmt: skip
+        public = next(one for one in client.out.all() if one.startswith("tcp "))
+        with visit(int(public.split()[1].rpartition(":")[2])) as conn:
+            conn.sendall(b"before")
+            assert read_exactly(conn, 6) == b"before"
+            server.program.err.wait("acme.got")
+            assert page(port, f"one.{DOMAIN}", authority.context()).endswith(b"ok")
+            trusting = ssl.create_default_context()
+            own.configure_trust(trusting)
+            assert page(port, f"mail.{DOMAIN}", trusting).endswith(b"mail")
+            conn.sendall(b"behind")
+            assert read_exactly(conn, 6) == b"behind"
+        assert not client.err.count("link.lost")
 
 
 def test_http_01_is_tried_where_tls_is_not_reached(
