@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import ssl
 import sys
 from contextlib import suppress
@@ -415,10 +416,15 @@ def take(name: str, data: bytes) -> bool:
 def blocks() -> int:
     """Return how many objects Python holds, but for those in caches of a bound size.
 
-    The collector must be off for that.
+    The collector must be off for that. It empties the lists of tuples to be used again,
+    and finds no garbage, for that is frozen.
     """
     assert not gc.isenabled()
+    re.purge()
     for one in gc.get_objects():
         if isinstance(one, _lru_cache_wrapper):
             one.cache_clear()
+    gc.freeze()
+    gc.collect()
+    gc.unfreeze()
     return sys.getallocatedblocks()
