@@ -9,6 +9,7 @@ cycle, and that is to stay so.
 from __future__ import annotations
 
 import gc
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,9 @@ KEPT = {"MappingEntry": TIMES}
 def collector_off() -> Iterator[None]:
     gc.collect()
     gc.disable()
+    logging.disable()  # pytest keeps what is logged, and all that belongs to it
     yield
+    logging.disable(logging.NOTSET)
     gc.enable()
 
 
