@@ -99,6 +99,14 @@ def read_toml(text: str) -> dict[str, object]:
     return document
 
 
+def as_toml(value: object) -> str:
+    """Return a text, a number, true, false or a list of these as TOML has it."""
+    import json  # most commands write none
+
+    # JSON's escapes are TOML's.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _insist_on_bounds(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ValueError(_TOO_DEEP)

@@ -253,7 +253,9 @@ def test_commands_that_change_something_need_no_parser(run: Path) -> None:
     for words in (
         ["add", "tcp", "8000"],
         ["add", "http", "shop=127.0.0.1:8000", "up-1"],
+        ["add", "tcp", "8000", "--save"],
         ["remove", "tcp-1", "--now"],
+        ["remove", "tcp-1", "--save"],
         ["limit", "tcp-1", "5MB/s"],
         ["kick", "abcd-1"],
         ["reload", "--now"],

@@ -434,3 +434,43 @@ def test_a_password_of_an_added_entry_is_told_nowhere(
     assert any("entry.changed" in line for line in told)
     assert not any("hunter22" in line for line in told)
     say(machine, "remove", f"socks-localhost:{proxy}")
+
+
+def test_what_is_saved_is_in_the_file_and_comes_again(
+    machine: Machine, target: Target
+) -> None:
+    server, file = machine.serve(), machine.home / "up.toml"
+    public, more, other = free_port(), free_port(), free_port()
+    file.write_text(
+        f'[client]\nto = "{server.join}"\n\n# The first.\n[[client.tcp]]\n'
+        f"remote = {public}\ntarget = {target.port}  # its port"
+    )
+    file.chmod(0o600)
+    before = file.read_bytes() + b"\n"
+    up = "up", "--config", str(file)
+    client = machine.tunnel(*up)
+    client.out.wait("tcp ")
+    entry = f"{more}={target.port}"
+    say(machine, "add", "tcp", f"{other}={target.port}")
+    said = say(machine, "add", "tcp", entry, "--save")
+    assert said == [f"+ tcp {more}", f"saved in {file}"]
+    assert file.read_bytes().startswith(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    client.out.wait("tcp ", 3)
+    taken = file.read_bytes()
+    refusal(machine, "add", "reach", f"{server.port}=h:1", "--save")
+    assert file.read_bytes() == taken
+    # A reload takes what was not saved, and nothing else.
+    assert say(machine, "reload", "up") == [f"- tcp {other}"]
+    assert client.stop() == 0
+
+    client = machine.tunnel(*up)
+    client.out.wait("tcp ", 2)
+    with visit(more) as visitor:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+    said = say(machine, "remove", str(more), "--save")
+    assert said == [f"- tcp {more}", f"saved in {file}"]
+    assert file.read_bytes() == before
+    assert say(machine, "reload", "up") == []
+    assert not client.err.count("event=config.change")

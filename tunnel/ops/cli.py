@@ -110,7 +110,7 @@ def up(
 
     wanted = [*entries.entries(), *FILE.entries]
     source = Source(app, sys.argv[1:], FILE.path)
-    again = UpAgain(server, run, source.parse_up, source.path)
+    again = UpAgain(server, run, source.parse_up, source.path, FILE.kept)
     return _up(wanted, server, run, again)
 
 

@@ -99,26 +99,32 @@ def limit(entry: str, rate: str, name: str | None = None, /) -> int:
     return commands.limit(entry, rate, name)
 
 
-def add(flag: str, entry: str, name: str | None = None, /) -> int:
+def add(
+    flag: str, entry: str, name: str | None = None, /, *, save: bool = False
+) -> int:
     """Add an entry to a running client; it is there until it ends, or reads its file.
 
     Args:
         flag: tcp, udp, http, https, reach, socks or be-exit.
         entry: What follows the flag of that name in `tunnel up`.
         name: One of `tunnel ps`, if there are several clients.
+        save: Add it to the client's file too, and so for good.
     """
-    return commands.add(flag, entry, name)
+    return commands.add(flag, entry, name, save=save)
 
 
-def remove(entry: str, name: str | None = None, /, *, now: bool = False) -> int:
+def remove(
+    entry: str, name: str | None = None, /, *, now: bool = False, save: bool = False
+) -> int:
     """Take an entry away from a running client; who is in may go on.
 
     Args:
         entry: Its name in `tunnel status`, or its public port.
         name: One of `tunnel ps`, if there are several clients.
         now: Cut who is in.
+        save: Take it out of the client's file too.
     """
-    return commands.remove(entry, name, now=now)
+    return commands.remove(entry, name, now=now, save=save)
 
 
 def drain(name: str | None = None, /) -> int:

@@ -99,7 +99,7 @@ def place_of(to: str | None, save_as: str | None, *, of_file: bool = False) -> P
     """
     what = "this join line works for one machine, whose own line cannot be saved"
     if of_file and to is not None and "://" in to:
-        why = "it is in a configuration file, which is never written"
+        why = "it is in a configuration file, of which only entries are ever written"
         raise StateError(what, why, "tunnel join LINE, and no `to` in the file")
     if to is None and os.environ.get("TUNNEL_TO_FILE"):
         why = "it is in the file of TUNNEL_TO_FILE, which is never written"

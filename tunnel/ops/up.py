@@ -34,7 +34,7 @@ from tunnel.ops.control.client_handlers import ClientHandlers
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
-from tunnel.ops.entry_commands import EntryCommands
+from tunnel.ops.entry_commands import EntryCommands, EntryFile
 from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
@@ -163,17 +163,19 @@ class _Up:
         self._local = await self._entries.start(entries)
         changes: ClientChanges | None = None
         handlers: Handlers = {}
+        file: EntryFile | None = None
         if again is not None:
             changes = ClientChanges(again, self._entries, self._changed)
             reloader = Reloader(changes.apply, self.show, again.path, self._life)
             await reloader.start(self.nursery)
             handlers = reloader.handlers
+            file = EntryFile(again.path, again.given, reloader.held)
 
         def most_s() -> float:
             return changes.run.drain_s() if changes else drain_s
 
         await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
-        common = await self._answer_commands(ending, handlers)
+        common = await self._answer_commands(ending, handlers, file)
         if metrics is not None:
             await self._start_metrics(metrics, common)
         if self.show.terminal:
@@ -191,7 +193,9 @@ class _Up:
         for line in lines:
             self._say(line)
 
-    async def _answer_commands(self, ending: Ending, more: Handlers) -> CommonHandlers:
+    async def _answer_commands(
+        self, ending: Ending, more: Handlers, file: EntryFile | None
+    ) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
         common = CommonHandlers("up", own, self.show.recent, ending, about.fill)
@@ -199,7 +203,7 @@ class _Up:
         self.nursery.start_soon(about.meters.run)
         self.nursery.start_soon(about.limits.run)
         self.nursery.start_soon(why.run)
-        changes = EntryCommands(self._client, self._entries, self._changed)
+        changes = EntryCommands(self._client, self._entries, self._changed, file)
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
         await self.nursery.start(own.serve, handlers)

@@ -86,6 +86,23 @@ def set_mode(descriptor: int, mode: int) -> None:
         os.fchmod(descriptor, mode)
 
 
+def copy_owner(descriptor: int, status: os.stat_result) -> bool:
+    """Give an open file the owner and group of another, as far as this user may.
+
+    Returns:
+        Whether it has that group now. Windows has none: its folders say who may what.
+    """
+    if sys.platform == "win32":
+        return True
+    else:
+        own = os.fstat(descriptor)
+        for user, group in ((status.st_uid, -1), (-1, status.st_gid)):
+            if (user, group) not in ((own.st_uid, -1), (-1, own.st_gid)):
+                with suppress(PermissionError):
+                    os.fchown(descriptor, user, group)
+        return os.fstat(descriptor).st_gid == status.st_gid
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder outlive a power cut; Windows does without being asked.
 

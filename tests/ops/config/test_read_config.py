@@ -10,7 +10,8 @@ import pytest
 from tunnel.access.rules import default_rights, parse_rights
 from tunnel.errors import ConfigError
 from tunnel.ops import entry_syntax as syntax
-from tunnel.ops.config.read import MAX_BYTES, read_config
+from tunnel.ops.config.content import MAX_BYTES
+from tunnel.ops.config.read import read_config
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:

@@ -33,6 +33,16 @@ def lines_of(text: str) -> dict[Path, int]:
     return _Walk(text).lines()
 
 
+def spans_of(text: str) -> dict[Path, tuple[int, int]]:
+    """Return where each table with a header of its own stands in a valid text.
+
+    That is from its bracket to behind its last value; a comment may follow there.
+    """
+    walk = _Walk(text)
+    walk.lines()
+    return walk.spans
+
+
 def line_at(lines: Mapping[Path, int], path: Path) -> int:
     """Return the line of a key, or of the nearest table around it."""
     while path and path not in lines:
@@ -52,15 +62,21 @@ class _Walk:
         self._found: dict[Path, int] = {}
         self._last: dict[Path, int] = {}
         """The last index of each array of tables."""
+        self.spans: dict[Path, tuple[int, int]] = {}
+        """As ``spans_of``, once all is walked."""
 
     def lines(self) -> dict[Path, int]:
         table: Path = ()
+        begin = -1
         while self._skip(_BLANK) < len(self._text):
             before = self._at
             if self._text.startswith("[", self._at):
+                begin = before
                 table = self._header()
             else:
                 self._pair(table)
+            if begin >= 0:
+                self.spans[table] = begin, self._at
             if self._at == before:
                 break  # it is no TOML
         return self._found

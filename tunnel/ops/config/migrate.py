@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import ConfigError, TunnelError
 from tunnel.ops.config import frp, rathole
+from tunnel.ops.config.content import content
 from tunnel.ops.config.lines import lines_of
 from tunnel.ops.config.old import Old
-from tunnel.ops.config.read import content, syntax_fault
+from tunnel.ops.config.read import syntax_fault
 from tunnel.words import read_toml
 
 if TYPE_CHECKING:

@@ -5,13 +5,12 @@ What is taken is written as tables of ours; what is left is told with its line.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tunnel.ops.config.lines import line_at
-from tunnel.words import escaped
+from tunnel.words import as_toml, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ class Table:
 
     def text(self) -> str:
         """Return the table in TOML."""
-        rows = [f"{key} = {_toml(one)}" for key, one in self.rows.items() if one]
+        rows = [f"{key} = {as_toml(one)}" for key, one in self.rows.items() if one]
         above = [f"# {self.about}"] if self.about else []
         notes = [f"# {one}" for one in self.notes]
         comments = [*map(escaped, above), self.head, *map(escaped, notes)]
@@ -158,8 +157,3 @@ def _inside(found: object, key: str | int) -> object:
     if isinstance(found, list) and isinstance(key, int) and key < len(found):
         return found[key]
     return None
-
-
-def _toml(value: object) -> str:
-    # JSON's escapes are TOML's.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

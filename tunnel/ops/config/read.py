@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -17,6 +15,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from tunnel.access.files import insist_unwritable
 from tunnel.access.users import MAX_USERS
 from tunnel.errors import ConfigError, TunnelError, UsageError
+from tunnel.ops.config.content import content
 from tunnel.ops.config.lines import line_at, lines_of
 from tunnel.ops.config.place import Place
 from tunnel.ops.config.schema import (
@@ -29,7 +28,6 @@ from tunnel.ops.config.schema import (
 from tunnel.ops.config.tables import entry_of, line_of, user_of
 from tunnel.ops.config.values import Several, kind_of
 from tunnel.ops.entries import refuse_twice
-from tunnel.platform.files import open_file
 from tunnel.words import meant, read_toml
 
 if TYPE_CHECKING:
@@ -47,12 +45,8 @@ Known = dict[str, Made]
 Section = Literal["server", "client"]
 Keys = tuple[str | int, ...]
 SECTIONS: Final[tuple[Section, ...]] = ("server", "client")
-MAX_BYTES: Final = 4_194_304
-"""Ten thousand users or entries with a dozen lines each; read in some seconds."""
 MAX_FAULTS: Final = 1_000
 """A file with more is another file; each may cost a search for what was meant."""
-TRIES: Final = 5
-"""How often a file is read that changes meanwhile: an editor writes it in one go."""
 _AT_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
 _DASHED: Final = re.compile(
     r"(?:--|\b(?=(?:auth|response)-header\b|max-body\b))([a-z-]+)"
@@ -167,41 +161,6 @@ def syntax_fault(path: Path, text: str, error: ValueError) -> str:
     found = _AT_LINE.search(str(error))
     line = int((found and found[1]) or text.count("\n") + 1)
     return f"{path}:{line}: {_AT_LINE.sub('', str(error))}"
-
-
-def content(path: Path) -> tuple[str, os.stat_result]:
-    """Return the text of a file, which did not change while it was read.
-
-    Raises:
-        UsageError: it is none, or cannot be read.
-    """
-    never: int = getattr(os, "O_NONBLOCK", 0)  # a FIFO has no writer perhaps
-    for _ in range(TRIES):
-        try:
-            with open(open_file(path, os.O_RDONLY | never, 0), "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    why = "it is read again at each reload"
-                    raise UsageError("this is no file", why)
-                raw = file.read(MAX_BYTES + 1)
-                after = os.fstat(file.fileno())
-        except (OSError, ValueError) as error:  # a name with a NUL
-            why = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"cannot be read: {why}") from error
-        if len(raw) > MAX_BYTES:
-            raise UsageError(f"it has more than {MAX_BYTES} bytes")
-        if (status.st_mtime_ns, len(raw)) == (after.st_mtime_ns, after.st_size):
-            return _decoded(raw), status
-    raise UsageError("it changes while it is read")
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        why = f"its line {line} is in another encoding"
-        raise UsageError("it is not UTF-8", why) from None
 
 
 _CONVERTER: Final = Converter(forbid_extra_keys=True)

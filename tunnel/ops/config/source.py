@@ -127,6 +127,7 @@ class FileSource:
         if command not in SECTION_OF:
             return
         said = {_key_of(one.name): one for one in arguments}
+        self.kept = frozenset(key for key, one in said.items() if one.tokens)
         given = said["config"].tokens
         self.path = Path(given[-1].value).expanduser() if given else usual_path()
         if self.path is None or not (given or _is_there(self.path)):
@@ -138,7 +139,6 @@ class FileSource:
         section = getattr(self.config, name)
         if section is None:
             return
-        self.kept = frozenset(key for key, one in said.items() if one.tokens)
         self.is_alone = not self.kept - {"config"}
         secrets: list[str] = []
         for key, value in section.flags.items():

@@ -185,29 +185,39 @@ def retry(name: str | None = None) -> Exit:
 
 def reload(name: str | None = None, *, now: bool = False) -> Exit:
     """Have a process read its file again; shows what has changed, or all faults."""
-    answer = find(name).ask("reload", now=now)
-    faults = answer.get("faults")
-    for line in faults if isinstance(faults, list) else []:
-        sys.stderr.write(f"{shown(str(line))}\n")
-    done = _changed(answer)
-    return Exit.CONFIGURATION if faults else done
+    return _changed(find(name).ask("reload", now=now))
 
 
-def add(flag: str, entry: str, name: str | None = None) -> Exit:
-    """Add an entry to a running client; ``flag`` is that of ``tunnel up``."""
-    return _changed(find(name, "up").ask("add", flag=flag, text=entry))
+def add(flag: str, entry: str, name: str | None = None, *, save: bool = False) -> Exit:
+    """Add an entry to a running client; ``flag`` is that of ``tunnel up``.
+
+    ``save`` adds it to the client's file too.
+    """
+    return _changed(find(name, "up").ask("add", flag=flag, text=entry, save=save))
 
 
-def remove(entry: str, name: str | None = None, *, now: bool = False) -> Exit:
-    """Take an entry away from a running client; ``now`` cuts who is in."""
-    return _changed(find(name, "up").ask("remove", entry=entry, now=now))
+def remove(
+    entry: str, name: str | None = None, *, now: bool = False, save: bool = False
+) -> Exit:
+    """Take an entry away from a running client; ``now`` cuts who is in.
+
+    ``save`` takes it out of the client's file too.
+    """
+    return _changed(find(name, "up").ask("remove", entry=entry, now=now, save=save))
 
 
 def _changed(answer: Fields) -> Exit:
+    """Show what has changed, or all faults of the file that kept it from that."""
+    faults = answer.get("faults")
+    for line in faults if isinstance(faults, list) else []:
+        sys.stderr.write(f"{shown(str(line))}\n")
     changes = answer.get("changes")
     for line in changes if isinstance(changes, list) else []:
         _print(shown(str(line)))
-    return _written()
+    if file := text(answer, "file"):
+        _print(shown(f"saved in {file}"))
+    done = _written()
+    return Exit.CONFIGURATION if faults else done
 
 
 def limit(entry: str, rate: str, name: str | None = None) -> Exit:
@@ -300,8 +310,8 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "top": set(),
     "kick": set(),
     "limit": set(),
-    "add": set(),
-    "remove": {"--now"},
+    "add": {"--save"},
+    "remove": {"--now", "--save"},
     "stop": set(),
     "drain": set(),
     "retry": set(),
@@ -363,11 +373,12 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
         case "kick":
             return kick(*names)
         case "add":
-            return add(*names)
+            return add(*names, save="--save" in flags)
         case "limit":
             return limit(*names)
         case "remove":
-            return remove(*names, now="--now" in flags)
+            now, save = "--now" in flags, "--save" in flags
+            return remove(*names, now=now, save=save)
         case "reload":
             return reload(name, now="--now" in flags)
         case "logs":

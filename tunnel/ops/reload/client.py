@@ -31,6 +31,8 @@ class UpAgain:
     """Reads all of it anew, entries too; is called in a thread."""
     path: Path | None
     """The file."""
+    given: frozenset[str] = frozenset()
+    """The flags that were given otherwise: those of the file do not count."""
 
 
 class ClientChanges:

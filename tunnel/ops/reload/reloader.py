@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
@@ -20,7 +20,7 @@ from tunnel.ops.runtime import hangup_reloads
 from tunnel.platform.process import HANGUP
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from tunnel.ops.control import Answer, Args, Handler
@@ -110,6 +110,18 @@ class Reloader:
             raise error.with_traceback(None) from None
         self.faults, self._life.refused = [], ""
         return changes
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Hold reloads off; who writes the file meanwhile has applied what it says.
+
+        It is read again all the same if somebody else had saved it before.
+        """
+        async with self._one_by_one:
+            is_known = _stamp_of(self._path) == self._stamp
+            yield
+            if is_known:
+                self._stamp = _stamp_of(self._path)
 
     async def _watch_signal(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
