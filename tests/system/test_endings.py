@@ -80,12 +80,17 @@ def test_curl_hears_a_refusal_in_the_middle_of_its_upload(
     if way != "C":
         url = f"http://127.0.0.1:{world.port(way, 'answer_early')}/"
     proxy = ("--socks5-hostname", f"127.0.0.1:{world.port('C', 'web')}")
-    done = world.machine.run(
+    command = (
         program("curl"), "-q", "--silent", "--output", "/dev/null", "--write-out",
         "%{http_code}", "-H", "Expect:", "-T", str(world.content.path),
         *(proxy if way == "C" else ()), url,
     )  # fmt: skip
-    assert done.stdout == b"413"
+    # Where its own write meets the reset first, curl does not read what came before it:
+    # on a busy machine one time in twenty, without a tunnel too.
+    heard, tries = b"000", 10
+    while heard == b"000" and tries:
+        heard, tries = world.machine.run(*command).stdout, tries - 1
+    assert heard == b"413"
 
 
 @pytest.mark.parametrize("way", WAYS)
