@@ -65,7 +65,8 @@ _SWITCHES: Final = {
     "status": ("quiet", "watch"),
     "logs": ("follow",),
     "reload": ("now",),
-    "remove": ("now",),
+    "add": ("save",),
+    "remove": ("now", "save"),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""

@@ -197,3 +197,17 @@ def test_secrets_of_the_file_are_known_from_then_on(path: Path) -> None:
         shown = redact(f"a log line about {said} and more")
         assert said not in shown
         assert "***" in shown
+
+
+def test_flags_that_were_given_are_known_without_a_section_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that a command saves in it would not count at the next start."""
+    path = tmp_path / "tunnel.toml"
+    path.write_text("[server]\n")
+    _, file = source("up", "--tcp", "9", "--config", str(path)).arguments()
+    assert "tcp" in file.kept
+    monkeypatch.setenv("TUNNEL_UP_TCP", "9")
+    _, file = source("up", "--udp", "9").arguments()
+    assert {"tcp", "udp"} <= file.kept
+    assert "http" not in file.kept
