@@ -63,7 +63,9 @@ UNITS = {
     "web": lambda: unit_of("serve", "--http", "80", "--https", "443"),
     "logs": lambda: unit_of("serve", "--log-file", "/var/log/tunnel-serve/log"),
     "up": lambda: unit_of("up", "--tcp", "2222=22"),
-    "odd": lambda: unit_of("up", "--tcp", "22", "--log-file", "/x y/$1/%n;"),
+    "odd": lambda: unit_of(
+        "up", "--tcp", "22", "--log-file", "/var/log/tunnel-up/x y/$1/%n;"
+    ),
     "user": lambda: unit_of("up", "--tcp", "2222=22", user=True),
 }
 
@@ -133,6 +135,14 @@ def test_a_secret_never_stands_in_a_unit(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="every user can read") as raised:
         unit_of("up", *words)
     assert "geheim" not in str(raised.value)
+
+
+@pytest.mark.parametrize("file", ["/srv/log", "log", "/var/log/tunnel/log"])
+def test_a_log_where_the_service_cannot_write_is_refused(file: str) -> None:
+    for flag in ("--log-file", "--access-log"):
+        with pytest.raises(UsageError, match="cannot write") as refusal:
+            unit_of("serve", flag, file)
+        assert refusal.value.fix == "/var/log/tunnel-serve/log"
 
 
 def test_a_wrong_flag_is_an_error_now_and_not_at_the_start() -> None:

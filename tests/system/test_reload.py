@@ -264,6 +264,22 @@ def test_a_faulty_file_changes_nothing_and_every_fault_is_told(pair: Pair) -> No
     eventually(lambda: refused(pair.changed), "what the next good file leaves out")
 
 
+def test_a_file_that_says_nothing_any_more_changes_nothing(pair: Pair) -> None:
+    """As an editor that truncates leaves it, or a full disk: it was no defaults."""
+    for text in ("", "# nothing\n", "[client]\ndrain = '1s'\n"):
+        pair.server_file.write(text)
+        asked = pair.machine.run(*pair.machine.command, "reload", "serve")
+        assert asked.returncode == 3
+        assert b"[server] is there no more" in asked.stderr
+    pair.client_file.write("")
+    asked = pair.machine.run(*pair.machine.command, "reload", "up")
+    assert asked.returncode == 3
+    assert b"[client] is there no more" in asked.stderr
+    assert can_visit(pair.kept)
+    assert not pair.client.err.count("link.lost")
+    assert not refused(pair.listen)
+
+
 def test_a_server_moves_and_what_needs_a_restart_is_said(pair: Pair) -> None:
     port = free_port()
     pair.serve_text('drain = "3s"', 'idle = "1h"', port=port)

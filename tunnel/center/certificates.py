@@ -12,7 +12,7 @@ import trio
 
 from tunnel.access.host_certificates import facts_of
 from tunnel.access.identity import valid_until
-from tunnel.front.http.terminations import termination
+from tunnel.front.http.terminations import termination, why_unusable
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def keep_renewed(files: tuple[Path, Path], endings: Terminations) -> None:
             endings.usual = termination(*files)
         except OSError as error:
             log_event(logger, logging.WARNING, "certificate.kept", file=str(files[0]),
-                reason=f"the new one cannot be used: {error.strerror or error}",
+                reason=f"the new one cannot be used: {why_unusable(error)}",
                 fix="both files in PEM, the certificate with its chain")  # fmt: skip
             continue
         log_event(logger, logging.INFO, "certificate.renewed", file=str(files[0]))

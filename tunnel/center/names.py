@@ -6,7 +6,6 @@ are told that the client is away.
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from tunnel.front.http.names import Absent, Destination, serve_web
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import Place, Places, Rates
 from tunnel.front.http.sni import Doors, serve_tls_names
-from tunnel.front.http.terminations import Terminations, termination
+from tunnel.front.http.terminations import Terminations, termination, why_unusable
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
@@ -219,14 +218,6 @@ def _files_of(options: NameOptions) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-_NO_PAIR: Final = (
-    "KEY_VALUES_MISMATCH",
-    "KEY_TYPE_MISMATCH",
-    "NO_CERTIFICATE_ASSIGNED",
-)
-"""What OpenSSL says to a key that belongs to another certificate."""
-
-
 def termination_of(options: NameOptions) -> Termination:
     """Return what ends TLS here, empty for nothing; UsageError: it cannot be used."""
     if options.certificate is None:
@@ -235,14 +226,9 @@ def termination_of(options: NameOptions) -> Termination:
     try:
         return termination(certificate, key)
     except OSError as error:
-        why = error.strerror or str(error)
-        if isinstance(error, ssl.SSLError):
-            said = error.reason or "one of them is not PEM"
-            is_pair = error.reason not in _NO_PAIR
-            why = said if is_pair else "the key is not that of the certificate"
         raise UsageError(
             f"the certificate {certificate} with the key {key} cannot be used",
-            why,
+            why_unusable(error),
             "both are files in PEM, the certificate with its whole chain",
         ) from error
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 
 ENVIRONMENT: Final = Environment()
+LEAST_COLUMNS: Final = 20
+"""Of a terminal, for help."""
 FILE: Final = FileSource()
 
 app = App(
@@ -89,7 +91,8 @@ def serve(
     state = flags.state or state_folder()
     if flags.print_join:
         return show_join(state, run.show())
-    options, source = flags.options(), Source(app, sys.argv[1:], FILE.path)
+    told, options = FILE.has_section, flags.options()
+    source = Source(app, sys.argv[1:], FILE.path, told=told)
     flags.host(), flags.rotation(), run.drain_s(), run.metrics_at()  # may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
@@ -109,7 +112,7 @@ def up(
     from tunnel.ops.reload.client import UpAgain
 
     wanted = [*entries.entries(), *FILE.entries]
-    source = Source(app, sys.argv[1:], FILE.path)
+    source = Source(app, sys.argv[1:], FILE.path, told=FILE.has_section)
     again = UpAgain(server, run, source.parse_up, source.path, FILE.kept)
     return _up(wanted, server, run, again)
 
@@ -443,6 +446,8 @@ def main(shown: str = "") -> NoReturn:
     ``shown`` says why its secrets could not be kept out of ``ps``, where that is so.
     """
     keep_secret(sys.argv[1:], os.environ)
+    if os.environ.get("COLUMNS", "").isdecimal():  # rich never ends at a width of 1
+        os.environ["COLUMNS"] = str(max(int(os.environ["COLUMNS"][:6]), LEAST_COLUMNS))
     _mask_tracebacks()
     if shown:
         _say_shown(shown)

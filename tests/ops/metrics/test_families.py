@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tunnel.ops.control.status import EntryStatus, LinkStatus, Passed, Status
@@ -95,6 +96,23 @@ def test_thousands_of_users_and_entries_are_bounded_and_none_is_lost() -> None:
     assert len(sent) == MOST_USERS + 1
     assert sum(one.value for one in sent) == count
     assert len(found["tunnel_round_trip_seconds"].samples) == MOST_USERS
+
+
+@pytest.mark.parametrize(
+    ("shown", "label"),
+    [
+        ("*:2222", "*:2222"),
+        ("http://shop.t.test:8080/", "shop.t.test:8080"),
+        ("https://shop.t.test/", "shop.t.test:443"),
+        ("http://shop.t.test/", "shop.t.test:80"),
+        (None, "tcp-0"),
+    ],
+)
+def test_both_ends_call_an_entry_the_same(shown: str | None, label: str) -> None:
+    one = status(1)
+    one.entries[0].public = shown
+    sample = families(Facts(one, True))["tunnel_entry_open"].samples[0]
+    assert sample.labels["entry"] == label
 
 
 def test_two_clients_may_call_theirs_the_same() -> None:

@@ -48,6 +48,25 @@ def termination(certificate: Path, key: Path) -> Termination:
     return contexts
 
 
+_NO_PAIR: Final = (
+    "KEY_VALUES_MISMATCH",
+    "KEY_TYPE_MISMATCH",
+    "NO_CERTIFICATE_ASSIGNED",
+)
+"""What OpenSSL says to a key that belongs to another certificate."""
+
+
+def why_unusable(error: OSError) -> str:
+    """Say in words why ``termination`` could not use its files."""
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if error.reason in _NO_PAIR:
+        return "the key is not that of the certificate"
+    if error.reason in (None, "", "PEM lib", "PEM_LIB"):
+        return "one of them is not PEM, not whole, or has a password"
+    return error.reason.lower().replace("_", " ")
+
+
 class Terminations:
     """What ends TLS at a port, by the name that a visitor wants.
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cyclopts import CycloptsError
 
-from tunnel.errors import UsageError
-from tunnel.ops.config.source import FileSource
+from tunnel.errors import ConfigError, UsageError
+from tunnel.ops.config.source import SECTION_OF, FileSource
 from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
@@ -35,11 +35,15 @@ class Source:
         app: has the commands.
         argv: the command line, from the name of the command on.
         path: the file that was read at the start, or that would have been.
+        told: it said something then: one that says nothing is a slip, and refused.
     """
 
-    def __init__(self, app: App, argv: Sequence[str], path: Path | None) -> None:
+    def __init__(
+        self, app: App, argv: Sequence[str], path: Path | None, *, told: bool = False
+    ) -> None:
         self._app = app
         self._argv = list(argv)
+        self._told = told
         self.path = path
 
     def parse_serve(self) -> tuple[ServeFlags, RunFlags, Mapping[str, User]]:
@@ -91,6 +95,12 @@ class Source:
             raise UsageError(str(error)) from None
         finally:
             self._app.config = sources
+        if self._told and file.config is not None and not file.has_section:
+            what = f"[{SECTION_OF[self._argv[0]]}] is there no more"
+            why = (
+                "a file that says nothing changes nothing; comment its keys out instead"
+            )
+            raise ConfigError([f"{self.path}: {what}: {why}"])
         return bound.arguments, file
 
 

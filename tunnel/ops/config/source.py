@@ -111,6 +111,8 @@ class FileSource:
     """Whether nothing was said otherwise: a contradiction is the file's own."""
     gives_to: bool = False
     """Whether the server of a client is known from the file."""
+    has_section: bool = False
+    """Whether it says anything for this command."""
     known: Known = field(default_factory=lambda: _KNOWN)
     used: list[str] = field(default_factory=list)
     """The keys that were used, for an error to name."""
@@ -137,6 +139,7 @@ class FileSource:
         name = SECTION_OF[command]
         self.config = read_config(self.path, (name,), self.known)
         section = getattr(self.config, name)
+        self.has_section = section is not None
         if section is None:
             return
         self.is_alone = not self.kept - {"config"}

@@ -134,11 +134,24 @@ def _users(users: Sequence[UserFacts]) -> Iterator[Metric]:
         rows(lambda one: one.received_bytes))  # fmt: skip
 
 
+def _where(entry: EntryStatus) -> str:
+    """Return where an entry is open, as both ends call it; its name, while it is not.
+
+    A client shows people a URL, a server HOST:PORT.
+    """
+    scheme, url, place = (entry.public or entry.name).rpartition("://")
+    if not url:
+        return place
+    host = place.partition("/")[0]
+    usual = {"http": 80, "https": 443}.get(scheme, 0)
+    return host if ":" in host.rpartition("]")[2] else f"{host}:{usual}"
+
+
 def _entries(entries: Sequence[EntryStatus]) -> Iterator[Metric]:
     """Yield what passes at entries; those above the bound are one."""
     named = entries[:MOST_ENTRIES]
     # Two clients of a server may call theirs the same; one place is one entry.
-    keys = [(one.kind, one.public or one.name, one.client or "") for one in named]
+    keys = [(one.kind, _where(one), one.client or "") for one in named]
     label = ("kind", "entry", "client")
 
     def rows(value: Callable[[EntryStatus], int]) -> list[tuple[object, ...]]:

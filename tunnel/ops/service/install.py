@@ -77,6 +77,13 @@ def make_unit(
         low = any(isinstance(at, Address) and at.port < FIRST_FREE for at in local)
         needs_join = not (user or server.to or credentials)
     files = [str(one) for one in (run.log_file, run.access_log) if one]
+    for file in files:
+        if not (user or file == "-" or file.startswith(f"{LOGS}{name}/")):
+            raise UsageError(
+                f"{file} is where this service cannot write",
+                "it has a user and a folder for logs of its own",
+                f"{LOGS}{name}/{Path(file).name}",
+            )
     return Unit(
         role,
         name,
