@@ -78,6 +78,8 @@ ANSWERS: Final = {
     "/nonsense": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     "/nothing": b"",
 }  # fmt: skip
+FIRST_BYTES: Final = 100
+"""Of a body, however it was cut into chunks on its way: so much is told."""
 LEAVES: Final = frozenset((
     "/until-end", "/short", "/short-chunks", "/nonsense", "/nothing", "/1.0",
     "/broken-length", "/two-lengths",
@@ -202,13 +204,13 @@ def read_body(file: BinaryIO, head: list[bytes]) -> tuple[str, bytes, list[bytes
         while size := int(file.readline(100).split(b";")[0], 16):
             piece = file.read(size)
             digest.update(piece)
-            first = first or piece[:100]
+            first += piece[: FIRST_BYTES - len(first)]
             file.readline(10)
         trailers = read_head(file)
     left = int(_value(head, b"content-length") or b"0")
     while left and (piece := file.read(min(left, READ_BYTES))):
         digest.update(piece)
-        first = first or piece[:100]
+        first += piece[: FIRST_BYTES - len(first)]
         left -= len(piece)
     return digest.hexdigest(), first, trailers
 

@@ -506,7 +506,8 @@ def test_without_free_ports_some_are_refused_and_all_is_well_later(
             conn = socket.socket()
             conn.settimeout(WAIT_S)
             conn.bind(("127.0.0.1", 50_000 + number))
-            conn.connect(("127.0.0.1", 9_000))
+            with suppress(ConnectionResetError):  # who is refused at once
+                conn.connect(("127.0.0.1", 9_000))
             return conn
 
         return place.inside(connect)
