@@ -252,7 +252,7 @@ class Victim:
         # Made before: it stands for another machine, and must not take our core.
         made = [] if kind == "data" else list(islice(pieces, MADE_BEFORE))
         for number, piece in enumerate(chain(made, pieces)):
-            if number == 1:
+            if not number:  # the first may end it already
                 print("floods", flush=True)
             self.wire.sendall(piece)
             self.hear_rest()

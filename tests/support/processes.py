@@ -48,6 +48,8 @@ def eventually(holds: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
 
 
 _LISTENED_ON: Final = range(10_000, 20_000)
+_GIVEN: Final[set[int]] = set()
+"""A test that asks for several gets different ones."""
 
 
 def free_port() -> int:
@@ -58,8 +60,11 @@ def free_port() -> int:
     """
     choice = random.SystemRandom()
     for _ in range(100):
+        port = choice.choice(_LISTENED_ON)
         with contextlib.suppress(OSError):
-            return _bindable(choice.choice(_LISTENED_ON))
+            if port not in _GIVEN:
+                _GIVEN.add(_bindable(port))
+                return port
     return _bindable(0)
 
 
