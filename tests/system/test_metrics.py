@@ -6,6 +6,7 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BLOCK: Final = bytes(1 << 16)
+BEGINNERS: Final = 300
+"""More than the port has places for."""
 
 
 class Pair:
@@ -111,6 +114,33 @@ def test_counters_move_while_a_transfer_runs_and_never_back(pair: Pair) -> None:
     assert pair.total("up", "tunnel_user_connections_opened_total") >= 1
     events = pair.values("serve", "tunnel_events_total")
     assert events["link.up"] == 1
+
+
+def test_who_begins_and_never_ends_keeps_nobody_from_asking(pair: Pair) -> None:
+    with ExitStack() as stack:
+        for _ in range(BEGINNERS):
+            conn = stack.enter_context(visit(pair.ports["serve"]))
+            conn.sendall(b"GET /metr")
+        assert pair.ask("serve", "/livez") == (200, "ok\n")
+
+
+def test_who_asks_is_no_visitor_in_the_access_log(pair: Pair) -> None:
+    """Another server of the machine, for what is asked of this one is counted."""
+    at = free_port()
+    server = pair.machine.tunnel(
+        "serve", "--listen", f"127.0.0.1:{free_port()}", "--metrics", str(at),
+        "--access-log", "-", "--http", (web := f"127.0.0.1:{free_port()}"),
+        "--state", str(pair.machine.home / "logged"),
+    )  # fmt: skip
+    server.out.wait("tunnel")
+    with urllib.request.urlopen(f"http://127.0.0.1:{at}/livez", timeout=20) as answer:
+        assert answer.status == 200
+    with pytest.raises(urllib.error.HTTPError) as nobody:
+        urllib.request.urlopen(f"http://{web}/nobody", timeout=20)
+    nobody.value.close()
+    server.err.wait("path=/nobody")
+    assert not server.err.count("livez")
+    assert server.stop() == 0
 
 
 def test_promtool_is_content(pair: Pair) -> None:

@@ -6,6 +6,7 @@ Names and meanings stay; docs/metrics.md lists them.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -56,23 +57,22 @@ class _Moment(Collector):
         yield from _entries(facts.status.entries)
 
 
-def _gauge(
-    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[object, ...]]
+def _family(
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    rows: Iterable[tuple[object, ...]],
 ) -> Metric:
     """Return a family; each row is its labels and the value."""
-    family = GaugeMetricFamily(f"tunnel_{name}", text, labels=labels)
+    family = kind(f"tunnel_{name}", text, labels=labels)
     for *values, value in rows:
         family.add_metric([str(one) for one in values], float(str(value)))
     return family
 
 
-def _counter(
-    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[object, ...]]
-) -> Metric:
-    family = CounterMetricFamily(f"tunnel_{name}", text, labels=labels)
-    for *values, value in rows:
-        family.add_metric([str(one) for one in values], float(str(value)))
-    return family
+_gauge = partial(_family, GaugeMetricFamily)
+_counter = partial(_family, CounterMetricFamily)
 
 
 def _process(facts: Facts) -> Iterator[Metric]:

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from tunnel.ops.life import Life
     from tunnel.ops.metrics.facts import Facts
 
-MAX_VISITORS: Final = 64
-"""At once: some Prometheus servers, a balancer, a supervisor, and people."""
+MAX_VISITORS: Final = 256
+"""At once, 10 kB each: some Prometheus servers, balancers, supervisors, and people."""
+HEAD_S: Final = 2.0
+"""For a question: programs ask in one piece, and who does not has no place for long."""
 HEALTH: Final = "text/plain; charset=utf-8"
 
 logger = logging.getLogger("tunnel.metrics")
@@ -66,10 +68,11 @@ class MetricsPort:
     async def _visitor(
         self, stream: trio.abc.HalfCloseableStream, peer: Address
     ) -> None:
-        visit = Visit(stream, peer)
+        visit = Visit(stream, peer, head_s=HEAD_S)
         await serve_requests(visit, partial(self._answer, visit))
 
     async def _answer(self, visit: Visit, request: Request) -> None:
+        visit.line = None  # who asks this is no visitor, and in no access log
         path = request.target.partition("?")[0]
         if path not in ("/metrics", "/livez", "/readyz"):
             words = "there are /metrics, /livez and /readyz"
