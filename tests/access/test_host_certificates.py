@@ -83,3 +83,19 @@ def test_a_wildcard_is_for_one_label() -> None:
     assert not is_for(names, "example.net")
     assert not is_for(names, "a.b.example.net")
     assert not is_for(names, "y.org")
+
+
+def of_version(version: int) -> bytes:
+    """Give a certificate whose version is this, and is not covered by its signature."""
+    der = ssl.PEM_cert_to_DER_cert(trustme.CA().cert_pem.bytes().decode())
+    return ssl.DER_cert_to_PEM_cert(
+        der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + bytes([version]), 1)
+    ).encode()
+
+
+def test_what_is_no_certificate_that_is_known_is_none() -> None:
+    """It came out as an error of the library's own, and ended a server."""
+    assert facts_of(of_version(2))
+    for none in (b"", b"nothing", of_version(7)):
+        with pytest.raises(ValueError, match=r"."):
+            facts_of(none)

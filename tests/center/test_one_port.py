@@ -26,6 +26,7 @@ from tunnel.addresses import Address
 from tunnel.center.events import MappingReady
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.names import NameOptions
+from tunnel.errors import AddressError
 from tunnel.front.http import sni
 from tunnel.proto.frames import MappingEntry, MappingType
 
@@ -264,3 +265,16 @@ async def test_one_of_several_addresses_for_links_may_be_that_of_names(
                     stream = await client.open(str(to))
                     await stream.send_all(b"hello")
                     assert await stream.receive_some() == b"hello"
+
+
+async def test_a_plain_server_never_shares_a_port_whatever_a_reload_says() -> None:
+    """Its links could not be told from visitors, and nobody would have come in."""
+    async with center() as where:
+        names = NameOptions(https=where.address, domain="t.test")
+        shared = replace(
+            where.server.options, listen=where.address, names=names, plain=False
+        )
+        with pytest.raises(AddressError, match="already in use"):
+            await where.server.change(shared)
+        async with running(where.client()[0]):
+            assert links_of(where) == 1

@@ -10,11 +10,11 @@ import pytest
 import trio
 from support.hostile_words import der
 
+from tunnel.access.host_certificates import facts_of
 from tunnel.access.identity import (
     _make_identity,
     load_or_make_identity,
     pin_of,
-    valid_until,
 )
 from tunnel.errors import LocalLinkError, StateError, TlsError, UsageError
 from tunnel.link.upstream_proxy import UpstreamProxy, dial_through
@@ -40,7 +40,7 @@ def test_a_certificate_of_a_version_that_is_none_is_refused(tmp_path: Path) -> N
     with pytest.raises(TlsError):
         pin_of(strange(der()))
     with pytest.raises(ValueError, match="version"):
-        valid_until(pem(strange(der())))
+        facts_of(pem(strange(der())))
     path = tmp_path / "identity.pem"
     key = _make_identity().partition("-----BEGIN CERT")[0].encode()
     path.write_bytes(key + pem(strange(der())))

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.access.host_certificates import facts_of
 from tunnel.access.identity import (
     _load_identity,
     _make_identity,
     pin_of,
-    valid_until,
 )
 from tunnel.access.join import parse_join
 from tunnel.access.limits import parse_limits
@@ -197,7 +197,7 @@ def _certificate(data: bytes) -> None:
     lines = encodebytes(data)
     pem = b"-----BEGIN CERTIFICATE-----\n" + lines + b"-----END CERTIFICATE-----\n"
     with suppress(ValueError):
-        valid_until(pem)
+        facts_of(pem)
 
 
 # Processes ---------------------------------------------------------------------------

@@ -52,9 +52,10 @@ class Account:
         self.month_bytes = 0
         """Bytes of this month, as far as they have been counted."""
         self.sent_bytes = 0
-        """Of virtual TCP connections, sent to the user's machines: counted so too."""
+        """Bytes of virtual TCP connections that were sent to the user's machines, as
+        far as they have been counted."""
         self.received_bytes = 0
-        """Of virtual TCP connections, received from them."""
+        """Those that were received from them."""
         self.opened = 0
         """Virtual TCP connections and UDP associations since the account is there."""
         self.up: Meter | None = None

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from cryptography.x509 import Certificate
 
 _ACME_IDENTIFIER: Final = "1.3.6.1.5.5.7.1.31"
 """The extension that holds what an authority looks for (RFC 8737 §3)."""
@@ -103,6 +105,16 @@ def proof_for(name: str, key_authorization: str) -> str:
     return (pem + certificate.public_bytes(form)).decode()
 
 
+def read_certificate(load: Callable[[bytes], Certificate], raw: bytes) -> Certificate:
+    """Read a certificate; raises ValueError if it is none, of any version."""
+    from cryptography.x509 import InvalidVersion
+
+    try:
+        return load(raw)
+    except InvalidVersion as error:  # it is no ValueError
+        raise ValueError(str(error)) from error
+
+
 def facts_of(chain_pem: bytes) -> Facts:
     """Return what the first certificate of a chain says.
 
@@ -111,7 +123,7 @@ def facts_of(chain_pem: bytes) -> Facts:
     """
     from cryptography import x509
 
-    certificate = x509.load_pem_x509_certificate(chain_pem)
+    certificate = read_certificate(x509.load_pem_x509_certificate, chain_pem)
     try:
         extension = certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
@@ -119,6 +131,8 @@ def facts_of(chain_pem: bytes) -> Facts:
         names = extension.value.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
         names = []
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from error
     return Facts(
         frozenset(name.lower() for name in names),
         certificate.not_valid_before_utc.timestamp(),

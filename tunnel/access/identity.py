@@ -25,16 +25,16 @@ from tunnel.access.files import (
     rename_private,
     try_lock,
 )
+from tunnel.access.host_certificates import read_certificate
 from tunnel.errors import Code, StateError, TlsError
 from tunnel.platform.files import read_at
 from tunnel.proto.frames import CLIENT_ID_BYTES
 from tunnel.proto.proofs import from_base64url, to_base64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from cryptography.x509 import Certificate
 
 MOST_KEPT: Final = 64
 """Client ids that are read to be asked about; programs of one user that run at once."""
@@ -118,7 +118,7 @@ def _load_identity(path: Path) -> Identity:
     pem = read_private(path).encode()
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-        certificate = _certificate(load_pem_x509_certificate, pem)
+        certificate = read_certificate(load_pem_x509_certificate, pem)
         if key.public_key() != certificate.public_key():
             raise ValueError("the key and the certificate are no pair")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -164,33 +164,12 @@ def pin_of(certificate_der: bytes) -> str:
     from cryptography.x509 import load_der_x509_certificate
 
     try:
-        key = _certificate(load_der_x509_certificate, certificate_der).public_key()
+        key = read_certificate(load_der_x509_certificate, certificate_der).public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         what = "cannot read the server's certificate"
         raise TlsError(Code.AUTH, what, str(error)) from error
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return to_base64url(hashlib.sha256(spki).digest())
-
-
-def valid_until(chain_pem: bytes) -> datetime:
-    """Return when the first certificate of a chain runs out.
-
-    Raises:
-        ValueError: it is none.
-    """
-    from cryptography.x509 import load_pem_x509_certificate
-
-    return _certificate(load_pem_x509_certificate, chain_pem).not_valid_after_utc
-
-
-def _certificate(load: Callable[[bytes], Certificate], raw: bytes) -> Certificate:
-    """Read a certificate; raises ValueError if it is none, of any version."""
-    from cryptography.x509 import InvalidVersion
-
-    try:
-        return load(raw)
-    except InvalidVersion as error:  # it is no ValueError
-        raise ValueError(str(error)) from error
 
 
 # The client's id -------------------------------------------------------------------

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.host_certificates import facts_of
-from tunnel.access.identity import valid_until
 from tunnel.front.http.terminations import termination, why_unusable
 from tunnel.log import log_event
 
@@ -79,7 +78,8 @@ def _stamp(files: tuple[Path, Path]) -> _Stamp:
 
 def _warn(certificate: Path, now: datetime) -> None:
     try:
-        until = valid_until(certificate.read_bytes())
+        ends_at = facts_of(certificate.read_bytes()).ends_at
+        until = datetime.fromtimestamp(ends_at, UTC)
     except (OSError, ValueError):
         return  # said when it could not be used
     if until - now < SOON:

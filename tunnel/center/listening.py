@@ -84,7 +84,7 @@ class Entrances:
     def places(self, wanted: Iterable[Address]) -> dict[Listening, Address | None]:
         """Return what is to be listened on, and no more, for ``open_places``.
 
-        What is listened on already stays; ``take`` comes behind ``take_places``.
+        What is listened on already stays; call ``take`` after ``take_places``.
         """
         had, places = list(self._open), {}
         for where in wanted:

@@ -170,13 +170,14 @@ class NamePorts:
             self.tls.run(self._nursery)
             await trio.sleep_forever()
 
-    def _before(self, visit: Visit, request: Request) -> None:
-        """Answer what is not for who has published the name."""
+    def _before(self, visit: Visit, request: Request) -> bytes | None:
+        """Answer what is not for who has published the name; None: it is."""
         if self.answers and request.target.startswith(ACME_PATH):
             said = self.answers.get(request.target.removeprefix(ACME_PATH))
             if said is not None and request.method in ("GET", "HEAD"):
-                raise HttpError(HTTPStatus.OK, "", body=said.encode())
+                return said.encode()
         self._redirect(visit, request)
+        return None
 
     def _redirect(self, visit: Visit, request: Request) -> None:
         """Answer a visitor of the HTTP port that belongs at the HTTPS port."""

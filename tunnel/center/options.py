@@ -62,7 +62,9 @@ class ServerOptions:
     def shares_https(self) -> bool:
         """Links come in where TLS by name does: one port for everything."""
         https = self.names.https
-        return https is not None and https in self.listens and bool(https.port)
+        if self.plain or https is None:  # nothing tells a plain link from a visitor
+            return False
+        return https in self.listens and bool(https.port)
 
     def instead_of(self, old: ServerOptions) -> ServerOptions:
         """Return these with what stays as it was at the start of a server."""

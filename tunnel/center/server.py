@@ -69,7 +69,8 @@ UNPROVEN_SHARE: Final = 1 / 16
 """Of the process's descriptors, for links that are not proved: with 1,024 they are 64,
 and what is kept back for links is more."""
 MAX_WIRES: Final = 16_384
-"""Links and strangers at once; each is a descriptor and a task. Sixteen fleets."""
+"""Links and strangers at once; each is a descriptor and a task. Sixteen fleets. Those
+that come in where visitors do are bounded by the gate, and by what users may have."""
 RETRY_AFTER_S: Final = 5
 """The pause that a client is told to make when there is no session for it."""
 

@@ -22,16 +22,19 @@ from tunnel.addresses import (
 )
 from tunnel.errors import AddressError
 from tunnel.net.listen import PortListener
+from tunnel.words import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, MutableMapping, Sequence
 
 
+MOST_GIVEN: Final = 1_024
+"""Sockets that are believed to be given: more than ports are listened on."""
 FIRST: Final = 3
 """The first given descriptor (SD_LISTEN_FDS_START)."""
 _NAMES: Final = {"listen": "listen", "link": "listen", "http": "http", "https": "https"}
-"""What a socket's name says that it is for. Any other is not for us: systemd gives one
-to each socket, and so the address decides."""
+"""What a socket's name says that it is for. Systemd names every socket, so any other
+name says nothing: then the address decides."""
 _FIX: Final = (
     "FileDescriptorName=listen, http or https in the .socket unit, or its address in "
     "--listen, --http or --https"
@@ -114,10 +117,10 @@ def take_given(environ: MutableMapping[str, str], first: int = FIRST) -> Given:
         environ.pop(f"LISTEN_{what}", "") for what in ("PID", "FDS", "FDNAMES")
     )
     environ.pop("LISTEN_PIDFDID", None)  # systemd 258; the process id is enough
-    if pid != str(os.getpid()) or not count.isdecimal():
+    if pid != str(os.getpid()) or not (some := whole_number(count, MOST_GIVEN)):
         return Given()
     named = dict(enumerate(names.split(":")))
-    return Given([_taken(first + at, named.get(at, "")) for at in range(int(count))])
+    return Given([_taken(first + at, named.get(at, "")) for at in range(some)])
 
 
 def _taken(number: int, name: str) -> GivenSocket:

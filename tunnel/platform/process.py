@@ -11,10 +11,14 @@ import select
 import signal
 import sys
 import time
-from typing import Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
 if sys.platform != "win32":
     import resource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MANY: Final = 1 << 30
 
@@ -29,11 +33,30 @@ REOPEN: Final[signal.Signals | None] = getattr(signal, "SIGUSR1", None)
 def bury_strangers() -> None:
     """Leave no zombies where this is the first process, as of a container.
 
-    Whatever there loses its parent becomes a child of the first process, which nobody
-    else can wait for. A program that starts others must not call this.
+    A process there that loses its parent becomes a child of the first one, and only
+    that can wait for it. Who starts programs has to be in ``told_of_children``.
     """
     if sys.platform != "win32" and os.getpid() == 1:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+@contextmanager
+def told_of_children() -> Iterator[None]:
+    """Have the kernel keep how children end, also where strangers are buried.
+
+    These wait for the end of the block. One such block at a time, in the main thread.
+    """
+    if sys.platform == "win32" or signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                """One that has ended meanwhile."""
 
 
 def has_terminal() -> bool:

@@ -281,7 +281,7 @@ class MappingAnswer:
 
 
 BY_TLS: Final = "https"
-"""The reason of an answer that gave a web service its name, where TLS leads to it."""
+"""The reason in the answer for a web service whose visitors are to come by TLS."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
+import socket
 import ssl
+import struct
 import threading
 import time
 from contextlib import contextmanager
@@ -211,3 +214,38 @@ def test_each_refusal_has_words_and_a_fix(code: str) -> None:
     assert failed.fix
     assert not failed.of_authority
     assert explained("", "").reason
+
+
+@pytest.mark.parametrize("end", ["closes", "resets", "stalls"])
+def test_one_that_breaks_off_in_the_middle_of_an_answer_is_a_failure_like_others(
+    tmp_path: Path, end: str
+) -> None:
+    """It came out of the order, and ended the server."""
+    left = threading.Event()
+
+    def break_off(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"begun")
+        handler.wfile.flush()
+        if end == "stalls":
+            left.wait(20)
+        elif end == "resets":
+            linger = struct.pack("ii", 1, 0)
+            raw = handler.connection
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            os.close(raw.detach())
+        handler.close_connection = True
+
+    with serving(tmp_path, break_off) as (url, ca):
+        failed = failure(url, ca, network_s=0.2)
+        left.set()
+    assert failed.of_authority
+
+
+def test_authorities_that_are_there_no_more_are_a_failure_with_the_flag(
+    tmp_path: Path,
+) -> None:
+    failed = failure(f"https://{HOST}:{free_port()}/dir", tmp_path / "gone.pem")
+    assert "--acme-ca" in failed.fix

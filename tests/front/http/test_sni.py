@@ -443,6 +443,5 @@ async def test_names_have_certificates_of_their_own(tmp_path: Path) -> None:
     assert made.of("shop.t.test") is shop
     assert made.of("mail.t.test") is wild
     assert made.of("t.test") is made.of("deep.mail.t.test") is usual
-    made.show("shop.t.test", None)
-    made.show("shop.t.test", None)
-    assert made.of("shop.t.test") is wild
+    made.show("shop.t.test", usual)  # renewed
+    assert made.of("shop.t.test") is usual

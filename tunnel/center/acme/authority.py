@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import josepy.errors
 import requests
+import urllib3
 from acme import challenges, client, errors, messages
 from josepy.jwa import ES256
 from josepy.jwk import JWK
@@ -163,9 +164,8 @@ class Authority:
         except errors.TimeoutError as error:
             why = "it has not decided within the time"
             raise FailedError(why, "it is asked again", of_authority=True) from error
-        except (requests.RequestException, errors.Error, josepy.errors.Error,
-                ValueError, LookupError, TypeError, AttributeError,
-                RecursionError) as error:  # fmt: skip
+        except (OSError, errors.Error, josepy.errors.Error, ValueError, LookupError,
+                TypeError, AttributeError, RecursionError) as error:  # fmt: skip
             raise self._gone_wrong(error) from error
 
     def _refused(self, error: messages.Error | None) -> FailedError:
@@ -186,6 +186,9 @@ class Authority:
         elif isinstance(network, requests.RequestException):
             why = f"it cannot be reached: {_inmost(network)}"
             fix = f"this machine has to reach {self._directory}"
+        elif isinstance(network, OSError):
+            why = f"its authorities cannot be read: {_inmost(network)}"
+            fix = "--acme-ca FILE that is there"
         else:
             why = f"it answers what ACME does not know: {type(error).__name__}: {error}"
             fix = f"{self._directory} has to be the directory of an ACME authority"
@@ -270,6 +273,8 @@ class _Wire(HTTPAdapter):
                     what = f"more than {MAX_ANSWER_BYTES} bytes"
                     raise requests.exceptions.ContentDecodingError(what)
                 self._left_s()
+        except urllib3.exceptions.HTTPError as error:  # it broke off
+            raise requests.exceptions.ConnectionError(error) from error
         finally:
             answer.close()
         whole = requests.Response()

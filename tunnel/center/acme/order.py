@@ -20,6 +20,8 @@ import trio
 from tunnel.access.files import write_private
 from tunnel.access.host_certificates import new_key, proof_for, request_for
 from tunnel.center.acme.failures import DNS, HTTP, TLS_ALPN, FailedError
+from tunnel.front.http.sni import ACME
+from tunnel.platform.process import told_of_children
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,7 +40,6 @@ HOOK_S: Final = 300.0
 """For each call of a program: some DNS services take minutes until all servers know."""
 LAST_HOOK_S: Final = 5.0
 """For the call that cleans up while this server ends."""
-ACME_PROTOCOL: Final = "acme-tls/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +122,22 @@ async def _shown(
     else:
         assert proof.kind == DNS  # noqa: S101 - no other is asked for
         assert options.hook is not None  # noqa: S101 - nor that without it
-        record = f"_acme-challenge.{proof.name}"
-        try:
-            await _run(options.hook, "present", record, proof.digest)
+        async with _dns_shown(options.hook, proof):
             yield
-        finally:
-            ends = trio.current_effective_deadline() == -math.inf
-            with trio.CancelScope(shield=True) as scope:
-                scope.deadline = trio.current_time() + (LAST_HOOK_S if ends else HOOK_S)
-                with suppress(FailedError):
-                    await _run(options.hook, "cleanup", record, proof.digest)
+
+
+@asynccontextmanager
+async def _dns_shown(hook: Path, proof: Proof) -> AsyncIterator[None]:
+    """Have the hook make the record of a proof, and remove it behind the block."""
+    record = f"_acme-challenge.{proof.name}"
+    try:
+        await _run(hook, "present", record, proof.digest)
+        yield
+    finally:
+        ends = trio.current_effective_deadline() == -math.inf
+        last_s = LAST_HOOK_S if ends else math.inf
+        with trio.move_on_after(last_s, shield=ends), suppress(FailedError):
+            await _run(hook, "cleanup", record, proof.digest)
 
 
 def _context(proof: Proof, store: Store) -> ssl.SSLContext:
@@ -143,7 +150,7 @@ def _context(proof: Proof, store: Store) -> ssl.SSLContext:
         context.load_cert_chain(path)
     finally:
         path.unlink(missing_ok=True)
-    context.set_alpn_protocols([ACME_PROTOCOL])
+    context.set_alpn_protocols([ACME.decode()])
     return context
 
 
@@ -155,7 +162,7 @@ async def _run(program: Path, verb: str, record: str, value: str) -> None:
     """
     what = f"--acme-hook {program} {verb}"
     try:
-        with trio.fail_after(HOOK_S):
+        with told_of_children(), trio.fail_after(HOOK_S):
             done = await trio.run_process(
                 [str(program), verb, record, value],
                 check=False,

@@ -42,6 +42,7 @@ from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import RETRY_AFTER_S, SHUNNED_S, Places
 from tunnel.front.http.server import Visit, serve_requests
 from tunnel.front.http.upstream import Upstream
+from tunnel.front.http.whole import send_whole
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, serve
 from tunnel.net.relay import ResettableStream
@@ -77,8 +78,9 @@ class Destination(NamedTuple):
 
 Route = Callable[[str], Destination | Places | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
-Before = Callable[[Visit, "Request"], None]
-"""Called before a request is routed: HttpError answers it instead; must not wait."""
+Before = Callable[[Visit, "Request"], bytes | None]
+"""Called before a request is routed, and must not wait. What it returns, or raises as
+HttpError, is the answer instead."""
 
 PSEUDONYM: Final = f"tunnel-{secrets.token_hex(4)}"
 """In Via, so that a name that leads to itself is noticed (RFC 9110 §7.6.3)."""
@@ -108,8 +110,9 @@ def handle_visitor(
     """Serve one visitor to its end; owns its stream."""
 
     async def answer(request: Request) -> None:
-        if before is not None:
-            before(visit, request)
+        if before is not None and (said := before(visit, request)) is not None:
+            await send_whole(visit, request, said, "application/octet-stream")
+            return
         found = route(request.host)
         visit.host = request.host
         if not isinstance(found, Destination):

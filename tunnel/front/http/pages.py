@@ -21,7 +21,6 @@ class HttpError(Exception):
         words: one line for the person who reads it.
         close: whether nothing more is read from this visitor.
         headers: of the answer, besides those that every page has.
-        body: in place of the page, for a program; None makes the page.
     """
 
     def __init__(
@@ -31,14 +30,12 @@ class HttpError(Exception):
         *,
         close: bool = False,
         headers: Sequence[tuple[str, str]] = (),
-        body: bytes | None = None,
     ) -> None:
         super().__init__(f"{status.value} {words}")
         self.status = status
         self.words = words
         self.close = close
         self.headers = headers
-        self.body = body
 
 
 def bad_request(words: str) -> HttpError:
@@ -64,8 +61,6 @@ def _date_line(second: int) -> bytes:
 
 def page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:
     """Return type and text of a small page that says what went wrong."""
-    if error.body is not None:
-        return b"application/octet-stream", error.body
     title = f"{error.status.value} {error.status.phrase}"
     if not html:
         return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()

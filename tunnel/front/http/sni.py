@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 HELLO_S: Final = 10.0
-"""For the first message, and the handshake behind it where TLS ends here."""
+"""For the first message, and as much for the handshake behind it, if TLS ends here."""
 _READ_BYTES: Final = 16_384
 
 ACME: Final = b"acme-tls/1"
@@ -123,30 +123,27 @@ async def handle_tls_visitor(
             links = doors.links
             if links and LINK in hello.protocols and isinstance(stream, FastSocket):
                 return links(stream, peer, bytes(heard))
-            await _take_place(places, wait=links is None)
     except HelloError as error:
         await _refuse(stream, peer, str(error), alert_record(error.alert))
+        return None
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
         await _refuse(stream, peer, type(error).__name__)
-    else:
-        try:
-            said = bytes(heard)
-            heard.clear()
-            await _serve_heard(stream, peer, doors, hello, said)
-        finally:
-            places.release()
-    return None
-
-
-async def _take_place(places: trio.Semaphore, *, wait: bool) -> None:
-    """Take one of the places of visitors; HelloError where none is to be waited for."""
-    if wait:
-        await places.acquire()
-        return
+        return None
+    said = bytes(heard)
+    heard.clear()
+    if links is None:
+        await _serve_heard(stream, peer, doors, hello, said)
+        return None
     try:
         places.acquire_nowait()
     except trio.WouldBlock:
-        raise HelloError(INTERNAL_ERROR, "the entry is full") from None
+        await _refuse(stream, peer, "the entry is full", alert_record(INTERNAL_ERROR))
+        return None
+    try:
+        await _serve_heard(stream, peer, doors, hello, said)
+    finally:
+        places.release()
+    return None
 
 
 async def _serve_heard(

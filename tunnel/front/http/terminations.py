@@ -81,12 +81,9 @@ class Terminations:
         (RFC 8737)."""
         self._of_names: dict[str, Termination] = {}
 
-    def show(self, name: str, ending: Termination | None) -> None:
-        """Have this for a host name, or for all of ``*.DOMAIN``; None: no more."""
-        if ending is None:
-            self._of_names.pop(name, None)
-        else:
-            self._of_names[name] = ending
+    def show(self, name: str, ending: Termination) -> None:
+        """Have this for a host name, or for all of ``*.DOMAIN``."""
+        self._of_names[name] = ending
 
     def of(self, host: str) -> Termination:
         """Return what ends TLS for a host name, in small letters; empty: nothing."""

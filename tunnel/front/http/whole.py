@@ -22,7 +22,7 @@ async def send_whole(
     status: HTTPStatus = HTTPStatus.OK,
     lines: Sequence[bytes] = (b"Cache-Control: no-cache",),
 ) -> None:
-    """Answer with a text of our own, that is here already.
+    """Answer with it, and its length and type; HEAD gets the head alone.
 
     Raises:
         VisitorGoneError: as ``Visit.send``.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel import __version__
 from tunnel.access.files import write_private
-from tunnel.access.identity import valid_until
+from tunnel.access.host_certificates import facts_of
 from tunnel.addresses import Address, parse_ip
 from tunnel.errors import Code, LinkError, LocalStreamError, StateError
 from tunnel.net.dial import connect
@@ -222,7 +222,8 @@ class _Look:
         if (der := link.certificate()) is None:
             return None
         with suppress(ValueError):
-            return valid_until(ssl.DER_cert_to_PEM_cert(der).encode())
+            facts = facts_of(ssl.DER_cert_to_PEM_cert(der).encode())
+            return datetime.fromtimestamp(facts.ends_at, UTC)
         return None
 
 
