@@ -74,6 +74,8 @@ async def open_direct(target: Target) -> Direct:
 class Udp:
     """A UDP socket of here."""
 
+    passed = 0, 0
+
     def __init__(self) -> None:
         raw = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         raw.bind(("127.0.0.1", 0))

@@ -64,6 +64,8 @@ class FakeSocket:
 class FakeDatagrams:
     """An association of which the test is the far side."""
 
+    passed = 0, 0
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.closed = False

@@ -38,6 +38,10 @@ class PeerPort(Protocol):
 class Association(Protocol):
     """A UDP association: a socket at the exit."""
 
+    @property
+    def passed(self) -> tuple[int, int]:  # pragma: no cover
+        """Bytes that were sent to the exit, and came from it."""
+
     def send(self, address: Address, payload: bytes) -> None:  # pragma: no cover
         """Send from the exit; names are resolved there. Never waits, may drop."""
 

@@ -198,10 +198,8 @@ class _Port:
 
 def say_flow(began: float, association: Association, peer: Address | None) -> None:
     """Write the line of the access log about a flow of datagrams that is over."""
-    up = getattr(association, "sent_bytes", 0)
-    down = getattr(association, "received_bytes", 0)
     stream = getattr(association, "stream", None)
-    say_served(time.monotonic() - began, stream, peer=peer, passed=(up, down))
+    say_served(time.monotonic() - began, stream, peer=peer, passed=association.passed)
 
 
 def visitor_of(source: _Source) -> Address:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tunnel.errors import CODES, Code, LocalStreamError, RemoteStreamError
+from tunnel.link.tally import bytes_of
 from tunnel.net.notify import Notify
 from tunnel.proto.datagrams import DatagramQueue
 
@@ -32,8 +33,7 @@ class DatagramStream:
     def __init__(self, stream: VirtualStream) -> None:
         self.stream = stream
         """To accept or refuse it, and to wait for the peer's answer."""
-        self.sent = self.sent_bytes = 0
-        self.received = self.received_bytes = 0
+        self.sent = self.received = 0
         self._carrier = stream.carrier
         self._conn = stream.conn
         room = self._carrier.deliver_to(stream.conn, self._deliver)
@@ -48,6 +48,11 @@ class DatagramStream:
         return f"<DatagramStream {counts} {self._conn!r}>"
 
     @property
+    def passed(self) -> tuple[int, int]:
+        """Bytes that were sent to the far end, and came from it."""
+        return bytes_of(self._conn)
+
+    @property
     def dropped(self) -> int:
         """Datagrams that this end has thrown away, in both directions."""
         queue = self._conn.datagrams
@@ -60,7 +65,6 @@ class DatagramStream:
             LocalStreamError: ``ADDRESS_UNSUPPORTED``: a host that cannot be written.
         """
         self.sent += 1
-        self.sent_bytes += len(payload)
         self._carrier.core.send_datagram(self._conn, address, payload)
         self._carrier.output.wake()
 
@@ -84,9 +88,7 @@ class DatagramStream:
                 )
             await self._news.wait()
         self.received += 1
-        datagram = self._inbox.pop()
-        self.received_bytes += len(datagram[1])
-        return datagram
+        return self._inbox.pop()
 
     def close(self, code: Code = Code.NORMAL, reason: str = "") -> None:
         """End the association, without waiting; harmless when it is over."""

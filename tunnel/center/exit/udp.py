@@ -88,8 +88,8 @@ async def serve_association(
         udp_exit.close()
         datagrams.close(code, reason)
         if wanted():
-            passed = datagrams.received_bytes, datagrams.sent_bytes
-            say_left(datagrams.stream, began, passed, code)
+            down, up = datagrams.passed
+            say_left(datagrams.stream, began, (up, down), code)
 
 
 class _UdpExit:
