@@ -18,7 +18,7 @@ import trio
 
 from tunnel.addresses import Address, UnixPath
 from tunnel.center.denials import denial
-from tunnel.center.exit.access import say_left
+from tunnel.center.exit.served import say_left
 from tunnel.center.exit.udp import serve_association
 from tunnel.center.who import WHO
 from tunnel.errors import Code, StreamError

@@ -27,7 +27,7 @@ from tunnel.addresses import (
     unmapped,
 )
 from tunnel.center.denials import Reach
-from tunnel.center.exit.access import say_left
+from tunnel.center.exit.served import say_left
 from tunnel.center.who import WHO
 from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.log import log_event

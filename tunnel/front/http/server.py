@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from tunnel.errors import Code
-from tunnel.front.http.access import RequestLine, new_line
+from tunnel.front.http.access_line import RequestLine, new_line
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     NO_BODY,
