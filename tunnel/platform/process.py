@@ -46,17 +46,17 @@ def told_of_children() -> Iterator[None]:
 
     These wait for the end of the block. One such block at a time, in the main thread.
     """
-    if sys.platform == "win32" or signal.getsignal(signal.SIGCHLD) != signal.SIG_IGN:
+    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    """One that has ended meanwhile."""
+    else:
         yield
-        return
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                """One that has ended meanwhile."""
 
 
 def has_terminal() -> bool:
