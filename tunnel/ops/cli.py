@@ -93,7 +93,7 @@ def serve(
         return show_join(state, run.show())
     told, options = FILE.has_section, flags.options()
     source = Source(app, sys.argv[1:], FILE.path, told=told)
-    flags.host(), flags.rotation(), run.drain_s(), run.metrics_at()  # may be wrong
+    flags.host(), flags.rotation(), run.drain_s(), run.ports()  # may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
     return _run(partial(run_serve, state, options, again, show), show, limits)
@@ -385,8 +385,7 @@ def _up(
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    at = run.metrics_at()
-    up = partial(run_up, of_file=FILE.gives_to, again=again, metrics=at)
+    up = partial(run_up, of_file=FILE.gives_to, again=again, ports=run.ports())
     return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 

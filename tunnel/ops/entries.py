@@ -196,13 +196,21 @@ class Published:
         wanted, serve = self._asked(client)
         return client.publisher.add(wanted, serve, or_else=self._has_own_name)
 
-    def change(self, client: CenterClient, name: str) -> bool:
+    def change(self, client: CenterClient, name: str, *, refused: bool = False) -> bool:
         """Take the place of another entry, whose mapping is ``name``.
+
+        Args:
+            client: publishes it.
+            name: of the mapping.
+            refused: its visitors are, as it is paused.
 
         Returns:
             Whether it has to be asked for.
         """
-        return client.publisher.change(name, *self._asked(client))
+        wanted, serve = self._asked(client)
+        if refused:
+            serve = partial(refuse, code=Code.DRAINING, reason="it is paused")
+        return client.publisher.change(name, wanted, serve)
 
     def _asked(self, client: CenterClient) -> tuple[MappingEntry, Serve]:
         """Return what the server is asked for, and what serves the visitors."""

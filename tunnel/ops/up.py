@@ -35,6 +35,7 @@ from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
 from tunnel.ops.entry_commands import EntryCommands, EntryFile
+from tunnel.ops.flags import NO_PORTS
 from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
@@ -52,9 +53,9 @@ if TYPE_CHECKING:
     from tunnel.center.events import Notice
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
-    from tunnel.ops.control import Handlers
+    from tunnel.ops.control import Handler, Handlers
     from tunnel.ops.entries import Entry, Line
-    from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.flags import Dashboard, Ports, ServerFlags
     from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
@@ -73,13 +74,13 @@ async def run_up(
     *,
     of_file: bool = False,
     again: UpAgain | None = None,
-    metrics: Address | None = None,
+    ports: Ports = NO_PORTS,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
-    ``again``: how what was told is read again; None: it never is. ``metrics``: where
-    Prometheus asks.
+    ``again``: how what was told is read again; None: it never is. ``ports``: for
+    people and programs that look.
 
     Raises:
         AddressError: it was given sockets to listen on.
@@ -96,7 +97,7 @@ async def run_up(
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
             up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s, again, metrics)
+            status = await up.run(entries, drain_s, again, ports)
             nursery.cancel_scope.cancel()
     return status
 
@@ -151,7 +152,7 @@ class _Up:
         entries: list[Entry],
         drain_s: int,
         again: UpAgain | None,
-        metrics: Address | None,
+        ports: Ports,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         await self.nursery.start(tell_systemd, self._life)
@@ -175,9 +176,9 @@ class _Up:
             return changes.run.drain_s() if changes else drain_s
 
         await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
-        common = await self._answer_commands(ending, handlers, file)
-        if metrics is not None:
-            await self._start_metrics(metrics, common)
+        common = await self._answer_commands(ending, handlers, file, ports.dashboard)
+        if ports.metrics is not None:
+            await self._start_metrics(ports.metrics, common)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -194,7 +195,11 @@ class _Up:
             self._say(line)
 
     async def _answer_commands(
-        self, ending: Ending, more: Handlers, file: EntryFile | None
+        self,
+        ending: Ending,
+        more: Handlers,
+        file: EntryFile | None,
+        dashboard: Dashboard | None,
     ) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
@@ -206,8 +211,24 @@ class _Up:
         changes = EntryCommands(self._client, self._entries, self._changed, file)
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
+        if dashboard is not None:
+            url = await self._open_dashboard(dashboard, common, handlers)
+            handlers["dashboard"] = url
         await self.nursery.start(own.serve, handlers)
         return common
+
+    async def _open_dashboard(
+        self, wanted: Dashboard, common: CommonHandlers, handlers: Handlers
+    ) -> Handler:
+        """Open the page; AddressError: not at this address."""
+        from tunnel.ops.dashboard.live import Live
+        from tunnel.ops.dashboard.opened import open_dashboard
+
+        def paused(name: str) -> bool:
+            return name in self._entries.paused
+
+        live = Live(common.status, handlers, paused=paused)
+        return await open_dashboard(self.nursery, wanted, live, handlers, self.show, {})
 
     async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:
         """Have Prometheus answered; AddressError: not at this address."""

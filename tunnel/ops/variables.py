@@ -71,8 +71,11 @@ _SWITCHES: Final = {
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""
 NO_FLAGS: Final = frozenset(
-    PREFIX + word for word in ("TO_FILE", "VIA_FILE", "AUTH_FILE", "TRUST_FILES", "NET")
-)
+    PREFIX + word
+    for word in (
+        "TO_FILE", "VIA_FILE", "AUTH_FILE", "DASHBOARD_AUTH_FILE", "TRUST_FILES", "NET"
+    )
+)  # fmt: skip
 """The variables that stand for no flag."""
 
 _KUBERNETES: Final = re.compile(

@@ -26,6 +26,10 @@ _RUN: Final = (
      "Write a line for each visitor, at its end; -: where the log goes."),
     ("metrics", '"127.0.0.1:9100"',
      "[HOST:]PORT for Prometheus, with /livez and /readyz; it asks for no password."),
+    ("dashboard", '"127.0.0.1:4040"', "[HOST:]PORT of a page that shows what happens."),
+    ("dashboard_auth", '"a-token-of-yours"',
+     "The token of that page; without it each start makes another."),
+    ("dashboard_auth_file", '"dashboard.token"', "A file with it."),
 )  # fmt: skip
 _PLACES: Final = (
     ("name", '"shop"', "Host name; without a dot one of the server's domain."),

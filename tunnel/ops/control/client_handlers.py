@@ -73,9 +73,9 @@ class ClientHandlers:
         """What the control socket answers, besides what every process does."""
         each = Connections(self.sessions)
 
-        async def kick(args: Args, _by: str) -> Answer:
+        async def kick(args: Args, by: str) -> Answer:
             which = str(args.get("which", ""))
-            return self._kick_link(which) or each.kick(which)
+            return self._kick_link(which) or each.kick(which, by)
 
         return {
             "retry": self._retry,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
 from tunnel.center.why import id_of
@@ -9,6 +11,7 @@ from tunnel.errors import Code, UsageError
 from tunnel.link.live import open_streams
 from tunnel.link.tally import bytes_of
 from tunnel.link.waits import state_of
+from tunnel.log import log_event
 from tunnel.ops.control.status import ConnectionStatus, Passed
 from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import NameTarget, UdpTarget
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from tunnel.link.session import Session
     from tunnel.link.virtual import VirtualStream
     from tunnel.ops.control import Answer, Args
+
+logger = logging.getLogger("tunnel.control")
 
 MOST_LISTED: Final = 1_000
 """Connections of one answer: those that have carried most, half a megabyte of JSON."""
@@ -41,18 +46,20 @@ class Connections:
     def __init__(self, sessions: Callable[[], Iterable[Known]]) -> None:
         self._sessions = sessions
 
-    async def top(self, _args: Args, _by: str) -> Answer:
-        """List the connections that have carried most."""
+    async def top(self, args: Args, _by: str) -> Answer:
+        """List the connections that have carried most, ``most`` of them."""
+        asked = args.get("most")
+        most = asked if isinstance(asked, int) and asked > 0 else MOST_LISTED
 
         def passed(one: tuple[Known, VirtualStream]) -> int:
             return sum(bytes_of(one[1].conn))
 
         each = list(self._each())
-        each.sort(key=passed, reverse=True)
-        listed = [self._row(*one) for one in each[:MOST_LISTED]]
+        first = nlargest(min(most, MOST_LISTED), each, key=passed)
+        listed = [self._row(*one) for one in first]
         return {"count": len(each), "connections": listed}
 
-    def kick(self, connection: str) -> Answer:
+    def kick(self, connection: str, by: str) -> Answer:
         """Reset one connection; its other end learns that it was on purpose.
 
         Raises:
@@ -61,6 +68,8 @@ class Connections:
         for known, stream in self._each():
             if id_of(known.client, stream) == connection:
                 cut(known.session, stream)
+                log_event(logger, logging.INFO, "connection.kicked", by=by,
+                    connection=connection)  # fmt: skip
                 return {"kicked": connection, "connections": 1}
         what = f"there is no link or connection {connection:.60}"
         raise UsageError(what, "it may have ended", "tunnel top lists them")

@@ -62,7 +62,7 @@ class ServerHandlers:
 
         async def kick(args: Args, by: str) -> Answer:
             which = str(args.get("which", ""))
-            return self._kick_client(which, by) or each.kick(which)
+            return self._kick_client(which, by) or each.kick(which, by)
 
         return {"top": each.top, "kick": kick}
 

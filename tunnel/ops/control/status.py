@@ -98,6 +98,8 @@ class Fault:
     level: str
     event: str
     text: str
+    fix: str = ""
+    """What would help, or what it means; "" if that is not known."""
 
 
 @dataclass(slots=True)
@@ -151,7 +153,11 @@ def faults_of(lines: tuple[KeptLine, ...]) -> list[Fault]:
     """Return the last lines that tell of something wrong."""
     return [
         Fault(
-            line.at, "error" if line.level >= 40 else "warning", line.event, line.text
+            line.at,
+            "error" if line.level >= 40 else "warning",
+            line.event,
+            line.text,
+            line.fix,
         )
         for line in lines
     ]

@@ -34,6 +34,9 @@ class UserFacts:
     opened: int
     sent_bytes: int
     received_bytes: int
+    month_bytes: int = 0
+    """Of this month, at a server."""
+    month_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,8 @@ def _user(account: Account) -> UserFacts:
         account.opened,
         account.sent_bytes,
         account.received_bytes,
+        account.month_bytes,
+        account.limits.month,
     )
 
 
