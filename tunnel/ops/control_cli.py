@@ -28,6 +28,9 @@ def add_to(app: App) -> None:
         limit,
         add,
         remove,
+        pause,
+        resume,
+        lead,
         drain,
         stop,
         retry,
@@ -125,6 +128,37 @@ def remove(
         save: Take it out of the client's file too.
     """
     return commands.remove(entry, name, now=now, save=save)
+
+
+def pause(entry: str, name: str | None = None, /) -> int:
+    """Refuse new visitors of an entry of a client; it keeps its port or name.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.pause(entry, name)
+
+
+def resume(entry: str, name: str | None = None, /) -> int:
+    """Serve the visitors of a paused entry again.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.resume(entry, name)
+
+
+def lead(entry: str, target: str, name: str | None = None, /) -> int:
+    """Lead an entry of a client to another target; its words and who is in stay.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        target: As behind the = of its flag in `tunnel up`.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.lead(entry, target, name)
 
 
 def drain(name: str | None = None, /) -> int:

@@ -139,7 +139,11 @@ class _Up:
         self._local: list[Line] = []
         """Said once there is a link."""
         self._about = ClientHandlers(
-            self._client, self.join, self._entries.shown, self._entries.lines
+            self._client,
+            self.join,
+            self._entries.shown,
+            self._entries.lines,
+            lambda: self._entries.paused,
         )
         self._works = False
         """Whether an entry has ever been ready."""
@@ -224,10 +228,7 @@ class _Up:
         from tunnel.ops.dashboard.live import Live
         from tunnel.ops.dashboard.opened import open_dashboard
 
-        def paused(name: str) -> bool:
-            return name in self._entries.paused
-
-        live = Live(common.status, handlers, paused=paused)
+        live = Live(common.status, handlers)
         return await open_dashboard(self.nursery, wanted, live, handlers, self.show, {})
 
     async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:

@@ -206,6 +206,28 @@ def remove(
     return _changed(find(name, "up").ask("remove", entry=entry, now=now, save=save))
 
 
+def pause(entry: str, name: str | None = None) -> Exit:
+    """Refuse new visitors of an entry of a client."""
+    return _paused("pause", entry, name)
+
+
+def resume(entry: str, name: str | None = None) -> Exit:
+    """Serve the visitors of a paused entry of a client again."""
+    return _paused("resume", entry, name)
+
+
+def _paused(do: str, entry: str, name: str | None) -> Exit:
+    answer = find(name, "up").ask(do, entry=entry)
+    state = "paused" if answer.get("paused") else "open"
+    _print(shown(f"{text(answer, 'entry')}: {state}"))
+    return _written()
+
+
+def lead(entry: str, target: str, name: str | None = None) -> Exit:
+    """Lead an entry of a client to another target."""
+    return _changed(find(name, "up").ask("lead", entry=entry, target=target))
+
+
 def _changed(answer: Fields) -> Exit:
     """Show what has changed, or all faults of the file that kept it from that."""
     faults = answer.get("faults")
@@ -312,6 +334,9 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "limit": set(),
     "add": {"--save"},
     "remove": {"--now", "--save"},
+    "pause": set(),
+    "resume": set(),
+    "lead": set(),
     "stop": set(),
     "drain": set(),
     "retry": set(),
@@ -328,6 +353,9 @@ _NAMES: Final = {
     "limit": (2, 3),
     "add": (2, 3),
     "remove": (1, 2),
+    "pause": (1, 2),
+    "resume": (1, 2),
+    "lead": (2, 3),
 }
 """How many words they take, where that is not one or none."""
 
@@ -370,12 +398,8 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
             return status(name, as_json=as_json, quiet=quiet, watch=watch)
         case "why":
             return why(name, as_json=as_json)
-        case "kick":
-            return kick(*names)
         case "add":
             return add(*names, save="--save" in flags)
-        case "limit":
-            return limit(*names)
         case "remove":
             now, save = "--now" in flags, "--save" in flags
             return remove(*names, now=now, save=save)
@@ -384,13 +408,18 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
         case "logs":
             return logs(name, follow="--follow" in flags)
         case _:
-            return _OF_ONE[command](name)
+            return _WITHOUT_FLAGS[command](names)
 
 
-_OF_ONE: Final[Mapping[str, Callable[[str | None], Exit]]] = {
-    "top": top,
-    "stop": stop,
-    "drain": drain,
-    "retry": retry,
+_WITHOUT_FLAGS: Final[Mapping[str, Callable[[list[str]], Exit]]] = {
+    "top": lambda words: top(*words),
+    "kick": lambda words: kick(*words),
+    "limit": lambda words: limit(*words),
+    "pause": lambda words: pause(*words),
+    "resume": lambda words: resume(*words),
+    "lead": lambda words: lead(*words),
+    "stop": lambda words: stop(*words),
+    "drain": lambda words: drain(*words),
+    "retry": lambda words: retry(*words),
 }
-"""Those that take the name of a process, and no flag."""
+"""Those that take words alone."""
