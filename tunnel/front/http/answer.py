@@ -107,6 +107,8 @@ class AnswerReader:
         pieces, rest = self.body.feed(data)
         if self._look is not None and not self._look.take(pieces):
             self._look = None
+        if self._visit.observer is not None:
+            self._visit.observer.answered(pieces)
         output += framed(pieces, chunked=self._chunked)
         if self.body.done and self._chunked:
             output.append(last_chunk(trailers(self.body.trailers)))
@@ -139,7 +141,10 @@ class AnswerReader:
         lines = [
             *self._lines(head), b"Connection: Upgrade", b"Upgrade: " + upgrade
         ]  # fmt: skip
-        return head_bytes(head.status, head.reason, lines)
+        output = head_bytes(head.status, head.reason, lines)
+        if self._visit.observer is not None:
+            self._visit.observer.answers(head.status, output)
+        return output
 
     def _final(self, head: AnswerHead) -> bytes:
         self.head, self.body = head, BodyReader(head.body)
