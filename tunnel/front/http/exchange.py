@@ -27,6 +27,7 @@ from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
     HeadError,
 )
+from tunnel.front.http.observer import end_observation
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
     AHEAD_BYTES,
@@ -473,6 +474,8 @@ class Exchange:
             upstream.idle_until = visit.idle_since + KEPT_S
         else:
             upstream.drop()
+        if visit.observer is not None:
+            end_observation(visit, visit.observer)
         self._end()
 
     def _end(self) -> None:

@@ -178,14 +178,21 @@ def request_over(visit: Seen) -> None:
     tunnel = visit.tunnel is not None
     if visit.line is not None:
         visit.line.over(visit, tunnel=tunnel)
-    observer = visit.observer
-    if observer is not None and not tunnel:
-        visit.observer = None
-        if visit.gone:
-            observer.failed("the visitor has left")
-        request = visit.request
-        bodiless = request is not None and request.body.size == 0
-        observer.over(whole=bodiless or visit.body.done)
+    if visit.observer is not None and not tunnel:
+        end_observation(visit, visit.observer)
+
+
+def end_observation(visit: Seen, observer: Guarded) -> None:
+    """Tell who looks on that the answer has ended.
+
+    The visitor's task may find that out only when it needs to.
+    """
+    visit.observer = None
+    if visit.gone:
+        observer.failed("the visitor has left")
+    request = visit.request
+    bodiless = request is not None and request.body.size == 0
+    observer.over(whole=bodiless or visit.body.done)
 
 
 class Tapped:
