@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +21,7 @@ from support.websocket import websocket_echo
 from websockets.sync.client import connect as connect_websocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.processes import Program, Server
@@ -161,6 +163,12 @@ def in_dialog(text: str) -> str:
     return button(text, "(document.querySelector('dialog[open]') ?? document)")
 
 
+def look_at(page: Page, path: str) -> None:
+    page.click(row(path))
+    shown = "document.querySelector('.detail:not([hidden]) h2')?.textContent"
+    page.wait(f"{shown}.includes({json.dumps(path)})")
+
+
 def choose(page: Page, which: str, value: str, event: str = "change") -> None:
     page.run(
         f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('{event}'))"
@@ -295,7 +303,7 @@ def test_requests_are_listed_filtered_and_shown(town: Town) -> None:
         town.get("/slow")
         town.get("/login", "-d", "user=me&password=hunter2", "-H", "X-Mine: seven")
         page.wait(row("/login"))
-        page.click(row("/json"))
+        look_at(page, "/json")
         page.wait_text('"hello": [')
         text = page.text()
         assert secret not in text
@@ -304,11 +312,11 @@ def test_requests_are_listed_filtered_and_shown(town: Town) -> None:
         page.wait_text("Authorization")
         page.click(button("Show what is hidden"))
         page.wait_text(secret)
-        page.click(row("/login"))
+        look_at(page, "/login")
         page.click(tab("request"))
         page.wait_text("application/x-www-form-urlencoded")
         assert "seven" not in page.text()
-        page.click(row("/image.svg"))
+        look_at(page, "/image.svg")
         page.click(tab("answer"))
         page.wait("document.querySelector('.picture')?.naturalWidth > 0")
         page.click(tab("timing"))
@@ -337,14 +345,14 @@ def test_hostile_words_are_text_alone(town: Town) -> None:
         town.get("/page")
         town.get("/x?" + "%3Cscript%3E", "-H", f"X-Odd: {HOSTILE[:50]}", "-d", HOSTILE)
         page.wait(row("/page"))
-        page.click(row("/page"))
+        look_at(page, "/page")
         page.click(tab("answer"))
         page.wait_text("<script>hit()</script>\\x1b[2J\\u202e")
         page.click("document.querySelector('.detail summary')")
         page.wait(
             "document.querySelector('.page-frame').getBoundingClientRect().height"
         )
-        page.click(row("/x?"))
+        look_at(page, "/x?")
         page.click(tab("request"))
         page.wait_text("<img src=x onerror=alert(1)>")
         assert page.run("hits") == 0
@@ -361,7 +369,7 @@ def test_a_request_is_asked_again_and_edited(town: Town) -> None:
     with town.open("up", "inspector") as page:
         town.get("/again", "-d", "user=me&password=hunter2", "-H", "Cookie: id=7")
         page.wait(row("/again"))
-        page.click(row("/again"))
+        look_at(page, "/again")
         page.click(button("Replay"))
         page.wait_text("· again")
         assert Site.posts.count(("/again", b"user=me&password=hunter2", "id=7")) == 2
@@ -394,7 +402,7 @@ def test_messages_of_a_websocket_are_seen(town: Town) -> None:
         socket.send(b"\x00\x01" * 50)
         socket.recv()
         page.wait(row("/talk"))
-        page.click(row("/talk"))
+        look_at(page, "/talk")
         page.click(tab("messages"))
         page.wait_text("hello there")
         page.wait_text("← target")
@@ -418,7 +426,7 @@ def test_an_archive_is_taken_by_a_checker_and_a_command_by_a_shell(
         archive = page.wait("window.saved")
         assert har_faults(archive.encode(), modules) == ""
         assert "abc" not in archive
-        page.click(row("/login"))
+        look_at(page, "/login")
         page.click(button("Copy as curl"))
         page.wait_text("--data-raw a=1")
 
@@ -426,8 +434,7 @@ def test_an_archive_is_taken_by_a_checker_and_a_command_by_a_shell(
 # Everybody, and strangers ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_nothing_serious_keeps_anybody_out(
     town: Town, tmp_path_factory: pytest.TempPathFactory, scheme: str, width: int
 ) -> None:
@@ -550,3 +557,109 @@ def test_its_files_make_no_markup_and_load_nothing_from_elsewhere() -> None:
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
     assert "uPlot" in (folder / "uplot.js").read_text("utf-8")[:2_000]
     assert "MIT" in (folder / "uplot.LICENSE").read_text("utf-8")
+
+
+MANY_ENTRIES: Final = 1_000
+MANY_CONNECTIONS: Final = 10_000
+PORTS: Final = 4
+"""One has 4,096 visitors at most."""
+TAKES: Final = """
+import resource, socket
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+target = socket.create_server(("127.0.0.1", 0), backlog=4096)
+print(target.getsockname()[1], flush=True)
+inside = []
+while True:
+    inside.append(target.accept()[0])
+"""
+COMES: Final = """
+import resource, socket, sys
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+count, *ports = map(int, sys.argv[1:])
+visitors = []
+for n in range(count):
+    to, own = ("127.0.0.1", ports[n % len(ports)]), (f"127.0.1.{n % 9 + 1}", 0)
+    visitors.append(socket.create_connection(to, source_address=own))
+    visitors[-1].sendall(b"x")
+print("up", flush=True)
+sys.stdin.readline()
+"""
+
+
+def program_of(stack: ExitStack, script: str, *words: object) -> subprocess.Popen[str]:
+    started = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, words)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    stack.callback(started.communicate)
+    stack.callback(started.kill)
+    return started
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_many_entries_and_connections_hold_nothing_up(
+    tmp_path: Path, figures: Callable[[str], None]
+) -> None:
+    with ExitStack() as stack:
+        machine = Machine(tmp_path)
+        stack.callback(machine.close)
+        takes = program_of(stack, TAKES)
+        assert takes.stdout is not None
+        target = int(takes.stdout.readline())
+        server = machine.serve("--http", "127.0.0.1:0", "--domain", "t.test",
+            "--dashboard", str(free_port()), "--max-per-address", "20000")  # fmt: skip
+        entries = "".join(
+            f'[[client.http]]\nname = "shop-{n}"\ntarget = {target}\n'
+            for n in range(MANY_ENTRIES - PORTS)
+        )
+        file = machine.home / "tunnel.toml"
+        ports = f"[[client.tcp]]\ntarget = {target}\n" * PORTS
+        file.write_text(entries + ports)
+        client = machine.up(
+            server.join, "--config", str(file), "--dashboard", str(free_port()),
+            ready=MANY_ENTRIES,
+        )  # fmt: skip
+        public = [
+            line.split()[1].rpartition(":")[2]
+            for line in client.out.all()
+            if line.startswith("tcp ")
+        ]
+        comes = program_of(stack, COMES, MANY_CONNECTIONS, *public)
+        assert comes.stdout is not None
+        assert comes.stdout.readline() == "up\n"
+        browser = Chromium(machine)
+        stack.callback(browser.close)
+        for role in ("up", "serve"):
+            running = machine.tunnel("dashboard", role)
+            assert running.wait() == 0
+            with browser.open() as page:
+                page.ask(
+                    "Page.addScriptToEvaluateOnNewDocument",
+                    source="window.pauses = []; new PerformanceObserver(list => "
+                    "pauses.push(...list.getEntries().map(e => e.duration)))"
+                    ".observe({type: 'longtask', buffered: true})",
+                )
+                page.go(running.out.all()[0])
+                page.wait("document.querySelector('.cards')")
+                painted_ms = page.run(
+                    "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+                )
+                for view in ("entries", "connections", "links", "overview", "entries"):
+                    page.click(f"document.querySelector('nav a[data-view={view}]')")
+                    shown = f"nav a[data-view={view}][aria-current]"
+                    page.wait(f"document.querySelector({json.dumps(shown)})")
+                    if view in ("entries", "connections"):
+                        page.wait("document.querySelectorAll('.rows .row').length > 5")
+                        page.run(
+                            "new Promise(done => { let n = 0; const go = () => {"
+                            "document.querySelector('.rows').scrollTop += 400;"
+                            "n++ < 60 ? requestAnimationFrame(go) : done(1) }; go() })"
+                        )
+                page.wait("document.querySelectorAll('.rows .row').length < 100")
+                worst_ms = page.run("Math.max(0, ...pauses)")
+                figures(f"{role}: painted {painted_ms:.0f} ms, pause {worst_ms:.0f} ms")
+                assert painted_ms < 1_000
+                assert worst_ms < 100

@@ -1,6 +1,5 @@
 // What is so now: numbers, ten minutes of throughput, and what went wrong last.
 
-import { connectionChart, rateChart } from "./charts.js";
 import { fill, h, icon, say } from "./dom.js";
 import { live } from "./live.js";
 import { ago, count, day, entryState, fields, many, parts, rest, size } from "./words.js";
@@ -24,12 +23,19 @@ function card(label, note = "") {
 function make() {
   const isUp = live.process.role === "up";
   const cards = { received: card("Received"), sent: card("Sent"), connections: card("Connections"), entries: card("Entries"), links: card(isUp ? "Link" : "Clients") };
-  const rates = rateChart();
-  const open = connectionChart();
+  const place = h("div", { class: "charts" });
+  let charts = [];
+  let ended = false;
+  // Behind the first paint: to read the library that draws them takes a while.
+  import("./charts.js").then(({ connectionChart, rateChart }) => {
+    if (ended) return;
+    charts = [rateChart(), connectionChart()];
+    fill(place, ...charts.map((one) => one.element));
+  });
   const faults = h("section", { class: "panel", "aria-labelledby": "faults" });
   const certificates = h("section", { class: "panel", "aria-labelledby": "certificates", hidden: true });
   return {
-    element: h("div", { class: "overview" }, h("div", { class: "cards" }, ...Object.values(cards).map((one) => one.element)), h("div", { class: "charts" }, rates.element, open.element), faults, certificates),
+    element: h("div", { class: "overview" }, h("div", { class: "cards" }, ...Object.values(cards).map((one) => one.element)), place, faults, certificates),
     update(changed) {
       const { passed, connections, waiting, kept_bytes } = live.process;
       cards.received.set(...parts(passed.received_per_s, "/s"), `${size(passed.received_bytes)} in all`);
@@ -37,14 +43,13 @@ function make() {
       cards.connections.set(count(connections), "", waiting ? `${count(waiting)} wait for a link, ${size(kept_bytes)} kept` : "open now");
       drawEntries(cards.entries);
       drawLinks(cards.links, isUp);
-      rates.draw();
-      open.draw();
+      for (const chart of charts) chart.draw();
       if (changed.has("faults")) drawFaults(faults);
       if (changed.has("certificates")) drawCertificates(certificates);
     },
     end() {
-      rates.end();
-      open.end();
+      ended = true;
+      for (const chart of charts) chart.end();
     },
   };
 }
