@@ -192,7 +192,7 @@ def test_the_chart_moves_during_a_transfer_and_the_token_is_nowhere(
             "[...document.querySelectorAll('.key-received b, .key-sent b')]"
             ".some(b => /MB|GB/.test(b.textContent))"
         )
-        assert page.run(f"!!{figure}")
+        page.wait(f"{figure} && document.querySelector('.chart canvas')")
         pixels = "document.querySelector('.chart canvas').toDataURL().length"
         before = page.run(pixels)
         with visit(town.port) as visitor:
@@ -372,7 +372,8 @@ def test_a_request_is_asked_again_and_edited(town: Town) -> None:
         look_at(page, "/again")
         page.click(button("Replay"))
         page.wait_text("· again")
-        assert Site.posts.count(("/again", b"user=me&password=hunter2", "id=7")) == 2
+        once = "/again", b"user=me&password=hunter2", "id=7"
+        eventually(lambda: Site.posts.count(once) == 2, "it is asked again")
         page.click(button("Edit and replay"))
         page.wait("document.querySelector('dialog input[name=path]')")
         page.run("document.querySelector('dialog input[name=path]').select(), 1")
