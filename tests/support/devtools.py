@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -40,7 +41,7 @@ new Promise((done, fail) => {
   const look = async () => {
     let value;
     try { value = await (%s); } catch (error) { value = undefined; }
-    if (value) done(value);
+    if (value) done(value instanceof Node ? true : value);
     else if (performance.now() > until) done(null);
     else requestAnimationFrame(look);
   };
@@ -67,14 +68,15 @@ class Chromium:
         told = Path(self._profile) / "DevToolsActivePort"
         eventually(lambda: told.exists() and told.read_text().count("\n") == 1, "port")
         port, path = told.read_text().splitlines()
-        self._socket = connect(
-            f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None
+        self._stack = ExitStack()
+        self._socket = self._stack.enter_context(
+            connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None)
         )
         self._numbers = itertools.count(1)
         self._events: dict[str, list[dict[str, Any]]] = {}
 
     def close(self) -> None:
-        self._socket.close()
+        self._stack.close()
         self._program.process.terminate()
         self._program.wait()
         shutil.rmtree(self._profile, ignore_errors=True)
