@@ -257,6 +257,7 @@ class LinkKeeper:
             else:
                 began = trio.current_time()
                 reason = await self._carry(link)
+                del link  # a pause may be long
                 was_up, took_s = True, 0.0
                 fault = isinstance(reason, SessionError)  # of an end, not of the wire
                 fault = fault and reason.code is not Code.NORMAL
