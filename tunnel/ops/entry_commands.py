@@ -109,9 +109,10 @@ class EntryCommands:
         async with self._one_by_one:
             key = self._key_of(word, self._entries.wanted)
             self._entries.pause(key, paused=paused)
+            name = self._entries.name_of(key)
         event = "entry.paused" if paused else "entry.resumed"
-        log_event(logger, logging.INFO, event, by=by, entry=word)
-        return {"entry": word, "paused": paused}
+        log_event(logger, logging.INFO, event, by=by, entry=name)
+        return {"entry": name, "paused": paused}
 
     async def _lead(self, args: Args, by: str) -> Answer:
         """Lead an entry to another target; its words, and who is in, stay.

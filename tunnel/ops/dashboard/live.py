@@ -15,6 +15,7 @@ import trio
 
 from tunnel.errors import TunnelError
 from tunnel.net.notify import Notify
+from tunnel.ops.control.status import PAUSED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -52,7 +53,6 @@ class Live:
     Args:
         status: what is so now.
         handlers: those of the control socket; the users are asked there.
-        paused: the names of entries that are paused.
         use: what has passed for each user; None where that is not known.
     """
 
@@ -61,12 +61,10 @@ class Live:
         status: Callable[[], Status],
         handlers: Handlers,
         *,
-        paused: Callable[[str], bool] = lambda _name: False,
         use: Callable[[], Iterable[UserFacts]] | None = None,
     ) -> None:
         self._status = status
         self._handlers = handlers
-        self._paused = paused
         self._use = use
         self._history: deque[tuple[float, float, float, int]] = deque(maxlen=HISTORY)
         self._look: Look | None = None
@@ -125,8 +123,7 @@ class Live:
         entries: Rows = {}
         for one in status.entries:
             key = f"{one.client}/{one.name}" if one.client else one.name
-            paused = self._paused(one.name)
-            entries[key] = {**asdict(one), "key": key, "paused": paused}
+            entries[key] = {**asdict(one), "key": key, "paused": one.state == PAUSED}
         process = {
             name: getattr(status, name)
             for name in status.__slots__
