@@ -115,7 +115,7 @@ class FrpSocks(Proxy, Frp):
 
 class ShadowsocksLocal(Proxy, Shadowsocks):
     name = "ss-local"
-    label = "shadowsocks-libev, ss-local"
+    label = "ss-local"
     needs: tuple[str, ...] = ("ss-server", "ss-local")
 
     def launch(self) -> None:
@@ -130,7 +130,7 @@ class ShadowsocksLocal(Proxy, Shadowsocks):
 
 class Microsocks(Proxy):
     name = "microsocks"
-    label = "microsocks, no tunnel"
+    label = "microsocks alone"
     mode = "a proxy on this machine, not encrypted"
     needs: tuple[str, ...] = ("microsocks",)
 

@@ -117,6 +117,17 @@ def test_the_chart_is_well_formed_and_shows_bars_and_lines() -> None:
     assert len(list(root.iter(f"{space}polyline"))) == 2
 
 
+def test_the_chart_shows_what_a_family_has_of_its_own() -> None:
+    result, figure = Result(), "UDP echo p50, µs"
+    for peer, value in ((UDP_DIRECT, 5.0), (BY_UDP, 40.0), (FRP_UDP, 20.0)):
+        result.peers[peer] = {"label": KINDS[peer].label, "mode": "", "version": "1.0"}
+        result.add("udp", figure, peer, value)
+    drawn = chart.svg(result)
+    assert "less is better; no tunnel at all: 5" in drawn
+    assert drawn.count('class="bar ours"') == 1
+    assert drawn.count('class="bar"') == 1
+
+
 def test_the_chart_of_a_result_without_any_value_is_still_a_chart() -> None:
     ET.fromstring(chart.svg(Result()))  # noqa: S314 - our own text
 
