@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.pair import CorePair
 
 from tunnel.proto.codec import FrameDecoder
+from tunnel.proto.entry_pace import let_go, slow
 from tunnel.proto.frames import ProtPing, ProtWindow, Terms
 from tunnel.proto.pools import PROCESS_GROWTH_BYTES, HeldPool
 from tunnel.proto.window import (
@@ -346,4 +347,17 @@ def test_a_connection_that_ends_pays_back_what_its_window_had_grown() -> None:
     carry_bulk(pair, rtt_s=0.1, seconds=1.0)
     assert pair.server.pool.grown_bytes > 0
     pair.server.core.end()
+    assert pair.server.pool.grown_bytes == 0
+
+
+def test_a_window_that_a_rate_takes_over_keeps_nothing_that_is_not_paid_for() -> None:
+    pair = CorePair()
+    _, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
+    pair.settle()
+    first = Terms().initial_window
+    assert theirs.recv.size > first
+    slow(pair.server.core, theirs)
+    sizes = [theirs.recv.size]
+    let_go(pair.server.core, theirs)
+    assert [*sizes, theirs.recv.size] == [first, first]
     assert pair.server.pool.grown_bytes == 0
