@@ -85,12 +85,11 @@ class DatagramQueue(Generic[_T]):
     def push(self, item: _T, size: int) -> None:
         """Put a datagram of ``size`` bytes in; older ones make room for it."""
         cost = size + OBJECT_BYTES
-        while self._items and not self._fits(cost):
+        while not self._fits(cost):
+            self.dropped += 1
+            if not self._items:
+                return
             self.pop()
-            self.dropped += 1
-        if not self._fits(cost):
-            self.dropped += 1
-            return
         self._items.append((item, cost))
         self.held_bytes += cost
         self._room.take(cost)
