@@ -35,6 +35,22 @@ class DatagramStream:
         stream: opened for, or offered as, a ``UdpTarget``.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_carrier",
+        "_closed",
+        "_conn",
+        "_end",
+        "_inbox",
+        "_news",
+        "_over",
+        "_send",
+        "_take",
+        "received",
+        "sent",
+        "stream",
+    )
+
     def __init__(self, stream: VirtualStream) -> None:
         self.stream = stream
         """To accept or refuse it, and to wait for the peer's answer."""

@@ -69,9 +69,9 @@ FLOWS: Final = Flows("udp.given_up")
 logger = logging.getLogger("tunnel.exit")
 
 
-async def serve_association(
+def serve_association(
     datagrams: DatagramStream, allow: Allow, *, target: Address | None = None
-) -> None:
+) -> Awaitable[None]:
     """Accept an association that the peer asked for, and serve it to its end.
 
     Args:
@@ -80,12 +80,34 @@ async def serve_association(
         target: where all of it goes, whatever the datagrams' addresses say; None sends
             each to its own address. ``localhost`` is the loopback that takes them.
     """
-    udp_exit = _UdpExit(datagrams, allow)
+    if target is not None and HAS_EPOLL:  # no name is asked, no socket is waited for
+        return _serve(datagrams, allow, target)
+    return _serve_with_tasks(datagrams, allow, target)
+
+
+async def _serve_with_tasks(
+    datagrams: DatagramStream, allow: Allow, target: Address | None
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await _serve(datagrams, allow, target, nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    datagrams: DatagramStream,
+    allow: Allow,
+    target: Address | None,
+    nursery: trio.Nursery | None = None,
+) -> None:
+    udp_exit = _UdpExit(datagrams, allow, nursery)
     FLOWS.add(udp_exit, DESCRIPTORS.share(SHARE, MAX_ASSOCIATIONS))
     began, code, reason = time.monotonic(), Code.RESET, ""
     try:
         await udp_exit.open(target)
-        await udp_exit.run()
+        udp_exit.begin()
+        while (until := udp_exit.silent_at()) is not None:
+            with trio.move_on_at(until):
+                await udp_exit.news.wait()
     except StreamError as error:
         code, reason = error.code, error.what
         log_event(logger, logging.INFO, "exit.refused", **WHO.get(),
@@ -99,30 +121,62 @@ async def serve_association(
             say_left(datagrams.stream, began, (up, down), code)
 
 
+class _Names:
+    """The names that one association has sent to.
+
+    By the port too: of several addresses each may be allowed for other ports.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, int], tuple[str, float]] = {}
+        self.asked: dict[tuple[str, int], DatagramQueue[bytes]] = {}
+        self.room = DatagramRoom(ASSOCIATION_BYTES)
+
+
 class _UdpExit:
     """The sockets of one association, at the end where it leaves the tunnel."""
 
-    def __init__(self, datagrams: DatagramStream, allow: Allow) -> None:
+    __slots__ = (
+        "_allow",
+        "_answered",
+        "_context",
+        "_datagrams",
+        "_denied",
+        "_homes",
+        "_names",
+        "_nursery",
+        "_over",
+        "_patience",
+        "_peer_ended",
+        "_peers",
+        "_reach",
+        "_seen",
+        "_sockets",
+        "_target",
+        "news",
+    )
+
+    def __init__(
+        self, datagrams: DatagramStream, allow: Allow, nursery: trio.Nursery | None
+    ) -> None:
         self._target: Address | None = None
         self._datagrams = datagrams
         self._allow = allow
         self._reach = allow if isinstance(allow, Reach) else None
-        self._denied: set[str] = set()  # rights whose want is in the log
+        self._denied: list[str] = []  # rights whose want is in the log
         self._patience = TIMEOUTS.get()
         self._answered = False
         self._seen = trio.current_time()  # when the last datagram passed, either way
         self._over = False  # nothing is sent or read any more
         self._peer_ended = False
-        self._news = Notify()
+        self.news = Notify()
+        """To be woken at: ``silent_at`` says something else now."""
         self._context = copy_context()  # others call what logs, and begins tasks
         self._sockets: dict[int, DatagramSocket] = {}
-        # By the port too: of several addresses each may be allowed for other ports.
-        self._names: dict[tuple[str, int], tuple[str, float]] = {}
-        self._asked: dict[tuple[str, int], DatagramQueue[bytes]] = {}
-        self._asked_room = DatagramRoom(ASSOCIATION_BYTES)
+        self._names: _Names | None = None  # most send to none
         self._peers: dict[str, None] = {}
         self._homes: list[Address] = []  # the loopbacks of a target, best first
-        self._nursery: trio.Nursery
+        self._nursery = nursery
 
     async def open(self, target: Address | None) -> None:
         """Open the socket that is surely needed, and accept; or raise StreamError."""
@@ -151,39 +205,35 @@ class _UdpExit:
         for sock in self._sockets.values():
             self._datagrams.poller.forget(sock.fileno())
             sock.close()
-        self._news.ring()
+        self.news.ring()
 
-    async def run(self) -> None:
-        """Carry datagrams both ways until both are silent or the peer ends it."""
-        async with trio.open_nursery() as self._nursery:
-            try:
-                for sock in self._sockets.values():
-                    self._begin_reading(sock)
-                self._datagrams.deliver_to(self._outward, self._ended)
-                await self._wait_for_silence()
-            finally:
-                self._datagrams.close(Code.RESET)  # nothing may begin a task any more
-                self._nursery.cancel_scope.cancel()
+    def begin(self) -> None:
+        """Carry datagrams both ways, until ``give_way`` and the close of the stream."""
+        for sock in self._sockets.values():
+            self._begin_reading(sock)
+        self._datagrams.deliver_to(self._outward, self._ended)
 
     def _ended(self) -> None:
         self._peer_ended = True
-        self._news.ring()
+        self.news.ring()
 
-    async def _wait_for_silence(self) -> None:
-        """Return when the peer has ended it; before, end it after silence."""
-        while not self._peer_ended:
-            until = self._seen + self._patience.udp_s(answered=self._answered)
-            if self._over or until <= trio.current_time():
-                return self._datagrams.close(Code.IDLE)
-            with trio.move_on_at(until):
-                await self._news.wait()
+    def silent_at(self) -> float | None:
+        """Return until when it may be silent; None: it is over, or is closed now."""
+        until = self._seen + self._patience.udp_s(answered=self._answered)
+        if self._peer_ended:
+            return None
+        if self._over or until <= trio.current_time():
+            self._datagrams.close(Code.IDLE)
+            return None
+        return until
 
     def _touch(self) -> None:
         self._seen = trio.current_time()  # a deadline moved for each costs more
         FLOWS.touch(self)
 
     def _begin(self, task: Callable[[], Awaitable[None]]) -> None:
-        self._context.run(self._nursery.start_soon, task)
+        if self._nursery is not None:
+            self._context.run(self._nursery.start_soon, task)
 
     # Out -----------------------------------------------------------------------------
 
@@ -205,24 +255,26 @@ class _UdpExit:
         ip = parse_ip(address.host)
         if ip is not None:
             return Address(str(unmapped(ip)), address.port)
-        found = self._names.get((address.host, address.port))
+        names = self._names
+        found = names and names.found.get((address.host, address.port))
         host, until = found or ("", 0.0)
         return Address(host, address.port) if until >= trio.current_time() else None
 
     def _wait_for_name(self, address: Address, payload: bytes) -> bool:
         """Keep a datagram until its name is resolved, and ask for it if nobody does."""
         key = address.host, address.port
-        queue = self._asked.get(key)
+        names = self._names = self._names or _Names()
+        queue = names.asked.get(key)
         if queue is None:
-            if len(self._asked) >= MAX_NAMES:
+            if len(names.asked) >= MAX_NAMES:
                 return False
-            queue = self._asked[key] = DatagramQueue(self._asked_room)
+            queue = names.asked[key] = DatagramQueue(names.room)
             # In a task of its own: one slow name delays nothing else.
-            self._begin(partial(self._ask, address))
+            self._begin(partial(self._ask, names, address))
         queue.push(payload, len(payload))
         return True
 
-    async def _ask(self, address: Address) -> None:
+    async def _ask(self, names: _Names, address: Address) -> None:
         """Resolve a name, remember it, and send what waits for it."""
         key = address.host, address.port
         reach = self._reach and self._reach.of_name(address)
@@ -233,13 +285,13 @@ class _UdpExit:
         except StreamError as error:
             if reach and error.code is Code.NOT_ALLOWED:
                 self._note(reach, address)
-            self._asked.pop(key).clear()
+            names.asked.pop(key).clear()
             return
-        queue = self._asked.pop(key)
-        self._names.pop(key, None)
-        self._names[key] = found.host, trio.current_time() + NAME_S
-        if len(self._names) > MAX_NAMES:
-            del self._names[next(iter(self._names))]
+        queue = names.asked.pop(key)
+        names.found.pop(key, None)
+        names.found[key] = found.host, trio.current_time() + NAME_S
+        if len(names.found) > MAX_NAMES:
+            del names.found[next(iter(names.found))]
         while queue:
             self._send(found, queue.pop(), address.host)
 
@@ -257,7 +309,7 @@ class _UdpExit:
     def _note(self, reach: Reach, to: Address) -> None:
         """Log each right once that a datagram was short of."""
         if reach.missing not in self._denied and len(self._denied) < MAX_NAMES:
-            self._denied.add(reach.missing)
+            self._denied.append(reach.missing)
             self._context.run(reach.denied, f"udp {to}")
 
     def _send(self, to: Address, payload: bytes, asked: str) -> bool:
@@ -316,16 +368,16 @@ class _UdpExit:
     # In ------------------------------------------------------------------------------
 
     def _begin_reading(self, sock: DatagramSocket) -> None:
-        turn = partial(read_turn, sock, self._inward, partial(self._failed, sock))
+        turn = partial(self._read, sock)
         if HAS_EPOLL:
             self._datagrams.poller.watch(sock.fileno(), turn)
         else:
-            self._begin(partial(when_readable, sock, partial(self._read_alone, turn)))
+            self._begin(partial(when_readable, sock, turn))
 
-    def _read_alone(self, turn: Callable[[], None]) -> None:
-        """Read a socket where there is no poller."""
-        turn()
-        self._datagrams.flush()
+    def _read(self, sock: DatagramSocket) -> None:
+        read_turn(sock, self._inward, lambda: self._failed(sock))
+        if not HAS_EPOLL:  # else the poller does it, for all that it has read
+            self._datagrams.flush()
 
     def _failed(self, sock: DatagramSocket) -> None:
         """Take what an earlier datagram met."""
