@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
@@ -26,6 +27,7 @@ from tunnel.ops.flags import (
     LogForm,
     RunFlags,
     ServerFlags,
+    UpFlags,
     WebFlags,
     Words,
 )
@@ -72,6 +74,7 @@ SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
 WEB: Final = WebFlags()
 RUN: Final = RunFlags()
+UP: Final = UpFlags()
 CONFIG: Final = ConfigFlags()
 
 
@@ -104,7 +107,7 @@ def up(
     *,
     server: ServerFlags = SERVER,
     entries: EntryFlags = ENTRIES,
-    run: RunFlags = RUN,
+    run: UpFlags = UP,
     config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-client with any number of entries."""
@@ -180,7 +183,7 @@ def share(
     list_files: Annotated[bool, Parameter(name="--list")] = False,
     web: WebFlags = WEB,
     server: ServerFlags = SERVER,
-    run: RunFlags = RUN,
+    run: UpFlags = UP,
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name.
 
@@ -199,6 +202,8 @@ def share(
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
     said = [*web.words(), *pairs_of({"list": list_files})]
     entry = share_entry(target, name, guard, said)
+    if entry.inspect and run.dashboard is None:
+        run = replace(run, dashboard="0")  # there is something to look at
     return _up([entry], server, run)
 
 
@@ -385,7 +390,9 @@ def _up(
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    up = partial(run_up, of_file=FILE.gives_to, again=again, ports=run.ports())
+    flags = UpFlags(**vars(run))
+    flags.keep_bytes()  # may be wrong
+    up = partial(run_up, of_file=FILE.gives_to, again=again, run=flags)
     return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 

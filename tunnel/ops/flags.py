@@ -44,6 +44,8 @@ MOST_S: Final = 100 * 366 * 86_400
 """A hundred years: more can only be a slip, and a clock may not bear it."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
+LEAST_KEEP_BYTES: Final = 1_048_576
+MOST_KEEP_BYTES: Final = 10**12
 LEAST_TOKEN: Final = 16
 """Characters: the ten wrong ones a minute that an address has find none of them."""
 _PAGE_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+-]+")
@@ -199,6 +201,34 @@ class RunFlags:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class UpFlags(RunFlags):
+    """What a command takes that stays and may publish web services.
+
+    Args:
+        inspect_keep: How much memory the requests of inspected entries may take: 64MiB.
+        inspect_hide: Name of a header field, or of a field of queries, forms and JSON,
+            whose values the inspector hides too. Repeatable.
+    """
+
+    inspect_keep: str = "64MiB"
+    inspect_hide: Words = None
+
+    def keep_bytes(self) -> int:
+        """Return how many bytes the inspector may keep."""
+        from tunnel.access.limits import bytes_in
+
+        size = bytes_in(self.inspect_keep)
+        if size is None or not LEAST_KEEP_BYTES <= size <= MOST_KEEP_BYTES:
+            raise UsageError(
+                f"--inspect-keep {self.inspect_keep!r} is out of range",
+                "it is 1MiB to 1TB, with its unit",
+                "for example --inspect-keep 64MiB",
+            )
+        return size
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class EntryFlags:
     """The entries of ``tunnel up``.
 
@@ -276,6 +306,8 @@ class WebFlags:
         group: Serve the name together with other clients that say the same group.
         check: Ask TARGET for /PATH every 5 s (`tcp`: connect), and lead nobody there
             while it fails.
+        inspect: Keep its requests and answers to be looked at: in the page, and with
+            `tunnel tail`.
     """
 
     auth_header: Literal["keep"] | None = None
@@ -295,6 +327,7 @@ class WebFlags:
     strip: bool = False
     group: str | None = None
     check: str | None = None
+    inspect: bool = False
 
     def words(self) -> list[SaidWord]:
         """Return the words that were said."""
@@ -317,9 +350,6 @@ class Ports(NamedTuple):
     metrics: Address | None = None
     """Prometheus."""
     dashboard: Dashboard | None = None
-
-
-NO_PORTS: Final = Ports()
 
 
 def check_page_token(token: str) -> None:

@@ -194,7 +194,7 @@ async def _answer(
 
         live = Live(common.status, handlers, use=lambda: users_of_server(server))
         handlers["dashboard"] = await open_dashboard(
-            nursery, ports.dashboard, live, handlers, ending.show, {}
+            nursery, ports.dashboard, live, handlers, ending.show
         )
     await nursery.start(own.serve, handlers)
     if ports.metrics is not None:

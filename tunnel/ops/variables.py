@@ -65,6 +65,8 @@ _SWITCHES: Final = {
     "status": ("quiet", "watch"),
     "logs": ("follow",),
     "reload": ("now",),
+    "tail": ("entry", "show", "reveal", "once"),
+    "dashboard": ("open",),
     "add": ("save",),
     "remove": ("now", "save"),
 }

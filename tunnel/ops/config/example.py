@@ -60,6 +60,7 @@ _WEB: Final = (
      "Of the public key of an https:// target."),
     ("insecure", "false", "Believe any certificate of an https:// target."),
     ("list", "false", "List folders without index.html."),
+    ("inspect", "false", "Keep the requests for the page and `tunnel tail`."),
     ("requests", '"10/s"', "How many one address may send; others get 429."),
     ("max_body", '"10M"', "How much a request's body may have; else 413."),
     ("path", '"/api"', "Serve only what is below; of several the longest path wins."),
@@ -113,6 +114,10 @@ _TABLES: Final = (
          "http:// or socks5:// proxy through which the server is reached, or none."),
         ("via_file", '"proxy.url"', "A file with it."),
         ("client_cert", '["cert.pem", "key.pem"]', "Where the server wants one."),
+        ("inspect_keep", '"64MiB"',
+         "How much memory the requests of inspected entries may take."),
+        ("inspect_hide", '["X-Session"]',
+         "Fields of heads, queries, forms and JSON whose values are hidden too."),
         *_RUN,
     )),
     ("[[client.tcp]]", "A public port leads to a target here.", (

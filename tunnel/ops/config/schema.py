@@ -45,7 +45,7 @@ from tunnel.ops.entry_values import (
     parse_users,
     public_name,
 )
-from tunnel.ops.flags import LogForm, RunFlags, check_page_token
+from tunnel.ops.flags import LogForm, RunFlags, UpFlags, check_page_token
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.web_words import read_words
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, parse_verifier
@@ -225,6 +225,8 @@ class ClientTable(RunTable):
     via: Said = key(secret(word(_via), _has_secret))
     via_file: Said = key(secret_file(_via))
     client_cert: Said = key(files)
+    inspect_keep: Said = key(word(lambda text: UpFlags(inspect_keep=text).keep_bytes()))
+    inspect_hide: Said = key(words(str))
 
 
 # Entries -----------------------------------------------------------------------------
@@ -280,6 +282,7 @@ class HttpTable(NamedTable):
     pin: Said = key(word(_web("pin")))
     insecure: Said = key(switch())
     list: Said = key(switch())
+    inspect: Said = key(switch())
     requests: Said = key(word(_web("requests")))
     max_body: Said = key(word(_web("max-body")))
     path: Said = key(word(_web("path")))

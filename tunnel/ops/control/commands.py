@@ -8,7 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Exit, StateError, TunnelError
+from tunnel.errors import Exit, StateError, TunnelError, UsageError
+from tunnel.ops.control.ask import AnswerError
 from tunnel.ops.control.live import EVERY_S, Top, look_again
 from tunnel.ops.control.processes import (
     NOT_HERE,
@@ -31,6 +32,7 @@ from tunnel.ops.hide import VARIABLE as HIDDEN_ARGUMENTS
 from tunnel.ops.standard import lost_output
 from tunnel.ops.texts import connections, explained, shown, size_text
 from tunnel.redaction import masked
+from tunnel.words import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -271,6 +273,28 @@ def _log_lines(process: Process, after: int) -> int:
         _print(shown(text(line, "text")))
         after = int(number(line, "number"))
     return after
+
+
+def dashboard(name: str | None = None, *, open_it: bool = False) -> Exit:
+    """Show the URL of a page, with its token; one must be meant."""
+    known = [find(name)] if name is not None else find_all(None)
+    urls: list[str] = []
+    for process in known:
+        try:
+            urls.append(text(process.ask("dashboard"), "url"))
+        except AnswerError:  # it has none, or is an older program
+            continue
+    if not urls:
+        why = "a page is opened only where that is asked for"
+        fix = "tunnel serve --dashboard 4040, or up, or share"
+        raise UsageError("no process of this user here has a page", why, fix)
+    for url in urls:
+        _print(escaped(url))
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(urls[0])
+    return _written()
 
 
 def why(connection: str | None = None, *, as_json: bool = False) -> Exit:

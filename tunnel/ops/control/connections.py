@@ -17,10 +17,11 @@ from tunnel.proto.events import StreamClosed
 from tunnel.proto.frames import NameTarget, UdpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tunnel.center.why import Known
     from tunnel.link.session import Session
+    from tunnel.link.tally import Tally
     from tunnel.link.virtual import VirtualStream
     from tunnel.ops.control import Answer, Args
 
@@ -41,10 +42,19 @@ def mapping_of(stream: VirtualStream) -> str:
 
 
 class Connections:
-    """The connections of the sessions that ``sessions`` returns."""
+    """The connections of the sessions that ``sessions`` returns.
 
-    def __init__(self, sessions: Callable[[], Iterable[Known]]) -> None:
+    ``entries`` returns what the entries of a session are called, where streams do not
+    say it themselves: at a server.
+    """
+
+    def __init__(
+        self,
+        sessions: Callable[[], Iterable[Known]],
+        entries: Callable[[Session], Mapping[Tally, str]] = lambda _session: {},
+    ) -> None:
         self._sessions = sessions
+        self._entries = entries
 
     async def top(self, args: Args, _by: str) -> Answer:
         """List the connections that have carried most, ``most`` of them."""
@@ -56,7 +66,8 @@ class Connections:
 
         each = list(self._each())
         first = nlargest(min(most, MOST_LISTED), each, key=passed)
-        listed = [self._row(*one) for one in first]
+        names = {known.session: self._entries(known.session) for known, _ in first}
+        listed = [self._row(*one, names[one[0].session]) for one in first]
         return {"count": len(each), "connections": listed}
 
     def kick(self, connection: str, by: str) -> Answer:
@@ -79,14 +90,19 @@ class Connections:
             for stream in open_streams(known.session):
                 yield known, stream
 
-    def _row(self, known: Known, stream: VirtualStream) -> Answer:
+    def _row(
+        self, known: Known, stream: VirtualStream, names: Mapping[Tally, str]
+    ) -> Answer:
         create, conn = stream.create, stream.conn
+        entry = mapping_of(stream)
+        if not entry and stream.tally is not None:
+            entry = names.get(stream.tally, "")
         row = ConnectionStatus(
             id=id_of(known.client, stream),
             user=known.user,
-            entry=mapping_of(stream) or None,
+            entry=entry or None,
             target=str(create.target) if create else None,
-            visitor=str(create.visitor) if create and create.visitor else None,
+            visitor=str(stream.visitor) if stream.visitor is not None else None,
             state=conn.state.name.lower(),
             passed=Passed(*bytes_of(conn)),
             why=state_of(stream),

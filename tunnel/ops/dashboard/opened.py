@@ -10,13 +10,14 @@ from tunnel.ops.dashboard.gate import Gate
 from tunnel.ops.dashboard.port import DashboardPort
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable
 
     import trio
 
     from tunnel.ops.control import Answer, Args, Handler, Handlers
     from tunnel.ops.dashboard.live import Live
     from tunnel.ops.flags import Dashboard
+    from tunnel.ops.inspecting import Inspecting
     from tunnel.ops.show import Show
 
 TOKEN_BYTES: Final = 16
@@ -35,7 +36,7 @@ async def open_dashboard(
     live: Live,
     handlers: Handlers,
     show: Show,
-    streams: Mapping[str, Callable[[Args], AsyncGenerator[Answer, None]]],
+    inspecting: Inspecting | None = None,
 ) -> Handler:
     """Have the page answer in ``nursery``; return what says its URL to a command.
 
@@ -45,7 +46,7 @@ async def open_dashboard(
         live: what the page is told each second.
         handlers: those of the control socket.
         show: tells a person at the terminal where the page is.
-        streams: what is told besides, by its name.
+        inspecting: the inspector of a client.
 
     Raises:
         AddressError: it cannot be listened on.
@@ -56,12 +57,15 @@ async def open_dashboard(
         for name, handler in handlers.items()
         if name in COMMANDS or name.startswith("inspect.")
     }
-    first: Answer = {"commands": sorted(commands), "inspects": bool(streams)}
+    streams: dict[str, Callable[[Args], AsyncGenerator[Answer, None]]] = {}
+    if inspecting is not None:
+        streams["inspect.live"] = inspecting.told
 
     def tell(_args: Args) -> AsyncGenerator[Answer, None]:
-        return live.told(first)
+        inspects = inspecting is not None and inspecting.is_on
+        return live.told({"commands": sorted(commands), "inspects": inspects})
 
-    gate = Gate(token, any_host=wanted.token is not None)
+    gate = Gate(token, chosen=wanted.token is not None)
     port = DashboardPort(gate, commands, {**streams, "live": tell})
     where = await nursery.start(port.serve, wanted.at)
     nursery.start_soon(live.run)

@@ -37,6 +37,7 @@ class UserFacts:
     month_bytes: int = 0
     """Of this month, at a server."""
     month_limit: int | None = None
+    links: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ def _user(account: Account) -> UserFacts:
         account.received_bytes,
         account.month_bytes,
         account.limits.month,
+        account.links,
     )
 
 

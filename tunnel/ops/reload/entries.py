@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.client import CenterClient
     from tunnel.net.listen import PortListener
-    from tunnel.ops.entries import Entry, Line
+    from tunnel.ops.entries import Entry, Inspect, Line
     from tunnel.ops.reload.entry_plan import EntryPlan, Key
 
 Place = tuple["Sequence[PortListener]", "End"]
@@ -46,10 +46,19 @@ class Running:
 
 
 class RunningEntries:
-    """All entries of a client; what they run is in ``nursery``."""
+    """All entries of a client; what they run is in ``nursery``.
 
-    def __init__(self, client: CenterClient, nursery: trio.Nursery) -> None:
+    ``inspect`` gives who looks at the requests of an entry.
+    """
+
+    def __init__(
+        self,
+        client: CenterClient,
+        nursery: trio.Nursery,
+        inspect: Inspect | None = None,
+    ) -> None:
         self._client = client
+        self._inspect = inspect
         self._publisher = client.publisher
         self._nursery = nursery
         self._running: dict[Key, Running] = {}
@@ -232,7 +241,8 @@ class RunningEntries:
             what = "only what is published can be paused"
             raise UsageError(what, fix=f"tunnel remove {key[0]}-{key[1]}")
         running.paused = paused
-        running.shown.change(self._client, running.name, refused=paused)
+        change = running.shown.change
+        change(self._client, running.name, self._inspect, refused=paused)
 
     @property
     def paused(self) -> set[str]:
@@ -247,7 +257,7 @@ class RunningEntries:
         ]
 
     def _publish(self, key: Key, entry: Published) -> str:
-        name = entry.add(self._client)
+        name = entry.add(self._client, self._inspect)
         running = self._running[key] = Running(entry, entry, name)
         self.shown[name] = entry
         self._check(running)
@@ -306,7 +316,8 @@ class RunningEntries:
         if now:
             self._publisher.cut(running.name)
         running.entry = running.shown = self.shown[running.name] = entry
-        if entry.change(self._client, running.name, refused=running.paused):
+        change = partial(entry.change, refused=running.paused)
+        if change(self._client, running.name, self._inspect):
             asked.append(running.name)
         self._check(running)
 
