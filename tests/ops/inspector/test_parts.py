@@ -231,6 +231,24 @@ def test_what_reads_messages_is_counted_and_given_up_with_its_record() -> None:
     assert last.cost < 10_000
 
 
+def test_the_same_message_again_and_again_is_read_but_not_bombs_in_pieces() -> None:
+    said, server = conversation(packed=True)
+    word = json.dumps({f"key {n}": n for n in range(200)})
+    for second in range(2_000):
+        data = server.send(WsMessage(data=word))
+        (message,) = said.hear(data, float(second), to_visitor=True)
+        assert message.size == len(word)
+    assert not said.fault
+    # Small pieces, each of which unpacks into little.
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = packer.compress(bytes(8 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    head = b"\xc2\x7e" + len(bomb).to_bytes(2, "big")
+    assert not list(said.hear(head, 2_000.0, to_visitor=True))
+    for at in range(0, len(bomb), 100):
+        assert not list(said.hear(bomb[at : at + 100], 2_000.0, to_visitor=True))
+    assert "packed too much" in said.fault
+
+
 @given(st.binary(max_size=300), st.booleans())
 def test_anything_may_come_behind_101(data: bytes, packed: bool) -> None:
     said, _server = conversation(packed=packed)
