@@ -129,9 +129,16 @@ def test_the_oldest_is_forgotten_and_nothing_grows_beyond_the_bound() -> None:
     assert store.kept_bytes == 0
 
 
-def test_what_is_counted_is_what_the_memory_shows() -> None:
+@pytest.mark.parametrize(
+    ("count", "body"),
+    [(60_000, "b'hello'"), (60, "os.urandom(1 << 20)"), (1_000, "b'x' * 20_000")],
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [3_000, 65_536])
+def test_what_is_counted_is_what_the_memory_shows(
+    count: int, body: str, piece: int
+) -> None:
     """In a process of its own, with the collector off."""
-    script = """
+    script = f"""
 import gc, os
 gc.disable()
 from support.seen import seen
@@ -139,12 +146,15 @@ from tunnel.ops.inspector.store import Store
 def rss():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def one():
+    text = {body}
+    seen(store, pieces=[text[at:at + {piece}] for at in range(0, len(text), {piece})])
 store = Store(24 << 20)
-for _ in range(2_000):
-    seen(store)
+for _ in range({count} // 60):
+    one()
 before, counted = rss(), store.kept_bytes
-for _ in range(60_000):
-    seen(store)
+for _ in range({count}):
+    one()
 print(rss() - before, store.kept_bytes - counted)
 """
     done = subprocess.run(
