@@ -193,7 +193,7 @@ class _Looking:
             lines += (f"{name}: {value}" for name, value in masks.fields(head.fields))
             if any(self._text in line.lower() for line in lines):
                 return True
-        if not body.data:
+        if not body.kept:
             return False
         head = read_head(raw)
         data = self._inside(body, head.coding)
@@ -206,7 +206,7 @@ class _Looking:
 
     def _inside(self, body: Body, coding: str) -> bytes:
         if not coding or self._unpacked_bytes >= MOST_UNPACKED_BYTES:
-            return bytes(body.data)
+            return body.data
         data = unpack(body, coding).data
         self._unpacked_bytes += len(data)
         return data
