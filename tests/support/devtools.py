@@ -28,6 +28,7 @@ KEYS: Final = {
     "Enter": ("Enter", 13, "\r"),
     "Tab": ("Tab", 9, ""),
     "Escape": ("Escape", 27, ""),
+    "Delete": ("Delete", 46, ""),
     "ArrowDown": ("ArrowDown", 40, ""),
     "ArrowUp": ("ArrowUp", 38, ""),
     "ArrowRight": ("ArrowRight", 39, ""),
