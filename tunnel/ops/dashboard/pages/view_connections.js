@@ -17,7 +17,7 @@ const COLUMNS = [
   { name: "in", label: "In", width: "7em", from: 700, end: true, sort: (row) => row.in ?? 0, text: (row) => rate(row.in) },
   { name: "out", label: "Out", width: "7em", from: 700, end: true, sort: (row) => row.out ?? 0, text: (row) => rate(row.out) },
   { name: "bytes", label: "In all", width: "6.5em", end: true, sort: (row) => sum(row.passed), text: (row) => size(sum(row.passed)) },
-  { name: "why", label: "Waits for", width: "minmax(8em, 1fr)", from: 860, sort: (row) => row.why ?? "", part: state((row) => waits(row.why), (row) => (row.why && row.why !== "nothing" ? "wait" : "still")) },
+  { name: "why", label: "Waits for", width: "minmax(9em, 1.3fr)", from: 860, sort: (row) => row.why ?? "", part: state((row) => waits(row.why), (row) => (row.why && row.why !== "nothing" ? "wait" : "still")) },
 ];
 
 function make() {
