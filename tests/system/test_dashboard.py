@@ -353,6 +353,22 @@ def test_requests_are_listed_filtered_and_shown(town: Town) -> None:
         page.wait(f"{row('/login')} && !({row('/image.svg')})")
 
 
+def test_a_row_that_moves_under_the_mouse_is_opened(town: Town) -> None:
+    with town.open("up", "inspector") as page:
+        town.get("/meant")
+        page.wait(row("/meant"))
+        box = page.hold(row("/meant"))
+        town.get("/above")
+        page.wait(row("/above"))
+        page.wait(
+            f"document.elementFromPoint({box[0]}, {box[1]}).closest('.row')"
+            ".textContent.includes('/above')",
+            "another row is there now",
+        )
+        page.release(box)
+        page.wait("document.querySelector('.detail h2')?.textContent === 'GET /meant'")
+
+
 def test_hostile_words_are_text_alone(town: Town) -> None:
     with town.open("up", "inspector") as page:
         page.run(
@@ -713,7 +729,7 @@ def test_a_broken_link_to_the_page_asks_for_the_token(town: Town) -> None:
         assert all("401" in one for one in page.take_errors())
 
 
-def test_the_requests_of_a_process_before_are_no_longer_shown(
+def test_what_a_process_before_has_told_is_no_longer_shown(
     town: Town, tmp_path: Path
 ) -> None:
     """Numbers begin anew with a process: one would be shown for another."""
@@ -728,17 +744,28 @@ def test_the_requests_of_a_process_before_are_no_longer_shown(
         first.out.wait("http ")
         for number in range(5):
             town.get(f"/old-{number}", name="again")
-        with town.browser.open(f"http://127.0.0.1:{port}/#token={token}") as page:
+        url = f"http://127.0.0.1:{port}/#token={token}"
+        with town.browser.open(url) as page, town.browser.open(url) as log:
             page.wait("document.querySelector('nav a[data-view=inspector]')")
             town.go(page, "inspector")
             page.wait(row("/old-4"))
+            log.wait("document.querySelector('nav a[data-view=log]')")
+            town.go(log, "log")
+            log.wait("document.querySelector('.log li')")
+            log.run("document.querySelector('.log li').setAttribute('old', ''), 1")
             first.process.kill()
             first.wait()
             second = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
             second.out.wait("http ")
             town.get("/new", name="again")
             page.wait(f"{row('/new')} && !({row('/old')})", "only what is kept")
+            log.wait(
+                "document.querySelector('.log li') "
+                "&& !document.querySelector('.log li[old]')",
+                "the lines of the new process alone",
+            )
             page.take_errors()
+            log.take_errors()
     finally:
         machine.close()
 
