@@ -72,6 +72,7 @@ class Inspector:
         if after > 0 and changes:  # there may be more: they come next
             version = changes[-1].version
         return {
+            "began_at": store.began_at,
             "version": version,
             "first": store.first,
             "kept_bytes": store.kept_bytes,
