@@ -43,6 +43,9 @@ _TOKEN_LIKE: Final = re.compile(
 """A long word of base64url in a command line or a variable: perhaps a bare token.
 Elsewhere such a word is a host or a file."""
 
+_TOKEN_FLAG: Final = re.compile(r"--?dashboard[-_]auth")
+"""Its value is a secret as a whole."""
+
 _PAIR: Final = re.compile(rf"(?s)^([^:/@]*:){_NO_PORT}(?!//|/|\*\*\*).+$")
 """USER:SECRET, which is not HOST:NUMBER."""
 
@@ -95,6 +98,10 @@ def masked(words: Iterable[str]) -> list[str]:
 
 def _masked_word(word: str, before: str) -> str:
     flag, equals, value = word.partition("=")
+    if equals and _TOKEN_FLAG.fullmatch(flag):
+        return f"{flag}={HIDDEN}"
+    if _TOKEN_FLAG.fullmatch(before):
+        return HIDDEN
     if equals and _AUTH_FLAG.fullmatch(flag):
         return f"{flag}={_masked_pair(value)}"
     if _AUTH_FLAG.fullmatch(before) and not word.startswith("--"):
@@ -122,8 +129,10 @@ def keep_secret(words: Iterable[str], environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if name.startswith("TUNNEL_") or name.lower() in PROXIES:
             pair = "AUTH" in name or "PASS" in name
+            whole = name == "TUNNEL_DASHBOARD_AUTH"
             for word in (value, *value.split()):
-                _learn(word, _masked_pair(word) if pair else redact(word))
+                shown = _masked_pair(word) if pair else redact(word)
+                _learn(word, HIDDEN if whole and word else shown)
     if _known:
         longest = sorted(_known, key=len, reverse=True)
         pattern = r"(?<!\w)(?:" + "|".join(map(re.escape, longest)) + r")(?!\w)"

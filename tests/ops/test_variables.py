@@ -17,7 +17,7 @@ def test_the_table_is_what_the_commands_take() -> None:
         for command in COMMANDS
         for argument in cli.app[command].assemble_argument_collection()
     } - {None}
-    files = {f"TUNNEL_{word}_FILE" for word in ("TO", "VIA", "AUTH")}
+    files = {f"TUNNEL_{word}_FILE" for word in ("TO", "VIA", "AUTH", "DASHBOARD_AUTH")}
     assert taken | files | {"TUNNEL_ONCE", "TUNNEL_TRUST_FILES", "TUNNEL_NET"} == known(
         cli.app
     )

@@ -421,6 +421,34 @@ def test_entries_come_and_go_while_the_others_run(
     assert "no entry is called" in refusal(machine, "remove", "tcp-9")
 
 
+def test_an_entry_is_paused_and_led_elsewhere_and_who_is_in_stays(
+    machine: Machine, target: Target
+) -> None:
+    _server, _client, port = both(machine, target)
+    with visit(port) as visitor, Target(flood) as other:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        assert say(machine, "pause", str(port)) == ["tcp-1: paused"]
+        with visit(port) as refused, contextlib.suppress(ConnectionError):
+            assert refused.recv(1) == b""
+        assert status_of(machine, "up")["entries"][0]["state"] == "paused"
+        (said,) = say(machine, "lead", "tcp-1", str(other.port))
+        assert said.startswith("~ tcp ")
+        with visit(port) as refused, contextlib.suppress(ConnectionError):
+            assert refused.recv(1) == b""  # it is paused still
+        assert say(machine, "resume", "tcp-1") == ["tcp-1: open"]
+        with visit(port) as flooded:
+            assert flooded.recv(1)
+        visitor.sendall(b"x")
+        assert visitor.recv(1) == b"x"
+    (entry,) = status_of(machine, "up")["entries"]
+    assert (entry["name"], entry["state"]) == ("tcp-1", "open")
+    assert entry["target"].endswith(f":{other.port}")
+    assert entry["public"].endswith(f":{port}")
+    assert "no entry is called" in refusal(machine, "pause", "tcp-9")
+    assert "not as long" in refusal(machine, "lead", "tcp-1", "8000-8001")
+
+
 def test_a_password_of_an_added_entry_is_told_nowhere(
     machine: Machine, target: Target
 ) -> None:

@@ -206,6 +206,11 @@ def parse_limits(
     return replace(base, said=kept, **said)  # type: ignore[arg-type]
 
 
+def bytes_in(text: str) -> int | None:
+    """Return the bytes that a size says, as ``64MiB``; None if it is none."""
+    return _Bytes().read(text)
+
+
 def _read(word: str, place: str) -> Iterator[tuple[str, int | None]]:
     """Yield each field that a word says, with its value."""
     name, equals, text = word.partition("=")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.exit.tcp import Serve
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.observer import ServeSeen, Watch
     from tunnel.front.http.service_rules import ServiceRules
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
@@ -46,13 +47,18 @@ _NOBODY: Final = Address("unknown", 0)
 
 
 def share_service(
-    target: End, rules: ServiceRules, tls: TargetTls | None = None, *, by_name: bool
+    target: End,
+    rules: ServiceRules,
+    tls: TargetTls | None = None,
+    *,
+    by_name: bool,
+    watch: Watch | None = None,
 ) -> Serve:
     """Serve visitors with an HTTP service, as the words of its entry want it.
 
     With ``tls`` the service is spoken to with TLS. Visitors that come ``by_name`` come
     through the server's HTTP port, which has written who they are; what those of a port
-    say is not believed.
+    say is not believed. ``watch`` looks at the requests.
     """
     if rules.guard is not None:  # now, for it takes a while, and not for a visitor
         cookie_key(rules.guard.user, rules.guard.password)
@@ -61,9 +67,13 @@ def share_service(
         sock = DirectStream(await connect(target, opened=DESCRIPTORS.admit))
         return sock if tls is None else await _prove(sock, tls, target, visitor)
 
-    return lambda stream: handle_service(
-        _accepted(stream), rules, open_one, believe_headers=by_name
-    )
+    def serve(
+        stream: trio.abc.HalfCloseableStream, peer: Address, watch: Watch | None
+    ) -> Awaitable[None]:
+        visit = Visit(stream, peer, watch=watch)
+        return handle_service(visit, rules, open_one, believe_headers=by_name)
+
+    return _accepting(serve, watch)
 
 
 async def _prove(
@@ -114,9 +124,17 @@ async def _look(target: End, tls: TargetTls) -> str:
     return stream.pin()
 
 
-def share_folder(folder: Folder, guard: Guard | None) -> Serve:
-    """Serve visitors with the files of a folder."""
-    return lambda stream: handle_folder_visitor(_accepted(stream), folder, guard)
+def share_folder(
+    folder: Folder, guard: Guard | None, watch: Watch | None = None
+) -> Serve:
+    """Serve visitors with the files of a folder; ``watch`` looks at the requests."""
+
+    def serve(
+        stream: trio.abc.HalfCloseableStream, peer: Address, watch: Watch | None
+    ) -> Awaitable[None]:
+        return handle_folder_visitor(Visit(stream, peer, watch=watch), folder, guard)
+
+    return _accepting(serve, watch)
 
 
 def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
@@ -141,9 +159,16 @@ def share_network(networks: Networks, users: ProxyUsers | None) -> Serve:
     return serve
 
 
-def _accepted(stream: VirtualStream) -> Visit:
-    stream.accept()
-    return Visit(stream, _visitor_of(stream) or _NOBODY)
+def _accepting(serve: ServeSeen, watch: Watch | None) -> Serve:
+    """Return what accepts each visitor's stream and serves it."""
+    if watch is not None:
+        watch.served_by(serve)
+
+    def accept(stream: VirtualStream) -> Awaitable[None]:
+        stream.accept()
+        return serve(stream, _visitor_of(stream) or _NOBODY, watch)
+
+    return accept
 
 
 def _visitor_of(stream: VirtualStream) -> Address | None:

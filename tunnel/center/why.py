@@ -184,7 +184,7 @@ def report(known: Known, stream: VirtualStream) -> Answer:
         **brief(known, stream),
         "mostly": mostly.word,
         "target": str(create.target) if create is not None else None,
-        "visitor": str(create.visitor) if create and create.visitor else None,
+        "visitor": None if stream.visitor is None else str(stream.visitor),
         "local": None if sock is None else _other_end(sock),
         "credit_bytes": max(conn.send.room(), 0),
         "unsent_bytes": conn.lane.size,

@@ -297,7 +297,7 @@ class Session:
         conn = self.core.open(target, trio.current_time(), visitor, exit_name)
         if self.lost_at is not None:
             self._changed.ring()  # its deadline may be the next
-        stream = VirtualStream(self, conn)
+        stream = VirtualStream(self, conn, visitor=visitor)
         stream.tally = self.tallies.of(target, opened=True)
         self._streams[conn] = stream
         self.output.wake_soon()

@@ -73,43 +73,26 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
-        "_closed",
-        "_core",
-        "_eof_sent",
-        "_finished",
-        "_inbox",
-        "_moved_bytes",
-        "_on_closed",
-        "_patience_s",
-        "_progress",
-        "_reader",
-        "_receive_error",
-        "_receiving",
-        "_rested_s",
-        "_send_error",
-        "_sending",
-        "_wake",
-        "answered",
-        "bound",
-        "carrier",
-        "conn",
-        "create",
-        "entry",
-        "lent",
-        "local",
-        "looks",
-        "sink",
-        "tally",
-        "unread_bytes",
-    )
+        "_closed", "_core", "_eof_sent", "_finished", "_inbox", "_moved_bytes",
+        "_on_closed", "_patience_s", "_progress", "_reader", "_receive_error",
+        "_receiving", "_rested_s", "_send_error", "_sending", "_wake", "answered",
+        "bound", "carrier", "conn", "create", "entry", "lent", "local", "looks",
+        "sink", "tally", "unread_bytes", "visitor",
+    )  # fmt: skip
 
     def __init__(
-        self, carrier: Carrier, conn: VirtualConn, create: ProtCreate | None = None
+        self,
+        carrier: Carrier,
+        conn: VirtualConn,
+        create: ProtCreate | None = None,
+        visitor: Address | None = None,
     ) -> None:
         self.carrier = carrier
         self.create = create
         self.bound: Address | None = None
         """The far side's own end, once the connection is open and if it was told."""
+        self.visitor = visitor if create is None else create.visitor
+        """For whom it was opened, at either side."""
         self.entry: object = ""
         """Of this end, which it comes to; its ``str`` is for the access log."""
         self._core = carrier.core

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final, Literal, NoReturn
@@ -26,6 +27,7 @@ from tunnel.ops.flags import (
     LogForm,
     RunFlags,
     ServerFlags,
+    UpFlags,
     WebFlags,
     Words,
 )
@@ -72,6 +74,7 @@ SERVER: Final = ServerFlags()
 ENTRIES: Final = EntryFlags()
 WEB: Final = WebFlags()
 RUN: Final = RunFlags()
+UP: Final = UpFlags()
 CONFIG: Final = ConfigFlags()
 
 
@@ -93,7 +96,7 @@ def serve(
         return show_join(state, run.show())
     told, options = FILE.has_section, flags.options()
     source = Source(app, sys.argv[1:], FILE.path, told=told)
-    flags.host(), flags.rotation(), run.drain_s(), run.metrics_at()  # may be wrong
+    flags.host(), flags.rotation(), run.drain_s(), run.ports()  # may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
     return _run(partial(run_serve, state, options, again, show), show, limits)
@@ -104,7 +107,7 @@ def up(
     *,
     server: ServerFlags = SERVER,
     entries: EntryFlags = ENTRIES,
-    run: RunFlags = RUN,
+    run: UpFlags = UP,
     config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-client with any number of entries."""
@@ -180,7 +183,7 @@ def share(
     list_files: Annotated[bool, Parameter(name="--list")] = False,
     web: WebFlags = WEB,
     server: ServerFlags = SERVER,
-    run: RunFlags = RUN,
+    run: UpFlags = UP,
 ) -> int:
     """Publish one web service, or the files of a folder, under a host name.
 
@@ -199,6 +202,8 @@ def share(
     guard = secret_file("TUNNEL_AUTH_FILE", parse_guard) if auth is None else auth
     said = [*web.words(), *pairs_of({"list": list_files})]
     entry = share_entry(target, name, guard, said)
+    if entry.inspect and run.dashboard is None:
+        run = replace(run, dashboard="0")  # there is something to look at
     return _up([entry], server, run)
 
 
@@ -385,8 +390,9 @@ def _up(
     from tunnel.ops.up import run_up
 
     drain_s, limits, show = run.drain_s(), (run.timeouts(), run.limits()), run.show()
-    at = run.metrics_at()
-    up = partial(run_up, of_file=FILE.gives_to, again=again, metrics=at)
+    flags = UpFlags(**vars(run))
+    flags.keep_bytes()  # may be wrong
+    up = partial(run_up, of_file=FILE.gives_to, again=again, run=flags)
     return _run(partial(up, entries, server, drain_s, show), show, limits)
 
 

@@ -28,11 +28,16 @@ def add_to(app: App) -> None:
         limit,
         add,
         remove,
+        pause,
+        resume,
+        lead,
         drain,
         stop,
         retry,
         reload,
         logs,
+        tail,
+        dashboard,
     ):
         app.command(command)
 
@@ -127,6 +132,37 @@ def remove(
     return commands.remove(entry, name, now=now, save=save)
 
 
+def pause(entry: str, name: str | None = None, /) -> int:
+    """Refuse new visitors of an entry of a client; it keeps its port or name.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.pause(entry, name)
+
+
+def resume(entry: str, name: str | None = None, /) -> int:
+    """Serve the visitors of a paused entry again.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.resume(entry, name)
+
+
+def lead(entry: str, target: str, name: str | None = None, /) -> int:
+    """Lead an entry of a client to another target; its words and who is in stay.
+
+    Args:
+        entry: Its name in `tunnel status`, or its public port.
+        target: As behind the = of its flag in `tunnel up`.
+        name: One of `tunnel ps`, if there are several clients.
+    """
+    return commands.lead(entry, target, name)
+
+
 def drain(name: str | None = None, /) -> int:
     """End a process as SIGTERM does: what runs may go on for its --drain.
 
@@ -172,6 +208,48 @@ def logs(name: str | None = None, /, *, follow: bool = False) -> int:
         follow: Go on with those to come, until Ctrl+C.
     """
     return commands.logs(name, follow=follow)
+
+
+def tail(
+    name: str | None = None,
+    /,
+    *,
+    entry: str | None = None,
+    show: int | None = None,
+    reveal: bool = False,
+    once: bool = False,
+    as_json: Json = False,
+) -> int:
+    """Show the requests of inspected entries as they end, until Ctrl+C.
+
+    Args:
+        name: One of `tunnel ps`, if several clients inspect.
+        entry: Only those of this entry, by its name in `tunnel status`.
+        show: The number of one request, to be shown whole instead.
+        reveal: With --show: passwords, cookies and the like too.
+        once: Those that have ended by now, and no more.
+        as_json: Each line of stdout is a JSON object.
+    """
+    from tunnel.ops.control.tail import tail as show_them
+
+    return show_them(
+        name, as_json=as_json, once=once, request=show, reveal=reveal, entry=entry
+    )
+
+
+def dashboard(
+    name: str | None = None,
+    /,
+    *,
+    open_it: Annotated[bool, Parameter(name="--open")] = False,
+) -> int:
+    """Print the URL of the page of a process, with its token.
+
+    Args:
+        name: One of `tunnel ps`, if several have a page.
+        open_it: Open it in a browser too.
+    """
+    return commands.dashboard(name, open_it=open_it)
 
 
 def why(connection: str | None = None, /, *, as_json: Json = False) -> int:

@@ -13,21 +13,21 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from tunnel.errors import Code, Exit, TunnelError
-from tunnel.front.http.bodies import BodyError, BodyReader, LimitedBody
-from tunnel.front.http.heads import end_of_answer, read_answer, tokens
+from tunnel.front.http.bodies import BodyReader
+from tunnel.front.http.heads import end_of_answer, read_answer
 from tunnel.front.http.limits import HEAD_BYTES, MAX_FIELDS
 from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, serve_requests
+from tunnel.front.http.whole import take_body
 from tunnel.net.listen import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import trio
+
     from tunnel.addresses import Address
-    from tunnel.front.http.heads import RequestHead
     from tunnel.front.http.request import Request
     from tunnel.net.listen import PortListener
 
@@ -115,7 +115,7 @@ async def _answer(visit: Visit, request: Request, page: str) -> None:
     path = request.target.partition("?")[0]
     digits = path.removeprefix("/bytes/")
     if path == "/hash" and request.method == "POST":
-        text = await _hash(visit, request.head)
+        text = await _hash(visit)
         await _send(visit, _TEXT, len(text), [text])
     elif request.method not in ("GET", "HEAD"):
         raise HttpError(
@@ -135,36 +135,17 @@ async def _answer(visit: Visit, request: Request, page: str) -> None:
         raise HttpError(HTTPStatus.NOT_FOUND, "there are /, /bytes/N and POST /hash")
 
 
-async def _hash(visit: Visit, request: RequestHead) -> bytes:
-    """Take the request's body, and return its hash and size.
-
-    Raises:
-        HttpError: it is broken, too long, or does not come in time.
-    """
+async def _hash(visit: Visit) -> bytes:
+    """Take the request's body, and return its hash and size."""
     digest, size = sha256(), 0
-    visit.body = LimitedBody(request.body, MAX_BYTES)
-    if not visit.waiting and b"100-continue" in tokens(request.fields, b"expect"):
-        await visit.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-    try:
-        while True:
-            pieces, rest = visit.body.feed(bytes(visit.waiting))
-            visit.waiting[:] = rest
-            for piece in pieces:
-                digest.update(piece)
-                size += len(piece)
-            if visit.body.done:
-                return f"{digest.hexdigest()} {size}\n".encode()
-            if rest:
-                await trio.lowlevel.checkpoint()
-                continue
-            if visit.ended:
-                visit.body.end()
-            await visit.more(trio.current_time() + IDLE_S)
-            if not (visit.waiting or visit.ended):
-                status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
-                raise HttpError(status, f"the body {words}", close=True)
-    except BodyError as error:
-        raise HttpError(error.status, error.words, close=True) from None
+
+    def take(piece: bytes) -> None:
+        nonlocal size
+        digest.update(piece)
+        size += len(piece)
+
+    await take_body(visit, MAX_BYTES, IDLE_S, take)
+    return f"{digest.hexdigest()} {size}\n".encode()
 
 
 async def _send(visit: Visit, kind: bytes, size: int, body: Iterable[bytes]) -> None:

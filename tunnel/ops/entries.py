@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from tunnel.center.tls_target import TargetTls
     from tunnel.front.http.files import Folder
     from tunnel.front.http.guard import Guard
+    from tunnel.front.http.observer import Watch
     from tunnel.front.http.service_rules import ServiceRules
     from tunnel.net.listen import PortListener
     from tunnel.net.proxy_protocol import ProxyVersion
@@ -156,6 +158,10 @@ Endpoint = Service | SharedFolder | ClientProxy | ClientExit
 # Entries -----------------------------------------------------------------------------
 
 
+Inspect = Callable[[str], "Watch"]
+"""Returns who looks at the requests of an entry, which is called so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """Something that is public at the server and leads to an endpoint here."""
@@ -174,6 +180,8 @@ class Published:
     """Names the URL where the public address has no host of its own."""
     check: Check | None = None
     """How this client asks whether its target is well."""
+    inspect: bool = False
+    """Its requests are kept to be looked at: an ``Inspect`` says where."""
 
     async def keep_checking(self, client: CenterClient, name: str) -> None:
         """Tell the server whether its target is well, until cancelled."""
@@ -186,27 +194,54 @@ class Published:
         await keep_checking(self.endpoint.target, self.check, tell)
 
     async def start(self, client: CenterClient) -> str:
-        """Publish it; return the name that the mapping has in the client's events."""
+        """Publish it; return the name that the mapping has in the client's events.
+
+        Nobody looks at its requests.
+        """
         name = self.add(client)
         await client.publisher.ask([name])
         return name
 
-    def add(self, client: CenterClient) -> str:
-        """Do as ``start``, but without asking for it (``Publisher.ask``)."""
-        wanted, serve = self._asked(client)
+    def add(self, client: CenterClient, inspect: Inspect | None = None) -> str:
+        """Do as ``start``, but without asking for it (``Publisher.ask``).
+
+        ``inspect`` gives who looks at its requests, if it is to be inspected.
+        """
+        wanted, serve = self._asked(client, inspect)
         return client.publisher.add(wanted, serve, or_else=self._has_own_name)
 
-    def change(self, client: CenterClient, name: str) -> bool:
+    def change(
+        self,
+        client: CenterClient,
+        name: str,
+        inspect: Inspect | None = None,
+        *,
+        refused: bool = False,
+    ) -> bool:
         """Take the place of another entry, whose mapping is ``name``.
+
+        Args:
+            client: publishes it.
+            name: of the mapping.
+            inspect: as for ``add``.
+            refused: its visitors are, as it is paused.
 
         Returns:
             Whether it has to be asked for.
         """
-        return client.publisher.change(name, *self._asked(client))
+        wanted, serve = self._asked(client, inspect)
+        if refused:
+            serve = partial(refuse, code=Code.DRAINING, reason="it is paused")
+        return client.publisher.change(name, wanted, serve)
 
-    def _asked(self, client: CenterClient) -> tuple[MappingEntry, Serve]:
+    def _asked(
+        self, client: CenterClient, inspect: Inspect | None
+    ) -> tuple[MappingEntry, Serve]:
         """Return what the server is asked for, and what serves the visitors."""
-        wanted, public = self.wanted, client.public
+        wanted, public = self.wanted_by(client.client_id), client.public
+        watch = None
+        if self.inspect and inspect is not None:
+            watch = inspect(f"{self.kind} {wanted.host or self.endpoint}")
         serve: Serve
         match self.endpoint:
             case ClientExit(networks):
@@ -216,15 +251,15 @@ class Published:
             case ClientProxy(networks, users):
                 serve = share_network(networks, users)
             case SharedFolder(folder, guard):
-                serve = share_folder(folder, guard)
+                serve = share_folder(folder, guard, watch)
             case Service(Address() as to, count) if wanted.type == MappingType.UDP:
                 serve = udp_exit_to(to, count=count)
             case Service(to, rules=rules, tls=tls) if rules is not None:
                 by_name = wanted.type == MappingType.HTTP
-                serve = share_service(to, rules, tls, by_name=by_name)
+                serve = share_service(to, rules, tls, by_name=by_name, watch=watch)
             case Service(to, count, proxy):
                 serve = exit_to(to, count=count, proxy=proxy, public=public)
-        return self.wanted_by(client.client_id), serve
+        return wanted, serve
 
     def wanted_by(self, client_id: bytes) -> MappingEntry:
         """Return what a client with this id asks the server for."""

@@ -14,6 +14,7 @@ from tunnel.errors import ConfigError, TunnelError, UsageError
 from tunnel.log import log_event
 from tunnel.ops import entry_syntax as syntax
 from tunnel.ops.entries import Local, refuse_twice
+from tunnel.ops.entry_targets import led_to
 from tunnel.ops.reload.aside import aside
 from tunnel.redaction import keep_secret
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.entries import Entry, Line
     from tunnel.ops.reload.entries import RunningEntries
-    from tunnel.ops.reload.entry_plan import Key
+    from tunnel.ops.reload.entry_plan import EntryPlan, Key
 
 READERS: Final[Mapping[str, Callable[[str], Entry]]] = {
     "tcp": syntax.parse_tcp,
@@ -90,7 +91,41 @@ class EntryCommands:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers."""
-        return {"add": self._add, "remove": self._remove}
+        return {
+            "add": self._add,
+            "remove": self._remove,
+            "lead": self._lead,
+            "pause": partial(self._pause, True),
+            "resume": partial(self._pause, False),
+        }
+
+    async def _pause(self, paused: bool, args: Args, by: str) -> Answer:
+        """Refuse the next visitors of an entry, or serve them again.
+
+        Raises:
+            UsageError: there is none that is called so, or it is not published.
+        """
+        word = str(args.get("entry", ""))
+        async with self._one_by_one:
+            key = self._key_of(word, self._entries.wanted)
+            self._entries.pause(key, paused=paused)
+            name = self._entries.name_of(key)
+        event = "entry.paused" if paused else "entry.resumed"
+        log_event(logger, logging.INFO, event, by=by, entry=name)
+        return {"entry": name, "paused": paused}
+
+    async def _lead(self, args: Args, by: str) -> Answer:
+        """Lead an entry to another target; its words, and who is in, stay.
+
+        Raises:
+            UsageError: there is no such entry, or it cannot lead there.
+        """
+        word, target = str(args.get("entry", "")), str(args.get("target", ""))
+
+        async with self._one_by_one:
+            key = self._key_of(word, self._entries.wanted)
+            plan, lines = await self._entries.put(key, lambda had: led_to(had, target))
+            return self._changed(plan, lines, by)
 
     async def _add(self, args: Args, by: str) -> Answer:
         """Start an entry: ``flag`` is that of ``tunnel up``, ``text`` what follows it.
@@ -163,7 +198,9 @@ class EntryCommands:
     async def _change(
         self, choose: Callable[[dict[Key, Entry]], list[Entry]], by: str, *, now: bool
     ) -> Answer:
-        plan, lines = await self._entries.edit(choose, now=now)
+        return self._changed(*await self._entries.edit(choose, now=now), by)
+
+    def _changed(self, plan: EntryPlan, lines: list[Line], by: str) -> Answer:
         self._say(lines)
         for change in plan.lines:
             log_event(logger, logging.INFO, "entry.changed", by=by, change=str(change))

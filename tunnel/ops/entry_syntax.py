@@ -263,7 +263,9 @@ def _shared(what: str, name: str, words: WebWords) -> Published:
     """Publish what is no port as a folder, if there is one; all else as a service."""
     rules, check = rules_of(words.for_server)
     wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
-    as_web = partial(Published, "http", wanted, scheme="http", check=check)
+    as_web = partial(
+        Published, "http", wanted, scheme="http", check=check, inspect=words.inspect
+    )
     scheme, is_url, where = what.partition("://")
     if not (is_url and scheme == "https"):
         words.no_tls()

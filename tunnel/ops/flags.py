@@ -8,15 +8,17 @@ they raise UsageError where a flag cannot be read, or is out of range.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple
 
 from cyclopts import Parameter
 
 from tunnel.addresses import (
     LOCALHOST,
     Address,
+    is_loopback,
 )
 from tunnel.errors import UsageError
 from tunnel.words import whole_number
@@ -41,6 +43,12 @@ MOST_FIELDS: Final = 10_000
 MOST_S: Final = 100 * 366 * 86_400
 """A hundred years: more can only be a slip, and a clock may not bear it."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+LEAST_KEEP_BYTES: Final = 1_048_576
+MOST_KEEP_BYTES: Final = 10**12
+LEAST_TOKEN: Final = 16
+"""Characters: the ten wrong ones a minute that an address has find none of them."""
+_PAGE_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+-]+")
 
 LogForm = Literal["logfmt", "json", "terminal"]
 LeaveAt = Annotated[str | None, Parameter(name="--exit")]
@@ -91,6 +99,11 @@ class RunFlags:
             the log goes.
         metrics: [HOST:]PORT for Prometheus, with /livez and /readyz; a port alone is on
             127.0.0.1 and ::1.
+        dashboard: [HOST:]PORT of a page that shows what happens, live; a port alone is
+            on 127.0.0.1 and ::1. `tunnel dashboard` prints its URL.
+        dashboard_auth: The token of that page, 16 characters or more; without it each
+            start makes another. Other machines reach the page only with it.
+            TUNNEL_DASHBOARD_AUTH_FILE may name a file with it.
     """
 
     drain: str = "8s"
@@ -105,10 +118,36 @@ class RunFlags:
     log_file: Path | None = None
     access_log: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     metrics: str | None = None
+    dashboard: str | None = None
+    dashboard_auth: str | None = None
 
     def metrics_at(self) -> Address | None:
         """Return where Prometheus asks; None: nowhere."""
         return Address.parse(self.metrics, LOCALHOST) if self.metrics else None
+
+    def ports(self) -> Ports:
+        """Return where those who look at the process ask it."""
+        return Ports(self.metrics_at(), self.dashboard_at())
+
+    def dashboard_at(self) -> Dashboard | None:
+        """Return where the page is, and its token; None: nowhere."""
+        from tunnel.ops.saved import secret_file
+
+        token = self.dashboard_auth
+        if token is None:
+            token = secret_file("TUNNEL_DASHBOARD_AUTH_FILE", str)
+        if token is not None:
+            check_page_token(token)
+        if not self.dashboard:
+            return None
+        at = Address.parse(self.dashboard, LOCALHOST)
+        if token is None and not is_loopback(at.host):
+            raise UsageError(
+                f"--dashboard {self.dashboard} is open to other machines",
+                "who has its token may do what this user may",
+                f"a token of yours: --dashboard-auth, or --dashboard {at.port}",
+            )
+        return Dashboard(at, token)
 
     def drain_s(self) -> int:
         """Return the seconds of ``--drain``."""
@@ -158,6 +197,34 @@ class RunFlags:
             log_file=self.log_file,
             access_log=self.access_log,
         )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class UpFlags(RunFlags):
+    """What a command takes that stays and may publish web services.
+
+    Args:
+        inspect_keep: How much memory the requests of inspected entries may take: 64MiB.
+        inspect_hide: Name of a header field, or of a field of queries, forms and JSON,
+            whose values the inspector hides too. Repeatable.
+    """
+
+    inspect_keep: str = "64MiB"
+    inspect_hide: Words = None
+
+    def keep_bytes(self) -> int:
+        """Return how many bytes the inspector may keep."""
+        from tunnel.access.limits import bytes_in
+
+        size = bytes_in(self.inspect_keep)
+        if size is None or not LEAST_KEEP_BYTES <= size <= MOST_KEEP_BYTES:
+            raise UsageError(
+                f"--inspect-keep {self.inspect_keep!r} is out of range",
+                "it is 1MiB to 1TB, with its unit",
+                "for example --inspect-keep 64MiB",
+            )
+        return size
 
 
 @Parameter(name="*")
@@ -239,6 +306,8 @@ class WebFlags:
         group: Serve the name together with other clients that say the same group.
         check: Ask TARGET for /PATH every 5 s (`tcp`: connect), and lead nobody there
             while it fails.
+        inspect: Keep its requests and answers to be looked at: in the page, and with
+            `tunnel tail`.
     """
 
     auth_header: Literal["keep"] | None = None
@@ -258,12 +327,40 @@ class WebFlags:
     strip: bool = False
     group: str | None = None
     check: str | None = None
+    inspect: bool = False
 
     def words(self) -> list[SaidWord]:
         """Return the words that were said."""
         from tunnel.ops.web_words import pairs_of
 
         return pairs_of(vars(self))
+
+
+class Dashboard(NamedTuple):
+    """Where the page is asked for."""
+
+    at: Address
+    token: str | None
+    """The owner's; None: one for this run."""
+
+
+class Ports(NamedTuple):
+    """Where those who look at a process ask it."""
+
+    metrics: Address | None = None
+    """Prometheus."""
+    dashboard: Dashboard | None = None
+
+
+def check_page_token(token: str) -> None:
+    """Raise UsageError if a token of the page could be guessed, or not be said."""
+    # What stands in a URL's fragment and in a header field as it is.
+    if len(token) < LEAST_TOKEN or not _PAGE_TOKEN.fullmatch(token):
+        raise UsageError(
+            "the token of the page cannot be used",
+            f"it has {LEAST_TOKEN} or more letters, digits, and . _ ~ + - signs",
+            "openssl rand -hex 16 makes one",
+        )
 
 
 def seconds(flag: str, text: str) -> int:

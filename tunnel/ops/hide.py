@@ -35,7 +35,7 @@ def hide_secrets() -> str:
     number = os.environ.pop(VARIABLE, None)
     if number is not None:
         _take_back(number)
-    elif any(":" in word for word in sys.argv[1:]):
+    elif any(":" in word or "dashboard" in word for word in sys.argv[1:]):
         return _execute_masked()
     return ""
 

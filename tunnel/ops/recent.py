@@ -7,6 +7,7 @@ from collections import Counter, deque
 from sys import getsizeof
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tunnel.errors import Code
 from tunnel.log import FIELDS, LogfmtFormatter
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class KeptLine(NamedTuple):
     level: int
     event: str
     text: str
+    fix: str = ""
+    """What would help, as the event says it, or what its code means."""
 
 
 class Recent:
@@ -52,8 +55,9 @@ class Recent:
         """Keep a record; the oldest go for it."""
         text = self._formatter.format(record)[:MAX_LINE]
         self._count += 1
+        fix = _fix_of(record) if record.levelno >= logging.WARNING else ""
         line = KeptLine(
-            self._count, record.created, record.levelno, record.getMessage(), text
+            self._count, record.created, record.levelno, record.getMessage(), text, fix
         )
         event = line.event if hasattr(record, FIELDS) else OTHERS
         self.counts[event, record.levelname.lower()] += 1
@@ -73,3 +77,9 @@ class Recent:
     def faults(self) -> tuple[KeptLine, ...]:
         """The last warnings and errors, the oldest first."""
         return tuple(self._faults)
+
+
+def _fix_of(record: logging.LogRecord) -> str:
+    fields = getattr(record, FIELDS, {})
+    code = Code.__members__.get(str(fields.get("code", "")))
+    return str(fields.get("fix") or (code.info.meaning if code else ""))[:MAX_LINE]

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
+    from tunnel.ops.flags import Ports
     from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.serve_flags import Rotation, ServeFlags
@@ -107,9 +109,8 @@ async def run_serve(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
-            common = await _answer_commands(nursery, state, ending, about, asked)
-            if (at := again.run.metrics_at()) is not None:
-                await _start_metrics(nursery, at, server, common, about, life)
+            answers = partial(_answer, nursery, state, server, about, ending, life)
+            await answers(asked, again.run.ports())
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
@@ -162,22 +163,42 @@ class _Joined:
             self._show.error(error, "warning")
 
 
-async def _answer_commands(
+async def _answer(
     nursery: trio.Nursery,
     state: Path,
-    ending: Ending,
+    server: CenterServer,
     about: ServerHandlers,
+    ending: Ending,
+    life: Life,
     more: Handlers,
-) -> CommonHandlers:
-    """Have the control socket answer in ``nursery``; returns when it can be asked."""
+    ports: Ports,
+) -> None:
+    """Have all who look at the process answered in ``nursery``.
+
+    The control socket, and at ``ports`` people and Prometheus. Returns when they can
+    ask.
+
+    Raises:
+        AddressError: one of the ports cannot be listened on.
+    """
     own = OwnSocket("serve", state)
     common = CommonHandlers("serve", own, ending.show.recent, ending, about.fill)
     why = Why(about.sessions)
     nursery.start_soon(about.meters.run)
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
+    if ports.dashboard is not None:
+        from tunnel.ops.dashboard.live import Live
+        from tunnel.ops.dashboard.opened import open_dashboard
+        from tunnel.ops.metrics.facts import users_of_server
+
+        live = Live(common.status, handlers, use=lambda: users_of_server(server))
+        handlers["dashboard"] = await open_dashboard(
+            nursery, ports.dashboard, live, handlers, ending.show
+        )
     await nursery.start(own.serve, handlers)
-    return common
+    if ports.metrics is not None:
+        await _start_metrics(nursery, ports.metrics, server, common, about, life)
 
 
 async def _start_metrics(

@@ -35,6 +35,8 @@ from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.entries import refuse_twice
 from tunnel.ops.entry_commands import EntryCommands, EntryFile
+from tunnel.ops.flags import UpFlags
+from tunnel.ops.inspecting import Inspecting
 from tunnel.ops.life import Life
 from tunnel.ops.reload.client import ClientChanges, nothing_to_do
 from tunnel.ops.reload.entries import RunningEntries
@@ -52,13 +54,14 @@ if TYPE_CHECKING:
     from tunnel.center.events import Notice
     from tunnel.errors import Exit, TunnelError
     from tunnel.link.upstream_proxy import UpstreamProxy
-    from tunnel.ops.control import Handlers
+    from tunnel.ops.control import Handler, Handlers
     from tunnel.ops.entries import Entry, Line
-    from tunnel.ops.flags import ServerFlags
+    from tunnel.ops.flags import Dashboard, ServerFlags
     from tunnel.ops.metrics.facts import Facts
     from tunnel.ops.reload.client import UpAgain
     from tunnel.ops.show import Show
 
+UP_FLAGS: Final = UpFlags()
 STATUS_S: Final = 1.0
 """How often a terminal's line of moving numbers is written."""
 
@@ -73,13 +76,13 @@ async def run_up(
     *,
     of_file: bool = False,
     again: UpAgain | None = None,
-    metrics: Address | None = None,
+    run: UpFlags = UP_FLAGS,
 ) -> Exit:
     """Run a center-client with its entries until a signal, or a final failure.
 
     ``of_file``: the server is known from a configuration file, and not saved too.
-    ``again``: how what was told is read again; None: it never is. ``metrics``: where
-    Prometheus asks.
+    ``again``: how what was told is read again; None: it never is. ``run``: where
+    people and programs look, and what is kept for them.
 
     Raises:
         AddressError: it was given sockets to listen on.
@@ -95,8 +98,8 @@ async def run_up(
     with client_id(saved.client_folder()) as own_id:
         async with trio.open_nursery() as nursery:
             is_new = is_new and not of_file
-            up = _Up(join, via, server, is_new, own_id, show, nursery, of_file)
-            status = await up.run(entries, drain_s, again, metrics)
+            up = _Up(join, via, server, is_new, own_id, show, nursery, of_file, run)
+            status = await up.run(entries, drain_s, again)
             nursery.cancel_scope.cancel()
     return status
 
@@ -117,6 +120,7 @@ class _Up:
     show: Show
     nursery: trio.Nursery
     of_file: bool
+    flags: UpFlags
 
     def __post_init__(self) -> None:
         self._client = CenterClient(
@@ -130,7 +134,10 @@ class _Up:
             keeper=self,
         )
         self._life = Life()
-        self._entries = RunningEntries(self._client, self.nursery)
+        self._inspecting = Inspecting(self.nursery, self.flags)
+        self._entries = RunningEntries(
+            self._client, self.nursery, self._inspecting.watch
+        )
         self._said: dict[str, Address] = {}
         self._had: set[str] = set()
         self._without: dict[str, Exit] = {}
@@ -138,7 +145,11 @@ class _Up:
         self._local: list[Line] = []
         """Said once there is a link."""
         self._about = ClientHandlers(
-            self._client, self.join, self._entries.shown, self._entries.lines
+            self._client,
+            self.join,
+            self._entries.shown,
+            self._entries.lines,
+            lambda: self._entries.paused,
         )
         self._works = False
         """Whether an entry has ever been ready."""
@@ -151,7 +162,6 @@ class _Up:
         entries: list[Entry],
         drain_s: int,
         again: UpAgain | None,
-        metrics: Address | None,
     ) -> Exit:
         """Start the entries, and keep the client running until it is told to stop."""
         await self.nursery.start(tell_systemd, self._life)
@@ -175,9 +185,10 @@ class _Up:
             return changes.run.drain_s() if changes else drain_s
 
         await self.nursery.start(ending.watch, client.drain, client.leave, most_s)
-        common = await self._answer_commands(ending, handlers, file)
-        if metrics is not None:
-            await self._start_metrics(metrics, common)
+        ports = self.flags.ports()
+        common = await self._answer_commands(ending, handlers, file, ports.dashboard)
+        if ports.metrics is not None:
+            await self._start_metrics(ports.metrics, common)
         if self.show.terminal:
             self.nursery.start_soon(self._keep_status)
         await client.run()
@@ -194,7 +205,11 @@ class _Up:
             self._say(line)
 
     async def _answer_commands(
-        self, ending: Ending, more: Handlers, file: EntryFile | None
+        self,
+        ending: Ending,
+        more: Handlers,
+        file: EntryFile | None,
+        dashboard: Dashboard | None,
     ) -> CommonHandlers:
         """Have the control socket answer; returns when it can be asked."""
         own, about = OwnSocket("up"), self._about
@@ -206,8 +221,24 @@ class _Up:
         changes = EntryCommands(self._client, self._entries, self._changed, file)
         handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
         handlers |= changes.handlers
+        handlers |= self._inspecting.handlers
+        if dashboard is not None:
+            url = await self._open_dashboard(dashboard, common, handlers)
+            handlers["dashboard"] = url
         await self.nursery.start(own.serve, handlers)
         return common
+
+    async def _open_dashboard(
+        self, wanted: Dashboard, common: CommonHandlers, handlers: Handlers
+    ) -> Handler:
+        """Open the page; AddressError: not at this address."""
+        from tunnel.ops.dashboard.live import Live
+        from tunnel.ops.dashboard.opened import open_dashboard
+
+        live = Live(common.status, handlers)
+        return await open_dashboard(
+            self.nursery, wanted, live, handlers, self.show, self._inspecting
+        )
 
     async def _start_metrics(self, at: Address, common: CommonHandlers) -> None:
         """Have Prometheus answered; AddressError: not at this address."""

@@ -65,14 +65,19 @@ _SWITCHES: Final = {
     "status": ("quiet", "watch"),
     "logs": ("follow",),
     "reload": ("now",),
+    "tail": ("entry", "show", "reveal", "once"),
+    "dashboard": ("open",),
     "add": ("save",),
     "remove": ("now", "save"),
 }
 """Flags without a variable: the same word means something else in another command, or
 it is about one user."""
 NO_FLAGS: Final = frozenset(
-    PREFIX + word for word in ("TO_FILE", "VIA_FILE", "AUTH_FILE", "TRUST_FILES", "NET")
-)
+    PREFIX + word
+    for word in (
+        "TO_FILE", "VIA_FILE", "AUTH_FILE", "DASHBOARD_AUTH_FILE", "TRUST_FILES", "NET"
+    )
+)  # fmt: skip
 """The variables that stand for no flag."""
 
 _KUBERNETES: Final = re.compile(

@@ -63,6 +63,8 @@ class WebWords:
     """The target proves nothing."""
     listing: bool = False
     """Folders that have no index.html are listed."""
+    inspect: bool = False
+    """The requests are kept to be looked at."""
     for_server: dict[str, list[str]] = field(default_factory=dict)
     """What the server is to ask of visitors, as ``entry_rules.rules_of`` takes it."""
 
@@ -80,7 +82,8 @@ class WebWords:
                 "auth=USER:PASSWORD, as a flag --auth",
             )  # fmt: skip
         rules = ServiceRules(guard, host, own, self.request, self.answer)
-        return rules if secure or rules != ServiceRules() else None
+        seen = secure or self.inspect
+        return rules if seen or rules != ServiceRules() else None
 
     def tls(self, target: Address) -> TargetTls:
         """Return who an https target must prove to be: who it is asked for."""
@@ -193,6 +196,10 @@ def _read_list(words: WebWords, _: str) -> None:
     words.listing = True
 
 
+def _read_inspect(words: WebWords, _: str) -> None:
+    words.inspect = True
+
+
 def _for_server(name: str) -> Callable[[WebWords, str], None]:
     def read(words: WebWords, value: str) -> None:
         words.for_server.setdefault(name, []).append(value)
@@ -235,6 +242,7 @@ WORDS: Final[dict[str, Word]] = {
     "pin": Word(_read_pin, "PIN", needs_target=True),
     "insecure": Word(_read_insecure, "", needs_target=True),
     "list": Word(_read_list, "", needs_folder=True),
+    "inspect": Word(_read_inspect, ""),
     "allow": Word(_for_server("allow"), "NET", repeats=True, needs_http=False),
     "deny": Word(_for_server("deny"), "NET", repeats=True, needs_http=False),
     "expires": Word(_for_server("expires"), "2h", needs_http=False),

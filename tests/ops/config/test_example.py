@@ -17,7 +17,7 @@ from tunnel.ops.config.schema import ENTRIES, ClientTable, ServerTable, UserTabl
 from tunnel.ops.flags import RunFlags
 from tunnel.ops.serve_flags import ServeFlags
 
-MOST_KEYS = 63
+MOST_KEYS = 68
 TEXT = example()
 WITHOUT_DEFAULT = "http", "https", "limit", "max_per_address", "log", "state"
 """Keys of flags whose default is nothing, or not one value."""
@@ -69,9 +69,9 @@ def test_its_values_are_read(tmp_path: Path) -> None:
     text = uncommented().replace("prot1:…", "prot1:" + ":".join(["A" * 43] * 2))
     for name in re.findall(r'"([\w.]+\.pem)"', text):
         (tmp_path / name).touch()
-    keep = ("token_file", "to_file", "via_file", "auth_file", "to =", "certificate",
-        "ca =", "pin =", "insecure", "network", "acme_hook", "proxy =",
-        "auth = [")  # fmt: skip
+    keep = ("token_file", "to_file", "via_file", "auth_file", "dashboard_auth_file",
+        "to =", "certificate", "ca =", "pin =", "insecure", "network", "acme_hook",
+        "proxy =", "auth = [")  # fmt: skip
     lines = [one for one in text.splitlines() if not one.startswith(keep)]
     config = parse_config("\n".join(lines), Place(tmp_path / "tunnel.toml", None))
     assert config.server is not None
@@ -109,7 +109,7 @@ def test_every_flag_has_a_key_or_a_reason_for_none() -> None:
             if one.parse and one.name.startswith("--")
         }
         keys = {*keys_of(table), *(ENTRIES if command == "up" else ())}
-        files = {"to_file", "token_file", "via_file"}
+        files = {"to_file", "token_file", "via_file", "dashboard_auth_file"}
         assert keys - files <= flags
         without = once | of_a_script | by_limit | of_each_entry
         assert flags - keys <= without, (

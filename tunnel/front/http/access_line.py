@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tunnel.front.http.heads import RequestHead
 
 
-class _Asked(Protocol):
+class Asked(Protocol):
+    """What is used of a ``Visit``."""
+
     peer: Address
     stream: trio.abc.HalfCloseableStream
     request: RequestHead | None
@@ -23,10 +25,11 @@ class _Asked(Protocol):
     idle_since: float | None
 
     @property
-    def upstream(self) -> object: ...
+    def upstream(self) -> object:
+        """The target's connection."""
 
 
-def new_line(visit: _Asked) -> RequestLine | None:
+def new_line(visit: Asked) -> RequestLine | None:
     """Begin the line of a request that is about to be read, if somebody wants it."""
     if not wanted():
         return None
@@ -73,7 +76,7 @@ class RequestLine:
         sent, received = conn.send.taken, conn.recv.received
         return (received, sent) if self._comes_by else (sent, received)
 
-    def over(self, visit: _Asked, *, tunnel: bool) -> None:
+    def over(self, visit: Asked, *, tunnel: bool) -> None:
         """Write the line, unless a tunnel begins: then that is done at its end."""
         request, host, ended = visit.request, visit.host, visit.idle_since
         # Before it began: of the request that was waited for.

@@ -90,7 +90,7 @@ class AnswerReader:
                 output.append(self._final(head))
                 return data
             if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                output += [self._switch(head), data]
+                output += [self._switch(head, data), data]
                 return b""
             if not self._request.http_1_0:
                 lines = answer_lines(head)
@@ -107,6 +107,8 @@ class AnswerReader:
         pieces, rest = self.body.feed(data)
         if self._look is not None and not self._look.take(pieces):
             self._look = None
+        if self._visit.observer is not None:
+            self._visit.observer.answered(pieces)
         output += framed(pieces, chunked=self._chunked)
         if self.body.done and self._chunked:
             output.append(last_chunk(trailers(self.body.trailers)))
@@ -122,7 +124,7 @@ class AnswerReader:
         if self._chunked:
             output.append(last_chunk([]))
 
-    def _switch(self, head: AnswerHead) -> bytes:
+    def _switch(self, head: AnswerHead, behind: bytes) -> bytes:
         if not self._request.upgrade:
             raise HeadError(
                 HTTPStatus.BAD_GATEWAY, "switched to a protocol that nobody asked for"
@@ -139,7 +141,11 @@ class AnswerReader:
         lines = [
             *self._lines(head), b"Connection: Upgrade", b"Upgrade: " + upgrade
         ]  # fmt: skip
-        return head_bytes(head.status, head.reason, lines)
+        output = head_bytes(head.status, head.reason, lines)
+        if self._visit.observer is not None:
+            self._visit.observer.answers(head.status, output)
+            self._visit.observer.passed(behind, to_visitor=True)
+        return output
 
     def _final(self, head: AnswerHead) -> bytes:
         self.head, self.body = head, BodyReader(head.body)

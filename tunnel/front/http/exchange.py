@@ -27,6 +27,7 @@ from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
     HeadError,
 )
+from tunnel.front.http.observer import end_observation
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
     AHEAD_BYTES,
@@ -167,6 +168,8 @@ class Exchange:
         virtual = await open_one()
         if visit.line is not None:
             visit.line.connected(virtual)
+        if visit.observer is not None:
+            visit.observer.connected()
         visit.upstream = upstream = Upstream(visit, virtual, key)
         assert visit.nursery is not None  # noqa: S101 - requests are answered in it
         visit.nursery.start_soon(upstream.carry)
@@ -212,13 +215,7 @@ class Exchange:
             data = bytes(visit.waiting[:READ_BYTES])
             del visit.waiting[:READ_BYTES]
             try:
-                pieces, rest = body.feed(data)
-                if self.has_others:
-                    self._hold(data[: len(data) - len(rest)])
-                if rest:
-                    visit.waiting[:0] = rest
-                elif visit.ended and not visit.waiting:
-                    body.end()
+                pieces = self._take_body(data)
             except BodyError as error:
                 self._fail(HttpError(error.status, error.words, close=True))
                 return
@@ -234,6 +231,22 @@ class Exchange:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._more_body()
+
+    def _take_body(self, data: bytes) -> list[bytes]:
+        """Return the pieces of the body in what the visitor has sent."""
+        visit = self._visit
+        pieces, rest = visit.body.feed(data)
+        if self.has_others and self._held is not None:
+            self._held += data[: len(data) - len(rest)]
+            if len(self._held) > AHEAD_BYTES:
+                self._held = None
+        if rest:
+            visit.waiting[:0] = rest
+        elif visit.ended and not visit.waiting:
+            visit.body.end()
+        if visit.observer is not None:
+            visit.observer.asked(pieces)
+        return pieces
 
     async def _wait(self) -> None:
         """Wait for the end of the answer, and notice a visitor that leaves."""
@@ -281,12 +294,6 @@ class Exchange:
             and self._request.method in _REPEATABLE
             and self._request.body.size == 0
         )
-
-    def _hold(self, data: bytes) -> None:
-        if self._held is not None:
-            self._held += data
-            if len(self._held) > AHEAD_BYTES:
-                self._held = None
 
     def give_up(self) -> None:
         """Ask others, now that the link is lost, if it is safe (RFC 9110 §9.2.1).
@@ -445,6 +452,8 @@ class Exchange:
         if self.is_over:
             return
         self._failure = failure
+        if self._visit.observer is not None:
+            self._visit.observer.failed(failure.words)
         self.upstream.drop()
         self._end()
 
@@ -465,6 +474,8 @@ class Exchange:
             upstream.idle_until = visit.idle_since + KEPT_S
         else:
             upstream.drop()
+        if visit.observer is not None:
+            end_observation(visit, visit.observer)
         self._end()
 
     def _end(self) -> None:

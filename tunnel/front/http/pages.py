@@ -59,11 +59,27 @@ def _date_line(second: int) -> bytes:
     return f"Date: {formatdate(second, usegmt=True)}".encode()
 
 
-def page(error: HttpError, *, html: bool) -> tuple[bytes, bytes]:
-    """Return type and text of a small page that says what went wrong."""
+def page(error: HttpError, *, html: bool) -> tuple[list[bytes], bytes]:
+    """Return fields and text of a small page that says what went wrong."""
+    kind, text = _html(error) if html else _plain(error)
+    lines = [
+        date_line(),
+        b"Content-Type: " + kind,
+        b"Content-Length: %d" % len(text),
+        b"Cache-Control: no-store",
+        b"X-Content-Type-Options: nosniff",
+        *(f"{name}: {value}".encode() for name, value in error.headers),
+    ]
+    return lines, text
+
+
+def _plain(error: HttpError) -> tuple[bytes, bytes]:
     title = f"{error.status.value} {error.status.phrase}"
-    if not html:
-        return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()
+    return b"text/plain; charset=utf-8", f"{title}: {error.words}\n".encode()
+
+
+def _html(error: HttpError) -> tuple[bytes, bytes]:
+    title = f"{error.status.value} {error.status.phrase}"
     text = (
         '<!doctype html><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'

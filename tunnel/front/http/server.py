@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -28,10 +28,10 @@ from tunnel.front.http.heads import (
     tokens,
 )
 from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, LINGER_S, PAGE_S
+from tunnel.front.http.observer import Tapped, observe, request_over
 from tunnel.front.http.pages import (
     HttpError,
     bad_request,
-    date_line,
     head_bytes,
     page,
 )
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Sequence
 
     from tunnel.addresses import Address
+    from tunnel.front.http.kept import Kept
+    from tunnel.front.http.observer import Guarded, Watch
     from tunnel.front.http.request import Request
     from tunnel.net.relay import ResettableStream
 
@@ -56,18 +58,6 @@ READ_BYTES: Final = 65_536
 
 class VisitorGoneError(Exception):
     """The visitor's connection is dead, or must not seem to have ended well."""
-
-
-class Kept(Protocol):
-    """A target's connection that may be used again: ``exchange.Upstream``."""
-
-    idle_until: float
-    """It is given up then; infinite while something is answered."""
-    is_over: bool
-
-    def drop(self) -> None:  # pragma: no cover
-        """Close it, or reset it if something was under way."""
-        ...
 
 
 class Visit:
@@ -81,6 +71,7 @@ class Visit:
         head_s: for the head of each request.
         keep_alive_s: between two requests.
         read: makes a request of its head; raises HttpError.
+        watch: looks at the requests.
     """
 
     __slots__ = (
@@ -104,6 +95,7 @@ class Visit:
         "may_go_on",
         "moved_at",
         "nursery",
+        "observer",
         "peer",
         "put",
         "refused",
@@ -115,6 +107,7 @@ class Visit:
         "turn",
         "upstream",
         "waiting",
+        "watch",
     )
 
     def __init__(
@@ -127,10 +120,9 @@ class Visit:
         head_s: float = HEAD_S,
         keep_alive_s: float = BETWEEN_S,
         read: Callable[[RequestHead], Request] | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.stream = stream
-        self.peer = peer
-        self.secure = secure
+        self.stream, self.peer, self.secure = stream, peer, secure
         self.host = ""
         """That was asked for last; for the log."""
         self.shared = False
@@ -146,6 +138,8 @@ class Visit:
         self.body = BodyReader(NO_BODY)
         """Of that request."""
         self.line: RequestLine | None = None  # of the last request
+        self.observer: Guarded | None = None  # of the last request
+        self.watch = watch
         self.answering = False
         """A part of the final answer is out."""
         self.may_go_on = True
@@ -174,8 +168,7 @@ class Visit:
         self.made: tuple[Request, Hashable, bytes, Address] | None = None
         """What a front end made of a request: for whom, the head, and the visitor."""
         self._reading: trio.CancelScope | None = None
-        self._head_s = head_s
-        self._keep_alive_s = keep_alive_s
+        self._head_s, self._keep_alive_s = head_s, keep_alive_s
         self._served = False
 
     # Hearing -------------------------------------------------------------------------
@@ -288,6 +281,8 @@ class Visit:
         self._served, self.idle_since = True, None
         self.answering, self.may_go_on = False, False
         self.request = None
+        if self.watch is not None:
+            observe(self, self.watch, raw)
         try:
             last = self._last
             if last is not None and last[0] == raw:
@@ -317,7 +312,10 @@ class Visit:
         keep = self.body.done and request is not None and request.keeps_connection
         self.may_go_on = keep and not (request is None or request.http_1_0)
         close = () if self.may_go_on else (b"Connection: close",)
-        return head_bytes(status, reason, [*lines, *close])
+        output = head_bytes(status, reason, [*lines, *close])
+        if self.observer is not None:
+            self.observer.answers(status, output)
+        return output
 
     async def send(self, data: bytes, within_s: float = math.inf) -> None:
         """Send to the visitor.
@@ -325,6 +323,8 @@ class Visit:
         Raises:
             VisitorGoneError: its connection is dead, or it does not read.
         """
+        if self.observer is not None:
+            self.observer.sent(data)
         with trio.move_on_after(min(within_s, self.idle_s)) as limit:
             try:
                 await self.stream.send_all(data)
@@ -342,17 +342,14 @@ class Visit:
         html = request is not None and any(
             word.startswith(b"text/html") for word in tokens(request.fields, b"accept")
         )
-        kind, text = page(error, html=html)
+        lines, text = page(error, html=html)
         if error.close:
             self.body = BodyReader(OPEN)
-        lines = [
-            date_line(),
-            b"Content-Type: " + kind,
-            b"Content-Length: %d" % len(text),
-            b"Cache-Control: no-store",
-            b"X-Content-Type-Options: nosniff",
-            *(f"{name}: {value}".encode() for name, value in error.headers),
-        ]
+        if (
+            self.observer is not None
+            and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        ):
+            self.observer.failed(error.words)
         output = self.head(error.status, lines, error.status.phrase.encode())
         if request is None or request.method != b"HEAD":
             output += text
@@ -374,6 +371,8 @@ class Visit:
         """Note that what is relayed has ended."""
         if self.left is not None:
             self.left()
+        if self.observer is not None:
+            self.observer.over(whole=True)
 
     async def leave(self) -> None:
         """Close, after the visitor had the time to read what was sent, or has paused.
@@ -420,8 +419,10 @@ async def serve_requests(
         early, visit.waiting = bytes(visit.waiting), bytearray()
         visit.forget()  # it may last for days
         say = visit.line.say if visit.line is not None else None
+        seen = visit.observer
+        tunnel = visit.tunnel if seen is None else Tapped(visit.tunnel, seen)
         try:
-            await carry(visit.stream, visit.tunnel, visit.peer, early=early, say=say)
+            await carry(visit.stream, tunnel, visit.peer, early=early, say=say)
         finally:
             visit.has_left()
     elif visit.gone:
@@ -456,11 +457,12 @@ async def _next_head(visit: Visit) -> int:
             visit.request, visit.answering = None, False
             visit.refused = f"HTTP status {error.status.value}"
             visit.line = new_line(visit)
+            if visit.watch is not None:
+                observe(visit, visit.watch, bytes(visit.waiting))
             try:
                 await visit.say(error)
             finally:
-                if visit.line is not None:
-                    visit.line.over(visit, tunnel=False)
+                request_over(visit)
     except VisitorGoneError:
         visit.gone = True
     return 0
@@ -470,30 +472,26 @@ async def _answer_while_kept(
     visit: Visit, answer: Callable[[Request], Awaitable[None]], size: int
 ) -> bool:
     """Answer requests while a target's connection is kept; return whether to go on."""
-    try:
-        while True:
-            visit.line = new_line(visit)
+    while True:
+        visit.line = new_line(visit)
+        try:
             try:
                 await answer(visit.take_request(size))
-                if visit.tunnel is not None:
-                    return False
             except HttpError as error:
                 await visit.say(error)
-            finally:
-                if visit.line is not None:
-                    tunnel = visit.tunnel is not None
-                    visit.line.over(visit, tunnel=tunnel)
-            if not visit.may_go_on:
-                return False
-            upstream = visit.upstream
-            if upstream is None or upstream.is_over:
-                return True
-            size = await _next_head(visit)
-            if size <= 0:
-                return size < 0
-    except VisitorGoneError:
-        visit.gone = True
-        return False
+        except VisitorGoneError:
+            visit.gone = True
+            return False
+        finally:
+            request_over(visit)
+        if visit.tunnel is not None or not visit.may_go_on:
+            return False
+        upstream = visit.upstream
+        if upstream is None or upstream.is_over:
+            return True
+        size = await _next_head(visit)
+        if size <= 0:
+            return size < 0
 
 
 def _refused(error: HeadError) -> HttpError:

@@ -164,12 +164,14 @@ def sink_of(visit: Visit, body: BodyReader) -> Sink:
     piece, the last, and what the visitor's socket does not take at once are the
     carrier's; while it has something, nothing comes here.
     """
-    write_now = quick(visit.stream).write_now
+    write_now, observer = quick(visit.stream).write_now, visit.observer
 
     def take(pieces: list[bytes | memoryview], size: int) -> int:
         if size > body.certain:
             return 0
         taken = write_now(*pieces)
+        if observer is not None:
+            observer.sank(pieces, taken)
         body.skip(taken)
         visit.moved()
         return taken

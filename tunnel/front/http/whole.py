@@ -1,14 +1,18 @@
-"""Answers with a text of our own, that is here already."""
+"""Answers of our own that are here as a whole, and bodies of requests to ourselves."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tunnel.front.http.pages import date_line
+import trio
+
+from tunnel.front.http.bodies import BodyError, LimitedBody
+from tunnel.front.http.heads import tokens
+from tunnel.front.http.pages import HttpError, date_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tunnel.front.http.request import Request
     from tunnel.front.http.server import Visit
@@ -36,3 +40,44 @@ async def send_whole(
     ]
     output = visit.head(status, lines, status.phrase.encode())
     await visit.send(output if request.method == "HEAD" else output + text)
+
+
+async def take_body(
+    visit: Visit, most: int, pause_s: float, take: Callable[[bytes], object]
+) -> None:
+    """Give ``take`` the body of the request that was read, piece by piece.
+
+    Args:
+        visit: the visitor.
+        most: bytes that the body may have.
+        pause_s: for how long it may pause.
+        take: called with each piece; it must not wait.
+
+    Raises:
+        HttpError: it is broken, too long, or does not come in time.
+        VisitorGoneError: the visitor's connection is dead.
+    """
+    request = visit.request
+    assert request is not None  # noqa: S101 - it was read
+    visit.body = body = LimitedBody(request.body, most)
+    if not visit.waiting and b"100-continue" in tokens(request.fields, b"expect"):
+        await visit.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        while True:
+            pieces, rest = body.feed(bytes(visit.waiting))
+            visit.waiting[:] = rest
+            for piece in pieces:
+                take(piece)
+            if body.done:
+                return
+            if rest:
+                await trio.lowlevel.checkpoint()
+                continue
+            if visit.ended:
+                body.end()
+            await visit.more(trio.current_time() + pause_s)
+            if not (visit.waiting or visit.ended):
+                status, words = HTTPStatus.REQUEST_TIMEOUT, "did not come in time"
+                raise HttpError(status, f"the body {words}", close=True)
+    except BodyError as error:
+        raise HttpError(error.status, error.words, close=True) from None

@@ -12,7 +12,7 @@ from cyclopts import CycloptsError
 
 from tunnel.errors import ConfigError, UsageError
 from tunnel.ops.config.source import SECTION_OF, FileSource
-from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags
+from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags, UpFlags
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.variables import Environment, refuse_empty
 
@@ -60,15 +60,15 @@ class Source:
             flags.options(), flags.host(), run.drain_s(), run.timeouts(), run.limits()
         return flags, run, file.users
 
-    def parse_up(self) -> tuple[ServerFlags, list[Entry], RunFlags]:
+    def parse_up(self) -> tuple[ServerFlags, list[Entry], UpFlags]:
         """Return what a center-client is to be; raises as ``parse_serve``."""
         from tunnel.ops.entries import refuse_twice
 
         arguments, file = self._parse()
-        server, run = _of(ServerFlags, arguments), _of(RunFlags, arguments)
+        server, run = _of(ServerFlags, arguments), _of(UpFlags, arguments)
         entries = [*_of(EntryFlags, arguments).entries(), *file.entries]
         with _blaming(file):
-            run.drain_s(), run.timeouts(), run.limits()
+            run.drain_s(), run.timeouts(), run.limits(), run.keep_bytes()
             refuse_twice(entries)
         return server, entries, run
 

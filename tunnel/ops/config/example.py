@@ -26,6 +26,10 @@ _RUN: Final = (
      "Write a line for each visitor, at its end; -: where the log goes."),
     ("metrics", '"127.0.0.1:9100"',
      "[HOST:]PORT for Prometheus, with /livez and /readyz; it asks for no password."),
+    ("dashboard", '"127.0.0.1:4040"', "[HOST:]PORT of a page that shows what happens."),
+    ("dashboard_auth", '"a-token-of-yours"',
+     "The token of that page; without it each start makes another."),
+    ("dashboard_auth_file", '"dashboard.token"', "A file with it."),
 )  # fmt: skip
 _PLACES: Final = (
     ("name", '"shop"', "Host name; without a dot one of the server's domain."),
@@ -56,6 +60,7 @@ _WEB: Final = (
      "Of the public key of an https:// target."),
     ("insecure", "false", "Believe any certificate of an https:// target."),
     ("list", "false", "List folders without index.html."),
+    ("inspect", "false", "Keep the requests for the page and `tunnel tail`."),
     ("requests", '"10/s"', "How many one address may send; others get 429."),
     ("max_body", '"10M"', "How much a request's body may have; else 413."),
     ("path", '"/api"', "Serve only what is below; of several the longest path wins."),
@@ -109,6 +114,10 @@ _TABLES: Final = (
          "http:// or socks5:// proxy through which the server is reached, or none."),
         ("via_file", '"proxy.url"', "A file with it."),
         ("client_cert", '["cert.pem", "key.pem"]', "Where the server wants one."),
+        ("inspect_keep", '"64MiB"',
+         "How much memory the requests of inspected entries may take."),
+        ("inspect_hide", '["X-Session"]',
+         "Fields of heads, queries, forms and JSON whose values are hidden too."),
         *_RUN,
     )),
     ("[[client.tcp]]", "A public port leads to a target here.", (

@@ -228,6 +228,7 @@ class _Reading:
                     users[name] = user
         read = self._structured(("server",), table, ServerTable, {"users"})
         flags = {} if read is None else self._flags(("server",), read)
+        self._merge(("server",), flags, "dashboard_auth")
         return ServerSection(self._line(("server",)), flags, users)
 
     def _user(self, name: str, table: object) -> User | None:
@@ -249,19 +250,25 @@ class _Reading:
         read = self._structured(path, table, ClientTable, set(ENTRIES))
         if read is None:
             return ClientSection(self._line(path), {}, tuple(entries))
-        flags = dict(self._flags(path, read))
+        flags = self._flags(path, read)
         said = [flags.pop(one, None) for one in ("to", "to_file", "token_file")]
         line = self._try((*path, "to"), partial(line_of, read))
         if line is not None:
             at = next(one.line for one in said if one)
             flags["to"] = Value(tuple(line), at)
-        via, via_file = flags.pop("via", None), flags.pop("via_file", None)
-        if via and via_file:
-            why = UsageError("via and via_file say the same")
-            self._fault((*path, "via_file"), why)
-        if (found := via or via_file) is not None:
-            flags["via"] = found
+        self._merge(path, flags, "via")
+        self._merge(path, flags, "dashboard_auth")
         return ClientSection(self._line(path), flags, tuple(entries))
+
+    def _merge(self, path: Keys, flags: dict[str, Value], key: str) -> None:
+        """Have the key of a file with a value stand for the key of the value."""
+        of_file = flags.pop(f"{key}_file", None)
+        if of_file is None:
+            return
+        if key in flags:
+            why = UsageError(f"{key} and {key}_file say the same")
+            self._fault((*path, f"{key}_file"), why)
+        flags[key] = of_file
 
     def _entries(self, flag: str, tables: object) -> Iterator[Written]:
         path: Keys = ("client", flag)

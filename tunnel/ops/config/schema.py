@@ -16,7 +16,7 @@ from tunnel.access.join import parse_join
 from tunnel.access.limits import parse_limits
 from tunnel.access.networks import Networks
 from tunnel.access.right_words import parse_right
-from tunnel.addresses import parse_ip
+from tunnel.addresses import LOCALHOST, Address, parse_ip
 from tunnel.errors import UsageError
 from tunnel.ops.config.values import (
     Check,
@@ -45,7 +45,7 @@ from tunnel.ops.entry_values import (
     parse_users,
     public_name,
 )
-from tunnel.ops.flags import LogForm, RunFlags
+from tunnel.ops.flags import LogForm, RunFlags, UpFlags, check_page_token
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.ops.web_words import read_words
 from tunnel.proto.proofs import TOKEN_BYTES, from_base64url, parse_verifier
@@ -163,6 +163,11 @@ class RunTable:
     metrics: Said = key(
         word(lambda text: RunFlags(metrics=text).metrics_at(), number=True)
     )
+    dashboard: Said = key(
+        word(lambda text: Address.parse(text, LOCALHOST), number=True)
+    )
+    dashboard_auth: Said = key(secret(word(check_page_token)))
+    dashboard_auth_file: Said = key(secret_file(check_page_token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,8 @@ class ClientTable(RunTable):
     via: Said = key(secret(word(_via), _has_secret))
     via_file: Said = key(secret_file(_via))
     client_cert: Said = key(files)
+    inspect_keep: Said = key(word(lambda text: UpFlags(inspect_keep=text).keep_bytes()))
+    inspect_hide: Said = key(words(str))
 
 
 # Entries -----------------------------------------------------------------------------
@@ -275,6 +282,7 @@ class HttpTable(NamedTable):
     pin: Said = key(word(_web("pin")))
     insecure: Said = key(switch())
     list: Said = key(switch())
+    inspect: Said = key(switch())
     requests: Said = key(word(_web("requests")))
     max_body: Said = key(word(_web("max-body")))
     path: Said = key(word(_web("path")))

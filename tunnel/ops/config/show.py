@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tunnel.access.user_file import time_text
 from tunnel.ops.config.again import Source
 from tunnel.ops.config.source import FILES_OF, SECTION_OF
-from tunnel.ops.flags import EntryFlags, RunFlags, ServerFlags
+from tunnel.ops.flags import EntryFlags, ServerFlags, UpFlags
 from tunnel.ops.serve_flags import ServeFlags
 from tunnel.redaction import HIDDEN, masked
 
@@ -29,14 +29,14 @@ COLUMN: Final = 48
 """Where the comments begin."""
 _USUAL: Final = {
     one.name: one.default
-    for kind in (ServeFlags, ServerFlags, EntryFlags, RunFlags)
+    for kind in (ServeFlags, ServerFlags, EntryFlags, UpFlags)
     for one in fields(kind)
 }
 _ENTRIES: Final = ("tcp", "udp", "http", "https", "reach", "socks")
 """Flags of ``up`` that may be repeated."""
 _LISTS: Final = (
     "limit", "trusted_proxy", "certificate", "client_cert", "allow", "deny",
-    "header", "response_header", "network",
+    "header", "response_header", "network", "inspect_hide",
 )  # fmt: skip
 
 

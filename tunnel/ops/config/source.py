@@ -35,7 +35,11 @@ SECTION_OF: Final[dict[str, Literal["server", "client"]]] = {
 """The commands that read a file, and the section that is about each."""
 
 
-FILES_OF: Final = {"to": "TUNNEL_TO_FILE", "via": "TUNNEL_VIA_FILE"}
+FILES_OF: Final = {
+    "to": "TUNNEL_TO_FILE",
+    "via": "TUNNEL_VIA_FILE",
+    "dashboard_auth": "TUNNEL_DASHBOARD_AUTH_FILE",
+}
 """Variables that name a file with the value of a key: they are before this file too."""
 _SECRETS: Final = {
     "auth": "--auth",
@@ -151,7 +155,7 @@ class FileSource:
             self.gives_to |= key == "to"
             source = f"{self.path}:{value.line}"
             for index, word in enumerate(value.words):
-                secrets += f"--{key}", word
+                secrets += f"--{key.replace('_', '-')}", word
                 token = Token(keyword=key, value=word, source=source, index=index)
                 said[key].append(token)
         if self.config.client is not None:

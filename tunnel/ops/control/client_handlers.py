@@ -18,11 +18,17 @@ from tunnel.ops.control.connections import KICKED, Connections, mapping_of
 from tunnel.ops.control.entry_limits import EntryLimits
 from tunnel.ops.control.handlers import Meters
 from tunnel.ops.control.server_handlers import since_1970
-from tunnel.ops.control.status import EntryStatus, LinkStatus, Passed, Status
+from tunnel.ops.control.status import (
+    PAUSED,
+    EntryStatus,
+    LinkStatus,
+    Passed,
+    Status,
+)
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from tunnel.access.join import JoinLine
     from tunnel.center.client import CenterClient
@@ -51,6 +57,7 @@ class ClientHandlers:
         join: which server it is for, and as whom.
         published: its entries by the names of their mappings.
         local: the lines of those that listen here.
+        paused: returns the names of those whose visitors are refused.
     """
 
     def __init__(
@@ -59,11 +66,13 @@ class ClientHandlers:
         join: JoinLine,
         published: Mapping[str, Published],
         local: Sequence[Line],
+        paused: Callable[[], Container[str]] = lambda: (),
     ) -> None:
         self._client = client
         self._join = join
         self._published = published
         self._local = local
+        self._paused = paused
         self._facts = _Facts()
         self.limits = EntryLimits(client, published)
         self.meters = Meters(lambda: {"": client.traffic})
@@ -73,9 +82,9 @@ class ClientHandlers:
         """What the control socket answers, besides what every process does."""
         each = Connections(self.sessions)
 
-        async def kick(args: Args, _by: str) -> Answer:
+        async def kick(args: Args, by: str) -> Answer:
             which = str(args.get("which", ""))
-            return self._kick_link(which) or each.kick(which)
+            return self._kick_link(which) or each.kick(which, by)
 
         return {
             "retry": self._retry,
@@ -191,6 +200,8 @@ class ClientHandlers:
         public = self._client.public(name)
         refusal = self._client.publisher.refusal(name)
         state = "open" if public else "refused" if refusal else "waiting"
+        if public and name in self._paused():
+            state = PAUSED
         reason = ""
         if state == "refused" and refusal is not None:
             reason = refusal.reason or CODES[refusal.code].meaning

@@ -8,7 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from tunnel.errors import Exit, StateError, TunnelError
+from tunnel.errors import Exit, StateError, TunnelError, UsageError
+from tunnel.ops.control.ask import AnswerError
 from tunnel.ops.control.live import EVERY_S, Top, look_again
 from tunnel.ops.control.processes import (
     NOT_HERE,
@@ -31,6 +32,7 @@ from tunnel.ops.hide import VARIABLE as HIDDEN_ARGUMENTS
 from tunnel.ops.standard import lost_output
 from tunnel.ops.texts import connections, explained, shown, size_text
 from tunnel.redaction import masked
+from tunnel.words import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -206,6 +208,28 @@ def remove(
     return _changed(find(name, "up").ask("remove", entry=entry, now=now, save=save))
 
 
+def pause(entry: str, name: str | None = None) -> Exit:
+    """Refuse new visitors of an entry of a client."""
+    return _paused("pause", entry, name)
+
+
+def resume(entry: str, name: str | None = None) -> Exit:
+    """Serve the visitors of a paused entry of a client again."""
+    return _paused("resume", entry, name)
+
+
+def _paused(do: str, entry: str, name: str | None) -> Exit:
+    answer = find(name, "up").ask(do, entry=entry)
+    state = "paused" if answer.get("paused") else "open"
+    _print(shown(f"{text(answer, 'entry')}: {state}"))
+    return _written()
+
+
+def lead(entry: str, target: str, name: str | None = None) -> Exit:
+    """Lead an entry of a client to another target."""
+    return _changed(find(name, "up").ask("lead", entry=entry, target=target))
+
+
 def _changed(answer: Fields) -> Exit:
     """Show what has changed, or all faults of the file that kept it from that."""
     faults = answer.get("faults")
@@ -249,6 +273,28 @@ def _log_lines(process: Process, after: int) -> int:
         _print(shown(text(line, "text")))
         after = int(number(line, "number"))
     return after
+
+
+def dashboard(name: str | None = None, *, open_it: bool = False) -> Exit:
+    """Show the URL of a page, with its token; one must be meant."""
+    known = [find(name)] if name is not None else find_all(None)
+    urls: list[str] = []
+    for process in known:
+        try:
+            urls.append(text(process.ask("dashboard"), "url"))
+        except AnswerError:  # it has none, or is an older program
+            continue
+    if not urls:
+        why = "a page is opened only where that is asked for"
+        fix = "tunnel serve --dashboard 4040, or up, or share"
+        raise UsageError("no process of this user here has a page", why, fix)
+    for url in urls:
+        _print(escaped(url))
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(urls[0])
+    return _written()
 
 
 def why(connection: str | None = None, *, as_json: bool = False) -> Exit:
@@ -312,6 +358,9 @@ _FLAGS: Final[dict[str, set[str]]] = {
     "limit": set(),
     "add": {"--save"},
     "remove": {"--now", "--save"},
+    "pause": set(),
+    "resume": set(),
+    "lead": set(),
     "stop": set(),
     "drain": set(),
     "retry": set(),
@@ -328,6 +377,9 @@ _NAMES: Final = {
     "limit": (2, 3),
     "add": (2, 3),
     "remove": (1, 2),
+    "pause": (1, 2),
+    "resume": (1, 2),
+    "lead": (2, 3),
 }
 """How many words they take, where that is not one or none."""
 
@@ -370,12 +422,8 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
             return status(name, as_json=as_json, quiet=quiet, watch=watch)
         case "why":
             return why(name, as_json=as_json)
-        case "kick":
-            return kick(*names)
         case "add":
             return add(*names, save="--save" in flags)
-        case "limit":
-            return limit(*names)
         case "remove":
             now, save = "--now" in flags, "--save" in flags
             return remove(*names, now=now, save=save)
@@ -384,13 +432,18 @@ def _do(command: str, names: list[str], flags: set[str]) -> Exit:
         case "logs":
             return logs(name, follow="--follow" in flags)
         case _:
-            return _OF_ONE[command](name)
+            return _WITHOUT_FLAGS[command](names)
 
 
-_OF_ONE: Final[Mapping[str, Callable[[str | None], Exit]]] = {
-    "top": top,
-    "stop": stop,
-    "drain": drain,
-    "retry": retry,
+_WITHOUT_FLAGS: Final[Mapping[str, Callable[[list[str]], Exit]]] = {
+    "top": lambda words: top(*words),
+    "kick": lambda words: kick(*words),
+    "limit": lambda words: limit(*words),
+    "pause": lambda words: pause(*words),
+    "resume": lambda words: resume(*words),
+    "lead": lambda words: lead(*words),
+    "stop": lambda words: stop(*words),
+    "drain": lambda words: drain(*words),
+    "retry": lambda words: retry(*words),
 }
-"""Those that take the name of a process, and no flag."""
+"""Those that take words alone."""

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
     from tunnel.center.server import CenterServer
     from tunnel.center.sites import OpenMapping
-    from tunnel.link.tally import Live
+    from tunnel.link.session import Session
+    from tunnel.link.tally import Live, Tally
     from tunnel.ops.control import Answer, Args, Handler
 
 logger = logging.getLogger("tunnel.control")
@@ -58,11 +59,11 @@ class ServerHandlers:
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """What the control socket answers, besides what every process does."""
-        each = Connections(self.sessions)
+        each = Connections(self.sessions, self._entries)
 
         async def kick(args: Args, by: str) -> Answer:
             which = str(args.get("which", ""))
-            return self._kick_client(which, by) or each.kick(which)
+            return self._kick_client(which, by) or each.kick(which, by)
 
         return {"top": each.top, "kick": kick}
 
@@ -72,6 +73,16 @@ class ServerHandlers:
             Known(short_id(one.client_id), one.user.name, one.session)
             for one in self._server.clients
         ]
+
+    def _entries(self, session: Session) -> dict[Tally, str]:
+        """Return what is public of the entries of a session."""
+        server = self._server
+        return {
+            mapping.tally: _public(mapping)
+            for client in server.clients
+            if client.session is session
+            for mapping in mappings_of(server.mappings, client)
+        }
 
     def _kick_client(self, which: str, by: str) -> Answer | None:
         """End the sessions of a client, which may begin another; None: no such one."""
@@ -154,13 +165,18 @@ def since_1970(at: float | None, now: float) -> float | None:
     return None if at is None else round(time.time() - (now - at), 3)
 
 
+def _public(mapping: OpenMapping) -> str:
+    if mapping.names[0].type == MappingType.EXIT:
+        return mapping.entry.host
+    return str(mapping.endpoint.public)
+
+
 def _entry(mapping: OpenMapping, client: str, live: Live) -> EntryStatus:
-    public = mapping.endpoint.public
     kind = _KINDS.get(mapping.names[0].type, "?")
     return EntryStatus(
         name=mapping.entry.name,
         kind=kind,
-        public=mapping.entry.host if kind == "exit" else str(public),
+        public=_public(mapping),
         target=None,
         state="open",
         client=client,

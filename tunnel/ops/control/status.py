@@ -7,10 +7,14 @@ null. No field holds a secret.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tunnel.ops.recent import KeptLine
+
+
+PAUSED: Final = "paused"
+"""The state of an entry whose visitors are refused by a command."""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class EntryStatus:
     """Where it is reached; null while it is not."""
     target: str | None
     state: str
-    """``open``, ``waiting`` for the server's answer, or ``refused``."""
+    """``open``, ``paused``, ``waiting`` for the server's answer, or ``refused``."""
     reason: str = ""
     client: str | None = None
     """At a server: whose it is."""
@@ -98,6 +102,8 @@ class Fault:
     level: str
     event: str
     text: str
+    fix: str = ""
+    """What would help, or what it means; "" if that is not known."""
 
 
 @dataclass(slots=True)
@@ -151,7 +157,11 @@ def faults_of(lines: tuple[KeptLine, ...]) -> list[Fault]:
     """Return the last lines that tell of something wrong."""
     return [
         Fault(
-            line.at, "error" if line.level >= 40 else "warning", line.event, line.text
+            line.at,
+            "error" if line.level >= 40 else "warning",
+            line.event,
+            line.text,
+            line.fix,
         )
         for line in lines
     ]

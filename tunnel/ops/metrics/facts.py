@@ -34,6 +34,10 @@ class UserFacts:
     opened: int
     sent_bytes: int
     received_bytes: int
+    month_bytes: int = 0
+    """Of this month, at a server."""
+    month_limit: int | None = None
+    links: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ def _user(account: Account) -> UserFacts:
         account.opened,
         account.sent_bytes,
         account.received_bytes,
+        account.month_bytes,
+        account.limits.month,
+        account.links,
     )
 
 

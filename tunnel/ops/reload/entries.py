@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.errors import AddressError
+from tunnel.errors import AddressError, UsageError
 from tunnel.net.bind import is_in_use
 from tunnel.net.listen import listen_at
-from tunnel.ops.entries import Local, Published
+from tunnel.ops.entries import Local, Published, refuse_twice
 from tunnel.ops.reload.entry_plan import keyed, plan_entries
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import End
     from tunnel.center.client import CenterClient
     from tunnel.net.listen import PortListener
-    from tunnel.ops.entries import Entry, Line
+    from tunnel.ops.entries import Entry, Inspect, Line
     from tunnel.ops.reload.entry_plan import EntryPlan, Key
 
 Place = tuple["Sequence[PortListener]", "End"]
@@ -39,15 +39,26 @@ class Running:
     """Of its mapping."""
     place: Place | None = None
     """Where it listens, if it is local."""
+    paused: bool = False
+    """Its visitors are refused, until it is resumed."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Around what serves its apps, or asks its target whether it is well."""
 
 
 class RunningEntries:
-    """All entries of a client; what they run is in ``nursery``."""
+    """All entries of a client; what they run is in ``nursery``.
 
-    def __init__(self, client: CenterClient, nursery: trio.Nursery) -> None:
+    ``inspect`` gives who looks at the requests of an entry.
+    """
+
+    def __init__(
+        self,
+        client: CenterClient,
+        nursery: trio.Nursery,
+        inspect: Inspect | None = None,
+    ) -> None:
         self._client = client
+        self._inspect = inspect
         self._publisher = client.publisher
         self._nursery = nursery
         self._running: dict[Key, Running] = {}
@@ -192,6 +203,52 @@ class RunningEntries:
             self._running[key].entry = wanted
             await self._publisher.ask([asked])
 
+    async def put(
+        self, key: Key, become: Callable[[Entry], Entry]
+    ) -> tuple[EntryPlan, list[Line]]:
+        """Change one entry, which keeps its port and its name; see ``change``.
+
+        What ``become`` raises is raised.
+        """
+        async with self._one_by_one:
+            running = self._running[key]
+            old, new = running.entry, become(running.entry)
+            refuse_twice([*(e for k, e in self.wanted.items() if k != key), new])
+            plan = plan_entries({key: old}, {key: new})
+            lines: list[Line] = []
+            if running.shown not in (None, old):  # another is shown in its place
+                wanted = {**self.wanted, key: new}
+                return await self._become(keyed(wanted.values()), now=False)
+            asked: list[str] = []
+            self._change(key, new, asked, lines, now=False)
+            keys = keyed(self.wanted.values())  # the target may be part of the key
+            self._running = dict(zip(keys, self._running.values(), strict=True))
+            self._list_local()
+            await self._publisher.ask(asked)
+            return plan, lines
+
+    def pause(self, key: Key, *, paused: bool) -> None:
+        """Refuse new visitors of a published entry, or serve them again.
+
+        Its port or name stays its own meanwhile; who is in stays. What follows when it
+        is changed holds for it as it is then. Does nothing if it is so already.
+
+        Raises:
+            UsageError: it listens here.
+        """
+        running = self._running[key]
+        if running.shown is None:
+            what = "only what is published can be paused"
+            raise UsageError(what, fix=f"tunnel remove {key[0]}-{key[1]}")
+        running.paused = paused
+        change = running.shown.change
+        change(self._client, running.name, self._inspect, refused=paused)
+
+    @property
+    def paused(self) -> set[str]:
+        """The mappings of the entries that are paused."""
+        return {one.name for one in self._running.values() if one.paused}
+
     def _list_local(self) -> None:
         self.lines[:] = [
             one.entry.line(one.place[1])
@@ -200,7 +257,7 @@ class RunningEntries:
         ]
 
     def _publish(self, key: Key, entry: Published) -> str:
-        name = entry.add(self._client)
+        name = entry.add(self._client, self._inspect)
         running = self._running[key] = Running(entry, entry, name)
         self.shown[name] = entry
         self._check(running)
@@ -259,7 +316,8 @@ class RunningEntries:
         if now:
             self._publisher.cut(running.name)
         running.entry = running.shown = self.shown[running.name] = entry
-        if entry.change(self._client, running.name):
+        change = partial(entry.change, refused=running.paused)
+        if change(self._client, running.name, self._inspect):
             asked.append(running.name)
         self._check(running)
 

@@ -1,0 +1,335 @@
+"""What the inspector keeps, hides, and writes for people and other programs."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import subprocess
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
+from wsproto.events import Message as WsMessage
+from wsproto.extensions import PerMessageDeflate
+
+from tunnel.addresses import Address
+from tunnel.errors import UsageError
+from tunnel.ops.inspector.curl import curl, quoted
+from tunnel.ops.inspector.har import har
+from tunnel.ops.inspector.masks import Masks, edit_json, edit_pairs
+from tunnel.ops.inspector.messages import MOST_BYTES, Conversation
+from tunnel.ops.inspector.record import BODY_BYTES
+from tunnel.ops.inspector.replay import edited, request_of
+from tunnel.ops.inspector.shown import shown, summary
+from tunnel.ops.inspector.store import Store
+from tunnel.ops.inspector.watcher import Looker
+
+if TYPE_CHECKING:
+    from tunnel.ops.inspector.record import Message, Record
+
+VISITOR = Address("192.0.2.9", 5)
+HEAD = (
+    b"POST /a?token=abc&b=1 HTTP/1.1\r\nHost: shop.test\r\n"
+    b"Authorization: Bearer xyz\r\nCookie: a=b\r\nContent-Type: application/json\r\n"
+    b"X-Mine: seven\r\nContent-Length: 31\r\n\r\n"
+)
+BODY = b'{"user": "me", "password": "p"}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nSet-Cookie: c=d\r\n\r\n"
+
+
+def seen(
+    store: Store, head: bytes = HEAD, body: bytes = BODY, answer: bytes = ANSWER,
+    text: bytes = b"hello",
+) -> Record:  # fmt: skip
+    record = store.add("http shop", VISITOR, head)
+    looker = Looker(store, record)
+    looker.connected()
+    looker.asked([body])
+    looker.answers(200, answer)
+    looker.answered([memoryview(text)])
+    looker.over(whole=True)
+    return record
+
+
+def test_secrets_are_hidden_until_they_are_asked_for() -> None:
+    record = seen(Store())
+    masks = Masks(["x-mine"])
+    told = json.dumps([summary(record, masks), shown(record, masks)])
+    for secret in ("abc", "xyz", "a=b", "c=d", '"p"', "seven"):
+        assert secret not in told
+    assert {"Authorization", "Cookie", "Set-Cookie", "token", "password", "X-Mine"} <= (
+        set(masks.hidden)
+    )
+    revealed = json.dumps(shown(record, Masks(["x-mine"], reveal=True)))
+    for secret in ("abc", "xyz", "a=b", "c=d", "seven", '\\"p\\"'):
+        assert secret in revealed
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "hidden"),
+    [
+        ("application/x-www-form-urlencoded", "a=1&password=S1&api_key=S2", "S1 S2"),
+        ("application/json", '{"a": {"client_secret": {"b": "S1"}}, "t": [1]}', "S1"),
+        ("application/json", '{"password": "S1', "S1"),  # its end is cut off
+        ("application/ld+json", '[{"pass\\u0077ord" : 12345}]', "12345"),
+        ("text/plain", '{"token": "S1"}', "S1"),
+    ],
+)
+def test_bodies_hide_what_is_named_so(kind: str, text: str, hidden: str) -> None:
+    masked = Masks().text(text, kind)
+    assert masked != text
+    for value in hidden.split():
+        assert value not in masked
+
+
+@given(st.text(), st.sampled_from(["", "application/json", "multipart/form-data",
+       "application/x-www-form-urlencoded"]))  # fmt: skip
+def test_nothing_is_changed_where_nothing_is_hidden(text: str, kind: str) -> None:
+    assert Masks(reveal=True).text(text, kind) == text
+    assert edit_pairs(text, lambda _name, value: value) == text
+    assert edit_json(text, lambda _name, value: value, lambda _name: True) == text
+    Masks().text(text, kind)  # whatever it is, it does no harm
+
+
+def test_long_texts_take_linear_time() -> None:
+    for unit in ('"', "{", '"token":', "a=", "?a", "\\", '"\\', "&token=", "://@"):
+        text = unit * (BODY_BYTES // len(unit))
+        for kind in ("application/json", "application/x-www-form-urlencoded",
+                     "multipart/form-data"):  # fmt: skip
+            Masks().text(text, kind)
+        Masks().url(text)
+
+
+# The store ---------------------------------------------------------------------------
+
+
+def test_the_oldest_is_forgotten_and_nothing_grows_beyond_the_bound() -> None:
+    store = Store(4 << 20)
+    for _ in range(200):
+        seen(store, text=bytes(200_000))
+    assert store.kept_bytes <= store.limit_bytes
+    assert store.first > 150
+    assert store.get(1) is None
+    assert store.forgotten == store.first - 1
+    one = seen(store, text=bytes(3 * BODY_BYTES))
+    assert (len(one.answer.data), one.answer.size) == (BODY_BYTES, 3 * BODY_BYTES)
+    store.clear()
+    assert store.kept_bytes == 0
+
+
+def test_what_is_counted_is_what_the_memory_shows() -> None:
+    """In a process of its own, with the collector off."""
+    script = """
+import gc, os
+gc.disable()
+from tests.ops.inspector.test_parts import Store, seen
+def rss():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+store = Store(24 << 20)
+for _ in range(2_000):
+    seen(store)
+before, counted = rss(), store.kept_bytes
+for _ in range(60_000):
+    seen(store)
+print(rss() - before, store.kept_bytes - counted)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    grown, counted = map(int, done.stdout.split())
+    assert grown < 1.25 * counted + (2 << 20), (grown, counted)
+
+
+def test_changes_come_once_and_in_order() -> None:
+    store = Store()
+    records = [seen(store) for _ in range(5)]
+    version = store.version
+    assert [one.number for one in store.changes(0, 3)] == [3, 4, 5]
+    store.touch(records[1])
+    assert [one.number for one in store.changes(version, 10)] == [2]
+    assert store.changes(store.version, 10) == []
+
+
+# WebSockets --------------------------------------------------------------------------
+
+
+def conversation(*, packed: bool) -> tuple[Conversation, WSConnection | Connection]:
+    extension = b"\r\nSec-WebSocket-Extensions: permessage-deflate" if packed else b""
+    head = b"HTTP/1.1 101 S\r\nUpgrade: websocket" + extension + b"\r\n\r\n"
+    extensions = []
+    if packed:
+        one = PerMessageDeflate()
+        one.finalize("permessage-deflate")
+        extensions.append(one)
+    return Conversation(head), Connection(ConnectionType.SERVER, list(extensions))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_messages_are_read_however_they_are_cut(packed: bool) -> None:
+    said, server = conversation(packed=packed)
+    words = ["hello", "hello again" * 50, "x" * 3 * MOST_BYTES, "bye"]
+    data = b"".join(server.send(WsMessage(data=word)) for word in words)
+    found: list[Message] = []
+    for at in range(0, len(data), 7):
+        found += said.hear(data[at : at + 7], 1.0, to_visitor=True)
+    assert [one.size for one in found] == [len(word) for word in words]
+    assert [one.data.decode() for one in found] == [w[:MOST_BYTES] for w in words]
+    assert not said.fault
+
+
+def test_a_bomb_of_a_message_ends_the_reading_alone() -> None:
+    said, _server = conversation(packed=True)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = packer.compress(bytes(64 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    frame = b"\xc2\x7f" + len(bomb).to_bytes(8, "big") + bomb
+    assert list(said.hear(frame, 1.0, to_visitor=True)) == []
+    assert "target" in said.fault
+    assert list(said.hear(b"\xff" * 100, 1.0, to_visitor=False)) == []
+    assert "visitor" in said.fault
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_anything_may_come_behind_101(data: bytes, packed: bool) -> None:
+    said, _server = conversation(packed=packed)
+    list(said.hear(data, 0.0, to_visitor=True))
+    list(said.hear(data, 0.0, to_visitor=False))
+
+
+# For other programs ------------------------------------------------------------------
+
+
+def sh(command: str) -> list[str]:
+    """Give the words that a shell makes of a command."""
+    show = 'curl() { for word in "$@"; do printf \'%s\\0\' "$word"; done; }; '
+    done = subprocess.run(
+        ["bash", "-c", show + command], capture_output=True, check=True
+    )
+    return done.stdout.decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_shell_reads_what_was_quoted(text: str) -> None:
+    assert quoted(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", "a\nb", "$(reboot)", "`x`", "\x1b[2J", "\\", "'\x01'", "!x", "é",
+             "@file", "\x1b0", "a\tb"],
+)  # fmt: skip
+def test_any_body_comes_out_of_a_shell_as_it_went_in(text: str) -> None:
+    head = b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Type: text/x\r\n\r\n"
+    record = seen(Store(), head, text.encode())
+    words = sh(curl(record, Masks(reveal=True)))
+    assert words[words.index("--data-raw") + 1] == text
+    assert "http://h/a" in words
+
+
+def test_a_binary_body_and_odd_fields() -> None:
+    head = (
+        b'PUT /a[1]?x=%20{y} HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nX-Q: it\'s "q"\r\n'
+        b"Connection: close\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"
+    )
+    record = seen(Store(), head, bytes(range(256)))
+    command = curl(record, Masks())
+    show = "curl() { cat; }; "
+    done = subprocess.run(
+        ["bash", "-c", show + command], capture_output=True, check=True
+    )
+    assert done.stdout == bytes(range(256))
+    words = sh(command)
+    assert words[:6] == [
+        "-g",
+        "--path-as-is",
+        "-X",
+        "PUT",
+        "http://h/a[1]?x=%20{y}",
+        "-H",
+    ]
+    assert {"X-Empty;", 'X-Q: it\'s "q"', "Content-Type:"} <= set(words)
+    assert not any("Forwarded" in word or "Connection" in word for word in words)
+
+
+def test_an_archive_has_what_its_readers_want() -> None:
+    store = Store()
+    records = [
+        seen(store),
+        seen(store, answer=ANSWER.replace(b"text/plain", b"image/png"), text=b"\x89P"),
+        store.add("http shop", VISITOR, b"GARBAGE\x00\xff"),
+    ]  # fmt: skip
+    archive: Any = har(records, Masks())
+    first, image, garbage = archive["log"]["entries"]
+    assert first["request"]["url"] == "http://shop.test/a?token=***&b=1"
+    assert first["request"]["postData"]["text"] == '{"user": "me", "password": "***"}'
+    assert first["response"]["content"]["text"] == "hello"
+    assert base64.b64decode(image["response"]["content"]["text"]) == b"\x89P"
+    assert garbage["response"]["status"] == 0
+    json.dumps(archive)
+
+
+# Asked again -------------------------------------------------------------------------
+
+
+def test_what_is_asked_again_is_framed_anew() -> None:
+    chunked = HEAD.replace(b"Content-Length: 31", b"Transfer-Encoding: chunked")
+    for head in (HEAD, chunked):
+        request = request_of(seen(Store(), head))
+        assert request.endswith(
+            b"\r\nContent-Length: 31\r\nConnection: close\r\n\r\n" + BODY
+        )
+        assert request.count(b"Content-Length") == 1
+        assert b"chunked" not in request
+
+
+def test_what_cannot_be_asked_again_says_why() -> None:
+    store = Store()
+    for change, why in (
+        (lambda one: setattr(one, "whole", False), "not whole"),
+        (lambda one: one.request.add([bytes(2 * BODY_BYTES)]), "of its body"),
+        (lambda one: setattr(one, "state", "tunnel"), "WebSocket"),
+    ):  # fmt: skip
+        record = seen(store)
+        change(record)
+        with pytest.raises(UsageError) as caught:
+            request_of(record)
+        assert why in f"{caught.value.what} {caught.value.cause}"
+
+
+def test_an_edit_keeps_what_is_hidden() -> None:
+    record = seen(Store())
+    edit = {
+        "method": "PUT", "path": "/other?token=***",
+        "fields": [["Host", "shop.test"], ["authorization", "***"], ["Cookie", "***"],
+                   ["X-New", "1"], ["Content-Type", "application/json"]],
+        "body": '{"user": "you", "password": "***"}',
+    }  # fmt: skip
+    request = edited(record, edit, Masks())
+    assert request.startswith(b"PUT /other?token=abc HTTP/1.1\r\n")
+    assert b"\r\nauthorization: Bearer xyz\r\nCookie: a=b\r\nX-New: 1\r\n" in request
+    assert request.endswith(b'{"user": "you", "password": "p"}')
+    for wrong in (
+        {"path": "/a\r\nX: y"}, {"method": 3}, {"fields": [["a\n", "b"]]},
+        {"fields": "x"}, {"fields": [["a"]]}, {"body": 7},
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            edited(record, wrong, Masks())
+
+
+def test_nothing_is_held_in_cycles() -> None:
+    store = Store(1 << 20)
+    seen(store)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3_000):
+            seen(store)
+        assert gc.collect() < 50
+    finally:
+        gc.enable()

@@ -1,0 +1,92 @@
+"""A request as a command for a shell, that sends the same again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Final
+
+from tunnel.errors import UsageError
+from tunnel.ops.inspector.bodies import text_in, unpack
+from tunnel.ops.inspector.heads import read_head, request_line, url_of
+
+if TYPE_CHECKING:
+    from tunnel.ops.inspector.masks import Masks
+    from tunnel.ops.inspector.record import Record
+
+_OF_THE_WAY: Final = frozenset(
+    (
+        "connection", "content-length", "expect", "forwarded", "host", "keep-alive",
+        "te", "trailer", "transfer-encoding", "upgrade", "via", "x-forwarded-for",
+        "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip",
+    )
+)  # fmt: skip
+"""Fields that frame the message, or that our server has written."""
+
+
+def curl(record: Record, masks: Masks) -> str:
+    """Return the command, for sh, bash and zsh.
+
+    Raises:
+        UsageError: its body is not kept as a whole.
+    """
+    head = read_head(record.head)
+    method, _ = request_line(record.head)
+    words = ["curl", "-g", "--path-as-is"]
+    has_body = bool(record.request.size)
+    if method == "HEAD":
+        words.append("-I")
+    elif method != ("POST" if has_body else "GET"):
+        words += "-X", quoted(method)
+    words.append(quoted(masks.url(url_of(record))))
+    for name, value in masks.fields(head.fields):
+        if name.lower() not in _OF_THE_WAY:
+            words += "-H", quoted(f"{name}: {value}" if value else f"{name};")
+    if not has_body:
+        return " ".join(words)
+    if record.request.is_cut:
+        raise UsageError("the body of this request is not kept as a whole")
+    if not head.first("content-type"):  # curl would say that it is a form
+        words += "-H", quoted("Content-Type:")
+    data = bytes(record.request.data)
+    text = _text(record, masks)
+    if text is not None:
+        return " ".join([*words, "--data-raw", quoted(text)])
+    octal = "".join(f"\\{byte:03o}" for byte in data)
+    return f"printf '{octal}' | {' '.join([*words, '--data-binary', '@-'])}"
+
+
+def _text(record: Record, masks: Masks) -> str | None:
+    """Return the body, if a shell can hold it as it is, or what is shown of it."""
+    head = read_head(record.head)
+    data = bytes(record.request.data)
+    unpacked = unpack(record.request, head.coding)
+    shown = text_in(unpacked.data, head)
+    if shown is not None and masks.text(shown, head.kind) != shown:
+        return masks.text(shown, head.kind)  # with *** in it: not the same anyway
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
+
+
+def quoted(text: str) -> str:
+    """Return a word of a shell; what moves a cursor is not in it as it is."""
+    if text.isprintable():
+        return shlex.quote(text)
+    out = []
+    for char in text:
+        if char in "\\'":
+            out.append("\\" + char)
+        elif char == "\n":
+            out.append("\\n")
+        elif char.isprintable():
+            out.append(char)
+        else:
+            out += (f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
+    return _apart("".join(out))
+
+
+def _apart(escaped: str) -> str:
+    """Quote text with escapes; a digit behind one is no part of it."""
+    return "$'" + escaped + "'"

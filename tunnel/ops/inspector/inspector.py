@@ -1,0 +1,189 @@
+"""The inspector of a client: what the control socket and the page ask of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.errors import UsageError
+from tunnel.ops.inspector.bodies import text_in, unpack
+from tunnel.ops.inspector.curl import curl
+from tunnel.ops.inspector.har import har
+from tunnel.ops.inspector.heads import read_head, text_of
+from tunnel.ops.inspector.masks import Masks
+from tunnel.ops.inspector.replay import (
+    MOST_AT_ONCE,
+    ReplayWatch,
+    edited,
+    replay,
+    request_of,
+)
+from tunnel.ops.inspector.shown import shown, summary
+from tunnel.ops.inspector.store import Store
+from tunnel.ops.inspector.watcher import EntryWatch, Watches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tunnel.ops.control import Answer, Args
+    from tunnel.ops.inspector.record import Body, Record
+
+MOST_LISTED: Final = 500
+FIND_TURN: Final = 16
+"""Records that are searched before others have their turn: 2 MiB each at most."""
+MOST_FOUND: Final = 5_000
+
+
+class Inspector:
+    """Keeps the requests of the entries that ask for it.
+
+    Args:
+        nursery: where requests that are asked again run.
+        limit_bytes: kept in all.
+        hide: names whose values are hidden besides those that say it themselves.
+    """
+
+    def __init__(
+        self, nursery: trio.Nursery, limit_bytes: int, hide: Iterable[str]
+    ) -> None:
+        self.store = Store(limit_bytes)
+        self._nursery = nursery
+        self._hide = tuple(hide)
+        self._watches: Watches = Watches()
+        self._replays = 0
+
+    def watch(self, entry: str) -> EntryWatch:
+        """Return who looks at the requests of an entry."""
+        watch = self._watches[entry] = EntryWatch(self.store, entry)
+        return watch
+
+    def list(self, args: Args) -> Answer:
+        """Return what has changed after a version."""
+        store, masks = self.store, Masks(self._hide)
+        after, most = _number(args, "after", 0), _number(args, "most", MOST_LISTED)
+        changes = store.changes(after, max(min(most, MOST_LISTED), 1))
+        version = store.version
+        if after > 0 and changes:  # there may be more: they come next
+            version = changes[-1].version
+        return {
+            "version": version,
+            "first": store.first,
+            "kept_bytes": store.kept_bytes,
+            "limit_bytes": store.limit_bytes,
+            "forgotten": store.forgotten,
+            "seen": [summary(record, masks) for record in changes],
+        }
+
+    def show(self, args: Args) -> Answer:
+        """Return all of a request."""
+        return shown(self._record(args), self._masks(args))
+
+    def curl(self, args: Args) -> Answer:
+        """Return a command that asks the same."""
+        return {"command": curl(self._record(args), self._masks(args))}
+
+    def har(self, args: Args) -> Answer:
+        """Return an archive of some requests, or of all."""
+        numbers = args.get("numbers")
+        records = list(self.store)
+        if isinstance(numbers, list):
+            wanted = set(map(str, numbers))
+            records = [one for one in records if str(one.number) in wanted]
+        return {"har": har(records, self._masks(args))}
+
+    def clear(self) -> Answer:
+        """Forget all."""
+        self.store.clear()
+        return {}
+
+    async def find(self, args: Args) -> Answer:
+        """Return the numbers of the requests that have a text in them, newest first."""
+        text = args.get("text")
+        if not isinstance(text, str) or not text:
+            raise UsageError("text is what is looked for")
+        found: list[int] = []
+        looker = _Looking(text, self._hide)
+        for count, record in enumerate(self.store):
+            if count % FIND_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            if looker.is_in(record):
+                found.append(record.number)
+                if len(found) >= MOST_FOUND:
+                    break
+        return {"numbers": found}
+
+    async def replay(self, args: Args) -> Answer:
+        """Ask again; return the number of the new request."""
+        record, edit = self._record(args), args.get("edit")
+        watch = self._watches.get(record.entry)
+        serve = watch.serve if watch is not None else None
+        if serve is None:
+            raise UsageError(f"the entry {record.entry} is there no more")
+        if self._replays >= MOST_AT_ONCE:
+            what = f"{MOST_AT_ONCE} requests are asked again at this moment"
+            raise UsageError(what, fix="try again")
+        request = request_of(record)
+        if isinstance(edit, dict):
+            request = edited(record, edit, Masks(self._hide))
+        seen = ReplayWatch(self.store, record)
+
+        async def run() -> None:
+            self._replays += 1
+            try:
+                await replay(request, seen, record, serve)
+            finally:
+                self._replays -= 1
+
+        self._nursery.start_soon(run)
+        await seen.began.wait()
+        return {"number": seen.number}
+
+    def _record(self, args: Args) -> Record:
+        number = _number(args, "number", 0)
+        record = self.store.get(number)
+        if record is None:
+            what = f"request {number} is not kept"
+            raise UsageError(what, "the oldest are forgotten", "tunnel tail lists them")
+        return record
+
+    def _masks(self, args: Args) -> Masks:
+        return Masks(self._hide, reveal=args.get("reveal") is True)
+
+
+class _Looking:
+    """Looks for a text, in any case, in what is shown of a record."""
+
+    def __init__(self, text: str, hide: Iterable[str]) -> None:
+        self._text = text.lower()
+        self._bytes = self._text.encode("utf-8", "surrogatepass")
+        self._hide = tuple(hide)
+
+    def is_in(self, record: Record) -> bool:
+        heads = (record.head, record.request), (record.answer_head, record.answer)
+        return any(self._is_in_part(*one) for one in heads) or any(
+            self._bytes in one.data.lower() for one in record.messages or ()
+        )
+
+    def _is_in_part(self, raw: bytes, body: Body) -> bool:
+        masks = Masks(self._hide)
+        if self._bytes in raw.lower():  # but perhaps in what is hidden
+            head = read_head(raw)
+            lines = [masks.url(head.line)]
+            lines += (f"{name}: {value}" for name, value in masks.fields(head.fields))
+            if any(self._text in line.lower() for line in lines):
+                return True
+        head = read_head(raw)
+        data = unpack(body, head.coding).data
+        if self._bytes not in data.lower():
+            return False
+        text = text_in(data, head)
+        shown_text = text_of(data) if text is None else masks.text(text, head.kind)
+        return self._text in shown_text.lower()
+
+
+def _number(args: Args, key: str, usual: int) -> int:
+    number = args.get(key, usual)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UsageError(f"{key} is no number")
+    return number
