@@ -16,7 +16,7 @@ from tunnel.access.identity import client_id
 from tunnel.access.tls import file_pair
 from tunnel.center.client import CenterClient
 from tunnel.center.events import MappingReady, MappingRefused
-from tunnel.errors import Code, LocalSessionError, TunnelError
+from tunnel.errors import Code, LocalSessionError, TunnelError, UsageError
 from tunnel.ops import saved
 from tunnel.ops.entry_syntax import share_entry
 from tunnel.ops.runtime import first_fault
@@ -66,6 +66,9 @@ def share(
     """
     said = pairs_of({**words, "list": listing})
     entry = share_entry(str(target), name, auth, said)
+    if entry.inspect:
+        why = "requests are looked at through commands, and a block of Python has none"
+        raise UsageError("inspect is not for a block", why, "tunnel share --inspect")
     return Shared(entry, saved.find(to)[0], timeout_s, file_pair(client_cert))
 
 

@@ -73,7 +73,7 @@ class Inspecting:
             case "curl":
                 return inspector.curl(args)
             case "har":
-                return inspector.har(args)
+                return await inspector.har(args)
             case _:
                 return inspector.clear()
 

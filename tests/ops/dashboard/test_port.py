@@ -65,9 +65,9 @@ class Asked:
 
 
 @asynccontextmanager
-async def opened(asked: Asked, *, any_host: bool = False) -> AsyncIterator[Connect]:
+async def opened(asked: Asked, *, chosen: bool = False) -> AsyncIterator[Connect]:
     """Open the port; give what connects to it."""
-    gate = Gate(TOKEN, any_host=any_host)
+    gate = Gate(TOKEN, chosen=chosen)
     commands = {"top": asked.top, "kick": asked.kick}
     port = DashboardPort(gate, commands, {"count": asked.count})
     async with trio.open_nursery() as nursery:
@@ -160,7 +160,7 @@ async def test_two_tokens_are_none() -> None:
 
 async def test_an_owner_with_a_token_may_call_the_page_as_it_likes() -> None:
     headers = {**GOOD, "Host": "box.example", "Origin": "https://box.example"}
-    async with opened(Asked(), any_host=True) as connect:
+    async with opened(Asked(), chosen=True) as connect:
         assert (await told(connect, request("POST", "/api/top", headers, b"{}")))[
             0
         ] == 200
@@ -172,10 +172,17 @@ async def test_an_owner_with_a_token_may_call_the_page_as_it_likes() -> None:
 
 async def test_wrong_tokens_are_slowed_down() -> None:
     wrong = request("POST", "/api/top", {**GOOD, "Authorization": "Bearer no"}, b"{}")
-    async with opened(Asked()) as connect:
+    async with opened(Asked(), chosen=True) as connect:
         found = [(await told(connect, wrong))[0] for _ in range(130)]
     assert set(found) == {401, 429}
     assert found[-1] == 429
+
+
+async def test_nobody_locks_the_owner_of_a_token_of_ours_out() -> None:
+    wrong = request("POST", "/api/top", {**GOOD, "Authorization": "Bearer no"}, b"{}")
+    async with opened(Asked()) as connect:
+        assert {(await told(connect, wrong))[0] for _ in range(130)} == {401}
+        assert (await told(connect, request("POST", "/api/top", GOOD, b"{}")))[0] == 200
 
 
 async def test_answers_are_those_of_the_control_socket() -> None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.seen import ANSWER, BODY, HEAD, VISITOR, seen
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import Message as WsMessage
 from wsproto.extensions import PerMessageDeflate
 
-from tunnel.addresses import Address
 from tunnel.errors import UsageError
 from tunnel.ops.inspector.curl import curl, quoted
 from tunnel.ops.inspector.har import har
@@ -31,30 +31,7 @@ from tunnel.ops.inspector.store import Store
 from tunnel.ops.inspector.watcher import Looker
 
 if TYPE_CHECKING:
-    from tunnel.ops.inspector.record import Message, Record
-
-VISITOR = Address("192.0.2.9", 5)
-HEAD = (
-    b"POST /a?token=abc&b=1 HTTP/1.1\r\nHost: shop.test\r\n"
-    b"Authorization: Bearer xyz\r\nCookie: a=b\r\nContent-Type: application/json\r\n"
-    b"X-Mine: seven\r\nContent-Length: 31\r\n\r\n"
-)
-BODY = b'{"user": "me", "password": "p"}'
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nSet-Cookie: c=d\r\n\r\n"
-
-
-def seen(
-    store: Store, head: bytes = HEAD, body: bytes = BODY, answer: bytes = ANSWER,
-    text: bytes = b"hello",
-) -> Record:  # fmt: skip
-    record = store.add("http shop", VISITOR, head)
-    looker = Looker(store, record)
-    looker.connected()
-    looker.asked([body])
-    looker.answers(200, answer)
-    looker.answered([memoryview(text)])
-    looker.over(whole=True)
-    return record
+    from tunnel.ops.inspector.record import Message
 
 
 def test_secrets_are_hidden_until_they_are_asked_for() -> None:
@@ -97,6 +74,35 @@ def test_nothing_is_changed_where_nothing_is_hidden(text: str, kind: str) -> Non
     Masks().text(text, kind)  # whatever it is, it does no harm
 
 
+NAMES = st.sampled_from(
+    ["password", ":x", 'a"b', "\\\\", "to\u006ben", "n", '": "', "é"]
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.integers(), st.booleans(), st.text(), NAMES),
+    lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
+)
+
+
+def without_secrets(value: object, masks: Masks) -> object:
+    if isinstance(value, list):
+        return [without_secrets(one, masks) for one in value]
+    if isinstance(value, dict):
+        return {
+            name: "***" if masks.hides(name) else without_secrets(one, masks)
+            for name, one in value.items()
+        }
+    return value
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 2]))
+def test_json_loses_the_values_of_its_secrets_and_nothing_else(
+    value: object, ascii_only: bool, indent: int | None
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
+    masked = Masks().text(text, "application/json")
+    assert json.loads(masked) == without_secrets(value, Masks())
+
+
 def test_long_texts_take_linear_time() -> None:
     for unit in ('"', "{", '"token":', "a=", "?a", "\\", '"\\', "&token=", "://@"):
         text = unit * (BODY_BYTES // len(unit))
@@ -128,7 +134,8 @@ def test_what_is_counted_is_what_the_memory_shows() -> None:
     script = """
 import gc, os
 gc.disable()
-from tests.ops.inspector.test_parts import Store, seen
+from support.seen import seen
+from tunnel.ops.inspector.store import Store
 def rss():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -196,6 +203,34 @@ def test_a_bomb_of_a_message_ends_the_reading_alone() -> None:
     assert "visitor" in said.fault
 
 
+def test_what_reads_messages_is_counted_and_given_up_with_its_record() -> None:
+    store = Store(1 << 20)
+    head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    answer = (
+        b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    lookers = []
+    for _ in range(100):
+        looker = Looker(store, store.add("http shop", VISITOR, head))
+        looker.answers(101, answer)
+        lookers.append(looker)
+    assert len(list(store)) == (1 << 20) // lookers[-1]._record.cost
+    for looker in lookers:
+        looker.passed(b"\x81\x02hi", to_visitor=True)
+        assert (looker._conversation is not None) == looker._record.is_kept
+    last = lookers[-1]._record
+    assert last.messages is not None
+    assert [one.data for one in last.messages] == [b"hi"]
+    was = last.cost
+    # The beginning of a message is memory too, and comes back.
+    lookers[-1].passed(b"\x82\x7f" + (1 << 20).to_bytes(8, "big") + bytes(50_000),
+        to_visitor=True)  # fmt: skip
+    assert last.cost == was + 50_000
+    lookers[-1].over(whole=True)
+    assert last.cost < 10_000
+
+
 @given(st.binary(max_size=300), st.booleans())
 def test_anything_may_come_behind_101(data: bytes, packed: bool) -> None:
     said, _server = conversation(packed=packed)
@@ -257,14 +292,14 @@ def test_a_binary_body_and_odd_fields() -> None:
     assert not any("Forwarded" in word or "Connection" in word for word in words)
 
 
-def test_an_archive_has_what_its_readers_want() -> None:
+async def test_an_archive_has_what_its_readers_want() -> None:
     store = Store()
     records = [
         seen(store),
         seen(store, answer=ANSWER.replace(b"text/plain", b"image/png"), text=b"\x89P"),
         store.add("http shop", VISITOR, b"GARBAGE\x00\xff"),
     ]  # fmt: skip
-    archive: Any = har(records, Masks())
+    archive: Any = await har(records, Masks())
     first, image, garbage = archive["log"]["entries"]
     assert first["request"]["url"] == "http://shop.test/a?token=***&b=1"
     assert first["request"]["postData"]["text"] == '{"user": "me", "password": "***"}'
@@ -272,6 +307,20 @@ def test_an_archive_has_what_its_readers_want() -> None:
     assert base64.b64decode(image["response"]["content"]["text"]) == b"\x89P"
     assert garbage["response"]["status"] == 0
     json.dumps(archive)
+
+
+def test_a_long_body_and_bytes_that_are_no_text() -> None:
+    body = "it's 9\n" * 30_000
+    head = b"POST /\xe9'?a=\xff HTTP/1.1\r\nHost: h\r\nX-Odd: a'\xe9\\9\r\n\r\n"
+    command = curl(seen(Store(), head, body.encode()), Masks())
+    show = "curl() { printf '%s\\0' \"$@\"; cat; }; "
+    done = subprocess.run(
+        ["bash", "-s"], input=(show + command).encode(), capture_output=True, check=True
+    )
+    *words, said = done.stdout.split(b"\0")
+    assert said == body.encode()
+    assert b"http://h/\xe9'?a=\xff" in words
+    assert b"X-Odd: a'\xe9\\9" in words
 
 
 # Asked again -------------------------------------------------------------------------
@@ -300,6 +349,32 @@ def test_what_cannot_be_asked_again_says_why() -> None:
         with pytest.raises(UsageError) as caught:
             request_of(record)
         assert why in f"{caught.value.what} {caught.value.cause}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "change"),
+    [
+        (b"application/x-www-form-urlencoded", b"a=1&password=S1&password=S2", "a=1"),
+        (b"text/plain", b'{"a=1": 2, "token": {"b": ["S1"]}, "password":"S2"}', "a=1"),
+        (
+            b"multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="password"\r\n\r\nS1\r\n'
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\na=1\r\n--x--\r\n',
+            "a=1",
+        ),
+    ],
+)
+def test_whatever_body_is_edited_what_is_hidden_in_it_comes_back(
+    kind: bytes, body: bytes, change: str
+) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Type: %b\r\n\r\n" % kind
+    record = seen(Store(), head, body)
+    asked: Any = shown(record, Masks())["request"]
+    text = asked["body"]["text"]
+    assert "S1" not in text
+    assert "***" in text
+    request = edited(record, {"body": text.replace(change, "a=22")}, Masks())
+    assert request.partition(b"\r\n\r\n")[2] == body.replace(b"a=1", b"a=22")
 
 
 def test_an_edit_keeps_what_is_hidden() -> None:

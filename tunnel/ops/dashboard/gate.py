@@ -43,13 +43,13 @@ class Gate:
 
     Args:
         token: what ``Authorization: Bearer`` has to say.
-        any_host: the page may be asked for by any name, as behind a proxy of one's own:
-            its owner chose the token.
+        chosen: its owner chose it. So it may be guessed, and guesses are slowed down;
+            and the page may be asked for by any name, as behind a proxy of one's own.
     """
 
-    def __init__(self, token: str, *, any_host: bool) -> None:
+    def __init__(self, token: str, *, chosen: bool) -> None:
         self._token = token.encode()
-        self._any_host = any_host
+        self._chosen = chosen
 
     def check_site(self, request: Request) -> None:
         """Refuse a request that comes by somebody else's page.
@@ -58,7 +58,7 @@ class Gate:
             HttpError: 403.
         """
         host = request.host
-        if not (self._any_host or is_localhost(host) or parse_ip(host) is not None):
+        if not (self._chosen or is_localhost(host) or parse_ip(host) is not None):
             raise _forbidden("this page is not asked for by that name")
         origin = request.value(b"origin").lower()
         if origin:
@@ -93,13 +93,14 @@ class Gate:
         value = said[0] if len(said) == 1 else b""
         is_bearer = value[: len(_SCHEME)].lower() == _SCHEME
         if is_bearer:
-            if wait_s := login.wait_s():
+            # One of ours is not guessed: nobody can lock its owner out by trying.
+            if self._chosen and (wait_s := login.wait_s()):
                 raise HttpError(
                     HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens",
                     headers=[("Retry-After", str(int(wait_s) + 1))],
                 )  # fmt: skip
-            token = value[len(_SCHEME) :].strip(b" ")
-            if login.said(right=compare_digest(token, self._token)):
+            right = compare_digest(value[len(_SCHEME) :].strip(b" "), self._token)
+            if right or (self._chosen and login.said(right=right)):
                 return
         raise HttpError(
             HTTPStatus.UNAUTHORIZED, "`tunnel dashboard` prints the URL with the token",

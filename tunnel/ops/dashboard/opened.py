@@ -65,7 +65,7 @@ async def open_dashboard(
         inspects = inspecting is not None and inspecting.is_on
         return live.told({"commands": sorted(commands), "inspects": inspects})
 
-    gate = Gate(token, any_host=wanted.token is not None)
+    gate = Gate(token, chosen=wanted.token is not None)
     port = DashboardPort(gate, commands, {**streams, "live": tell})
     where = await nursery.start(port.serve, wanted.at)
     nursery.start_soon(live.run)

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from tunnel.front.http.request import Request
     from tunnel.ops.control import Answer, Args, Handler
 
-MAX_VISITORS: Final = 64
-"""Connections at once: a browser opens six, and few people look."""
+MAX_VISITORS: Final = 256
+"""Connections at once, 10 kB each: a browser opens six, and few people look; but who
+begins and never ends must not keep them out."""
 MAX_STREAMS: Final = 16
 """Pages at once that are told each second."""
-HEAD_S: Final = 5.0
+HEAD_S: Final = 2.0
 """For a question's head: browsers send it in one piece."""
 BODY_S: Final = 5.0
 """For each part of a question's body."""

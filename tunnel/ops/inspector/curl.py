@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import UsageError
 from tunnel.ops.inspector.bodies import text_in, unpack
-from tunnel.ops.inspector.heads import read_head, request_line, url_of
+from tunnel.ops.inspector.heads import bytes_of, read_head, request_line, url_of
 
 if TYPE_CHECKING:
     from tunnel.ops.inspector.masks import Masks
     from tunnel.ops.inspector.record import Record
 
+MOST_WORD_BYTES: Final = 100_000
+"""Of a body in a word: Linux takes 128 KiB of each. A longer one goes by a pipe."""
 _OF_THE_WAY: Final = frozenset(
     (
         "connection", "content-length", "expect", "forwarded", "host", "keep-alive",
@@ -24,7 +26,7 @@ _OF_THE_WAY: Final = frozenset(
 
 
 def curl(record: Record, masks: Masks) -> str:
-    """Return the command, for sh, bash and zsh.
+    """Return the command, for bash and zsh; where every byte has a character, for sh.
 
     Raises:
         UsageError: its body is not kept as a whole.
@@ -37,10 +39,11 @@ def curl(record: Record, masks: Masks) -> str:
         words.append("-I")
     elif method != ("POST" if has_body else "GET"):
         words += "-X", quoted(method)
-    words.append(quoted(masks.url(url_of(record))))
+    words.append(_of_head(masks.url(url_of(record)), record.head))
     for name, value in masks.fields(head.fields):
         if name.lower() not in _OF_THE_WAY:
-            words += "-H", quoted(f"{name}: {value}" if value else f"{name};")
+            field = f"{name}: {value}" if value else f"{name};"
+            words += "-H", _of_head(field, record.head)
     if not has_body:
         return " ".join(words)
     if record.request.is_cut:
@@ -50,7 +53,10 @@ def curl(record: Record, masks: Masks) -> str:
     data = bytes(record.request.data)
     text = _text(record, masks)
     if text is not None:
-        return " ".join([*words, "--data-raw", quoted(text)])
+        word = quoted(text)
+        if len(word.encode()) <= MOST_WORD_BYTES:
+            return " ".join([*words, "--data-raw", word])
+        data = text.encode("utf-8", "surrogatepass")
     octal = "".join(f"\\{byte:03o}" for byte in data)
     return f"printf '{octal}' | {' '.join([*words, '--data-binary', '@-'])}"
 
@@ -70,6 +76,16 @@ def _text(record: Record, masks: Masks) -> str | None:
     return None if "\0" in text else text
 
 
+def _of_head(text: str, head: bytes) -> str:
+    """Return a word with the bytes that stand in a head, whatever they are."""
+    raw = bytes_of(text, head)
+    if raw == text.encode("utf-8", "surrogatepass"):
+        return quoted(text)
+    safe = (chr(one) if 0x20 <= one < 0x7F and one not in b"\\'" else f"\\x{one:02x}"
+            for one in raw)  # fmt: skip
+    return f"$'{''.join(safe)}'"
+
+
 def quoted(text: str) -> str:
     """Return a word of a shell; what moves a cursor is not in it as it is."""
     if text.isprintable():
@@ -84,9 +100,4 @@ def quoted(text: str) -> str:
             out.append(char)
         else:
             out += (f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
-    return _apart("".join(out))
-
-
-def _apart(escaped: str) -> str:
-    """Quote text with escapes; a digit behind one is no part of it."""
-    return "$'" + escaped + "'"
+    return f"$'{''.join(out)}'"

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
+import trio
+
 from tunnel import __version__
 from tunnel.ops.inspector.bodies import FORM, text_in, unpack
 from tunnel.ops.inspector.heads import Head, read_head, request_line, url_of
@@ -19,29 +21,36 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = -1
 """What HAR says for a number that is not known."""
-MOST_BYTES: Final = 33_554_432
-"""Of bodies in one archive: what is beyond is said to be left out."""
+MOST_BYTES: Final = 8_388_608
+"""Of bodies in one archive: what is beyond is said to be left out. It is written as
+JSON in one go, which must not be felt."""
 _OPCODES: Final = {"text": 1, "binary": 2, "close": 8, "ping": 9, "pong": 10}
 _MOST_PAIRS: Final = 1_000
 
 Json = dict[str, object]
 
 
-def har(records: Iterable[Record], masks: Masks) -> Json:
-    """Return an archive of records, in the order in which they were asked."""
+async def har(records: Iterable[Record], masks: Masks, left_out: int = 0) -> Json:
+    """Return an archive of records, in the order in which they were asked.
+
+    ``left_out`` is how many older ones are not among them. Others have their turn
+    between any two.
+    """
     room = MOST_BYTES
     entries = []
     for record in sorted(records, key=lambda one: one.number):
         kept = len(record.request.data) + len(record.answer.data)
         entries.append(_entry(record, masks, bodies=kept <= room))
-        room -= min(kept, room)
-    return {
-        "log": {
-            "version": "1.2",
-            "creator": {"name": "tunnel", "version": __version__},
-            "entries": entries,
-        }
+        room -= kept if kept <= room else 0
+        await trio.lowlevel.checkpoint()
+    log: Json = {
+        "version": "1.2",
+        "creator": {"name": "tunnel", "version": __version__},
+        "entries": entries,
     }
+    if left_out:
+        log["comment"] = f"{left_out} older requests are left out"
+    return {"log": log}
 
 
 def _entry(record: Record, masks: Masks, *, bodies: bool) -> Json:

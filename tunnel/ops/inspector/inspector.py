@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from tunnel.ops.inspector.record import Body, Record
 
 MOST_LISTED: Final = 500
-FIND_TURN: Final = 16
-"""Records that are searched before others have their turn: 2 MiB each at most."""
+MOST_IN_HAR: Final = 1_000
+TURN_BYTES: Final = 262_144
+"""Looked at before others have their turn: some ms."""
+TURN_RECORDS: Final = 64
+"""The same for records that have hardly any."""
+MOST_UNPACKED_BYTES: Final = 67_108_864
+"""For one search: what is packed may be a bomb, each of it."""
 MOST_FOUND: Final = 5_000
 
 
@@ -83,14 +88,16 @@ class Inspector:
         """Return a command that asks the same."""
         return {"command": curl(self._record(args), self._masks(args))}
 
-    def har(self, args: Args) -> Answer:
-        """Return an archive of some requests, or of all."""
+    async def har(self, args: Args) -> Answer:
+        """Return an archive of some requests, or of the last ones."""
         numbers = args.get("numbers")
         records = list(self.store)
         if isinstance(numbers, list):
             wanted = set(map(str, numbers))
             records = [one for one in records if str(one.number) in wanted]
-        return {"har": har(records, self._masks(args))}
+        left_out = max(len(records) - MOST_IN_HAR, 0)
+        chosen = records[:MOST_IN_HAR]
+        return {"har": await har(chosen, self._masks(args), left_out)}
 
     def clear(self) -> Answer:
         """Forget all."""
@@ -103,9 +110,10 @@ class Inspector:
         if not isinstance(text, str) or not text:
             raise UsageError("text is what is looked for")
         found: list[int] = []
-        looker = _Looking(text, self._hide)
+        looker, until = _Looking(text, self._hide), TURN_BYTES
         for count, record in enumerate(self.store):
-            if count % FIND_TURN == 0:
+            if looker.looked_bytes >= until or count % TURN_RECORDS == 0:
+                until = looker.looked_bytes + TURN_BYTES
                 await trio.lowlevel.checkpoint()
             if looker.is_in(record):
                 found.append(record.number)
@@ -137,7 +145,9 @@ class Inspector:
 
         self._nursery.start_soon(run)
         await seen.began.wait()
-        return {"number": seen.number}
+        if seen.record is None:
+            raise UsageError("it was not asked", "what serves the entry has failed")
+        return {"number": seen.record.number}
 
     def _record(self, args: Args) -> Record:
         number = _number(args, "number", 0)
@@ -158,12 +168,22 @@ class _Looking:
         self._text = text.lower()
         self._bytes = self._text.encode("utf-8", "surrogatepass")
         self._hide = tuple(hide)
+        self.looked_bytes = 0
+        self._unpacked_bytes = 0
 
     def is_in(self, record: Record) -> bool:
         heads = (record.head, record.request), (record.answer_head, record.answer)
         return any(self._is_in_part(*one) for one in heads) or any(
-            self._bytes in one.data.lower() for one in record.messages or ()
+            one.kind == "text" and self._is_in_text(one.data)
+            for one in record.messages or ()
         )
+
+    def _is_in_text(self, data: bytes) -> bool:
+        self.looked_bytes += len(data)
+        if self._bytes not in data.lower():
+            return False
+        text = Masks(self._hide).text(data.decode("utf-8", "ignore"))
+        return self._text in text.lower()
 
     def _is_in_part(self, raw: bytes, body: Body) -> bool:
         masks = Masks(self._hide)
@@ -173,13 +193,23 @@ class _Looking:
             lines += (f"{name}: {value}" for name, value in masks.fields(head.fields))
             if any(self._text in line.lower() for line in lines):
                 return True
+        if not body.data:
+            return False
         head = read_head(raw)
-        data = unpack(body, head.coding).data
+        data = self._inside(body, head.coding)
+        self.looked_bytes += len(data)
         if self._bytes not in data.lower():
             return False
         text = text_in(data, head)
         shown_text = text_of(data) if text is None else masks.text(text, head.kind)
         return self._text in shown_text.lower()
+
+    def _inside(self, body: Body, coding: str) -> bytes:
+        if not coding or self._unpacked_bytes >= MOST_UNPACKED_BYTES:
+            return bytes(body.data)
+        data = unpack(body, coding).data
+        self._unpacked_bytes += len(data)
+        return data
 
 
 def _number(args: Args, key: str, usual: int) -> int:

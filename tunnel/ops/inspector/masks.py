@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunnel.ops.inspector.heads import Fields
 
 HIDDEN: Final = "***"
+HIDDEN_JSON: Final = '"***"'
 _SECRET: Final = re.compile(
     r"authorization|cookie|api-?key|secret|passw|passphrase|credential|private-?key|"
     r"token(?!s)"
@@ -24,9 +25,12 @@ _SECRET: Final = re.compile(
 """Names that say it themselves; max_tokens is none."""
 _USER: Final = re.compile(r"(://)[^/?#@\s]*@")
 _PAIR: Final = re.compile(r"(^|[?&#;])([^=&#;?\s]+)=([^&#;\s]*)")
-_STRING: Final = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\\?\Z)(\s*:\s*)?', re.DOTALL)
-_SCALAR: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^\s,}\]]*', re.DOTALL)
-_NEST: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{}]', re.DOTALL)
+_INSIDE: Final = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
+"""Of a string of JSON, written so that it is read fast."""
+_NAME: Final = re.compile(rf'(?<!\\)"({_INSIDE})"\s*+:\s*+', re.DOTALL)
+"""A name of JSON: no other string has a colon behind it."""
+_SCALAR: Final = re.compile(rf'"{_INSIDE}(?:"|\\?\Z)|[^\s,}}\]]*+', re.DOTALL)
+_NEST: Final = re.compile(rf'"{_INSIDE}(?:"|\\?\Z)|[][{{}}]', re.DOTALL)
 _JSON: Final = re.compile(r"\s*[{\[]")
 _PART: Final = re.compile(
     r'(?P<head>\r?\ncontent-disposition:[^\r\n]*?\bname="?(?P<name>[^";\r\n]*)"?'
@@ -51,15 +55,18 @@ class Masks:
     def __init__(self, names: Iterable[str] = (), *, reveal: bool = False) -> None:
         self._names = frozenset(map(normal, names))
         self._reveal = reveal
+        self._known: dict[str, bool] = {}
         self.hidden: dict[str, None] = {}
         """The names whose values were hidden."""
 
     def hides(self, name: str) -> bool:
         """Say whether the values of a name are hidden."""
-        if self._reveal:
-            return False
-        name = normal(name)
-        return name in self._names or _SECRET.search(name) is not None
+        known = self._known.get(name)
+        if known is None:
+            plain = normal(name)
+            is_secret = plain in self._names or _SECRET.search(plain) is not None
+            known = self._known[name] = is_secret and not self._reveal
+        return known
 
     def _mask(self, name: str, value: str) -> str:
         if not value or not self.hides(name):
@@ -90,17 +97,21 @@ class Masks:
         """Return the text of a body or of a message."""
         if self._reveal:
             return text
-        if kind == "application/x-www-form-urlencoded":
-            return edit_pairs(text, self._mask)
-        if kind == "multipart/form-data":
-            return edit_parts(text, self._mask)
-        if kind.endswith("json") or _JSON.match(text):
-            return edit_json(text, self._mask_json, self.hides)
-        return text
+        return self.edit_text(text, kind, self._mask)
 
-    def _mask_json(self, name: str, value: str) -> str:
-        masked = self._mask(name, value)
-        return masked if masked == value else json.dumps(masked)
+    def edit_text(self, text: str, kind: str, edit: Callable[[str, str], str]) -> str:
+        """Return a text with other values, where its kind has names for them.
+
+        ``edit`` is given a name and its value as it is written, and returns one to be
+        written, or ``HIDDEN``; in JSON it is asked only about names that are hidden.
+        """
+        if kind == "application/x-www-form-urlencoded":
+            return edit_pairs(text, edit)
+        if kind == "multipart/form-data":
+            return edit_parts(text, edit)
+        if kind.endswith("json") or _JSON.match(text):
+            return edit_json(text, lambda *one: _as_json(edit(*one)), self.hides)
+        return text
 
     def keeps_back(self, kind: str, coding: str) -> bool:
         """Say whether a body that is no text here may hold what is hidden."""
@@ -111,6 +122,10 @@ class Masks:
             self.hidden["body"] = None
             return True
         return False
+
+
+def _as_json(value: str) -> str:
+    return HIDDEN_JSON if value == HIDDEN else value
 
 
 def edit_pairs(
@@ -156,9 +171,9 @@ def edit_json(
     """
     output: list[str] = []
     at = done = 0
-    while (found := _STRING.search(text, at)) is not None:
+    while (found := _NAME.search(text, at)) is not None:
         at = found.end()
-        if found[2] is None or not wanted(name := _unescaped(found[1])):
+        if not wanted(name := _unescaped(found[1])):
             continue
         end = _end_of_value(text, at)
         value = text[at:end]

@@ -28,6 +28,10 @@ FED_BYTES: Final = 16_384
 MOST_UNPACKED: Final = 32
 """Bytes that one byte may unpack into, above ``MOST_BYTES``: text gives 10; a bomb,
 which gives 1,000, would only cost time."""
+READER_BYTES: Final = 4_096
+"""Memory of what reads both ways, without a message (measured)."""
+UNPACKER_BYTES: Final = 36_000
+"""Memory of what unpacks one way: zlib's window of 32 KiB, and its state."""
 _EXTENSION: Final = re.compile(
     rb"\r\nsec-websocket-extensions:[ \t]*(permessage-deflate[^\r\n]*)", re.IGNORECASE
 )
@@ -51,6 +55,12 @@ class Conversation:
         found = _EXTENSION.search(head)
         packed = found[1].decode("latin-1") if found else ""
         self._ways = {True: _Way(True, packed), False: _Way(False, packed)}
+        self._usual_bytes = READER_BYTES + (2 * UNPACKER_BYTES if packed else 0)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that reading takes at this moment."""
+        return self._usual_bytes + sum(way.begun_bytes for way in self._ways.values())
 
     def hear(self, data: Piece, at: float, to_visitor: bool) -> Iterator[Message]:
         """Yield the messages that end with what has come."""
@@ -84,6 +94,10 @@ class _Way:
         self._size = 0
         self._begin = bytearray()
         self.is_over = False
+
+    @property
+    def begun_bytes(self) -> int:
+        return len(self._begin)
 
     def hear(self, data: bytes, at: float) -> Iterator[Message]:
         self._frames.receive_bytes(data)

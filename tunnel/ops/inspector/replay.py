@@ -6,15 +6,17 @@ answer is seen as every other is; nobody reads it besides.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from tunnel.errors import UsageError
+from tunnel.log import log_event
 from tunnel.ops.inspector.bodies import charset_of, text_in
 from tunnel.ops.inspector.heads import bytes_of, read_head, request_line
-from tunnel.ops.inspector.masks import HIDDEN, Masks, edit_json, edit_pairs
+from tunnel.ops.inspector.masks import HIDDEN, HIDDEN_JSON, Masks, edit_pairs
 from tunnel.ops.inspector.watcher import Looker
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tunnel.ops.inspector.record import Record
     from tunnel.ops.inspector.store import Store
 
+LOG: Final = logging.getLogger(__name__)
 MOST_AT_ONCE: Final = 8
 REPLAY_S: Final = 120.0
 """An answer that has not ended by then is given up: nobody waits for it."""
@@ -80,17 +83,23 @@ class ReplayWatch:
     def __init__(self, store: Store, origin: Record) -> None:
         self._store = store
         self._origin = origin
-        self.number: int | None = None
+        self.record: Record | None = None
         self.began = trio.Event()
+        """Or there is nothing to begin."""
 
     def begin(self, visitor: Address, raw: bytes) -> Looker:
         """Begin its record."""
         origin = self._origin
         record = self._store.add(origin.entry, visitor, raw, origin.number)
-        if self.number is None:
-            self.number = record.number
+        if self.record is None:
+            self.record = record
             self.began.set()
         return Looker(self._store, record)
+
+    def fail(self, why: str) -> None:
+        """Note why the answer has not ended."""
+        if self.record is not None:
+            Looker(self._store, self.record).gave_up(why)
 
     def served_by(self, serve: ServeSeen) -> None:
         """Do nothing: it is served once."""
@@ -98,10 +107,19 @@ class ReplayWatch:
 
 async def replay(request: bytes, watch: ReplayWatch, origin: Record, serve: ServeSeen
 ) -> None:  # fmt: skip
-    """Have a request served to its end, or until ``REPLAY_S`` are over."""
+    """Have a request served to its end, or until ``REPLAY_S`` are over.
+
+    A fault of what serves it ends nothing else, as for every other visitor.
+    """
     try:
-        with trio.move_on_after(REPLAY_S):
+        with trio.move_on_after(REPLAY_S) as patience:
             await serve(ReplayedVisitor(request), origin.visitor, watch)
+        if patience.cancelled_caught:
+            watch.fail(f"given up after {REPLAY_S:.0f} s")
+    except Exception as error:
+        log_event(LOG, logging.ERROR, "replay.failed", entry=origin.entry,
+            exc_info=error)  # fmt: skip
+        watch.fail("what serves the entry has failed")
     finally:
         watch.began.set()
 
@@ -217,30 +235,26 @@ def _body(
         raise UsageError("body is not a text")
     if head.coding:
         raise UsageError("a body that is packed cannot be edited")
-    old = text_in(data, head) or ""
-    if head.kind == "application/x-www-form-urlencoded":
-        said = put_back_pairs(old, said, masks)
-    elif head.kind.endswith("json"):
-        said = put_back_json(old, said, masks)
+    said = put_back_text(text_in(data, head) or "", said, head.kind, masks)
     return said.encode(charset_of(head), "replace")
 
 
 def put_back_pairs(old: str, new: str, masks: Masks, *, at_start: bool = True) -> str:
-    """Return a query or a form with the values that are hidden as they were."""
-    had, back = _remembering(masks, HIDDEN)
+    """Return a URL or a form with the values that are hidden as they were."""
+    had, back = _remembering(masks)
     edit_pairs(old, had, at_start=at_start)
     return edit_pairs(new, back, at_start=at_start)
 
 
-def put_back_json(old: str, new: str, masks: Masks) -> str:
-    """Do the same with JSON."""
-    had, back = _remembering(masks, f'"{HIDDEN}"')
-    edit_json(old, had, masks.hides)
-    return edit_json(new, back, masks.hides)
+def put_back_text(old: str, new: str, kind: str, masks: Masks) -> str:
+    """Do the same with the text of a body, whatever is hidden in it."""
+    had, back = _remembering(masks)
+    masks.edit_text(old, kind, had)
+    return masks.edit_text(new, kind, back)
 
 
 def _remembering(
-    masks: Masks, hidden: str
+    masks: Masks,
 ) -> tuple[Callable[[str, str], str], Callable[[str, str], str]]:
     """Return what remembers values, and what puts them in the place of ``***``."""
     values: defaultdict[str, deque[str]] = defaultdict(deque)
@@ -252,6 +266,7 @@ def _remembering(
 
     def back(name: str, value: str) -> str:
         old = values[name].popleft() if values[name] else None
-        return old if value.strip() == hidden and old is not None else value
+        is_hidden = value.strip() in (HIDDEN, HIDDEN_JSON)
+        return old if is_hidden and old is not None else value
 
     return had, back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -74,6 +75,8 @@ class Looker:
             record.state = "tunnel"
             if _WEBSOCKET.search(head):
                 self._conversation = Conversation(head)
+                record.messages = deque()
+                self._store.grow(record, self._conversation.held_bytes)
         if record.is_kept:
             record.answer_head = head
             self._store.grow(record, len(head))
@@ -91,17 +94,28 @@ class Looker:
         else:
             record.up_bytes += len(data)
         if not record.is_kept:
+            self._conversation = None  # what reads it was counted with the record
             return
         if self._conversation is not None:
-            for message in self._conversation.hear(data, record.age, to_visitor):
-                self._store.grow(record, record.say(message))
-            if self._conversation.fault:
-                record.failure = self._conversation.fault
+            self._hear(self._conversation, data, to_visitor)
         self._store.moved(record)
+
+    def _hear(self, said: Conversation, data: Piece, to_visitor: bool) -> None:
+        record, had = self._record, said.held_bytes
+        for message in said.hear(data, record.age, to_visitor):
+            self._store.grow(record, record.say(message))
+        self._store.grow(record, said.held_bytes - had)
+        if said.fault:
+            record.failure = said.fault
 
     def failed(self, why: str) -> None:
         """Note why."""
         self._record.failure = why
+
+    def gave_up(self, why: str) -> None:
+        """Note why there is no whole answer, behind the end."""
+        self._record.state, self._record.failure = "failed", why
+        self._store.touch(self._record)
 
     def over(self, *, whole: bool) -> None:
         """Note the end."""
@@ -110,6 +124,9 @@ class Looker:
         is_tunnel = record.state == "tunnel"
         record.state = "failed" if record.failure and not is_tunnel else "done"
         freed = record.request.settle() + record.answer.settle()
+        if self._conversation is not None:
+            freed -= self._conversation.held_bytes
+            self._conversation = None
         self._store.grow(record, freed)
         self._store.touch(record)
 
