@@ -1,18 +1,19 @@
-// One request in detail. Nothing of it becomes a part of the page: text is text, HTML is
-// shown in a frame that may do nothing, images are pictures.
+// One request in detail: its two heads, its messages, and how long each phase took.
 
 import { ask as command } from "./api.js";
 import { facts, failure } from "./dialogs.js";
-import { button, fill, h, lines } from "./dom.js";
+import { button, fill, h, lines, say } from "./dom.js";
+import { body, dump, pretty } from "./inspector_body.js";
 import { clock, count, ms, size } from "./words.js";
 
 const TABS = [["request", "Request"], ["answer", "Answer"], ["messages", "Messages"], ["timing", "Timing"]];
-const PICTURE = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|vnd\.microsoft\.icon|svg\+xml)$/;
-const MOST_TEXT = 200_000; // characters laid out at once: more would hold the page up
-const MOST_MESSAGES = 1_000;
+const MOST_MESSAGES = 300; // in the page at once: the last ones
+const MOST_MESSAGE = 4_000; // characters of one that are shown
 
 let chosen = "answer"; // the tab stays when another request is looked at
 
+/** Show a request in `pane`; return what shows it again after it has changed, without
+losing the focus, what is scrolled to, or what is selected. */
 export function detail(pane, whole, acts) {
   const tabs = TABS.filter(([name]) => name !== "messages" || whole.websocket);
   if (!tabs.some(([name]) => name === chosen)) chosen = "answer";
@@ -34,9 +35,11 @@ export function detail(pane, whole, acts) {
     const to = { ArrowRight: tabs[at + 1], ArrowLeft: tabs[at - 1], Home: tabs[0], End: tabs.at(-1) }[event.key];
     if (to) (event.preventDefault(), choose(to[0]));
   }
+  let revealed = false;
   async function reveal() {
     try {
       whole = await command("inspect.show", { number: whole.number, reveal: true });
+      revealed = true;
       draw();
       shown.hidden = true;
     } catch (error) {
@@ -45,6 +48,9 @@ export function detail(pane, whole, acts) {
   }
   const shown = button("Show what is hidden", reveal, { kind: "plain" });
   shown.hidden = !whole.hidden.length;
+  const about = h("span", {});
+  const tellAbout = () => say(about, `#${whole.number} · ${whole.status ?? (whole.failure || "no answer yet")} · ${clock(whole.at)} · ${whole.entry} · ${whole.visitor}`);
+  tellAbout();
   fill(
     pane,
     h(
@@ -56,7 +62,7 @@ export function detail(pane, whole, acts) {
     h(
       "p",
       { class: "note" },
-      `#${whole.number} · ${whole.status ?? (whole.failure || "no answer yet")} · ${clock(whole.at)} · ${whole.entry} · ${whole.visitor}`,
+      about,
       whole.replay_of !== null && [" · again ", h("button", { type: "button", class: "link", on: { click: () => acts.show(whole.replay_of) } }, `#${whole.replay_of}`)],
     ),
     whole.failure && h("p", { class: "wrong" }, whole.failure),
@@ -74,6 +80,16 @@ export function detail(pane, whole, acts) {
   );
   pane.onkeydown = (event) => event.key === "Escape" && acts.close();
   draw();
+  return async (next) => {
+    whole = revealed ? await command("inspect.show", { number: next.number, reveal: true }) : next;
+    tellAbout();
+    const selected = getSelection();
+    if (!selected.isCollapsed && place.contains(selected.anchorNode)) return;
+    if (place.contains(document.activeElement) && document.activeElement !== place) return;
+    const { scrollTop } = place;
+    fill(place, ...parts(whole));
+    place.scrollTop = scrollTop;
+  };
 }
 
 function parts(whole) {
@@ -86,52 +102,6 @@ function parts(whole) {
     facts(part.fields.map(([name, value]) => [name, value === "" ? "\u2205" : value])),
     ...body(part.body, chosen === "request" ? whole.form : null),
   ];
-}
-
-function body(of, form) {
-  if (!of.size) return [h("p", { class: "empty" }, "No body.")];
-  const about = [of.kind || "no type", size(of.size), of.coding, of.cut && `the first ${size(of.kept)} are kept`].filter(Boolean).join(" · ");
-  const title = h("h3", {}, "Body ", h("small", {}, about));
-  if (form?.length) return [title, facts(form), raw(of.text)];
-  if (of.text !== null && /[/+]json$/.test(of.kind)) return [title, raw(pretty(of.text))];
-  if (of.text !== null && of.kind === "text/html") return [title, ...html(of.text)];
-  if (of.base64 !== null && PICTURE.test(of.kind)) return [title, h("img", { class: "picture", alt: `Image, ${size(of.size)}`, src: `data:${of.kind};base64,${of.base64}` })];
-  if (of.kind === "image/svg+xml" && of.text !== null) return [title, h("img", { class: "picture", alt: "Image", src: `data:image/svg+xml,${encodeURIComponent(of.text)}` }), raw(of.text)];
-  if (of.text !== null) return [title, raw(of.text)];
-  if (of.base64 !== null) return [title, raw(dump(of.base64))];
-  return [title, h("p", { class: "empty" }, of.coding ? `It is packed with ${of.coding}, and not shown.` : "It is not shown.")];
-}
-
-function raw(text) {
-  const pre = h("pre", { class: "code", tabindex: "0", "aria-label": "Body" });
-  pre.textContent = lines(text.slice(0, MOST_TEXT)) + (text.length > MOST_TEXT ? `\n… ${count(text.length - MOST_TEXT)} characters more` : "");
-  return pre;
-}
-
-function pretty(text) {
-  try {
-    return JSON.stringify(JSON.parse(text), null, 2);
-  } catch (error) {
-    return `${text}\n\n(${error.message})`;
-  }
-}
-
-/** A page as text, and in a frame without scripts, forms, links outside or its origin. */
-function html(text) {
-  const frame = h("iframe", { sandbox: "", title: "The page, without its scripts and files", class: "page-frame", referrerpolicy: "no-referrer" });
-  frame.srcdoc = text.slice(0, MOST_TEXT);
-  return [h("details", {}, h("summary", {}, "As a page"), frame), raw(text)];
-}
-
-function dump(base64) {
-  const data = atob(base64.slice(0, 8192));
-  const rows = [];
-  for (let at = 0; at < data.length; at += 16) {
-    const piece = [...data.slice(at, at + 16)];
-    const hex = piece.map((sign) => sign.charCodeAt(0).toString(16).padStart(2, "0")).join(" ");
-    rows.push(`${at.toString(16).padStart(6, "0")}  ${hex.padEnd(47)}  ${piece.map((sign) => (/[ -~]/.test(sign) ? sign : ".")).join("")}`);
-  }
-  return rows.join("\n") + (base64.length > 8192 ? "\n…" : "");
 }
 
 function messages(whole) {
@@ -159,8 +129,11 @@ function messages(whole) {
 function said(one) {
   const pre = h("pre", {});
   if (one.text === null) pre.textContent = one.base64 ? dump(one.base64) : `(${one.kind}, ${size(one.size)})`;
-  else pre.textContent = lines(one.kind === "text" && /^\s*[[{]/.test(one.text) ? pretty(one.text).replace(/\n\n\(.*\)$/s, "") : one.text);
-  if (one.cut) pre.textContent += ` … ${size(one.size)} in all`;
+  else {
+    const short = one.text.length <= MOST_MESSAGE;
+    pre.textContent = lines(short && /^\s*[[{]/.test(one.text) ? [...pretty(one.text)].join("") : one.text.slice(0, MOST_MESSAGE));
+    if (one.cut || !short) pre.textContent += ` … ${size(one.size)} in all`;
+  }
   return pre;
 }
 

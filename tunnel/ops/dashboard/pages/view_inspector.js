@@ -39,6 +39,7 @@ function make() {
   let found = null; // numbers that have the text in them; null: all
   let finding = 0;
   let shownNumber = null;
+  let showAgain = null; // shows what is shown once more, changed
   let drawn = 0;
 
   const path = h("input", { type: "search", class: "search", placeholder: "Path has", "aria-label": "Path has", on: { input: () => draw() } });
@@ -133,17 +134,23 @@ function make() {
   }
 
   async function show(row, quietly = false) {
+    if (shownNumber !== row.number) showAgain = null;
     shownNumber = row.number;
     table.select(row.number);
     try {
       const whole = await command("inspect.show", { number: row.number });
       if (shownNumber !== row.number) return;
-      detail(pane, whole, { close, replay, edit, curl, har: (number) => exportHar([number]), show: (number) => seen.has(number) && show(seen.get(number)) });
+      if (quietly && showAgain && row.state === "tunnel" && whole.state === "tunnel") return await showAgain(whole);
+      const focused = pane.contains(document.activeElement);
+      showAgain = detail(pane, whole, { close, replay, edit, curl, har: (number) => exportHar([number]), show: (number) => seen.has(number) && show(seen.get(number)) });
       pane.hidden = false;
       element.classList.add("split");
-      if (!quietly) pane.querySelector("h2")?.focus();
+      if (!quietly || focused) pane.querySelector("h2")?.focus();
     } catch (error) {
-      if (!quietly) fill(pane, failure(error));
+      if (quietly) return;
+      showAgain = null;
+      fill(pane, failure(error));
+      pane.hidden = false;
     }
   }
 
