@@ -225,8 +225,12 @@ class Output:
     def replace_windows(
         self, conn: VirtualConn, send: SendWindow, recv: RecvWindow
     ) -> None:
-        """Have a connection go on with these windows, which begin where it stands."""
+        """Have a connection go on with these windows, which begin where it stands.
+
+        What its window had grown by is paid back, so ``recv`` gets its first size.
+        """
         self._tuner.forget(conn.recv)
+        recv.size = conn.recv.size
         self._grants.pop(conn, None)
         conn.send, conn.recv = send, recv
 
