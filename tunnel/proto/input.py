@@ -290,11 +290,13 @@ class Input:
     def _on_datagram(
         self, frame: ProtDatagram, events: list[Event], now: float
     ) -> None:
-        conn = self._association(frame.sock_map)
-        if len(frame.payload) > self._ours.max_datagram:
+        conn, size = self._conns.get(frame.sock_map), len(frame.payload)
+        if conn is None or conn.datagrams is None or conn.state is not _OPEN:
+            conn = self._association(frame.sock_map)  # or it is refused
+        if size > self._ours.max_datagram:
             self._count_nuisance(now, Calm.DATAGRAM)
         elif conn.state is _OPEN and conn.datagrams is not None:
-            output, size = self._output, len(frame.payload)
+            output = self._output
             if output.police is not None and not output.police.lets_in(size):
                 return
             output.datagram_bytes += size

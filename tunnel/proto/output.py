@@ -53,6 +53,7 @@ WINDOWS_A_TURN: Final = 128
 """Grants of one turn: twice what 64 busy readers ask for."""
 
 _OPEN: Final = StreamState.OPEN
+_OPENING: Final = StreamState.OPENING
 _PEER_MAY_SEND: Final = (_OPEN, StreamState.LOCAL_FINISHED, StreamState.OFFERED)
 """The states in which a grant is of use."""
 
@@ -199,7 +200,7 @@ class Output:
         frame = datagram_frame(conn.sock_map, address, payload)
         size = len(payload)
         if (
-            conn.state not in (_OPEN, StreamState.OPENING)
+            (conn.state is not _OPEN and conn.state is not _OPENING)
             or not self._linked
             or size > self.theirs.max_datagram
             or (self.police is not None and not self.police.lets_out(size))

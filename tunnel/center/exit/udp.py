@@ -352,11 +352,15 @@ class _UdpExit:
         to whichever call asks first: between the two calls the reader must not run.
         """
         for home in tuple(self._homes):
-            with suppress(OSError):
+            try:
                 sock = self._socket(_family(home.host))
                 sock.send(payload)
                 if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     return True
+            except BlockingIOError:
+                return False  # somebody is there
+            except OSError:
+                pass  # nobody, or no such loopback
             self._leave(home)
         return False
 
