@@ -17,7 +17,8 @@ is what idle connections add to each end, after the first fifty. "CPU, s/GB" is
 user and system time of both ends. No tunnel at all is bounded, in connections a second,
 by the kernel's ports: the longer it runs, the slower; compare full runs with full runs.
 
-Families: main, size, rtt, fair, memory, names, codec; --help says what each asks.
+Families: main, size, rtt, fair, memory, names, socks, udp, codec;
+--help says what each asks.
 
 Command:  python -m benchmarks            everything, about a quarter of an hour
           python -m benchmarks --quick    the main table only, less than two minutes
@@ -40,9 +41,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import chart, machine, report
-from benchmarks.families import FAMILIES, KINDS, Run, say
+from benchmarks.families import FAMILIES, KINDS, MORE_PEERS, Run, say
 from benchmarks.loads import FULL, QUICK, Loads
-from benchmarks.names import WEB_PEERS
 from benchmarks.peers import DEFAULT, EXTRA, TUNNEL, Tools
 from benchmarks.report import Result
 
@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         metavar="A,B",
-        default=",".join((*DEFAULT, *WEB_PEERS)),
+        default=",".join((*DEFAULT, *MORE_PEERS)),
         help=f"of {', '.join(KINDS)}; default all but {', '.join(EXTRA)}",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("bench-out"))

@@ -13,7 +13,10 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.apps import BY_SOCKS
+from benchmarks.datagrams import BY_UDP, UDP_DIRECT
 from benchmarks.loads import more_is_better
+from benchmarks.names import BY_NAME
 from benchmarks.peers import DIRECT, TUNNEL
 from benchmarks.report import number
 
@@ -39,6 +42,9 @@ DRAWN: Final = (
     r"echo p99 under four bulk streams, µs",
     r"\d+ ms round trip: first .*",
     r"(server|client), KB per idle connection",
+    r"(SOCKS5|HTTP CONNECT) cps 32, /s",
+    r"UDP echo p50, µs",
+    r"UDP on 32 flows, /s",
 )
 LINES: Final = {
     "requests/s on so many connections": r"rr on ([\d,]+), /s",
@@ -124,7 +130,8 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 
 
 def classes(kind: str, peer: str) -> str:
-    return f"{kind} ours" if peer == TUNNEL else kind
+    ours = (TUNNEL, BY_NAME, BY_SOCKS, BY_UDP)
+    return f"{kind} ours" if peer in ours else kind
 
 
 # Bars
@@ -137,7 +144,7 @@ def bar_panel(result: Result, figure: str) -> Panel | None:
         for peer in result.peers
         if (median := result.median(figure, peer)) is not None
     }
-    direct = medians.pop(DIRECT, None)
+    direct = medians.pop(DIRECT, medians.pop(UDP_DIRECT, None))
     if not medians:
         return None
     more = more_is_better(figure)

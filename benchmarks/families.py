@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from benchmarks import codec
+from benchmarks.apps import APP_PEERS, ASKED_BY_APPS, Apps
+from benchmarks.datagrams import UDP_PEERS, Datagrams
 from benchmarks.machine import BenchError, NotInstalledError
 from benchmarks.names import ASKED_BY_NAME, WEB_PEERS, Browsers
 from benchmarks.peers import PEERS, TUNNEL, Line, Peer, Tools
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KINDS: Final = PEERS | WEB_PEERS
+MORE_PEERS: Final = WEB_PEERS | APP_PEERS | UDP_PEERS
+"""Those of one family each."""
+KINDS: Final = PEERS | MORE_PEERS
+ASKED: Final = {"names": ASKED_BY_NAME, "socks": ASKED_BY_APPS, "udp": tuple(UDP_PEERS)}
+"""The peers of the families that are not for all."""
 LINE_MBIT: Final = 1_000
 FAMILIES: Final = {
     "main": "bulk, echo, requests and connections a second, idle",
@@ -31,6 +37,8 @@ FAMILIES: Final = {
     "fair": "echo beside no, one and four bulk streams",
     "memory": "idle connections: memory and CPU of each end",
     "names": "web services by name: requests, WebSockets, idle visitors",
+    "socks": "proxies for apps: SOCKS5 and HTTP CONNECT",
+    "udp": "UDP services: one flow, many, and more than a slow peer carries",
     "codec": "our frames alone, without any link",
 }
 
@@ -108,6 +116,14 @@ class Run:
             )
         if "memory" in wanted:
             self._fresh("memory", Load(f"{size.held:,} idle", loads.memory))
+        self._ways(wanted)
+        if "codec" in wanted:
+            for figure, value in codec.figures():
+                self.result.add("codec", figure, TUNNEL, value)
+
+    def _ways(self, wanted: list[str]) -> None:
+        """Ask about the ways that are no TCP port, of peers of their own."""
+        loads = self.loads
         if "names" in wanted:
             browsers = Browsers(loads)
             self._standing(
@@ -122,9 +138,23 @@ class Run:
                 Load("idle visitors", browsers.idle_visitors),
                 Load("idle WebSockets", browsers.idle_websockets),
             )
-        if "codec" in wanted:
-            for figure, value in codec.figures():
-                self.result.add("codec", figure, TUNNEL, value)
+        if "socks" in wanted:
+            apps = Apps(loads)
+            self._standing(
+                "socks",
+                Load("SOCKS5 cps 32", apps.by_socks),
+                Load("HTTP CONNECT cps 32", apps.by_connect),
+                Load("SOCKS5 connect and echo", apps.first_echo),
+                Load("SOCKS5 get ×1", apps.bulk),
+            )
+        if "udp" in wanted:
+            datagrams = Datagrams(loads)
+            self._standing(
+                "udp",
+                Load("UDP echo", datagrams.echo),
+                Load("UDP on flows", datagrams.flows),
+                Load("UDP flood", datagrams.flood),
+            )
 
     def _standing(self, family: str, *loads: Load) -> None:
         """Run every load through peers that all stand, one at a time, in turns."""
@@ -175,7 +205,7 @@ class Run:
 
     def present(self, family: str) -> list[str]:
         """Return the peers that are there and can carry the loads of a family."""
-        wanted = ASKED_BY_NAME if family == "names" else PEERS
+        wanted = ASKED.get(family, PEERS)
         return [
             name
             for name in self.names

@@ -13,6 +13,13 @@
  *   load ws    PORT MS           as echo, on a connection that was upgraded
  *   load web-hold PORT CONNS     as hold: each was answered once, and is kept alive
  *   load ws-hold  PORT CONNS     as hold: each was upgraded
+ *   load first PORT MS           connect, 64 bytes there and back, close, one by one
+ *   load via socks5|connect TARGET ...  the same to port TARGET, through the SOCKS5 or
+ *                                HTTP proxy at PORT
+ *   load udp-target PORT         the target of datagrams: all are sent back
+ *   load udp-echo  PORT MS       64 bytes there and back in one flow
+ *   load udp-flows PORT MS FLOWS the same in FLOWS flows at once
+ *   load udp-flood PORT MS RATE BYTES  RATE datagrams a second of BYTES: what comes back
  *
  * MS is how long it measures, in milliseconds. rr and hold open their connections
  * before the clock starts, a few at a time, and each has echoed once by then.
@@ -64,6 +71,13 @@ enum {
     MAX_SAMPLES = 1 << 24, /* 60 s at 4 us; pages are touched only when used */
     HEAD_BYTES = 2048,     /* of an HTTP message: those here have a tenth of it */
     AT_ONCE_BYTES = 16384, /* an answer's body up to this leaves with its head */
+    DIALOGUE_BYTES = 512,  /* of a proxy's answer: those here have a tenth of it */
+    DATAGRAM_BYTES = 1500,
+    DATAGRAMS = 64,             /* taken or sent by one call */
+    KERNEL_BYTES = 8 << 20,     /* so that no datagram is lost before this program */
+    LOST_MS = 500,              /* a datagram that is not back by then is lost */
+    MAX_FLOWS = 1024,
+    MAX_RATE = 1000000,
 };
 
 #define HOST "bench.test" /* the name under which the peers publish the target */
@@ -397,7 +411,7 @@ sink_source(uint16_t port)
 
 /* Connecting blocks: the other end is loopback, and its backlog is never full here. */
 static int
-dial(uint16_t port, bool block)
+dial_port(uint16_t port)
 {
     struct sockaddr_in address = loopback(port);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -406,8 +420,6 @@ dial(uint16_t port, bool block)
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         fail("connect to 127.0.0.1:%u: %s", port, strerror(errno));
     no_delay(fd);
-    if (!block && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-        fail("fcntl: %s", strerror(errno));
     return fd;
 }
 
@@ -417,6 +429,93 @@ send_small(int fd, const void *data, size_t size)
     ssize_t sent = send(fd, data, size, MSG_NOSIGNAL);
     if (sent != (ssize_t)size)
         fail("sending %zu bytes: %s", size, sent < 0 ? strerror(errno) : "cut short");
+}
+
+/* What the port of the clients is: the target, or a proxy that leads to `behind`. */
+static enum { NO_PROXY, SOCKS5, CONNECT } proxy;
+static uint16_t behind;
+
+struct dialogue {
+    unsigned step; /* 1, SOCKS5: the greeting; 2: the request, the only one of HTTP */
+    size_t used;
+    char came[DIALOGUE_BYTES];
+};
+
+static void
+say_next(int fd, struct dialogue *talk)
+{
+    char text[DIALOGUE_BYTES];
+    unsigned char request[] = {5, 1, 0, 1, 127, 0, 0, 1, behind >> 8, behind & 255};
+    talk->used = 0;
+    talk->step = talk->step || proxy == CONNECT ? 2 : 1;
+    if (talk->step == 1)
+        send_small(fd, "\5\1", 3); /* one method: no login */
+    else if (proxy == SOCKS5)
+        send_small(fd, request, sizeof request);
+    else
+        send_small(fd, text,
+                   (size_t)snprintf(text, sizeof text,
+                                    "CONNECT 127.0.0.1:%u HTTP/1.1\r\n"
+                                    "Host: 127.0.0.1:%u\r\n\r\n",
+                                    behind, behind));
+}
+
+static bool
+is_whole(const struct dialogue *talk)
+{
+    const unsigned char *came = (const unsigned char *)talk->came;
+    if (proxy == CONNECT) {
+        if (!strstr(talk->came, "\r\n\r\n"))
+            return false;
+        if (strncmp(talk->came + sizeof "HTTP/1.1", "200", 3))
+            fail("proxy: %.*s", (int)strcspn(talk->came, "\r"), talk->came);
+        return true;
+    }
+    if (talk->used < 2)
+        return false;
+    if (came[0] != 5 || came[1])
+        fail("proxy: SOCKS %u says %u", came[0], came[1]);
+    if (talk->step == 1)
+        return true;
+    if (talk->used < 5)
+        return false;
+    return talk->used >= (came[3] == 1 ? 10u : came[3] == 4 ? 22u : 7u + came[4]);
+}
+
+/* Take what a proxy says; return true when it has reached the target. */
+static bool
+hear_proxy(int fd, struct dialogue *talk)
+{
+    ssize_t size = recv(fd, talk->came + talk->used,
+                        sizeof talk->came - talk->used - 1, 0);
+    if (size < 0 && would_block())
+        return false;
+    if (size <= 0)
+        fail("proxy: %s", size ? strerror(errno) : "end of stream, or a long answer");
+    talk->used += (size_t)size;
+    talk->came[talk->used] = 0;
+    if (!is_whole(talk))
+        return false;
+    if (talk->step == 2)
+        return true;
+    say_next(fd, talk);
+    return false;
+}
+
+/* Return a connection to the target. */
+static int
+dial(uint16_t port, bool block)
+{
+    int fd = dial_port(port);
+    if (proxy) {
+        struct dialogue talk = {0};
+        say_next(fd, &talk);
+        while (!hear_proxy(fd, &talk))
+            ;
+    }
+    if (!block && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+        fail("fcntl: %s", strerror(errno));
+    return fd;
 }
 
 struct bulk {
@@ -584,27 +683,37 @@ exchange(int fd, uint64_t sequence)
         fail("echo: other bytes came back");
 }
 
+/* Call `once` for so long, and tell how long the calls took. */
 static void
-latency(int fd, unsigned ms)
+latency(void (*once)(int, uint64_t), int fd, unsigned ms)
 {
     uint32_t *samples = malloc(MAX_SAMPLES * sizeof *samples);
     if (!samples)
         fail("no memory");
     for (uint64_t i = 0; i < WARM_UP; i++)
-        exchange(fd, i);
+        once(fd, i);
     uint64_t before = now_ns(), end = before + ms * UINT64_C(1000000);
     size_t count = 0;
     while (before < end && count < MAX_SAMPLES) {
-        exchange(fd, count);
+        once(fd, WARM_UP + count);
         uint64_t after = now_ns(), took = after - before;
         samples[count++] = took < UINT32_MAX ? (uint32_t)took : UINT32_MAX;
         before = after;
     }
-    close(fd);
     qsort(samples, count, sizeof *samples, compare);
     printf("{\"samples\": %zu, \"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f}\n",
            count, samples[count / 2] / 1e3, samples[count * 99 / 100] / 1e3,
            samples[count - 1] / 1e3);
+}
+
+/* A connection of its own, whose descriptor in `latency` is the port. */
+static void
+first_exchange(int port, uint64_t sequence)
+{
+    int fd = dial((uint16_t)port, true);
+    send_small(fd, "E", 1);
+    exchange(fd, sequence);
+    close(fd);
 }
 
 struct asker {
@@ -612,6 +721,8 @@ struct asker {
     uint64_t sequence;
     size_t used;
     char came[MESSAGE_BYTES];
+    bool in_dialogue; /* with a proxy */
+    struct dialogue talk;
 };
 
 static void
@@ -628,6 +739,12 @@ ask(struct asker *asker, bool first)
 static bool
 hear(struct asker *asker)
 {
+    if (asker->in_dialogue) {
+        asker->in_dialogue = !hear_proxy(asker->fd, &asker->talk);
+        if (!asker->in_dialogue)
+            ask(asker, true);
+        return false;
+    }
     ssize_t size = recv(asker->fd, asker->came + asker->used,
                         sizeof asker->came - asker->used, 0);
     if (size < 0 && would_block())
@@ -645,9 +762,16 @@ hear(struct asker *asker)
 static void
 begin(int epoll, uint16_t port, struct asker *asker)
 {
-    asker->fd = dial(port, false);
+    asker->fd = dial_port(port);
+    if (fcntl(asker->fd, F_SETFL, O_NONBLOCK) < 0)
+        fail("fcntl: %s", strerror(errno));
     watch(epoll, EPOLL_CTL_ADD, asker->fd, EPOLLIN, asker);
-    ask(asker, true);
+    asker->talk.step = 0;
+    asker->in_dialogue = proxy != NO_PROXY;
+    if (asker->in_dialogue)
+        say_next(asker->fd, &asker->talk);
+    else
+        ask(asker, true);
 }
 
 /* Return CONNS connections that have echoed once, opened a few at a time. */
@@ -860,6 +984,196 @@ connections(uint16_t port, unsigned ms, unsigned parallel)
            (double)count * 1e3 / ms);
 }
 
+/* ---- datagrams ----------------------------------------------------------------- */
+
+struct batch {
+    struct mmsghdr heads[DATAGRAMS];
+    struct iovec pieces[DATAGRAMS];
+    struct sockaddr_in peers[DATAGRAMS];
+    char bytes[DATAGRAMS][DATAGRAM_BYTES];
+};
+
+static void
+clear(struct batch *batch, bool with_peers)
+{
+    for (unsigned i = 0; i < DATAGRAMS; i++) {
+        batch->pieces[i] = (struct iovec){batch->bytes[i], DATAGRAM_BYTES};
+        batch->heads[i].msg_hdr = (struct msghdr){
+            .msg_iov = &batch->pieces[i],
+            .msg_iovlen = 1,
+            .msg_name = with_peers ? &batch->peers[i] : NULL,
+            .msg_namelen = with_peers ? sizeof batch->peers[i] : 0,
+        };
+    }
+}
+
+static int
+datagram_socket(uint16_t port, bool target)
+{
+    struct sockaddr_in address = loopback(port);
+    int size = KERNEL_BYTES, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    for (int way = SO_RCVBUF; fd >= 0 && way; way = way == SO_RCVBUF ? SO_RCVBUFFORCE : 0)
+        setsockopt(fd, SOL_SOCKET, way, &size, sizeof size); /* the latter if root */
+    int done = target ? bind(fd, (struct sockaddr *)&address, sizeof address)
+                      : connect(fd, (struct sockaddr *)&address, sizeof address);
+    if (fd < 0 || done < 0)
+        fail("datagrams of 127.0.0.1:%u: %s", port, strerror(errno));
+    return fd;
+}
+
+__attribute__((noreturn)) static void
+udp_target(uint16_t port)
+{
+    static struct batch batch;
+    struct sockaddr_in address;
+    socklen_t length = sizeof address;
+    int fd = datagram_socket(port, true);
+    getsockname(fd, (struct sockaddr *)&address, &length);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(SERVER_LIFE_S);
+    printf("%u\n", ntohs(address.sin_port));
+    fflush(stdout);
+    for (;;) {
+        clear(&batch, true);
+        int count = recvmmsg(fd, batch.heads, DATAGRAMS, MSG_WAITFORONE, NULL);
+        for (int i = 0; i < count; i++)
+            batch.pieces[i].iov_len = batch.heads[i].msg_len;
+        for (int sent = 0; sent < count;) {
+            int more = sendmmsg(fd, batch.heads + sent, (unsigned)(count - sent), 0);
+            sent += more > 0 ? more : 1; /* a peer that has gone is no matter */
+        }
+    }
+}
+
+/* Wait for an answer; 0: none in time, and what came to no port is as good as none. */
+static bool
+comes(int fd, int ms)
+{
+    struct pollfd flow = {.fd = fd, .events = POLLIN};
+    return poll(&flow, 1, ms) > 0;
+}
+
+static uint64_t lost;
+
+static void
+send_datagram(int fd, uint64_t sequence)
+{
+    char sent[MESSAGE_BYTES] = {0};
+    memcpy(sent, &sequence, sizeof sequence);
+    if (send(fd, sent, sizeof sent, 0) < 0 && errno != ECONNREFUSED)
+        fail("datagram: %s", strerror(errno));
+}
+
+/* Returns true when the answer came. */
+static bool
+hear_datagram(int fd, uint64_t sequence)
+{
+    char came[DATAGRAM_BYTES];
+    ssize_t size = recv(fd, came, sizeof came, MSG_DONTWAIT);
+    return size == MESSAGE_BYTES && !memcmp(came, &sequence, sizeof sequence);
+}
+
+static void
+datagram_exchange(int fd, uint64_t sequence)
+{
+    send_datagram(fd, sequence);
+    while (!hear_datagram(fd, sequence)) {
+        if (comes(fd, LOST_MS))
+            continue;
+        if (++lost > 10)
+            fail("udp: %" PRIu64 " datagrams were lost", lost);
+        send_datagram(fd, sequence);
+    }
+}
+
+static void
+udp_flows(uint16_t port, unsigned ms, unsigned flows)
+{
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct flow { int fd; uint64_t sequence, asked_at; } all[MAX_FLOWS];
+    uint64_t ns = UINT64_C(1000000), count = 0;
+    for (unsigned i = 0; i < flows; i++) {
+        all[i].fd = datagram_socket(port, false);
+        watch(epoll, EPOLL_CTL_ADD, all[i].fd, EPOLLIN, &all[i]);
+        all[i].sequence = (uint64_t)i << 40;
+        datagram_exchange(all[i].fd, all[i].sequence);
+    }
+    uint64_t start = now_ns(), now = start, end = start + ms * ns;
+    for (unsigned i = 0; i < flows; i++) {
+        all[i].asked_at = start;
+        send_datagram(all[i].fd, ++all[i].sequence);
+    }
+    while ((now = now_ns()) < end) {
+        struct epoll_event events[EVENTS];
+        int ready = epoll_wait(epoll, events, EVENTS, 1);
+        for (int i = 0; i < ready; i++) {
+            struct flow *flow = events[i].data.ptr;
+            if (!hear_datagram(flow->fd, flow->sequence))
+                continue;
+            count++;
+            flow->asked_at = now;
+            send_datagram(flow->fd, ++flow->sequence);
+        }
+        for (unsigned i = 0; i < flows; i++) {
+            if (now < all[i].asked_at + LOST_MS * ns)
+                continue;
+            lost++;
+            all[i].asked_at = now;
+            send_datagram(all[i].fd, ++all[i].sequence);
+        }
+    }
+    double seconds = (double)(now - start) / 1e9;
+    printf("{\"count\": %" PRIu64 ", \"per_s\": %.1f, \"lost\": %" PRIu64 "}\n", count,
+           (double)count / seconds, lost);
+}
+
+/* Take what is there; return how many datagrams of this size it was. */
+static uint64_t
+drain(int fd, size_t size)
+{
+    static struct batch batch;
+    uint64_t whole = 0;
+    clear(&batch, false);
+    int count = recvmmsg(fd, batch.heads, DATAGRAMS, MSG_DONTWAIT, NULL);
+    for (int i = 0; i < count; i++)
+        whole += batch.heads[i].msg_len == size;
+    return whole;
+}
+
+static void
+udp_flood(uint16_t port, unsigned ms, unsigned rate, unsigned size)
+{
+    static struct batch batch;
+    int fd = datagram_socket(port, false);
+    datagram_exchange(fd, 1); /* the flow is there */
+    uint64_t ns = UINT64_C(1000000), start = now_ns(), now, sent = 0, came = 0;
+    uint64_t wanted = (uint64_t)rate * ms / 1000;
+    while (sent < wanted) {
+        now = now_ns();
+        if (now > start + 2 * ms * ns)
+            fail("udp: only %" PRIu64 " of %" PRIu64 " could be sent", sent, wanted);
+        uint64_t due = (now - start) * rate / 1000000000 + 1;
+        due = due < wanted ? due : wanted;
+        clear(&batch, false);
+        for (unsigned i = 0; i < DATAGRAMS; i++)
+            batch.pieces[i].iov_len = size;
+        unsigned most = due - sent < DATAGRAMS ? (unsigned)(due - sent) : DATAGRAMS;
+        int more = most ? sendmmsg(fd, batch.heads, most, 0) : 0;
+        if (more < 0 && errno != ECONNREFUSED && !would_block())
+            fail("udp: %s", strerror(errno));
+        sent += more > 0 ? (uint64_t)more : 0;
+        came += drain(fd, size);
+        if (sent >= due)
+            came += comes(fd, 1) ? drain(fd, size) : 0;
+    }
+    double seconds = (double)(now_ns() - start) / 1e9;
+    while (came < sent && comes(fd, LOST_MS))
+        came += drain(fd, size);
+    printf("{\"sent\": %" PRIu64 ", \"came\": %" PRIu64 ", \"share\": %.4f, "
+           "\"sent_per_s\": %.1f}\n",
+           sent, came, (double)came / (double)sent, (double)sent / seconds);
+}
+
 /* Hold connections; ONE returns the next, and without it all of them echo. */
 static void
 hold(uint16_t port, unsigned conns, int (*one)(uint16_t))
@@ -879,14 +1193,23 @@ hold(uint16_t port, unsigned conns, int (*one)(uint16_t))
 int
 main(int argc, char **argv)
 {
+    if (argc > 5 && !strcmp(argv[1], "via")) {
+        proxy = strcmp(argv[2], "connect") ? SOCKS5 : CONNECT;
+        behind = (uint16_t)number(argv[3], 1, UINT16_MAX);
+        argc -= 3;
+        argv += 3;
+    }
     if (argc < 3)
-        fail("usage: load sink-source|get|put|fetch|start|echo|rr|cps|hold|web|ws|"
-             "web-hold|ws-hold PORT [...]");
+        fail("usage: load [via socks5|connect TARGET] sink-source|get|put|fetch|start|"
+             "echo|first|rr|cps|hold|web|ws|web-hold|ws-hold|udp-target|udp-echo|"
+             "udp-flows|udp-flood PORT [...]");
     const char *mode = argv[1];
     uint16_t port = (uint16_t)number(argv[2], 0, UINT16_MAX);
     all_descriptors();
     if (!strcmp(mode, "sink-source") && argc == 3)
         sink_source(port);
+    if (!strcmp(mode, "udp-target") && argc == 3)
+        udp_target(port);
     signal(SIGALRM, on_alarm);
     alarm(MAX_MS / 1000 + SPARE_S);
     const uint64_t most_bytes = UINT64_C(1) << 50;
@@ -900,9 +1223,21 @@ main(int argc, char **argv)
     else if (!strcmp(mode, "start") && argc == 4)
         start_of_stream(port, (unsigned)number(argv[3], 1000, MAX_MS));
     else if (!strcmp(mode, "echo") && argc == 4)
-        latency(echoing(port), (unsigned)number(argv[3], 1, MAX_MS));
+        latency(exchange, echoing(port), (unsigned)number(argv[3], 1, MAX_MS));
     else if (!strcmp(mode, "ws") && argc == 4)
-        latency(upgraded(port), (unsigned)number(argv[3], 1, MAX_MS));
+        latency(exchange, upgraded(port), (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "first") && argc == 4)
+        latency(first_exchange, port, (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "udp-echo") && argc == 4)
+        latency(datagram_exchange, datagram_socket(port, false),
+                (unsigned)number(argv[3], 1, MAX_MS));
+    else if (!strcmp(mode, "udp-flows") && argc == 5)
+        udp_flows(port, (unsigned)number(argv[3], 1, MAX_MS),
+                  (unsigned)number(argv[4], 1, MAX_FLOWS));
+    else if (!strcmp(mode, "udp-flood") && argc == 6)
+        udp_flood(port, (unsigned)number(argv[3], 1, MAX_MS),
+                  (unsigned)number(argv[4], 1, MAX_RATE),
+                  (unsigned)number(argv[5], MESSAGE_BYTES + 1, DATAGRAM_BYTES));
     else if (!strcmp(mode, "web") && argc == 6)
         web(port, (unsigned)number(argv[3], 1, MAX_MS),
             (unsigned)number(argv[4], 1, MAX_CONNS), number(argv[5], 1, most_bytes));

@@ -247,8 +247,17 @@ class Loads:
             for name, program in sorted(peer.ends.items())
         }
 
-    def load(self, mode: str, peer: Peer, *numbers: int) -> Found:
-        command = [self._binary, mode, str(peer.port), *map(str, numbers)]
+    def load(
+        self,
+        mode: str,
+        peer: Peer,
+        *numbers: int,
+        via: tuple[str, ...] = (),
+        port: int = 0,
+    ) -> Found:
+        """Run the program; ``via`` and ``port`` are of a proxy that is the peer."""
+        where = str(port or peer.port)
+        command = [self._binary, *via, mode, where, *map(str, numbers)]
         limit_s = self.size.timeout_s
         try:
             done = subprocess.run(

@@ -108,6 +108,8 @@ class Peer:
     """Programs that must be on PATH; ``paths`` are their places, in this order."""
     multiplexed = True
     """Whether all connections share one link; else each is two descriptors an end."""
+    target_mode = "sink-source"
+    """Of the load program, as the target."""
     version_command: tuple[str, ...] = ()
     version_pattern = r"\d+\.\d+\S*"
 
@@ -150,7 +152,8 @@ class Peer:
         self.paths = find(*self.needs)
         self.place = self.tools.directory / f"{self.name}-{next(self._places)}"
         self.place.mkdir()
-        self.target_port = self._helper("target", self.tools.load, "sink-source", "0")
+        target = (self.tools.load, self.target_mode, "0")
+        self.target_port = self._helper("target", *target)
         self.port = free_port()
         self.launch()
         self.wait_ready()
@@ -327,10 +330,12 @@ class OpenSSH(Peer):
         }
         flags = [flag for key in options for flag in ("-o", f"{key}={options[key]}")]
         flags += ["-F", "none", "-i", user, "-p", str(port)]
-        forward = f"{LOCAL}:{self.port}:{LOCAL}:{self.target_port}"
         cipher = ("-c", "aes256-gcm@openssh.com")
         login = f"{getpass.getuser()}@{LOCAL}"
-        self.run("client", ssh, "-N", "-R", forward, *cipher, *flags, login)
+        self.run("client", ssh, "-N", *self.forward(), *cipher, *flags, login)
+
+    def forward(self) -> tuple[str, str]:
+        return "-R", f"{LOCAL}:{self.port}:{LOCAL}:{self.target_port}"
 
     def stop(self) -> None:
         super().stop()
@@ -365,17 +370,20 @@ class Chisel(Peer):
     mode = "SSH over a WebSocket, one connection, reverse port"
     needs: tuple[str, ...] = ("chisel",)
     version_command: tuple[str, ...] = ("chisel", "--version")
+    server_options: tuple[str, ...] = ("--reverse",)
 
     def launch(self) -> None:
         (chisel,) = self.paths
         server_port = free_port()
         auth = ("--auth", f"bench:{SECRET}")
         where = ("--host", LOCAL, "--port", str(server_port))
-        self.run("server", chisel, "server", "--reverse", *where, *auth)
+        self.run("server", chisel, "server", *self.server_options, *where, *auth)
         url = f"http://{LOCAL}:{self.dial(server_port)}"
-        forward = f"R:{LOCAL}:{self.port}:{LOCAL}:{self.target_port}"
         retry = ("--max-retry-interval", "1s")
-        self.run("client", chisel, "client", *retry, *auth, url, forward)
+        self.run("client", chisel, "client", *retry, *auth, url, self.forward())
+
+    def forward(self) -> str:
+        return f"R:{LOCAL}:{self.port}:{LOCAL}:{self.target_port}"
 
 
 class Frp(Peer):
@@ -391,6 +399,12 @@ class Frp(Peer):
     def proxy(self) -> str:
         return f'type = "tcp"\nremotePort = {self.port}\n'
 
+    def proxies(self) -> str:
+        return (
+            f'[[proxies]]\nname = "bench"\nlocalIP = "{LOCAL}"\n'
+            f"localPort = {self.target_port}\n{self.proxy()}"
+        )
+
     def launch(self) -> None:
         frps, frpc = self.paths
         server_port = free_port()
@@ -405,8 +419,7 @@ class Frp(Peer):
             f'serverAddr = "{LOCAL}"\nserverPort = {self.dial(server_port)}\n'
             "loginFailExit = false\n"
             f"transport.tls.enable = true\ntransport.tcpMux = true\n{common}"
-            f'[[proxies]]\nname = "bench"\nlocalIP = "{LOCAL}"\n'
-            f"localPort = {self.target_port}\n{self.proxy()}"
+            f"{self.proxies()}"
         )
         self.run("client", frpc, "-c", self.write("frpc.toml", client))
 

@@ -7,8 +7,10 @@ import json
 import statistics
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.apps import BY_SOCKS, SSH_D
+from benchmarks.datagrams import BY_UDP, CHISEL_UDP, FRP_UDP, UDP_DIRECT
 from benchmarks.names import BY_NAME, FRP_BY_NAME
-from benchmarks.peers import DIRECT, OPENSSH, PEERS, TUNNEL
+from benchmarks.peers import DIRECT, OPENSSH, TUNNEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 class Asked:
     """What is asked of a figure: at least (or at most) so many times ``base``'s.
 
-    Without a base it is the figure itself. ``goal`` is the better of the two. ``of`` is
-    the peer of whom it is asked.
+    Without a base it is the figure itself. ``goal`` is the better of the two, and of
+    ``goal_base`` if that is another. ``of`` is the peer of whom it is asked.
     """
 
     floor: float
@@ -28,16 +30,21 @@ class Asked:
     base: str | None = OPENSSH
     at_most: bool = False
     of: str = TUNNEL
+    goal_base: str | None = None
 
     def __str__(self) -> str:
         times = f" × {self.base}" if self.base else ""
         return f"{'≤' if self.at_most else '≥'} {self.floor:g}{times}"
 
-    def verdict(self, value: float) -> str:
-        def met(bound: float) -> bool:
+    def verdict(self, value: float, for_goal: float) -> str:
+        """Judge a ratio to ``base``, and to ``goal_base`` or the same again."""
+
+        def met(value: float, bound: float) -> bool:
             return value <= bound if self.at_most else value >= bound
 
-        return "goal" if met(self.goal) else "floor" if met(self.floor) else "NO"
+        if not met(value, self.floor):
+            return "NO"
+        return "goal" if met(for_goal, self.goal) else "floor"
 
 
 ASKED: Final = {
@@ -58,6 +65,12 @@ ASKED: Final = {
     "1 KiB on 64 visitors, /s": Asked(0.3, 0.6, TUNNEL, of=BY_NAME),
     "1 KiB on 1 visitor, /s": Asked(0.6, 0.85, TUNNEL, of=BY_NAME),
     "1 MiB on 8 visitors, MB/s": Asked(0.85, 1.0, TUNNEL, of=BY_NAME),
+    "SOCKS5 cps 32, /s": Asked(0.8, 1.0, SSH_D, of=BY_SOCKS),
+    "UDP echo p50, µs": Asked(
+        1.2, 1.2, FRP_UDP, at_most=True, of=BY_UDP, goal_base=CHISEL_UDP
+    ),
+    "UDP on 32 flows, /s": Asked(0.8, 0.8, FRP_UDP, of=BY_UDP, goal_base=CHISEL_UDP),
+    "UDP back of 20,000/s of 1,200 B, %": Asked(90, 99.5, None, of=BY_UDP),
     "server, KB per idle kept visitor": Asked(12, 8, None, at_most=True, of=BY_NAME),
     "server, KB per idle WebSocket": Asked(12, 8, None, at_most=True, of=BY_NAME),
     "client, KB per idle WebSocket": Asked(12, 8, None, at_most=True, of=BY_NAME),
@@ -67,6 +80,13 @@ ASKED_BESIDE: Final = {
     "1 KiB on 64 visitors, /s": Asked(1.5, 1.5, FRP_BY_NAME, of=BY_NAME),
 }
 """A second peer that a figure is compared with."""
+
+BASES: Final = {
+    "names": (DIRECT, TUNNEL),
+    "socks": (DIRECT, SSH_D),
+    "udp": (UDP_DIRECT, FRP_UDP),
+}
+"""With which two peers the others of a family are compared; else no tunnel and ssh."""
 
 
 @dataclasses.dataclass
@@ -137,8 +157,8 @@ def text(result: Result) -> str:
     parts = ["\n".join(f"* {key}: {said}" for key, said in result.about.items())]
     parts.append("\n".join(peers_table(result)))
     for family, figures in result.families.items():
-        base = TUNNEL if family == "names" else OPENSSH
-        parts.append(f"## {family}\n\n" + "\n".join(table(result, figures, base)))
+        bases = BASES.get(family, (DIRECT, OPENSSH))
+        parts.append(f"## {family}\n\n" + "\n".join(table(result, figures, bases)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,23 +180,26 @@ def peers_table(result: Result) -> Iterator[str]:
     )
 
 
-def table(result: Result, figures: list[str], base: str) -> Iterator[str]:
+def table(result: Result, figures: list[str], bases: tuple[str, str]) -> Iterator[str]:
     """Yield a row for each figure of each peer; a missing one says why."""
+    base = result.peers.get(bases[1], {}).get("label", bases[1])
     head = (
         *("figure", "peer", "median", "min..max", "× direct"),
-        *(f"× {PEERS[base].label.removesuffix(' -R')}", "asked"),
+        *(f"× {base.removesuffix(' -R')}", "asked"),
     )
     rows: list[tuple[str, ...]] = [head]
     for figure in figures:
         rows += [
             cells
             for peer in result.peers
-            if (cells := row(result, figure, peer, base)) is not None
+            if (cells := row(result, figure, peer, bases)) is not None
         ]
     yield from aligned(rows)
 
 
-def row(result: Result, figure: str, peer: str, base: str) -> tuple[str, ...] | None:
+def row(
+    result: Result, figure: str, peer: str, bases: tuple[str, str]
+) -> tuple[str, ...] | None:
     label = result.peers[peer]["label"]
     found, median = result.found(figure, peer), result.median(figure, peer)
     why = result.failures.get(figure, {}).get(peer)
@@ -187,8 +210,7 @@ def row(result: Result, figure: str, peer: str, base: str) -> tuple[str, ...] | 
         label,
         number(median),
         f"{number(min(found))}..{number(max(found))}",
-        factor(result.ratio(figure, peer, DIRECT)),
-        factor(result.ratio(figure, peer, base)),
+        *(factor(result.ratio(figure, peer, base)) for base in bases),
         asked(result, figure, peer),
     )
 
@@ -209,7 +231,12 @@ def judged(result: Result, figure: str, bound: Asked) -> str:
         if bound.base
         else result.median(figure, bound.of)
     )
-    return f"{bound}: {'-' if value is None else bound.verdict(value)}"
+    for_goal = value
+    if bound.goal_base:
+        for_goal = result.ratio(figure, bound.of, bound.goal_base)
+    if value is None or for_goal is None:
+        return f"{bound}: -"
+    return f"{bound}: {bound.verdict(value, for_goal)}"
 
 
 def aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:

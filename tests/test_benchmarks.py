@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks import chart, machine, report
+from benchmarks.apps import APP_PEERS, BY_SOCKS, SSH_D, Apps, Microsocks
+from benchmarks.datagrams import (
+    BY_UDP,
+    CHISEL_UDP,
+    FRP_UDP,
+    UDP_DIRECT,
+    UDP_PEERS,
+    Datagrams,
+    UdpDirect,
+)
 from benchmarks.families import KINDS, Run, turned
 from benchmarks.loads import QUICK, Loads
 from benchmarks.machine import NotInstalledError
@@ -107,12 +117,23 @@ def test_the_chart_is_well_formed_and_shows_bars_and_lines() -> None:
     assert len(list(root.iter(f"{space}polyline"))) == 2
 
 
+def test_the_chart_shows_what_a_family_has_of_its_own() -> None:
+    result, figure = Result(), "UDP echo p50, µs"
+    for peer, value in ((UDP_DIRECT, 5.0), (BY_UDP, 40.0), (FRP_UDP, 20.0)):
+        result.peers[peer] = {"label": KINDS[peer].label, "mode": "", "version": "1.0"}
+        result.add("udp", figure, peer, value)
+    drawn = chart.svg(result)
+    assert "less is better; no tunnel at all: 5" in drawn
+    assert drawn.count('class="bar ours"') == 1
+    assert drawn.count('class="bar"') == 1
+
+
 def test_the_chart_of_a_result_without_any_value_is_still_a_chart() -> None:
     ET.fromstring(chart.svg(Result()))  # noqa: S314 - our own text
 
 
 def test_every_peer_says_in_which_mode_it_runs() -> None:
-    for name, kind in PEERS.items():
+    for name, kind in KINDS.items():
         assert kind.name == name
         assert kind.label
         assert kind.mode
@@ -138,12 +159,75 @@ def test_a_name_is_judged_by_our_own_port_and_by_frp() -> None:
 
 def test_a_family_has_the_peers_that_can_carry_it(tmp_path: Path) -> None:
     result = Result()
-    names = [DIRECT, TUNNEL, BY_NAME, "openssh"]
+    names = [DIRECT, TUNNEL, BY_NAME, "openssh", *APP_PEERS, *UDP_PEERS]
     result.peers = {name: {} for name in names}
     tools = Tools(tmp_path, "", "")
     run = Run(tools, Loads("", QUICK), result, names, 1, 0.0)
     assert run.present("names") == [DIRECT, TUNNEL, BY_NAME]
     assert run.present("main") == [DIRECT, TUNNEL, "openssh"]
+    assert run.present("socks") == [DIRECT, *APP_PEERS]
+    assert run.present("udp") == [*UDP_PEERS]
+
+
+@pytest.mark.parametrize(
+    ("frp", "chisel", "verdict"),
+    [(10_000, 9_000, "goal"), (10_000, 20_000, "floor"), (20_000, 9_000, "NO")],
+)
+def test_a_floor_and_its_goal_may_be_those_of_two_peers(
+    frp: float, chisel: float, verdict: str
+) -> None:
+    result, figure = Result(), "UDP on 32 flows, /s"
+    for peer, value in ((BY_UDP, 8_500), (FRP_UDP, frp), (CHISEL_UDP, chisel)):
+        result.peers[peer] = {"label": KINDS[peer].label, "mode": "", "version": "1.0"}
+        result.add("udp", figure, peer, value)
+    (mine,) = [row for row in rows(result, figure) if row[1] == "tunnel udp"]
+    assert mine[6] == f"≥ 0.8 × frp-udp: {verdict}"
+
+
+def test_a_family_is_compared_with_two_of_its_own_peers() -> None:
+    result, figure = Result(), "UDP echo p50, µs"
+    for peer, value in ((UDP_DIRECT, 10.0), (BY_UDP, 40.0), (FRP_UDP, 20.0)):
+        result.peers[peer] = {"label": KINDS[peer].label, "mode": "", "version": "1.0"}
+        result.add("udp", figure, peer, value)
+    (mine,) = [row for row in rows(result, figure) if row[1] == "tunnel udp"]
+    assert mine[4:6] == ["4.00", "2.00"]
+    result.add("socks", "SOCKS5 cps 32, /s", BY_SOCKS, 4_000)
+    assert f"× {SSH_D}" in report.text(result)
+
+
+def test_the_load_program_sends_datagrams(tmp_path: Path) -> None:
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    tools = Tools(tmp_path, machine.compile_c("load", tmp_path), "")
+    loads = Loads(tools.load, QUICK)
+    datagrams, peer = Datagrams(loads), UdpDirect(tools)
+    try:
+        peer.start()
+        assert datagrams.echo(peer)["UDP echo p50, µs"] > 0
+        assert datagrams.flows(peer)["UDP on 32 flows, /s"] > 0
+        found = loads.load("udp-flood", peer, 100, 1_000, 1_200)
+        assert found["sent"] == 100
+        assert 0 <= found["share"] <= 1
+    finally:
+        peer.stop()
+
+
+def test_the_load_program_goes_through_a_proxy(tmp_path: Path) -> None:
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler")
+    if not shutil.which("microsocks"):
+        pytest.skip("no microsocks")
+    tools = Tools(tmp_path, machine.compile_c("load", tmp_path), "")
+    loads = Loads(tools.load, QUICK)
+    apps, peer = Apps(loads), Microsocks(tools)
+    try:
+        peer.start()
+        assert apps.by_socks(peer)["SOCKS5 cps 32, /s"] > 0
+        assert apps.by_connect(peer) == {}
+        assert apps.first_echo(peer)["SOCKS5 connect and echo p50, µs"] > 0
+        assert apps.bulk(peer)["SOCKS5 get ×1, MB/s"] > 0
+    finally:
+        peer.stop()
 
 
 def test_the_load_program_asks_for_web_answers_and_for_websockets(

@@ -244,6 +244,8 @@ def parse_end(text: str, host: str = "") -> End:
 _IPV4: Final = 1
 _DOMAIN: Final = 3
 _IPV6: Final = 4
+IPV4_BYTES: Final = 7
+"""Kind, host and port of an IPv4 address."""
 
 
 class ShortAddressError(ValueError):
@@ -286,6 +288,18 @@ def read_address(data: bytes | bytearray, at: int) -> tuple[str | bytes, int, in
         raise ShortAddressError
     host, port = bytes(data[start:end]), data[end] << 8 | data[end + 1]
     return host if kind == _DOMAIN else str(IPv6Address(host)), port, end + 2
+
+
+@lru_cache(1_024)
+def read_ipv4(data: bytes) -> Address | None:
+    """Return the IPv4 address that is all of ``data``; None if it is anything else.
+
+    Remembered, for datagrams come from the same again.
+    """
+    if len(data) != IPV4_BYTES or data[0] != _IPV4:
+        return None
+    host, port, _end = read_address(data, 0)
+    return Address(str(host), port)
 
 
 def encode_address(address: Address) -> bytes:

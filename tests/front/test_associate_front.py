@@ -22,7 +22,7 @@ from tunnel.net.sockets import FastSocket
 from tunnel.socks.v5 import encode_datagram
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 TARGET = Address("192.0.2.7", 53)
 
@@ -34,26 +34,29 @@ class Echo:
 
     def __init__(self) -> None:
         self.sent: list[tuple[Address, bytes]] = []
-        self._in, self._out = trio.open_memory_channel[tuple[Address, bytes]](100)
+        self.lost = 0
+        self._waiting: list[tuple[Address, bytes]] = []
         self.closed = trio.Event()
 
-    def send(self, address: Address, payload: bytes) -> None:
+    def put(self, address: Address, payload: bytes) -> None:
         self.sent.append((address, payload))
-        self._in.send_nowait((address, payload))
+        self._waiting.append((address, payload))
 
-    async def receive(self) -> tuple[Address, bytes]:
-        try:
-            return await self._out.receive()
-        except trio.EndOfChannel:
-            raise trio.BrokenResourceError from None
+    def flush(self) -> None:
+        for address, payload in self._waiting:
+            self.lost += not self._take(address, payload)
+        self._waiting.clear()
 
-    def lose(self) -> None:
-        self._in.close()
+    def deliver_to(
+        self, take: Callable[[Address, bytes], bool], over: Callable[[], None]
+    ) -> None:
+        self._take, self.lose = take, over
+
+    def close(self) -> None:
+        self.closed.set()
 
     async def aclose(self) -> None:
-        self._in.close()
-        self._out.close()
-        self.closed.set()
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -183,7 +186,10 @@ async def test_only_the_address_of_the_app_may_send() -> None:
 async def test_what_comes_before_the_app_has_sent_is_dropped() -> None:
     async with control() as it:
         await it.begin()
-        it.far.send(TARGET, b"nobody asked")
+        await trio.testing.wait_all_tasks_blocked()
+        it.far.put(TARGET, b"nobody asked")
+        it.far.flush()
+        assert it.far.lost == 1
         await trio.testing.wait_all_tasks_blocked()
         with udp() as app:
             data = encode_datagram(TARGET, b"x")
@@ -201,7 +207,9 @@ async def test_every_size_passes_whole_or_not_at_all() -> None:
                 data = encode_datagram(TARGET, bytes(size))
                 await app.sendto(data, it.relay)
                 assert await app.recv(70_000) == data
-            it.far.send(TARGET, bytes(65_507))  # too large with its header
+            it.far.put(TARGET, bytes(65_507))  # too large with its header
+            it.far.flush()
+            assert it.far.lost == 1
             data = encode_datagram(TARGET, b"the next")
             await app.sendto(data, it.relay)
             assert await app.recv(70_000) == data

@@ -15,6 +15,7 @@ from tunnel.access.proxy_users import ProxyUsers
 from tunnel.addresses import Address
 from tunnel.front.dialer import Dialer
 from tunnel.front.proxy import serve_proxy
+from tunnel.net.datagrams import DatagramSocket, read_turn, when_readable
 from tunnel.net.listen import open_listener
 from tunnel.net.sockets import CHUNK_BYTES
 from tunnel.proto.frames import Target, TcpTarget
@@ -77,20 +78,34 @@ class Udp:
     passed = 0, 0
 
     def __init__(self) -> None:
-        raw = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        raw = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         raw.bind(("127.0.0.1", 0))
-        self._raw = raw
-        self._socket = trio.socket.from_stdlib_socket(raw)
+        self._socket = DatagramSocket.of(raw)
 
-    def send(self, address: Address, payload: bytes) -> None:
-        self._raw.sendto(payload, (address.host, address.port))
+    def put(self, address: Address, payload: bytes) -> None:
+        self._socket.sendto(payload, (address.host, address.port))
 
-    async def receive(self) -> tuple[Address, bytes]:
-        data, name = await self._socket.recvfrom(65_535)
-        return Address(*name), data
+    def flush(self) -> None:
+        pass
+
+    def deliver_to(
+        self, take: Callable[[Address, bytes], bool], over: Callable[[], None]
+    ) -> None:
+        del over
+
+        def one(data: bytes, source: tuple[str, int]) -> None:
+            take(Address(*source), data)
+
+        def turn() -> None:
+            read_turn(self._socket, one)
+
+        trio.lowlevel.spawn_system_task(when_readable, self._socket, turn)
+
+    def close(self) -> None:
+        self._socket.close()
 
     async def aclose(self) -> None:
-        self._socket.close()
+        self.close()
         await trio.lowlevel.checkpoint()
 
 

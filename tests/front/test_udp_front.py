@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tunnel.front.udp import open_udp_port, serve_udp_port, visitor_of
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 ANNA, BERTA, CARLA = (("198.51.100.1", port) for port in (1_001, 1_002, 1_003))
 NOWHERE = Address("0.0.0.0", 0)
@@ -26,39 +27,44 @@ class FakeSocket:
     """A UDP socket of which the test is the network."""
 
     def __init__(self) -> None:
-        self._put, self._came = trio.open_memory_channel[
-            "tuple[bytes, tuple[str, int]]"
-        ](100)
+        self._bell, self._hammer = socket.socketpair()
+        self._came: deque[tuple[bytes, tuple[str, int]]] = deque()
         self.said: list[tuple[bytes, tuple[str, int]]] = []
         self.fails = 0
-        self.closed = False
 
-    async def come(self, source: tuple[str, int], payload: bytes) -> None:
-        self._put.send_nowait((payload, source))
+    @property
+    def closed(self) -> bool:
+        return self.fileno() < 0
+
+    async def come(self, *datagrams: tuple[tuple[str, int], bytes]) -> None:
+        for source, payload in datagrams:
+            self._came.append((payload, source))
+            self._hammer.send(b"!")
         await trio.testing.wait_all_tasks_blocked()
 
     def fileno(self) -> int:
-        return -1 if self.closed else 7
+        return self._bell.fileno()
 
-    async def recvfrom(self, most: int) -> tuple[bytes, tuple[str, int]]:
+    def recvfrom(self, most: int) -> tuple[bytes, tuple[str, int]]:
         assert most >= 65_507
         if self.fails:
             self.fails -= 1
             raise ConnectionRefusedError
-        try:
-            return await self._came.receive()
-        except trio.EndOfChannel:
-            raise trio.ClosedResourceError from None
+        if not self._came:
+            raise BlockingIOError
+        self._bell.recv(1)
+        return self._came.popleft()
 
-    async def sendto(self, payload: bytes, where: tuple[str, int]) -> None:
-        await trio.lowlevel.checkpoint()
+    def sendto(self, payload: bytes, where: tuple[str, int]) -> None:
         if payload == b"too large":
             raise OSError(90, "Message too long")
         self.said.append((payload, where))
 
     def close(self) -> None:
-        self.closed = True
-        self._put.close()
+        if not self.closed:
+            trio.lowlevel.notify_closing(self._bell)
+        self._bell.close()
+        self._hammer.close()
 
 
 class FakeDatagrams:
@@ -66,46 +72,57 @@ class FakeDatagrams:
 
     passed = 0, 0
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: list[tuple[FakeDatagrams, bytes]]) -> None:
         self.sent: list[bytes] = []
         self.closed = False
-        self._put, self._come = trio.open_memory_channel[bytes](100)
+        self.lost = 0
+        self._waiting = waiting
+        """What was put into any of them, until one of them is flushed."""
 
-    def send(self, address: Address, payload: bytes) -> None:
+    def put(self, address: Address, payload: bytes) -> None:
         assert address == NOWHERE
-        self.sent.append(payload)
+        self._waiting.append((self, payload))
 
-    async def receive(self) -> tuple[Address, bytes]:
-        try:
-            return NOWHERE, await self._come.receive()
-        except trio.EndOfChannel:
-            raise trio.BrokenResourceError from None
+    def flush(self) -> None:
+        for one, payload in self._waiting:
+            one.sent.append(payload)
+        self._waiting.clear()
+
+    def deliver_to(
+        self, take: Callable[[Address, bytes], bool], over: Callable[[], None]
+    ) -> None:
+        self._take, self._over = take, over
 
     async def answer(self, payload: bytes) -> None:
-        self._put.send_nowait(payload)
+        self.lost += not self._take(NOWHERE, payload)
         await trio.testing.wait_all_tasks_blocked()
 
     async def end(self) -> None:
-        self._put.close()
+        self._over()
         await trio.testing.wait_all_tasks_blocked()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self.closed = True
+
+    async def aclose(self) -> None:
+        self.close()
 
 
 class Bench:
     """A port being served."""
 
+    socket: FakeSocket
+
     def __init__(self) -> None:
-        self.socket = FakeSocket()
         self.opened: list[tuple[Address, FakeDatagrams]] = []
         self.refuse = False
         self.over = False
+        self._waiting: list[tuple[FakeDatagrams, bytes]] = []
 
     def open(self, visitor: Address) -> FakeDatagrams:
         if self.refuse:
             raise LocalStreamError(Code.LINK_LOST, "no link")
-        datagrams = FakeDatagrams()
+        datagrams = FakeDatagrams(self._waiting)
         self.opened.append((visitor, datagrams))
         return datagrams
 
@@ -117,6 +134,7 @@ class Bench:
 @asynccontextmanager
 async def bench(most: int = 10, idle_s: float = 180) -> AsyncIterator[Bench]:
     made = Bench()
+    made.socket = FakeSocket()
     TIMEOUTS.set(Timeouts(udp_idle_s=idle_s))
 
     async def run() -> None:
@@ -138,9 +156,9 @@ async def test_each_visitor_has_an_association_of_its_own(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench() as port:
-        await port.socket.come(ANNA, b"one")
-        await port.socket.come(BERTA, b"two")
-        await port.socket.come(ANNA, b"three")
+        await port.socket.come((ANNA, b"one"))
+        await port.socket.come((BERTA, b"two"))
+        await port.socket.come((ANNA, b"three"))
         assert [visitor for visitor, _ in port.opened] == [
             Address(*ANNA),
             Address(*BERTA),
@@ -154,16 +172,29 @@ async def test_each_visitor_has_an_association_of_its_own(
     assert port.socket.closed
 
 
+async def test_what_comes_at_once_from_many_leaves_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with bench() as port:
+        port.socket.fails = 1
+        await port.socket.come((ANNA, b"1"), (BERTA, b"2"), (ANNA, b"3"))
+        (_, anna), (_, berta) = port.opened
+        assert (anna.sent, berta.sent) == ([b"1", b"3"], [b"2"])
+        many = [(ANNA, bytes([number])) for number in range(200)]
+        await port.socket.come(*many)
+        assert anna.sent[2:] == [payload for _, payload in many]
+
+
 async def test_silence_ends_an_association_and_a_later_datagram_begins_another(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench(idle_s=2) as port:
-        await port.socket.come(ANNA, b"one")
+        await port.socket.come((ANNA, b"one"))
         await trio.sleep(1.9)
         assert port.closed == [False]
         await trio.sleep(0.2)
         assert port.closed == [True]
-        await port.socket.come(ANNA, b"two")
+        await port.socket.come((ANNA, b"two"))
         assert port.opened[1][1].sent == [b"two"]
 
 
@@ -171,8 +202,8 @@ async def test_who_was_never_answered_is_silent_for_a_minute_at_most(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench(idle_s=180) as port:
-        await port.socket.come(ANNA, b"one")
-        await port.socket.come(BERTA, b"one")
+        await port.socket.come((ANNA, b"one"))
+        await port.socket.come((BERTA, b"one"))
         await port.opened[1][1].answer(b"for berta")
         await trio.sleep(61)
         assert port.closed == [True, False]
@@ -187,11 +218,11 @@ async def test_a_datagram_of_either_way_is_life(
     way: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with bench(idle_s=2) as port:
-        await port.socket.come(ANNA, b"one")
+        await port.socket.come((ANNA, b"one"))
         for _ in range(5):
             await trio.sleep(1.5)
             if way == "in":
-                await port.socket.come(ANNA, b"more")
+                await port.socket.come((ANNA, b"more"))
             else:
                 await port.opened[0][1].answer(b"more")
         assert port.closed == [False]
@@ -201,10 +232,10 @@ async def test_a_newcomer_ends_the_one_that_was_silent_longest(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench(most=2) as port:
-        await port.socket.come(ANNA, b"first")
-        await port.socket.come(BERTA, b"second")
+        await port.socket.come((ANNA, b"first"))
+        await port.socket.come((BERTA, b"second"))
         await port.opened[0][1].answer(b"anna lives")
-        await port.socket.come(CARLA, b"third")
+        await port.socket.come((CARLA, b"third"))
         assert port.closed == [False, True, False]
         await port.opened[0][1].answer(b"still")
         assert port.socket.said[-1] == (b"still", ANNA)
@@ -214,10 +245,10 @@ async def test_the_far_sides_end_closes_it_and_the_next_datagram_tries_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench() as port:
-        await port.socket.come(ANNA, b"one")
+        await port.socket.come((ANNA, b"one"))
         await port.opened[0][1].end()
         assert port.closed == [True]
-        await port.socket.come(ANNA, b"two")
+        await port.socket.come((ANNA, b"two"))
         assert port.opened[1][1].sent == [b"two"]
 
 
@@ -228,10 +259,10 @@ async def test_who_is_refused_is_dropped_and_said_once(
     async with bench() as port:
         port.refuse = True
         for _ in range(5):
-            await port.socket.come(ANNA, b"lost")
+            await port.socket.come((ANNA, b"lost"))
         assert len(caplog.records) == 1
         port.refuse = False
-        await port.socket.come(ANNA, b"heard")
+        await port.socket.come((ANNA, b"heard"))
         assert port.opened[0][1].sent == [b"heard"]
 
 
@@ -240,17 +271,18 @@ async def test_what_the_kernel_will_not_send_is_lost_and_nothing_else(
 ) -> None:
     async with bench() as port:
         port.socket.fails = 3
-        await port.socket.come(ANNA, b"one")
+        await port.socket.come((ANNA, b"one"))
         await port.opened[0][1].answer(b"too large")
         await port.opened[0][1].answer(b"fits")
         assert port.socket.said == [(b"fits", ANNA)]
+        assert port.opened[0][1].lost == 1
 
 
 async def test_a_port_that_is_closed_ends_its_associations(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with bench() as port:
-        await port.socket.come(ANNA, b"one")
+        await port.socket.come((ANNA, b"one"))
         port.socket.close()
         await trio.testing.wait_all_tasks_blocked()
         assert port.over

@@ -65,6 +65,74 @@ async def test_datagrams_pass_both_ways(autojump_clock: trio.testing.MockClock) 
         assert "sent=1 received=2 dropped=0" in repr(ours)
 
 
+async def test_what_is_put_leaves_together_and_is_given_as_it_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    served = Associations()
+    heard: list[bytes] = []
+    ends: list[None] = []
+
+    def take(address: Address, payload: bytes) -> bool:
+        assert address == TO
+        heard.append(payload)
+        return payload != b"lost"
+
+    async with session_pair(terms=UDP, serve_server=served) as pair:
+        ours, other = associate(pair), associate(pair)
+        theirs, others = [await served.taken.receive() for _ in range(2)]
+        ours.send(TO, b"early")
+        await trio.testing.wait_all_tasks_blocked()
+        for one in (theirs, others):
+            one.deliver_to(take, lambda: ends.append(None))
+        assert heard == [b"early"]
+        for payload in (b"one", b"lost", b"two"):
+            ours.put(TO, payload)
+            other.put(TO, payload + b" too")
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard == [b"early"]
+        other.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        assert heard[1:] == [
+            b"one",
+            b"one too",
+            b"lost",
+            b"lost too",
+            b"two",
+            b"two too",
+        ]
+        assert (ours.sent, other.sent) == (4, 3)
+        assert theirs.received + others.received == 7
+        assert theirs.dropped + others.dropped == 1
+        await ours.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(ends) == 1
+        await theirs.aclose()
+        await others.aclose()
+        assert len(ends) == 1
+
+
+async def test_one_that_is_over_before_it_is_delivered_says_so_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    served = Associations()
+    heard: list[bytes] = []
+    ends: list[None] = []
+    async with session_pair(terms=UDP, serve_server=served) as pair:
+        ours = associate(pair)
+        theirs = await served.taken.receive()
+        ours.send(TO, b"last words")
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+
+        def take(_address: Address, payload: bytes) -> bool:
+            heard.append(payload)
+            return True
+
+        theirs.deliver_to(take, lambda: ends.append(None))
+        assert (heard, len(ends)) == ([b"last words"], 1)
+
+
 async def test_a_reader_who_takes_nothing_loses_the_oldest(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

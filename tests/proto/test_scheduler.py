@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import MAX_FRAME_BYTES, ProtClose, ProtData, SockMap
 from tunnel.proto.payloads import encode
-from tunnel.proto.scheduler import SHARED_FRAME_BYTES, SendQueue, SendScheduler
+from tunnel.proto.scheduler import (
+    FRAME_COST_BYTES,
+    SHARED_FRAME_BYTES,
+    WORDS_BYTES,
+    WORDS_SHARE,
+    SendQueue,
+    SendScheduler,
+)
 
 if TYPE_CHECKING:
     from tunnel.proto.frames import ProtFrame
@@ -124,6 +131,53 @@ def test_lanes_together_take_turns_of_one_tls_record() -> None:
         loaded(lanes, number, 40_000)
     turns = [(f.sock_map, len(f.payload)) for f in take(lanes, 50_000)]  # type: ignore[union-attr]
     assert turns == [(1, SHARED_FRAME_BYTES), (3, SHARED_FRAME_BYTES)] * 2
+
+
+def numbers(frames: list[ProtFrame]) -> list[int]:
+    return [frame.sock_map for frame in frames if isinstance(frame, ProtData)]
+
+
+def test_a_word_has_the_next_turn_first_however_much_waits() -> None:
+    lanes = SendScheduler(MAX_FRAME_BYTES)
+    for number in (1, 3, 5, 7):
+        loaded(lanes, number, 300_000)
+    take(lanes, 262_144)
+    loaded(lanes, 9, 64)
+    first, *others = numbers(take(lanes, 262_144))
+    assert first == 9
+    assert set(others) == {1, 3, 5, 7}
+
+
+def test_what_is_no_word_waits_for_its_turn() -> None:
+    lanes = SendScheduler(MAX_FRAME_BYTES)
+    loaded(lanes, 1, 300_000)
+    take(lanes, 16_384)
+    loaded(lanes, 3, WORDS_BYTES - FRAME_COST_BYTES + 1)
+    assert numbers(take(lanes, 50_000))[0] == 1
+
+
+def test_the_second_word_of_a_lane_that_waits_does_not_move_it() -> None:
+    lanes = SendScheduler(MAX_FRAME_BYTES)
+    loaded(lanes, 1, 300_000)
+    lane = loaded(lanes, 3, 20_000)
+    take(lanes, 1)
+    lanes.push(lane, b"word")
+    assert numbers(take(lanes, 1)) == [3]
+    assert numbers(take(lanes, 1)) == [1]
+
+
+@given(st.integers(16_384, 262_144), st.integers(1, 9_000))
+def test_words_leave_the_others_three_quarters_of_a_turn(
+    budget: int, size: int
+) -> None:
+    lanes = SendScheduler(MAX_FRAME_BYTES)
+    bulk = loaded(lanes, 1, 400_000)
+    take(lanes, budget)
+    for number in range(3, 603, 2):
+        loaded(lanes, number, size)
+    ahead = list(lanes.waiting).index(bulk)
+    most = min(budget // WORDS_SHARE, WORDS_BYTES)
+    assert ahead == most // (size + FRAME_COST_BYTES)
 
 
 def test_a_turn_that_gave_bytes_is_reported() -> None:

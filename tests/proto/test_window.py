@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnel.proto.pools import HELD_LIMIT_BYTES, HeldPool
-from tunnel.proto.window import RecvWindow, SendWindow
+from tunnel.proto.window import (
+    GRANT_BYTES,
+    MAX_WINDOW_BYTES,
+    RecvWindow,
+    SendWindow,
+)
 
 SIZES = st.integers(1, 5_000)
 
@@ -55,6 +60,15 @@ def test_a_grant_is_due_when_half_a_window_was_taken() -> None:
     assert window.grant() == 15
     assert not window.consume(4)
     assert window.consume(1)
+
+
+def test_a_grant_waits_for_no_more_than_its_most_however_large_the_window() -> None:
+    window = RecvWindow(MAX_WINDOW_BYTES, MAX_WINDOW_BYTES)
+    window.received += MAX_WINDOW_BYTES
+    assert not window.consume(GRANT_BYTES - 1)
+    assert window.consume(1)
+    assert window.grant() == MAX_WINDOW_BYTES + GRANT_BYTES
+    assert not window.consume(1)
 
 
 def test_a_window_of_one_byte_still_moves() -> None:

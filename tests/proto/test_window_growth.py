@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from support.pair import CorePair
 
 from tunnel.proto.codec import FrameDecoder
+from tunnel.proto.entry_pace import let_go, slow
 from tunnel.proto.frames import ProtPing, ProtWindow, Terms
 from tunnel.proto.pools import PROCESS_GROWTH_BYTES, HeldPool
 from tunnel.proto.window import (
+    FAR_S,
+    GRANT_BYTES,
     IDLE_S,
     MAX_WINDOW_BYTES,
     PROBE_S,
@@ -36,6 +39,10 @@ def growth(process: HeldPool | None = None) -> WindowTuner:
 
 
 def grant(own: WindowTuner, window: RecvWindow, now: float) -> int:
+    """Have half of the window emptied, and grant; give its size."""
+    half = (window.size + 1) // 2
+    window.received += half
+    window.consumed += half
     own.grant(window, now, RTT_S)
     return window.size
 
@@ -46,12 +53,42 @@ def grow_fully(own: WindowTuner, window: RecvWindow, now: float = 0.0) -> int:
     return window.size
 
 
-def test_a_window_doubles_while_half_of_it_lasts_less_than_two_round_trips() -> None:
+def test_a_window_grows_while_half_of_it_lasts_less_than_two_round_trips() -> None:
     own, window = growth(), first()
     assert grant(own, window, 0.0) == FIRST
-    assert grant(own, window, 1.9 * RTT_S) == 2 * FIRST
-    assert grant(own, window, 3.8 * RTT_S) == 4 * FIRST
-    assert grant(own, window, 5.9 * RTT_S) == 4 * FIRST
+    assert grant(own, window, 1.9 * RTT_S) == 4 * FIRST
+    assert grant(own, window, 3.8 * RTT_S) == 16 * FIRST
+    assert grant(own, window, 5.9 * RTT_S) == 16 * FIRST
+
+
+def test_a_window_of_a_short_line_only_doubles() -> None:
+    own, window = growth(), first()
+    grant(own, window, 0.0)
+    window.consumed += FIRST // 2
+    own.grant(window, 0.001, FAR_S * 0.9)
+    assert window.size == 2 * FIRST
+
+
+def test_grants_of_less_than_half_a_window_do_not_make_it_grow() -> None:
+    own, window = growth(), first()
+    grant(own, window, 0.0)
+    window.consumed += FIRST // 2 - 1
+    own.grant(window, 0.1 * RTT_S, RTT_S)
+    assert window.size == FIRST
+    window.consumed += 1
+    own.grant(window, 1.9 * RTT_S, RTT_S)
+    assert window.size == 4 * FIRST
+
+
+def test_half_a_large_window_is_granted_in_parts_which_counts_as_one_emptying() -> None:
+    own, window = growth(), RecvWindow(MAX_WINDOW_BYTES // 4, MAX_WINDOW_BYTES // 4)
+    grant(own, window, 0.0)
+    sizes = []
+    for part in range(8):
+        window.consumed += MAX_WINDOW_BYTES // 64
+        own.grant(window, part * RTT_S / 4, RTT_S)
+        sizes.append(window.size)
+    assert sizes == [MAX_WINDOW_BYTES // 4] * 7 + [MAX_WINDOW_BYTES]
 
 
 def test_a_window_grows_no_further_than_its_limit() -> None:
@@ -60,8 +97,9 @@ def test_a_window_grows_no_further_than_its_limit() -> None:
 
 def test_without_a_round_trip_nothing_grows() -> None:
     own, window = growth(), first()
-    own.grant(window, 0.0, None)
-    own.grant(window, 0.0, None)
+    for _ in range(2):
+        window.consumed += FIRST // 2
+        own.grant(window, 0.0, None)
     assert window.size == FIRST
 
 
@@ -71,7 +109,7 @@ def test_a_reader_that_lags_behind_gets_no_larger_window() -> None:
     window.received += FIRST // 2 + 1
     assert grant(own, window, RTT_S) == FIRST
     window.consume(1)
-    assert grant(own, window, 2 * RTT_S) == 2 * FIRST
+    assert grant(own, window, 2 * RTT_S) == 4 * FIRST
 
 
 def test_nothing_grows_while_memory_is_scarce() -> None:
@@ -106,8 +144,8 @@ def test_an_idle_window_has_its_first_size_again_and_pays_back() -> None:
     own, idle, busy = growth(process), first(), first()
     grow_fully(own, idle)
     grow_fully(own, busy, now=5.0)
-    assert own.next_wakeup() == idle.granted_at + IDLE_S
-    own.on_time(idle.granted_at + IDLE_S)
+    assert own.next_wakeup() == idle.measured_at + IDLE_S
+    own.on_time(idle.measured_at + IDLE_S)
     assert idle.size == FIRST
     assert busy.size == MAX_WINDOW_BYTES
     assert process.grown_bytes == MAX_WINDOW_BYTES - FIRST
@@ -211,8 +249,23 @@ def test_a_long_line_is_filled_within_seconds() -> None:
     pair = CorePair(Terms(), Terms())
     arrived, _ = carry_bulk(pair, rtt_s=0.1, seconds=2.0)
     pair.settle()
-    # 20 round trips of the first window would be 5 MB.
-    assert arrived > 100_000_000
+    # 20 round trips of the first window would be 5 MB, of the largest 335 MB.
+    assert arrived > 250_000_000
+
+
+def test_a_grown_window_lets_all_but_one_grant_be_on_its_way() -> None:
+    pair = CorePair(Terms(), Terms())
+    ours, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
+    pair.settle()
+    window = theirs.recv
+    assert window.size == MAX_WINDOW_BYTES
+    # The most that the reader has taken and was not granted is less than a grant.
+    room, granted = ours.send.room(), 0
+    assert room > MAX_WINDOW_BYTES - GRANT_BYTES
+    window.received += room
+    while not pair.server.core.consumed(theirs, 65_536):
+        granted += 65_536
+    assert granted < GRANT_BYTES
 
 
 def test_a_grant_asks_for_the_round_trip_once_in_a_while() -> None:
@@ -240,11 +293,14 @@ def test_another_link_is_asked_for_its_round_trip_at_the_next_grant() -> None:
     ours, theirs = pair.opened()
 
     def asks_at_a_grant() -> bool:
-        pair.client.core.send_data(ours, bytes(pair.client.core.send_room(ours)))
-        while pair.client.core.has_output():
-            pair.flush(pair.client)
-        pair.deliver(pair.client)
-        assert pair.server.core.consumed(theirs, theirs.held_bytes)
+        due = False
+        while not due:
+            pair.client.core.send_data(ours, bytes(pair.client.core.send_room(ours)))
+            while pair.client.core.has_output():
+                pair.flush(pair.client)
+            pair.deliver(pair.client)
+            assert theirs.held_bytes
+            due = pair.server.core.consumed(theirs, theirs.held_bytes)
         said = b""
         while pair.server.core.has_output():
             said += pair.flush(pair.server)
@@ -291,4 +347,17 @@ def test_a_connection_that_ends_pays_back_what_its_window_had_grown() -> None:
     carry_bulk(pair, rtt_s=0.1, seconds=1.0)
     assert pair.server.pool.grown_bytes > 0
     pair.server.core.end()
+    assert pair.server.pool.grown_bytes == 0
+
+
+def test_a_window_that_a_rate_takes_over_keeps_nothing_that_is_not_paid_for() -> None:
+    pair = CorePair()
+    _, theirs = carry_bulk(pair, rtt_s=0.1, seconds=1.0)[1]
+    pair.settle()
+    first = Terms().initial_window
+    assert theirs.recv.size > first
+    slow(pair.server.core, theirs)
+    sizes = [theirs.recv.size]
+    let_go(pair.server.core, theirs)
+    assert [*sizes, theirs.recv.size] == [first, first]
     assert pair.server.pool.grown_bytes == 0

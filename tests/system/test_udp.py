@@ -25,6 +25,9 @@ COUNT: Final = 1_000
 PER_BURST: Final = 50
 """On their way at once: what a kernel that is asked for nothing holds of small ones."""
 QUESTIONS: Final = 200
+FLOWS: Final = 600
+FLOW_BYTES: Final = 8_192
+"""Of memory at each end, with its share of what grows in steps."""
 LATE_S: Final = 1.0
 """Far above what is measured: this test is about arriving, not about speed."""
 
@@ -143,6 +146,28 @@ def test_each_visitor_hears_its_own_answers(machine: Machine, server: Server) ->
         for number, sock in enumerate(visitors):
             sock.send(b"%d" % number)
         assert [sock.recv(100) for sock in visitors] == [b"%d" % n for n in range(50)]
+
+
+def test_a_silent_flow_takes_little_memory(machine: Machine, server: Server) -> None:
+    with Echo() as echo:
+        client = machine.up(server.join, "--udp", str(echo.port))
+        port = port_of(client, "udp")
+
+        def flows(count: int) -> None:
+            for _ in range(count):  # each lives on for a minute or three
+                with visitor(port) as sock:
+                    sock.send(b"one")
+                    assert sock.recv(100) == b"one"
+
+        programs = client, server.program
+        flows(FLOWS // 3)
+        before = [one.rss_bytes() for one in programs]
+        flows(FLOWS)
+        each = [
+            (one.rss_bytes() - was) / FLOWS
+            for one, was in zip(programs, before, strict=True)
+        ]
+        assert max(each) <= FLOW_BYTES, each
 
 
 def test_a_service_that_is_not_there_yet_is_heard_when_it_is(

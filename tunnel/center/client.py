@@ -159,8 +159,9 @@ class CenterClient(LinkKeeper):
         if isinstance(target, str):
             target = TcpTarget(Address.parse(target))
         until = trio.current_time() + deadline_s
-        with trio.move_on_at(until):
-            await self.wait_for_session()
+        if self._link is None or self.session is None or self.session.ended:
+            with trio.move_on_at(until):  # costs as much as to open: not on each way
+                await self.wait_for_session()
         if self.session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         left_s = max(until - trio.current_time(), 0)

@@ -25,9 +25,10 @@ from tunnel.net.listen import open_listener
 from tunnel.proto.frames import BY_TLS, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Container, Iterator
+    from collections.abc import Awaitable, Container, Iterator, Sequence
 
     from tunnel.access.rules import Rights
+    from tunnel.net.datagrams import DatagramSocket
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -383,7 +384,7 @@ def port_types(host: str, ports: range) -> dict[int, EndpointType | None]:
 
 
 class _Port(NamedTuple):
-    sockets: list[trio.socket.SocketType]
+    sockets: Sequence[trio.socket.SocketType | DatagramSocket]
     serve: Callable[[str, int, OpenTarget], Awaitable[None]]
 
 

@@ -257,12 +257,12 @@ class LinkKeeper:
             else:
                 began = trio.current_time()
                 reason = await self._carry(link)
+                del link  # a pause may be long
                 was_up, took_s = True, 0.0
-                fault = isinstance(reason, SessionError)  # of an end, not of the wire
-                fault = fault and reason.code is not Code.NORMAL
+                ended = isinstance(reason, SessionError)  # and not the wire alone
+                fault = ended and reason.code is not Code.NORMAL
                 pauses.carried(trio.current_time() - began, failed=fault)
-            if self._was_up:
-                give_up_at = math.inf
+            give_up_at = math.inf if self._was_up else give_up_at
             if self._stopping.is_set():
                 return None
             left_s = give_up_at - trio.current_time()

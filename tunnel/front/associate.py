@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import Address, bare_ip, is_loopback
-from tunnel.errors import Code, LocalStreamError
+from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.front.attempt import drop_resource
-from tunnel.front.udp import MAX_DATAGRAM_BYTES
 from tunnel.log import log_event
 from tunnel.net.bind import bind_one
+from tunnel.net.datagrams import DatagramSocket, make_room, read_turn, when_readable
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import LOG, peer_of
 from tunnel.socks.v5 import decode_datagram, encode_datagram
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.dialer import Association
+    from tunnel.net.datagrams import Source
     from tunnel.net.sockets import FastSocket
 
 _CONTROL_BYTES: Final = 4096
@@ -71,7 +72,7 @@ async def associate(
         await drop_resource(far)
 
 
-def _socket_for(app: FastSocket) -> trio.socket.SocketType:
+def _socket_for(app: FastSocket) -> DatagramSocket:
     """Bind a UDP socket where the app's connection came in, on a free port."""
     host, _, *scope = app.socket.getsockname()
     host = bare_ip(host)
@@ -81,51 +82,53 @@ def _socket_for(app: FastSocket) -> trio.socket.SocketType:
 
     def admit(sock: socket.socket) -> None:
         DESCRIPTORS.admit(sock, "datagrams of an app")
+        make_room(sock)
 
     try:
         bound = bind_one(family, where, socket.SOCK_DGRAM, admit, None)
     except OSError as error:
         raise LocalStreamError(Code.RESOURCE, "no socket for datagrams") from error
-    return trio.socket.from_stdlib_socket(bound)
+    return DatagramSocket.of(bound)
 
 
 class _AppDatagrams:
     """The datagrams of one app, both ways."""
 
-    def __init__(
-        self, udp: trio.socket.SocketType, far: Association, app: Address
-    ) -> None:
+    def __init__(self, udp: DatagramSocket, far: Association, app: Address) -> None:
         self._udp = udp
         self._far = far
         self._app = app
-        self._name: tuple[str | int, ...] | None = None  # the app's, for sendto
+        self._name: Source | None = None  # the app's, for sendto
         self._told = False
 
     async def run(self, control: FastSocket) -> None:
+        """Carry them until the app's TCP connection or the far side ends."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upward)
-            nursery.start_soon(self._downward, nursery.cancel_scope)
+            self._far.deliver_to(self._downward, nursery.cancel_scope.cancel)
+            nursery.start_soon(when_readable, self._udp, self._read)
             with suppress(trio.BrokenResourceError):
                 while await control.receive_some(_CONTROL_BYTES):
                     pass
             nursery.cancel_scope.cancel()
 
-    async def _upward(self) -> None:
-        """Carry what the app sends."""
-        while True:
-            data, name = await self._udp.recvfrom(MAX_DATAGRAM_BYTES)
-            if self._name is None and self._may_be_the_app(name):
-                self._name = name
-            if name != self._name:
-                self._tell(name)
-            elif (found := decode_datagram(data)) is not None:
-                self._far.send(*found)
+    def _read(self) -> None:
+        """Carry what the app has sent."""
+        read_turn(self._udp, self._upward)
+        self._far.flush()
 
-    def _may_be_the_app(self, name: tuple[str | int, ...]) -> bool:
+    def _upward(self, data: bytes, name: Source) -> None:
+        if self._name is None and self._may_be_the_app(name):
+            self._name = name
+        if name != self._name:
+            self._tell(name)
+        elif (found := decode_datagram(data)) is not None:
+            self._far.put(*found)
+
+    def _may_be_the_app(self, name: Source) -> bool:
         is_its_host = bare_ip(str(name[0])) == self._app.host
         return is_its_host and self._app.port in (0, name[1])
 
-    def _tell(self, name: tuple[str | int, ...]) -> None:
+    def _tell(self, name: Source) -> None:
         """Log once that another address sends: behind NAT it may be the app itself."""
         if not self._told:
             log_event(LOG, logging.INFO, "datagram.dropped", peer=str(self._app),
@@ -133,15 +136,12 @@ class _AppDatagrams:
                 reason="it is not from the app")  # fmt: skip
         self._told = True
 
-    async def _downward(self, association: trio.CancelScope) -> None:
-        """Carry what comes for the app; end ``association`` when nothing can."""
-        while True:
-            try:
-                source, payload = await self._far.receive()
-            except trio.BrokenResourceError:
-                association.cancel()
-                return
-            if self._name is None:  # the app has sent nothing, so this is no answer
-                continue
-            with suppress(OSError):  # too large with its header, or no route
-                await self._udp.sendto(encode_datagram(source, payload), self._name)
+    def _downward(self, source: Address, payload: bytes) -> bool:
+        """Send to the app what comes for it; False if that is lost."""
+        if self._name is None:  # the app has sent nothing, so this is no answer
+            return False
+        try:
+            self._udp.sendto(encode_datagram(source, payload), self._name)
+        except (OSError, StreamError):  # too large with its header, or no room
+            return False
+        return True

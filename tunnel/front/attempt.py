@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EARLY_BYTES: Final = 65_536
 """Kept of what an app sends before it has its answer; more waits in the kernel."""
+UNWATCHED_S: Final = 0.05
+"""Most answers are there before; to watch and to stop it costs as much as to open."""
 READ_BYTES: Final = 4096
 """Largest read of an app's request."""
 
@@ -34,8 +36,8 @@ async def attempt(
 ) -> T | None:
     """Return what ``make`` has made; None if the app has left before.
 
-    What the app sends meanwhile is added to ``early``. Its end of file is only a
-    half-close, which the next read meets again.
+    It is watched from ``UNWATCHED_S`` on. What it sends then is added to ``early``. Its
+    end of file is only a half-close, which the next read meets again.
 
     Args:
         app: nothing else may read it meanwhile.
@@ -49,14 +51,24 @@ async def attempt(
     refusals: list[StreamError] = []
     try:
         async with trio.open_nursery() as nursery:
-            making = nursery.cancel_scope
-            nursery.start_soon(_watch, app, early, making, ends_with_app)
+            making, answered = nursery.cancel_scope, trio.Event()
+            unwatched = trio.CancelScope(deadline=trio.current_time() + UNWATCHED_S)
+
+            async def watch() -> None:
+                with unwatched:
+                    return await answered.wait()
+                await _watch(app, early, making, ends_with_app)
+
+            nursery.start_soon(watch)
             try:
                 made.append(await make())
             except StreamError as error:
                 # Not through the nursery, which would make a group of it.
                 refusals.append(error)
-            making.cancel()
+            if unwatched.cancel_called:
+                making.cancel()
+            else:  # an exception in the other task would cost as much as all else
+                answered.set()
     except BaseException:
         for one in made:
             await drop(one)

@@ -42,14 +42,26 @@ class Association(Protocol):
     def passed(self) -> tuple[int, int]:  # pragma: no cover
         """Bytes that were sent to the exit, and came from it."""
 
-    def send(self, address: Address, payload: bytes) -> None:  # pragma: no cover
-        """Send from the exit; names are resolved there. Never waits, may drop."""
+    def put(self, address: Address, payload: bytes) -> None:  # pragma: no cover
+        """Have it sent from the exit; names are resolved there. May drop it.
 
-    async def receive(self) -> tuple[Address, bytes]:  # pragma: no cover
-        """Wait for a datagram; return its sender and its payload.
-
-        Raises ``trio.BrokenResourceError`` when the association is lost.
+        It leaves with the next ``flush`` of any association of the same front end.
         """
+
+    def flush(self) -> None:  # pragma: no cover
+        """Send what was put. Never waits."""
+
+    def deliver_to(
+        self, take: Callable[[Address, bytes], bool], over: Callable[[], None]
+    ) -> None:  # pragma: no cover
+        """Give ``take`` each datagram, with its sender, as it comes.
+
+        It returns False for one that is lost. ``over`` is called when the association
+        is lost. Neither waits, raises, or is called after the close.
+        """
+
+    def close(self) -> None:  # pragma: no cover
+        """End the association, without waiting; harmless when it is over."""
 
     async def aclose(self) -> None:  # pragma: no cover
         """End the association; harmless when it is over."""

@@ -29,7 +29,7 @@ from tunnel.log import log_event
 from tunnel.net.access_log import wanted
 from tunnel.net.carry import carry
 from tunnel.net.listen import LOG, peer_of
-from tunnel.net.sockets import FastSocket
+from tunnel.net.sockets import FastSocket, quick
 from tunnel.proto.frames import TcpTarget
 from tunnel.socks.common import SocksCommand
 from tunnel.socks.v4 import Socks4Server
@@ -119,6 +119,7 @@ class _Serving:
         login: Login,
     ) -> None:
         self._app = app
+        self._fast = quick(app)
         self._dialer = dialer
         self._login = login
         self.server = server
@@ -138,7 +139,7 @@ class _Serving:
                     await last_words(self._app, output)
                     return server.refused.name
                 if output:
-                    await self._app.send_all(output)
+                    await self._fast.put(output)
                 if server.over:
                     break
                 data = await self._app.receive_some(READ_BYTES)
@@ -168,7 +169,8 @@ class _Serving:
         self.virtual = await attempt(self._app, self.early, make, drop_stream)
         if self.virtual is None:
             return False
-        await self._app.send_all(self.server.succeed(self.virtual.bound))
+        # To relay is the checkpoint.
+        await self._fast.put(self.server.succeed(self.virtual.bound))
         return True
 
     async def _bind(self, expected: Address) -> bool:

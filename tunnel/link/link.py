@@ -135,6 +135,9 @@ class Link:
             with trio.CancelScope(shield=True):
                 await self._bow_out()
                 await self.transport.aclose()
+                # Who returns at once is still what trio sent last: a cancellation,
+                # with the frames that it went through, and in them this link.
+                await trio.lowlevel.checkpoint()
             self.gone.set()
         reason = self._reason or lost("the peer did not answer the goodbye")
         # Its frames hold this link, which holds it: a cycle for the collector.
@@ -217,6 +220,7 @@ class Link:
         session, transport = self.session, self.transport
         core, output = session.core, session.output
         data: bytes | bytearray | memoryview = self._early
+        self._early = b""
         while self._state is not _ABANDONED:
             if self._state is _CLOSING:
                 return await self._linger()

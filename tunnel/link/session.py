@@ -269,15 +269,14 @@ class Session:
         """
         stream = self.open_now(target, visitor, exit_name)
         try:
-            with trio.fail_after(deadline_s):
+            with trio.CancelScope(deadline=trio.current_time() + deadline_s):
                 await stream.wait_open()
-        except BaseException as error:
+                return stream
+            why = f"{target}: no answer within {deadline_s:.0f} s"
+            raise LocalStreamError(Code.TIMEOUT, why)
+        except BaseException:
             stream.reset(Code.RESET)
-            if isinstance(error, trio.TooSlowError):
-                why = f"{target}: no answer within {deadline_s:.0f} s"
-                raise LocalStreamError(Code.TIMEOUT, why) from None
             raise
-        return stream
 
     def open_now(
         self,

@@ -329,13 +329,13 @@ class VirtualStream(trio.abc.HalfCloseableStream):
     # Opening and closing -------------------------------------------------------------
 
     async def wait_open(self) -> None:
-        """Wait for the peer's answer to our CREATE.
+        """Wait for the peer's answer to our CREATE; no turn if it is there.
 
         Raises:
             RemoteStreamError: refused, with the peer's code and reason.
             trio.ClosedResourceError: closed here meanwhile.
         """
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         while not self.answered:
             if self._closed:
                 raise trio.ClosedResourceError

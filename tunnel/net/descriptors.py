@@ -252,6 +252,8 @@ class Flows:
 
     def __init__(self, event: str) -> None:
         self._flows: dict[Flow, None] = {}
+        self._last: Flow | None = None
+        """What was touched last, and so is the last: mostly it goes on."""
         self._told = Told(event)
 
     def __len__(self) -> int:
@@ -262,6 +264,7 @@ class Flows:
         while len(self._flows) >= most:
             self.give_up_one()
         self._flows[flow] = None
+        self._last = flow
 
     def give_up_one(self, but: Flow | None = None) -> bool:
         """End the one that was idle longest; False if there is none ``but`` one."""
@@ -269,18 +272,21 @@ class Flows:
         if oldest is None:
             return False
         self._told.tell("idle longest", len(self._flows))
-        del self._flows[oldest]
+        self.drop(oldest)
         oldest.give_way()
         return True
 
     def touch(self, flow: Flow) -> None:
         """Note that something passed; harmless when the flow had to give way."""
-        if self._flows.pop(flow, 0) is None:
+        if flow is not self._last and self._flows.pop(flow, 0) is None:
             self._flows[flow] = None
+            self._last = flow
 
     def drop(self, flow: Flow) -> None:
         """Take one out; harmless when it is out already."""
         self._flows.pop(flow, None)
+        if flow is self._last:
+            self._last = None
 
 
 DESCRIPTORS: Final = Descriptors()

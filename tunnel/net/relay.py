@@ -238,6 +238,7 @@ async def _pump(
             if data:  # never empty but before the first read
                 await send(data)
                 count(len(data))
+            data = b""  # lent till the next call, which may wait for hours
         except trio.BrokenResourceError as error:
             return Ended.SINK, code_of(error)
         try:

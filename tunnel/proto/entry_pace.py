@@ -53,7 +53,7 @@ class PacedRecvWindow(RecvWindow):
     def grant(self) -> int:
         """Raise the promise to what is paid for, and return the new limit."""
         # It must not grow: it is not a reader that keeps it small.
-        self.granted_at = float("-inf")
+        self.measured_at = float("-inf")
         self.limit = max(self.limit, self.passes)
         return self.limit
 

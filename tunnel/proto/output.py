@@ -15,14 +15,13 @@ from tunnel.proto.datagrams import Outbox
 from tunnel.proto.events import CreditGranted
 from tunnel.proto.frames import (
     MAX_FRAME_BYTES,
-    ProtDatagram,
     ProtGoAway,
     ProtPing,
     ProtReceived,
     ProtWindow,
 )
 from tunnel.proto.liveness import Liveness
-from tunnel.proto.payloads import encode
+from tunnel.proto.payloads import datagram_frame, encode
 from tunnel.proto.pools import LEAST_BYTES, SHARE
 from tunnel.proto.resend import ResendBuffer, acks_for
 from tunnel.proto.scheduler import SendScheduler
@@ -197,17 +196,18 @@ class Output:
         """
         queue = conn.datagrams
         assert queue is not None  # noqa: S101 - of a UDP association, says the caller
-        frame = encode(ProtDatagram(conn.sock_map, address, payload))
+        frame = datagram_frame(conn.sock_map, address, payload)
+        size = len(payload)
         if (
             conn.state not in (_OPEN, StreamState.OPENING)
             or not self._linked
-            or len(payload) > self.theirs.max_datagram
-            or (self.police is not None and not self.police.lets_out(len(payload)))
+            or size > self.theirs.max_datagram
+            or (self.police is not None and not self.police.lets_out(size))
         ):
             queue.dropped += 1
             return
-        self.datagram_bytes += len(payload)
-        queue.sent_bytes += len(payload)
+        self.datagram_bytes += size
+        queue.sent_bytes += size
         queue.push(frame, len(frame))
         if conn.state is _OPEN:
             self.datagrams.enlist(queue)
@@ -224,8 +224,12 @@ class Output:
     def replace_windows(
         self, conn: VirtualConn, send: SendWindow, recv: RecvWindow
     ) -> None:
-        """Have a connection go on with these windows, which begin where it stands."""
+        """Have a connection go on with these windows, which begin where it stands.
+
+        What its window had grown by is paid back, so ``recv`` gets its first size.
+        """
         self._tuner.forget(conn.recv)
+        recv.size = conn.recv.size
         self._grants.pop(conn, None)
         conn.send, conn.recv = send, recv
 

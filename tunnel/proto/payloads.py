@@ -10,7 +10,13 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from tunnel.addresses import UnixPath, encode_address, is_host_name
+from tunnel.addresses import (
+    IPV4_BYTES,
+    UnixPath,
+    encode_address,
+    is_host_name,
+    read_ipv4,
+)
 from tunnel.errors import Code
 from tunnel.proto.calm import Calm, calm
 from tunnel.proto.fields import (
@@ -63,6 +69,7 @@ from tunnel.words import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tunnel.addresses import Address
     from tunnel.proto.frames import Target
 
 MAGIC: Final = b"PROT"
@@ -73,6 +80,7 @@ _FIN: Final = int(ProtFlag.FIN)
 _KIND_DATA: Final = int(ProtKind.DATA)
 _KIND_CLOSE: Final = int(ProtKind.CLOSE)
 _KIND_CREATE: Final = int(ProtKind.CREATE)
+_KIND_DATAGRAM: Final = int(ProtKind.DATAGRAM)
 _KIND_WINDOW: Final = int(ProtKind.WINDOW)
 _CODES: Final[Mapping[str, Mapping[int, Code]]] = {
     frame: {code: code for code in Code if frame in code.info.frames} for frame in "CGM"
@@ -310,6 +318,13 @@ def close_frame(sock_map: int, code: Code = Code.NORMAL, reason: str = "") -> by
     return _frame(ProtKind.CLOSE, 0, sock_map, payload)
 
 
+def datagram_frame(sock_map: int, address: Address, payload: bytes) -> bytes:
+    """Write a DATAGRAM; raises as ``encode`` does for a host."""
+    where = encode_address(address)
+    length = len(where) + len(payload)
+    return _pack_header(length << 8 | _KIND_DATAGRAM, sock_map) + where + payload
+
+
 def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case per kind
     """Write one frame, header and payload.
 
@@ -351,9 +366,7 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
             payload = code.to_bytes(2, "big") + retry_after_s.to_bytes(2, "big")
             return _frame(ProtKind.GO_AWAY, 0, 0, payload + encode_text(reason))
         case ProtDatagram(sock_map, address, payload):
-            return _frame(
-                ProtKind.DATAGRAM, 0, sock_map, encode_address(address) + payload
-            )
+            return datagram_frame(sock_map, address, payload)
         case ProtReceived(count):
             return _frame(ProtKind.RECEIVED, 0, 0, count.to_bytes(8, "big"))
         case ProtExtension(kind, sock_map, size):
@@ -409,8 +422,10 @@ def decode(kind: int, flag: int, sock_map: int, payload: bytes) -> ProtFrame:
     number = SockMap(sock_map)
     if kind == _KIND_DATA:
         return ProtData(number, payload, bool(flag & _FIN))
-    if kind == _KIND_WINDOW:  # only these two come often
+    if kind == _KIND_WINDOW:  # these two and the next come often
         return ProtWindow(number, read_offset(payload, "WINDOW"))
+    if kind == _KIND_DATAGRAM and (whence := read_ipv4(payload[:IPV4_BYTES])):
+        return ProtDatagram(number, whence, payload[IPV4_BYTES:])
     if not payload:
         if kind == _KIND_CLOSE:
             return ProtClose(number)

@@ -17,6 +17,11 @@ SHARED_FRAME_BYTES: Final = 16_376
 FRAME_COST_BYTES: Final = 128
 """What a frame costs of a turn besides its bytes: else a turn could hold one of a byte
 for each of 16,384 connections."""
+WORDS_BYTES: Final = 8_192
+"""Small pieces that may have their turn in front of all others, in one turn, at their
+cost: sixty keystrokes or requests."""
+WORDS_SHARE: Final = 4
+"""No more than a quarter of a turn, so that no flood of words stops the others."""
 
 Buffer = bytes | memoryview
 
@@ -55,13 +60,19 @@ class SendScheduler:
         self.room = room or Room(UNSENT_LIMIT_BYTES)
         self.size = 0
         """Bytes of all lanes."""
+        self._words_bytes = 0
+        """What may still overtake before the next turn."""
         self.waiting: deque[SendQueue] = deque()
         """Lanes with something to send, in turn; to be looked at only."""
         self.parked: deque[SendQueue] = deque()
         """Lanes that have to wait for the rate of their user (``pace``)."""
 
     def push(self, lane: SendQueue, piece: Buffer) -> None:
-        """Queue a piece; it is kept by reference and must not change any more."""
+        """Queue a piece; it is kept by reference and must not change any more.
+
+        A small one of a lane that had nothing to send goes in front: four busy lanes
+        would have 200 KB ahead of it in its turn.
+        """
         if lane.pieces is None:
             lane.pieces = deque()
         lane.pieces.append(piece)
@@ -71,7 +82,11 @@ class SendScheduler:
         self.room.free_bytes -= size
         if not lane.listed:
             lane.listed = True
-            self.waiting.append(lane)
+            if size + FRAME_COST_BYTES <= self._words_bytes:
+                self._words_bytes -= size + FRAME_COST_BYTES
+                self.waiting.appendleft(lane)
+            else:
+                self.waiting.append(lane)
 
     def end(self, lane: SendQueue, close: bytes = b"") -> None:
         """Queue an encoded CLOSE behind everything, or FIN behind the bytes."""
@@ -97,6 +112,7 @@ class SendScheduler:
         turn.
         """
         waiting, sent = self.waiting, 0
+        self._words_bytes = min(budget // WORDS_SHARE, WORDS_BYTES)
         alone = self._max_frame if most is None else min(most, self._max_frame)
         shared = alone
         if len(waiting) > 1:

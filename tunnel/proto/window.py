@@ -5,9 +5,9 @@ that is the whole reason why one slow reader cannot stop the others. Offsets are
 absolute: a grant that arrives twice changes nothing.
 
 A window divided by the round trip is the ceiling of a virtual TCP connection. So a
-window doubles while its reader empties half of it in less than two round trips, as long
+window grows while its reader empties half of it in less than two round trips, as long
 as the session and the process can pay for it, and goes back to its first size when
-nothing was granted for a while.
+its reader was slow for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
 """1.3 Gbit/s at 100 ms."""
+GROWS_TO: Final = 2
+"""Times its size, at once."""
+GROWS_FAR_TO: Final = 4
+"""The same where a round trip is long: a gigabit at 100 ms has its window after three
+of them, instead of six. On a short one it is a queue that would grow."""
+FAR_S: Final = 0.01
+"""A round trip that is long."""
+GRANT_BYTES: Final = 2 * 1024 * 1024
+"""A grant is due when it gives so much, however large the window. What is consumed and
+not granted cannot be on its way: half of the largest window would be a third of a
+gigabit at 100 ms."""
 SESSION_GROWTH_BYTES: Final = 64 * 1024 * 1024
 """What the windows of one session may have grown by, together."""
 MIN_ROUND_TRIP_S: Final = 0.001
@@ -28,7 +39,7 @@ MIN_ROUND_TRIP_S: Final = 0.001
 PROBE_S: Final = 2.0
 """How often the round trip is measured while a window might grow."""
 IDLE_S: Final = 10.0
-"""Without a grant for this long, a window has its first size again."""
+"""A window of which no half was emptied for this long has its first size again."""
 
 
 @dataclass(slots=True)
@@ -66,8 +77,10 @@ class RecvWindow:
     received: int = 0
     """What arrived: raised by bytes that have been found to fit."""
     consumed: int = 0
-    granted_at: float = -math.inf
-    """When ``limit`` was last raised, or asked for again."""
+    measured: int = 0
+    """What ``consumed`` was when half a window had been emptied last."""
+    measured_at: float = -math.inf
+    """When that was found, at a grant."""
 
     def fits(self, size: int) -> bool:
         """Say whether the peer may send ``size`` bytes more."""
@@ -76,11 +89,12 @@ class RecvWindow:
     def consume(self, size: int) -> bool:
         """Count bytes that the application took; True when a grant is due.
 
-        A grant is due when it gives half a window at once: fewer would cost a frame
-        for little, a whole window would let the sender run dry.
+        A grant is due when it gives half a window at once, or ``GRANT_BYTES``: fewer
+        would cost a frame for little, a whole window would let the sender run dry.
         """
         self.consumed += size
-        return 2 * (self.consumed + self.size - self.limit) >= self.size
+        more = self.consumed + self.size - self.limit
+        return 2 * more >= self.size or more >= GRANT_BYTES
 
     def grant(self) -> int:
         """Raise the promise to what may be promised now, and return the new limit."""
@@ -98,7 +112,7 @@ class WindowTuner:
         self._initial = initial
         self._pool = pool
         self._grown_bytes = 0
-        # In the order of the last grant: the first has been idle for longest.
+        # In the order of ``measured_at``: the first has been idle for longest.
         self._grown: dict[RecvWindow, None] = {}
         self._probed_at = -math.inf
 
@@ -114,27 +128,32 @@ class WindowTuner:
         return True
 
     def grant(self, window: RecvWindow, now: float, rtt_s: float | None) -> int:
-        """Choose the size of a window, half of which was emptied; return its new limit.
+        """Choose the size of a window, and return its new limit.
 
         ``rtt_s`` is the link's round trip, None when it is not known.
         """
-        took_s, window.granted_at = now - window.granted_at, now
-        if rtt_s is not None and took_s < 2 * max(rtt_s, MIN_ROUND_TRIP_S):
-            self._grow(window)
-        if window in self._grown:
-            del self._grown[window]
-            self._grown[window] = None
+        if 2 * (window.consumed - window.measured) >= window.size:
+            took_s = now - window.measured_at
+            window.measured, window.measured_at = window.consumed, now
+            if rtt_s is not None and took_s < 2 * max(rtt_s, MIN_ROUND_TRIP_S):
+                self._grow(window, GROWS_TO if rtt_s < FAR_S else GROWS_FAR_TO)
+            if window in self._grown:
+                del self._grown[window]
+                self._grown[window] = None
         return window.grant()
 
-    def _grow(self, window: RecvWindow) -> None:
-        more, pool = min(window.size, MAX_WINDOW_BYTES - window.size), self._pool
+    def _grow(self, window: RecvWindow, times: int) -> None:
+        pool = self._pool
+        more = min(
+            min(times * window.size, MAX_WINDOW_BYTES) - window.size,
+            SESSION_GROWTH_BYTES - self._grown_bytes,
+            pool.growth_limit_bytes - pool.grown_bytes,
+        )
         if (
             more > 0
             # The application has taken most of what came, and memory is not scarce.
             and 2 * (window.received - window.consumed) <= window.size
             and 4 * pool.held_bytes <= pool.limit_bytes
-            and self._grown_bytes + more <= SESSION_GROWTH_BYTES
-            and pool.grown_bytes + more <= pool.growth_limit_bytes
         ):
             self._grown_bytes += more
             pool.grown_bytes += more
@@ -143,7 +162,7 @@ class WindowTuner:
 
     def next_wakeup(self) -> float:
         """Return the time at which ``on_time`` has something to do."""
-        return next((window.granted_at + IDLE_S for window in self._grown), math.inf)
+        return next((window.measured_at + IDLE_S for window in self._grown), math.inf)
 
     def on_time(self, now: float) -> None:
         """Shrink idle windows to their first size."""

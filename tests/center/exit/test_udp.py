@@ -21,6 +21,7 @@ from tunnel.center.exit import udp as exit_udp
 from tunnel.center.exit.tcp import udp_exit_to
 from tunnel.center.exit.udp import serve_association
 from tunnel.errors import Code, LocalLinkError, LocalStreamError, RemoteStreamError
+from tunnel.net.poller import Poller
 from tunnel.net.timeouts import TIMEOUTS, Timeouts
 from tunnel.proto.frames import MappingEntry, MappingType, NameTarget, UdpTarget
 
@@ -48,24 +49,39 @@ class FakeDatagrams:
 
     def __init__(self) -> None:
         self.stream = FakeStream()
+        self.poller = Poller(self._turn)
         self.ends: list[Code] = []
-        self._put, self._come = trio.open_memory_channel[tuple[Address, bytes]](1_000)
+        self.passed = 0, 0
+        self.lost = 0
+        self._early: list[tuple[Address, bytes]] = []
+        self._take: Callable[[Address, bytes], bool] | None = None
         self._back, self.back = trio.open_memory_channel[tuple[Address, bytes]](1_000)
 
-    def put(self, address: Address, payload: bytes) -> None:
-        self._put.send_nowait((address, payload))
+    def _turn(self, ready: list[tuple[int, int]]) -> None:
+        for number, _events in ready:
+            self.poller.call(number)
+
+    def come(self, address: Address, payload: bytes) -> None:
+        if self._take is None:
+            self._early.append((address, payload))
+        else:
+            self.lost += not self._take(address, payload)
 
     def over(self) -> None:
-        self._put.close()
+        self._over()
 
-    async def receive(self) -> tuple[Address, bytes]:
-        try:
-            return await self._come.receive()
-        except trio.EndOfChannel:
-            raise trio.BrokenResourceError from None
+    def deliver_to(
+        self, take: Callable[[Address, bytes], bool], over: Callable[[], None]
+    ) -> None:
+        self._take, self._over = take, over
+        for address, payload in self._early:
+            self.come(address, payload)
 
-    def send(self, address: Address, payload: bytes) -> None:
+    def put(self, address: Address, payload: bytes) -> None:
         self._back.send_nowait((address, payload))
+
+    def flush(self) -> None:
+        pass
 
     def close(self, code: Code, reason: str = "") -> None:
         del reason
@@ -93,9 +109,11 @@ async def serving(
                 target=target,
             )
 
+        nursery.start_soon(made.poller.run)
         nursery.start_soon(run)
         yield made
         nursery.cancel_scope.cancel()
+    made.poller.close()
 
 
 @contextmanager
@@ -120,8 +138,8 @@ async def test_every_peer_sees_one_port_and_answers_have_their_source() -> None:
     """Points 29, 35."""
     with service() as (one, first), service() as (two, second):
         async with serving() as ours:
-            ours.put(first, b"to one")
-            ours.put(second, b"to two")
+            ours.come(first, b"to one")
+            ours.come(second, b"to two")
             (said, source), (other, same) = await heard(one), await heard(two)
             assert (said, other, source) == (b"to one", b"to two", same)
             two.sendto(b"from two", source)
@@ -134,8 +152,8 @@ async def test_every_peer_sees_one_port_and_answers_have_their_source() -> None:
 async def test_the_largest_datagram_passes_and_a_larger_one_is_lost() -> None:
     with service() as (sock, where):
         async with serving() as ours:
-            ours.put(where, bytes(65_508))
-            ours.put(where, bytes(65_507))
+            ours.come(where, bytes(65_508))
+            ours.come(where, bytes(65_507))
             said, source = await heard(sock)
             assert len(said) == 65_507
             sock.sendto(bytes(65_507), source)
@@ -146,7 +164,7 @@ async def test_ipv6_has_a_socket_of_its_own() -> None:
     """Point 36."""
     with service("::1") as (sock, where):
         async with serving() as ours:
-            ours.put(where, b"six")
+            ours.come(where, b"six")
             said, source = await heard(sock)
             assert said == b"six"
             sock.sendto(b"answer", source)
@@ -167,11 +185,11 @@ async def test_a_name_is_resolved_here_once_and_then_remembered(
     monkeypatch.setattr(exit_udp, "resolve", resolve)
     with service() as (sock, where):
         async with serving() as ours:
-            ours.put(Address("dns.test", where.port), b"one")
-            ours.put(Address("dns.test", where.port), b"and a half")
+            ours.come(Address("dns.test", where.port), b"one")
+            ours.come(Address("dns.test", where.port), b"and a half")
             assert (await heard(sock))[0] == b"one"
             assert (await heard(sock))[0] == b"and a half"
-            ours.put(Address("dns.test", where.port), b"two")
+            ours.come(Address("dns.test", where.port), b"two")
             said, source = await heard(sock)
             assert said == b"two"
             sock.sendto(b"answer", source)
@@ -192,9 +210,9 @@ async def test_a_name_that_is_slow_or_unknown_delays_nobody_else(
     with service() as (sock, where):
         async with serving() as ours:
             for _ in range(3):
-                ours.put(Address("slow.test", 53), b"waits")
-                ours.put(Address("unknown.test", 53), b"lost")
-            ours.put(where, b"passes")
+                ours.come(Address("slow.test", 53), b"waits")
+                ours.come(Address("unknown.test", 53), b"lost")
+            ours.come(where, b"passes")
             assert (await heard(sock))[0] == b"passes"
 
 
@@ -203,13 +221,13 @@ async def test_localhost_is_whichever_loopback_takes_the_datagram(host: str) -> 
     with service() as (other, elsewhere), service(host) as (sock, peer):
         async with serving() as ours:
             for _ in range(2):
-                ours.put(Address("LocalHost.", peer.port), b"ping")
+                ours.come(Address("LocalHost.", peer.port), b"ping")
                 said, source = await heard(sock)
                 assert said == b"ping"
                 sock.sendto(b"pong", source)
                 assert await ours.answer() == (peer, b"pong")
             # All others see the same port still, and are heard.
-            ours.put(elsewhere, b"hello")
+            ours.come(elsewhere, b"hello")
             said, source = await heard(other)
             other.sendto(b"there", source)
             assert await ours.answer() == (elsewhere, b"there")
@@ -220,9 +238,9 @@ async def test_what_nobody_takes_on_localhost_disturbs_nobody() -> None:
         gone.close()
         async with serving() as ours:
             for number in range(20):
-                ours.put(empty, b"nobody")
-                ours.put(Address("localhost", empty.port), b"nobody")
-                ours.put(Address("localhost", peer.port), bytes([number]))
+                ours.come(empty, b"nobody")
+                ours.come(Address("localhost", empty.port), b"nobody")
+                ours.come(Address("localhost", peer.port), bytes([number]))
             for number in range(20):
                 assert (await heard(sock))[0] == bytes([number])
 
@@ -235,7 +253,7 @@ async def test_a_service_on_both_loopbacks_hears_a_datagram_once() -> None:
         six.bind(("::1", peer.port))
         six.setblocking(False)
         async with serving() as ours:
-            ours.put(Address("localhost", peer.port), b"once")
+            ours.come(Address("localhost", peer.port), b"once")
             assert (await heard(sock))[0] == b"once"
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(BlockingIOError):
@@ -253,9 +271,9 @@ async def test_rights_are_asked_for_each_datagram_on_the_address_that_is_sent_to
             return port == where.port
 
         async with serving(allow) as ours:
-            ours.put(other, b"forbidden")
-            ours.put(Address(f"::ffff:{LOOPBACK}", other.port), b"in other clothes")
-            ours.put(where, b"allowed")
+            ours.come(other, b"forbidden")
+            ours.come(Address(f"::ffff:{LOOPBACK}", other.port), b"in other clothes")
+            ours.come(where, b"allowed")
             assert (await heard(sock))[0] == b"allowed"
     assert asked == [(LOOPBACK, other.port)] * 2 + [(LOOPBACK, where.port)]
 
@@ -263,7 +281,7 @@ async def test_rights_are_asked_for_each_datagram_on_the_address_that_is_sent_to
 async def test_who_was_not_spoken_to_is_not_heard() -> None:
     with service() as (sock, where), service("127.0.0.2") as (stranger, _):
         async with serving() as ours:
-            ours.put(where, b"hello")
+            ours.come(where, b"hello")
             _, source = await heard(sock)
             stranger.sendto(b"unasked", source)
             sock.sendto(b"answer", source)
@@ -277,9 +295,9 @@ async def test_a_port_where_nobody_listens_ends_nothing() -> None:
             pass
         async with serving() as ours:
             for _ in range(3):
-                ours.put(gone, b"to nobody")
-            ours.put(Address(LOOPBACK, 0), b"to no port")
-            ours.put(where, b"after")
+                ours.come(gone, b"to nobody")
+            ours.come(Address(LOOPBACK, 0), b"to no port")
+            ours.come(where, b"after")
             assert (await heard(sock))[0] == b"after"
 
 
@@ -292,7 +310,7 @@ async def test_silence_ends_it_with_idle(
     async with serving(lambda _ip, _port: False, idle_s=2) as ours:
         for _ in range(3):
             await trio.sleep(1.5)
-            ours.put(Address(LOOPBACK, 9), b"life")
+            ours.come(Address(LOOPBACK, 9), b"life")
         await trio.sleep(1.9)
         assert ours.ends == []
         await trio.sleep(0.2)
@@ -303,7 +321,7 @@ async def test_what_no_target_ever_answered_is_silent_for_a_minute_at_most(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with serving(lambda _ip, _port: False, idle_s=600) as ours:
-        ours.put(Address(LOOPBACK, 9), b"life")
+        ours.come(Address(LOOPBACK, 9), b"life")
         await trio.sleep(59)
         assert ours.ends == []
         await trio.sleep(2)
@@ -316,7 +334,7 @@ async def test_what_was_answered_is_silent_for_as_long_as_it_is_told(
     with service() as (sock, where):
         async with serving(target=where, idle_s=600) as ours:
             autojump_clock.autojump_threshold = math.inf  # a socket knows no such clock
-            ours.put(where, b"life")
+            ours.come(where, b"life")
             _, source = await heard(sock)
             sock.sendto(b"yes", source)
             await ours.answer()
@@ -368,7 +386,7 @@ async def test_a_target_that_may_not_be_reached_is_refused() -> None:
 async def test_one_with_a_target_ignores_addresses_and_hears_only_the_target() -> None:
     with service() as (sock, where), service() as (stranger, _):
         async with serving(target=where) as ours:
-            ours.put(Address("elsewhere.test", 1), b"query")
+            ours.come(Address("elsewhere.test", 1), b"query")
             said, source = await heard(sock)
             assert said == b"query"
             stranger.sendto(b"unasked", source)
@@ -384,7 +402,7 @@ async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> N
     other = LOOPBACKS[1 - LOOPBACKS.index(host)]
     with service(host) as (sock, peer):
         async with serving(target=Address("localhost", peer.port)) as datagrams:
-            datagrams.put(NOWHERE, b"one")
+            datagrams.come(NOWHERE, b"one")
             payload, source = await heard(sock)
             assert payload == b"one"
             sock.sendto(b"two", source)
@@ -393,7 +411,7 @@ async def test_a_target_on_either_loopback_is_found_and_followed(host: str) -> N
             family = socket.AF_INET6 if ":" in other else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as moved:
                 moved.bind((other, peer.port))
-                datagrams.put(NOWHERE, b"three")
+                datagrams.come(NOWHERE, b"three")
                 assert (await heard(moved))[0] == b"three"
 
 
@@ -401,7 +419,7 @@ async def test_the_first_datagram_is_not_spent_on_finding_the_loopback() -> None
     with service("::1") as (sock, peer):
         for number in range(30):  # who hears the refusal first was once left to chance
             async with serving(target=Address("localhost", peer.port)) as datagrams:
-                datagrams.put(NOWHERE, bytes([number]))
+                datagrams.come(NOWHERE, bytes([number]))
                 assert (await heard(sock))[0] == bytes([number])
 
 
@@ -410,11 +428,11 @@ async def test_a_target_on_no_loopback_is_asked_again() -> None:
         sock.close()
         async with serving(target=Address("localhost", peer.port)) as datagrams:
             for _ in range(3):
-                datagrams.put(NOWHERE, b"lost")
+                datagrams.come(NOWHERE, b"lost")
             await trio.testing.wait_all_tasks_blocked()
             with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as late:
                 late.bind(("::1", peer.port))
-                datagrams.put(NOWHERE, b"found")
+                datagrams.come(NOWHERE, b"found")
                 assert (await heard(late))[0] == b"found"
 
 
