@@ -8,7 +8,8 @@ import { count, clock, rate, size } from "./words.js";
 
 const LEAST_S = 60; // a process that has just begun is not a sliver at the edge
 const LEAST_RATE = 1000; // bytes per second: silence is a flat line and no noise
-const HEIGHTS = { rates: 260, connections: 150 };
+const HEIGHT = 260;
+const STEPS_S = [1, 5, 10, 30, 60, 120, 300]; // between times on the axis
 
 /** Read a colour of the style sheet as the canvas wants it: light or dark is decided. */
 function colour(name, alpha = 1) {
@@ -41,7 +42,7 @@ function options(width, height, scale, series, values, cursor) {
     scales: { x: { time: true, range: across }, y: { range: scale } },
     axes: [
       {
-        stroke: faint, font, size: 28, gap: 8, space: 90, grid: { show: false }, ticks: { show: false },
+        stroke: faint, font, size: 28, gap: 8, space: 64, incrs: STEPS_S, grid: { show: false }, ticks: { show: false },
         values: (_, splits) => splits.map((at, i) => (i && splits[1] - splits[0] < 60 ? clock(at) : hourAndMinute.format(at * 1000))),
       },
       { stroke: faint, font, side: 1, size: 72, gap: 8, space: 38, grid, ticks: { show: false }, values },
@@ -132,7 +133,7 @@ export function rateChart() {
     (width, cursor) => {
       const [accent, ink] = ["accent", "second"];
       return options(
-        width, HEIGHTS.rates,
+        width, HEIGHT,
         (_, low, high) => [Math.min((low ?? 0) * 1.15, -LEAST_RATE), Math.max((high ?? 0) * 1.15, LEAST_RATE)],
         [
           area(colour(accent), [[0, colour(accent, 0.34)], [0.6, colour(accent, 0.04)], [1, colour(accent, 0)]]),
@@ -158,7 +159,7 @@ export function connectionChart() {
     [key("accent", "Open")],
     (width, cursor) =>
       options(
-        width, HEIGHTS.connections,
+        width, HEIGHT,
         (_, low, high) => [0, Math.max((high ?? 0) * 1.2, 4)],
         [area(colour("accent"), [[0, colour("accent", 0.26)], [1, colour("accent", 0.02)]])],
         (_, splits) => splits.map((value) => (Number.isInteger(value) ? count(value) : "")),

@@ -11,7 +11,7 @@ function open(kind, title, ...children) {
   const dialog = h(
     "dialog",
     { class: kind, "aria-labelledby": id },
-    h("header", {}, h("h2", { id }, title), close),
+    h("div", { class: "top" }, h("h2", { id }, title), close), // a <header> would be a second banner
     ...children,
   );
   dialog.addEventListener("close", () => dialog.remove());

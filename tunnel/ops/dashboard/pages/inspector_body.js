@@ -6,7 +6,7 @@ import { button, h, lines } from "./dom.js";
 import { count, size } from "./words.js";
 
 const PICTURE = /^image\/(png|jpeg|gif|webp|avif|bmp|x-icon|vnd\.microsoft\.icon|svg\+xml)$/;
-const AT_ONCE = 50_000; // characters laid out at once: more in one line holds the page up
+const AT_ONCE = 20_000; // characters laid out at once: more in one line holds the page up
 const MOST_DEPTH = 40; // levels that are indented: deeper ones stand below one another
 const DUMPED = 8_192; // characters of base64: six KiB as rows of hexadecimal digits
 

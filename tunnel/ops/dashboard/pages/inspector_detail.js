@@ -49,7 +49,7 @@ export function detail(pane, whole, acts) {
   const shown = button("Show what is hidden", reveal, { kind: "plain" });
   shown.hidden = !whole.hidden.length;
   const about = h("span", {});
-  const tellAbout = () => say(about, `#${whole.number} · ${whole.status ?? (whole.failure || "no answer yet")} · ${clock(whole.at)} · ${whole.entry} · ${whole.visitor}`);
+  const tellAbout = () => say(about, `#${whole.number} · ${whole.status ?? (whole.failure ? "failed" : "no answer yet")} · ${clock(whole.at)} · ${whole.entry} · ${whole.visitor}`);
   tellAbout();
   fill(
     pane,

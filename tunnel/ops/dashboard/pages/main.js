@@ -97,7 +97,7 @@ document.getElementById("skip").addEventListener("click", (event) => (event.prev
 const nav = h("nav", { "aria-label": "Views" });
 const who = h("div", { class: "who" }, h("span", { class: "state" }, h("i", { "aria-hidden": "true" }), h("span")), h("small", {}));
 const theme = button("", turnTheme, { kind: "quiet", drawing: "theme", name: "Theme" });
-const banner = h("div", { class: "banner", role: "alert", hidden: true }, icon("warn"), h("span"), button("Try now", tryNow, { kind: "plain" }));
+const banner = h("div", { class: "banner", hidden: true }, icon("warn"), h("span", { role: "alert" }), h("span", { class: "soft" }), button("Try now", tryNow, { kind: "plain" }));
 fill(rail, h("div", { class: "brand" }, icon("brand"), "tunnel"), nav, who, theme);
 document.body.prepend(banner);
 
@@ -111,7 +111,10 @@ function drawRail() {
     );
   }
   for (const link of nav.children) {
-    mark(link, "aria-current", link.dataset.view === view?.name ? "page" : null);
+    const here = link.dataset.view === view?.name;
+    // Where the views stand in one line, the one that is shown is in sight.
+    if (here && !link.hasAttribute("aria-current")) nav.scrollTo({ left: link.offsetLeft - nav.offsetLeft - 48 });
+    mark(link, "aria-current", here ? "page" : null);
     say(link.lastChild, VIEWS.find((one) => one.name === link.dataset.view).count?.() ?? "");
   }
   if (!live.process) return;
@@ -150,7 +153,8 @@ function drawBanner() {
   if (banner.hidden) return;
   const left = Math.max(Math.ceil((live.retryAt - Date.now()) / 1000), 0);
   const what = live.process ? `${live.process.name} does not answer` : "The process does not answer";
-  say(banner.children[1], `${what}; what you see is old. Trying again${left ? ` in ${many(left, "second")}` : " …"}`);
+  say(banner.children[1], `${what}; what you see is old.`); // read aloud once; the seconds are not
+  say(banner.children[2], `Trying again${left ? ` in ${many(left, "second")}` : " …"}`);
 }
 
 setInterval(drawBanner, 500);

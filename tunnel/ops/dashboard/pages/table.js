@@ -63,11 +63,13 @@ export class Table {
       this.grid.style.setProperty("--columns", shown.map((one) => one.width).join(" "));
       this.grid.style.setProperty("--row", `${this.height}px`);
       mark(this.grid, "aria-colcount", shown.length);
+      const focused = this.body.contains(document.activeElement);
       for (const { node } of this.nodes.values()) node.remove();
       this.nodes.clear();
       this.drawHead();
-    }
-    this.draw();
+      this.draw();
+      if (focused) this.nodes.get(this.active)?.node.focus({ preventScroll: true });
+    } else this.draw();
   }
 
   drawHead() {

@@ -32,7 +32,7 @@ function columns() {
     { name: "target", label: "Leads to", width: "minmax(8em, 1.6fr)", from: 640, sort: (row) => row.target ?? "", text: (row) => row.target ?? "–" },
     { name: "kind", label: "Kind", width: "5em", from: 900, sort: (row) => row.kind, text: (row) => row.kind },
     ...(live.process.role === "serve" ? [{ name: "client", label: "Client", width: "7em", from: 760, mono: true, sort: (row) => row.client ?? "", text: (row) => row.client ?? "–" }] : []),
-    { name: "state", label: "State", width: "7.5em", sort: entryState, part: state(entryState, (row) => (row.paused ? "wait" : tone(row.state))) },
+    { name: "state", label: "State", width: "6.5em", sort: entryState, part: state(entryState, (row) => (row.paused ? "wait" : tone(row.state))) },
     ...(live.process.role === "up" ? [{ name: "connections", label: "Open", width: "5em", from: 640, end: true, sort: (row) => row.connections ?? 0, text: (row) => count(row.connections ?? 0) }] : []),
     { name: "rate", label: "Now", width: "7em", from: 760, end: true, sort: (row) => row.rate ?? 0, text: (row) => rate(row.rate) },
     { name: "bytes", label: "In all", width: "6.5em", from: 560, end: true, sort: (row) => sum(row.passed), text: (row) => (row.passed ? size(sum(row.passed)) : "–") },

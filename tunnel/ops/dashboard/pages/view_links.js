@@ -11,7 +11,7 @@ const COLUMNS = [
   { name: "user", label: "User", width: "minmax(7em, 1fr)", sort: (row) => row.user ?? "", text: (row) => row.user ?? "–" },
   { name: "peer", label: "Address", width: "minmax(10em, 1.4fr)", from: 560, sort: (row) => row.peer, text: (row) => row.peer || "–" },
   { name: "id", label: "Id", width: "7em", from: 900, mono: true, sort: (row) => row.id, text: (row) => row.id },
-  { name: "state", label: "State", width: "7.5em", sort: (row) => row.state, part: state((row) => row.state, (row) => tone(row.state)) },
+  { name: "state", label: "State", width: "6.5em", sort: (row) => row.state, part: state((row) => row.state, (row) => tone(row.state)) },
   { name: "rtt", label: "Round trip", width: "7em", from: 700, end: true, sort: (row) => row.rtt_ms, text: (row) => ms(row.rtt_ms) },
   { name: "connections", label: "Open", width: "5em", from: 640, end: true, sort: (row) => row.connections, text: (row) => count(row.connections) },
   { name: "rate", label: "Now", width: "8em", from: 820, end: true, sort: (row) => row.passed.sent_per_s + row.passed.received_per_s, text: (row) => rate(row.passed.sent_per_s + row.passed.received_per_s) },
