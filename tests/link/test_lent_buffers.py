@@ -25,7 +25,7 @@ from support.wires import (
     tls_pair,
 )
 
-from tunnel.link.transport import PlainTransport, Transport
+from tunnel.link.transport import PlainTransport, Transport, send
 from tunnel.net.relay import relay
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.pace import Inflow, Meter
@@ -225,3 +225,22 @@ async def carry(
                 nursery.cancel_scope.cancel()
     got.check()
     assert ends[1].loans > 10
+
+
+@pytest.mark.parametrize("kind", ["plain", "TLS"])
+async def test_a_read_gives_what_came_though_its_size_was_changed_meanwhile(
+    kind: str,
+) -> None:
+    left, right = await spoiling(kind, split=1 << 30)
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(bytes(await right.receive_some()))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            right.read_at_most(4_096)
+            await send(left, [b"question"])
+    assert got == [b"question"]

@@ -289,3 +289,9 @@ def test_what_is_no_target_with_tls_is_refused(text: str, says: str) -> None:
         parse_http(f"nas={text}")
     error = caught.value
     assert says in f"{error.what}: {error.cause}; {error.fix}"
+
+
+def test_a_block_of_python_inspects_nothing() -> None:
+    """Nobody could look: it has no control socket."""
+    with pytest.raises(UsageError, match="inspect is not for a block"):
+        tunnel.share(8000, to="tunnel://a@b:1/", inspect=True)

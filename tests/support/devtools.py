@@ -28,6 +28,7 @@ KEYS: Final = {
     "Enter": ("Enter", 13, "\r"),
     "Tab": ("Tab", 9, ""),
     "Escape": ("Escape", 27, ""),
+    "Delete": ("Delete", 46, ""),
     "ArrowDown": ("ArrowDown", 40, ""),
     "ArrowUp": ("ArrowUp", 38, ""),
     "ArrowRight": ("ArrowRight", 39, ""),
@@ -237,7 +238,11 @@ class Page:
 
     def click(self, element: str) -> None:
         """Press the mouse on an element, given as an expression, once it is there."""
-        box = self.wait(
+        self.release(self.hold(element))
+
+    def hold(self, element: str) -> list[float]:
+        """Press the mouse there, without the release; return where that is."""
+        box: list[float] = self.wait(
             f"""(() => {{ const e = {element}; if (!e) return null;
             e.scrollIntoView({{block: 'center'}});
             const b = e.getBoundingClientRect(), x = b.x + b.width / 2,
@@ -246,9 +251,16 @@ class Page:
             ? [x, y] : null; }})()""",
             f"{element} can be clicked",
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1],
-                button="left", clickCount=1)  # fmt: skip
+        self._mouse("mousePressed", box)
+        return box
+
+    def release(self, box: list[float]) -> None:
+        """Let go of the mouse."""
+        self._mouse("mouseReleased", box)
+
+    def _mouse(self, kind: str, box: list[float]) -> None:
+        self.ask("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1],
+            button="left", clickCount=1)  # fmt: skip
 
     def type(self, text: str) -> None:
         """Type where the focus is."""

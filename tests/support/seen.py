@@ -8,6 +8,8 @@ from tunnel.addresses import Address
 from tunnel.ops.inspector.watcher import Looker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tunnel.ops.inspector.record import Record
     from tunnel.ops.inspector.store import Store
 
@@ -23,13 +25,14 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nSet-Cookie: c=d\r\n\r\
 
 def seen(
     store: Store, head: bytes = HEAD, body: bytes = BODY, answer: bytes = ANSWER,
-    text: bytes = b"hello",
+    text: bytes = b"hello", pieces: Sequence[bytes] | None = None,
 ) -> Record:  # fmt: skip
     record = store.add("http shop", VISITOR, head)
     looker = Looker(store, record)
     looker.connected()
     looker.asked([body])
     looker.answers(200, answer)
-    looker.answered([memoryview(text)])
+    for piece in [memoryview(text)] if pieces is None else pieces:
+        looker.answered([piece])
     looker.over(whole=True)
     return record

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 HOSTILE: Final = "<img src=x onerror=alert(1)><script>hit()</script>\x1b[2J\u202e"
 
+HUGE_BYTES: Final = 1 << 30
+BOMB: Final = gzip.compress(b'["' + b"x" * (200 << 20) + b'"]', 1)
+"""200 MiB, as one."""
+
 
 class Site(BaseHTTPRequestHandler):
     """What a web program would say."""
@@ -43,6 +47,10 @@ class Site(BaseHTTPRequestHandler):
         elif path == "/image.svg":
             circle = b"<svg xmlns='http://www.w3.org/2000/svg'><circle r='9'/></svg>"
             self._say(circle, "image/svg+xml")
+        elif path == "/bomb":
+            self._say(BOMB, "application/json", "gzip")
+        elif path == "/huge":
+            self._say_much()
         elif path == "/page":
             self._say(f"<h1>{HOSTILE}</h1>".encode(), "text/html")
         elif path == "/slow":
@@ -67,6 +75,14 @@ class Site(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _say_much(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(HUGE_BYTES))
+        self.end_headers()
+        with suppress(ConnectionError):
+            for _ in range(HUGE_BYTES >> 20):
+                self.wfile.write(bytes(1 << 20))
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -337,6 +353,22 @@ def test_requests_are_listed_filtered_and_shown(town: Town) -> None:
         page.wait(f"{row('/login')} && !({row('/image.svg')})")
 
 
+def test_a_row_that_moves_under_the_mouse_is_opened(town: Town) -> None:
+    with town.open("up", "inspector") as page:
+        town.get("/meant")
+        page.wait(row("/meant"))
+        box = page.hold(row("/meant"))
+        town.get("/above")
+        page.wait(row("/above"))
+        page.wait(
+            f"document.elementFromPoint({box[0]}, {box[1]}).closest('.row')"
+            ".textContent.includes('/above')",
+            "another row is there now",
+        )
+        page.release(box)
+        page.wait("document.querySelector('.detail h2')?.textContent === 'GET /meant'")
+
+
 def test_hostile_words_are_text_alone(town: Town) -> None:
     with town.open("up", "inspector") as page:
         page.run(
@@ -344,7 +376,7 @@ def test_hostile_words_are_text_alone(town: Town) -> None:
         )
         town.get("/page")
         town.get("/x?" + "%3Cscript%3E", "-H", f"X-Odd: {HOSTILE[:50]}", "-d", HOSTILE)
-        page.wait(row("/page"))
+        page.wait(row("/x?"))  # none comes later, and moves what is clicked
         look_at(page, "/page")
         page.click(tab("answer"))
         page.wait_text("<script>hit()</script>\\x1b[2J\\u202e")
@@ -430,6 +462,117 @@ def test_an_archive_is_taken_by_a_checker_and_a_command_by_a_shell(
         look_at(page, "/login")
         page.click(button("Copy as curl"))
         page.wait_text("--data-raw a=1")
+
+
+# Secrets, and what is too much -------------------------------------------------------
+
+HEARD: Final = """
+window.heard = '';
+const real = window.fetch;
+window.fetch = async (...asked) => {
+  const answer = await real(...asked);
+  const [one, two] = answer.body.tee();
+  const reader = two.pipeThrough(new TextDecoderStream()).getReader();
+  const hear = ({done, value}) => done || (heard += value, reader.read().then(hear));
+  reader.read().then(hear, () => 0);
+  return new Response(one, {status: answer.status, headers: answer.headers});
+};
+"""
+"""Keeps all that the process says to the page."""
+
+
+def test_a_secret_leaves_the_process_only_by_a_click(town: Town) -> None:
+    secrets = {"in-a-field", "in-a-cookie", "in-a-query", "in-a-form", "hunter2"}
+    town.get("/json?token=in-a-query", "-H", "Authorization: Bearer in-a-field")
+    town.get("/secret", "-d", "a=b&password=in-a-form", "-H", "Cookie: a=in-a-cookie")
+    with town.browser.open() as page:
+        page.ask("Page.addScriptToEvaluateOnNewDocument", source=HEARD)
+        page.go(town.url("up"))
+        page.wait("document.querySelector('main h1')")
+        town.go(page, "inspector")
+        for path in ("/json?token=", "/secret"):
+            look_at(page, path)
+            for name in ("request", "answer", "timing"):
+                page.click(tab(name))
+            page.click(button("Copy as curl"))
+            page.wait_text("stands for what is hidden")
+            page.press("Escape")
+            page.click(button("Edit and replay"))
+            page.wait("document.querySelector('dialog[open] textarea')")
+            page.press("Escape")
+            page.wait("!document.querySelector('dialog[open]')")
+        page.run("URL.createObjectURL = () => 'data:,', 1")
+        page.click(button("Export HAR"))
+        page.click(in_dialog("Export"))
+        page.wait_text("Exported")
+        page.click("document.querySelector('input[aria-label^=Text]')")
+        page.type("in-a-cookie")
+        page.wait("document.querySelectorAll('.rows .row').length === 0", "not found")
+        heard = page.run("heard")
+        assert "/secret" in heard
+        assert {one for one in secrets if one in heard} == set()
+        page.run("document.querySelector('input[aria-label^=Text]').select(), 1")
+        page.press("Delete")
+        look_at(page, "/secret")
+        page.click(button("Show what is hidden"))
+        page.wait("heard.includes('in-a-cookie') && heard.includes('in-a-form')")
+        assert "in-a-field" not in page.run("heard")
+
+
+def test_a_body_that_grows_without_end_is_cut(town: Town) -> None:
+    with town.open("up", "inspector") as page:
+        before = town.client.rss_bytes()
+        assert town.get("/bomb").startswith(b"\x1f\x8b")
+        page.wait(row("/bomb"))
+        look_at(page, "/bomb")
+        page.click(tab("answer"))
+        page.wait_text("are kept")
+        assert len(page.text()) < 250_000
+        assert town.client.rss_bytes() - before < 32 << 20
+
+
+@pytest.mark.deep
+def test_a_gigabyte_passes_and_a_piece_of_it_is_kept(
+    town: Town, figures: Callable[[str], None]
+) -> None:
+    before = town.client.rss_bytes()
+    url = f"http://127.0.0.1:{town.http}/huge"
+    host = ("-H", "Host: shop.t.test", "-o", "/dev/null", "-w", "%{size_download}")
+    done = town.machine.run(*curl(url, *host))
+    assert int(done.stdout) == HUGE_BYTES, done
+    grown = town.client.rss_bytes() - before
+    figures(f"memory for 1 GB that is looked at: {grown / 1e6:.0f} MB")
+    assert grown < 32 << 20
+    with town.open("up", "inspector") as page:
+        page.wait(row("/huge"))
+        look_at(page, "/huge")
+        page.click(tab("answer"))
+        page.wait_text("1.1 GB")
+        page.wait_text("are kept")
+
+
+def test_a_terminal_lists_what_the_page_lists(town: Town) -> None:
+    town.get("/same?a=%1b%5b2J")
+    town.get("/slow")
+    running = town.machine.tunnel("tail", "--once", "--json")
+    assert running.wait() == 0, running.errors()
+    told = [json.loads(line) for line in running.out.all()]
+    with town.open("up", "inspector") as page:
+        page.wait(row("/same"))
+        numbers = page.run(
+            "[...document.querySelectorAll('.rows .row')].map(r => r.textContent)"
+        )
+    for one in told[-2:]:
+        assert any(
+            text.startswith(str(one["number"])) and f"GET {one['path']}" in text
+            for text in numbers
+        ), (one, numbers)
+    running = town.machine.tunnel("tail", "--once", "--entry", told[-1]["entry"])
+    assert running.wait() == 0
+    line = running.out.all()[-1]
+    assert f"#{told[-1]['number']} " in line
+    assert "500" in line
+    assert "GET shop.t.test/slow" in line
 
 
 # Everybody, and strangers ------------------------------------------------------------
@@ -537,6 +680,92 @@ def test_a_lost_process_is_said_and_found_again(town: Town, tmp_path: Path) -> N
             machine.serve(*flags)
             page.wait("document.querySelector('.banner').hidden")
             page.take_errors()
+    finally:
+        machine.close()
+
+
+def test_another_site_s_forms_links_and_names_do_nothing(town: Town) -> None:
+    """A token is given to all of it: what keeps them out is the rest."""
+    port, token = town.ports["up"], town.url("up").partition("#token=")[2]
+    with visit(town.port) as visitor, town.browser.open() as page:
+        assert visitor.recv(100)
+        top = town.machine.run(*town.machine.command, "top", "up").stdout.decode()
+        name = re.search(r"\w{8}-\d+", top)
+        assert name is not None, top
+        body = json.dumps({"which": name[0]})
+        api = f"http://127.0.0.1:{port}/api/kick"
+        page.go(f"http://127.0.0.1:{town.web}/")
+        page.run(
+            f"""(() => {{ const f = document.createElement('form');
+            f.method = 'post'; f.enctype = 'text/plain'; f.action = '{api}';
+            const i = document.createElement('input');
+            i.name = {json.dumps(body[:-1] + ', "x": "')}; i.value = '"}}';
+            f.append(i); document.body.append(f); f.submit() }})(), 1"""
+        )
+        page.wait(f"location.port == {port}", "the form was sent")
+        assert "done" not in page.text()
+        for url in (f"{api}?which={name[0]}", f"{api}?which={name[0]}&token={token}"):
+            page.go(url)
+            page.wait_text("questions and actions are POST")
+        # A name of somebody's own, which leads here.
+        page.go(f"http://evil.localhost:{port}/")
+        page.wait_text("not asked for by that name")
+        said = page.run(
+            f"fetch('/api/kick', {{method: 'POST', body: {json.dumps(body)},"
+            " headers: {"
+            f"'Content-Type': 'application/json', Authorization: 'Bearer {token}'}}}})"
+            ".then(a => a.status)"
+        )
+        assert said == 403
+        page.take_errors()
+        assert visitor.recv(1 << 16)  # it is still there
+        top = town.machine.run(*town.machine.command, "top", "up").stdout.decode()
+        assert name[0] in top
+
+
+def test_a_broken_link_to_the_page_asks_for_the_token(town: Town) -> None:
+    with town.browser.open(f"http://127.0.0.1:{town.ports['up']}/#token=%zz") as page:
+        page.wait_text("That token is not right")
+        assert all("401" in one for one in page.take_errors())
+
+
+def test_what_a_process_before_has_told_is_no_longer_shown(
+    town: Town, tmp_path: Path
+) -> None:
+    """Numbers begin anew with a process: one would be shown for another."""
+    machine = Machine(tmp_path)
+    port, token = free_port(), "correct-horse-battery"
+    words = (
+        "--http", f"again={town.web},inspect", "--dashboard", str(port),
+        "--dashboard-auth", token,
+    )  # fmt: skip
+    try:
+        first = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+        first.out.wait("http ")
+        for number in range(5):
+            town.get(f"/old-{number}", name="again")
+        url = f"http://127.0.0.1:{port}/#token={token}"
+        with town.browser.open(url) as page, town.browser.open(url) as log:
+            page.wait("document.querySelector('nav a[data-view=inspector]')")
+            town.go(page, "inspector")
+            page.wait(row("/old-4"))
+            log.wait("document.querySelector('nav a[data-view=log]')")
+            town.go(log, "log")
+            log.wait("document.querySelector('.log li')")
+            log.run("document.querySelector('.log li').setAttribute('old', ''), 1")
+            first.process.kill()
+            first.wait()
+            second = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+            second.out.wait("http ")
+            town.get("/new", name="again")
+            page.wait(f"{row('/new')} && !({row('/old')})", "only what is kept")
+            log.wait(
+                "document.querySelector('.log li') "
+                "&& !document.querySelector('.log li[old]')",
+                "the lines of the new process alone",
+            )
+            page.take_errors()
+            log.take_errors()
     finally:
         machine.close()
 

@@ -157,10 +157,12 @@ class PlainTransport(Transport):
 
     async def receive_some(self) -> Buffer:
         """Return what came; see ``Transport``."""
+        came = self._came  # ``read_at_most`` may change it meanwhile
         try:
-            return self._came[: await self._bytes.receive_into(self._came)]
+            size = await self._bytes.receive_into(came)
         except trio.BrokenResourceError:
             return b""
+        return came[:size]
 
     def write(self, pieces: Sequence[Buffer]) -> None:
         """Take all pieces; see ``Transport``."""
@@ -290,11 +292,12 @@ class TlsTransport(Transport):
 
     async def _receive_raw(self) -> int:
         """Wait for bytes and give TLS them; return how many, 0 when no more come."""
+        came = self._came  # ``read_at_most`` may change it meanwhile
         try:
-            size = await self._bytes.receive_into(self._came)
+            size = await self._bytes.receive_into(came)
         except trio.BrokenResourceError:
             return 0
-        self._incoming.write(self._came[:size])
+        self._incoming.write(came[:size])
         return size
 
     def write(self, pieces: Sequence[Buffer]) -> None:

@@ -129,9 +129,16 @@ def test_the_oldest_is_forgotten_and_nothing_grows_beyond_the_bound() -> None:
     assert store.kept_bytes == 0
 
 
-def test_what_is_counted_is_what_the_memory_shows() -> None:
+@pytest.mark.parametrize(
+    ("count", "body"),
+    [(60_000, "b'hello'"), (60, "os.urandom(1 << 20)"), (1_000, "b'x' * 20_000")],
+)  # fmt: skip
+@pytest.mark.parametrize("piece", [3_000, 65_536])
+def test_what_is_counted_is_what_the_memory_shows(
+    count: int, body: str, piece: int
+) -> None:
     """In a process of its own, with the collector off."""
-    script = """
+    script = f"""
 import gc, os
 gc.disable()
 from support.seen import seen
@@ -139,12 +146,15 @@ from tunnel.ops.inspector.store import Store
 def rss():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def one():
+    text = {body}
+    seen(store, pieces=[text[at:at + {piece}] for at in range(0, len(text), {piece})])
 store = Store(24 << 20)
-for _ in range(2_000):
-    seen(store)
+for _ in range({count} // 60):
+    one()
 before, counted = rss(), store.kept_bytes
-for _ in range(60_000):
-    seen(store)
+for _ in range({count}):
+    one()
 print(rss() - before, store.kept_bytes - counted)
 """
     done = subprocess.run(
@@ -229,6 +239,24 @@ def test_what_reads_messages_is_counted_and_given_up_with_its_record() -> None:
     assert last.cost == was + 50_000
     lookers[-1].over(whole=True)
     assert last.cost < 10_000
+
+
+def test_the_same_message_again_and_again_is_read_but_not_bombs_in_pieces() -> None:
+    said, server = conversation(packed=True)
+    word = json.dumps({f"key {n}": n for n in range(200)})
+    for second in range(2_000):
+        data = server.send(WsMessage(data=word))
+        (message,) = said.hear(data, float(second), to_visitor=True)
+        assert message.size == len(word)
+    assert not said.fault
+    # Small pieces, each of which unpacks into little.
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = packer.compress(bytes(8 << 20)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    head = b"\xc2\x7e" + len(bomb).to_bytes(2, "big")
+    assert not list(said.hear(head, 2_000.0, to_visitor=True))
+    for at in range(0, len(bomb), 100):
+        assert not list(said.hear(bomb[at : at + 100], 2_000.0, to_visitor=True))
+    assert "packed too much" in said.fault
 
 
 @given(st.binary(max_size=300), st.booleans())

@@ -62,6 +62,8 @@ def planned(old: list[Entry], new: list[Entry]) -> list[str]:
         ("http a=80", "http a=80,allow=10.0.0.0/8", "~ http a allow"),
         ("http a=80,requests=1/s", "http a=80,requests=2/s", "~ http a requests"),
         ("http a=80", "http a=80,check=/", "~ http a check"),
+        ("http a=80", "http a=80,inspect", "~ http a inspect"),
+        ("http a=/,inspect", "http a=/", "~ http a inspect"),
         ("http a=80,path=/x", "http a=81,path=/x", "~ http a/x target"),
         ("socks 1080", "socks 1080,auth=a:b", "~ socks localhost:1080 auth"),
         ("reach 1=db:1", "reach 1=db:2", "~ reach localhost:1 target"),

@@ -40,7 +40,7 @@ class Unpacked(NamedTuple):
 
 def unpack(body: Body, coding: str, most: int = UNPACKED_BYTES) -> Unpacked:
     """Return what is in a body, as far as it can be unpacked: ``most`` bytes."""
-    data, is_cut = bytes(body.data), body.is_cut
+    data, is_cut = body.data, body.is_cut
     if not coding or not data:
         return Unpacked(data, is_cut, "")
     for bits in _bits(coding, data):
@@ -107,7 +107,7 @@ def shown_body(body: Body, head: Head, masks: Masks) -> dict[str, object]:
         raw = b64encode(data).decode()
     return {
         "size": body.size,
-        "kept": len(body.data),
+        "kept": body.kept,
         "cut": is_cut,
         "kind": head.kind,
         "coding": head.coding,

@@ -50,7 +50,7 @@ def curl(record: Record, masks: Masks) -> str:
         raise UsageError("the body of this request is not kept as a whole")
     if not head.first("content-type"):  # curl would say that it is a form
         words += "-H", quoted("Content-Type:")
-    data = bytes(record.request.data)
+    data = record.request.data
     text = _text(record, masks)
     if text is not None:
         word = quoted(text)
@@ -64,7 +64,7 @@ def curl(record: Record, masks: Masks) -> str:
 def _text(record: Record, masks: Masks) -> str | None:
     """Return the body, if a shell can hold it as it is, or what is shown of it."""
     head = read_head(record.head)
-    data = bytes(record.request.data)
+    data = record.request.data
     unpacked = unpack(record.request, head.coding)
     shown = text_in(unpacked.data, head)
     if shown is not None and masks.text(shown, head.kind) != shown:

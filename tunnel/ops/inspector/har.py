@@ -39,7 +39,7 @@ async def har(records: Iterable[Record], masks: Masks, left_out: int = 0) -> Jso
     room = MOST_BYTES
     entries = []
     for record in sorted(records, key=lambda one: one.number):
-        kept = len(record.request.data) + len(record.answer.data)
+        kept = record.request.kept + record.answer.kept
         entries.append(_entry(record, masks, bodies=kept <= room))
         room -= kept if kept <= room else 0
         await trio.lowlevel.checkpoint()
@@ -128,7 +128,7 @@ def _response(record: Record, masks: Masks, *, bodies: bool) -> Json:
     head = read_head(record.answer_head)
     body, kind = record.answer, head.first("content-type")
     content: Json = {"size": body.size, "mimeType": kind or "x-unknown"}
-    if bodies and body.data:
+    if bodies and body.kept:
         text = _text(body, head, masks)
         if text is not None:
             content["text"] = text
@@ -136,8 +136,8 @@ def _response(record: Record, masks: Masks, *, bodies: bool) -> Json:
             content["text"] = b64encode(body.data).decode()
             content["encoding"] = "base64"
         if body.is_cut:
-            content["comment"] = f"the first {len(body.data)} bytes"
-    elif body.data:
+            content["comment"] = f"the first {body.kept} bytes"
+    elif body.kept:
         content["comment"] = "left out: the archive would be too large"
     version, _, rest = head.line.partition(" ")
     return {

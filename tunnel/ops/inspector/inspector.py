@@ -72,6 +72,7 @@ class Inspector:
         if after > 0 and changes:  # there may be more: they come next
             version = changes[-1].version
         return {
+            "began_at": store.began_at,
             "version": version,
             "first": store.first,
             "kept_bytes": store.kept_bytes,
@@ -193,7 +194,7 @@ class _Looking:
             lines += (f"{name}: {value}" for name, value in masks.fields(head.fields))
             if any(self._text in line.lower() for line in lines):
                 return True
-        if not body.data:
+        if not body.kept:
             return False
         head = read_head(raw)
         data = self._inside(body, head.coding)
@@ -206,7 +207,7 @@ class _Looking:
 
     def _inside(self, body: Body, coding: str) -> bytes:
         if not coding or self._unpacked_bytes >= MOST_UNPACKED_BYTES:
-            return bytes(body.data)
+            return body.data
         data = unpack(body, coding).data
         self._unpacked_bytes += len(data)
         return data

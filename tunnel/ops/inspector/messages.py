@@ -26,8 +26,12 @@ MOST_BYTES: Final = 65_536
 FED_BYTES: Final = 16_384
 """Read in one go, so that what it unpacks into is small too."""
 MOST_UNPACKED: Final = 32
-"""Bytes that one byte may unpack into, above ``MOST_BYTES``: text gives 10; a bomb,
-which gives 1,000, would only cost time."""
+"""Bytes that one byte may unpack into: text gives 10. A bomb, which gives 1,000, would
+only cost time."""
+BURST_BYTES: Final = 1_048_576
+"""Unpacked above that at once: a message of one character, or the same one again."""
+UNPACKED_PER_S: Final = 262_144
+"""Of that, what comes back in a second."""
 READER_BYTES: Final = 4_096
 """Memory of what reads both ways, without a message (measured)."""
 UNPACKER_BYTES: Final = 36_000
@@ -81,15 +85,13 @@ class _Way:
     """One direction."""
 
     def __init__(self, to_visitor: bool, packed: str) -> None:
-        extensions = []
+        self._unpacker = _Bounded()
         if packed:
             # The largest window reads what was packed with a smaller one.
-            extension = _Bounded()
             takeover = (word for word in _TAKEOVER if word in packed.lower())
-            extension.finalize("; ".join((extension.name, *takeover)))
-            extensions.append(extension)
-        # Who receives it is a client.
-        self._frames = FrameProtocol(client=to_visitor, extensions=list(extensions))
+            self._unpacker.finalize("; ".join((_Bounded.name, *takeover)))
+        # Who receives it is a client; an extension that nobody agreed on is left out.
+        self._frames = FrameProtocol(client=to_visitor, extensions=[self._unpacker])
         self._to_visitor = to_visitor
         self._size = 0
         self._begin = bytearray()
@@ -100,6 +102,7 @@ class _Way:
         return len(self._begin)
 
     def hear(self, data: bytes, at: float) -> Iterator[Message]:
+        self._unpacker.look_at(at)
         self._frames.receive_bytes(data)
         for frame in self._frames.received_frames():
             if frame.opcode.iscontrol():
@@ -134,7 +137,18 @@ def _raw(payload: object) -> bytes:
 
 
 class _Bounded(PerMessageDeflate):
-    """Unpacks no more than a message may be expected to have."""
+    """Unpacks no more than messages may be expected to have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room = BURST_BYTES
+        self._at = 0.0
+
+    def look_at(self, at: float) -> None:
+        """Note the time."""
+        more = int((at - self._at) * UNPACKED_PER_S)
+        if more > 0:
+            self._at, self._room = at, min(self._room + more, BURST_BYTES)
 
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
@@ -144,9 +158,11 @@ class _Bounded(PerMessageDeflate):
         packed = self._decompressor
         assert packed is not None  # noqa: S101 - as wsproto does
         try:
-            out = packed.decompress(data, MOST_BYTES + MOST_UNPACKED * len(data))
+            most = self._room + MOST_UNPACKED * len(data)
+            out = packed.decompress(data, max(most, 1))
         except zlib.error:
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
         if packed.unconsumed_tail:
-            raise ParseFailed("one is packed too much")
+            raise ParseFailed("they are packed too much")
+        self._room = min(most - len(out), BURST_BYTES)
         return out

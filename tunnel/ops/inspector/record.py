@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 BODY_BYTES: Final = 1_048_576
 """Kept of each body: more is a download, and nobody reads it in a list of requests."""
-RECORD_BYTES: Final = 1_300
+SMALL_BYTES: Final = 4_096
+"""A smaller piece is copied to the one before."""
+PIECE_BYTES: Final = 48
+"""What a piece costs besides its bytes."""
+RECORD_BYTES: Final = 1_450
 """What a record costs besides its bytes: its own objects, and its places in the store
 (measured; see the tests)."""
 MESSAGE_BYTES: Final = 280
@@ -26,41 +30,61 @@ push out all else."""
 
 
 class Body:
-    """What is kept of a body, without what framed it."""
+    """What is kept of a body, without what framed it.
 
-    __slots__ = ("data", "size")
+    Large pieces are kept as they came, for a copy would cost as much as carrying them.
+    """
+
+    __slots__ = ("_pieces", "kept", "size")
 
     def __init__(self) -> None:
-        self.data: bytes | bytearray = b""
+        self._pieces: list[bytes | bytearray] = []
+        self.kept = 0
+        """Bytes of it that are kept."""
         self.size = 0
         """Of all of it."""
 
     def add(self, pieces: Sequence[Piece]) -> int:
         """Keep what there is room for; return how many bytes of memory that took."""
-        had = sys.getsizeof(self.data)
+        grown = 0
         for piece in pieces:
             self.size += len(piece)
-            room = BODY_BYTES - len(self.data)
-            if room <= 0:
-                continue
-            if not self.data:
-                self.data = bytes(piece[:room])
-                continue
-            if isinstance(self.data, bytes):
-                self.data = bytearray(self.data)
-            self.data += piece[:room]
-        return sys.getsizeof(self.data) - had
+            room = BODY_BYTES - self.kept
+            if room > 0:
+                grown += self._keep(piece if len(piece) <= room else piece[:room])
+        return grown
+
+    def _keep(self, piece: Piece) -> int:
+        self.kept += len(piece)
+        if len(piece) >= SMALL_BYTES or not self._pieces:
+            self._pieces.append(bytes(piece))
+            return len(piece) + PIECE_BYTES
+        last = self._pieces[-1]
+        if isinstance(last, bytearray) and len(last) < BODY_BYTES // 16:
+            had = sys.getsizeof(last)
+            last += piece
+            return sys.getsizeof(last) - had
+        self._pieces.append(bytearray(piece))
+        return sys.getsizeof(self._pieces[-1]) + PIECE_BYTES
 
     def settle(self) -> int:
         """Take no more memory than its bytes; return how much more it takes: < 0."""
-        had = sys.getsizeof(self.data)
-        self.data = bytes(self.data)
-        return sys.getsizeof(self.data) - had
+        grown = 0
+        for at, piece in enumerate(self._pieces):
+            if isinstance(piece, bytearray):
+                self._pieces[at] = bytes(piece)
+                grown += len(piece) - sys.getsizeof(piece)
+        return grown
+
+    @property
+    def data(self) -> bytes:
+        """What is kept of it, joined."""
+        return b"".join(self._pieces)
 
     @property
     def is_cut(self) -> bool:
         """A part of it is not kept."""
-        return len(self.data) < self.size
+        return self.kept < self.size
 
 
 class Message(NamedTuple):

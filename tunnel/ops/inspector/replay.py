@@ -131,7 +131,7 @@ def request_of(record: Record) -> bytes:
         UsageError: it is not kept as a whole, or was a WebSocket.
     """
     _check(record)
-    return _framed(record.head, bytes(record.request.data))
+    return _framed(record.head, record.request.data)
 
 
 def _check(record: Record) -> None:
@@ -143,7 +143,7 @@ def _check(record: Record) -> None:
         )
     if record.request.is_cut:
         raise UsageError("this request cannot be asked again",
-            f"of its body only {len(record.request.data)} bytes are kept")  # fmt: skip
+            f"of its body only {record.request.kept} bytes are kept")  # fmt: skip
 
 
 def _framed(head: bytes, body: bytes) -> bytes:
@@ -228,7 +228,7 @@ def _fields(
 def _body(
     edit: Mapping[str, object], record: Record, head: Head, masks: Masks
 ) -> bytes:
-    said, data = edit.get("body"), bytes(record.request.data)
+    said, data = edit.get("body"), record.request.data
     if said is None:
         return data
     if not isinstance(said, str):

@@ -34,6 +34,8 @@ class Store:
         self.limit_bytes = limit_bytes
         self.kept_bytes = 0
         self.version = 0
+        self.began_at = round(time.time(), 3)
+        """Seconds since 1970: numbers and versions are those of this store alone."""
         self.forgotten = 0
         self.first = 1
         """The number of the oldest that is kept, or of the next one."""

@@ -21,9 +21,18 @@ export function readToken() {
   const found = /^#token=([^&]+)/.exec(location.hash);
   if (found) {
     history.replaceState(null, "", location.pathname + location.search);
-    keepToken(decodeURIComponent(found[1]));
+    keepToken(decoded(found[1]));
   } else token ??= kept();
   return token !== null;
+}
+
+/** What a URL says by a text; a text that is not encoded right stands for itself. */
+export function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function kept() {

@@ -39,6 +39,11 @@ export function subscribe(take) {
   return () => views.delete(take);
 }
 
+/** Which process it is: one that was started anew counts all of its own anew. */
+export function born() {
+  return live.process && `${live.process.name} ${live.process.began_at}`;
+}
+
 /** Say whether a command may be offered. */
 export function can(command) {
   return live.commands.has(command);

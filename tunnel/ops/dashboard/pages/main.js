@@ -1,6 +1,6 @@
 // The frame around the views: the token, the way between views, and a lost process.
 
-import { keepToken, onDenied, readToken } from "./api.js";
+import { decoded, keepToken, onDenied, readToken } from "./api.js";
 import { button, fill, h, icon, mark, say } from "./dom.js";
 import { follow, live, subscribe, tryNow } from "./live.js";
 import { many, span, tone } from "./words.js";
@@ -42,7 +42,7 @@ function askToken(why = "") {
 
 function enter(text) {
   const found = /#token=([^&\s]+)/.exec(text);
-  const token = found ? decodeURIComponent(found[1]) : text;
+  const token = found ? decoded(found[1]) : text;
   if (token) begin(token);
 }
 

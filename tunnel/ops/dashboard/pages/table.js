@@ -37,6 +37,7 @@ export class Table {
     this.element = h("div", { class: "table-frame" }, this.grid, this.empty);
     this.body.addEventListener("scroll", () => this.draw(), { passive: true });
     this.grid.addEventListener("keydown", (event) => this.pressed(event));
+    this.body.addEventListener("pointerdown", (event) => (this.down = event.target.closest(".row")?.dataset.key));
     this.body.addEventListener("click", (event) => this.clicked(event));
     this.body.addEventListener("focusin", (event) => this.focused(event));
     this.body.addEventListener("pointerenter", () => (this.under = true));
@@ -208,7 +209,9 @@ export class Table {
 
   clicked(event) {
     if (event.target.closest("button, a")) return;
-    const row = this.rowOf(event.target.closest(".row")?.dataset.key);
+    // Rows may move during a press: the one it began on is meant. Without a pointer
+    // (detail is 0) no press has begun.
+    const row = this.rowOf(event.detail ? this.down : event.target.closest(".row")?.dataset.key);
     if (row === undefined || !this.open || String(getSelection())) return;
     this.focusRow(this.places.get(this.key(row)));
     this.open(row);

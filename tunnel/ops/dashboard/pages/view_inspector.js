@@ -33,6 +33,7 @@ function choice(label, options, change) {
 function make() {
   const seen = new Map();
   let version = 0;
+  let began = null; // when the process began to look: another one counts anew
   let ending = new AbortController();
   let ended = false;
   let found = null; // numbers that have the text in them; null: all
@@ -71,16 +72,30 @@ function make() {
 
   function take(said) {
     if (said.version === undefined) return;
+    if (began !== said.began_at) {
+      if (began !== null) forget();
+      began = said.began_at;
+      if (version) return (version = 0), ending.abort(); // and asks for all of it
+    }
     version = said.version;
     for (const one of said.seen) {
       seen.set(one.number, one);
       if (one.number === shownNumber && one.state !== "asked") again(one);
     }
     for (const number of seen.keys()) {
-      if (number >= said.first && seen.size <= MOST) break;
-      seen.delete(number);
+      if (number < said.first || seen.size > MOST) seen.delete(number);
     }
     drawn ||= requestAnimationFrame(draw);
+  }
+
+  function forget() {
+    seen.clear();
+    if (found) {
+      found = new Set();
+      findSoon();
+    }
+    if (shownNumber !== null) close();
+    draw();
   }
 
   function findSoon() {
@@ -212,9 +227,7 @@ function make() {
       title: "Forget all requests", danger: true, verb: "Forget", text: "They are kept nowhere else.",
       run: async () => {
         await command("inspect.clear");
-        seen.clear();
-        close();
-        draw();
+        forget();
         return "Forgotten.";
       },
     });

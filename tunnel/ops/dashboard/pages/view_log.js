@@ -3,7 +3,7 @@
 import { ask as command } from "./api.js";
 import { failure } from "./dialogs.js";
 import { fill, h } from "./dom.js";
-import { can, live } from "./live.js";
+import { born, can, live } from "./live.js";
 import { clock, rest } from "./words.js";
 
 const EVERY_MS = 1_000;
@@ -11,6 +11,7 @@ const MOST = 1_000; // lines in the page
 
 function make() {
   let after = 0;
+  let of = born();
   let ended = false;
   let timer = 0;
   const list = h("ol", { class: "log", tabindex: "0", "aria-label": "Log" });
@@ -19,6 +20,11 @@ function make() {
   const hide = (node) => (node.hidden = !node.textContent.toLowerCase().includes(search.value.trim().toLowerCase()));
   async function look() {
     if (!document.hidden && live.state === "live") {
+      if (of !== born()) {
+        of = born();
+        after = 0;
+        list.replaceChildren();
+      }
       try {
         const { lines } = await command("logs", { after });
         const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 40;
