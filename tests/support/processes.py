@@ -16,11 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Self
 
 import pytest
 from support.ports import OF_PROGRAMS
@@ -231,6 +232,7 @@ class Machine:
         self.descriptors: tuple[int, int] | None = None
         """Soft and hard limit of the ``tunnel`` commands that start from now on."""
         self._programs: list[Program] = []
+        self._runtime = ""
         kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "TUNNEL_NET")
         self.env = {k: os.environ[k] for k in kept if k in os.environ} | {
             "HOME": str(home),
@@ -240,10 +242,21 @@ class Machine:
             "GIT_CONFIG_NOSYSTEM": "1",
         }
 
+    def alone(self) -> Self:
+        """Have its commands see no process of another test; returns itself.
+
+        Where a socket has no room in the home, it is in a folder of the user.
+        """
+        self._runtime = tempfile.mkdtemp(prefix="t")
+        self.env |= {"XDG_RUNTIME_DIR": self._runtime, "TMPDIR": self._runtime}
+        return self
+
     def close(self) -> None:
         """End everything."""
         while self._programs:
             self._programs.pop().end()
+        if self._runtime:
+            shutil.rmtree(self._runtime, ignore_errors=True)
 
     def start(
         self,

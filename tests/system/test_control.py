@@ -429,12 +429,12 @@ def test_an_entry_is_paused_and_led_elsewhere_and_who_is_in_stays(
         visitor.sendall(b"x")
         assert visitor.recv(1)
         assert say(machine, "pause", str(port)) == ["tcp-1: paused"]
-        with visit(port) as refused, contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), visit(port) as refused:
             assert refused.recv(1) == b""
         assert status_of(machine, "up")["entries"][0]["state"] == "paused"
         (said,) = say(machine, "lead", "tcp-1", str(other.port))
         assert said.startswith("~ tcp ")
-        with visit(port) as refused, contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), visit(port) as refused:
             assert refused.recv(1) == b""  # it is paused still
         assert say(machine, "resume", "tcp-1") == ["tcp-1: open"]
         with visit(port) as flooded:

@@ -104,7 +104,7 @@ class Town:
     """A server and a client, each with a page, and a browser."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.machine = machine = Machine(folder)
+        self.machine = machine = Machine(folder).alone()
         stack.callback(machine.close)
         self.web, self.sockets = (
             stack.enter_context(site()),
@@ -667,7 +667,7 @@ def test_the_page_of_another_site_reaches_nothing(town: Town, role: str) -> None
 
 
 def test_a_lost_process_is_said_and_found_again(town: Town, tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path).alone()
     port, token = free_port(), "correct-horse-battery"
     flags = "--dashboard", str(port), "--dashboard-auth", token
     try:
@@ -733,7 +733,7 @@ def test_what_a_process_before_has_told_is_no_longer_shown(
     town: Town, tmp_path: Path
 ) -> None:
     """Numbers begin anew with a process: one would be shown for another."""
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path).alone()
     port, token = free_port(), "correct-horse-battery"
     words = (
         "--http", f"again={town.web},inspect", "--dashboard", str(port),
@@ -834,7 +834,7 @@ def test_many_entries_and_connections_hold_nothing_up(
     tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     with ExitStack() as stack:
-        machine = Machine(tmp_path)
+        machine = Machine(tmp_path).alone()
         stack.callback(machine.close)
         takes = program_of(stack, TAKES)
         assert takes.stdout is not None

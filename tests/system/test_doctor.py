@@ -11,6 +11,8 @@ from support.busy import Busy
 from support.long_line import FAR, LongLine
 from support.processes import Machine, free_port
 
+from tunnel.ops.check.line import LOSS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -71,7 +73,8 @@ def test_a_long_and_lossy_line_is_told_as_it_is(machine: Machine, far: Machine) 
     lost = (after.lost - before.lost) / (after.passed - before.passed)
     if found["loss"]["grade"] != "skip":  # few segments pass such a line in 2 s
         assert lost / 3 < found["loss"]["share"] < lost * 3, (lost, found["loss"])
-        assert found["loss"]["grade"] == "warn"
+        warned = found["loss"]["share"] >= LOSS  # chance decides, so near to it
+        assert found["loss"]["grade"] == ("warn" if warned else "ok")
         assert found["under-load"]["ms"] < 115, "the line is never full"
     for way in ("down", "up"):
         assert 0 < found[way]["bytes_per_s"] < 20_000_000
