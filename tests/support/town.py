@@ -67,7 +67,7 @@ class Town:
         self.asked: list[str] = []
         self.believed = [VISITOR]
         """Who the visitors may be."""
-        self._put, self._opened = trio.open_memory_channel[Far](10)
+        self._put, self._opened = trio.open_memory_channel[Far](1_000)
 
     def route(self, host: str) -> Destination | Absent:
         self.asked.append(host)

@@ -152,7 +152,7 @@ def test_an_event_passes_the_http_proxy_when_it_is_sent(
 # TLS by name --------------------------------------------------------------------------
 
 
-def test_h2_passes_by_name_and_is_not_offered_where_tls_ends_here(
+def test_h2_passes_by_name_and_is_offered_where_tls_ends_here(
     machine: Machine, tmp_path: Path
 ) -> None:
     """Points 66, 67."""
@@ -193,7 +193,7 @@ def test_h2_passes_by_name_and_is_not_offered_where_tls_ends_here(
                 if name == "passed":
                     sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
                     assert sock.recv(100) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    assert found == {"passed": "h2", "ended": "http/1.1"}
+    assert found == {"passed": "h2", "ended": "h2"}
 
 
 # Python -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tunnel.front.dialer import Dialer
 from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.login_cookie import cookie_key
-from tunnel.front.http.names import fault
+from tunnel.front.http.names import by_streams, fault
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
 from tunnel.front.proxy import handle_app
@@ -65,15 +65,28 @@ def share_service(
 
     async def open_one(visitor: Address) -> ResettableStream:
         sock = DirectStream(await connect(target, opened=DESCRIPTORS.admit))
-        return sock if tls is None else await _prove(sock, tls, target, visitor)
+        stream: ResettableStream
+        stream = sock if tls is None else await _prove(sock, tls, target, visitor)
+        return _as_http_1(stream, secure=tls is not None) if rules.http_2 else stream
 
     def serve(
         stream: trio.abc.HalfCloseableStream, peer: Address, watch: Watch | None
     ) -> Awaitable[None]:
-        visit = Visit(stream, peer, watch=watch)
+        return serve_visit(Visit(stream, peer, watch=watch, http_2=http_2))
+
+    def serve_visit(visit: Visit) -> Awaitable[None]:
         return handle_service(visit, rules, open_one, believe_headers=by_name)
 
+    # By name it is our server that asks, in HTTP/1.1.
+    http_2 = None if by_name else by_streams(serve_visit)
     return _accepting(serve, watch)
+
+
+def _as_http_1(stream: ResettableStream, *, secure: bool) -> ResettableStream:
+    """Speak HTTP/2 to a target, and HTTP/1.1 to who uses it here."""
+    from tunnel.front.http.h2.target import Http2Target  # 5 MB
+
+    return Http2Target(stream, secure=secure)
 
 
 async def _prove(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tunnel.net.virtual_connection import LocalEnd
     from tunnel.platform.sockets import Buffer
 
+HTTP_2: Final = "h2"
 HANDSHAKE_S: Final = 10.0
 """As long as a dial may take."""
 
@@ -47,6 +48,8 @@ class TargetTls:
     """Of its public key (``pin_of``); without ``ca`` this is all that is asked."""
     insecure: bool = False
     """Nothing is asked."""
+    alpn: str = "http/1.1"
+    """What it is to speak inside."""
     context: ssl.SSLContext = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class TargetTls:
         if self.insecure or (self.pin and not self.ca):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([self.alpn])
         object.__setattr__(self, "context", context)
 
 
@@ -73,6 +76,8 @@ async def connect_tls(sock: DirectStream, wanted: TargetTls) -> TlsTarget:
         if wanted.pin and stream.pin() != wanted.pin:
             what = "the target has another key than the one that is pinned"
             raise TlsError(Code.AUTH, what, f"its pin is {stream.pin()}")
+        if wanted.alpn == HTTP_2 and stream.protocol() != HTTP_2:
+            raise TlsError(Code.PROTOCOL, "the target speaks no HTTP/2 inside its TLS")
     except BaseException:
         sock.reset()
         raise

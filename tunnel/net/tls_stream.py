@@ -77,6 +77,10 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 await self._flush()
                 return
 
+    def protocol(self) -> str:
+        """Return what both ends agreed to speak (ALPN); empty if nothing."""
+        return self._tls.selected_alpn_protocol() or ""
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for bytes; nothing at the end.
 

@@ -295,6 +295,8 @@ class WebFlags:
             of the system's.
         pin: Of the public key of an https:// TARGET (SHA-256 of its SPKI in base64).
         insecure: Believe any certificate of an https:// TARGET.
+        protocol: What TARGET speaks if not HTTP/1.1: HTTP/2 as `h2c`, which gRPC
+            servers do, or as `h2` if it is https://.
         allow: Address or network that visitors may come from; others get 403.
             Repeatable.
         deny: Address or network that visitors may not come from. Repeatable.
@@ -318,6 +320,7 @@ class WebFlags:
     ca: str | None = None
     pin: str | None = None
     insecure: bool = False
+    protocol: Literal["h2c", "h2"] | None = None
     allow: Words = None
     deny: Words = None
     expires: str | None = None

@@ -61,6 +61,8 @@ class WebWords:
     """Of the target's key."""
     insecure: bool = False
     """The target proves nothing."""
+    protocol: str = ""
+    """What the target speaks: ``h2c``, or ``h2`` inside its TLS; empty: HTTP/1.1."""
     listing: bool = False
     """Folders that have no index.html are listed."""
     inspect: bool = False
@@ -81,7 +83,14 @@ class WebWords:
                 "auth-header and cors are about a password", "and there is none",
                 "auth=USER:PASSWORD, as a flag --auth",
             )  # fmt: skip
-        rules = ServiceRules(guard, host, own, self.request, self.answer)
+        http_2 = bool(self.protocol)
+        if http_2 and (self.protocol == "h2") is not secure:
+            raise UsageError(
+                f"protocol={self.protocol} is not for this target",
+                "h2 is spoken inside of TLS, and h2c without",
+                "protocol=h2 with https://HOST:PORT as TARGET, else protocol=h2c",
+            )
+        rules = ServiceRules(guard, host, own, self.request, self.answer, http_2)
         seen = secure or self.inspect
         return rules if seen or rules != ServiceRules() else None
 
@@ -96,7 +105,8 @@ class WebWords:
                 "insecure contradicts ca= and pin=", "it asks the target for nothing"
             )
         try:
-            return TargetTls(name, self.ca, self.pin, self.insecure)
+            alpn = "h2" if self.protocol == "h2" else "http/1.1"
+            return TargetTls(name, self.ca, self.pin, self.insecure, alpn)
         except OSError as error:
             is_pem = not isinstance(error, SSLError)
             raise UsageError(
@@ -192,6 +202,16 @@ def _read_insecure(words: WebWords, _: str) -> None:
     words.insecure = True
 
 
+def _read_protocol(words: WebWords, value: str) -> None:
+    if value not in ("h2", "h2c"):
+        raise UsageError(
+            f"protocol={value} is unknown",
+            "it is HTTP/1.1 when nothing is said; HTTP/2 is h2c, or h2 inside of TLS",
+            "protocol=h2c",
+        )
+    words.protocol = value
+
+
 def _read_list(words: WebWords, _: str) -> None:
     words.listing = True
 
@@ -241,6 +261,7 @@ WORDS: Final[dict[str, Word]] = {
     "ca": Word(_read_ca, "FILE", needs_target=True),
     "pin": Word(_read_pin, "PIN", needs_target=True),
     "insecure": Word(_read_insecure, "", needs_target=True),
+    "protocol": Word(_read_protocol, "h2c|h2", needs_target=True),
     "list": Word(_read_list, "", needs_folder=True),
     "inspect": Word(_read_inspect, ""),
     "allow": Word(_for_server("allow"), "NET", repeats=True, needs_http=False),

@@ -14,6 +14,7 @@ import trustme
 from support import logs
 from support.certs import HOST, choose_curve, only_curves_before_x25519, tls_contexts
 from support.far import Far
+from support.http2 import Two, request
 
 from tunnel.addresses import Address
 from tunnel.errors import Code
@@ -445,3 +446,29 @@ async def test_names_have_certificates_of_their_own(tmp_path: Path) -> None:
     assert made.of("t.test") is made.of("deep.mail.t.test") is usual
     made.show("shop.t.test", usual)  # renewed
     assert made.of("shop.t.test") is usual
+
+
+# HTTP/2 ------------------------------------------------------------------------------
+
+
+async def test_a_name_that_belongs_on_another_connection_is_misdirected() -> None:
+    """Browsers ask for all names of a certificate on one connection."""
+    client, server = tls_contexts(client_alpn="h2", server_alpn="h2")
+    absent: dict[str, Absent | Places] = dict.fromkeys(
+        (HOST, "own.test", "no.test"), Absent.UNKNOWN
+    )
+    async with street(server, absent) as it:
+        it.doors.endings.show("own.test", dict(it.doors.endings.usual))
+        visitor = trio.SSLStream(it.visitor, client, server_hostname=HOST)
+        two = Two(visitor, client=True)
+        await two.begin()
+        statuses = [
+            await two.status(await two.ask(request(host)))
+            for host in ("passed.test", "own.test", "no.test")
+        ]
+        assert statuses == [421, 421, 404]
+        number = await two.ask(request(HOST))
+        head = await it.far.far.receive_some()
+        assert b"\r\nX-Forwarded-Proto: https\r\n" in head
+        await it.far.far.send_all(OK)
+        assert await two.status(number) == 200

@@ -27,6 +27,7 @@ from tunnel.front.http.fields import answer_lines, logs_in, trailers
 from tunnel.front.http.heads import (
     HeadError,
 )
+from tunnel.front.http.limits import KEPT_S
 from tunnel.front.http.observer import end_observation
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import (
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from tunnel.front.http.heads import AnswerHead
     from tunnel.net.relay import ResettableStream
 
-KEPT_S: Final = 4.0
-"""A target's connection without a request: Node closes one after 5 s."""
 _REPEATABLE: Final = (b"GET", b"HEAD", b"OPTIONS")
 
 

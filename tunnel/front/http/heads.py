@@ -44,6 +44,8 @@ class Body(NamedTuple):
 NO_BODY: Final = Body(0)
 CHUNKED: Final = Body(None, chunked=True)
 OPEN: Final = Body(None)
+HTTP_2: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""How HTTP/2 begins (RFC 9113 §3.4), as far as it is a head of HTTP/1."""
 MAX_SIZE_DIGITS: Final = 18
 """Of a Content-Length: every parser can hold so many."""
 

@@ -52,7 +52,7 @@ def spoken(said: bytes | bytearray) -> str:
     if _TLS.match(said):
         return "speaks TLS: it is to be published as https://HOST:PORT"
     if _HTTP_2.match(said):
-        return "speaks HTTP/2 only, which protocol=h2c will be for: it is not there yet"
+        return "speaks HTTP/2 only: it is to be published with protocol=h2c"
     return "answered something that is not HTTP"
 
 

@@ -12,6 +12,8 @@ HEAD_S: Final = 10.0
 BETWEEN_S: Final = 75.0
 """Between two requests: longer than most browsers and proxies keep one idle, so that
 they close first."""
+KEPT_S: Final = 4.0
+"""A target's connection without a request: Node closes one after 5 s."""
 PAGE_S: Final = 60.0
 """For a visitor to take a page of ours: who reads nothing holds a place for nothing."""
 LINGER_S: Final = 30.0

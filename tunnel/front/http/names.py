@@ -38,6 +38,8 @@ from tunnel.front.http.fields import (
     framing,
 )
 from tunnel.front.http.forwarded import Origin, origin_of
+from tunnel.front.http.h2 import serve_http_2
+from tunnel.front.http.limits import KEPT_S
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import RETRY_AFTER_S, SHUNNED_S, Places
 from tunnel.front.http.server import Visit, serve_requests
@@ -97,11 +99,35 @@ async def serve_web(
 ) -> None:
     """Serve an HTTP port until cancelled; closes the listeners."""
 
+    http_2 = by_streams(partial(handle_visitor, route=route, before=before))
+
     # No coroutines of their own, here and below: each is 400 bytes of an idle visitor.
     def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
-        return handle_visitor(Visit(stream, peer), route, before)
+        return handle_visitor(Visit(stream, peer, http_2=http_2), route, before)
 
     await serve(listeners, handle, max_visitors=max_visitors)
+
+
+def by_streams(
+    serve: Callable[[Visit], Awaitable[None]],
+) -> Callable[[Visit], Awaitable[None]]:
+    """Return what serves a visitor of HTTP/2 as visitors of HTTP/1.1 are served."""
+
+    def start(visit: Visit) -> Awaitable[None]:
+        def serve_lane(lane: trio.abc.HalfCloseableStream) -> Awaitable[None]:
+            return serve(
+                Visit(
+                    lane,
+                    visit.peer,
+                    secure=visit.secure,
+                    keep_alive_s=KEPT_S,
+                    watch=visit.watch,
+                )
+            )
+
+        return serve_http_2(visit, serve_lane)
+
+    return start
 
 
 def handle_visitor(

@@ -19,6 +19,7 @@ from tunnel.errors import Code
 from tunnel.front.http.access_line import RequestLine, new_line
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
+    HTTP_2,
     NO_BODY,
     OPEN,
     HeadError,
@@ -29,12 +30,7 @@ from tunnel.front.http.heads import (
 )
 from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, LINGER_S, PAGE_S
 from tunnel.front.http.observer import Tapped, observe, request_over
-from tunnel.front.http.pages import (
-    HttpError,
-    bad_request,
-    head_bytes,
-    page,
-)
+from tunnel.front.http.pages import HttpError, bad_request, head_bytes, page
 from tunnel.front.http.request import by_name
 from tunnel.net.carry import carry
 from tunnel.net.notify import Notify
@@ -71,6 +67,7 @@ class Visit:
         head_s: for the head of each request.
         keep_alive_s: between two requests.
         read: makes a request of its head; raises HttpError.
+        http_2: serves a visitor that speaks it; None: none may.
         watch: looks at the requests.
     """
 
@@ -86,6 +83,7 @@ class Visit:
         "ended",
         "gone",
         "host",
+        "http_2",
         "idle_s",
         "idle_since",
         "left",
@@ -120,9 +118,10 @@ class Visit:
         head_s: float = HEAD_S,
         keep_alive_s: float = BETWEEN_S,
         read: Callable[[RequestHead], Request] | None = None,
+        http_2: Callable[[Visit], Awaitable[None]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self.stream, self.peer, self.secure = stream, peer, secure
+        self.stream, self.peer, self.secure, self.http_2 = stream, peer, secure, http_2
         self.host = ""
         """That was asked for last; for the log."""
         self.shared = False
@@ -139,7 +138,6 @@ class Visit:
         """Of that request."""
         self.line: RequestLine | None = None  # of the last request
         self.observer: Guarded | None = None  # of the last request
-        self.watch = watch
         self.answering = False
         """A part of the final answer is out."""
         self.may_go_on = True
@@ -162,7 +160,7 @@ class Visit:
         self.limits = LIMITS.get()
         self.put = quick(stream).put
         self.turn = Notify()
-        self._read = read or by_name
+        self._read, self.watch = read or by_name, watch
         self._last: tuple[bytes, Request] | None = None
         """The last request, and its bytes: many ask for the same again."""
         self.made: tuple[Request, Hashable, bytes, Address] | None = None
@@ -278,7 +276,7 @@ class Visit:
         """
         raw = bytes(self.waiting[:size])
         del self.waiting[:size]
-        self._served, self.idle_since = True, None
+        self._served, self.idle_since, self.http_2 = True, None, None
         self.answering, self.may_go_on = False, False
         self.request = None
         if self.watch is not None:
@@ -427,6 +425,8 @@ async def serve_requests(
             visit.has_left()
     elif visit.gone:
         await reset_socket(visit.stream)
+    elif visit.http_2 and visit.waiting.startswith(HTTP_2):
+        await visit.http_2(visit)
     else:
         await visit.leave()
 
@@ -435,7 +435,7 @@ async def _converse(visit: Visit, answer: Callable[[Request], Awaitable[None]]) 
     while True:
         # An idle visitor has no nursery: there are many of them.
         size = await _next_head(visit)
-        if not size:
+        if not size or (visit.http_2 and visit.waiting.startswith(HTTP_2)):
             return
         async with trio.open_nursery() as visit.nursery:
             goes_on = await _answer_while_kept(visit, answer, size)

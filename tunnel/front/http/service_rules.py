@@ -5,6 +5,7 @@ host=rewrite        the target is asked for by its own address, and what it says
 host=NAME           the target is asked for by that name, and nothing else changes
 header=             fields of a request are set or removed
 response-header=    those of an answer
+protocol=h2c        the target speaks HTTP/2
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ class ServiceRules:
     """To be turned into what is public, and back; None: nothing is."""
     request: Edits = field(default_factory=Edits)
     answer: Edits = field(default_factory=Edits)
+    http_2: bool = False
+    """The target speaks it."""
 
     def request_lines(self, lines: list[bytes], origin: Origin) -> list[bytes]:
         """Return the field lines of a request as the target is to get them."""

@@ -18,6 +18,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -34,7 +36,12 @@ from tunnel.front.http.client_hello import (
     alert_record,
     read_client_hello,
 )
-from tunnel.front.http.names import Absent, Destination, handle_visitor
+from tunnel.front.http.names import (
+    Absent,
+    Destination,
+    by_streams,
+    handle_visitor,
+)
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import Places
 from tunnel.front.http.request import host_of
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
     from tunnel.front.http.client_hello import ClientHello
     from tunnel.front.http.names import Route
     from tunnel.front.http.places import Member
+    from tunnel.front.http.request import Request
     from tunnel.front.http.terminations import Terminations
     from tunnel.net.listen import Then
 
@@ -64,6 +72,7 @@ _READ_BYTES: Final = 16_384
 
 ACME: Final = b"acme-tls/1"
 """What a certificate authority says that looks whether a name leads here (RFC 8737)."""
+HTTP_2: Final = "h2"
 LINK: Final = ALPN.encode()
 HELLOS: Final = 64
 """Visitors beyond the most, on a port that links share: so many are heard out, for one
@@ -169,11 +178,33 @@ async def _serve_heard(
         if isinstance(found, TlsStream) and ACME in hello.protocols:
             await found.aclose()  # shaking hands was all
         elif isinstance(found, TlsStream):
-            await handle_visitor(Visit(found, peer, secure=True), doors.web)
+            await _serve_ended(found, peer, doors, _host(hello))
         elif isinstance(found, Destination):
             await _pass_on(stream, peer, found, heard, hello)
         else:
             await _pass_to(stream, peer, found, heard, hello)
+
+
+async def _serve_ended(
+    stream: TlsStream, peer: Address, doors: Doors, host: str
+) -> None:
+    """Serve a visitor whose TLS ends here; owns its stream."""
+    if stream.protocol() != HTTP_2:
+        await handle_visitor(Visit(stream, peer, secure=True), doors.web)
+        return
+
+    def before(visit: Visit, request: Request) -> None:
+        # Browsers ask for all names of a certificate on one connection.
+        del visit
+        if (
+            doors.endings.of(request.host) is not doors.endings.of(host)
+            or doors.passed(request.host) is not Absent.UNKNOWN
+        ):
+            status = HTTPStatus.MISDIRECTED_REQUEST
+            raise HttpError(status, "this name is served on another connection")
+
+    serve = by_streams(partial(handle_visitor, route=doors.web, before=before))
+    await serve(Visit(stream, peer, secure=True))
 
 
 async def _pass_to(

@@ -28,7 +28,7 @@ has the keys of its session tickets, so a visitor that comes back resumes."""
 
 
 def termination(certificate: Path, key: Path) -> Termination:
-    """Return what ends TLS with a certificate; HTTP/1.1 is all that it offers.
+    """Return what ends TLS with a certificate, for HTTP/2 or HTTP/1.1.
 
     Raises:
         OSError: a file cannot be read (``ssl.SSLError`` is one: they do not fit).
@@ -43,7 +43,7 @@ def termination(certificate: Path, key: Path) -> Termination:
         # OpenSSL would ask at the terminal for the password of an encrypted key.
         context.load_cert_chain(certificate, key, password=b"")
         context.set_ciphers(_CIPHERS)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2", "http/1.1"])
         contexts[group] = context
     return contexts
 

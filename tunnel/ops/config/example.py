@@ -59,6 +59,8 @@ _WEB: Final = (
     ("pin", '"sha256//47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"',
      "Of the public key of an https:// target."),
     ("insecure", "false", "Believe any certificate of an https:// target."),
+    ("protocol", '"h2c"',
+     "What the target speaks if not HTTP/1.1: h2c, or h2 if it is https://."),
     ("list", "false", "List folders without index.html."),
     ("inspect", "false", "Keep the requests for the page and `tunnel tail`."),
     ("requests", '"10/s"', "How many one address may send; others get 429."),

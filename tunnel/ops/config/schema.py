@@ -281,6 +281,7 @@ class HttpTable(NamedTable):
     ca: Said = key(file)
     pin: Said = key(word(_web("pin")))
     insecure: Said = key(switch())
+    protocol: Said = key(word(_web("protocol")))
     list: Said = key(switch())
     inspect: Said = key(switch())
     requests: Said = key(word(_web("requests")))
