@@ -10,7 +10,7 @@ from support.tables import ROOT
 PAGE: Final = ROOT / "docs" / "attacks.md"
 ROWS: Final = tuple(
     f"{kind}{number}"
-    for kind, last in (("S", 19), ("D", 10), ("A", 19), ("F", 48))
+    for kind, last in (("S", 19), ("D", 10), ("A", 20), ("F", 48))
     for number in range(1, last + 1)
 )
 """All that there have to be, in their order."""

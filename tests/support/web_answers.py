@@ -414,6 +414,25 @@ that a request had when it reached the server, which says so in its answer. Byte
 shown as Latin-1, and of most errors the status alone. `closed` is an end without a
 word, `silent` no word within a second.
 
+## HTTP/2
+
+A visitor may speak HTTP/2: by ALPN where TLS ends at the server, by prior knowledge on the `--http` port. Each of its
+streams is then a request like one of HTTP/1.1, so all that is said below holds for it, and a target gets HTTP/1.1, or
+HTTP/2 with `protocol=h2c` or `h2`. What is different:
+
+| | |
+|---|---|
+| requests at once | 128 of a visitor; 16 over kept connections to their target, and one more for each that has waited for 50 ms, so that streams that do not end hold up nobody |
+| a name that passes through (`--https`), or has another certificate | 421: the browser asks on another connection |
+| names in capitals, CR, LF, NUL or spaces where none may be, two or no pseudo-headers, Host against `:authority`, a path without slash, Connection, Transfer-Encoding, Upgrade | RST_STREAM with PROTOCOL_ERROR; no target hears of it |
+| a Content-Length that is not that of the DATA | GOAWAY with PROTOCOL_ERROR |
+| more than 1,000 frames at once that bring nothing (PING, SETTINGS, PRIORITY, empty DATA, windows of a few bytes), and 200/s more; 200 requests given up at once, and 20/s more; CONTINUATION without end; a head of more than 128 KiB | GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log |
+| a body that its target does not take | 256 KiB wait for a stream, 1 MiB for a visitor, 128 MiB in all |
+| `Upgrade: h2c`, WebSocket over HTTP/2 (RFC 8441) | not offered; browsers open a connection of HTTP/1.1 |
+| an answer that breaks off | RST_STREAM with INTERNAL_ERROR |
+| a visitor that gives up, or whose deadline is over | a `protocol=h2c` target hears RST_STREAM with CANCEL |
+| trailers beside a Content-Length | left out, as HTTP/1.1 has no place for them on the way |
+
 ## What tunnel changes
 
 | | the server itself | by name | why |

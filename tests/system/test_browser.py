@@ -249,3 +249,36 @@ def test_a_shared_folder_opens_and_nothing_beside_it(
         assert done.stdout.endswith(b"404"), (path, done)
         assert b"secret" not in done.stdout
     assert "secret" not in browser.text(url + "out.txt")
+
+
+def test_a_page_with_100_images_loads_over_one_connection_of_http_2(
+    browser: Browser, machine: Machine, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    pair = authority.issue_cert("site.localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(one.bytes() for one in pair.cert_chain_pems))
+    pair.private_key_pem.write_to_path(key)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    server = machine.serve(
+        "--https", "127.0.0.1:0", "--domain", "localhost",
+        "--certificate", str(chain), str(key),
+    )  # fmt: skip
+    page = PAGE.replace(
+        b"n + ' images'",
+        b"n + ' images ' + [...new Set(performance.getEntriesByType('resource')"
+        b".map(one => one.nextHopProtocol))]",
+    )
+    with running(Site(page)) as site:
+        up = machine.up(server.join, "--http", f"site=127.0.0.1:{site.server_port}")
+        url = up.out.wait("http ").split()[1]
+        found = browser.text(url, "--ignore-certificate-errors")
+        assert found == f"{IMAGES} images h2"
+        where = ("--resolve", f"{url.split('/')[2]}:127.0.0.1", "--cacert", str(ca))
+        shown = ("--write-out", "%{http_version} %{http_code}", "--output", "/dev/null")
+        done = machine.run(*curl(), "--http2", *where, *shown, url)
+        assert done.stdout == b"2 200", done
+    del site.asked["/favicon.ico"]
+    paths = ["/", *(f"/{number}.png" for number in range(IMAGES))]
+    assert set(paths) <= set(site.asked)
