@@ -416,22 +416,14 @@ word, `silent` no word within a second.
 
 ## HTTP/2
 
-A visitor may speak HTTP/2: by ALPN where TLS ends at the server, by prior knowledge on the `--http` port. Each of its
-streams is then a request like one of HTTP/1.1, so all that is said below holds for it, and a target gets HTTP/1.1, or
-HTTP/2 with `protocol=h2c` or `h2`. What is different:
+A visitor may speak HTTP/2: by ALPN where TLS ends at the server, by prior knowledge on
+the `--http` port. Each of its streams is then a request like one of HTTP/1.1, so all
+that is said below holds for it, and a target gets HTTP/1.1, or HTTP/2 with
+`protocol=h2c` or `h2`. What is different:
 
 | | |
 |---|---|
-| requests at once | 128 of a visitor; 16 over kept connections to their target, and one more for each that has waited for 50 ms, so that streams that do not end hold up nobody |
-| a name that passes through (`--https`), or has another certificate | 421: the browser asks on another connection |
-| names in capitals, CR, LF, NUL or spaces where none may be, two or no pseudo-headers, Host against `:authority`, a path without slash, Connection, Transfer-Encoding, Upgrade | RST_STREAM with PROTOCOL_ERROR; no target hears of it |
-| a Content-Length that is not that of the DATA | GOAWAY with PROTOCOL_ERROR |
-| more than 1,000 frames at once that bring nothing (PING, SETTINGS, PRIORITY, empty DATA, windows of a few bytes), and 200/s more; 200 requests given up at once, and 20/s more; CONTINUATION without end; a head of more than 128 KiB | GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log |
-| a body that its target does not take | 256 KiB wait for a stream, 1 MiB for a visitor, 128 MiB in all |
-| `Upgrade: h2c`, WebSocket over HTTP/2 (RFC 8441) | not offered; browsers open a connection of HTTP/1.1 |
-| an answer that breaks off | RST_STREAM with INTERNAL_ERROR |
-| a visitor that gives up, or whose deadline is over | a `protocol=h2c` target hears RST_STREAM with CANCEL |
-| trailers beside a Content-Length | left out, as HTTP/1.1 has no place for them on the way |
+{http_2}
 
 ## What tunnel changes
 
@@ -469,6 +461,44 @@ def _rows(rows: list[tuple[str, str, str, str]]) -> str:
     )
 
 
+HTTP_2: Final = {
+    "requests at once": (
+        "128 of a visitor; 16 over kept connections to their target, and one "
+        "more for each that has waited for 50 ms, so that streams that do not"
+        " end hold up nobody"
+    ),
+    "a name that passes through (`--https`), or has another certificate": (
+        "421: the browser asks on another connection"
+    ),
+    (
+        "names in capitals, CR, LF, NUL or spaces where none may be, two or "
+        "no pseudo-headers, Host against `:authority`, a path without slash, "
+        "Connection, Transfer-Encoding, Upgrade"
+    ): ("RST_STREAM with PROTOCOL_ERROR; no target hears of it"),
+    "a Content-Length that is not that of the DATA": ("GOAWAY with PROTOCOL_ERROR"),
+    (
+        "more than 1,000 frames at once that bring nothing (PING, SETTINGS, "
+        "PRIORITY, empty DATA, windows of a few bytes), and 200/s more; 200 "
+        "requests given up at once, and 20/s more; CONTINUATION without end; "
+        "a head of more than 128 KiB"
+    ): ("GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log"),
+    "a body that its target does not take": (
+        "256 KiB wait for a stream, 1 MiB for a visitor, 128 MiB in all"
+    ),
+    "`Upgrade: h2c`, WebSocket over HTTP/2 (RFC 8441)": (
+        "not offered; browsers open a connection of HTTP/1.1"
+    ),
+    "an answer that breaks off": ("RST_STREAM with INTERNAL_ERROR"),
+    "a visitor that gives up, or whose deadline is over": (
+        "a `protocol=h2c` target hears RST_STREAM with CANCEL"
+    ),
+    "trailers beside a Content-Length": (
+        "left out, as HTTP/1.1 has no place for them on the way"
+    ),
+}
+"""What a visitor that speaks it is told, or does not get."""
+
+
 def page() -> str:
     """Return the text of docs/web.md."""
     changed = [
@@ -478,7 +508,9 @@ def page() -> str:
         [(name, said, ours(name), why) for name, (said, why) in table.items()]
         for table in (NGINX, FRP)
     )
+    http_2 = "\n".join(f"| {what} | {how} |" for what, how in HTTP_2.items())
     return PAGE.format(
+        http_2=http_2,
         count=len(DIRECT), nginx=NGINX_VERSION, frp=FRP_VERSION,
         ours=_rows(changed), by_nginx=_rows(nginx), by_frp=_rows(frp),
     )  # fmt: skip
