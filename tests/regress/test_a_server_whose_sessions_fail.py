@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,6 +61,7 @@ class Trusted:
 
 async def links_in_a_while(word: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
     notices: list[Notice] = []
+    random.seed(A_WHILE_S)  # of the pauses: by chance all may be short
     client = CenterClient(JOIN, tell=notices.append)
     async with trio.open_nursery() as nursery:
         server = Trusted(word, nursery)
