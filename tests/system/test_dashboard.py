@@ -262,7 +262,9 @@ def test_an_entry_is_added_changed_paused_and_removed(town: Town) -> None:
         page.click(in_dialog("Pause"))
         page.wait_text("is paused")
         page.wait(f"{row('extra.t.test')}?.textContent.includes('paused')")
-        assert b"503" in town.get("/x", "-w", "%{http_code}", name="extra")
+        told = town.get("/x", "--no-fail", "-w", "%{http_code}", name="extra")
+        assert b"takes no new visitors at the moment" in told
+        assert told.endswith(b"503")
         page.click(row("extra.t.test"))
         page.click(in_dialog("Resume"))
         page.click(in_dialog("Resume"))

@@ -375,6 +375,8 @@ def _refusal(code: Code) -> HttpError:
         Code.NORMAL: "ended the connection without an answer",
         Code.RESET: "broke the connection",
     }.get(code, f"cannot be reached: {CODES[code].meaning}")
+    if code is Code.DRAINING:  # it is paused, or its client is about to end
+        return HttpError(status, "the far side takes no new visitors at the moment")
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         words = f"takes nothing new: {CODES[code].meaning}"
         return HttpError(status, f"the far side {words}")
