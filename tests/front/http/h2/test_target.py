@@ -9,6 +9,7 @@ import pytest
 import trio
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamReset
+from support.cycles import cycles_of
 from support.far import Far
 from support.http2 import Two
 
@@ -75,6 +76,20 @@ async def test_one_request_after_the_other_goes_over_one_connection() -> None:
             [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a.test"),
              (b":path", b"/x"), (b"x-a", b"1")]
         ]  # fmt: skip
+
+
+async def test_a_target_that_was_asked_is_held_by_nothing() -> None:
+    async def ask() -> None:
+        async with pair() as it:
+            await it.asks.put(GET)
+            await it.say(await it.asked())
+            await it.hear(b"ok")
+
+    await ask()  # what is made once
+    with cycles_of("tunnel") as found:
+        for _ in range(3):
+            await ask()
+    assert found == {}
 
 
 async def test_what_is_given_up_is_cancelled_at_the_target() -> None:

@@ -11,6 +11,7 @@ from h2.errors import ErrorCodes
 from h2.events import DataReceived, ResponseReceived
 from h2.settings import SettingCodes
 from support import logs
+from support.cycles import cycles_of
 from support.http2 import Fields, TwoTown, request, two_town
 from support.town import OK, until
 
@@ -115,6 +116,21 @@ async def test_a_page_of_ours_says_why_there_is_no_answer() -> None:
     async with two_town() as it:
         number = await it.two.ask(request("no.test", method="POST"), b"x" * 10)
         assert await it.two.status(number) == 404
+
+
+async def test_a_visitor_that_has_left_is_held_by_nothing() -> None:
+    async def come_and_go() -> None:
+        async with two_town() as it:
+            number = await it.two.ask(request())
+            far, _ = await it.target()
+            await far.far.send_all(OK)
+            assert await it.two.status(number) == 200
+
+    await come_and_go()  # what is made once
+    with cycles_of("tunnel") as found:
+        for _ in range(3):
+            await come_and_go()
+    assert found == {}
 
 
 # Many at once -------------------------------------------------------------------------

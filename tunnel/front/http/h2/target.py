@@ -222,6 +222,8 @@ class Http2Target:
             if self._frames.goaway is not None and not self._answers:
                 return b""
             data = await self._below.receive_some(READ_BYTES)
+            if self._closed:
+                raise trio.ClosedResourceError("the target is closed")
             if not data:
                 self._answers = False
                 self._room.ring()
@@ -350,6 +352,7 @@ class Http2Target:
             write_now = getattr(self._below, "write_now", None)
             if write_now is not None:
                 write_now(self._h2.data_to_send())
+        self._h2.part()
         self._room.ring()
 
     def carry(self, local: LocalEnd, idle_s: float, *, ready: bool = False) -> None:

@@ -132,6 +132,8 @@ class VisitorConnection:
                 self._nursery.cancel_scope.cancel()
         finally:
             self._break_streams()
+            self._h2.part()
+            del self._lanes  # they held each other; who was served in them is gone
             if clean:
                 with trio.move_on_after(GRACE_S, shield=True):
                     await self._visit.stream.aclose()
