@@ -19,7 +19,7 @@ import time
 import zipfile
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from typing import TYPE_CHECKING, Final, Self
 
 import dns.message
@@ -32,9 +32,11 @@ from python_socks.async_.asyncio import Proxy
 from support.processes import WAIT_S, Sshd, curl, eventually, program
 from support.pysocks import socks
 from support.targets import Target, flood, visit
+from support.web_server import web_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from support.processes import Machine, Program, Server
@@ -240,21 +242,10 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def folder_on_the_web(folder: Path, context: ssl.SSLContext | None) -> Iterator[int]:
-    handler = partial(_Quiet, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    if context is not None:
-        server.socket = context.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def folder_on_the_web(
+    folder: Path, context: ssl.SSLContext | None
+) -> AbstractContextManager[int]:
+    return web_server(partial(_Quiet, directory=str(folder)), context)
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5h"])

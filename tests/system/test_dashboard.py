@@ -8,8 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import pytest
@@ -17,6 +17,7 @@ from support.devtools import SHIFT, Chromium, Page
 from support.npm import AXE, HAR, har_faults, install, serious_faults
 from support.processes import Machine, curl, eventually, free_port
 from support.targets import Target, flood, visit
+from support.web_server import web_server
 from support.websocket import websocket_echo
 from websockets.sync.client import connect as connect_websocket
 
@@ -88,18 +89,6 @@ class Site(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def site() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class Town:
     """A server and a client, each with a page, and a browser."""
 
@@ -107,7 +96,7 @@ class Town:
         self.machine = machine = Machine(folder).alone()
         stack.callback(machine.close)
         self.web, self.sockets = (
-            stack.enter_context(site()),
+            stack.enter_context(web_server(Site)),
             stack.enter_context(websocket_echo()),
         )
         self.target = stack.enter_context(Target(flood))

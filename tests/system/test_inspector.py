@@ -7,13 +7,13 @@ import json
 import shlex
 import socket
 import subprocess
-import threading
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pytest
 from support.processes import Machine, curl, eventually, free_port
+from support.web_server import web_server
 from support.websocket import websocket_echo
 from websockets.sync.client import connect as connect_websocket
 
@@ -91,25 +91,13 @@ class Site(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def site() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class Town:
     """A server, a client that is inspected, and what is behind it."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.machine = machine = Machine(folder)
         stack.callback(machine.close)
-        self.web = stack.enter_context(site())
+        self.web = stack.enter_context(web_server(Site))
         sockets = stack.enter_context(websocket_echo())
         shared = folder / "shared"
         shared.mkdir()

@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 import trustme
 from support import lively
 from support.processes import curl, eventually, free_port
+from support.web_server import web_server
 from support.websocket import websocket_echo
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
@@ -72,14 +73,8 @@ class Pages(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def pages() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with web_server(Pages) as port:
+        yield port
 
 
 def share(machine: Machine, server: Server, *args: str) -> tuple[Program, str, int]:
@@ -370,34 +365,27 @@ def test_tls_passes_through_by_name_and_ends_here_with_a_certificate(
     _, leaf = certificate
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     leaf.configure_cert(context)
-    secure = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-    secure.daemon_threads = True
-    secure.socket = context.wrap_socket(secure.socket, server_side=True)
-    thread = threading.Thread(target=secure.serve_forever, args=(0.01,))
-    thread.start()
-    server = machine.serve(
-        *NAMES, "--https", "127.0.0.1:0",
-        "--certificate", str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"),
-    )  # fmt: skip
-    client = machine.up(
-        server.join,
-        "--https", f"passed={secure.server_address[1]}",
-        "--http", f"ended={pages}",
-    )  # fmt: skip
-    port = int(client.out.wait("https ").split()[1].split(":")[2].strip("/"))
-    for host, proto in (("passed.t.test", None), ("ended.t.test", "https")):
-        done = machine.run(
-            *curl(), "--cacert", str(tmp_path / "ca.pem"),
-            "--resolve", f"{host}:{port}:127.0.0.1", f"https://{host}:{port}/",
+    with web_server(Pages, context) as secure:
+        server = machine.serve(
+            *NAMES, "--https", "127.0.0.1:0",
+            "--certificate", str(tmp_path / "chain.pem"), str(tmp_path / "key.pem"),
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        headers = {name.lower(): value for name, value in json.loads(done.stdout)}
-        assert headers.get("x-forwarded-proto") == proto
-    client.stop()
-    eventually(lambda: "link.down" in server.program.errors(), "the client is gone")
-    secure.shutdown()
-    secure.server_close()
-    thread.join()
+        client = machine.up(
+            server.join,
+            "--https", f"passed={secure}",
+            "--http", f"ended={pages}",
+        )  # fmt: skip
+        port = int(client.out.wait("https ").split()[1].split(":")[2].strip("/"))
+        for host, proto in (("passed.t.test", None), ("ended.t.test", "https")):
+            done = machine.run(
+                *curl(), "--cacert", str(tmp_path / "ca.pem"),
+                "--resolve", f"{host}:{port}:127.0.0.1", f"https://{host}:{port}/",
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            headers = {name.lower(): value for name, value in json.loads(done.stdout)}
+            assert headers.get("x-forwarded-proto") == proto
+        client.stop()
+        eventually(lambda: "link.down" in server.program.errors(), "the client is gone")
 
 
 def test_a_server_with_https_alone_has_names_for_web_services(

@@ -26,7 +26,7 @@ import trio
 from tunnel.front.http.heads import values
 from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, VisitorGoneError, serve_requests
-from tunnel.front.http.whole import send_whole
+from tunnel.front.http.whole import check_reading, send_whole
 from tunnel.front.login import Login
 from tunnel.platform.files import open_real, read_at
 
@@ -171,11 +171,7 @@ async def handle_visitor(
 
 
 async def _answer(visit: Visit, folder: Folder, request: Request) -> None:
-    if request.method not in ("GET", "HEAD"):
-        raise HttpError(
-            HTTPStatus.METHOD_NOT_ALLOWED, "this folder is only for reading",
-            headers=[("Allow", "GET, HEAD")],
-        )  # fmt: skip
+    check_reading(request, "this folder is only for reading")
     path, _, query = request.target.partition("?")
     parts = _parts(path)
     opened = await trio.to_thread.run_sync(folder.open, parts)

@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from tunnel.front.http.server import Visit
 
 
+def check_reading(request: Request, words: str = "this is only for reading") -> None:
+    """Let GET and HEAD pass.
+
+    Raises:
+        HttpError: 405, it is another method.
+    """
+    if request.method not in ("GET", "HEAD"):
+        raise HttpError(
+            HTTPStatus.METHOD_NOT_ALLOWED, words, headers=[("Allow", "GET, HEAD")]
+        )
+
+
 async def send_whole(
     visit: Visit,
     request: Request,

@@ -15,7 +15,7 @@ from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.front.http.bodies import framed, last_chunk
 from tunnel.front.http.pages import HttpError, date_line
 from tunnel.front.http.server import Visit, serve_requests
-from tunnel.front.http.whole import send_whole, take_body
+from tunnel.front.http.whole import check_reading, send_whole, take_body
 from tunnel.front.login import Login
 from tunnel.log import log_event
 from tunnel.net.listen import listen_at, serve
@@ -142,11 +142,7 @@ class DashboardPort:
         page = self._pages.get(path)
         if page is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "there is no such file")
-        if request.method not in ("GET", "HEAD"):
-            raise HttpError(
-                HTTPStatus.METHOD_NOT_ALLOWED, "this is only for reading",
-                headers=[("Allow", "GET, HEAD")],
-            )  # fmt: skip
+        check_reading(request)
         await send_whole(visit, request, page.content, page.kind, lines=HEADERS)
 
     async def _ask(self, visit: Visit, request: Request, name: str, args: Args) -> None:

@@ -16,7 +16,7 @@ import trio
 from tunnel.addresses import is_loopback
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.server import Visit, serve_requests
-from tunnel.front.http.whole import send_whole
+from tunnel.front.http.whole import check_reading, send_whole
 from tunnel.log import log_event
 from tunnel.net.listen import listen_at, serve
 from tunnel.ops.metrics.families import TEXT, text_of
@@ -77,11 +77,7 @@ class MetricsPort:
         if path not in ("/metrics", "/livez", "/readyz"):
             words = "there are /metrics, /livez and /readyz"
             raise HttpError(HTTPStatus.NOT_FOUND, words)
-        if request.method not in ("GET", "HEAD"):
-            raise HttpError(
-                HTTPStatus.METHOD_NOT_ALLOWED, "this is only for reading",
-                headers=[("Allow", "GET, HEAD")],
-            )  # fmt: skip
+        check_reading(request)
         if path == "/metrics":
             async with self._one_by_one:
                 # The numbers are of one moment; to write them takes a while.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from h2.connection import H2Connection
-
 HEADER_BYTES: Final = 9
 MAX_FRAME_BYTES: Final = 16_384
 """We announce no more (RFC 9113 §4.2)."""
@@ -37,17 +35,6 @@ MAX_EMPTY_CONTINUATIONS: Final = 8
 
 class FloodError(Exception):
     """A peer sends what costs us and serves nobody; the text says which kind."""
-
-
-class Connection(H2Connection):
-    """The state machine of ``h2``, with less memory of streams that have ended."""
-
-    MAX_CLOSED_STREAMS = 512
-
-    def part(self) -> None:
-        """Hear nothing more, and hold nothing that holds it: a cycle of ``h2``'s own
-        would keep 20 KB of each connection until the collector comes."""
-        vars(self).pop("_frame_dispatch_table", None)
 
 
 class _Bucket:

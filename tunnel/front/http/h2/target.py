@@ -11,7 +11,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
-from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -28,7 +27,8 @@ from h2.settings import SettingCodes, Settings
 
 from tunnel.errors import Code, LocalStreamError
 from tunnel.front.http.bodies import BodyReader
-from tunnel.front.http.h2.frames import Connection, FloodError, FrameReader
+from tunnel.front.http.h2.connection import Connection
+from tunnel.front.http.h2.frames import FloodError, FrameReader
 from tunnel.front.http.h2.messages import (
     LAST_CHUNK,
     MalformedError,
@@ -56,16 +56,8 @@ if TYPE_CHECKING:
 WINDOW_BYTES: Final = 1_048_576
 """A target may send ahead: it fills the kernel's buffers, and nothing of ours."""
 READ_BYTES: Final = 65_536
-TABLE_BYTES: Final = 4_096
 _ANY_FIELDS: Final = 1_000_000
 """The engine has counted them."""
-_CONFIG: Final = H2Configuration(
-    client_side=True,
-    header_encoding=None,
-    validate_inbound_headers=False,  # ``messages`` does
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-)
 
 
 class Http2Target:
@@ -100,7 +92,7 @@ class Http2Target:
         """The answer is not whole."""
         self._broken: Code | None = None
         self._closed = False
-        self._h2 = conn = Connection(_CONFIG)
+        self._h2 = conn = Connection(client=True)
         most = LIMITS.get().head_bytes
         conn.local_settings = Settings(client=True, initial_values={
             SettingCodes.ENABLE_PUSH: 0,
@@ -295,9 +287,7 @@ class Http2Target:
 
     def _on_settings(self, event: Event) -> None:
         del event
-        encoder = self._h2.encoder
-        if encoder.header_table_size > TABLE_BYTES:
-            encoder.header_table_size = TABLE_BYTES
+        self._h2.settings_changed()
         self._room.ring()
 
     # Its end -------------------------------------------------------------------------

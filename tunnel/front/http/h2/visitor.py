@@ -1,5 +1,6 @@
 """A visitor that speaks HTTP/2: its streams are visitors of HTTP/1.1 to the engine.
 
+connection   the state machine of ``h2``
 frames       what floods, and what h2 is not to see
 messages     a head of one version as that of the other
 lane         one stream, and the connection of HTTP/1.1 that it seems to be
@@ -15,7 +16,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
-from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -29,7 +29,8 @@ from h2.events import (
 from h2.exceptions import H2Error, ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from tunnel.front.http.h2.frames import Connection, FloodError, FrameReader
+from tunnel.front.http.h2.connection import Connection
+from tunnel.front.http.h2.frames import FloodError, FrameReader
 from tunnel.front.http.h2.lane import Stream
 from tunnel.front.http.h2.lanes import Lanes
 from tunnel.front.http.h2.messages import (
@@ -66,19 +67,10 @@ POOL_BYTES: Final = 134_217_728
 """Of all visitors of the process; the one that brings more is shown out."""
 OUT_BYTES: Final = 65_536
 """Ready to be sent, and not taken by the visitor's socket."""
-TABLE_BYTES: Final = 4_096
-"""Of the fields that we remember for a visitor: it may allow gigabytes."""
 READ_BYTES: Final = 65_536
 FRAMES_A_TURN: Final = 64
 """Small frames cost as much as large ones; then others have their turn."""
 PREFACE: Final = HTTP_2 + b"SM\r\n\r\n"
-_CONFIG: Final = H2Configuration(
-    client_side=False,
-    header_encoding=None,
-    validate_inbound_headers=False,  # ``messages`` does, a stream at a time
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-)
 
 
 class _Pool:
@@ -100,7 +92,7 @@ class VisitorConnection:
     def __init__(self, visit: Visit, serve: Callable[[Lane], Awaitable[None]]) -> None:
         self._visit = visit
         self._serve = serve
-        self._h2 = Connection(_CONFIG)
+        self._h2 = Connection(client=False)
         self._frames = FrameReader(trio.current_time())
         self._streams: dict[int, Stream] = {}
         self._lanes = Lanes(self, self._serve_lane)
@@ -284,9 +276,7 @@ class VisitorConnection:
 
     def _on_settings(self, event: Event) -> None:
         del event
-        encoder = self._h2.encoder
-        if encoder.header_table_size > TABLE_BYTES:
-            encoder.header_table_size = TABLE_BYTES
+        self._h2.settings_changed()
         self._room.ring()
 
     # What lanes ask (``lane.Wire``) ---------------------------------------------------
