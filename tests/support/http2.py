@@ -122,6 +122,8 @@ class TwoTown(Town):
     """A visitor that speaks HTTP/2, the front end, and a target for each name."""
 
     two: Two
+    block: Callable[[], None]
+    """Have nothing more that the front end sends taken."""
 
 
 @asynccontextmanager
@@ -129,6 +131,11 @@ async def two_town(*, begin: bool = True) -> AsyncIterator[TwoTown]:
     visitor, ours = trio.testing.memory_stream_pair()
     made = TwoTown(visitor)
     made.two = Two(visitor, client=True)
+
+    def block() -> None:
+        ours.send_stream.send_all_hook = trio.sleep_forever
+
+    made.block = block
     serve = partial(handle_visitor, route=made.route)
     visit = Visit(ours, VISITOR, http_2=by_streams(serve))
     with trio.fail_after(500):

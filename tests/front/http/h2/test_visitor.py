@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from tunnel.errors import Code
 from tunnel.front.http.h2 import visitor
 from tunnel.front.http.h2.lanes import MAX_LANES
 from tunnel.front.http.h2.visitor import PREFACE, STREAM_BYTES
-from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES
+from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S
+from tunnel.net.timeouts import TIMEOUTS, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,6 +278,71 @@ async def test_an_idle_connection_is_ended_well(
         began = trio.current_time()
         assert await it.two.goodbye() == ErrorCodes.NO_ERROR
         assert trio.current_time() - began == pytest.approx(BETWEEN_S, abs=1)
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_who_asks_nothing_keeps_no_place_by_pings(
+    autojump_clock: trio.testing.MockClock, served: bool
+) -> None:
+    async with two_town() as it:
+        if served:
+            number = await it.two.ask(request())
+            far, _ = await it.target()
+            await far.far.send_all(OK)
+            assert await it.two.status(number) == 200
+        began = trio.current_time()
+
+        async def ping() -> None:
+            while True:
+                await trio.sleep(4)
+                it.two.conn.ping(b"12345678")
+                await it.two.flush()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ping)
+            assert await it.two.goodbye() == ErrorCodes.NO_ERROR
+            nursery.cancel_scope.cancel()
+        most = BETWEEN_S if served else HEAD_S
+        assert trio.current_time() - began == pytest.approx(most, abs=1)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_who_reads_nothing_is_given_up(
+    autojump_clock: trio.testing.MockClock, asks: bool
+) -> None:
+    TIMEOUTS.set(Timeouts(idle_s=30))
+    async with two_town() as it:
+        number = await it.two.ask(request())
+        far, _ = await it.target()
+        await far.far.send_all(OK)
+        assert await it.two.status(number) == 200
+        it.block()
+        began = trio.current_time()
+        if asks:
+            await it.two.ask(request())
+            large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+            await far.far.send_all(large + bytes(1_000_000))
+
+        with suppress(trio.BrokenResourceError):
+            while True:
+                for _ in range(900):
+                    it.two.conn.ping(b"12345678")
+                await it.two.flush()
+                await trio.sleep(5)
+        assert trio.current_time() - began < 2 * BETWEEN_S
+
+
+@pytest.mark.parametrize("size", [18, 20, len(PREFACE)])
+async def test_a_preface_that_nothing_follows_is_given_up_as_a_head_is(
+    autojump_clock: trio.testing.MockClock, size: int
+) -> None:
+    async with two_town(begin=False) as it:
+        await it.visitor.send_all(PREFACE[:size])
+        began = trio.current_time()
+        with suppress(trio.BrokenResourceError):
+            while await it.visitor.receive_some():
+                pass
+        assert trio.current_time() - began == pytest.approx(HEAD_S, abs=1)
 
 
 async def test_a_goaway_lets_what_is_under_way_end() -> None:

@@ -41,7 +41,7 @@ from tunnel.front.http.h2.messages import (
     trailer_lines,
 )
 from tunnel.front.http.heads import HTTP_2
-from tunnel.front.http.limits import BETWEEN_S
+from tunnel.front.http.limits import BETWEEN_S, HEAD_S
 from tunnel.log import log_event
 from tunnel.net.listen import LOG
 from tunnel.net.notify import Notify
@@ -82,7 +82,7 @@ class _Pool:
 class VisitorConnection:
     """One visitor's connection.
 
-    It has 30 methods: one for each event of ``h2``, and what ``lane.Wire`` asks.
+    It has 31 methods: one for each event of ``h2``, and what ``lane.Wire`` asks.
 
     Args:
         visit: as it was for HTTP/1.1; owned.
@@ -104,6 +104,9 @@ class VisitorConnection:
         """For who sends: a window, or a place in ``_out``."""
         self._nursery: trio.Nursery
         self._hearing = trio.CancelScope()
+        self._idle_until = trio.current_time() + HEAD_S
+        """Infinite while there are streams. Frames that are no request do not move it:
+        who asks nothing would keep its place for ever."""
         self._is_over = False
         """Nothing that is said arrives."""
         self._last = 0
@@ -164,8 +167,6 @@ class VisitorConnection:
             except ProtocolError as error:
                 self._complain(error)
                 return True
-            while len(self._out) > OUT_BYTES:  # who does not read is not read
-                await self._room.wait()
             if self._frames.goaway is not None and not self._streams:
                 return True
             data = await self._hear()
@@ -188,8 +189,9 @@ class VisitorConnection:
 
     async def _hear(self) -> bytes | None:
         """Wait for bytes; nothing at the end of any kind, None when it was idle."""
-        with trio.CancelScope() as self._hearing:
-            self._rest()
+        with trio.CancelScope(deadline=self._idle_until) as self._hearing:
+            while len(self._out) > OUT_BYTES:  # who does not read is not read
+                await self._room.wait()
             try:
                 return bytes(await self._visit.stream.receive_some(READ_BYTES))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -222,7 +224,7 @@ class VisitorConnection:
             return
         stream = Stream(number, request, ended=ended)
         self._streams[number] = stream
-        self._hearing.deadline = math.inf
+        self._wait_until(math.inf)
         self._lanes.ask(stream)
 
     def _on_data(self, event: Event) -> None:
@@ -383,7 +385,10 @@ class VisitorConnection:
         if not self._streams:
             leaves = self._is_over or self._frames.goaway is not None
             until = -math.inf if leaves else trio.current_time() + BETWEEN_S
-            self._hearing.deadline = until
+            self._wait_until(until)
+
+    def _wait_until(self, until: float) -> None:
+        self._idle_until = self._hearing.deadline = until
 
     def _break_streams(self) -> None:
         for stream in list(self._streams.values()):
