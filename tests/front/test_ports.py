@@ -101,7 +101,10 @@ async def test_a_fault_ends_one_visitor_and_is_logged(
     assert "ZeroDivisionError" in text(caplog)
 
 
-async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
+async def test_above_the_limit_a_visitor_waits_until_one_has_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "_WAITS", Told("visitor.waits"))
     fars: list[Far] = []
     opened = trio.Semaphore(0)
 
@@ -123,6 +126,7 @@ async def test_above_the_limit_a_visitor_waits_until_one_has_left() -> None:
             await opened.acquire()
             assert await fars[1].far.receive_some() == b"x"
     assert fars[0].resets == [Code.RESET]
+    assert text(caplog).count("visitor.waits") == 1
 
 
 async def test_above_the_limit_a_silent_visitor_is_reset_for_a_newcomer(

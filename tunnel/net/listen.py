@@ -311,6 +311,7 @@ _Beginning = tuple[Address | None, Awaitable[Then] | None]
 """The address of a visitor, and what serves it; None if it has gone or is refused."""
 
 _FULL: Final = Told("silent.reset")
+_WAITS: Final = Told("visitor.waits")
 _CROWD: Final = Told("visitor.refused")
 _BROKEN: Final = Told("visitor.refused")
 
@@ -371,6 +372,8 @@ class _Entrance:
         """Have a newcomer wait; those behind it wait in the kernel's backlog."""
         if self._arrivals.give_up_one():
             _FULL.tell("the entry is full", self._most)
+        elif not self._links:
+            _WAITS.tell("the entry is full, and nobody is silent", self._most)
         try:
             await self._room.acquire()
         except BaseException:
