@@ -482,6 +482,10 @@ HTTP_2: Final = {
         "requests given up at once, and 20/s more; CONTINUATION without end; "
         "a head of more than 128 KiB"
     ): ("GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log"),
+    "a connection without a request": (
+        "ended 10 s after it began, or 75 s after its last request, whatever else "
+        "it sends"
+    ),
     "a body that its target does not take": (
         "256 KiB wait for a stream, 1 MiB for a visitor, 128 MiB in all"
     ),
