@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import random
+import select
 import shutil
 import signal
 import socket
@@ -86,21 +87,21 @@ def program(name: str) -> str:
 class Lines:
     """The lines that a program writes, as they come."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self) -> None:
         self._lines: list[str] = []
+        self._begun = b""
+        """Of a line that has not ended."""
         self._over = False
         self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
 
-    def _read(self) -> None:
-        for line in self._file:
-            with self._news:
-                self._lines.append(line.decode(errors="replace").rstrip("\n"))
-                self._news.notify_all()
+    def take(self, data: bytes) -> None:
+        """Take what was read; nothing: the end of the file."""
         with self._news:
-            self._over = True
+            *whole, self._begun = (self._begun + data).split(b"\n")
+            if not data and self._begun:
+                whole.append(self._begun)
+            self._lines += [line.decode(errors="replace") for line in whole]
+            self._over = not data
             self._news.notify_all()
 
     def all(self) -> list[str]:
@@ -133,10 +134,25 @@ class Lines:
             self._news.wait_for(lambda: self._lines or self._over, timeout_s)
             return self._lines[0] if self._lines else None
 
-    def close(self) -> None:
-        """Wait for the end of the file and close it."""
-        self._thread.join(WAIT_S)
-        self._file.close()
+
+def _read_lines(files: Sequence[tuple[IO[bytes], Lines]]) -> None:
+    """Read to the end of all; what is written on the first is there first.
+
+    A test that has seen a line on stdout may look at what was logged before.
+    """
+    left, ready = dict(files), select.poll()
+    for file in left:
+        os.set_blocking(file.fileno(), False)
+        ready.register(file, select.POLLIN)
+    while left:
+        ready.poll()
+        for file, lines in list(left.items()):
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(file.fileno(), 65_536):
+                    lines.take(data)
+                lines.take(b"")
+                ready.unregister(file)
+                del left[file]
 
 
 class Program:
@@ -159,8 +175,12 @@ class Program:
             )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        self.out = Lines(self.process.stdout)
-        self.err = Lines(self.process.stderr)
+        self.out, self.err = Lines(), Lines()
+        self._files = {self.process.stderr: self.err, self.process.stdout: self.out}
+        self._reader = threading.Thread(
+            target=_read_lines, args=(list(self._files.items()),), daemon=True
+        )
+        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -172,8 +192,9 @@ class Program:
     def wait(self, timeout_s: float = WAIT_S) -> int:
         """Wait for the end; give the exit status."""
         status = self.process.wait(timeout_s)
-        self.out.close()
-        self.err.close()
+        self._reader.join(WAIT_S)
+        for file in self._files:
+            file.close()
         return status
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
