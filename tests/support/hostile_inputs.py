@@ -40,6 +40,7 @@ from tunnel.front.http.heads import (
 )
 from tunnel.front.http.hints import Look, say_broken, spoken
 from tunnel.front.http.login_cookie import is_login, take_cookie
+from tunnel.front.http.overheard import Overheard
 from tunnel.front.http.pages import HttpError
 from tunnel.front.http.places import _plain
 from tunnel.front.http.request import by_name
@@ -48,6 +49,8 @@ from tunnel.link.bind import BoundPort
 from tunnel.link.upstream_proxy import UpstreamProxy, _ask_http
 from tunnel.net.proxy_protocol import read_proxy_header
 from tunnel.ops.check.measure import Marks
+from tunnel.ops.inspector.store import LEAST_LIMIT_BYTES, Store
+from tunnel.ops.inspector.watcher import EntryWatch
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
 from tunnel.proto.handshake import ClientHandshake, ServerHandshake
@@ -190,6 +193,19 @@ def _hints(data: bytes) -> None:
     spoken(data)
     say_broken("a.test", [data])
     Look("a.test").take([data[:7], data[7:]])
+
+
+def _overheard(data: bytes) -> None:
+    """As a target says it, and as a visitor; in pieces, with all that is kept of it."""
+    for asked in (_GET + b"abc", b""):
+        store = Store(LEAST_LIMIT_BYTES)
+        ear = Overheard(EntryWatch(store, "a"), _HERE.visitor)
+        ear.wrote(asked)
+        for at in range(0, len(data), 7):
+            (ear.read if asked else ear.wrote)(data[at : at + 7])
+        ear.read(b"")
+        ear.closed()
+        assert all(record.ended is not None for record in store)
 
 
 # Others that are asked ---------------------------------------------------------------
@@ -352,6 +368,13 @@ PARSERS: Final = {
             b"If-Unmodified-Since: Sunday, 06-Nov-94 08:49:37 GMT\r\nIf-Match: *",
             b"GET http://a:b@a.test:80/%2e%2e/b;c?d HTTP/1.1\r\nHost: [::1]:5\r\n\r\n",
         ),
+    ),
+    "overheard": Parser(
+        _overheard,
+        (),
+        (_OK + b"5\r\nhello\r\n0\r\n\r\n", b"HTTP/1.1 103 A\n\n" + _OK,
+         _GET + b"abc" + _GET,
+         b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\n\r\n\x81\5hello\x88\2\3\xe8"),
     ),
     "hints": Parser(
         _hints,

@@ -109,7 +109,9 @@ class Town:
             self.join, "--http", f"shop={self.web},inspect",
             "--http", f"talk={sockets},inspect",
             "--http", f"files={shared},inspect,auth=me:right",
-            "--inspect-hide", "X-Mine", ready=3,
+            "--http", f"gone={free_port()},inspect",
+            "--http", f"both={self.web},inspect,host=rewrite",
+            "--inspect-hide", "X-Mine", ready=5,
         )  # fmt: skip
 
     def ask(
@@ -195,6 +197,31 @@ def test_pages_of_ours_and_files_of_a_folder_are_seen(town: Town) -> None:
     shown = town.show("/a.txt")
     assert (shown["status"], shown["entry"]) == (200, "http files")
     assert shown["answer"]["body"]["text"] == "of a folder"
+
+
+def test_a_request_that_no_target_hears_is_seen(town: Town) -> None:
+    town.get("/nobody", "-d", "a=1", name="gone")
+    shown = town.show("/nobody")
+    assert (shown["state"], shown["status"], shown["entry"]) == (
+        "failed", None, "http gone",
+    )  # fmt: skip
+    assert "refused" in shown["failure"]
+
+
+def test_an_entry_with_words_shows_the_same_as_one_that_is_relayed(town: Town) -> None:
+    shown = []
+    for name in ("shop", "both"):
+        town.get("/same?x=1", "-d", "a=1", name=name)
+        record = town.show("/same?x=1")
+        assert (record["state"], record["failure"]) == ("done", "")
+        heads = [dict(record[side]["fields"]) for side in ("request", "answer")]
+        for head in heads:
+            head.pop("Date", "")
+            head.pop("Forwarded", "")  # it has the visitor's port
+        hosts = [heads[0].pop(field) for field in ("Host", "X-Forwarded-Host")]
+        assert hosts == [f"{name}.t.test"] * 2
+        shown.append((heads, record["form"], record["answer"]["body"]))
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("compression", [None, "deflate"])

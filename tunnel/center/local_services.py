@@ -20,8 +20,10 @@ from tunnel.front.http.files import Folder
 from tunnel.front.http.files import handle_visitor as handle_folder_visitor
 from tunnel.front.http.login_cookie import cookie_key
 from tunnel.front.http.names import by_streams, fault
+from tunnel.front.http.overheard import Overheard
 from tunnel.front.http.server import Visit
 from tunnel.front.http.service import handle_service
+from tunnel.front.http.service_rules import ServiceRules
 from tunnel.front.proxy import handle_app
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS
@@ -34,10 +36,9 @@ if TYPE_CHECKING:
     from tunnel.access.networks import Networks
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import End
-    from tunnel.center.exit.tcp import Serve
+    from tunnel.center.exit.tcp import Hear, Serve
     from tunnel.front.http.guard import Guard
     from tunnel.front.http.observer import ServeSeen, Watch
-    from tunnel.front.http.service_rules import ServiceRules
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.relay import ResettableStream
     from tunnel.proto.frames import Target
@@ -60,6 +61,21 @@ def share_service(
     through the server's HTTP port, which has written who they are; what those of a port
     say is not believed. ``watch`` looks at the requests.
     """
+    return _accepting(_service(target, rules, tls, by_name=by_name), watch)
+
+
+def overhear(target: End, watch: Watch) -> Hear:
+    """Return what tells ``watch`` of requests that are relayed as they come.
+
+    The target is that of the relay: one that is asked again goes there, too.
+    """
+    watch.served_by(_service(target, ServiceRules(), None, by_name=True))
+    return lambda visitor: Overheard(watch, visitor or _NOBODY)
+
+
+def _service(
+    target: End, rules: ServiceRules, tls: TargetTls | None, *, by_name: bool
+) -> ServeSeen:
     if rules.guard is not None:  # now, for it takes a while, and not for a visitor
         cookie_key(rules.guard.user, rules.guard.password)
 
@@ -79,7 +95,7 @@ def share_service(
 
     # By name it is our server that asks, in HTTP/1.1.
     http_2 = None if by_name else by_streams(serve_visit)
-    return _accepting(serve, watch)
+    return serve
 
 
 def _as_http_1(stream: ResettableStream, *, secure: bool) -> ResettableStream:

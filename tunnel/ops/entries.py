@@ -28,6 +28,7 @@ from tunnel.addresses import (
 from tunnel.center.exit.tcp import exit_to, refuse, udp_exit_to
 from tunnel.center.health import keep_checking
 from tunnel.center.local_services import (
+    overhear,
     probe_tls,
     share_folder,
     share_network,
@@ -258,7 +259,8 @@ class Published:
                 by_name = wanted.type == MappingType.HTTP
                 serve = share_service(to, rules, tls, by_name=by_name, watch=watch)
             case Service(to, count, proxy):
-                serve = exit_to(to, count=count, proxy=proxy, public=public)
+                hear = None if watch is None else overhear(to, watch)
+                serve = exit_to(to, count=count, proxy=proxy, public=public, hear=hear)
         return wanted, serve
 
     def wanted_by(self, client_id: bytes) -> MappingEntry:

@@ -91,8 +91,7 @@ class WebWords:
                 "protocol=h2 with https://HOST:PORT as TARGET, else protocol=h2c",
             )
         rules = ServiceRules(guard, host, own, self.request, self.answer, http_2)
-        seen = secure or self.inspect
-        return rules if seen or rules != ServiceRules() else None
+        return rules if secure or rules != ServiceRules() else None
 
     def tls(self, target: Address) -> TargetTls:
         """Return who an https target must prove to be: who it is asked for."""

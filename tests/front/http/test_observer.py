@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 from support.far import Far, read, read_head, read_to_end
+from support.watching import VISITOR, Seen, Watching
 
-from tunnel.addresses import Address
 from tunnel.errors import Code, RemoteStreamError
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.files import Folder
@@ -25,77 +25,14 @@ from tunnel.front.http.upstream import sink_of
 from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tunnel.front.http.observer import Piece, ServeSeen
+    from tunnel.addresses import Address
 
-VISITOR: Final = Address("203.0.113.9", 4711)
+
 GET: Final = b"GET /a?b=c HTTP/1.1\r\nHost: shop\r\n\r\n"
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-class Seen:
-    """Notes what it is told of one request."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        self.body = self.answer = self.up = self.down = b""
-        self.heads: list[tuple[int, bytes]] = []
-        self.connects = 0
-        self.failures: list[str] = []
-        self.ends: list[bool] = []
-
-    def connected(self) -> None:
-        self.connects += 1
-
-    def asked(self, pieces: Sequence[Piece]) -> None:
-        self.body += b"".join(pieces)
-
-    def answers(self, status: int, head: bytes) -> None:
-        self.heads.append((status, head))
-
-    def answered(self, pieces: Sequence[Piece]) -> None:
-        self.answer += b"".join(pieces)
-
-    def passed(self, data: Piece, *, to_visitor: bool) -> None:
-        if to_visitor:
-            self.down += data
-        else:
-            self.up += data
-
-    def failed(self, why: str) -> None:
-        self.failures.append(why)
-
-    def over(self, *, whole: bool) -> None:
-        self.ends.append(whole)
-
-    @property
-    def status(self) -> int:
-        ((status, head),) = self.heads
-        assert head.startswith(b"HTTP/1.1 %d" % status)
-        assert head.endswith(b"\r\n\r\n")
-        return status
-
-
-class Watching:
-    """A watch that notes all."""
-
-    def __init__(self) -> None:
-        self.all: list[Seen] = []
-
-    def begin(self, visitor: Address, raw: bytes) -> Seen:
-        assert visitor == VISITOR
-        self.all.append(Seen(raw))
-        return self.all[-1]
-
-    def served_by(self, serve: ServeSeen) -> None:
-        pytest.fail("nobody serves here")
-
-    @property
-    def one(self) -> Seen:
-        (one,) = self.all
-        return one
 
 
 class Talk:

@@ -11,8 +11,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -28,6 +28,7 @@ from tunnel.log import log_event
 from tunnel.net.access_log import wanted
 from tunnel.net.descriptors import DESCRIPTORS, TARGETS, Arrivals
 from tunnel.net.dial import begin
+from tunnel.net.heard import Ear, HeardSocket
 from tunnel.net.proxy_protocol import encode_proxy_header
 from tunnel.net.relay import GRACE_S, Traffic, relay
 from tunnel.net.sockets import FastSocket, tune_local
@@ -44,6 +45,24 @@ if TYPE_CHECKING:
 
 Serve = Callable[[VirtualStream], Awaitable[None]]
 """Accept or reset the stream of a visitor, and serve it to its end."""
+
+
+class Hearer(Ear, Protocol):
+    """Hears all of a visitor's connection to its target."""
+
+    def connected(self) -> None:  # pragma: no cover
+        """Hear that the target was connected."""
+        ...
+
+    def unserved(self, why: str) -> None:  # pragma: no cover
+        """Hear that it was not, behind what was asked for."""
+        ...
+
+
+Hear = Callable[[Address | None], Hearer]
+"""Makes the one of a visitor; it is told only what passes, and can change nothing."""
+ASKED_S: Final = 0.1
+"""For what a visitor asks of a target that refuses: it mostly came with the offer."""
 
 logger = logging.getLogger("tunnel.exit")
 
@@ -98,6 +117,7 @@ def exit_to(
     count: int = 1,
     proxy: ProxyVersion | None = None,
     public: Callable[[str], Address | None] = lambda _name: None,
+    hear: Hear | None = None,
 ) -> Serve:
     """Serve visitors with a target that this side's own user named: it may be anywhere.
 
@@ -106,7 +126,9 @@ def exit_to(
         count: ports of the mapping; the target of each is as far from the first.
         proxy: which PROXY header the target hears first, if any.
         public: returns where a mapping is open, for that header.
+        hear: makes who hears what passes.
     """
+    kind = FastSocket if hear is None else HeardSocket
     arrivals = Arrivals()
 
     def serve(stream: VirtualStream) -> Awaitable[None]:
@@ -122,8 +144,9 @@ def exit_to(
         here = target
         if isinstance(target, Address) and asked.index:
             here = _in_row(target, asked.index)
-        dial = _TargetDial(stream, here, anywhere, arrivals, len(header))
-        return _serve_target(stream, dial, arrivals, header)
+        dial = _TargetDial(stream, here, anywhere, arrivals, len(header), kind)
+        ear = None if hear is None else hear(create.visitor)
+        return _serve_target(stream, dial, arrivals, header, ear)
 
     return serve
 
@@ -151,7 +174,11 @@ def anywhere(_ip: str, _port: int) -> bool:
 
 
 async def _serve_target(
-    stream: VirtualStream, dial: _TargetDial, arrivals: Arrivals, header: bytes = b""
+    stream: VirtualStream,
+    dial: _TargetDial,
+    arrivals: Arrivals,
+    header: bytes = b"",
+    ear: Hearer | None = None,
 ) -> None:
     """Wait for the connection, tell the opener how it went, and relay to the end.
 
@@ -163,7 +190,10 @@ async def _serve_target(
     try:
         local = await dial.finish()
     except StreamError as error:
-        stream.reset(error.code, dial.refused(error))
+        why = dial.refused(error)
+        if ear is not None:
+            await _hear_unserved(stream, ear, why)
+        stream.reset(error.code, why)
         if error.code is Code.RESOURCE:  # the limit may be another by now
             DESCRIPTORS.look()
         return
@@ -175,6 +205,9 @@ async def _serve_target(
         bound = None if isinstance(asked, NameTarget) else bound_address(local.socket)
         stream.accept(bound)
         if not header or await _say_first(local, header):
+            if isinstance(local, HeardSocket) and ear is not None:
+                ear.connected()
+                local.ear = ear
             code = (await relay(local, stream, traffic=traffic)).code
         else:
             stream.reset(Code.RESET)
@@ -182,6 +215,13 @@ async def _serve_target(
         arrivals.left(local)
         if wanted():
             say_left(stream, began, (traffic.received, traffic.sent), code)
+
+
+async def _hear_unserved(stream: VirtualStream, ear: Hearer, why: str) -> None:
+    """Tell who hears what was asked for in vain: it mostly came with the offer."""
+    with trio.move_on_after(ASKED_S), suppress(trio.BrokenResourceError):
+        ear.wrote(await stream.receive_some())
+    ear.unserved(why)
 
 
 class Opener:
@@ -253,7 +293,9 @@ class _TargetDial(Opener):
     Each of its sockets is among the arrivals and may have to give way meanwhile.
     """
 
-    __slots__ = ("_allow", "_arrivals", "_dial", "_said_bytes", "_sockets", "target")
+    __slots__ = (
+        "_allow", "_arrivals", "_dial", "_kind", "_said_bytes", "_sockets", "target"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -262,8 +304,10 @@ class _TargetDial(Opener):
         allow: Allow,
         arrivals: Arrivals,
         said_bytes: int,
+        kind: type[FastSocket] = FastSocket,
     ) -> None:
         super().__init__(stream)
+        self._kind = kind
         self.target = target
         self._allow = allow
         self._arrivals = arrivals
@@ -279,7 +323,7 @@ class _TargetDial(Opener):
     def _opened(self, sock: socket.socket) -> None:
         if sock.fileno() >= DESCRIPTORS.edge:
             DESCRIPTORS.admit(sock)
-        local = self._sockets[sock] = FastSocket(sock)
+        local = self._sockets[sock] = self._kind(sock)
         self._arrivals.add(local, self._said_bytes)
 
     async def finish(self) -> FastSocket:

@@ -91,10 +91,19 @@ class Guarded:
 
     __slots__ = ("_head_bytes", "_observer")
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer: Observer | None = observer
+    def __init__(self, observer: Observer | None) -> None:
+        self._observer = observer
         self._head_bytes = 0
         """Of the answer's head, that ``sent`` has not seen."""
+
+    @classmethod
+    def begin(cls, watch: Watch, visitor: Address, raw: bytes) -> Guarded:
+        """Have a request observed: see ``Watch.begin``."""
+        try:
+            return cls(watch.begin(visitor, raw))
+        except Exception as error:
+            _say_failed(error)
+            return cls(None)
 
     def connected(self) -> None:
         """See ``Observer``."""
@@ -163,14 +172,6 @@ class Seen(Asked, Protocol):
     tunnel: ResettableStream | None
     line: RequestLine | None
     observer: Guarded | None
-
-
-def observe(visit: Seen, watch: Watch, raw: bytes) -> None:
-    """Have a request observed whose head was read, or cannot be."""
-    try:
-        visit.observer = Guarded(watch.begin(visit.peer, raw))
-    except Exception as error:
-        _say_failed(error)
 
 
 def request_over(visit: Seen) -> None:

@@ -29,7 +29,7 @@ from tunnel.front.http.heads import (
     tokens,
 )
 from tunnel.front.http.limits import BETWEEN_S, HEAD_S, LIMITS, LINGER_S, PAGE_S
-from tunnel.front.http.observer import Tapped, observe, request_over
+from tunnel.front.http.observer import Guarded, Tapped, request_over
 from tunnel.front.http.pages import HttpError, bad_request, head_bytes, page
 from tunnel.front.http.request import by_name
 from tunnel.net.carry import carry
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.front.http.kept import Kept
-    from tunnel.front.http.observer import Guarded, Watch
+    from tunnel.front.http.observer import Watch
     from tunnel.front.http.request import Request
     from tunnel.net.relay import ResettableStream
 
@@ -280,7 +280,7 @@ class Visit:
         self.answering, self.may_go_on = False, False
         self.request = None
         if self.watch is not None:
-            observe(self, self.watch, raw)
+            self.observer = Guarded.begin(self.watch, self.peer, raw)
         try:
             last = self._last
             if last is not None and last[0] == raw:
@@ -458,7 +458,8 @@ async def _next_head(visit: Visit) -> int:
             visit.refused = f"HTTP status {error.status.value}"
             visit.line = new_line(visit)
             if visit.watch is not None:
-                observe(visit, visit.watch, bytes(visit.waiting))
+                raw = bytes(visit.waiting)
+                visit.observer = Guarded.begin(visit.watch, visit.peer, raw)
             try:
                 await visit.say(error)
             finally:
