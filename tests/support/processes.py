@@ -204,8 +204,9 @@ class Program:
 
     def end(self) -> None:
         """Kill it with all its children, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.returncode is None:  # else its number may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
