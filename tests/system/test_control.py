@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import often
 from support.processes import Machine, eventually, free_port
 from support.targets import Target, flood, read_exactly, visit
 
@@ -206,7 +207,9 @@ def test_an_answer_that_cannot_be_written_is_no_success(
 def test_a_socket_that_somebody_removes_is_made_again(
     machine: Machine, target: Target
 ) -> None:
+    usual, machine.command = machine.command, often.COMMAND
     both(machine, target)
+    machine.command = usual
     shutil.rmtree(run_folder(machine))
     eventually(lambda: machine.tunnel("ps").wait() == 0, "they can be asked again")
     eventually(lambda: len(say(machine, "ps")) == 2, "both can")
@@ -365,13 +368,13 @@ def test_the_rate_of_an_entry_holds_for_its_running_connections_alone(
             assert said.endswith(": 1.0 MB/s")
             passes(slow, 1.0)  # what was granted before
             with ThreadPoolExecutor(3) as pool:
-                waits = [pool.submit(passes, one, 3.0) for one in (slow, fast, more)]
+                waits = [pool.submit(passes, one, 2.0) for one in (slow, fast, more)]
                 rates = [one.result() for one in waits]
             assert 500_000 < rates[0] + rates[2] < 1_300_000
             assert min(rates[0], rates[2]) > 150_000
             assert rates[1] > 3_000_000
             say(machine, "limit", said.split(":")[0], "none")
-            assert passes(slow, 2.0) > 3_000_000
+            assert passes(slow, 0.5) > 3_000_000
 
 
 def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
@@ -380,12 +383,12 @@ def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
     _server, _client, port = both(machine, target)
     with visit(port) as visitor:
         say(machine, "limit", "tcp-1", "1MB/s")
-        data, began = bytes(3_000_000), time.monotonic()
+        data, began = bytes(2_000_000), time.monotonic()
         sending = threading.Thread(target=visitor.sendall, args=(data,))
         sending.start()
         assert read_exactly(visitor, len(data)) == data
         sending.join()
-        assert 1.5 < time.monotonic() - began < 8
+        assert 1 < time.monotonic() - began < 8
         (entry,) = status_of(machine, "up")["entries"]
         assert entry["limit_per_s"] == 1_000_000
     assert "no entry" in refusal(machine, "limit", "nothing", "1MB/s")
