@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -306,34 +307,39 @@ def test_a_status_is_watched_and_a_log_is_followed(
     assert following.stop(signal.SIGINT) == 130
 
 
-@pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_a_narrow_terminal_shows_whole_lines(
-    machine: Machine, target: Target, term: str
-) -> None:
-    _server, _client, port = both(machine, target)
+def shown_on(machine: Machine, term: str) -> bytes:
+    """Give what a terminal of 40 columns is sent, until it has been told twice."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 40, 0, 0))
-    with visit(port) as visitor:
-        visitor.sendall(b"x")
-        assert visitor.recv(1)
-        looking = subprocess.Popen(
-            (*machine.command, "top", "up"),
-            env=machine.env | {"TERM": term},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        shown = b""
-        while shown.count(b"1 connection") < 2:
-            shown += os.read(ours, 10_000)
-        looking.send_signal(signal.SIGINT)
-        assert looking.wait(10) == 0
+    looking = subprocess.Popen(
+        (*machine.command, "top", "up"),
+        env=machine.env | {"TERM": term},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    shown = b""
+    while shown.count(b"1 connection") < 2:
+        shown += os.read(ours, 10_000)
+    looking.send_signal(signal.SIGINT)
+    assert looking.wait(10) == 0
     os.close(theirs)
     os.close(ours)
-    assert (b"\x1b" in shown) == (term == "xterm")
-    lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
-    assert max(map(len, lines)) < 40
-    assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
+    return shown
+
+
+def test_a_narrow_terminal_shows_whole_lines(machine: Machine, target: Target) -> None:
+    _server, _client, port = both(machine, target)
+    terms = "xterm", "dumb"
+    with visit(port) as visitor, ThreadPoolExecutor() as pool:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        told = list(pool.map(partial(shown_on, machine), terms))
+    for term, shown in zip(terms, told, strict=True):
+        assert (b"\x1b" in shown) == (term == "xterm")
+        lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
+        assert max(map(len, lines)) < 40
+        assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
 
 
 def refusal(machine: Machine, *words: str) -> str:
