@@ -278,7 +278,7 @@ def type_while_away(machine: Machine, away_s: float) -> None:
 def test_an_interactive_ssh_session_survives_seconds_without_a_link(
     machine: Machine,
 ) -> None:
-    type_while_away(machine, 3)
+    type_while_away(machine, 2)
 
 
 @pytest.mark.deep
