@@ -191,7 +191,7 @@ def test_a_certificate_without_the_token_is_worth_nothing(
     server = serve(machine, authority)
     other = re.sub(r":[\w-]{43}@", f":{'A' * 43}@", server.join)
     shown = pair(machine, authority, "default")
-    client = machine.tunnel("tcp", "1", "--to", other, "--client-cert", *shown)
+    client = machine.tunnel("tcp", "1", "--client-cert", *shown, to=other)
     assert client.wait() == 6
     assert "code=AUTH claimed=default" in server.program.err.wait("link.refused")
 

@@ -739,7 +739,7 @@ def test_what_a_process_before_has_told_is_no_longer_shown(
         "--dashboard-auth", token,
     )  # fmt: skip
     try:
-        first = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+        first = machine.tunnel("up", *words, to=town.server.join)
         first.out.wait("http ")
         for number in range(5):
             town.get(f"/old-{number}", name="again")
@@ -754,7 +754,7 @@ def test_what_a_process_before_has_told_is_no_longer_shown(
             log.run("document.querySelector('.log li').setAttribute('old', ''), 1")
             first.process.kill()
             first.wait()
-            second = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+            second = machine.tunnel("up", *words, to=town.server.join)
             second.out.wait("http ")
             town.get("/new", name="again")
             page.wait(f"{row('/new')} && !({row('/old')})", "only what is kept")

@@ -35,7 +35,7 @@ def doctor(
 
 def begin(machine: Machine, join: str, env: dict[str, str] | None = None) -> Program:
     """Begin to look."""
-    return machine.tunnel("doctor", "--json", env={"TUNNEL_TO": join} | (env or {}))
+    return machine.tunnel("doctor", "--json", to=join, env=env)
 
 
 def found_by(running: Program, status: int = 0) -> dict[str, Found]:

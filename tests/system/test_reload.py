@@ -361,8 +361,8 @@ class Guest:
         pair.serve_text(self.text())
         pair.reload("command", pair.server)
         line = replace(parse_join(pair.join), name="guest", token=token).render()
-        to = str(pair.target.port), "--remote", str(self.port), "--to", line
-        self.client = pair.machine.tunnel("tcp", *to)
+        words = "tcp", str(pair.target.port), "--remote", str(self.port)
+        self.client = pair.machine.tunnel(*words, to=line)
         self.client.out.wait("tcp ")
 
     def text(self, may: str | None = None) -> str:

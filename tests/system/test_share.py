@@ -79,7 +79,7 @@ def pages() -> Iterator[int]:
 
 def share(machine: Machine, server: Server, *args: str) -> tuple[Program, str, int]:
     """Share; give the program, the host name, and the public port."""
-    client = machine.tunnel("share", "--to", server.join, *args)
+    client = machine.tunnel("share", *args, to=server.join)
     url = client.out.wait("http ").split()[1]
     host, _, port = url.removeprefix("http://").strip("/").rpartition(":")
     return client, host, int(port)
@@ -247,9 +247,7 @@ def test_the_password_may_come_from_anywhere_and_is_always_asked_for(
         ((), {"TUNNEL_AUTH_FILE": str(file)}),
     ]
     for args, env in ways:
-        client = machine.tunnel(
-            "share", str(pages), "--to", server.join, *args, env=env
-        )
+        client = machine.tunnel("share", str(pages), *args, to=server.join, env=env)
         url = client.out.wait("http ").split()[1]
         port = int(url.split(":")[2].strip("/"))
         for user, status in (("me:right", 200), ("me:wrong", 401), (":", 401)):
@@ -309,7 +307,7 @@ def test_without_names_at_the_server_a_port_shows_the_page(
     assert client.err.count("share.at_a_port") == 1
     assert "level=warning" not in client.errors()
     assert "refused" not in client.errors()
-    named = machine.tunnel("share", str(pages), "--to", server.join, "--name", "shop")
+    named = machine.tunnel("share", str(pages), "--name", "shop", to=server.join)
     assert "tunnel serve --http" in named.err.wait("fix")
     assert named.wait() != 0
 

@@ -102,7 +102,7 @@ def test_an_invited_user_is_there_until_it_is_revoked(
     works(others_port)
     assert client.wait() == 6
     assert "the user alice was revoked" in client.errors()
-    again = machine.tunnel("up", "--tcp", f"{target.port}", env={"TUNNEL_TO": alice})
+    again = machine.tunnel("up", "--tcp", f"{target.port}", to=alice)
     assert again.wait() == 6
     assert "event=link.resumed" not in server.program.errors()
     assert [one["user"] for one in ask(machine, "users", "ls")] == ["bob"]
@@ -388,7 +388,7 @@ def test_a_line_for_one_machine_works_for_one_machine(
     here = f"127.0.0.1:{target.port}"
 
     (machine.home / "config").write_text("no folder can be here")
-    cannot = machine.tunnel("up", "--tcp", here, env={"TUNNEL_TO": line})
+    cannot = machine.tunnel("up", "--tcp", here, to=line)
     assert cannot.wait() == 3
     assert "Not a directory" in cannot.errors()
     assert "event=user.own_token" not in server.program.errors()
@@ -404,7 +404,7 @@ def test_a_line_for_one_machine_works_for_one_machine(
     again = machine.tunnel("up", "--tcp", here)
     again.out.wait("tcp ")
     assert again.stop() == 0
-    late = machine.tunnel("up", "--tcp", here, env={"TUNNEL_TO": line})
+    late = machine.tunnel("up", "--tcp", here, to=line)
     assert late.wait() == 6
     assert server.program.err.count("event=user.own_token") == 1
 
