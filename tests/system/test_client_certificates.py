@@ -83,7 +83,7 @@ def serve(machine: Machine, authority: trustme.CA, **listen: str) -> Server:
 def up(machine: Machine, server: Server, shown: Pair | tuple[()]) -> Program:
     words = ("--client-cert", *shown) if shown else ()
     return machine.tunnel(
-        *("up", "--to", server.join, "--reach", "127.0.0.1:0=127.0.0.1:1", *words)
+        *("up", "--reach", "127.0.0.1:0=127.0.0.1:1", *words), to=server.join
     )
 
 

@@ -442,8 +442,9 @@ def test_a_target_that_is_not_ready_is_in_the_log_where_nobody_looks(
 
 SCRIPT = """
 import sys, urllib.request, tunnel
+port, join, patience_s = sys.argv[1:]
 try:
-    with tunnel.share(int(sys.argv[1]), to=sys.argv[2], timeout_s=3) as shared:
+    with tunnel.share(int(port), to=join, timeout_s=float(patience_s)) as shared:
         print(shared.url, flush=True)
         print(urllib.request.urlopen(shared.url, timeout=20).status, flush=True)
 except tunnel.TunnelError as error:
@@ -453,7 +454,7 @@ except tunnel.TunnelError as error:
 
 def test_a_program_that_knows_no_trio_can_share(machine: Machine, pages: int) -> None:
     server = machine.serve()
-    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join, "20")
     url, status = done.stdout.decode().split()
     assert url.startswith("http://127.0.0.1:")
     assert status == "200", done.stderr
@@ -465,6 +466,6 @@ def test_a_program_that_knows_no_trio_can_share(machine: Machine, pages: int) ->
 def test_a_program_hears_why_it_cannot_share(machine: Machine, pages: int) -> None:
     server = machine.serve()
     server.program.stop()
-    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join, "1")
     assert b"failed: cannot reach" in done.stdout
     assert b"connection refused" in done.stdout
