@@ -374,9 +374,12 @@ class Local:
             open_now = partial(client.open_now, target, exit_name=leave_at)
             return await serve_port(listeners, open_now)
         if self.exit_name is not None:  # a client is an exit for TCP only
-            dialer = Dialer(partial(client.open, exit_name=self.exit_name))
+            begin = partial(client.begin, exit_name=self.exit_name)
+            there = partial(client.open, exit_name=self.exit_name)
+            dialer = Dialer(there, begin=begin)
         else:
-            dialer = Dialer(client.open, client.bind, client.associate, self.udp_public)
+            dialer = Dialer(client.open, client.bind, client.associate,
+                self.udp_public, client.begin)  # fmt: skip
         return await serve_proxy(listeners, dialer, users=self.users)
 
     def line(self, where: End) -> Line:
