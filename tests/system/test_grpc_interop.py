@@ -107,7 +107,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("interop"), stack)
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["prior knowledge", "tls"])
+@pytest.mark.parametrize("secure", [False, True], ids=["prior knowledge", "tls"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_case_of_go_passes(world: World, case: str, *, tls: bool) -> None:
-    assert "one" in world.run(case, tls=tls).lower()  # "… done", or "… is done"
+def test_a_case_of_go_passes(world: World, case: str, *, secure: bool) -> None:
+    assert "one" in world.run(case, tls=secure).lower()  # "… done", or "… is done"
