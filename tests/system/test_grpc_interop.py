@@ -102,12 +102,12 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with ExitStack() as stack:
         yield World(tmp_path_factory.mktemp("interop"), stack)
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["prior knowledge", "tls"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_case_of_go_passes(world: World, case: str, *, secure: bool) -> None:
-    assert "one" in world.run(case, tls=secure).lower()  # "… done", or "… is done"
+def test_a_case_of_go_passes(rpc: World, case: str, *, secure: bool) -> None:
+    assert "one" in rpc.run(case, tls=secure).lower()  # "… done", or "… is done"
