@@ -170,7 +170,7 @@ class Browsers:
         (h2load,) = machine.find("h2load")
         done = subprocess.run(
             [h2load, "-D", str(seconds), "-c", str(visitors), "-m",
-             str(streams), f"--connect-to={LOCAL}:{port}", f"http://{HOST}/{size}"],
+             str(streams), "-w", "22", "-W", "24", f"--connect-to={LOCAL}:{port}", f"http://{HOST}/{size}"],
             capture_output=True, text=True, timeout=self._loads.size.timeout_s,
             check=False,
         )  # fmt: skip
