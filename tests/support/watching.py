@@ -70,6 +70,9 @@ class Watching:
         self.all.append(Seen(raw))
         return self.all[-1]
 
+    def known_as(self, name: str) -> None:
+        pytest.fail("there is no entry here")
+
     def served_by(self, serve: ServeSeen) -> None:
         pytest.fail("nobody serves here")
 

@@ -258,6 +258,8 @@ def test_a_request_is_asked_again_and_asked_otherwise(town: Town) -> None:
     was = town.last("/again?n=1")["number"]
     again = town.settled(town.ask("replay", number=was)["number"])
     assert (again["replay_of"], again["status"]) == (was, 200)
+    with pytest.raises(AnswerError, match="edit is no object"):
+        town.ask("replay", number=was, edit=5)
     shown = town.ask("show", number=was)
     body = shown["request"]["body"]["text"].replace("me", "you")
     edit = {"method": "PUT", "path": "/again?n=2", "body": body,

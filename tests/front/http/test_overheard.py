@@ -117,10 +117,11 @@ def test_the_size_of_pieces_changes_nothing(sizes: list[int]) -> None:
     [
         ((visitor(GET), target()), "has closed the connection without", True),
         ((visitor(GET), target(OK, b"o"), target()), "within its answer", True),
-        ((visitor(GET), target(b"HTTP/1.1 2"), target()), "without an answer", True),
+        ((visitor(GET), target(b"HTTP/1.1 2"), target()), "its answer's head", True),
         ((visitor(POST, b"he"),), "the visitor has left", False),
         ((visitor(GET), target(OK)), "the visitor has left", True),
         ((visitor(GET), target(b"SSH-2.0-x\r\n\r\n")), "not HTTP", True),
+        ((visitor(GET), target(b"\0\0\6\4\0\0\0\0\0")), "HTTP/2 only", True),
         ((visitor(GET[:-2]),), "the visitor has left", False),
         ((visitor(b"SSH-2.0-x\r\n\r\n"),), "passes unread", False),
         ((visitor(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),), "passes unread", False),

@@ -71,6 +71,10 @@ class Watch(Protocol):
         """Return who looks at a request; ``raw`` is its head as it came, or a part."""
         ...
 
+    def known_as(self, name: str) -> None:  # pragma: no cover
+        """Note what the entry is called in commands."""
+        ...
+
     def served_by(self, serve: ServeSeen) -> None:  # pragma: no cover
         """Note what serves visitors of the entry, to ask it something again."""
         ...
@@ -190,7 +194,7 @@ def end_observation(visit: Seen, observer: Guarded) -> None:
     """
     visit.observer = None
     if visit.gone:
-        observer.failed("the visitor has left")
+        observer.failed("the visitor has left, or was cut off")
     request = visit.request
     bodiless = request is not None and request.body.size == 0
     observer.over(whole=bodiless or visit.body.done)

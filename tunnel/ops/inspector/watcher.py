@@ -34,10 +34,16 @@ class EntryWatch:
         self._entry = entry
         self.serve: ServeSeen | None = None
         """Serves a visitor of it."""
+        self.name = ""
+        """In commands, as ``tunnel status`` shows it."""
 
     def begin(self, visitor: Address, raw: bytes) -> Looker:
         """Begin the record of a request."""
         return Looker(self._store, self._store.add(self._entry, visitor, raw))
+
+    def known_as(self, name: str) -> None:
+        """Note its name in commands."""
+        self.name = name
 
     def served_by(self, serve: ServeSeen) -> None:
         """Note what serves visitors now."""
