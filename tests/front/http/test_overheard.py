@@ -62,7 +62,8 @@ def facts(seen: Seen) -> tuple[object, ...]:
 def test_requests_and_answers_are_told_as_they_came() -> None:
     heard = Heard(
         visitor(GET), target(HINTS, OK, b"ok"),
-        visitor(POST, b"hello"), target(IN_CHUNKS, b"3\r\none\r\n0\r\n\r\n"),
+        visitor(POST, b"hello"),
+        target(IN_CHUNKS, b"3\r\none\r\n0\r\nX-Sum: 1\r\n\r\n"),
         visitor(HEAD), target(OK),
         visitor(CHUNKED, b"2\r\nab\r\n0\r\nX: y\r\n\r\n"), target(OPEN, b"all"),
         target(),
@@ -75,6 +76,7 @@ def test_requests_and_answers_are_told_as_they_came() -> None:
         (CHUNKED, b"ab", b"all"),
     ]
     assert [one.connects for one in heard.all] == [1, 0, 0, 0]
+    assert [one.behind for one in heard.all] == [[], [b"X-Sum: 1"], [], []]
     assert all(one.ends == [True] and not one.failures for one in heard.all)
     assert [one.heads for one in heard.all[:1]] == [[(200, OK)]]
 

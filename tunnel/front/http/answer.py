@@ -109,6 +109,8 @@ class AnswerReader:
             self._look = None
         if self._visit.observer is not None:
             self._visit.observer.answered(pieces)
+            if self.body.done:
+                self._visit.observer.trailers(self.body.trailers)
         output += framed(pieces, chunked=self._chunked)
         if self.body.done and self._chunked:
             output.append(last_chunk(trailers(self.body.trailers)))

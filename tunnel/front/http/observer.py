@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.front.http.access_line import RequestLine
     from tunnel.front.http.bodies import BodyReader
+    from tunnel.front.http.heads import Field
     from tunnel.net.virtual_connection import (
         Bytes,
         LocalEnd,
@@ -49,6 +50,10 @@ class Observer(Protocol):
 
     def answered(self, pieces: Sequence[Piece]) -> None:  # pragma: no cover
         """Take what goes to the visitor of the answer's body."""
+        ...
+
+    def trailers(self, lines: Sequence[bytes]) -> None:  # pragma: no cover
+        """Take the field lines behind the answer's body."""
         ...
 
     def passed(self, data: Piece, *, to_visitor: bool) -> None:  # pragma: no cover
@@ -125,6 +130,11 @@ class Guarded:
     def answered(self, pieces: Sequence[Piece]) -> None:
         """See ``Observer``."""
         self._tell(lambda one: one.answered(pieces))
+
+    def trailers(self, fields: Sequence[Field]) -> None:
+        """Take the trailers behind the answer's body, if there are some."""
+        if fields:
+            self._tell(lambda one: one.trailers([field.line for field in fields]))
 
     def sent(self, data: bytes) -> None:
         """Take what goes to the visitor of an answer of our own: its head, then all."""

@@ -198,6 +198,8 @@ class Overheard:
             if pieces and observer is not None:
                 observer.answered(pieces)
             if self._answer.done:
+                if observer is not None:
+                    observer.trailers(self._answer.trailers)
                 self._finish()
 
     def _read_answer(self, data: bytes) -> bytes:

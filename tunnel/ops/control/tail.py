@@ -207,12 +207,10 @@ def _whole(answer: Fields) -> Iterator[str]:
                 yield "(no answer)"
             continue
         yield text(message, "line")
-        fields = message.get("fields")
-        for field in fields if isinstance(fields, list) else []:
-            if isinstance(field, list) and len(field) == 2:
-                yield f"{field[0]}: {field[1]}"
+        yield from _fields(message.get("fields"))
         yield ""
         yield from _body(message.get("body"))
+    yield from _fields(answer.get("trailers"))
     if failure:
         yield f"({failure})"
     if dropped := int(number(answer, "messages_dropped")):
@@ -222,6 +220,12 @@ def _whole(answer: Fields) -> Iterator[str]:
         said = one.get("text")
         kind = f"({text(one, 'kind')}, {size_text(number(one, 'size'))})"
         yield f"{arrow} {said if isinstance(said, str) else kind}"
+
+
+def _fields(fields: object) -> Iterator[str]:
+    for field in fields if isinstance(fields, list) else []:
+        if isinstance(field, list) and len(field) == 2:
+            yield f"{field[0]}: {field[1]}"
 
 
 def _body(body: object) -> Iterator[str]:

@@ -92,6 +92,12 @@ class Looker:
         """Keep a part of the answer's body."""
         self._keep(self._record.answer, pieces)
 
+    def trailers(self, lines: Sequence[bytes]) -> None:
+        """Keep what is behind the answer's body."""
+        if self._record.is_kept:
+            self._record.trailers = b"".join(line + b"\r\n" for line in lines)
+            self._store.grow(self._record, len(self._record.trailers))
+
     def passed(self, data: Piece, *, to_visitor: bool) -> None:
         """Count it; read the messages of a WebSocket."""
         record = self._record
