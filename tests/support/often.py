@@ -7,6 +7,8 @@ import sys
 
 from tunnel.center import certificates, health
 from tunnel.center.acme import plan
+from tunnel.ops.check import measure
+from tunnel.ops.control import service
 
 COMMAND = (sys.executable, __file__)
 RENEW_AT = "TUNNEL_TESTS_RENEW_AT"
@@ -15,6 +17,8 @@ is renewed."""
 
 if __name__ == "__main__":
     vars(health)["EVERY_S"] = 0.2
+    vars(service)["LOOK_S"] = 0.2
+    vars(measure)["LATE_S"] = 3.0
     vars(certificates)["EVERY_S"] = 0.2
     vars(plan)["FIRST_RETRY_S"] = 0.3
     if RENEW_AT in os.environ:

@@ -294,10 +294,20 @@ class Machine:
     def tunnel(
         self,
         *args: str,
+        to: str = "",
         stdin: int | None = subprocess.DEVNULL,
         env: dict[str, str] | None = None,
     ) -> Program:
-        """Start a ``tunnel`` command."""
+        """Start a ``tunnel`` command.
+
+        Args:
+            args: its words. A secret among them costs two more starts of Python.
+            to: a join line, which it gets by a variable.
+            stdin: as for ``Popen``.
+            env: more variables.
+        """
+        if to:
+            env = (env or {}) | {"TUNNEL_TO": to}
         command = (*self.command, *args)
         if self.descriptors is not None:
             limit = 'ulimit -Sn "$1" && ulimit -Hn "$2" && shift 2 && exec "$@"'
@@ -319,7 +329,7 @@ class Machine:
 
     def up(self, join: str, *entries: str, ready: int | None = None) -> Program:
         """Start ``tunnel up`` and wait for a stdout line of each entry."""
-        running = self.tunnel("up", *entries, env={"TUNNEL_TO": join})
+        running = self.tunnel("up", *entries, to=join)
         for number in range(len(entries) // 2 if ready is None else ready):
             running.out.wait(" ", number + 1)
         return running

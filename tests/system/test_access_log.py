@@ -237,7 +237,11 @@ def test_logrotate_finds_the_new_lines_in_the_new_file(pair: Pair) -> None:
 def test_a_short_command_survives_what_has_its_log_opened_anew(pair: Pair) -> None:
     log: Path = pair.machine.home / "short.log"
     running = pair.machine.tunnel(
-        "tcp", str(pair.target.port), "--to", pair.server.join, "--log-file", str(log)
+        "tcp",
+        str(pair.target.port),
+        "--log-file",
+        str(log),
+        to=pair.server.join,
     )
     running.out.wait("tcp")
     for number in (signal.SIGUSR1, signal.SIGHUP):

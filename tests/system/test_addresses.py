@@ -187,8 +187,8 @@ def test_an_address_that_is_printed_can_be_asked_for(machine: Machine) -> None:
         assert second.process.poll() is None
         if kind != "socks":
             assert address.startswith("*:")
-            words = (kind, target, "--remote", "*:0", "--to", server.join)
-            assert " *:" in machine.tunnel(*words).out.wait(kind)
+            words = (kind, target, "--remote", "*:0")
+            assert " *:" in machine.tunnel(*words, to=server.join).out.wait(kind)
 
 
 @pytest.mark.parametrize("host", LOOPBACKS)
@@ -236,7 +236,7 @@ def test_a_zone_works_here_and_is_refused_for_elsewhere(machine: Machine) -> Non
     )
     assert network.python(ask, str(where(client, "udp")[1])) == "HELLO"
     for words in (("reach", "0", target), ("pipe", target)):
-        refused = machine.tunnel(*words, "--to", server.join)
+        refused = machine.tunnel(*words, to=server.join)
         assert refused.wait() == 2
         assert re.search("has a zone.*network card", refused.errors())
 
@@ -289,6 +289,6 @@ def test_a_taken_loopback_is_said_with_its_address(machine: Machine) -> None:
     server = machine.serve()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as holder:
         port = holder.getsockname()[1]
-        refused = machine.tunnel("socks", str(port), "--to", server.join)
+        refused = machine.tunnel("socks", str(port), to=server.join)
         assert refused.wait() == 7
         assert f"port {port} is already in use on ::1" in refused.errors()

@@ -200,7 +200,7 @@ class Waits:
         machine = make()
         nowhere = f"tunnel+plain://default:{ANY_TOKEN}@127.0.0.1:{free_port()}/"
         began = time.monotonic()
-        self.pipe = machine.tunnel("pipe", "127.0.0.1:1", "--to", nowhere)
+        self.pipe = machine.tunnel("pipe", "127.0.0.1:1", to=nowhere)
         self.pipe_ended = self._pool.submit(self._wait_pipe, began)
 
     def _wait_pipe(self, began: float) -> tuple[int, float]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from support import often
 from support.namespaces import Namespace, only_as_root
 from support.processes import program
 
@@ -126,8 +127,8 @@ def test_a_transfer_gets_through_a_hole_for_large_packets(
 def test_a_doctor_finds_the_hole(machine: Machine, hole: Hole) -> None:
     machine.command = (*hole.server.enter, sys.executable, "-m", "tunnel")
     server = machine.serve(listen=f"{SERVER}:0")
-    machine.command = (*hole.client.enter, sys.executable, "-m", "tunnel")
-    looking = machine.tunnel("doctor", "--json", server.join)
+    machine.command = (*hole.client.enter, *often.COMMAND)
+    looking = machine.tunnel("doctor", "--json", to=server.join)
     assert looking.wait(90) == 9, looking.errors()
     found = {line["what"]: line for line in map(json.loads, looking.out.all()) if
              "what" in line}  # fmt: skip

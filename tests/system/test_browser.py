@@ -237,7 +237,7 @@ def test_a_shared_folder_opens_and_nothing_beside_it(
     (folder / "out.txt").symlink_to("../secret.txt")
     (folder / "up").symlink_to("..")
     server = machine.serve("--http", "127.0.0.1:0", "--domain", "localhost")
-    client = machine.tunnel("share", str(folder), "--name", "site", "--to", server.join)
+    client = machine.tunnel("share", str(folder), "--name", "site", to=server.join)
     url = client.out.wait("http ").split()[1]
     assert browser.text(url) == "1,1 rgb(1, 2, 3)"
     where = ("--resolve", f"{url.split('/')[2]}:127.0.0.1", "--path-as-is")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Found = dict[str, Any]
 
 
-def check(machine: Machine, *words: str, status: int = 0) -> list[Found]:
+def check(machine: Machine, *words: str, to: str = "", status: int = 0) -> list[Found]:
     """Run a check that ends so; give its findings."""
-    running = machine.tunnel("check", "--json", *words)
+    running = machine.tunnel("check", "--json", *words, to=to)
     assert running.wait() == status, (running.out.all(), running.errors())
     assert "Traceback" not in running.errors()
     return [json.loads(line) for line in running.out.all()]
@@ -52,7 +52,7 @@ def test_the_running_client_of_the_same_machine_notices_nothing(
     lines = events(client, "link", "mapping", "session")
     for _ in range(3):
         before = [one.rounds for one in visitors]
-        found = check(machine, "--to", server.join, *entries)
+        found = check(machine, *entries, to=server.join)
         assert graded(found, "fail") == graded(found, "warn") == []
         assert graded(found, "ok").count("tcp") == 2
         after = [one.rounds for one in visitors]
@@ -77,13 +77,13 @@ def test_what_would_fail_is_found_with_what_helps(
         with socket.create_server(("127.0.0.1", 0)) as listener:
             busy = listener.getsockname()[1]
             found = check(
-                machine, "--to", server.join,
+                machine,
                 "--tcp", f"{taken}={target.port}",
                 "--tcp", f"0={dead}",
                 "--http", f"shop={target.port}",
                 "--reach", f"127.0.0.1:{busy}=127.0.0.1:{dead}",
                 "--udp", f"0={target.port}",
-                status=9,
+                to=server.join, status=9,
             )  # fmt: skip
     finally:
         other.close()
@@ -103,14 +103,14 @@ def test_rights_are_those_of_the_user(
     asked = far.tunnel("invite", "anna", *state, "--may", "ports:1")
     assert asked.wait() == 0, asked.errors()
     (line,) = [one for one in asked.out.all() if one.startswith("tunnel://")]
-    found = check(machine, "--to", line, "--tcp", f"0={target.port}")
+    found = check(machine, "--tcp", f"0={target.port}", to=line)
     assert "tcp" in graded(found, "ok")
     found = check(
-        machine, "--to", line,
+        machine,
         "--tcp", f"0={target.port}", "--tcp", f"0={target.port}",
         "--tcp", f"22={target.port}",
         "--reach", f"{free_port()}=127.0.0.1:{target.port}",
-        status=9,
+        to=line, status=9,
     )  # fmt: skip
     failed = [one for one in found if one.get("grade") == "fail"]
     said = " ".join(one["found"] for one in failed)
@@ -122,15 +122,14 @@ def test_rights_are_those_of_the_user(
 
 def test_offline_asks_no_server(machine: Machine, target: Target) -> None:
     line = "tunnel+plain://x:" + "A" * 43 + "@192.0.2.1:1/"
-    words = ("--to", line, "--tcp", f"0={target.port}")
-    found = check(machine, "--offline", *words)
+    found = check(machine, "--offline", "--tcp", f"0={target.port}", to=line)
     assert graded(found, "ok") == ["target"]
     assert graded(found, "skip") == ["server"]
 
 
 def test_a_server_that_is_not_there_is_said(machine: Machine, target: Target) -> None:
     line = f"tunnel+plain://x:{'A' * 43}@127.0.0.1:{free_port()}/"
-    found = check(machine, "--to", line, "--tcp", f"0={target.port}", status=9)
+    found = check(machine, "--tcp", f"0={target.port}", to=line, status=9)
     assert graded(found, "fail") == ["server"]
 
 
@@ -180,7 +179,7 @@ def test_nothing_is_kept_of_a_check(
     machine: Machine, server: Server, target: Target
 ) -> None:
     """No join line, no client id, no pin: a check that was made has not been."""
-    check(machine, "--to", server.join, "--tcp", f"0={target.port}")
+    check(machine, "--tcp", f"0={target.port}", to=server.join)
     kept = [path for path in machine.home.rglob("*") if path.is_file()]
     assert kept == []
 
@@ -189,7 +188,7 @@ def test_a_check_publishes_nothing(machine: Machine, far: Machine) -> None:
     server = far.serve()
     port = free_port()
     with Target(echo) as target:
-        check(machine, "--to", server.join, "--tcp", f"{port}={target.port}")
+        check(machine, "--tcp", f"{port}={target.port}", to=server.join)
         with pytest.raises(ConnectionRefusedError):
             visit(port)
     assert "mapping.open" not in server.program.errors()

@@ -83,7 +83,7 @@ def serve(machine: Machine, authority: trustme.CA, **listen: str) -> Server:
 def up(machine: Machine, server: Server, shown: Pair | tuple[()]) -> Program:
     words = ("--client-cert", *shown) if shown else ()
     return machine.tunnel(
-        *("up", "--to", server.join, "--reach", "127.0.0.1:0=127.0.0.1:1", *words)
+        *("up", "--reach", "127.0.0.1:0=127.0.0.1:1", *words), to=server.join
     )
 
 
@@ -191,7 +191,7 @@ def test_a_certificate_without_the_token_is_worth_nothing(
     server = serve(machine, authority)
     other = re.sub(r":[\w-]{43}@", f":{'A' * 43}@", server.join)
     shown = pair(machine, authority, "default")
-    client = machine.tunnel("tcp", "1", "--to", other, "--client-cert", *shown)
+    client = machine.tunnel("tcp", "1", "--client-cert", *shown, to=other)
     assert client.wait() == 6
     assert "code=AUTH claimed=default" in server.program.err.wait("link.refused")
 

@@ -496,7 +496,7 @@ def test_dnspython_asks_through_socks(
     machine: Machine, server: Server, names: Names
 ) -> None:
     """Points 28, 29: it checks that the answer comes from whom it asked."""
-    client = machine.tunnel("socks", "127.0.0.1:0", "--to", server.join)
+    client = machine.tunnel("socks", "127.0.0.1:0", to=server.join)
     with socks.socksocket(socket.AF_INET, socket.SOCK_DGRAM) as app:
         app.set_proxy(socks.SOCKS5, "127.0.0.1", port_of(client, "socks"))
         app.settimeout(WAIT_S)

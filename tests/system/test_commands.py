@@ -40,9 +40,9 @@ def public_port(client: Program) -> int:
     return int(client.out.wait("tcp ").split()[1].rpartition(":")[2])
 
 
-def fails(machine: Machine, status: int, *words: str) -> str:
+def fails(machine: Machine, status: int, *words: str, to: str = "") -> str:
     """Run a command that must end with ``status``; give what it said."""
-    running = machine.tunnel(*words)
+    running = machine.tunnel(*words, to=to)
     assert running.wait() == status, running.errors()
     said = running.errors()
     assert "Traceback" not in said
@@ -160,7 +160,7 @@ def test_short_forms_print_the_line_of_their_entry(
     server = machine.serve("--ports", str(port))
     values = {"port": port, "target": target.port}
     command = [word.format(**values) for word in words]
-    client = machine.tunnel(*command, "--to", server.join)
+    client = machine.tunnel(*command, to=server.join)
     assert client.out.wait(" ") == line.format(**values)
     visit(port).close()
 
@@ -168,7 +168,7 @@ def test_short_forms_print_the_line_of_their_entry(
 def test_json_is_one_object_per_event(
     machine: Machine, server: Server, target: Target
 ) -> None:
-    client = machine.tunnel("tcp", str(target.port), "--to", server.join, "--json")
+    client = machine.tunnel("tcp", str(target.port), "--json", to=server.join)
     event = json.loads(client.out.wait("{"))
     assert event["target"] == f"localhost:{target.port}"
     assert event["kind"] == "tcp"
@@ -287,7 +287,7 @@ def test_a_wrong_token_ends_with_6(machine: Machine, mode: str) -> None:
     server = machine.serve(*MODES[mode])
     join = re.sub(r":[\w-]{43}@", f":{OTHER_TOKEN}@", server.join)
     commands = [("up", "--tcp", "1"), ("pipe", "127.0.0.1:1")]
-    running = [machine.tunnel(*words, "--to", join) for words in commands]
+    running = [machine.tunnel(*words, to=join) for words in commands]
     for one in running:
         assert one.wait() == 6
         assert one.out.all() == []
@@ -301,7 +301,7 @@ def test_a_wrong_token_ends_with_6(machine: Machine, mode: str) -> None:
 
 def test_an_unknown_user_ends_with_6(machine: Machine, server: Server) -> None:
     join = server.join.replace("default:", "nobody:")
-    fails(machine, 6, "up", "--tcp", "1", "--to", join)
+    fails(machine, 6, "up", "--tcp", "1", to=join)
 
 
 @pytest.mark.parametrize("words", [("up", "--tcp", "1"), ("pipe", "127.0.0.1:1")])
@@ -309,7 +309,7 @@ def test_a_wrong_pin_ends_with_5(
     machine: Machine, server: Server, words: tuple[str, ...]
 ) -> None:
     join = server.join.partition("#")[0] + "#" + OTHER_PIN
-    said = fails(machine, 5, *words, "--to", join)
+    said = fails(machine, 5, *words, to=join)
     assert OTHER_PIN in said
     assert server.join.partition("#")[2] in said
 
@@ -331,7 +331,7 @@ def test_a_server_with_another_key_hears_nothing(machine: Machine) -> None:
 
     with Target(listen) as impostor:
         join = f"tunnel://default:{OTHER_TOKEN}@127.0.0.1:{impostor.port}/#{OTHER_PIN}"
-        fails(machine, 5, "up", "--tcp", "1", "--to", join)
+        fails(machine, 5, "up", "--tcp", "1", to=join)
         assert impostor.next_seen() == b""
         assert impostor.seen.empty()
 
@@ -339,7 +339,7 @@ def test_a_server_with_another_key_hears_nothing(machine: Machine) -> None:
 def test_a_server_that_speaks_no_tls_ends_with_5(machine: Machine) -> None:
     with Target(lambda conn: conn.sendall(b"SSH-2.0-x\r\n")) as other:
         join = f"tunnel://default:{OTHER_TOKEN}@127.0.0.1:{other.port}/#{OTHER_PIN}"
-        fails(machine, 5, "up", "--tcp", "1", "--to", join)
+        fails(machine, 5, "up", "--tcp", "1", to=join)
 
 
 def test_a_public_port_that_is_taken_is_named_and_the_other_entries_go_on(
@@ -369,7 +369,7 @@ def test_without_another_entry_a_public_port_that_is_taken_ends_with_7(
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         port = taken.getsockname()[1]
         entry = f"{port}=127.0.0.1:{target.port}"
-        said = fails(machine, 7, "up", "--tcp", entry, "--to", server.join)
+        said = fails(machine, 7, "up", "--tcp", entry, to=server.join)
     assert str(port) in said
 
 
@@ -382,7 +382,7 @@ def test_a_local_listener_that_is_taken_ends_with_7(
         entry = {"reach": f"{port}=127.0.0.1:1", "socks": f"{port}"}[kind]
         said = fails(
             machine, 7, "up", f"--{kind}", entry, "--tcp", f"{target.port}",
-            "--to", server.join,
+            to=server.join,
         )  # fmt: skip
     assert f"port {port} is already in use" in said
 
@@ -444,7 +444,7 @@ def test_a_pipe_to_a_target_that_refuses_says_so_and_fails(
     machine: Machine, server: Server
 ) -> None:
     target = f"127.0.0.1:{free_port()}"
-    said = fails(machine, 4, "pipe", target, "--to", server.join)
+    said = fails(machine, 4, "pipe", target, to=server.join)
     assert said == f"error: cannot reach {target} from the server: connection refused"
 
 

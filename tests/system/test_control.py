@@ -17,10 +17,12 @@ import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import often
 from support.processes import Machine, eventually, free_port
 from support.targets import Target, flood, read_exactly, visit
 
@@ -206,7 +208,9 @@ def test_an_answer_that_cannot_be_written_is_no_success(
 def test_a_socket_that_somebody_removes_is_made_again(
     machine: Machine, target: Target
 ) -> None:
+    usual, machine.command = machine.command, often.COMMAND
     both(machine, target)
+    machine.command = usual
     shutil.rmtree(run_folder(machine))
     eventually(lambda: machine.tunnel("ps").wait() == 0, "they can be asked again")
     eventually(lambda: len(say(machine, "ps")) == 2, "both can")
@@ -303,34 +307,39 @@ def test_a_status_is_watched_and_a_log_is_followed(
     assert following.stop(signal.SIGINT) == 130
 
 
-@pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_a_narrow_terminal_shows_whole_lines(
-    machine: Machine, target: Target, term: str
-) -> None:
-    _server, _client, port = both(machine, target)
+def shown_on(machine: Machine, term: str) -> bytes:
+    """Give what a terminal of 40 columns is sent, until it has been told twice."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 40, 0, 0))
-    with visit(port) as visitor:
-        visitor.sendall(b"x")
-        assert visitor.recv(1)
-        looking = subprocess.Popen(
-            (*machine.command, "top", "up"),
-            env=machine.env | {"TERM": term},
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        shown = b""
-        while shown.count(b"1 connection") < 2:
-            shown += os.read(ours, 10_000)
-        looking.send_signal(signal.SIGINT)
-        assert looking.wait(10) == 0
+    looking = subprocess.Popen(
+        (*machine.command, "top", "up"),
+        env=machine.env | {"TERM": term},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    shown = b""
+    while shown.count(b"1 connection") < 2:
+        shown += os.read(ours, 10_000)
+    looking.send_signal(signal.SIGINT)
+    assert looking.wait(10) == 0
     os.close(theirs)
     os.close(ours)
-    assert (b"\x1b" in shown) == (term == "xterm")
-    lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
-    assert max(map(len, lines)) < 40
-    assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
+    return shown
+
+
+def test_a_narrow_terminal_shows_whole_lines(machine: Machine, target: Target) -> None:
+    _server, _client, port = both(machine, target)
+    terms = "xterm", "dumb"
+    with visit(port) as visitor, ThreadPoolExecutor() as pool:
+        visitor.sendall(b"x")
+        assert visitor.recv(1)
+        told = list(pool.map(partial(shown_on, machine), terms))
+    for term, shown in zip(terms, told, strict=True):
+        assert (b"\x1b" in shown) == (term == "xterm")
+        lines = re.sub(rb"\x1b\[\w", b"", shown).splitlines()
+        assert max(map(len, lines)) < 40
+        assert any(re.match(rb"[0-9a-f]{8}-\d+ ", line) for line in lines)
 
 
 def refusal(machine: Machine, *words: str) -> str:
@@ -365,13 +374,13 @@ def test_the_rate_of_an_entry_holds_for_its_running_connections_alone(
             assert said.endswith(": 1.0 MB/s")
             passes(slow, 1.0)  # what was granted before
             with ThreadPoolExecutor(3) as pool:
-                waits = [pool.submit(passes, one, 3.0) for one in (slow, fast, more)]
+                waits = [pool.submit(passes, one, 2.0) for one in (slow, fast, more)]
                 rates = [one.result() for one in waits]
             assert 500_000 < rates[0] + rates[2] < 1_300_000
             assert min(rates[0], rates[2]) > 150_000
             assert rates[1] > 3_000_000
             say(machine, "limit", said.split(":")[0], "none")
-            assert passes(slow, 2.0) > 3_000_000
+            assert passes(slow, 0.5) > 3_000_000
 
 
 def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
@@ -380,12 +389,12 @@ def test_the_rate_of_an_entry_holds_for_what_its_visitors_send(
     _server, _client, port = both(machine, target)
     with visit(port) as visitor:
         say(machine, "limit", "tcp-1", "1MB/s")
-        data, began = bytes(3_000_000), time.monotonic()
+        data, began = bytes(2_000_000), time.monotonic()
         sending = threading.Thread(target=visitor.sendall, args=(data,))
         sending.start()
         assert read_exactly(visitor, len(data)) == data
         sending.join()
-        assert 1.5 < time.monotonic() - began < 8
+        assert 1 < time.monotonic() - began < 8
         (entry,) = status_of(machine, "up")["entries"]
         assert entry["limit_per_s"] == 1_000_000
     assert "no entry" in refusal(machine, "limit", "nothing", "1MB/s")

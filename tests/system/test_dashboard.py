@@ -122,6 +122,12 @@ class Town:
         (url,) = running.out.all()
         return url
 
+    def connections(self) -> str:
+        """What is told of all of them, at once: ``top`` looks for a second."""
+        running = self.machine.tunnel("why")
+        assert running.wait() == 0
+        return "\n".join(running.out.all())
+
     def open(self, role: str, view: str = "", width: int = 1280) -> Page:
         page = self.browser.open(self.url(role), width)
         page.wait("document.querySelector('main h1')")
@@ -569,11 +575,15 @@ def test_a_terminal_lists_what_the_page_lists(town: Town) -> None:
 # Everybody, and strangers ------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("axe"), AXE)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_nothing_serious_keeps_anybody_out(
-    town: Town, tmp_path_factory: pytest.TempPathFactory, scheme: str, width: int
+    town: Town, axe: Path, scheme: str, width: int
 ) -> None:
-    modules = install(tmp_path_factory.getbasetemp() / "axe", AXE)
     town.get("/json")
     for role, views in (
         ("up", ("overview", "entries", "connections", "links", "inspector", "log")),
@@ -588,7 +598,7 @@ def test_nothing_serious_keeps_anybody_out(
                     page.wait(
                         "document.querySelector('dialog[open], .detail:not([hidden])')"
                     )
-                assert serious_faults(page, modules) == [], (role, view)
+                assert serious_faults(page, axe) == [], (role, view)
                 assert page.run("document.documentElement.scrollWidth <= innerWidth"), (
                     view
                 )
@@ -680,9 +690,8 @@ def test_another_site_s_forms_links_and_names_do_nothing(town: Town) -> None:
     port, token = town.ports["up"], town.url("up").partition("#token=")[2]
     with visit(town.port) as visitor, town.browser.open() as page:
         assert visitor.recv(100)
-        top = town.machine.run(*town.machine.command, "top", "up").stdout.decode()
-        name = re.search(r"\w{8}-\d+", top)
-        assert name is not None, top
+        name = re.search(r"\w{8}-\d+", town.connections())
+        assert name is not None
         body = json.dumps({"which": name[0]})
         api = f"http://127.0.0.1:{port}/api/kick"
         page.go(f"http://127.0.0.1:{town.web}/")
@@ -710,8 +719,7 @@ def test_another_site_s_forms_links_and_names_do_nothing(town: Town) -> None:
         assert said == 403
         page.take_errors()
         assert visitor.recv(1 << 16)  # it is still there
-        top = town.machine.run(*town.machine.command, "top", "up").stdout.decode()
-        assert name[0] in top
+        assert name[0] in town.connections()
 
 
 def test_a_broken_link_to_the_page_asks_for_the_token(town: Town) -> None:
@@ -731,7 +739,7 @@ def test_what_a_process_before_has_told_is_no_longer_shown(
         "--dashboard-auth", token,
     )  # fmt: skip
     try:
-        first = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+        first = machine.tunnel("up", *words, to=town.server.join)
         first.out.wait("http ")
         for number in range(5):
             town.get(f"/old-{number}", name="again")
@@ -746,7 +754,7 @@ def test_what_a_process_before_has_told_is_no_longer_shown(
             log.run("document.querySelector('.log li').setAttribute('old', ''), 1")
             first.process.kill()
             first.wait()
-            second = machine.tunnel("up", *words, env={"TUNNEL_TO": town.server.join})
+            second = machine.tunnel("up", *words, to=town.server.join)
             second.out.wait("http ")
             town.get("/new", name="again")
             page.wait(f"{row('/new')} && !({row('/old')})", "only what is kept")

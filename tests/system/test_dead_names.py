@@ -155,7 +155,7 @@ def test_a_name_without_an_address_is_told_from_a_resolver_that_fails(
             with pytest.raises(ConnectionResetError), answering.inside(visit_it) as app:
                 app.recv(1)
             assert f"code={code.name}" in exit_.err.wait(told)
-        piped = machine.tunnel("pipe", f"{name}.lan:80", "--to", server.join)
+        piped = machine.tunnel("pipe", f"{name}.lan:80", to=server.join)
         assert piped.wait() == CODES[code].exit_status
         assert why in piped.errors()
 

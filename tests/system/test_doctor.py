@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
 from support.busy import Busy
 from support.long_line import FAR, LongLine
 from support.processes import Machine, free_port
+from support.targets import Target
 
 from tunnel.ops.check.line import LOSS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.processes import Server
-    from support.targets import Target
+    from support.processes import Program, Server
 
 Found = dict[str, Any]
 
@@ -28,10 +27,19 @@ STEPS = {
 
 
 def doctor(
-    machine: Machine, *words: str, status: int = 0, env: dict[str, str] | None = None
+    machine: Machine, join: str, status: int = 0, env: dict[str, str] | None = None
 ) -> dict[str, Found]:
     """Look, and give the findings by what they are about."""
-    running = machine.tunnel("doctor", "--json", *words, env=env)
+    return found_by(begin(machine, join, env), status)
+
+
+def begin(machine: Machine, join: str, env: dict[str, str] | None = None) -> Program:
+    """Begin to look."""
+    return machine.tunnel("doctor", "--json", to=join, env=env)
+
+
+def found_by(running: Program, status: int = 0) -> dict[str, Found]:
+    """Wait for the findings."""
     assert running.wait(60) == status, (running.out.all(), running.errors())
     assert "Traceback" not in running.errors()
     found = [json.loads(line) for line in running.out.all()]
@@ -39,6 +47,15 @@ def doctor(
         if one["event"] == "finding" and one["grade"] in ("warn", "fail"):
             assert one["fix"], one
     return {one["what"]: one for one in found if one["event"] == "finding"}
+
+
+def invited(server: Machine, name: str, *words: str) -> str:
+    """Give the join line of somebody new."""
+    state = ("--state", str(server.home / "server"))
+    asked = server.tunnel("invite", name, *state, *words)
+    assert asked.wait() == 0
+    (line,) = [one for one in asked.out.all() if one.startswith("tunnel://")]
+    return line
 
 
 def test_all_is_well_on_one_machine(machine: Machine, server: Server) -> None:
@@ -93,23 +110,30 @@ def test_a_slow_line_is_told_as_it_is(machine: Machine, far: Machine) -> None:
 
 
 def test_each_step_that_fails_is_named(machine: Machine, server: Server) -> None:
-    found = doctor(machine, "tunnel://x:" + "A" * 43 + "@no.such.invalid/", status=9)
-    assert found["names"]["grade"] == "fail"
     line = server.join
-    wrong_pin = line.partition("#")[0] + "#" + "A" * 42 + "E"
-    found = doctor(machine, wrong_pin, status=9)
+    token = line.partition("@")[0].rpartition(":")[2]
+    wrong_name, wrong_pin, wrong_token = (
+        begin(machine, one)
+        for one in (
+            "tunnel://x:" + "A" * 43 + "@no.such.invalid/",
+            line.partition("#")[0] + "#" + "A" * 42 + "E",
+            line.replace(token, "A" * 42 + "E"),
+        )
+    )
+    found = found_by(wrong_name, 9)
+    assert found["names"]["grade"] == "fail"
+    found = found_by(wrong_pin, 9)
     assert found["tls"]["grade"] == "fail"
     assert "not the pinned one" in found["tls"]["found"]
-    token = line.partition("@")[0].rpartition(":")[2]
-    found = doctor(machine, line.replace(token, "A" * 42 + "E"), status=9)
+    found = found_by(wrong_token, 9)
     assert found["tls"]["grade"] == "ok"
     assert found["token"]["grade"] == "fail"
 
 
 def test_another_program_at_the_port_is_told(machine: Machine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        found = doctor(machine, f"tunnel://x:{'A' * 43}@127.0.0.1:{port}/", status=9)
+    with Target(lambda conn: conn.sendall(b"SSH-2.0-another\r\n")) as another:
+        line = f"tunnel://x:{'A' * 43}@127.0.0.1:{another.port}/"
+        found = doctor(machine, line, status=9)
     assert found["tcp4"]["grade"] == "ok"
     assert found["tls"]["grade"] == "fail"
 
@@ -118,11 +142,7 @@ def test_without_the_right_nothing_is_measured_and_it_is_said(
     machine: Machine, far: Machine
 ) -> None:
     far.serve()
-    state = ("--state", str(far.home / "server"))
-    asked = far.tunnel("invite", "anna", *state, "--may", "ports:1")
-    assert asked.wait() == 0
-    (line,) = [one for one in asked.out.all() if one.startswith("tunnel://")]
-    found = doctor(machine, line)
+    found = doctor(machine, invited(far, "anna", "--may", "ports:1"))
     assert found["throughput"]["grade"] == "skip"
     assert "anna has no right test" in found["throughput"]["found"]
     assert found["round-trip"]["grade"] == "ok"
@@ -151,10 +171,15 @@ def test_a_report_has_no_secret_that_is_in_use(
     }
     saved = machine.tunnel("join", server.join, "--save-as", "here")
     assert saved.wait() == 0
-    report = tmp_path / "report.json"
-    for words in ((), ("here",), (server.join,)):
-        report.unlink(missing_ok=True)
-        running = machine.tunnel("doctor", *words, "--bundle", str(report), env=secrets)
+    looking = {
+        report: machine.tunnel("doctor", *words, "--bundle", str(report), env=secrets)
+        for report, words in (
+            (tmp_path / "by-variable.json", ()),
+            (tmp_path / "by-name.json", ("here",)),
+            (tmp_path / "by-line.json", (server.join,)),
+        )
+    }
+    for report, running in looking.items():
         assert running.wait(60) == 0, running.errors()
         text = report.read_text()
         assert json.loads(text)["findings"]
@@ -190,12 +215,9 @@ def test_a_line_for_one_machine_is_not_used_up(
     machine: Machine, far: Machine, target: Target
 ) -> None:
     far.serve()
-    state = ("--state", str(far.home / "server"))
-    asked = far.tunnel("invite", "laptop", *state, "--once")
-    assert asked.wait() == 0
-    (line,) = [one for one in asked.out.all() if one.startswith("tunnel://")]
-    for _ in range(2):
-        found = doctor(machine, line)
+    line = invited(far, "laptop", "--once")
+    for looking in [begin(machine, line) for _ in range(2)]:
+        found = found_by(looking)
         assert found["token"]["grade"] == "ok"
         assert "no machine has it yet" in found["token"]["found"]
     client = machine.up(line, "--tcp", f"0={target.port}")
@@ -211,9 +233,9 @@ def test_a_line_for_one_machine_is_not_used_up(
 def test_one_address_of_several_that_is_dead_is_a_warning(
     machine: Machine, far: Machine
 ) -> None:
-    server = far.serve(listen="127.0.0.1:0")
-    line = server.join.replace("@127.0.0.1:", "@localhost:")
-    found = doctor(machine, line)
+    far.serve(listen="127.0.0.1:0")
+    line = invited(far, "anna", "--may", "ports:1")  # no test: it takes seconds
+    found = doctor(machine, line.replace("@127.0.0.1:", "@localhost:"))
     assert found["tcp4"]["grade"] == "ok"
     assert found["tcp6"]["grade"] == "warn"
     assert found["token"]["grade"] == "ok"

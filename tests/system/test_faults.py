@@ -195,25 +195,31 @@ def test_who_was_stopped_for_too_long_finds_another_link_and_goes_on(
 # Lines ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deaf", ["near", "far"])
 def test_a_line_that_carries_one_way_only_is_given_up_at_both_ends(
-    machine: Machine, deaf: str
+    machine: Machine, far: Machine
 ) -> None:
-    with Target(echo) as target:
+    with Target(echo) as target, ExitStack() as stack:
         server = quick_server(machine)
-        relay = Relay(machine, server)
-        client = machine.up(relay.join, "--tcp", f"0=127.0.0.1:{target.port}")
-        with visit(port_of(client)) as conn:
-            assert is_alive(conn)
+        relays = {deaf: Relay(machine, server) for deaf in ("near", "far")}
+        clients = [
+            home.up(relay.join, "--tcp", f"0=127.0.0.1:{target.port}")
+            for home, relay in zip((machine, far), relays.values(), strict=True)
+        ]
+        conns = [stack.enter_context(visit(port_of(client))) for client in clients]
+        assert all(map(is_alive, conns))
+        for deaf, relay in relays.items():
             relay.do(f"deafen {deaf}")
-            began = time.monotonic()
+        began = time.monotonic()
+        for client in clients:
             client.err.wait("link.lost")
-            server.program.err.wait("link.resumed")
-            assert time.monotonic() - began < 10
-            assert is_alive(conn)
-        eventually(
-            lambda: relay.do("count") == 1, "the old wire is closed at both ends"
-        )
+        server.program.err.wait("link.resumed", len(clients))
+        assert time.monotonic() - began < 10
+        assert all(map(is_alive, conns))
+        for relay in relays.values():
+            eventually(
+                lambda relay=relay: relay.do("count") == 1,  # type: ignore[misc]
+                "the old wire is closed at both ends",
+            )
 
 
 @pytest.mark.deep

@@ -94,7 +94,7 @@ def survive_an_outage(
 def test_no_client_of_a_fleet_loses_its_connection_in_an_outage(
     machine: Machine, figures: Callable[[str], None]
 ) -> None:
-    survive_an_outage(machine, 2, 35, 3, figures)
+    survive_an_outage(machine, 2, 35, 1.5, figures)
 
 
 @pytest.mark.deep

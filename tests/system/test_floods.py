@@ -24,7 +24,7 @@ CALM_AFTER: Final = ("draining", "ping")
 """What has no effect, and is counted."""
 ROUND_TRIPS: Final = 60
 EVERY_S: Final = 0.005
-SHORT: Final = 5
+SHORT: Final = 3
 """Windows of a flood that is not measured beside other loads."""
 BUSY: Final = 2
 """Programs that a flood keeps busy: who floods, and the server that takes it."""

@@ -66,7 +66,7 @@ def test_what_is_for_nothing_ends_the_start(tmp_path: Path) -> None:
         state = ("--state", str(tmp_path / "s"))
         serve = machine.tunnel("serve", *state, "--listen", "127.0.0.1:0")
         to = f"tunnel+plain://default:{token.reveal()}@127.0.0.1:9/"
-        up = machine.tunnel("up", "--to", to, "--tcp", "1=1")
+        up = machine.tunnel("up", "--tcp", "1=1", to=to)
         for program in serve, up:
             assert program.wait() == 3
             assert "the given socket 3 (127.0.0.1:" in program.errors()

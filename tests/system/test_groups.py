@@ -140,7 +140,7 @@ def test_a_client_that_is_killed_loses_the_requests_in_flight_on_it_and_no_more(
         homes = [{"XDG_STATE_HOME": str(machine.home / name)} for name in ("a", "b")]
         clients = [
             machine.tunnel(
-                "up", "--to", server.join, "--http", f"shop={port},group=blue", env=home
+                "up", "--http", f"shop={port},group=blue", to=server.join, env=home
             )
             for port, home in zip((first, second), homes, strict=True)
         ]

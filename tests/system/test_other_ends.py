@@ -85,7 +85,7 @@ def test_a_public_port_leads_to_a_unix_socket(
 ) -> None:
     path = tmp_path / "app.sock"
     with UnixTarget(path):
-        client = machine.tunnel("tcp", f"unix:{path}", "--to", server.join)
+        client = machine.tunnel("tcp", f"unix:{path}", to=server.join)
         line = client.out.wait("tcp ")
         assert line.endswith(f" unix:{path}")
         assert exchange(tcp(port_of(client, "tcp"))) == HELLO
@@ -98,11 +98,11 @@ def test_a_unix_socket_here_leads_to_the_servers_side_and_goes_at_the_end(
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(str(path))
     entry = f"unix:{path}", f"127.0.0.1:{target.port}"
-    client = machine.tunnel("reach", *entry, "--to", server.join)
+    client = machine.tunnel("reach", *entry, to=server.join)
     assert where(client, "reach") == f"unix:{path}"
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert exchange(unix(path)) == HELLO
-    second = machine.tunnel("reach", *entry, "--to", server.join)
+    second = machine.tunnel("reach", *entry, to=server.join)
     assert second.wait() == 7
     assert "already in use" in second.errors()
     assert exchange(unix(path)) == HELLO
@@ -115,7 +115,7 @@ def test_a_unix_socket_of_the_server_is_reached(
 ) -> None:
     path = tmp_path / "pg.sock"
     with UnixTarget(path):
-        client = machine.tunnel("reach", "0", f"unix:{path}", "--to", server.join)
+        client = machine.tunnel("reach", "0", f"unix:{path}", to=server.join)
         assert exchange(tcp(port_of(client, "reach"))) == HELLO
 
 
@@ -123,7 +123,7 @@ def test_a_proxy_on_a_unix_socket_serves_programs_of_this_user(
     machine: Machine, server: Server, tmp_path: Path, target: Target
 ) -> None:
     path = tmp_path / "socks.sock"
-    client = machine.tunnel("socks", f"unix:{path}", "--to", server.join)
+    client = machine.tunnel("socks", f"unix:{path}", to=server.join)
     client.out.wait("socks ")
     with unix(path) as conn:
         conn.sendall(b"\x05\x01\x00")
@@ -143,7 +143,7 @@ def test_a_range_is_one_entry_and_each_port_has_its_own_target(
     with ExitStack() as stack:
         first, listeners = _row(stack, 3)
         entry = f"0=127.0.0.1:{first}-{first + 2}"
-        client = machine.tunnel("up", "--tcp", entry, "--to", server.join)
+        client = machine.tunnel("up", "--tcp", entry, to=server.join)
         line = client.out.wait("tcp ")
         public = port_of(client, "tcp")
         assert line.split()[1].endswith(f":{public}-{public + 2}")
@@ -185,7 +185,7 @@ def test_a_target_hears_who_its_visitor_is(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         service = str(listener.getsockname()[1])
         command = "tcp", service, "--proxy-protocol", version
-        client = machine.tunnel(*command, "--to", server.join)
+        client = machine.tunnel(*command, to=server.join)
         public = port_of(client, "tcp")
         with tcp(public) as visitor:
             visitor.sendall(HELLO)
@@ -266,7 +266,7 @@ def test_the_proxy_of_the_machine_is_used_for_the_link_and_said(
     with ConnectProxy() as proxy:
         env = {"HTTPS_PROXY": f"http://user:secret@127.0.0.1:{proxy.port}"}
         join = server.join.replace("127.0.0.1", NAME)
-        client = machine.tunnel("tcp", str(target.port), "--to", join, env=env)
+        client = machine.tunnel("tcp", str(target.port), to=join, env=env)
         assert exchange(tcp(port_of(client, "tcp"))) == HELLO
         assert proxy.asked == [f"{NAME}:{server.port}"]
         said = client.err.wait("proxy.used")
@@ -280,8 +280,7 @@ def test_the_proxy_of_the_machine_is_not_asked_for_the_machine_itself(
 ) -> None:
     with ConnectProxy() as proxy:
         env = {"ALL_PROXY": f"http://user:secret@127.0.0.1:{proxy.port}"}
-        entry = "tcp", str(target.port), "--to", server.join
-        client = machine.tunnel(*entry, env=env)
+        client = machine.tunnel("tcp", str(target.port), to=server.join, env=env)
         assert exchange(tcp(port_of(client, "tcp"))) == HELLO
         assert proxy.asked == []
         said = client.err.wait("proxy.not_used")
@@ -302,7 +301,7 @@ def test_a_wrong_proxy_of_the_machine_is_named_by_its_variable(
     with ConnectProxy() as proxy:
         env = {"ALL_PROXY": url.format(proxy.port)}
         join = server.join.replace("127.0.0.1", NAME)
-        client = machine.tunnel("tcp", "8000", "--to", join, env=env)
+        client = machine.tunnel("tcp", "8000", to=join, env=env)
         assert client.wait() == status
         assert fix in client.errors()
         assert "sesame" not in client.errors()
@@ -313,7 +312,7 @@ def test_a_proxy_that_does_not_know_us_ends_the_command_with_the_fix(
 ) -> None:
     with ConnectProxy() as proxy:
         via = f"http://user:wrong@127.0.0.1:{proxy.port}"
-        client = machine.tunnel("tcp", "8000", "--to", server.join, "--via", via)
+        client = machine.tunnel("tcp", "8000", "--via", via, to=server.join)
         assert client.wait() == 4
         said = client.errors()
         assert f"fix    --via http://USER:PASSWORD@127.0.0.1:{proxy.port}" in said
@@ -324,7 +323,7 @@ def test_a_proxy_that_does_not_know_us_ends_the_command_with_the_fix(
 def test_the_server_is_reached_through_another_tunnels_socks_proxy(
     machine: Machine, server: Server, target: Target
 ) -> None:
-    first = machine.tunnel("socks", "127.0.0.1:0", "--to", server.join)
+    first = machine.tunnel("socks", "127.0.0.1:0", to=server.join)
     port = port_of(first, "socks")
     inner = f"tunnel://{server.join.split('://')[1]}"
     env = {"TUNNEL_VIA": f"socks5://127.0.0.1:{port}"}
@@ -339,16 +338,15 @@ def test_all_proxy_may_be_a_socks_proxy_and_via_none_goes_past_it(
     Network(machine, BOTH)  # an address that is not loopback's, which is exempt
     server = machine.serve(listen="7443")
     assert "@192.0.2.7:" in server.join
-    to = ("--to", server.join)
-    proxy = machine.tunnel("socks", "127.0.0.1:0", *to)
+    proxy = machine.tunnel("socks", "127.0.0.1:0", to=server.join)
     env = {"ALL_PROXY": f"socks5://127.0.0.1:{port_of(proxy, 'socks')}"}
-    through = machine.tunnel("tcp", "8000", *to, env=env)
+    through = machine.tunnel("tcp", "8000", to=server.join, env=env)
     assert "ALL_PROXY" in through.err.wait("proxy.used")
     through.out.wait("tcp ")
     proxy.send(signal.SIGKILL)
     through.err.wait("link.lost")  # it went through that proxy
     env = {"ALL_PROXY": "socks5://127.0.0.1:1"}
-    past = machine.tunnel("tcp", "8000", *to, "--via", "none", env=env)
+    past = machine.tunnel("tcp", "8000", "--via", "none", to=server.join, env=env)
     past.out.wait("tcp ")
     assert "proxy.used" not in past.errors()
 
@@ -358,7 +356,7 @@ def test_a_pipe_gives_up_when_the_proxy_is_down(
 ) -> None:
     via = f"socks5://127.0.0.1:{free_port()}"
     machine.command = lively.COMMAND
-    pipe = machine.tunnel("pipe", "127.0.0.1:1", "--to", server.join, "--via", via)
+    pipe = machine.tunnel("pipe", "127.0.0.1:1", "--via", via, to=server.join)
     assert pipe.wait(40) == 4
     assert f"cannot reach the proxy {via}" in pipe.errors()
 
@@ -370,7 +368,7 @@ def test_a_proxy_at_the_server_leads_into_the_clients_network(
     machine: Machine, server: Server, target: Target
 ) -> None:
     command = "tcp", "--socks", "--remote", "127.0.0.1:0", "--network", "127.0.0.0/8"
-    client = machine.tunnel(*command, "--to", server.join)
+    client = machine.tunnel(*command, to=server.join)
     code, conn = ask_socks(port_of(client, "tcp"), "127.0.0.1", target.port)
     assert code == 0
     assert exchange(conn) == HELLO
@@ -380,7 +378,7 @@ def test_this_machine_itself_is_not_reached_through_it_unless_told(
     machine: Machine, server: Server, target: Target
 ) -> None:
     command = "tcp", "--socks", "--remote", "127.0.0.1:0"
-    client = machine.tunnel(*command, "--to", server.join)
+    client = machine.tunnel(*command, to=server.join)
     code, conn = ask_socks(port_of(client, "tcp"), "localhost", target.port)
     conn.close()
     assert code == 2  # not allowed by the ruleset
@@ -390,9 +388,9 @@ def test_where_up_listens_is_no_business_of_one_tcp_entry(
     machine: Machine, server: Server, target: Target
 ) -> None:
     env = {"TUNNEL_UP_SOCKS": "127.0.0.1:0"}
-    client = machine.tunnel("tcp", str(target.port), "--to", server.join, env=env)
+    client = machine.tunnel("tcp", str(target.port), to=server.join, env=env)
     assert exchange(tcp(port_of(client, "tcp"))) == HELLO
-    client = machine.tunnel("up", "--to", server.join, env=env)
+    client = machine.tunnel("up", to=server.join, env=env)
     client.out.wait("socks 127.0.0.1:")
 
 
@@ -400,7 +398,7 @@ def test_an_old_and_a_wrong_variable_are_named_without_their_values(
     machine: Machine, server: Server
 ) -> None:
     env = {"TUNNEL_SOCKS": "127.0.0.1:0", "TUNNEL_AUHT": "me:sesame"}
-    client = machine.tunnel("up", "--to", server.join, env=env)
+    client = machine.tunnel("up", to=server.join, env=env)
     client.out.wait("socks 127.0.0.1:")
     assert "TUNNEL_UP_SOCKS" in client.err.wait("variable.old")
     assert "TUNNEL_AUTH" in client.err.wait("variable.unknown")
@@ -412,7 +410,7 @@ def test_a_public_proxy_asks_for_the_password(
 ) -> None:
     command = "tcp", "--socks", "--network", "127.0.0.0/8"
     env = {"TUNNEL_AUTH": "me:secret"}
-    client = machine.tunnel(*command, "--to", server.join, env=env)
+    client = machine.tunnel(*command, to=server.join, env=env)
     port = port_of(client, "tcp")
     with tcp(port) as visitor:  # without a user
         visitor.sendall(b"\x05\x01\x00")
@@ -430,7 +428,7 @@ def test_a_public_proxy_asks_for_the_password(
 def test_a_public_proxy_without_users_is_refused(
     machine: Machine, server: Server
 ) -> None:
-    client = machine.tunnel("tcp", "--socks", "--to", server.join)
+    client = machine.tunnel("tcp", "--socks", to=server.join)
     assert client.wait() == 2
     assert "without users" in client.errors()
 
@@ -442,19 +440,20 @@ def test_connections_leave_at_another_client(
     machine: Machine, server: Server, target: Target
 ) -> None:
     here = f"127.0.0.1:{target.port}"
-    to = "--to", server.join
-    home = machine.tunnel("up", "--be-exit", "home,network=127.0.0.0/8", *to)
+    home = machine.tunnel("up", "--be-exit", "home,network=127.0.0.0/8", to=server.join)
     assert home.out.wait("exit ") == "exit home 127.0.0.0/8"
-    away = machine.tunnel("reach", "0", here, "--exit", "home", *to)
+    away = machine.tunnel("reach", "0", here, "--exit", "home", to=server.join)
     assert exchange(tcp(port_of(away, "reach"))) == HELLO
-    pipe = machine.tunnel("pipe", here, "--exit", "home", *to, stdin=subprocess.PIPE)
+    pipe = machine.tunnel(
+        "pipe", here, "--exit", "home", to=server.join, stdin=subprocess.PIPE
+    )
     assert pipe.process.stdin is not None
     pipe.process.stdin.write(HELLO + b"\n")
     pipe.process.stdin.close()
     assert pipe.out.wait("hello") == HELLO.decode()
     assert pipe.wait() == 0
     assert home.stop() == 0
-    gone = machine.tunnel("pipe", here, "--exit", "home", *to)
+    gone = machine.tunnel("pipe", here, "--exit", "home", to=server.join)
     assert gone.wait() == 4
     assert "no client is the exit home" in gone.errors()
 

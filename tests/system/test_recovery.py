@@ -117,7 +117,7 @@ def test_a_client_waits_for_a_server_that_is_not_there_and_says_so_once_an_outag
     server = machine.serve(listen=listen)
     server.program.stop(signal.SIGKILL)
     entry = ("--tcp", f"0=127.0.0.1:{target.port}")
-    client = machine.up(server.join, *entry, ready=0)
+    client = machine.up(server.join, *entry, "--drain", "0s", ready=0)
     for outage in (1, 2):
         said = client.err.wait(f"cannot reach {listen}: connection refused; ", outage)
         assert re.search(r"[;,] trying again in \d\.\d s$", said)

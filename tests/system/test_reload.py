@@ -167,17 +167,19 @@ class Pair:
             lines += ["[[client.tcp]]", f'remote = "{port}"', f'target = "{to}"']
         self.client_file.write("\n".join((*lines, *more)))
 
-    def reload(self, program: Program, how: str) -> None:
-        """Have a program take its file over, as people do; wait until it has."""
-        done = program.err.count("event=config.reloaded")
-        if how == "signal":
-            program.send(signal.SIGHUP)
-        elif how == "command":
-            role = "serve" if program is self.server else "up"
-            name = f"{role}-{program.pid}"
-            asked = self.machine.run(*self.machine.command, "reload", name)
-            assert asked.returncode == 0, asked.stderr
-        program.err.wait("event=config.reloaded", done + 1)
+    def reload(self, how: str, *programs: Program) -> None:
+        """Have programs take their files over, as people do; wait until they have."""
+        done = [program.err.count("event=config.reloaded") for program in programs]
+        for program in programs:
+            if how == "signal":
+                program.send(signal.SIGHUP)
+            elif how == "command":
+                role = "serve" if program is self.server else "up"
+                name = f"{role}-{program.pid}"
+                asked = self.machine.run(*self.machine.command, "reload", name)
+                assert asked.returncode == 0, asked.stderr
+        for program, before in zip(programs, done, strict=True):
+            program.err.wait("event=config.reloaded", before + 1)
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_an_entry_comes_one_changes_and_one_goes(pair: Pair) -> None:
             assert read_exactly(sock, 5) == b"hello"
         ports = pair.kept, pair.changed, pair.added
         pair.up_text(changed_to=loud.port, ports=ports)
-        pair.reload(pair.client, "saved")
+        pair.reload("saved", pair.client)
         changes = [
             line.partition("change=")[2].strip('"')
             for line in pair.client.err.all()
@@ -259,7 +261,7 @@ def test_a_faulty_file_changes_nothing_and_every_fault_is_told(pair: Pair) -> No
     for port in (pair.kept, pair.changed, pair.removed):
         assert can_visit(port)
     pair.up_text(ports=(pair.kept,))
-    pair.reload(pair.client, "saved")
+    pair.reload("saved", pair.client)
     assert can_visit(pair.kept)
     eventually(lambda: refused(pair.changed), "what the next good file leaves out")
 
@@ -283,7 +285,7 @@ def test_a_file_that_says_nothing_any_more_changes_nothing(pair: Pair) -> None:
 def test_a_server_moves_and_what_needs_a_restart_is_said(pair: Pair) -> None:
     port = free_port()
     pair.serve_text('drain = "3s"', 'idle = "1h"', port=port)
-    pair.reload(pair.server, "command")
+    pair.reload("command", pair.server)
     pair.server.err.wait('change="~ listen"')
     pair.server.err.wait('change="! idle: needs a restart"')
     assert can_visit(pair.kept)  # the link that was there stays
@@ -357,10 +359,10 @@ class Guest:
         token, self.port = make_token(), free_port()
         self.verifier = verifier_of("guest", token.reveal()).render()
         pair.serve_text(self.text())
-        pair.reload(pair.server, "command")
+        pair.reload("command", pair.server)
         line = replace(parse_join(pair.join), name="guest", token=token).render()
-        to = str(pair.target.port), "--remote", str(self.port), "--to", line
-        self.client = pair.machine.tunnel("tcp", *to)
+        words = "tcp", str(pair.target.port), "--remote", str(self.port)
+        self.client = pair.machine.tunnel(*words, to=line)
         self.client.out.wait("tcp ")
 
     def text(self, may: str | None = None) -> str:
@@ -386,15 +388,14 @@ def under_load(
         began = time.monotonic()
         ports = pair.kept, pair.changed, pair.added
         pair.up_text(changed_to=1, ports=ports)
-        pair.reload(pair.client, how)
         limit = 'limit = ["connections=5000"]'
         pair.serve_text(limit, f'http = "{free_port()}"', guest.text())
-        pair.reload(pair.server, how)
+        pair.reload(how, pair.client, pair.server)
         with visit(guest.port) as visitor:
             visitor.sendall(b"hello")
             assert read_exactly(visitor, 5) == b"hello"
             pair.serve_text(limit, guest.text(may=""))
-            pair.reload(pair.server, how)
+            pair.reload(how, pair.server)
             guest.client.err.wait("NOT_ALLOWED")
             assert is_cut(visitor)
         time.sleep(calm_s)

@@ -196,7 +196,7 @@ def copy_while_cutting(
 ) -> None:
     sshd = Sshd(machine)
     relay = Relay(machine, machine.serve(), "--mbit", str(mbit))
-    client = machine.tunnel("tcp", str(sshd.port), "--to", relay.join)
+    client = machine.tunnel("tcp", str(sshd.port), to=relay.join)
     public = port_of(client, "tcp")
     there = machine.home / "there"
     scp = machine.start(
@@ -243,7 +243,7 @@ def test_scp_of_1_gib_does_not_notice_20_cuts(machine: Machine, tmp_path: Path) 
 def type_while_away(machine: Machine, away_s: float) -> None:
     sshd = Sshd(machine)
     relay = Relay(machine, machine.serve())
-    client = machine.tunnel("tcp", str(sshd.port), "--to", relay.join)
+    client = machine.tunnel("tcp", str(sshd.port), to=relay.join)
     public = str(port_of(client, "tcp"))
     shell = machine.start(
         program("ssh"),
@@ -278,7 +278,7 @@ def type_while_away(machine: Machine, away_s: float) -> None:
 def test_an_interactive_ssh_session_survives_seconds_without_a_link(
     machine: Machine,
 ) -> None:
-    type_while_away(machine, 3)
+    type_while_away(machine, 2)
 
 
 @pytest.mark.deep

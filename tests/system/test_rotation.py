@@ -88,7 +88,7 @@ def test_a_key_changes_under_clients_that_were_told_and_under_no_other(
         works(again)
         assert again.stop() == 0
 
-        late = away.tunnel("up", "--to", line, "--tcp", entry)
+        late = away.tunnel("up", "--tcp", entry, to=line)
         assert late.wait() == 5
         said = late.errors()
         assert "is not the pinned one; nothing was sent" in said
@@ -121,7 +121,7 @@ def test_an_old_key_that_comes_back_is_refused_until_its_line_is_given_anew(
         server.program.stop()
         kept.write_bytes(old)
         server = machine.serve(listen=listen)
-        refused = machine.tunnel("up", "--to", line, "--tcp", entry)
+        refused = machine.tunnel("up", "--tcp", entry, to=line)
         assert refused.wait() == 5
         assert "if it has its old key again: rm " in refused.errors()
         assert machine.tunnel("join", line).wait() == 0

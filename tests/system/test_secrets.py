@@ -231,6 +231,9 @@ def test_a_program_that_hides_its_line_keeps_stdin_status_and_signals(
         pytest.skip("NOT TESTED: tunnel is not installed as a command")
     server = machine.serve()
     token = parse_join(server.join).token.reveal()
+    other = f"{LINE.partition('@')[0]}@{server.join.partition('@')[2]}"
+    # It hears so after a second.
+    refused = machine.start(*COMMANDS[how], "up", "--reach", "0=1", "--to", other)
     with Target(echo) as target:
         there = f"127.0.0.1:{target.port}"
         to = ("--to", server.join)
@@ -248,9 +251,7 @@ def test_a_program_that_hides_its_line_keeps_stdin_status_and_signals(
         up.out.wait("reach")
         assert token not in Path(f"/proc/{up.pid}/cmdline").read_text()
         assert up.stop(signal.SIGINT) == 130
-    other = f"{LINE.partition('@')[0]}@{server.join.partition('@')[2]}"
-    done = machine.run(*COMMANDS[how], "up", "--reach", f"0={there}", "--to", other)
-    assert done.returncode == 6
+    assert refused.wait() == 6
 
 
 def test_where_nothing_can_be_hidden_that_is_said_once(machine: Machine) -> None:

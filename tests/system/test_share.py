@@ -79,7 +79,7 @@ def pages() -> Iterator[int]:
 
 def share(machine: Machine, server: Server, *args: str) -> tuple[Program, str, int]:
     """Share; give the program, the host name, and the public port."""
-    client = machine.tunnel("share", "--to", server.join, *args)
+    client = machine.tunnel("share", *args, to=server.join)
     url = client.out.wait("http ").split()[1]
     host, _, port = url.removeprefix("http://").strip("/").rpartition(":")
     return client, host, int(port)
@@ -247,9 +247,7 @@ def test_the_password_may_come_from_anywhere_and_is_always_asked_for(
         ((), {"TUNNEL_AUTH_FILE": str(file)}),
     ]
     for args, env in ways:
-        client = machine.tunnel(
-            "share", str(pages), "--to", server.join, *args, env=env
-        )
+        client = machine.tunnel("share", str(pages), *args, to=server.join, env=env)
         url = client.out.wait("http ").split()[1]
         port = int(url.split(":")[2].strip("/"))
         for user, status in (("me:right", 200), ("me:wrong", 401), (":", 401)):
@@ -309,7 +307,7 @@ def test_without_names_at_the_server_a_port_shows_the_page(
     assert client.err.count("share.at_a_port") == 1
     assert "level=warning" not in client.errors()
     assert "refused" not in client.errors()
-    named = machine.tunnel("share", str(pages), "--to", server.join, "--name", "shop")
+    named = machine.tunnel("share", str(pages), "--name", "shop", to=server.join)
     assert "tunnel serve --http" in named.err.wait("fix")
     assert named.wait() != 0
 
@@ -444,8 +442,9 @@ def test_a_target_that_is_not_ready_is_in_the_log_where_nobody_looks(
 
 SCRIPT = """
 import sys, urllib.request, tunnel
+port, join, patience_s = sys.argv[1:]
 try:
-    with tunnel.share(int(sys.argv[1]), to=sys.argv[2], timeout_s=3) as shared:
+    with tunnel.share(int(port), to=join, timeout_s=float(patience_s)) as shared:
         print(shared.url, flush=True)
         print(urllib.request.urlopen(shared.url, timeout=20).status, flush=True)
 except tunnel.TunnelError as error:
@@ -455,7 +454,7 @@ except tunnel.TunnelError as error:
 
 def test_a_program_that_knows_no_trio_can_share(machine: Machine, pages: int) -> None:
     server = machine.serve()
-    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join, "20")
     url, status = done.stdout.decode().split()
     assert url.startswith("http://127.0.0.1:")
     assert status == "200", done.stderr
@@ -467,6 +466,6 @@ def test_a_program_that_knows_no_trio_can_share(machine: Machine, pages: int) ->
 def test_a_program_hears_why_it_cannot_share(machine: Machine, pages: int) -> None:
     server = machine.serve()
     server.program.stop()
-    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join)
+    done = machine.run(sys.executable, "-c", SCRIPT, str(pages), server.join, "1")
     assert b"failed: cannot reach" in done.stdout
     assert b"connection refused" in done.stdout

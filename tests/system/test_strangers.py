@@ -49,7 +49,7 @@ def test_a_wrong_token_behind_the_same_address_keeps_nobody_out(
     server = machine.serve()
     name, token = server.join.split("://")[1].split("@")[0].split(":")
     wrong = server.join.replace(f"{name}:{token}", f"{name}:{'A' * 42 + 'E'}")
-    guessing = [machine.tunnel("up", "--to", wrong, "--tcp", "1") for _ in range(4)]
+    guessing = [machine.tunnel("up", "--tcp", "1", to=wrong) for _ in range(4)]
     assert {one.wait() for one in guessing} == {6}
     with Target(echo) as target:
         machine.up(server.join, "--tcp", f"0=127.0.0.1:{target.port}")

@@ -98,7 +98,7 @@ def test_tunnel_udp_says_one_line_and_carries_datagrams(
     machine: Machine, server: Server
 ) -> None:
     with Echo() as echo:
-        client = machine.tunnel("udp", str(echo.port), "--to", server.join)
+        client = machine.tunnel("udp", str(echo.port), to=server.join)
         line = client.out.wait("udp ")
         public = line.split()[1]
         assert line == f"udp {public} localhost:{echo.port}"

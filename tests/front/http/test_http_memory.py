@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
 
-REQUESTS = 5_000
+REQUESTS = 1_000
 """Of the good ones in all, and as many of those that break."""
 
 POST = get("a.test", "Transfer-Encoding: chunked", method="POST")
