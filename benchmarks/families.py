@@ -131,6 +131,9 @@ class Run:
                 Load("1 KiB on 64 visitors", browsers.small_on_64),
                 Load("1 KiB on 1 visitor", browsers.small_on_one),
                 Load("1 MiB on 8 visitors", browsers.large_on_8),
+                Load("1 KiB by HTTP/2 on 8 visitors", browsers.http_2_on_8),
+                Load("1 KiB by HTTP/2 on 64 visitors", browsers.http_2_on_64),
+                Load("1 MiB by HTTP/2", browsers.http_2_large),
                 Load("WebSocket echo", browsers.websocket),
             )
             self._fresh(

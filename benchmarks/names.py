@@ -8,14 +8,17 @@ that costs a program in C.
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import machine
 from benchmarks.loads import WARM_CONNS, Loads
-from benchmarks.peers import DIRECT, LOCAL, TUNNEL, Frp, Peer, Tunnel
+from benchmarks.machine import BenchError
+from benchmarks.peers import DIRECT, LOCAL, TUNNEL, Frp, Peer, Tunnel, free_port
 
 if TYPE_CHECKING:
     from benchmarks.loads import Found
@@ -34,6 +37,14 @@ or of a target's, is given up after 4 or 5 s."""
 class ByName(Peer):
     """A way by which the Host of each request decides."""
 
+    http_2 = False
+    """It speaks HTTP/2, by prior knowledge."""
+
+    @property
+    def http_2_port(self) -> int:
+        """Where."""
+        return self.port
+
     def ready(self) -> bool:
         """Tell whether the target's answer comes through ``port``."""
         request = f"GET /1 HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
@@ -51,6 +62,7 @@ class TunnelByName(ByName, Tunnel):
     name = BY_NAME
     label = "tunnel --http"
     mode = "as tunnel, the target published by name"
+    http_2 = True
 
     def launch(self) -> None:
         self.publish(
@@ -77,9 +89,17 @@ class Nginx(ByName):
     mode = "reverse proxy on this machine, one worker, kept connections to the target"
     needs: tuple[str, ...] = ("nginx",)
     version_command: tuple[str, ...] = ("nginx", "-v")
+    http_2 = True
+    _http_2_port = 0
+
+    @property
+    def http_2_port(self) -> int:
+        """Another one: where nginx expects HTTP/2 it speaks nothing else."""
+        return self._http_2_port
 
     def launch(self) -> None:
         (nginx,) = self.paths
+        self._http_2_port = free_port()
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         places = "".join(f"{kind}_temp_path {self.place}/{kind};\n" for kind in kinds)
         user = "user root;\n" if os.geteuid() == 0 else ""
@@ -93,6 +113,8 @@ class Nginx(ByName):
             f"upstream target {{\nserver {LOCAL}:{self.target_port};\n"
             "keepalive 64;\nkeepalive_requests 1000000000;\n}\n"
             f"server {{\nlisten {LOCAL}:{self.port} backlog=4096;\n"
+            f"listen {LOCAL}:{self._http_2_port} http2 backlog=4096;\n"
+            "http2_max_requests 1000000000;\n"
             f"server_name {HOST};\n"
             "location / {\nproxy_pass http://target;\nproxy_http_version 1.1;\n"
             "proxy_set_header Host $host;\nproxy_set_header Upgrade $http_upgrade;\n"
@@ -124,6 +146,39 @@ class Browsers:
 
     def large_on_8(self, peer: Peer) -> Found:
         return {"1 MiB on 8 visitors, MB/s": self._web(peer, 8, MB)["mb_per_s"]}
+
+    def http_2_on_8(self, peer: Peer) -> Found:
+        found = self._http_2(peer, 8, 8, KB)
+        return {"1 KiB by HTTP/2, 8 visitors × 8, /s": found[0]} if found else {}
+
+    def http_2_on_64(self, peer: Peer) -> Found:
+        found = self._http_2(peer, 64, 1, KB)
+        return {"1 KiB by HTTP/2, 64 visitors, /s": found[0]} if found else {}
+
+    def http_2_large(self, peer: Peer) -> Found:
+        found = self._http_2(peer, 8, 1, MB)
+        return {"1 MiB by HTTP/2, 8 visitors, MB/s": found[1] / 1e6} if found else {}
+
+    def _http_2(
+        self, peer: Peer, visitors: int, streams: int, size: int
+    ) -> tuple[float, float] | None:
+        """Return requests and bytes of bodies a second; None from who has no HTTP/2."""
+        if not isinstance(peer, ByName) or not peer.http_2:
+            return None
+        seconds = max(self._loads.size.ms // 1000, 1)
+        port = peer.http_2_port
+        (h2load,) = machine.find("h2load")
+        done = subprocess.run(
+            [h2load, "-D", str(seconds), "-c", str(visitors), "-m",
+             str(streams), "-w", "22", "-W", "24", f"--connect-to={LOCAL}:{port}", f"http://{HOST}/{size}"],
+            capture_output=True, text=True, timeout=self._loads.size.timeout_s,
+            check=False,
+        )  # fmt: skip
+        served = re.search(r"status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx", done.stdout)
+        brought = re.search(r"\((\d+)\) data", done.stdout)
+        if served is None or brought is None:
+            raise BenchError(f"h2load: {(done.stderr or done.stdout).strip()[-200:]}")
+        return int(served[1]) / seconds, int(brought[1]) / seconds
 
     def websocket(self, peer: Peer) -> Found:
         found = self._loads.load("ws", peer, self._loads.size.ms)

@@ -17,9 +17,9 @@ from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
 from tunnel.front.http import places
-from tunnel.link import link, mapping_rpc, session, transport
+from tunnel.link import link, mapping_rpc, transport
 from tunnel.link import output as link_output
-from tunnel.net import descriptors, listen, relay, timeouts
+from tunnel.net import descriptors, listen, relay, timeouts, virtual_connection
 from tunnel.proto import (
     codec,
     datagrams,
@@ -78,7 +78,7 @@ PEER_LIMITS: Final = {
     "RECEIVED after": resend.STATE_EVERY_BYTES,
     "RECEIVED after, at the latest": 1_000 * resend.STATE_AFTER_S,
     "held for readers by a process": pools.HELD_LIMIT_BYTES,
-    "wait for CREATE|ACK": session.OPEN_DEADLINE_S,
+    "wait for CREATE|ACK": virtual_connection.OPEN_DEADLINE_S,
     "CREATE without an answer, at the latest": limits.OPEN_DEADLINE_S,
     "wait for MAPPING|ACK": mapping_rpc.ANSWER_DEADLINE_S,
     "silent end of a local connection": timeouts.DEAD_AFTER_S,

@@ -104,7 +104,8 @@ async def test_the_walk_of_a_socks_target() -> None:
     ):
         listeners, proxy = await listen_at(Address(LOOPBACK, 0))
         assert isinstance(proxy, Address)
-        nursery.start_soon(partial(serve_proxy, listeners, Dialer(client.open)))
+        dialer = Dialer(client.open, begin=client.begin)
+        nursery.start_soon(partial(serve_proxy, listeners, dialer))
         async with await trio.open_tcp_stream(proxy.host, proxy.port) as app:
             await app.send_all(b"\5\1\0")
             assert await app.receive_some() == b"\5\0"

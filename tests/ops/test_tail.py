@@ -96,6 +96,22 @@ def test_a_request_is_a_line(town: Town, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == ""
 
 
+def test_an_entry_is_known_by_both_its_names_and_no_other_is(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"http-1": "http shop", "http-2": "http other"}
+    seen = {**SEEN, "entry": "http shop"}
+    town.add("up-5", {"inspect.list": lambda _args: {
+        "version": 9, "seen": [seen], "entries": known,
+    }})  # fmt: skip
+    for entry, lines in (("http-1", 1), ("http shop", 1), ("http-2", 0)):
+        tail(once=True, entry=entry)
+        assert capsys.readouterr().out.count("\n") == lines
+    with pytest.raises(UsageError, match="no entry 'shop' is inspected") as caught:
+        tail(once=True, entry="shop")
+    assert "http-1, http-2" in str(caught.value.fix)
+
+
 def test_nothing_of_a_request_moves_the_cursor(
     town: Town, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +139,8 @@ def test_a_request_is_shown_whole(
             "body": {"size": 9, "text": None, "base64": "AAAA", "kind": "image/png"},
         },
         "messages": [{"from": "target", "kind": "text", "size": 2, "text": "hi"}],
+        "messages_dropped": 3,
+        "failure": "broke off",
     }
     asked: list[dict[str, Any]] = []
 
@@ -135,7 +153,8 @@ def test_a_request_is_shown_whole(
     out = capsys.readouterr().out
     assert out.splitlines() == [
         "POST /a HTTP/1.1", "Cookie: ***", "X: \\u001b[2J", "", "a=1",
-        "(cut: 3 B in all)", "", "HTTP/1.1 200 OK", "", "(image/png, 9 B)", "", "< hi",
+        "(cut: 3 B in all)", "", "HTTP/1.1 200 OK", "", "(image/png, 9 B)", "",
+        "(broke off)", "(3 messages before these are not kept)", "< hi",
     ]  # fmt: skip
     assert asked == [{"number": 7, "reveal": True}]
 

@@ -49,7 +49,7 @@ from tunnel.link.bind import BoundPort
 from tunnel.link.upstream_proxy import UpstreamProxy, _ask_http
 from tunnel.net.proxy_protocol import read_proxy_header
 from tunnel.ops.check.measure import Marks
-from tunnel.ops.inspector.store import LEAST_LIMIT_BYTES, Store
+from tunnel.ops.inspector.store import Store
 from tunnel.ops.inspector.watcher import EntryWatch
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import CAN_MAP, CAN_RULE, CAN_UDP, Terms
@@ -198,7 +198,7 @@ def _hints(data: bytes) -> None:
 def _overheard(data: bytes) -> None:
     """As a target says it, and as a visitor; in pieces, with all that is kept of it."""
     for asked in (_GET + b"abc", b""):
-        store = Store(LEAST_LIMIT_BYTES)
+        store = Store(1_048_576)
         ear = Overheard(EntryWatch(store, "a"), _HERE.visitor)
         ear.wrote(asked)
         for at in range(0, len(data), 7):

@@ -43,9 +43,22 @@ def from_npm(folder: Path, *packages: str) -> Path:
     return folder / "node_modules"
 
 
-def _install(*argv: str) -> None:
+def from_go(folder: Path, *packages: str) -> Path:
+    """Build commands of Go modules, or skip and say why.
+
+    Returns:
+        Where they are.
+    """
+    go = program("go")
+    for package in packages:
+        _install(go, "install", package, GOBIN=str(folder), GOFLAGS="-modcacherw")
+    return folder
+
+
+def _install(*argv: str, **more: str) -> None:
     """Run an installer, which knows its registry and proxy from the environment."""
     env = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
+    env |= more
     try:
         done = subprocess.run(
             argv, env=env, capture_output=True, timeout=INSTALL_S, check=False

@@ -24,6 +24,7 @@ class Seen:
         self.body = self.answer = self.up = self.down = b""
         self.heads: list[tuple[int, bytes]] = []
         self.connects = 0
+        self.behind: list[bytes] = []
         self.failures: list[str] = []
         self.ends: list[bool] = []
 
@@ -38,6 +39,9 @@ class Seen:
 
     def answered(self, pieces: Sequence[Piece]) -> None:
         self.answer += b"".join(pieces)
+
+    def trailers(self, lines: Sequence[bytes]) -> None:
+        self.behind += lines
 
     def passed(self, data: Piece, *, to_visitor: bool) -> None:
         if to_visitor:
@@ -69,6 +73,9 @@ class Watching:
         assert visitor == VISITOR
         self.all.append(Seen(raw))
         return self.all[-1]
+
+    def known_as(self, name: str) -> None:
+        pytest.fail("there is no entry here")
 
     def served_by(self, serve: ServeSeen) -> None:
         pytest.fail("nobody serves here")

@@ -52,7 +52,7 @@ class Site(BaseHTTPRequestHandler):
             self.end_headers()
             for word in (b"one ", b"two ", b"three"):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(word), word))
-            self.wfile.write(b"0\r\n\r\n")
+            self.wfile.write(b"0\r\nX-Sum: abc\r\n\r\n")
         elif what == "large":
             self.send_response(200)
             self.send_header("Content-Length", str(int(size) * MIB))
@@ -171,6 +171,7 @@ def test_requests_are_kept_as_they_were_and_shown_as_people_read_them(
     # Bodies, both ways.
     town.get("/chunks")
     assert town.show("/chunks")["answer"]["body"]["text"] == "one two three"
+    assert town.show("/chunks")["trailers"] == [["X-Sum", "abc"]]
     town.get("/form", "-d", "a=1&password=2&b=%20x")
     shown = town.show("/form")
     assert shown["form"] == [["a", "1"], ["password", "***"], ["b", " x"]]
@@ -258,6 +259,8 @@ def test_a_request_is_asked_again_and_asked_otherwise(town: Town) -> None:
     was = town.last("/again?n=1")["number"]
     again = town.settled(town.ask("replay", number=was)["number"])
     assert (again["replay_of"], again["status"]) == (was, 200)
+    with pytest.raises(AnswerError, match="edit is no object"):
+        town.ask("replay", number=was, edit=5)
     shown = town.ask("show", number=was)
     body = shown["request"]["body"]["text"].replace("me", "you")
     edit = {"method": "PUT", "path": "/again?n=2", "body": body,

@@ -17,7 +17,7 @@ from tunnel.center.link_keeper import LinkKeeper
 from tunnel.errors import Code, LocalStreamError
 from tunnel.link.bind import BoundPort
 from tunnel.link.datagrams import DatagramStream
-from tunnel.link.session import OPEN_DEADLINE_S
+from tunnel.net.virtual_connection import OPEN_DEADLINE_S
 from tunnel.proto.frames import (
     BindTarget,
     MappingEntry,
@@ -139,6 +139,14 @@ class CenterClient(LinkKeeper):
         if session is None:
             raise LocalStreamError(Code.LINK_LOST, "there is no link at the moment")
         return session.open_now(target, visitor, exit_name)
+
+    def begin(
+        self, target: Target, exit_name: str | None = None
+    ) -> VirtualStream | None:
+        """Do as ``open_now`` does; None while there is no link to wait for instead."""
+        if self._link is None or self.session is None or self.session.ended:
+            return None
+        return self.session.open_now(target, exit_name=exit_name)
 
     async def open(
         self,

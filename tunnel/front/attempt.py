@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from tunnel.errors import Code, StreamError
+from tunnel.errors import Code, LocalStreamError, StreamError
 from tunnel.net.relay import GRACE_S
+from tunnel.net.virtual_connection import OPEN_DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tunnel.front.dialer import Association, PeerPort
+    from tunnel.front.dialer import Association, Dialer, Opening, PeerPort
     from tunnel.net.relay import ResettableStream
+    from tunnel.proto.frames import Target
 
 EARLY_BYTES: Final = 65_536
 """Kept of what an app sends before it has its answer; more waits in the kernel."""
@@ -76,6 +79,43 @@ async def attempt(
     if refusals:
         raise refusals.pop()  # kept here it would hold this frame, a cycle
     return made[0] if made else None
+
+
+async def reach(
+    app: trio.abc.ReceiveStream, early: bytearray, dialer: Dialer, target: Target
+) -> ResettableStream | None:
+    """Connect an app to its target, as ``attempt`` does; None if the app has left.
+
+    Most targets answer before the app is watched, and cost no second task.
+
+    Raises:
+        StreamError: the target is not reached.
+    """
+    opening = None if dialer.begin is None else dialer.begin(target)
+    if opening is None:
+        return await attempt(app, early, partial(dialer.open, target), drop_stream)
+    virtual: ResettableStream | None = None
+    try:
+        with trio.move_on_after(UNWATCHED_S) as unwatched:
+            await opening.wait_open()
+        if not unwatched.cancelled_caught:
+            virtual = opening
+        else:
+            waiting = partial(_wait_open, opening, target)
+            virtual = await attempt(app, early, waiting, drop_stream)
+        return virtual
+    finally:
+        if virtual is None:
+            opening.reset(Code.RESET)
+
+
+async def _wait_open(opening: Opening, target: Target) -> ResettableStream:
+    left_s = OPEN_DEADLINE_S - UNWATCHED_S
+    with trio.move_on_after(left_s):
+        await opening.wait_open()
+        return opening
+    why = f"{target}: no answer within {OPEN_DEADLINE_S:.0f} s"
+    raise LocalStreamError(Code.TIMEOUT, why)
 
 
 async def drop_stream(stream: ResettableStream) -> None:

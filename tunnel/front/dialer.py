@@ -19,6 +19,21 @@ OpenTarget = Callable[[Target], Awaitable[ResettableStream]]
 if it is not. Ends by its own deadline; when cancelled it leaves nothing behind."""
 
 
+class Opening(ResettableStream, Protocol):
+    """A stream whose far side has not answered yet."""
+
+    async def wait_open(self) -> None:  # pragma: no cover
+        """Return once it is connected; raise StreamError with the code if it is not.
+
+        Cancelled, it may be called again.
+        """
+
+
+Begin = Callable[[Target], Opening | None]
+"""Begin to open, without a wait; raise StreamError to refuse. None: ask ``OpenTarget``,
+which waits. What comes of it is the caller's to reset."""
+
+
 class PeerPort(Protocol):
     """A port at the exit that waits for one peer (BIND)."""
 
@@ -85,3 +100,5 @@ class Dialer:
     udp_public: str | None = None
     """IP address at which apps of other machines find the proxy's UDP sockets; None for
     the one that they came in on. Behind NAT nothing here can find it out."""
+    begin: Begin | None = None
+    """Does what ``open`` does, in two steps, and costs an app less."""

@@ -17,6 +17,7 @@ from tunnel.front.http.proxy import handle_http
 from tunnel.front.socks import handle_socks
 from tunnel.log import log_event
 from tunnel.net.listen import LOG, MAX_VISITORS, peer_of, serve
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tunnel.access.proxy_users import ProxyUsers
     from tunnel.addresses import Address
     from tunnel.front.dialer import Dialer
-    from tunnel.net.sockets import FastSocket
 
 HANDSHAKE_S: Final = 10.0
 """For the words before a request. An app needs milliseconds; a silent one holds a
@@ -73,12 +73,16 @@ async def handle_app(
     ``peer`` is the address of the app, where its stream cannot tell.
     """
     peer = peer or peer_of(app)
-    first = b""
-    reason = "no request in time"
+    first: bytes | None = None
+    reason = "the app left"
     try:
-        with trio.move_on_after(handshake_s):
-            first = bytes(await app.receive_some(READ_BYTES))
-            reason = "the app left"
+        if isinstance(app, FastSocket):  # most apps have spoken by now
+            first = app.read_now(READ_BYTES)
+        if first is None:
+            reason = "no request in time"
+            with trio.move_on_after(handshake_s):
+                first = bytes(await app.receive_some(READ_BYTES))
+                reason = "the app left"
     except trio.BrokenResourceError:
         reason = "the app left"
     except BaseException:

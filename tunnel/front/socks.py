@@ -22,6 +22,7 @@ from tunnel.front.attempt import (
     drop_resource,
     drop_stream,
     last_words,
+    reach,
 )
 from tunnel.front.login import Login
 from tunnel.front.udp import say_flow
@@ -165,8 +166,8 @@ class _Serving:
                 return await self._associate(request.address)
 
     async def _connect(self, target: Address) -> bool:
-        make = partial(self._dialer.open, TcpTarget(target))
-        self.virtual = await attempt(self._app, self.early, make, drop_stream)
+        wanted = TcpTarget(target)
+        self.virtual = await reach(self._app, self.early, self._dialer, wanted)
         if self.virtual is None:
             return False
         # To relay is the checkpoint.

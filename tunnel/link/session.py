@@ -29,6 +29,7 @@ from tunnel.net.in_order import InOrder, begun
 from tunnel.net.notify import Notify
 from tunnel.net.poller import Poller
 from tunnel.net.timeouts import TIMEOUTS
+from tunnel.net.virtual_connection import OPEN_DEADLINE_S
 from tunnel.proto.datagrams import DatagramRoom
 from tunnel.proto.events import (
     CreditGranted,
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
 
     ServeOffer = Callable[[VirtualStream], Awaitable[None]]
 
-OPEN_DEADLINE_S: Final = 10.0
-"""How long an opener waits for the real connect at the far end."""
 END_GRACE_S: Final = 3.0
 """How long serving tasks may go on after the session ended, to reset their sockets."""
 

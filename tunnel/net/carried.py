@@ -116,6 +116,10 @@ class RelayState:
             with suppress(OSError):  # should it live after all: the read still ends
                 self.local.socket.shutdown(socket.SHUT_RD)
 
+    def vanished(self) -> None:
+        """End the relay: the machine at the other end of the socket is gone."""
+        self.happened(Event.LOCAL_VANISHED)
+
     # Time ----------------------------------------------------------------------------
 
     @contextmanager
@@ -304,7 +308,3 @@ class Carried(RelayState):
     def idle(self) -> None:
         """End the relay: nothing passed for too long."""
         self.happened(Event.IDLE)
-
-    def vanished(self) -> None:
-        """End the relay: the machine at the other end of the socket is gone."""
-        self.happened(Event.LOCAL_VANISHED)

@@ -20,7 +20,7 @@ import trio
 from tunnel.errors import Code
 from tunnel.net.carried import Carried, RelayState, Traffic, code_of, in_grace
 from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Down, Event, Farewell
-from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick
+from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick, socket_beneath
 from tunnel.net.timeouts import TIMEOUTS
 from tunnel.net.virtual_connection import ResettableStream
 from tunnel.platform.sockets import unread_bytes, unsent_bytes
@@ -79,6 +79,7 @@ async def relay(
         idle_s = TIMEOUTS.get().idle_s
     traffic = traffic or Traffic()
     verdict = RESET  # unless the end is reached: a cancellation, or a fault
+    beneath = socket_beneath(local)
     try:
         if isinstance(local, FastSocket):
             carried = Carried(local, virtual, traffic, idle_s, early)
@@ -86,6 +87,8 @@ async def relay(
             ends: RelayState = carried
         else:
             ends = RelayState(local, quick(local), virtual, traffic, idle_s, early)
+            if beneath is not None:
+                beneath.on_given_up = ends.vanished
         if not ends.is_over():
             await _pump_both(ends)
         virtual.on_closed(None)
@@ -93,6 +96,8 @@ async def relay(
         if verdict.to_local is Farewell.LATE_RST:
             await _write_out(ends)
     finally:
+        if beneath is not None:
+            beneath.on_given_up = None  # they would hold each other
         await _close(local, virtual, verdict)
     return RelayResult(traffic.sent, traffic.received, verdict.code)
 

@@ -16,7 +16,7 @@ import socket
 import struct
 from contextlib import suppress
 from operator import index
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -28,6 +28,9 @@ from tunnel.platform.sockets import (
     TCP_NOTSENT_LOWAT,
     Buffer,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 CHUNK_BYTES: Final = 131_056
 """One read of a local socket: two of the largest frames, which fill eight TLS records
@@ -96,6 +99,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
         "asked_often",
         "finished",
         "given_up",
+        "on_given_up",
         "socket",
         "unsent",
     )
@@ -116,6 +120,8 @@ class FastSocket(trio.abc.HalfCloseableStream):
         """Our direction has ended."""
         self.given_up = False
         """Its end of file was made here (``give_up``), and means a reset."""
+        self.on_given_up: Callable[[], None] | None = None
+        """Called then, for who waits for something else: it must not wait."""
         self.unsent = _NOTHING
         """What a cancelled ``put`` has not written."""
 
@@ -295,6 +301,8 @@ class FastSocket(trio.abc.HalfCloseableStream):
         _end_with_rst(self.socket)
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RD)
+        if self.on_given_up is not None:
+            self.on_given_up()
 
     def _check_free(self, busy: bool) -> None:
         if self._number < 0:
@@ -306,6 +314,36 @@ class FastSocket(trio.abc.HalfCloseableStream):
         if self._number < 0:
             return trio.ClosedResourceError("this socket was already closed")
         return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+def socket_beneath(stream: trio.abc.AsyncResource) -> FastSocket | None:
+    """Return the socket that a stream is, or that is beneath its TLS; None: there is
+    none here."""
+    beneath = getattr(stream, "beneath", stream)
+    return beneath if isinstance(beneath, FastSocket) else None
+
+
+async def wait_beside(
+    stream: trio.abc.AsyncResource, wait: Callable[[], Awaitable[None]], until: float
+) -> None:
+    """Wait for something else while nobody reads a stream; also returns ``until`` then.
+
+    Raises:
+        trio.BrokenResourceError: its socket was given up, as who vanished is.
+    """
+    sock = socket_beneath(stream)
+    with trio.CancelScope(deadline=until) as scope:
+        if sock is None:
+            return await wait()
+        sock.on_given_up = scope.cancel
+        if sock.given_up:
+            scope.cancel()
+        try:
+            await wait()
+        finally:
+            sock.on_given_up = None
+    if sock is not None and sock.given_up:
+        raise trio.BrokenResourceError("given up")
 
 
 class _Other:

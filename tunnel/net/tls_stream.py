@@ -55,6 +55,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._said_end = False
         """… and has."""
 
+    @property
+    def beneath(self) -> trio.abc.HalfCloseableStream:
+        """The stream below."""
+        return self._stream
+
     async def handshake(self) -> None:
         """Shake hands; a failure is told to the other end.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from tunnel.errors import Code
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.platform.sockets import Buffer
 
+OPEN_DEADLINE_S: Final = 10.0
+"""How long an opener waits for the real connect at the far end."""
 Bytes = bytes | bytearray
 Take = Callable[[], Bytes | None]
 OnClosed = Callable[[Code], None]

@@ -208,8 +208,11 @@ class Published:
 
         ``inspect`` gives who looks at its requests, if it is to be inspected.
         """
-        wanted, serve = self._asked(client, inspect)
-        return client.publisher.add(wanted, serve, or_else=self._has_own_name)
+        wanted, serve, watch = self._asked(client, inspect)
+        name = client.publisher.add(wanted, serve, or_else=self._has_own_name)
+        if watch is not None:
+            watch.known_as(name)
+        return name
 
     def change(
         self,
@@ -230,15 +233,17 @@ class Published:
         Returns:
             Whether it has to be asked for.
         """
-        wanted, serve = self._asked(client, inspect)
+        wanted, serve, watch = self._asked(client, inspect)
+        if watch is not None:
+            watch.known_as(name)
         if refused:
             serve = partial(refuse, code=Code.DRAINING, reason="it is paused")
         return client.publisher.change(name, wanted, serve)
 
     def _asked(
         self, client: CenterClient, inspect: Inspect | None
-    ) -> tuple[MappingEntry, Serve]:
-        """Return what the server is asked for, and what serves the visitors."""
+    ) -> tuple[MappingEntry, Serve, Watch | None]:
+        """Return what the server is asked for, what serves visitors, and who looks."""
         wanted, public = self.wanted_by(client.client_id), client.public
         watch = None
         if self.inspect and inspect is not None:
@@ -261,7 +266,7 @@ class Published:
             case Service(to, count, proxy):
                 hear = None if watch is None else overhear(to, watch)
                 serve = exit_to(to, count=count, proxy=proxy, public=public, hear=hear)
-        return wanted, serve
+        return wanted, serve, watch
 
     def wanted_by(self, client_id: bytes) -> MappingEntry:
         """Return what a client with this id asks the server for."""
@@ -374,9 +379,12 @@ class Local:
             open_now = partial(client.open_now, target, exit_name=leave_at)
             return await serve_port(listeners, open_now)
         if self.exit_name is not None:  # a client is an exit for TCP only
-            dialer = Dialer(partial(client.open, exit_name=self.exit_name))
+            begin = partial(client.begin, exit_name=self.exit_name)
+            there = partial(client.open, exit_name=self.exit_name)
+            dialer = Dialer(there, begin=begin)
         else:
-            dialer = Dialer(client.open, client.bind, client.associate, self.udp_public)
+            dialer = Dialer(client.open, client.bind, client.associate,
+                self.udp_public, client.begin)  # fmt: skip
         return await serve_proxy(listeners, dialer, users=self.users)
 
     def line(self, where: End) -> Line:

@@ -44,7 +44,7 @@ MOST_S: Final = 100 * 366 * 86_400
 """A hundred years: more can only be a slip, and a clock may not bear it."""
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
-LEAST_KEEP_BYTES: Final = 1_048_576
+LEAST_KEEP_BYTES: Final = 8_388_608
 MOST_KEEP_BYTES: Final = 10**12
 LEAST_TOKEN: Final = 16
 """Characters: the ten wrong ones a minute that an address has find none of them."""
@@ -221,7 +221,7 @@ class UpFlags(RunFlags):
         if size is None or not LEAST_KEEP_BYTES <= size <= MOST_KEEP_BYTES:
             raise UsageError(
                 f"--inspect-keep {self.inspect_keep!r} is out of range",
-                "it is 1MiB to 1TB, with its unit",
+                "it is 8MiB to 1TB, with its unit",
                 "for example --inspect-keep 64MiB",
             )
         return size

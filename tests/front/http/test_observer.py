@@ -106,7 +106,8 @@ async def test_a_body_is_seen_without_what_frames_it() -> None:
         await it.say(head + b"3\r\nhel\r\n")
         await it.say(b"2;x=y\r\nlo\r\n0\r\nX-T: 1\r\n\r\n")
         await it.answer(b"HTTP/1.1 201 C\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await it.answer(b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+        await it.answer(b"1\r\na\r\n1\r\nb\r\n0\r\ngrpc-status: 7\r\n\r\n")
+        assert it.watch.one.behind == [b"grpc-status: 7"]
         one = it.watch.one
         assert (one.raw, one.body, one.answer) == (head, b"hello", b"ab")
         assert (one.status, one.ends) == (201, [True])

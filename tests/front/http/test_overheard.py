@@ -62,7 +62,8 @@ def facts(seen: Seen) -> tuple[object, ...]:
 def test_requests_and_answers_are_told_as_they_came() -> None:
     heard = Heard(
         visitor(GET), target(HINTS, OK, b"ok"),
-        visitor(POST, b"hello"), target(IN_CHUNKS, b"3\r\none\r\n0\r\n\r\n"),
+        visitor(POST, b"hello"),
+        target(IN_CHUNKS, b"3\r\none\r\n0\r\nX-Sum: 1\r\n\r\n"),
         visitor(HEAD), target(OK),
         visitor(CHUNKED, b"2\r\nab\r\n0\r\nX: y\r\n\r\n"), target(OPEN, b"all"),
         target(),
@@ -75,6 +76,7 @@ def test_requests_and_answers_are_told_as_they_came() -> None:
         (CHUNKED, b"ab", b"all"),
     ]
     assert [one.connects for one in heard.all] == [1, 0, 0, 0]
+    assert [one.behind for one in heard.all] == [[], [b"X-Sum: 1"], [], []]
     assert all(one.ends == [True] and not one.failures for one in heard.all)
     assert [one.heads for one in heard.all[:1]] == [[(200, OK)]]
 
@@ -117,10 +119,11 @@ def test_the_size_of_pieces_changes_nothing(sizes: list[int]) -> None:
     [
         ((visitor(GET), target()), "has closed the connection without", True),
         ((visitor(GET), target(OK, b"o"), target()), "within its answer", True),
-        ((visitor(GET), target(b"HTTP/1.1 2"), target()), "without an answer", True),
+        ((visitor(GET), target(b"HTTP/1.1 2"), target()), "its answer's head", True),
         ((visitor(POST, b"he"),), "the visitor has left", False),
         ((visitor(GET), target(OK)), "the visitor has left", True),
         ((visitor(GET), target(b"SSH-2.0-x\r\n\r\n")), "not HTTP", True),
+        ((visitor(GET), target(b"\0\0\6\4\0\0\0\0\0")), "HTTP/2 only", True),
         ((visitor(GET[:-2]),), "the visitor has left", False),
         ((visitor(b"SSH-2.0-x\r\n\r\n"),), "passes unread", False),
         ((visitor(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),), "passes unread", False),

@@ -56,6 +56,8 @@ def test_secrets_are_hidden_until_they_are_asked_for() -> None:
         ("application/json", '{"password": "S1', "S1"),  # its end is cut off
         ("application/ld+json", '[{"pass\\u0077ord" : 12345}]', "12345"),
         ("text/plain", '{"token": "S1"}', "S1"),
+        ("", '42["auth",{"password":"S1"}]', "S1"),  # Socket.IO
+        ("application/x-www-form-urlencoded", "pwd=S1&pin=S2&spin=3", "S1 S2"),
     ],
 )
 def test_bodies_hide_what_is_named_so(kind: str, text: str, hidden: str) -> None:

@@ -75,14 +75,14 @@ class AnswerReader:
                     f"answered with a head of more than {limits.head_bytes} bytes",
                 )
             if not size:
-                _check_begin(buffer)
+                check_begin(buffer)
                 return b""
             raw, data = bytes(buffer[:size]), bytes(buffer[size:])
             buffer.clear()
             try:
                 head = read_answer(raw, self._request.method, limits.fields)
             except HeadError:
-                _check_begin(raw)
+                check_begin(raw)
                 raise
             if head.broken:
                 say_broken(self._visit.host, head.broken)
@@ -109,6 +109,8 @@ class AnswerReader:
             self._look = None
         if self._visit.observer is not None:
             self._visit.observer.answered(pieces)
+            if self.body.done:
+                self._visit.observer.trailers(self.body.trailers)
         output += framed(pieces, chunked=self._chunked)
         if self.body.done and self._chunked:
             output.append(last_chunk(trailers(self.body.trailers)))
@@ -159,6 +161,7 @@ class AnswerReader:
         return self._visit.head(head.status, lines, head.reason)
 
 
-def _check_begin(said: bytes | bytearray) -> None:
+def check_begin(said: bytes | bytearray) -> None:
+    """Raise HeadError, 502, if what a target has said so far begins no answer."""
     if not _BEGIN.startswith(said[: len(_BEGIN)]):
         raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None

@@ -37,6 +37,7 @@ from tunnel.front.http.server import (
     VisitorGoneError,
 )
 from tunnel.front.http.upstream import Upstream, sink_of
+from tunnel.net.sockets import wait_beside
 from tunnel.net.virtual_connection import HasSink
 
 if TYPE_CHECKING:
@@ -278,8 +279,11 @@ class Exchange:
             return
         until = visit.moved_at + visit.idle_s if visit.idle_s < math.inf else math.inf
         if visit.ended or len(visit.waiting) >= AHEAD_BYTES:
-            with trio.move_on_at(until):
-                await visit.turn.wait()
+            try:
+                await wait_beside(visit.stream, visit.turn.wait, until)
+            except trio.BrokenResourceError:
+                visit.gone = True
+                raise VisitorGoneError from None
         else:
             await visit.more(until)
         if until < math.inf and trio.current_time() >= visit.moved_at + visit.idle_s:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tunnel.addresses import Address
     from tunnel.front.http.access_line import RequestLine
     from tunnel.front.http.bodies import BodyReader
+    from tunnel.front.http.heads import Field
     from tunnel.net.virtual_connection import (
         Bytes,
         LocalEnd,
@@ -51,6 +52,10 @@ class Observer(Protocol):
         """Take what goes to the visitor of the answer's body."""
         ...
 
+    def trailers(self, lines: Sequence[bytes]) -> None:  # pragma: no cover
+        """Take the field lines behind the answer's body."""
+        ...
+
     def passed(self, data: Piece, *, to_visitor: bool) -> None:  # pragma: no cover
         """Take what passes behind 101."""
         ...
@@ -69,6 +74,10 @@ class Watch(Protocol):
 
     def begin(self, visitor: Address, raw: bytes) -> Observer:  # pragma: no cover
         """Return who looks at a request; ``raw`` is its head as it came, or a part."""
+        ...
+
+    def known_as(self, name: str) -> None:  # pragma: no cover
+        """Note what the entry is called in commands."""
         ...
 
     def served_by(self, serve: ServeSeen) -> None:  # pragma: no cover
@@ -121,6 +130,11 @@ class Guarded:
     def answered(self, pieces: Sequence[Piece]) -> None:
         """See ``Observer``."""
         self._tell(lambda one: one.answered(pieces))
+
+    def trailers(self, fields: Sequence[Field]) -> None:
+        """Take the trailers behind the answer's body, if there are some."""
+        if fields:
+            self._tell(lambda one: one.trailers([field.line for field in fields]))
 
     def sent(self, data: bytes) -> None:
         """Take what goes to the visitor of an answer of our own: its head, then all."""
@@ -190,7 +204,7 @@ def end_observation(visit: Seen, observer: Guarded) -> None:
     """
     visit.observer = None
     if visit.gone:
-        observer.failed("the visitor has left")
+        observer.failed("the visitor has left, or was cut off")
     request = visit.request
     bodiless = request is not None and request.body.size == 0
     observer.over(whole=bodiless or visit.body.done)

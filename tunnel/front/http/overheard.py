@@ -12,6 +12,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
+from tunnel.front.http.answer import check_begin
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     OPEN,
@@ -35,6 +36,7 @@ MOST_ASKED: Final = 64
 MOST_TURNS: Final = 16
 """Of ``bodies.MAX_LINES`` in one read, 8 ms: what comes in smaller chunks passes
 unread, as nothing else has a turn meanwhile."""
+_LEFT: Final = "the visitor has left, or was cut off"
 _SWITCHED: Final = 101
 _FINAL: Final = 200
 
@@ -123,7 +125,7 @@ class Overheard:
         if tunnel is not None:
             tunnel.over(whole=True)
         left = not (self._has_broken or self._has_ended)
-        self._lose("the visitor has left" if left else self._end())
+        self._lose(_LEFT if left else self._end())
 
     def connected(self) -> None:
         """Hear that the target was connected for what is asked first."""
@@ -196,6 +198,8 @@ class Overheard:
             if pieces and observer is not None:
                 observer.answered(pieces)
             if self._answer.done:
+                if observer is not None:
+                    observer.trailers(self._answer.trailers)
                 self._finish()
 
     def _read_answer(self, data: bytes) -> bytes:
@@ -210,11 +214,16 @@ class Overheard:
             most = self._limits.head_bytes
             raise _unread(f"answered with a head of more than {most} bytes")
         if not size:
+            check_begin(head)
             return b""
         raw, rest = bytes(head[:size]), bytes(head[size:])
-        head.clear()
         asked = self._asked[0]
-        answer = read_answer(raw, asked.method, self._limits.fields)
+        try:
+            answer = read_answer(raw, asked.method, self._limits.fields)
+        except HeadError:
+            check_begin(raw)
+            raise
+        head.clear()
         observer = asked.observer
         if answer.status == _SWITCHED:
             return self._switch(raw, rest)
@@ -251,6 +260,8 @@ class Overheard:
         """Return why there is no whole answer."""
         if self._answer is not None:
             return "the target broke off within its answer"
+        if self._answer_head:
+            return "the target broke off within its answer's head"
         if self._has_broken:
             return "the target broke off"
         return "the target has closed the connection without an answer"

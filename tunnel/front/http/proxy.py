@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import Address
 from tunnel.errors import CODES, Code, StreamError
-from tunnel.front.attempt import attempt, drop_stream
+from tunnel.front.attempt import reach
 from tunnel.front.http.exchange import Exchange, Words
 from tunnel.front.http.fields import answer_lines, dropped, framing
 from tunnel.front.http.heads import HeadError, tokens, values
@@ -178,13 +178,9 @@ class _Proxy:
 
     async def _open(self, target: Address) -> ResettableStream:
         """Open at the exit, while the app is watched."""
-
-        async def make() -> ResettableStream:
-            return await self._dialer.open(TcpTarget(target))
-
-        visit = self._visit
+        visit, wanted = self._visit, TcpTarget(target)
         try:
-            virtual = await attempt(visit.stream, visit.waiting, make, drop_stream)
+            virtual = await reach(visit.stream, visit.waiting, self._dialer, wanted)
         except StreamError as error:
             raise self._refusal(target, error.code, error.what) from None
         if virtual is None:

@@ -54,15 +54,16 @@ def tail(
         once: those that are over, and no more.
         request: this one whole instead.
         reveal: with the values that are hidden.
-        entry: only the requests of this one, by its name in ``tunnel status``.
+        entry: only the requests of this one, by its name in ``tunnel status``, or as
+            a line shows it.
     """
     process = _inspecting(name)
     if request is not None:
         _show(process, request, as_json=as_json, reveal=reveal)
         return Exit.OK
-    lines = _Lines(entry, as_json=as_json)
     answer = process.ask("inspect.list", most=MOST)
-    lines.take(answer, only_last=OLD)
+    lines = _Lines(_called(entry, answer), as_json=as_json)
+    lines.take(answer, only_last=None if once else OLD)
     while not once and lost_output() is None:
         sys.stdout.flush()
         after = int(number(answer, "version"))
@@ -96,6 +97,21 @@ def _inspecting(name: str | None) -> Process:
         names = ", ".join(one.name for one in found)
         raise UsageError("several clients inspect requests", fix=f"one of {names}")
     return found[0]
+
+
+def _called(entry: str | None, answer: Fields) -> str | None:
+    """Return what an entry is called in the list.
+
+    Raises:
+        UsageError: none that is inspected has this name.
+    """
+    known = answer.get("entries")
+    if entry is None or not isinstance(known, dict) or entry in known.values():
+        return entry
+    if entry not in known:
+        what = f"no entry {entry!r} is inspected"
+        raise UsageError(what, fix=f"one of {', '.join(sorted(known))}")
+    return str(known[entry])
 
 
 def _inspects(process: Process) -> bool:
@@ -183,23 +199,33 @@ def _show(process: Process, request: int, *, as_json: bool, reveal: bool) -> Non
 
 def _whole(answer: Fields) -> Iterator[str]:
     """Yield the lines of a request and its answer, as they went by."""
+    failure = text(answer, "failure")
     for part in ("request", "answer"):
         message = answer.get(part)
         if not isinstance(message, dict):
-            yield text(answer, "failure") or "(no answer)"
+            if not failure:
+                yield "(no answer)"
             continue
         yield text(message, "line")
-        fields = message.get("fields")
-        for field in fields if isinstance(fields, list) else []:
-            if isinstance(field, list) and len(field) == 2:
-                yield f"{field[0]}: {field[1]}"
+        yield from _fields(message.get("fields"))
         yield ""
         yield from _body(message.get("body"))
+    yield from _fields(answer.get("trailers"))
+    if failure:
+        yield f"({failure})"
+    if dropped := int(number(answer, "messages_dropped")):
+        yield f"({dropped} messages before these are not kept)"
     for one in listed(answer, "messages"):
         arrow = "<" if text(one, "from") == "target" else ">"
         said = one.get("text")
         kind = f"({text(one, 'kind')}, {size_text(number(one, 'size'))})"
         yield f"{arrow} {said if isinstance(said, str) else kind}"
+
+
+def _fields(fields: object) -> Iterator[str]:
+    for field in fields if isinstance(fields, list) else []:
+        if isinstance(field, list) and len(field) == 2:
+            yield f"{field[0]}: {field[1]}"
 
 
 def _body(body: object) -> Iterator[str]:

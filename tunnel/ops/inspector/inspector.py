@@ -78,6 +78,7 @@ class Inspector:
             "kept_bytes": store.kept_bytes,
             "limit_bytes": store.limit_bytes,
             "forgotten": store.forgotten,
+            "entries": {one.name: entry for entry, one in self._watches.items()},
             "seen": [summary(record, masks) for record in changes],
         }
 
@@ -128,11 +129,14 @@ class Inspector:
         watch = self._watches.get(record.entry)
         serve = watch.serve if watch is not None else None
         if serve is None:
-            raise UsageError(f"the entry {record.entry} is there no more")
+            what = f"the entry {record.entry} is there no more, or paused"
+            raise UsageError(what)
         if self._replays >= MOST_AT_ONCE:
             what = f"{MOST_AT_ONCE} requests are asked again at this moment"
             raise UsageError(what, fix="try again")
         request = request_of(record)
+        if edit is not None and not isinstance(edit, dict):
+            raise UsageError("edit is no object")
         if isinstance(edit, dict):
             request = edited(record, edit, Masks(self._hide))
         seen = ReplayWatch(self.store, record)

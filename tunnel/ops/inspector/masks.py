@@ -20,7 +20,7 @@ HIDDEN: Final = "***"
 HIDDEN_JSON: Final = '"***"'
 _SECRET: Final = re.compile(
     r"authorization|cookie|api-?key|secret|passw|passphrase|credential|private-?key|"
-    r"token(?!s)"
+    r"token(?!s)|\A(?:pwd|pin|otp|sig|signature)\Z"
 )
 """Names that say it themselves; max_tokens is none."""
 _USER: Final = re.compile(r"(://)[^/?#@\s]*@")
@@ -31,7 +31,8 @@ _NAME: Final = re.compile(rf'(?<!\\)"({_INSIDE})"\s*+:\s*+', re.DOTALL)
 """A name of JSON: no other string has a colon behind it."""
 _SCALAR: Final = re.compile(rf'"{_INSIDE}(?:"|\\?\Z)|[^\s,}}\]]*+', re.DOTALL)
 _NEST: Final = re.compile(rf'"{_INSIDE}(?:"|\\?\Z)|[][{{}}]', re.DOTALL)
-_JSON: Final = re.compile(r"\s*[{\[]")
+_JSON: Final = re.compile(r"[\s\d]*+[{\[]")
+"""Socket.IO puts a number in front."""
 _PART: Final = re.compile(
     r'(?P<head>\r?\ncontent-disposition:[^\r\n]*?\bname="?(?P<name>[^";\r\n]*)"?'
     r"[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*\r?\n)(?P<value>.*?)(?=\r?\n--|\Z)",

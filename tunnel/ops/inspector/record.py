@@ -140,6 +140,7 @@ class Record:
         "state",
         "status",
         "touched",
+        "trailers",
         "up_bytes",
         "version",
         "visitor",
@@ -168,6 +169,8 @@ class Record:
         self.status: int | None = None
         self.answer_head = b""
         self.answer = Body()
+        self.trailers = b""
+        """Lines behind the answer's body, each with its end."""
         self.state = "asked"
         self.failure = ""
         # Seconds since it was asked:

@@ -101,6 +101,9 @@ class ReplayWatch:
         if self.record is not None:
             Looker(self._store, self.record).gave_up(why)
 
+    def known_as(self, name: str) -> None:
+        """Do nothing: it has no entry of its own."""
+
     def served_by(self, serve: ServeSeen) -> None:
         """Do nothing: it is served once."""
 

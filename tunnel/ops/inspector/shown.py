@@ -65,6 +65,7 @@ def shown(record: Record, masks: Masks) -> dict[str, object]:
         **summary(record, masks),
         "request": asked,
         "answer": answer,
+        "trailers": _trailers(record, masks),
         "messages": [_message(one, masks) for one in kept],
         "messages_dropped": record.said - len(kept),
         "form": _form(request, record.request, masks),
@@ -78,6 +79,11 @@ def _part(head: Head, body: Body, masks: Masks) -> dict[str, object]:
         "fields": [list(pair) for pair in masks.fields(head.fields)],
         "body": shown_body(body, head, masks),
     }
+
+
+def _trailers(record: Record, masks: Masks) -> list[list[str]]:
+    head = read_head(b"\r\n" + record.trailers)
+    return [list(pair) for pair in masks.fields(head.fields)]
 
 
 def _form(head: Head, body: Body, masks: Masks) -> list[list[str]] | None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES: Final = 67_108_864
 """Kept in all, where nothing else is said."""
-LEAST_LIMIT_BYTES: Final = 1_048_576
 MOVES_S: Final = 0.5
 """How often what only grows is said to have changed."""
 

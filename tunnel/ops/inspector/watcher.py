@@ -34,10 +34,16 @@ class EntryWatch:
         self._entry = entry
         self.serve: ServeSeen | None = None
         """Serves a visitor of it."""
+        self.name = ""
+        """In commands, as ``tunnel status`` shows it."""
 
     def begin(self, visitor: Address, raw: bytes) -> Looker:
         """Begin the record of a request."""
         return Looker(self._store, self._store.add(self._entry, visitor, raw))
+
+    def known_as(self, name: str) -> None:
+        """Note its name in commands."""
+        self.name = name
 
     def served_by(self, serve: ServeSeen) -> None:
         """Note what serves visitors now."""
@@ -85,6 +91,12 @@ class Looker:
     def answered(self, pieces: Sequence[Piece]) -> None:
         """Keep a part of the answer's body."""
         self._keep(self._record.answer, pieces)
+
+    def trailers(self, lines: Sequence[bytes]) -> None:
+        """Keep what is behind the answer's body."""
+        if self._record.is_kept:
+            self._record.trailers = b"".join(line + b"\r\n" for line in lines)
+            self._store.grow(self._record, len(self._record.trailers))
 
     def passed(self, data: Piece, *, to_visitor: bool) -> None:
         """Count it; read the messages of a WebSocket."""

@@ -101,6 +101,7 @@ function parts(whole) {
     h("pre", { class: "code first", tabindex: "0", "aria-label": "First line" }, part.line),
     facts(part.fields.map(([name, value]) => [name, value === "" ? "\u2205" : value])),
     ...body(part.body, chosen === "request" ? whole.form : null),
+    ...(chosen === "answer" && whole.trailers.length ? [h("h3", {}, "Trailers"), facts(whole.trailers)] : []),
   ];
 }
 
