@@ -481,7 +481,10 @@ HTTP_2: Final = {
         "PRIORITY, empty DATA, windows of a few bytes), and 200/s more; 200 "
         "requests given up at once, and 20/s more; CONTINUATION without end; "
         "a head of more than 128 KiB"
-    ): ("GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log"),
+    ): (
+        "GOAWAY, mostly with ENHANCE_YOUR_CALM, and one line in the log; for a minute, "
+        "100 frames or requests given up are enough from that address"
+    ),
     "a connection without a request": (
         "ended 10 s after it began, or 75 s after its last request, whatever else "
         "it sends"

@@ -16,8 +16,10 @@ from support.cycles import cycles_of
 from support.http2 import Fields, TwoTown, request, two_town
 from support.town import OK, until
 
+from tunnel.access.guesses import Failures
 from tunnel.errors import Code
-from tunnel.front.http.h2 import visitor
+from tunnel.front.http.h2 import frames, visitor
+from tunnel.front.http.h2.frames import REMEMBERED_S
 from tunnel.front.http.h2.lanes import MAX_LANES
 from tunnel.front.http.h2.visitor import PREFACE, STREAM_BYTES
 from tunnel.front.http.limits import BETWEEN_S, HEAD_BYTES, HEAD_S
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 def _nothing_stays_held() -> Iterator[None]:
     yield
     assert visitor._Pool.held == 0
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody: Failures[str] = Failures(1, 16, REMEMBERED_S)
+    monkeypatch.setattr(frames, "_FLOODERS", nobody)
 
 
 # Requests and answers -----------------------------------------------------------------
@@ -519,6 +527,24 @@ async def test_a_flood_ends_its_connection_with_one_line(
         lines = [one for one in logs.lines(caplog) if "visitor.refused" in one]
         assert len(lines) == 1
         assert "HTTP/2" in lines[0]
+
+
+async def test_who_floods_again_is_found_sooner(autojump_clock: object) -> None:
+    pings = frame(6, 0, bytes(8))
+
+    async def answered(count: int) -> bool:
+        async with two_town(begin=False) as it:
+            it.two.conn.initiate_connection()
+            it.two.conn.data_to_send()
+            await it.say(PREFACE + frame(4, 0) + pings * count)
+            return await it.two.goodbye() == ErrorCodes.NO_ERROR
+
+    assert await answered(900)
+    assert not await answered(1_100)
+    assert not await answered(150)
+    assert await answered(50)
+    await trio.sleep(2 * REMEMBERED_S + 1)
+    assert await answered(900)
 
 
 async def test_what_a_browser_does_is_no_flood() -> None:

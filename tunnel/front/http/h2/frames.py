@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tunnel.access.guesses import Failures
+from tunnel.access.visitors import address_key
+
 HEADER_BYTES: Final = 9
 MAX_FRAME_BYTES: Final = 16_384
 """We announce no more (RFC 9113 §4.2)."""
@@ -29,12 +32,31 @@ SETTINGS_COST: Final = 10
 RESETS_BURST: Final = 200.0
 """Requests given up at once: who leaves a page gives up to 100 up."""
 RESETS_PER_S: Final = 20.0
+USELESS_AGAIN: Final = 100.0
+"""For who comes from where a flood has come from: who makes a new connection for each
+would have all of them anew, and a thousand are 20 ms."""
+RESETS_AGAIN: Final = 100.0
+"""The same: a browser there may leave one page."""
+REMEMBERED_S: Final = 60.0
+"""For so long, and twice as long behind several."""
+MAX_REMEMBERED: Final = 4_096
+"""Addresses; with more, the one that flooded first is forgotten."""
 MAX_EMPTY_CONTINUATIONS: Final = 8
 """Of one head; h2 takes 64 that are full."""
 
 
 class FloodError(Exception):
     """A peer sends what costs us and serves nobody; the text says which kind."""
+
+
+_FLOODERS: Final = Failures[str](1, MAX_REMEMBERED, REMEMBERED_S)
+
+
+def _where(host: str) -> str:
+    try:
+        return address_key(host)
+    except ValueError:  # of a stream that has no address
+        return host
 
 
 class _Bucket:
@@ -57,14 +79,15 @@ class FrameReader:
     Args:
         now: on any clock.
         guarded: floods end here; not those of a target, which was chosen.
+        host: where it comes from.
     """
 
     __slots__ = (
         "_continued", "_head", "_left", "_paid", "_resets", "_skip", "_useless",
-        "frames", "goaway",
+        "_where", "frames", "goaway",
     )  # fmt: skip
 
-    def __init__(self, now: float, *, guarded: bool = True) -> None:
+    def __init__(self, now: float, *, guarded: bool = True, host: str = "") -> None:
         self.frames = 0
         """In what was read last."""
         self.goaway: int | None = None
@@ -76,8 +99,16 @@ class FrameReader:
         """Of a GOAWAY, which h2 does not get."""
         self._continued = 0
         self._paid = 0.0
-        self._useless = _Bucket(USELESS_BURST, USELESS_PER_S, now) if guarded else None
-        self._resets = _Bucket(RESETS_BURST, RESETS_PER_S, now) if guarded else None
+        self._useless: _Bucket | None = None
+        self._resets: _Bucket | None = None
+        self._where = ""
+        if guarded:
+            self._where = _where(host)
+            again = _FLOODERS.wait_s(self._where, now) > 0
+            useless = USELESS_AGAIN if again else USELESS_BURST
+            resets = RESETS_AGAIN if again else RESETS_BURST
+            self._useless = _Bucket(useless, USELESS_PER_S, now)
+            self._resets = _Bucket(resets, RESETS_PER_S, now)
 
     def pay(self, size: int) -> None:
         """Note bytes of a body that were carried, either way."""
@@ -154,7 +185,11 @@ class FrameReader:
             return
         paid = min(self._paid, useless)
         self._paid = min(self._paid - paid, USELESS_BURST)
+        why = ""
         if not self._useless.take(useless - paid, now):
-            raise FloodError("frames that bring nothing")
-        if not self._resets.take(resets, now):
-            raise FloodError("requests given up as soon as they were made")
+            why = "frames that bring nothing"
+        elif not self._resets.take(resets, now):
+            why = "requests given up as soon as they were made"
+        if why:
+            _FLOODERS.failed(self._where, now)
+            raise FloodError(why)

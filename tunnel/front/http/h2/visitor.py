@@ -68,7 +68,7 @@ POOL_BYTES: Final = 134_217_728
 OUT_BYTES: Final = 65_536
 """Ready to be sent, and not taken by the visitor's socket."""
 READ_BYTES: Final = 65_536
-FRAMES_A_TURN: Final = 64
+FRAMES_A_TURN: Final = 16
 """Small frames cost as much as large ones; then others have their turn."""
 PREFACE: Final = HTTP_2 + b"SM\r\n\r\n"
 
@@ -93,7 +93,7 @@ class VisitorConnection:
         self._visit = visit
         self._serve = serve
         self._h2 = Connection(client=False)
-        self._frames = FrameReader(trio.current_time())
+        self._frames = FrameReader(trio.current_time(), host=visit.peer.host)
         self._streams: dict[int, Stream] = {}
         self._lanes = Lanes(self, self._serve_lane)
         self._out = bytearray()
