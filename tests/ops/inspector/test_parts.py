@@ -322,6 +322,21 @@ def test_a_binary_body_and_odd_fields() -> None:
     assert not any("Forwarded" in word or "Connection" in word for word in words)
 
 
+def test_a_request_about_the_server_is_asked_again_as_one() -> None:
+    record = seen(Store(), b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", b"")
+    words = sh(curl(record, Masks()))
+    assert words[words.index("--request-target") + 1] == "*"
+
+
+async def test_an_archive_says_what_broke() -> None:
+    store = Store()
+    record = seen(store)
+    record.failure = "broke off"
+    archive: Any = await har([record], Masks())
+    (entry,) = archive["log"]["entries"]
+    assert entry["response"]["comment"] == "broke off"
+
+
 async def test_an_archive_has_what_its_readers_want() -> None:
     store = Store()
     records = [

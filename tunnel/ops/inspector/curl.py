@@ -10,6 +10,8 @@ from tunnel.ops.inspector.bodies import text_in, unpack
 from tunnel.ops.inspector.heads import bytes_of, read_head, request_line, url_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tunnel.ops.inspector.masks import Masks
     from tunnel.ops.inspector.record import Record
 
@@ -32,14 +34,8 @@ def curl(record: Record, masks: Masks) -> str:
         UsageError: its body is not kept as a whole.
     """
     head = read_head(record.head)
-    method, _ = request_line(record.head)
-    words = ["curl", "-g", "--path-as-is"]
     has_body = bool(record.request.size)
-    if method == "HEAD":
-        words.append("-I")
-    elif method != ("POST" if has_body else "GET"):
-        words += "-X", quoted(method)
-    words.append(_of_head(masks.url(url_of(record)), record.head))
+    words = ["curl", "-g", "--path-as-is", *_asked(record, masks)]
     for name, value in masks.fields(head.fields):
         if name.lower() not in _OF_THE_WAY:
             field = f"{name}: {value}" if value else f"{name};"
@@ -59,6 +55,18 @@ def curl(record: Record, masks: Masks) -> str:
         data = text.encode("utf-8", "surrogatepass")
     octal = "".join(f"\\{byte:03o}" for byte in data)
     return f"printf '{octal}' | {' '.join([*words, '--data-binary', '@-'])}"
+
+
+def _asked(record: Record, masks: Masks) -> Iterator[str]:
+    """Yield the words for method and target."""
+    method, target = request_line(record.head)
+    if method == "HEAD":
+        yield "-I"
+    elif method != ("POST" if record.request.size else "GET"):
+        yield from ("-X", quoted(method))
+    if target == "*":
+        yield from ("--request-target", quoted("*"))
+    yield _of_head(masks.url(url_of(record)), record.head)
 
 
 def _text(record: Record, masks: Masks) -> str | None:

@@ -150,6 +150,7 @@ def _response(record: Record, masks: Masks, *, bodies: bool) -> Json:
         "redirectURL": masks.url(head.first("location")),
         "headersSize": len(record.answer_head) or UNKNOWN,
         "bodySize": body.size,
+        **({"comment": record.failure} if record.failure else {}),
     }
 
 
