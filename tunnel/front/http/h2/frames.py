@@ -6,6 +6,7 @@ still end well. And a flood is over before its frames have cost anything. Sans-I
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from tunnel.access.guesses import Failures
@@ -67,9 +68,13 @@ class _Bucket:
         self._per_s = per_s
         self._at = now
 
-    def take(self, cost: float, now: float) -> bool:
+    def fill(self, now: float) -> float:
         filled = self.left + (now - self._at) * self._per_s
-        self._at, self.left = now, min(filled, self._burst) - cost
+        self._at, self.left = now, min(filled, self._burst)
+        return self.left
+
+    def take(self, cost: float) -> bool:
+        self.left -= cost
         return self.left >= 0
 
 
@@ -123,8 +128,12 @@ class FrameReader:
         self.frames = 0
         kept, at = list[bytes](), 0
         useless = resets = 0.0
+        most_useless = most_resets = math.inf
+        if self._useless is not None and self._resets is not None:
+            most_useless = self._useless.fill(now) + self._paid
+            most_resets = self._resets.fill(now)
         untouched = self._skip is None and not self._head
-        while at < len(data):
+        while at < len(data) and useless <= most_useless and resets <= most_resets:
             if self._left:
                 piece = data[at : at + self._left]
                 at += len(piece)
@@ -186,9 +195,9 @@ class FrameReader:
         paid = min(self._paid, useless)
         self._paid = min(self._paid - paid, USELESS_BURST)
         why = ""
-        if not self._useless.take(useless - paid, now):
+        if not self._useless.take(useless - paid):
             why = "frames that bring nothing"
-        elif not self._resets.take(resets, now):
+        elif not self._resets.take(resets):
             why = "requests given up as soon as they were made"
         if why:
             _FLOODERS.failed(self._where, now)
