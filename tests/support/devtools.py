@@ -128,6 +128,7 @@ class Page:
         self._context = context
         self.errors: list[str] = []
         """What went wrong in the page, as its console has it."""
+        self._expects_refusals = False
         self.requests: list[dict[str, Any]] = []
         """That the page has sent: url, method, headers."""
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -142,7 +143,7 @@ class Page:
             "Target.disposeBrowserContext", browserContextId=self._context
         )
         if kind is None:
-            assert self.errors == []
+            assert [one for one in self.errors if not self._is_expected(one)] == []
 
     def ask(self, method: str, **params: object) -> dict[str, Any]:
         return self._browser.ask(method, self._session, **params)
@@ -168,10 +169,18 @@ class Page:
                     pass
 
     def take_errors(self) -> list[str]:
-        """Return what went wrong, which the test expects."""
+        """Return what went wrong, which the test expects.
+
+        The browser may say of a refusal (a status of 4xx) after the page has it: such
+        ones are expected from here on.
+        """
         self.look()
+        self._expects_refusals = True
         errors, self.errors = self.errors, []
         return errors
+
+    def _is_expected(self, error: str) -> bool:
+        return self._expects_refusals and error.startswith("Failed to load resource")
 
     # Seeing --------------------------------------------------------------------------
 
