@@ -18,6 +18,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import Message as WsMessage
 from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import FrameProtocol
 
 from tunnel.errors import UsageError
 from tunnel.ops.inspector.curl import curl, quoted
@@ -28,7 +29,7 @@ from tunnel.ops.inspector.record import BODY_BYTES
 from tunnel.ops.inspector.replay import edited, request_of
 from tunnel.ops.inspector.shown import shown, summary
 from tunnel.ops.inspector.store import Store
-from tunnel.ops.inspector.watcher import Looker
+from tunnel.ops.inspector.watcher import EntryWatch, Looker
 
 if TYPE_CHECKING:
     from tunnel.ops.inspector.record import Message
@@ -178,6 +179,28 @@ def test_changes_come_once_and_in_order() -> None:
 
 
 # WebSockets --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_websocket_that_has_ended_waits_for_no_collector(forgotten: bool) -> None:
+    """What parses its frames held itself: 4 KB of each, and 70 KB of a packed one."""
+    store = Store()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            talk = EntryWatch(store, "http shop").begin(VISITOR, b"GET / HTTP/1.1\r\n")
+            talk.answers(101, b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\n\r\n")
+            talk.passed(b"\x81\5hello", to_visitor=True)
+            if forgotten:
+                store.clear()
+                talk.passed(b"\x81\5hello", to_visitor=True)
+            talk.over(whole=True)
+        # The collector does not count what it has finalized first.
+        left = [one for one in gc.get_objects() if isinstance(one, FrameProtocol)]
+        assert left == []
+    finally:
+        gc.enable()
 
 
 def conversation(*, packed: bool) -> tuple[Conversation, WSConnection | Connection]:

@@ -66,6 +66,11 @@ class Conversation:
         """Memory that reading takes at this moment."""
         return self._usual_bytes + sum(way.begun_bytes for way in self._ways.values())
 
+    def part(self) -> None:
+        """Read nothing more, and hold nothing that holds it."""
+        for way in self._ways.values():
+            way.part()
+
     def hear(self, data: Piece, at: float, to_visitor: bool) -> Iterator[Message]:
         """Yield the messages that end with what has come."""
         way = self._ways[to_visitor]
@@ -100,6 +105,11 @@ class _Way:
     @property
     def begun_bytes(self) -> int:
         return len(self._begin)
+
+    def part(self) -> None:
+        self.is_over = True
+        # What parses holds its parser: a cycle that would wait for the collector.
+        vars(self._frames).pop("_parse_more", None)
 
     def hear(self, data: bytes, at: float) -> Iterator[Message]:
         self._unpacker.look_at(at)

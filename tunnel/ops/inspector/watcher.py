@@ -106,7 +106,7 @@ class Looker:
         else:
             record.up_bytes += len(data)
         if not record.is_kept:
-            self._conversation = None  # what reads it was counted with the record
+            self._part()  # what reads it was counted with the record
             return
         if self._conversation is not None:
             self._hear(self._conversation, data, to_visitor)
@@ -138,9 +138,14 @@ class Looker:
         freed = record.request.settle() + record.answer.settle()
         if self._conversation is not None:
             freed -= self._conversation.held_bytes
-            self._conversation = None
+            self._part()
         self._store.grow(record, freed)
         self._store.touch(record)
+
+    def _part(self) -> None:
+        if self._conversation is not None:
+            self._conversation.part()
+            self._conversation = None
 
     def _keep(self, body: Body, pieces: Sequence[Piece]) -> None:
         record = self._record
