@@ -27,6 +27,8 @@ HOST: Final = "bench.test"
 """The published name; ``load.c`` asks for it."""
 KB: Final = 1 << 10
 MB: Final = 1 << 20
+WINDOWS: Final = ("-w", "22", "-W", "24")
+"""Of h2load: 4 MiB a stream and 16 MiB in all, about what browsers have."""
 BY_NAME: Final = "name"
 FRP_BY_NAME: Final = "frp-http"
 IDLE_S: Final = 6.0
@@ -114,7 +116,6 @@ class Nginx(ByName):
             "keepalive 64;\nkeepalive_requests 1000000000;\n}\n"
             f"server {{\nlisten {LOCAL}:{self.port} backlog=4096;\n"
             f"listen {LOCAL}:{self._http_2_port} http2 backlog=4096;\n"
-            "http2_max_requests 1000000000;\n"
             f"server_name {HOST};\n"
             "location / {\nproxy_pass http://target;\nproxy_http_version 1.1;\n"
             "proxy_set_header Host $host;\nproxy_set_header Upgrade $http_upgrade;\n"
@@ -169,8 +170,8 @@ class Browsers:
         port = peer.http_2_port
         (h2load,) = machine.find("h2load")
         done = subprocess.run(
-            [h2load, "-D", str(seconds), "-c", str(visitors), "-m",
-             str(streams), "-w", "22", "-W", "24", f"--connect-to={LOCAL}:{port}", f"http://{HOST}/{size}"],
+            [h2load, "-D", str(seconds), "-c", str(visitors), "-m", str(streams),
+             *WINDOWS, f"--connect-to={LOCAL}:{port}", f"http://{HOST}/{size}"],
             capture_output=True, text=True, timeout=self._loads.size.timeout_s,
             check=False,
         )  # fmt: skip

@@ -1,16 +1,30 @@
-"""A web server of the standard library's, in a thread."""
+"""A web server of the standard library's, in a thread, and the least that it serves."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
-    from http.server import BaseHTTPRequestHandler
+
+
+class Hello(BaseHTTPRequestHandler):
+    """Says hello, on a connection that is kept."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from support.installed import from_go
 from support.namespaces import Namespace
-from support.web_server import web_server
+from support.web_server import Hello, web_server
 
 if TYPE_CHECKING:
     from support.processes import Machine
@@ -19,16 +18,8 @@ HTTP_1_TOO: Final = "Sends invalid connection preface"
 """It may be HTTP/1.1 at this port, and is answered in that: 400."""
 
 
-class Site(BaseHTTPRequestHandler):
+class Site(Hello):
     """Takes what it is sent."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
 
     def do_POST(self) -> None:
         if "Content-Length" in self.headers:
@@ -39,9 +30,6 @@ class Site(BaseHTTPRequestHandler):
             while self.rfile.readline().strip():
                 pass
         self.do_GET()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.mark.deep

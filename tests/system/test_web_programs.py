@@ -18,6 +18,7 @@ import pytest
 from support.odd_site import read_head, with_length
 from support.processes import WAIT_S, Machine, curl, eventually, free_port, program
 from support.targets import END, Target, visit
+from support.web_server import Hello
 from support.websocket import websocket_echo
 from websockets.sync.client import connect as connect_websocket
 
@@ -222,19 +223,6 @@ def test_git_pushes_and_clones_300_mb(
     began = time.monotonic()
     push(machine, tmp_path / "root", 300 << 20)
     figures(f"git push and clone of 300 MB: {time.monotonic() - began:.0f} s")
-
-
-class Hello(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class Heard(Hello):

@@ -317,8 +317,7 @@ class FastSocket(trio.abc.HalfCloseableStream):
 
 
 def socket_beneath(stream: trio.abc.AsyncResource) -> FastSocket | None:
-    """Return the socket that a stream is, or that is beneath its TLS; None: there is
-    none here."""
+    """Return the socket that a stream is, or that is beneath its TLS; or None."""
     beneath = getattr(stream, "beneath", stream)
     return beneath if isinstance(beneath, FastSocket) else None
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.watching import VISITOR, Seen, Watching
 
-from tunnel.front.http.heads import end_of_request
 from tunnel.front.http.limits import HEAD_BYTES
 from tunnel.front.http.overheard import MOST_ASKED, Overheard
 
@@ -201,4 +200,3 @@ def test_whatever_passes_each_request_ends_once(said: list[Said]) -> None:
         assert len(one.heads) <= 1
     visitors = b"".join(data for by_visitor, data in said if by_visitor)
     assert len(heard.all) <= visitors.count(b"\r\n\r\n") + 1
-    assert end_of_request(bytearray(GET), 0) == len(GET)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.cycles import cycles_of
 from support.seen import ANSWER, BODY, HEAD, VISITOR, seen
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import Message as WsMessage
 from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import FrameProtocol
 
 from tunnel.errors import UsageError
 from tunnel.ops.inspector.curl import curl, quoted
@@ -185,9 +185,7 @@ def test_changes_come_once_and_in_order() -> None:
 def test_a_websocket_that_has_ended_waits_for_no_collector(forgotten: bool) -> None:
     """What parses its frames held itself: 4 KB of each, and 70 KB of a packed one."""
     store = Store()
-    gc.collect()
-    gc.disable()
-    try:
+    with cycles_of("wsproto") as found:
         for _ in range(3):
             talk = EntryWatch(store, "http shop").begin(VISITOR, b"GET / HTTP/1.1\r\n")
             talk.answers(101, b"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\n\r\n")
@@ -196,11 +194,7 @@ def test_a_websocket_that_has_ended_waits_for_no_collector(forgotten: bool) -> N
                 store.clear()
                 talk.passed(b"\x81\5hello", to_visitor=True)
             talk.over(whole=True)
-        # The collector does not count what it has finalized first.
-        left = [one for one in gc.get_objects() if isinstance(one, FrameProtocol)]
-        assert left == []
-    finally:
-        gc.enable()
+    assert found == {}
 
 
 def conversation(*, packed: bool) -> tuple[Conversation, WSConnection | Connection]:

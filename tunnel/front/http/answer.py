@@ -21,9 +21,55 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunnel.front.http.heads import AnswerHead, RequestHead
+    from tunnel.front.http.limits import Limits
     from tunnel.front.http.server import Visit
 
 _BEGIN: Final = b"HTTP/1."
+
+
+class AnswerHeads:
+    """Reads heads of answers in what a target says; holds one at most.
+
+    Args:
+        limits: of a head.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._buffer = bytearray()
+
+    @property
+    def has_begun(self) -> bool:
+        """A part of a head has come."""
+        return bool(self._buffer)
+
+    def read(
+        self, data: bytes, method: bytes
+    ) -> tuple[AnswerHead, bytes, bytes] | None:
+        """Return a head, its bytes and what is behind it; None while it is not whole.
+
+        Raises:
+            HeadError: 502, it is none.
+        """
+        buffer, limits = self._buffer, self._limits
+        seen = len(buffer)
+        buffer += data
+        size = end_of_answer(buffer, seen)
+        if (size or len(buffer)) > limits.head_bytes:
+            raise HeadError(
+                HTTPStatus.BAD_GATEWAY,
+                f"answered with a head of more than {limits.head_bytes} bytes",
+            )
+        if not size:
+            _check_begin(buffer)
+            return None
+        raw, behind = bytes(buffer[:size]), bytes(buffer[size:])
+        buffer.clear()
+        try:
+            return read_answer(raw, method, limits.fields), raw, behind
+        except HeadError:
+            _check_begin(raw)
+            raise
 
 
 class AnswerReader:
@@ -52,8 +98,7 @@ class AnswerReader:
         self._visit = visit
         self._request = request
         self._lines = lines
-        self._buffer = bytearray()
-        """Of a head that is not whole."""
+        self._heads = AnswerHeads(visit.limits)
         self._chunked = False
         """The visitor gets the body in chunks."""
         self._look: Look | None = None
@@ -64,26 +109,8 @@ class AnswerReader:
         Raises:
             HeadError: this is no answer.
         """
-        buffer, limits = self._buffer, self._visit.limits
-        while True:
-            seen = len(buffer)
-            buffer += data
-            size = end_of_answer(buffer, seen)
-            if (size or len(buffer)) > limits.head_bytes:
-                raise HeadError(
-                    HTTPStatus.BAD_GATEWAY,
-                    f"answered with a head of more than {limits.head_bytes} bytes",
-                )
-            if not size:
-                check_begin(buffer)
-                return b""
-            raw, data = bytes(buffer[:size]), bytes(buffer[size:])
-            buffer.clear()
-            try:
-                head = read_answer(raw, self._request.method, limits.fields)
-            except HeadError:
-                check_begin(raw)
-                raise
+        while (found := self._heads.read(data, self._request.method)) is not None:
+            head, _, data = found
             if head.broken:
                 say_broken(self._visit.host, head.broken)
             if head.status >= HTTPStatus.OK:
@@ -96,7 +123,8 @@ class AnswerReader:
                 lines = answer_lines(head)
                 output.append(head_bytes(head.status, head.reason, lines))
             if not data:
-                return b""
+                break
+        return b""
 
     def read_body(self, data: bytes, output: list[bytes]) -> bytes:
         """Read what belongs to the answer's body; return what is behind.
@@ -161,7 +189,6 @@ class AnswerReader:
         return self._visit.head(head.status, lines, head.reason)
 
 
-def check_begin(said: bytes | bytearray) -> None:
-    """Raise HeadError, 502, if what a target has said so far begins no answer."""
+def _check_begin(said: bytes | bytearray) -> None:
     if not _BEGIN.startswith(said[: len(_BEGIN)]):
         raise HeadError(HTTPStatus.BAD_GATEWAY, spoken(said)) from None

@@ -12,15 +12,13 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from tunnel.front.http.answer import check_begin
+from tunnel.front.http.answer import AnswerHeads
 from tunnel.front.http.bodies import BodyReader
 from tunnel.front.http.heads import (
     OPEN,
     HeadError,
     RequestHead,
-    end_of_answer,
     end_of_request,
-    read_answer,
     read_request,
 )
 from tunnel.front.http.limits import LIMITS
@@ -77,7 +75,7 @@ class Overheard:
         self._limits = LIMITS.get()
         self._head = bytearray()
         """Of a request, as far as it has come."""
-        self._answer_head = bytearray()
+        self._answer_heads = AnswerHeads(self._limits)
         self._last: tuple[bytes, RequestHead] | None = None
         """Many ask for the same again."""
         self._asked = deque[_Asked]()
@@ -206,24 +204,11 @@ class Overheard:
         """Read the head of an answer; return what is behind it."""
         if not self._asked:
             raise _unread("spoke without being asked")
-        head = self._answer_head
-        seen = len(head)
-        head += data
-        size = end_of_answer(head, seen)
-        if (size or len(head)) > self._limits.head_bytes:
-            most = self._limits.head_bytes
-            raise _unread(f"answered with a head of more than {most} bytes")
-        if not size:
-            check_begin(head)
-            return b""
-        raw, rest = bytes(head[:size]), bytes(head[size:])
         asked = self._asked[0]
-        try:
-            answer = read_answer(raw, asked.method, self._limits.fields)
-        except HeadError:
-            check_begin(raw)
-            raise
-        head.clear()
+        found = self._answer_heads.read(data, asked.method)
+        if found is None:
+            return b""
+        answer, raw, rest = found
         observer = asked.observer
         if answer.status == _SWITCHED:
             return self._switch(raw, rest)
@@ -260,7 +245,7 @@ class Overheard:
         """Return why there is no whole answer."""
         if self._answer is not None:
             return "the target broke off within its answer"
-        if self._answer_head:
+        if self._answer_heads.has_begun:
             return "the target broke off within its answer's head"
         if self._has_broken:
             return "the target broke off"
@@ -268,11 +253,11 @@ class Overheard:
 
     def _lose(self, why: str) -> None:
         """Hear no more, and say why to who looks at what is not answered."""
-        if self._head and not self._is_deaf:
+        if self._head:
             begun = Guarded.begin(self._watch, self._visitor, bytes(self._head))
             self._asked.append(_Asked(begun))
         self._is_deaf = True
-        self._head, self._answer_head = bytearray(), bytearray()
+        self._head, self._answer_heads = bytearray(), AnswerHeads(self._limits)
         self._last = self._sending = self._answer = None
         while self._asked:
             self._asked.popleft().over(why)

@@ -106,12 +106,15 @@ def _called(entry: str | None, answer: Fields) -> str | None:
         UsageError: none that is inspected has this name.
     """
     known = answer.get("entries")
-    if entry is None or not isinstance(known, dict) or entry in known.values():
+    if entry is None or not isinstance(known, dict):
         return entry
-    if entry not in known:
-        what = f"no entry {entry!r} is inspected"
-        raise UsageError(what, fix=f"one of {', '.join(sorted(known))}")
-    return str(known[entry])
+    if entry in known:
+        return str(known[entry])
+    seen = {text(one, "entry") for one in listed(answer, "seen")}
+    if entry in seen.union(known.values()):
+        return entry
+    what = f"no entry {entry!r} is inspected at the moment"
+    raise UsageError(what, fix=f"one of {', '.join(sorted(known))}")
 
 
 def _inspects(process: Process) -> bool:

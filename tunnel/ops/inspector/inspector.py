@@ -135,10 +135,10 @@ class Inspector:
             what = f"{MOST_AT_ONCE} requests are asked again at this moment"
             raise UsageError(what, fix="try again")
         request = request_of(record)
-        if edit is not None and not isinstance(edit, dict):
-            raise UsageError("edit is no object")
         if isinstance(edit, dict):
             request = edited(record, edit, Masks(self._hide))
+        elif edit is not None:
+            raise UsageError("edit is no object")
         seen = ReplayWatch(self.store, record)
 
         async def run() -> None:
