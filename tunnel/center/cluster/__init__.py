@@ -1,0 +1,1 @@
+"""Several center-servers that act as one: workers of one machine, nodes of a cluster."""
