@@ -22,7 +22,9 @@ from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
     CAN_MAP,
+    AskTarget,
     BindTarget,
+    LinkTarget,
     NameTarget,
     OtherTarget,
     ProtAccept,
@@ -31,6 +33,7 @@ from tunnel.proto.frames import (
     ProtGoAway,
     ProtMappingAnswer,
     ProtPing,
+    SessionTarget,
     TcpTarget,
     Terms,
     UdpTarget,
@@ -223,6 +226,9 @@ async def test_a_client_tells_a_type_that_it_never_serves_from_one_it_may_not() 
             UnixPath("/run/app.sock"): Code.UNSUPPORTED,
             BindTarget(here): Code.UNSUPPORTED,
             OtherTarget(200, b"what"): Code.UNSUPPORTED,
+            SessionTarget(bytes(16), NameTarget("none")): Code.UNSUPPORTED,
+            LinkTarget(True): Code.UNSUPPORTED,
+            AskTarget(): Code.UNSUPPORTED,
             NameTarget("none", 0): Code.NO_MAPPING,
             UdpTarget("none", 0): Code.NO_MAPPING,
             UdpTarget(): Code.NO_MAPPING,

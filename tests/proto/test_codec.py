@@ -22,7 +22,9 @@ from tunnel.proto.frames import (
     HEADER_BYTES,
     MAX_FRAME_BYTES,
     MAX_SOCK_MAP,
+    AskTarget,
     BindTarget,
+    LinkTarget,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -45,6 +47,7 @@ from tunnel.proto.frames import (
     ProtPing,
     ProtReceived,
     ProtWindow,
+    SessionTarget,
     SockMap,
     TcpTarget,
     ThroughputTarget,
@@ -107,8 +110,15 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
     st.builds(
         ProtCreate,
         sock_maps,
-        st.builds(OtherTarget, st.integers(6, 255), st.binary(max_size=60))
-        | st.builds(ThroughputTarget, st.booleans(), u32s, offsets),
+        st.builds(OtherTarget, st.integers(9, 255), st.binary(max_size=60))
+        | st.builds(ThroughputTarget, st.booleans(), u32s, offsets)
+        | st.builds(
+            SessionTarget,
+            ids,
+            st.builds(TcpTarget, addresses) | st.builds(NameTarget, names, u16s),
+        )
+        | st.builds(LinkTarget, st.booleans())
+        | st.builds(AskTarget),
     ),
     st.builds(ProtAccept, sock_maps, st.none() | addresses),
     st.builds(ProtClose, sock_maps, codes("C"), said),

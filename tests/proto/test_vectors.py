@@ -22,7 +22,9 @@ from tunnel.proto.frames import (
     CAN_MAP,
     CAN_UDP,
     HEADER_BYTES,
+    AskTarget,
     BindTarget,
+    LinkTarget,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -44,6 +46,7 @@ from tunnel.proto.frames import (
     ProtPing,
     ProtReceived,
     ProtWindow,
+    SessionTarget,
     SockMap,
     Target,
     TcpTarget,
@@ -206,6 +209,14 @@ def target(said: dict[str, Json]) -> Target:
         return UnixPath(said["path"])
     if "upload" in said:
         return ThroughputTarget(**said)
+    if "session_id" in said:
+        inner = target(said["target"])
+        assert isinstance(inner, NameTarget | TcpTarget)
+        return SessionTarget(bytes.fromhex(said["session_id"]), inner)
+    if "encrypted" in said:
+        return LinkTarget(**said)
+    if not said:
+        return AskTarget()
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))
 
 

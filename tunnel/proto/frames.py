@@ -25,6 +25,7 @@ MAX_MAPPING_ENTRIES: Final = 100
 MAX_MAPPING_COUNT: Final = 1_000
 """Entries of one MAPPING: all answers, a hundred of them with words, fit one frame."""
 CLIENT_ID_BYTES: Final = 16
+SESSION_ID_BYTES: Final = 16
 MIN_FRAME_BYTES: Final = 16_376
 """The smallest max_frame that may be announced: one TLS record with the header."""
 
@@ -85,6 +86,9 @@ class CreateType(IntEnum):
     UNIX = 3
     BIND = 4
     THROUGHPUT = 5
+    SESSION = 6
+    LINK = 7
+    ASK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,39 @@ class ThroughputTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionTarget:
+    """What a client of the receiver is to open; between servers (protocol.md#peers)."""
+
+    session_id: bytes
+    """16 bytes: the client's session."""
+    target: NameTarget | TcpTarget
+
+    def __str__(self) -> str:
+        return str(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTarget:
+    """The bytes of a client's link that came to another server (protocol.md#peers).
+
+    ``encrypted`` says whether they came out of TLS, which ended there.
+    """
+
+    encrypted: bool
+
+    def __str__(self) -> str:
+        return "a link"
+
+
+@dataclass(frozen=True, slots=True)
+class AskTarget:
+    """A question to a server by another (protocol.md#peers)."""
+
+    def __str__(self) -> str:
+        return "a question"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherTarget:
     """A form of CREATE that this program does not serve: refused with UNSUPPORTED."""
 
@@ -169,6 +206,9 @@ Target = (
     | UnixPath
     | BindTarget
     | ThroughputTarget
+    | SessionTarget
+    | LinkTarget
+    | AskTarget
     | OtherTarget
 )
 

@@ -49,7 +49,9 @@ from tunnel.proto.terms import (
     SessionTerms,
     broken,
     hello_tlvs,
+    hint_tlvs,
     next_pin_tlvs,
+    read_hint,
     read_next_pin,
     read_terms,
 )
@@ -78,6 +80,8 @@ class ResumeState:
     """Session bytes received so far; reading of the old link has stopped by now."""
     secret: bytes = field(repr=False)
     """``resume_secret`` of the session's first ``HandshakeResult``."""
+    hint: bytes = b""
+    """What the server has said of where the session is; empty if nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,16 @@ class HandshakeResult:
     """The server knows the client's own token; there is no session on this link."""
     next_pin: bytes = b""
     """The pin that the server announces as its next, 32 bytes; empty if none."""
+    hint: bytes = b""
+    """Where the session is, for its later links; empty if it can be nowhere else."""
+
+
+class _AwayError(Exception):
+    """The client belongs to another server."""
+
+    def __init__(self, hint: bytes) -> None:
+        super().__init__(hint)
+        self.hint = hint
 
 
 class _Side:
@@ -142,6 +156,9 @@ class _Side:
         self._held += data
         try:
             self._advance()
+        except _AwayError as error:
+            self.away = error.hint
+            return
         except RemoteLinkError as error:
             self._failure = error.again()
         except RemoteSessionError as error:
@@ -192,6 +209,7 @@ class _Side:
             replay_limit=agreed.replay_limit,
             own_taken=_OWN in answer.tlvs,
             next_pin=read_next_pin(answer.tlvs),
+            hint=read_hint(answer.tlvs, client=False),
         )
 
     def _take(self, kind: int, *others: int) -> tuple[ProtFrame, bytes] | None:
@@ -256,7 +274,8 @@ class ClientHandshake(_Side):
             min_version=PROTOCOL_VERSION,
             max_version=PROTOCOL_VERSION,
             nonce=nonce,
-            tlvs=hello_tlvs(terms, client=True),
+            tlvs=hello_tlvs(terms, client=True)
+            | hint_tlvs(resume.hint if resume else b"", client=True),
         )
         self._hello = encode(hello)
         self._out += self._hello
@@ -354,8 +373,9 @@ class ServerHandshake(_Side):
     ``lookup`` returns the verifier of a user, None if there is no such user; ``dummy``
     is that of a random token, so that unknown names cost the work of known ones.
     ``lookup_own`` returns that of a user's second token, if there is one. ``next_pin``
-    is announced to clients that prove themselves, 32 bytes or none. The other arguments
-    are those of ``ClientHandshake``.
+    is announced to clients that prove themselves, 32 bytes or none. ``hint`` is what
+    they say to come back to this server, ``leads_away`` whether a hint is that of
+    another. The other arguments are those of ``ClientHandshake``.
     """
 
     # A stranger learns nothing else; of a broken rule not even that.
@@ -375,8 +395,14 @@ class ServerHandshake(_Side):
         replay_limit: int = DEFAULT_REPLAY_LIMIT,
         lookup_own: Callable[[str], Verifier | None] = lambda _name: None,
         next_pin: bytes = b"",
+        hint: bytes = b"",
+        leads_away: Callable[[bytes], bool] = lambda _hint: False,
     ) -> None:
         super().__init__(binding, resume_s, replay_limit)
+        self._hint = hint
+        self._leads_away = leads_away
+        self.away = b""
+        """The hint of a client that belongs elsewhere: nothing was said to it."""
         self._lookup_own = lookup_own
         self._next_pin = next_pin
         self._terms = terms
@@ -406,6 +432,10 @@ class ServerHandshake(_Side):
                 f"{PROTOCOL_VERSION}",
             )
         self._peer_terms = read_terms(frame.tlvs)
+        hint = read_hint(frame.tlvs, client=True)
+        if hint and self._leads_away(hint):
+            self._held[:0] = raw
+            raise _AwayError(hint)
         answer = ProtHello(
             ack=True,
             min_version=PROTOCOL_VERSION,
@@ -462,6 +492,10 @@ class ServerHandshake(_Side):
             "wrong token" if any(found) else "no such user",
         )
 
+    def heard(self) -> bytes:
+        """Return all that an ``away`` client has said: it is for another server."""
+        return bytes(self._held)
+
     def accept(
         self, session_id: bytes, count: int, resumed: bool, own: bool = False
     ) -> None:
@@ -486,6 +520,7 @@ class ServerHandshake(_Side):
                 f"{claim.name!r} did not prove this session to be its own",
             )
         tlvs = self._own.tlvs() | next_pin_tlvs(self._next_pin)
+        tlvs |= hint_tlvs(self._hint, client=False)
         tlvs |= {_OWN: b""} if own else {}
         answer = ProtAuthAnswer(session_id, count, resumed, tlvs)
         before = auth_answer_before_proof(answer)

@@ -33,8 +33,11 @@ from tunnel.proto.frames import (
     MAX_MAPPING_COUNT,
     MAX_MAPPING_ENTRIES,
     PROTOCOL_VERSION,
+    SESSION_ID_BYTES,
+    AskTarget,
     BindTarget,
     CreateType,
+    LinkTarget,
     MappingAnswer,
     MappingEntry,
     MappingOp,
@@ -58,6 +61,7 @@ from tunnel.proto.frames import (
     ProtPing,
     ProtReceived,
     ProtWindow,
+    SessionTarget,
     SockMap,
     TcpTarget,
     ThroughputTarget,
@@ -101,23 +105,33 @@ def _encode_create(frame: ProtCreate) -> bytes:
         tlvs[3] = frame.host_name.encode()
     if frame.exit is not None:
         tlvs[4] = frame.exit.encode()
-    match frame.target:
+    return _encode_target(frame.target) + encode_tlvs(tlvs)
+
+
+def _encode_target(target: Target) -> bytes:
+    match target:
         case TcpTarget(address):
-            kind, target = CreateType.TCP, encode_address(address)
+            kind, what = CreateType.TCP, encode_address(address)
         case UnixPath(path):
-            kind, target = CreateType.UNIX, encode_text(path)
+            kind, what = CreateType.UNIX, encode_text(path)
         case BindTarget(expected):
-            kind, target = CreateType.BIND, encode_address(expected)
+            kind, what = CreateType.BIND, encode_address(expected)
         case ThroughputTarget(upload, most_ms, most_bytes):
             kind = CreateType.THROUGHPUT
-            target = _pack_throughput(not upload, most_ms, most_bytes)
+            what = _pack_throughput(not upload, most_ms, most_bytes)
+        case SessionTarget(session_id, inner):
+            kind, what = CreateType.SESSION, session_id + _encode_target(inner)
+        case LinkTarget(encrypted):
+            kind, what = CreateType.LINK, bytes((encrypted,))
+        case AskTarget():
+            kind, what = CreateType.ASK, b""
         case OtherTarget(other, body):
             return bytes((other,)) + body
         case named:
             is_udp = isinstance(named, UdpTarget)
             kind = CreateType.UDP if is_udp else CreateType.NAME
-            target = encode_text(named.name) + named.index.to_bytes(2, "big")
-    return bytes((kind,)) + target + encode_tlvs(tlvs)
+            what = encode_text(named.name) + named.index.to_bytes(2, "big")
+    return bytes((kind,)) + what
 
 
 def _read_create(number: SockMap, reader: Reader) -> ProtCreate:
@@ -150,6 +164,22 @@ def _read_throughput(reader: Reader) -> ThroughputTarget:
     return ThroughputTarget(way == 0, most_ms, most_bytes)
 
 
+def _read_session(reader: Reader) -> SessionTarget:
+    session_id, kind = reader.take(SESSION_ID_BYTES), reader.byte()
+    if kind not in (CreateType.TCP, CreateType.NAME):
+        raise broken(f"a CREATE for type {kind} at a session")
+    target = _TARGETS[kind](reader)
+    assert isinstance(target, TcpTarget | NameTarget)  # noqa: S101 - of those kinds
+    return SessionTarget(session_id, target)
+
+
+def _read_link(reader: Reader) -> LinkTarget:
+    encrypted = reader.byte()
+    if encrypted > 1:
+        raise broken(f"a CREATE for a link encrypted {encrypted}")
+    return LinkTarget(encrypted == 1)
+
+
 _CREATE_TLVS: Final = range(1, 5)
 _TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
     CreateType.TCP: lambda reader: TcpTarget(reader.address()),
@@ -158,6 +188,9 @@ _TARGETS: Final[Mapping[int, Callable[[Reader], Target]]] = {
     CreateType.UNIX: lambda reader: UnixPath(reader.name()),
     CreateType.BIND: lambda reader: BindTarget(reader.address()),
     CreateType.THROUGHPUT: _read_throughput,
+    CreateType.SESSION: _read_session,
+    CreateType.LINK: _read_link,
+    CreateType.ASK: lambda _reader: AskTarget(),
 }
 
 
@@ -270,7 +303,7 @@ def _read_auth(reader: Reader) -> ProtAuth:
     if resume > 1:
         raise broken(f"an AUTH with resume {resume}")
     if resume:
-        auth.session_id = reader.take(16)
+        auth.session_id = reader.take(SESSION_ID_BYTES)
         auth.count = reader.number(8)
         auth.resume_proof = reader.take(32)
     auth.tlvs = reader.tlvs(max(reader.left() - 32, 0))
@@ -289,7 +322,8 @@ def auth_answer_before_proof(frame: ProtAuthAnswer) -> bytes:
 
 
 def _read_auth_answer(reader: Reader) -> ProtAuthAnswer:
-    session_id, count, resumed = reader.take(16), reader.number(8), reader.byte()
+    session_id = reader.take(SESSION_ID_BYTES)
+    count, resumed = reader.number(8), reader.byte()
     if resumed > 1:
         raise broken(f"an AUTH|ACK with resumed {resumed}")
     answer = ProtAuthAnswer(session_id, count, resumed == 1)

@@ -25,7 +25,12 @@ _HELLO_FIELDS: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 10))
 _AUTH_FIELDS: Final = frozenset((1, 2, 3))
 _NEXT_PIN: Final = 128
 """A field of the server's AUTH that older clients ignore."""
+_HINT_OF_AUTH: Final = 129
+"""A field of the server's AUTH, for the client's later links."""
+_HINT_OF_HELLO: Final = 128
+"""The same, as a client says it again."""
 PIN_BYTES: Final = 32
+MAX_HINT_BYTES: Final = 64
 
 
 def broken(what: str) -> RemoteLinkError:
@@ -122,6 +127,20 @@ def read_next_pin(tlvs: Mapping[int, bytes]) -> bytes:
     if len(pin) not in (0, PIN_BYTES):
         raise broken(f"a pin of {len(pin)} bytes")
     return pin
+
+
+def hint_tlvs(hint: bytes, *, client: bool) -> dict[int, bytes]:
+    """Write where a session is (protocol.md#hint); nothing for an empty one."""
+    return {_HINT_OF_HELLO if client else _HINT_OF_AUTH: hint} if hint else {}
+
+
+def read_hint(tlvs: Mapping[int, bytes], *, client: bool) -> bytes:
+    """Read where a session is; empty if nothing is said, or nothing that anybody says.
+
+    It is a hint: what is too long is as if it were not there.
+    """
+    hint = tlvs.get(_HINT_OF_HELLO if client else _HINT_OF_AUTH, b"")
+    return hint if len(hint) <= MAX_HINT_BYTES else b""
 
 
 @dataclass(frozen=True, slots=True)
