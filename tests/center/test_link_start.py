@@ -22,7 +22,7 @@ from support.center import (
 import tunnel
 from tunnel.access import gate
 from tunnel.access.join import make_token
-from tunnel.center import server as server_module
+from tunnel.center import link_starts, wire
 from tunnel.center.events import (
     LinkDown,
     LinkUp,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 async def test_a_wrong_token_and_an_unknown_name_are_final_and_look_the_same(
     tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "FAILURE_DELAY_S", 0.05)
+    monkeypatch.setattr(link_starts, "FAILURE_DELAY_S", 0.05)
     async with center(tmp_path if tls else None) as where:
         errors = []
         for change in ({"token": make_token()}, {"name": "nobody"}):
@@ -70,7 +70,7 @@ async def test_a_wrong_pin_is_final_and_nothing_was_sent(
         assert error.exit_status is Exit.TLS
         assert "nothing was sent" in error.what
         assert notices.all == []
-        await where.until(lambda: len(where.server._gate.places) == 0)
+        await where.until(lambda: len(where.server._starts.gate.places) == 0)
     # The server has met the end of a link of which it has not seen a frame.
     (refused,) = [r for r in caplog.records if r.getMessage() == "link.refused"]
     assert "ended the link start" in str(vars(refused))
@@ -79,7 +79,7 @@ async def test_a_wrong_pin_is_final_and_nothing_was_sent(
 async def test_a_wrong_token_is_shown_and_retried_once_it_has_worked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "FAILURE_DELAY_S", 0.05)
+    monkeypatch.setattr(link_starts, "FAILURE_DELAY_S", 0.05)
     async with trio.open_nursery() as nursery:
         async with center() as where:
             client, notices = where.client()
@@ -156,10 +156,10 @@ async def _drain(stream: trio.SocketStream) -> None:
 async def test_who_says_nothing_is_sent_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert server_module.FIRST_BYTE_S == 5
-    assert server_module.HANDSHAKE_S == 10
-    monkeypatch.setattr(server_module, "FIRST_BYTE_S", 0.05)
-    monkeypatch.setattr(server_module, "HANDSHAKE_S", 0.3)
+    assert wire.FIRST_BYTE_S == 5
+    assert link_starts.HANDSHAKE_S == 10
+    monkeypatch.setattr(wire, "FIRST_BYTE_S", 0.05)
+    monkeypatch.setattr(link_starts, "HANDSHAKE_S", 0.3)
     async with center() as where:
         async with await trio.open_tcp_stream(
             where.address.host, where.address.port
@@ -172,13 +172,13 @@ async def test_who_says_nothing_is_sent_away(
             await slow.send_all(frames.hello()[:5])
             with trio.fail_after(5):
                 await _drain(slow)
-        await where.until(lambda: len(where.server._gate.places) == 0)
+        await where.until(lambda: len(where.server._starts.gate.places) == 0)
 
 
 async def test_a_flood_of_strangers_is_bounded_and_a_client_gets_in_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "MAX_UNPROVEN", 30)
+    monkeypatch.setattr(link_starts, "MAX_UNPROVEN", 30)
     async with center() as where, trio.open_nursery() as nursery:
         ended: list[int] = []
 
@@ -191,7 +191,7 @@ async def test_a_flood_of_strangers_is_bounded_and_a_client_gets_in_meanwhile(
         for number in range(80):
             nursery.start_soon(stranger, number)
         await where.until(lambda: len(ended) >= 50)
-        assert len(where.server._gate.places) == 30
+        assert len(where.server._starts.gate.places) == 30
         client, _ = where.client()
         with trio.fail_after(2):
             async with running(client):
@@ -203,13 +203,13 @@ async def test_wrong_proofs_that_wait_hold_no_place_that_others_need(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(server_module, "FAILURE_DELAY_S", 60)
-    monkeypatch.setattr(server_module, "MAX_UNPROVEN", 2)
+    monkeypatch.setattr(link_starts, "FAILURE_DELAY_S", 60)
+    monkeypatch.setattr(link_starts, "MAX_UNPROVEN", 2)
     async with center() as where, trio.open_nursery() as nursery:
         for number in range(5):
             nursery.start_soon(_fail_to_log_in, where)
             await where.until(partial(_refused_more_than, caplog, number))
-            assert len(where.server._gate.places) <= 2
+            assert len(where.server._starts.gate.places) <= 2
         client, _ = where.client()
         async with running(client):
             pass
@@ -228,7 +228,7 @@ async def _fail_to_log_in(where: Center) -> None:
 async def test_who_guesses_too_often_is_told_to_wait_and_keeps_nobody_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "FAILURE_DELAY_S", 0.05)
+    monkeypatch.setattr(link_starts, "FAILURE_DELAY_S", 0.05)
     async with center() as where:
         for number in range(gate.FAILURE_BURST + 2):
             with pytest.raises(LinkError) as wrong:

@@ -50,6 +50,7 @@ class Client:
         self, nursery: trio.Nursery, name: str = "default", *, owner: bool = True
     ) -> None:
         self.user = user(make_token(), name, owner=owner)
+        self.user_name = name
         self.account = Account(name)
         self.nursery = nursery
         self.client_id = os.urandom(16)

@@ -147,7 +147,7 @@ async def test_who_is_thrown_out_between_proof_and_session_gets_none(
     async with center(others=(soon,)) as where:
         here, go_on = trio.Event(), trio.Event()
 
-        async def wait(_claim: object) -> bool:
+        async def wait(_claim: object, _session_id: bytes) -> bool:
             here.set()
             await go_on.wait()
             return True

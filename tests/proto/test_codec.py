@@ -117,7 +117,7 @@ any_frame: st.SearchStrategy[ProtFrame] = st.one_of(
             ids,
             st.builds(TcpTarget, addresses) | st.builds(NameTarget, names, u16s),
         )
-        | st.builds(LinkTarget, st.booleans())
+        | st.builds(LinkTarget, st.booleans(), st.lists(names, max_size=3).map(tuple))
         | st.builds(AskTarget),
     ),
     st.builds(ProtAccept, sock_maps, st.none() | addresses),

@@ -214,7 +214,7 @@ def target(said: dict[str, Json]) -> Target:
         assert isinstance(inner, NameTarget | TcpTarget)
         return SessionTarget(bytes.fromhex(said["session_id"]), inner)
     if "encrypted" in said:
-        return LinkTarget(**said)
+        return LinkTarget(said["encrypted"], tuple(said["users"]))
     if not said:
         return AskTarget()
     return OtherTarget(said["type"], bytes.fromhex(said["body"]))

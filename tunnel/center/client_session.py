@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -16,8 +16,16 @@ from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
 from tunnel.center.exit.throughput import Throughput
+from tunnel.center.owner import wait_for
 from tunnel.center.who import WHO, Who
-from tunnel.errors import Code, LocalLinkError, LocalSessionError, StreamError
+from tunnel.errors import (
+    Code,
+    LocalLinkError,
+    LocalSessionError,
+    LocalStreamError,
+    StreamError,
+    TunnelError,
+)
 from tunnel.link.link import Link
 from tunnel.link.user_session import UserSession
 from tunnel.log import log_event
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 
     from tunnel.access.account import Account
     from tunnel.access.users import User
-    from tunnel.center.accounts import Accounts
+    from tunnel.center.owner import Owners
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.dial import Allow
@@ -57,6 +65,18 @@ _NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
 logger = logging.getLogger("tunnel.server")
 
 
+class Counting(Protocol):
+    """Counts what the sessions of a user have."""
+
+    def begin(self, user: User, session: UserSession) -> None:
+        """Count a session from now on."""
+        ...
+
+    def end(self, session: UserSession) -> None:
+        """Count it no more; harmless a second time."""
+        ...
+
+
 class ClientSession:
     """A client that has proved itself, while its session lives.
 
@@ -65,8 +85,9 @@ class ClientSession:
         accounts: counts what the sessions of each user have.
         host: where a BIND listens for anybody.
         apply_mapping: answers a MAPPING.
-        owner: finds the client that is an exit.
+        owners: finds the client that is an exit.
         forget: called when the session has ended.
+        serve: serves what another node opens; None for a client.
     """
 
     nursery: trio.Nursery
@@ -81,11 +102,12 @@ class ClientSession:
         *,
         terms: Terms,
         pools: Pools,
-        accounts: Accounts,
+        accounts: Counting,
         host: str,
         apply_mapping: ApplyMapping,
-        owner: Callable[[PublicName], ClientSession | None],
+        owners: Owners,
         forget: Callable[[ClientSession], None],
+        serve: Callable[[VirtualStream], Awaitable[None]] | None = None,
     ) -> None:
         self.user = user
         self.client_id = claim.client_id
@@ -96,13 +118,13 @@ class ClientSession:
         self.link_no = claim.link_no
         self.encrypted = transport.encrypted
         self._host = host
-        self._owner = owner
+        self._owners = owners
         self._forget = forget
         self.session = UserSession(
             client=False,
             ours=terms,
             theirs=claim.peer_terms,
-            serve_offer=self._serve_offer,
+            serve_offer=serve or self._serve_offer,
             serve_mapping=partial(apply_mapping, self),
             pools=pools,
             resume_s=result.resume_s,
@@ -142,6 +164,11 @@ class ClientSession:
                 "session.ended" if quiet else "session.lost",
                 **self.who,
                 code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
+
+    @property
+    def user_name(self) -> str:
+        """Of its user."""
+        return self.user.name
 
     @property
     def who(self) -> Who:
@@ -273,14 +300,32 @@ class ClientSession:
         if missing := self.user.rights.may_leave_at(name):
             why = denied(self, f"{target.address} at {name}", missing)
             return refuse(stream, Code.NOT_ALLOWED, why)
-        owner = self._owner(PublicName(MappingType.EXIT, name))
-        if owner is None:
-            return refuse(stream, Code.NO_MAPPING, f"no client is the exit {name}")
+        owner = self._owners.owner(PublicName(MappingType.EXIT, name))
+        if not isinstance(owner, ClientSession):
+            return self._serve_far(stream, target, name)
         try:
             onward = owner.session.open_now(target)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
         return serve_chained(stream, onward)
+
+    async def _serve_far(
+        self, stream: VirtualStream, target: TcpTarget, name: str
+    ) -> None:
+        """Join an opener and an exit at another server, if there is such a one."""
+        public = PublicName(MappingType.EXIT, name)
+        try:
+            learning = self._owners.learn(public)
+            if learning is not None:
+                await learning
+            owner = self._owners.owner(public)
+            if owner is None:
+                raise LocalStreamError(Code.NO_MAPPING, f"no client is the exit {name}")
+            await wait_for(owner)
+            onward = owner.session.open_now(target)
+        except TunnelError as error:
+            return await refuse(stream, error.code, error.what)
+        await serve_chained(stream, onward)
 
 
 def result_of(handshake: ServerHandshake) -> HandshakeResult:

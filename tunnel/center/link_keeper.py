@@ -57,6 +57,7 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
     from pathlib import Path as FilePath
 
@@ -137,6 +138,8 @@ class LinkKeeper:
         self._was_up = False
         self._told_refusal = ""
         self._renewed = False
+        self._hint = b""
+        """Where the session is, as its server has said."""
         self._link_no = 0
         self._session_id = self._secret = b""
         self._traffic = (0, 0)
@@ -303,7 +306,7 @@ class LinkKeeper:
         waiting = self.connections > 0
         with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
             tls = self._tls.context(known=self._was_up)
-            transport = await reach(self._join, self._via, tls, self._path.mss)
+            transport = await self._reach(tls)
         if self._step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
             why = "no answer in time, and connections wait"
@@ -333,11 +336,16 @@ class LinkKeeper:
             raise
         return Link(session, transport, result.leftover)
 
+    async def _reach(self, tls: ssl.SSLContext | None) -> Transport:
+        """Connect to the server, or raise LinkError; without ``tls`` it is plain."""
+        return await reach(self._join, self._via, tls, self._path.mss)
+
     def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
         self._link_no += 1
         resume = None
         if old is not None:
-            resume = ResumeState(self._session_id, old.core.received, self._secret)
+            known = self._session_id, old.core.received, self._secret
+            resume = ResumeState(*known, self._hint)
         return ClientHandshake(
             self._join.name,
             self._join.token.reveal(),
@@ -354,6 +362,7 @@ class LinkKeeper:
         self, result: HandshakeResult, old: Session | None, transport: Transport
     ) -> Session:
         """Return the session that the server carries over the new link."""
+        self._hint = result.hint
         if old is not None:
             if result.resumed:
                 self._resume(old, result, transport)

@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakKeyDictionary
 
 import trio
@@ -35,20 +35,54 @@ from tunnel.net.access_log import ENTRY
 from tunnel.proto.frames import MappingAnswer, MappingOp, MappingType
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Container,
+        Iterable,
+        Iterator,
+        Mapping,
+    )
 
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import Endpoint, EndpointType
+    from tunnel.center.owner import Owner
+    from tunnel.center.sites import AnyMapping
     from tunnel.proto.frames import MappingEntry, ProtMapping
 
 KNOWN_NAMES: Final = 10_000
 """Host names whose clients have left that a server remembers, to say so."""
+CLAIM_TRIES: Final = 5
+"""How often a name is looked at and claimed while other nodes do the same."""
 MAX_NAMES: Final = 16_384
 """Entries of all clients: each is a task and 5 KB, and most are descriptors besides."""
 SILENT_OWNER_S: Final = 2.0
 """How long the owner of a wanted port may take to prove that it is there."""
 
 logger = logging.getLogger("tunnel.mappings")
+
+
+class Shared(Protocol):
+    """The tables of other nodes, of which this one has to be told, and they of it."""
+
+    lose: Callable[[OpenMapping], None]
+    """Called when another has taken a mapping of this one over."""
+
+    async def look_up(self, names: Iterable[PublicName]) -> None:
+        """Have what others have of these names stand among what is open here."""
+        ...
+
+    async def claim(self, mapping: OpenMapping) -> bool:
+        """Tell the others what is open here; False: another was faster."""
+        ...
+
+    def release(self, mapping: OpenMapping) -> None:
+        """Tell the others, soon, that it is open no more."""
+        ...
+
+    def evict(self, mapping: AnyMapping) -> None:
+        """Have what another has go, once its name is claimed here."""
+        ...
 
 
 class MappingTable:
@@ -82,20 +116,33 @@ class MappingTable:
         self._names: Counter[str] = Counter()
         """Other names by user."""
         self._left: dict[PublicName, None] = {}
+        self._shared: Shared | None = None
         self._lost: WeakKeyDictionary[ClientSession, set[PublicName]] = (
             WeakKeyDictionary()
         )
         """What another client took from one that lives on: nobody takes it back."""
+
+    def share(self, shared: Shared) -> None:
+        """Be one of several tables: what the others have stands among ``sites``."""
+        self._shared = shared
+        shared.lose = self.lose
 
     def __len__(self) -> int:
         return self._count
 
     # Who has it ----------------------------------------------------------------------
 
-    def owner(self, name: PublicName) -> ClientSession | None:
-        """Return the client that has this name."""
+    def owner(self, name: PublicName) -> Owner | None:
+        """Return the client that has this name, here or at another node."""
         site = self._open.get(name)
         return site.mappings[0].owner if site else None
+
+    def learn(self, name: PublicName) -> Awaitable[None] | None:
+        """Return what asks the other nodes who has this name; None without any.
+
+        Awaited, it raises TunnelError where nobody answers.
+        """
+        return None if self._shared is None else self._shared.look_up((name,))
 
     def find(self, of_type: MappingType, host: str) -> Site | None:
         """Return what is open under a host name, or under a wildcard for it."""
@@ -284,13 +331,28 @@ class MappingTable:
         taken: TakenNames,
     ) -> MappingAnswer:
         """Open the entry at these names, if the client can have them all."""
+        answer = None
+        for _ in range(CLAIM_TRIES):
+            if self._shared is not None:
+                await self._shared.look_up(names)
+            answer = await self._try_one(client, entry, of_type, names, taken)
+            if answer is not None:
+                return answer
+        why = "others claim the same at the same time"
+        return MappingAnswer(Code.RESOURCE, reason=why)
+
+    async def _try_one(
+        self,
+        client: ClientSession,
+        entry: MappingEntry,
+        of_type: EndpointType,
+        names: tuple[PublicName, ...],
+        taken: TakenNames,
+    ) -> MappingAnswer | None:
+        """Open the entry; None: another node was faster, and more is known by now."""
         had = self._by_owner.get(client, {}).get(entry.name)
         if had and had.names == names and self._may_stay(had, entry):
-            if had.entry != entry:
-                if not is_same_but_for_state(had.entry, entry):
-                    had.expires_at = self._ends_at(client, names[0], entry)
-                self._open.replace(had, entry)
-            return had.answer
+            return await self._replace(had, entry)
         for name in names:
             if not await self._is_free(name, client, entry):
                 return self._refusal(name, client, entry)
@@ -305,15 +367,61 @@ class MappingTable:
             return late
         if (older := self._by_owner.get(client, {}).get(entry.name)) is not None:
             self._close(older)  # by that name the client has something else now
-        mapping = OpenMapping(client, entry, names, endpoint, counted=count)
+        mapping = OpenMapping(client, entry, names, endpoint=endpoint, counted=count)
         self._counted[client.user.name] += count
         self._open.add(mapping)
         self._by_owner.setdefault(client, {})[entry.name] = mapping
         self._count += 1
         counts, count = self._count_of(entry)
         counts[client.user.name] += count
-        self._publish(mapping)
+        return await self._share(mapping)
+
+    async def _replace(
+        self, had: OpenMapping, entry: MappingEntry
+    ) -> MappingAnswer | None:
+        """Give an entry other rules; None as for ``_try_one``."""
+        before, client = had.entry, had.owner
+        if before == entry:
+            return had.answer
+        self._open.replace(had, entry)
+        is_told = False
+        try:
+            is_told = await self._claim(had)
+        finally:
+            if not is_told:
+                self._open.replace(had, before)
+        if not is_told:
+            return None
+        if not is_same_but_for_state(before, entry):
+            had.expires_at = self._ends_at(client, had.names[0], entry)
+            self._open.replace(had, entry)
+        return had.answer
+
+    async def _share(self, mapping: OpenMapping) -> MappingAnswer | None:
+        """Let visitors in, once the other nodes know; None as for ``_try_one``."""
+        try:
+            is_ours = await self._claim(mapping)
+        except BaseException:
+            self._discard(mapping)
+            raise
+        if not is_ours:
+            self._discard(mapping)
+            return None
+        owned = self._by_owner.get(mapping.owner, {})
+        if owned.get(mapping.entry.name) is mapping:
+            self._publish(mapping)
         return mapping.answer
+
+    async def _claim(self, mapping: OpenMapping) -> bool:
+        """Tell the other nodes, if there are any; False: one of them was faster."""
+        return self._shared is None or await self._shared.claim(mapping)
+
+    def _discard(self, mapping: OpenMapping) -> None:
+        """Close what was not published, unless it has been closed meanwhile."""
+        owned = self._by_owner.get(mapping.owner, {})
+        if owned.get(mapping.entry.name) is mapping:
+            self._take_out(mapping)
+        mapping.endpoint.close()
 
     async def _open_endpoint(
         self, of_type: EndpointType, names: tuple[PublicName, ...]
@@ -405,6 +513,10 @@ class MappingTable:
         if self._open.is_of_another(name, client.user.name):
             return False
         for rival in self._open.rivals(name, entry):
+            if not isinstance(rival, OpenMapping):
+                if not await self._yields_elsewhere(rival, client):
+                    return False
+                continue
             is_open = self._by_owner.get(rival.owner, {}).get(rival.entry.name) is rival
             if is_open and not await self._yields(rival, client, entry):
                 return False
@@ -437,6 +549,22 @@ class MappingTable:
             self._remember(one)
         return True
 
+    async def _yields_elsewhere(
+        self, mapping: AnyMapping, client: ClientSession
+    ) -> bool:
+        """Have a mapping of another node go, if its owner has to yield."""
+        if self._shared is None or mapping.names[0] in self._lost.get(client, ()):
+            return False
+        if await mapping.owner.answers(SILENT_OWNER_S):
+            return False
+        self._shared.evict(mapping)
+        return True
+
+    def lose(self, mapping: OpenMapping) -> None:
+        """Close a mapping whose name another node has claimed since."""
+        if self._by_owner.get(mapping.owner, {}).get(mapping.entry.name) is mapping:
+            self._lose(mapping)
+
     def _lose(self, mapping: OpenMapping) -> None:
         """Take a mapping from an owner that may come back: it hears TAKEN_OVER then."""
         self._close(mapping)
@@ -448,6 +576,8 @@ class MappingTable:
         mapping.endpoint.close()
 
     def _take_out(self, mapping: OpenMapping) -> None:
+        if self._shared is not None and not self._tries:
+            self._shared.release(mapping)
         self._open.remove(mapping)
         of_owner = self._by_owner[mapping.owner]
         del of_owner[mapping.entry.name]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tunnel.center.acme_options import AcmeOptions
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
+    from tunnel.front.http.names import Learn
     from tunnel.front.http.request import Request
     from tunnel.front.http.server import Visit
     from tunnel.front.http.terminations import Termination
@@ -77,9 +78,15 @@ class NamePorts:
     Args:
         options: where they are; ``take`` changes that.
         table: tells which client a host name leads to.
+        learn: has the names of other nodes stand there; None without any.
     """
 
-    def __init__(self, options: NameOptions, table: MappingTable) -> None:
+    def __init__(
+        self,
+        options: NameOptions,
+        table: MappingTable,
+        learn: Learn | None = None,
+    ) -> None:
         self.options = options
         """Where they are, and what else is asked for."""
         self.answers: dict[str, str] = {}
@@ -89,10 +96,10 @@ class NamePorts:
         web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
-        self.doors = Doors(passed, web, Terminations())
+        self.doors = Doors(passed, web, Terminations(), learn)
         before = self._before
         self.web = Listening(
-            partial(serve_web, route=web, before=before, max_visitors=most)
+            partial(serve_web, route=web, before=before, learn=learn, max_visitors=most)
         )
         self.tls = Listening(
             partial(serve_tls_names, doors=self.doors, max_visitors=most)

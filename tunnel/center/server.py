@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from math import ceil
 from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.access.identity import short_id
 from tunnel.access.tls import server_tls_context
 from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
+from tunnel.center.cluster.cluster import YIELDS
+from tunnel.center.cluster.peers import is_node
+from tunnel.center.cluster.remote import ANSWERS
+from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeAccounts, NodeService
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.link_starts import LinkStarts
@@ -31,17 +34,16 @@ from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
 from tunnel.center.once import may_begin
 from tunnel.center.options import ServerOptions
-from tunnel.center.second_lock import check_certificate
-from tunnel.center.sessions import Sessions
+from tunnel.center.sessions import NO_CLIENT_ID, Sessions
 from tunnel.center.trial import answer_mapping
 from tunnel.center.user_changes import UserChanges
 from tunnel.center.who import WHO
-from tunnel.errors import Code, LinkError, LocalLinkError, TunnelError
+from tunnel.center.wire import Wire
+from tunnel.errors import Code, LocalLinkError
 from tunnel.link.link import Link
-from tunnel.link.transport import PlainTransport, TlsTransport, answer, hear, tune_link
+from tunnel.link.transport import answer
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
-from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.calm import Calm, refusal
@@ -56,18 +58,12 @@ if TYPE_CHECKING:
     from tunnel.access.months import Months
     from tunnel.access.users import User
     from tunnel.addresses import Address
+    from tunnel.center.cluster.cluster import Cluster
+    from tunnel.center.cluster.peers import Words
     from tunnel.front.http.sni import Links
     from tunnel.link.transport import Transport
     from tunnel.proto.handshake import AuthClaim, ServerHandshake
 
-FIRST_BYTE_S: Final = 5.0
-HANDSHAKE_S: Final = 10.0
-"""From the first byte to the client's proof: even a slow client needs less."""
-FAILURE_DELAY_S: Final = 1.0
-"""How long a wrong proof waits for its answer; a newcomer may take its place."""
-UNPROVEN_SHARE: Final = 1 / 16
-"""Of the process's descriptors, for links that are not proved: with 1,024 they are 64,
-and what is kept back for links is more."""
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets. Those
 that come in where visitors do are bounded by the gate, and by what users may have."""
@@ -86,6 +82,7 @@ class CenterServer:
     """The center-server's role. Only plain links do without an ``identity``.
 
     ``months`` are the bytes of this month, kept over restarts where they say so.
+    ``cluster`` makes it one of several that act as one.
     """
 
     def __init__(
@@ -94,6 +91,7 @@ class CenterServer:
         identity: Identity | None,
         options: ServerOptions | None = None,
         months: Months | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self.options = options = (options or ServerOptions()).placed()
         self._users = users = Users(users)
@@ -101,17 +99,22 @@ class CenterServer:
         types = port_types(options.listen.host, options.ports)
         types[MappingType.EXIT] = EndpointType(MappingType.EXIT)
         self.mappings = MappingTable(types, users)
-        self.names = NamePorts(options.names, self.mappings)
+        self._cluster = cluster
+        shared = cluster.share(self.mappings) if cluster else None
+        learn = shared.learn if shared else None
+        self.names = NamePorts(options.names, self.mappings, learn)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
-        self.entrances = Entrances(partial(links, handle=self._serve_wire))
+        self.entrances = Entrances(partial(links, handle=self._serve_socket))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         self._identity = identity
-        self._starts = LinkStarts(self._users, identity, options.next_identity)
+        self._starts = LinkStarts(users, identity, options.next_identity, cluster)
         self._tls = self._tls_of(options)
         self.pools = Pools()
-        self._gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
+        self._nodes = Sessions()
+        """Those of other nodes."""
+        self._service = NodeService(self._sessions.find, self._serve_wire, self._answer)
         self.user_changes = UserChanges(
             users, self._sessions, self._forget, self.mappings.review, self.accounts.of
         )
@@ -165,6 +168,8 @@ class CenterServer:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
+                if self._cluster is not None:
+                    await self._nursery.start(self._cluster.run)
                 self.entrances.run(self._nursery)
                 task_status.started(self.address)
                 for where in self.addresses:
@@ -207,7 +212,7 @@ class CenterServer:
 
     def _links_among(self, options: ServerOptions) -> Links | None:
         """Return what serves links that come in at the HTTPS port, if they may."""
-        return self._serve_wire if options.shares_https else None
+        return self._serve_socket if options.shares_https else None
 
     def _tls_of(self, options: ServerOptions) -> ssl.SSLContext | None:
         if self._identity is not None:
@@ -238,97 +243,56 @@ class CenterServer:
 
     # One wire ------------------------------------------------------------------------
 
-    async def _serve_wire(
+    async def _serve_socket(
         self,
         stream: trio.abc.HalfCloseableStream,
         peer: Address,
         heard: bytes = b"",
     ) -> None:
-        """Take a wire from its first byte to its last; owns the stream."""
-        if not isinstance(stream, FastSocket):  # pragma: no cover - all are
-            return
-        tune_link(stream)
+        """Take a socket from its first byte to its last; owns the stream."""
+        if isinstance(stream, FastSocket):  # all are
+            await self._serve_wire(Wire(stream, peer, self._tls, heard))
+
+    async def serve_node(
+        self, stream: trio.abc.HalfCloseableStream, peer: Address
+    ) -> None:
+        """Take a socket of this machine, on which only other nodes are heard."""
+        if isinstance(stream, FastSocket):  # all are
+            await self._serve_wire(Wire(stream, peer, None, of_nodes=True))
+
+    async def _serve_wire(self, wire: Wire) -> None:
+        """Take a wire from its first byte to its last; owns it."""
+        host = wire.peer.host
         try:
-            proved = await self._prove(stream, peer, heard)
+            proved = await self._starts.prove(wire, self.terms, self.options)
             if proved is not None:
-                self._gate.succeeded(peer.host, trio.current_time())
-                account = self.accounts.named(proved[2].name)
+                self._starts.gate.succeeded(host, trio.current_time())
+                account = self._accounts_of(proved[2].name).named(proved[2].name)
                 account.links += 1
                 try:
                     await self._serve_link(*proved)
                 finally:
                     account.links -= 1
-                    self._gate.ended(peer.host, trio.current_time())
+                    self._starts.gate.ended(host, trio.current_time())
+            elif wire.handshake is not None and wire.handshake.away:
+                await self._starts.pass_on(wire, wire.handshake)
         finally:
-            await trio.aclose_forcefully(stream)
+            await wire.aclose()
 
-    async def _prove(
-        self, stream: FastSocket, peer: Address, heard: bytes
-    ) -> tuple[Transport, ServerHandshake, AuthClaim] | None:
-        """Hear who the client is; without a proof, answer it and return None."""
-        transport: Transport | None = None
-        handshake: ServerHandshake | None = None
-        with trio.CancelScope() as scope:
-            place = self._gate.enter(peer.host, trio.current_time(), scope.cancel)
-            try:
-                with trio.fail_after(HANDSHAKE_S):
-                    if not heard:
-                        with trio.fail_after(FIRST_BYTE_S):
-                            await trio.lowlevel.wait_readable(stream.socket)
-                    place.heard = True
-                    # Not before: a silent peer costs no TLS and no buffers.
-                    if self._tls is None:
-                        transport = PlainTransport(stream, str(peer))
-                    else:
-                        transport = TlsTransport(
-                            stream,
-                            self._tls,
-                            server_side=True,
-                            peer=str(peer),
-                            heard=heard,
-                        )
-                        await transport.handshake()
-                    handshake = self._starts.begin(self.terms, self.options.resume_s)
-                    claim = await hear(transport, handshake)
-                    if self.options.client_ca is not None:
-                        check_certificate(transport, handshake, claim.name)
-                    return transport, handshake, claim
-            except (TunnelError, trio.TooSlowError) as error:
-                await self._refuse(transport, handshake, peer, error)
-            finally:
-                self._gate.leave(place)
-        if scope.cancelled_caught:
-            log_event(logger, logging.INFO, "link.turned_away", peer=str(peer),
-                reason="a newcomer needs its place")  # fmt: skip
-        return None
+    async def _answer(self, words: Words) -> Words:
+        """Answer the question of another node."""
+        session_id = str(words.get("session", ""))
+        client = None
+        with suppress(ValueError):
+            client = self._sessions.find(bytes.fromhex(session_id))
+        if words.get("ask") == YIELDS:
+            return {"yes": client is None or await self._ends(client)}
+        if client is None or words.get("ask") != ANSWERS:
+            return {"yes": False}
+        return {"yes": await client.answers(SILENT_OWNER_S)}
 
-    async def _refuse(
-        self,
-        transport: Transport | None,
-        handshake: ServerHandshake | None,
-        peer: Address,
-        error: TunnelError | trio.TooSlowError,
-    ) -> None:
-        """Answer and log one line; a wrong proof waits, an honest fault does not."""
-        if isinstance(error, trio.TooSlowError):
-            error = LocalLinkError(Code.SILENT, "it took too long")
-        claimed = handshake.claimed_name if handshake is not None else None
-        log_event(logger, logging.INFO, "link.refused", peer=str(peer),
-            code=error.code.name, claimed=claimed or None,
-            reason=str(error))  # fmt: skip
-        if isinstance(error, LinkError) and error.code is Code.AUTH and handshake:
-            away_s = self._gate.failed(
-                peer.host, handshake.claimed_name, trio.current_time()
-            )
-            if away_s:
-                handshake.refuse(*refusal(Calm.FAILED_LOGINS), ceil(away_s))
-            await trio.sleep(FAILURE_DELAY_S)
-        if transport is not None and (handshake or error.code is Code.AUTH):
-            with trio.move_on_after(FAILURE_DELAY_S):
-                if handshake is not None:  # else TLS has said its own word
-                    await answer(transport, handshake)
-                await transport.send_eof()
-                await transport.discard()
+    def _accounts_of(self, name: str) -> Accounts | NodeAccounts:
+        return NODE_ACCOUNTS if is_node(name) else self.accounts
 
     # One link, of a client that has proved itself -------------------------------------
 
@@ -336,12 +300,12 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
-        user = self._users.get(claim.name)
+        user = self._user(claim.name)
         if user is not None and user.once is not None:
             changes = self.user_changes
             if not await may_begin(changes, user, claim, handshake, transport):
                 return await answer(transport, handshake)
-        client = self._sessions.claimed(claim, transport)
+        client = self._sessions_of(claim.name).claimed(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
         elif claim.link_no > client.link_no:
@@ -371,7 +335,7 @@ class CenterServer:
         client.link_no, client.peer = claim.link_no, transport.peer
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
-        self._sessions.has_link(client)
+        self._sessions_of(claim.name).has_link(client)
         client.link = Link(session, transport, result_of(handshake).leftover)
         log_event(logger, logging.INFO, "link.resumed", **client.who,
             after_s=round(after_s, 3),
@@ -381,7 +345,8 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
-        no_room = await self._refusal(claim)
+        session_id = secrets.token_bytes(16)
+        no_room = await self._refusal(claim, session_id)
         if no_room is not None:
             code, reason = no_room
             after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
@@ -390,8 +355,9 @@ class CenterServer:
                 user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
-        user = self._users[claim.name]
-        handshake.accept(secrets.token_bytes(16), 0, resumed=False)
+        user = self._user(claim.name)
+        assert user is not None  # noqa: S101 - else it would be refused
+        handshake.accept(session_id, 0, resumed=False)
         client = ClientSession(
             user,
             claim,
@@ -399,24 +365,38 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self.pools,
-            accounts=self.accounts,
+            accounts=self._accounts_of(user.name),
             host=self.options.listen.host,
             apply_mapping=partial(answer_mapping, self.mappings),
-            owner=self.mappings.owner,
+            owners=self.mappings,
             forget=self._forget,
+            serve=self._service.serve if is_node(user.name) else None,
         )
         # Before the first wait: two links of one client must see each other.
-        self._sessions.add(client)
+        self._sessions_of(user.name).add(client)
         await self._nursery.start(client.run)
         log_event(logger, logging.INFO, "link.up", **client.who,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
 
-    async def _refusal(self, claim: AuthClaim) -> tuple[Code, str] | None:
+    def _user(self, name: str) -> User | None:
+        """Return a user, or another node."""
+        if is_node(name) and self._cluster is not None:
+            return self._cluster.user(name)
+        return self._users.get(name)
+
+    def _sessions_of(self, name: str) -> Sessions:
+        return self._nodes if is_node(name) else self._sessions
+
+    async def _refusal(
+        self, claim: AuthClaim, session_id: bytes
+    ) -> tuple[Code, str] | None:
         """Say why a client gets no session; None when there is room for it."""
+        if is_node(claim.name):
+            return None
         if self._draining:
             return Code.DRAINING, "the server is about to stop"
-        if not await self._succeeds(claim):
+        if not await self._succeeds(claim, session_id):
             return Code.DUPLICATE, "another client that answers has this client id"
         user = self._users.get(claim.name)
         if user is None or claim.verifier not in user.verifiers:  # since its proof
@@ -431,21 +411,32 @@ class CenterServer:
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 
-    async def _succeeds(self, claim: AuthClaim) -> bool:
+    async def _succeeds(self, claim: AuthClaim, session_id: bytes) -> bool:
         """End the older session of a client that was restarted; False if it is there.
 
         A state folder that was copied makes two clients of one, which would take over
         from one another for ever.
         """
-        while older := self._sessions.of_client(claim.name, claim.client_id):
+        name, client_id = claim.name, claim.client_id
+        while older := self._sessions.of_client(name, client_id):
+            if not await self._ends(older):
+                return False
+        if self._cluster is None or client_id == NO_CLIENT_ID:
+            return True
+        return await self._cluster.succeeds(name, client_id, session_id)
+
+    async def _ends(self, older: ClientSession) -> bool:
+        """End the session of a client that came back; False if it is still there."""
+        while True:
             link = older.link
-            if link is not None:
-                if await older.answers(SILENT_OWNER_S):
-                    return False
-                if older.link not in (None, link):
-                    continue  # it has found another meanwhile
-            self._forget(older)
-            older.dismiss(Code.TAKEN_OVER, "the same client came back")
+            if link is None:
+                break
+            if await older.answers(SILENT_OWNER_S):
+                return False
+            if older.link in (None, link):
+                break  # else it has found another meanwhile
+        self._forget(older)
+        older.dismiss(Code.TAKEN_OVER, "the same client came back")
         return True
 
     async def _carry(self, client: ClientSession, link: Link) -> None:
@@ -462,7 +453,7 @@ class CenterServer:
         streams = client.session.streams
         client.session.link_lost(reason)
         if not client.gone:
-            self._sessions.waits(client)
+            self._sessions_of(client.user_name).waits(client)
         for call in tuple(client.when_lost):
             call()
         log_event(logger, logging.INFO, "link.down", **client.who,
@@ -471,5 +462,8 @@ class CenterServer:
 
     def _forget(self, client: ClientSession) -> None:
         """Close what belongs to a session that has ended or is about to."""
-        self._sessions.remove(client)
+        self._sessions_of(client.user_name).remove(client)
         self.mappings.drop(client)
+        if self._cluster is not None and client.client_id != NO_CLIENT_ID:
+            who = client.user_name, client.client_id, client.session_id
+            self._cluster.client_left(*who)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import trio
 
 from tunnel.center.endpoints import PublicName
+from tunnel.center.owner import Owner, wait_for
 from tunnel.center.sessions import NO_CLIENT_ID
-from tunnel.errors import Code, LocalStreamError
+from tunnel.errors import Code
 from tunnel.front.http.places import State
 from tunnel.link.tally import Tally
 from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
@@ -41,35 +42,25 @@ MAX_SITE_ENTRIES: Final = 256
 """Entries of one name, by path and in groups: they are looked at one by one."""
 NO_RULES: Final = Rules()
 
-_LOOK_S: Final = 0.05
+
+Of = TypeVar("Of", bound=Owner, covariant=True)
 
 
 @dataclass(slots=True, eq=False)
-class OpenMapping:
-    """A mapping that is open: whose it is, its public names, its endpoint."""
+class SiteMapping(Generic[Of]):
+    """A mapping that is open, here or at another node: whose it is, and where."""
 
-    owner: ClientSession
+    owner: Of
     entry: MappingEntry
     names: tuple[PublicName, ...]
-    endpoint: Endpoint
     expires_at: float = math.inf
     """On trio's clock."""
-    counted: int = 0
-    """Ports of it that count against ``Rights.most_ports``."""
     in_flight: int = 0
     """Requests of a name with rules that have no whole answer."""
     turn: int = 0
     """When a visitor was led here last, as its group counts."""
-    tally: Tally = field(default_factory=Tally)
-    """What its visitors have sent and received."""
     shunned_until: float = 0.0
     """It took no connection, and others of its group are asked first until then."""
-
-    @property
-    def answer(self) -> MappingAnswer:
-        """Say that it is open, and where."""
-        public, note = self.endpoint.public, self.endpoint.note
-        return MappingAnswer(Code.NORMAL, public.host, public.port, note)
 
     @property
     def rules(self) -> Rules:
@@ -77,7 +68,7 @@ class OpenMapping:
         return self.entry.rules or NO_RULES
 
     @property
-    def key(self) -> OpenMapping:
+    def key(self) -> SiteMapping[Of]:
         """What a visitor's connection to it may be used again for."""
         return self
 
@@ -101,20 +92,36 @@ class OpenMapping:
         Raises:
             StreamError: it is refused, or the client does not come back.
         """
-        owner = self.owner
-        while owner.waiting and not owner.gone:
-            if owner.away:
-                raise LocalStreamError(Code.LINK_LOST, "the client is not connected")
-            await trio.sleep(_LOOK_S)
-        return owner.session.open_now(NameTarget(self.entry.name), visitor)
+        await wait_for(self.owner)
+        return self.owner.session.open_now(NameTarget(self.entry.name), visitor)
+
+
+@dataclass(slots=True, eq=False)
+class OpenMapping(SiteMapping["ClientSession"]):
+    """A mapping that is open at this server."""
+
+    endpoint: Endpoint = field(kw_only=True)
+    counted: int = 0
+    """Ports of it that count against ``Rights.most_ports``."""
+    tally: Tally = field(default_factory=Tally)
+    """What its visitors have sent and received."""
+
+    @property
+    def answer(self) -> MappingAnswer:
+        """Say that it is open, and where."""
+        public, note = self.endpoint.public, self.endpoint.note
+        return MappingAnswer(Code.NORMAL, public.host, public.port, note)
+
+
+AnyMapping = SiteMapping[Owner]
 
 
 @dataclass(slots=True, eq=False)
 class Site:
     """All that is open under one public name; of a port it is one entry."""
 
-    mappings: list[OpenMapping] = field(default_factory=list)
-    only: OpenMapping | None = None
+    mappings: list[AnyMapping] = field(default_factory=list)
+    only: AnyMapping | None = None
     """The one entry, where nothing is asked of its visitors."""
     places: Places | None = None
     """Made by who leads visitors, and made anew when something has changed."""
@@ -135,6 +142,8 @@ class Sites:
         """By the domain right above: how many whole names each user has there."""
         self.changed = trio.Event()
         """Set, and replaced, when a host name comes or goes."""
+        self.below_elsewhere: dict[str, frozenset[str]] = {}
+        """By a domain: who has names right below it at other nodes."""
 
     def __contains__(self, name: object) -> bool:
         return name in self._sites
@@ -143,7 +152,7 @@ class Sites:
         """Yield the host names of a type that are open, and whose each is."""
         for name, site in self._sites.items():
             if name.type is of_type:
-                yield name.host, site.mappings[0].owner.user.name
+                yield name.host, site.mappings[0].owner.user_name
 
     def _note_change(self) -> None:
         self.changed.set()
@@ -153,7 +162,7 @@ class Sites:
         """Return what is open under exactly this name."""
         return self._sites.get(name)
 
-    def add(self, mapping: OpenMapping) -> None:
+    def add(self, mapping: AnyMapping) -> None:
         """Open a mapping under all its names."""
         for name in mapping.names:
             if (site := self._sites.get(name)) is None:
@@ -163,10 +172,10 @@ class Sites:
             site.mappings.append(mapping)
             site.changed()
             if name.type in HOSTS and not name.host.startswith("*."):
-                users = self._below.setdefault(_domain_of(name.host), Counter())
-                users[mapping.owner.user.name] += 1
+                users = self._below.setdefault(domain_of(name.host), Counter())
+                users[mapping.owner.user_name] += 1
 
-    def remove(self, mapping: OpenMapping) -> None:
+    def remove(self, mapping: AnyMapping) -> None:
         """Take a mapping from all its names."""
         for name in mapping.names:
             site = self._sites[name]
@@ -178,7 +187,7 @@ class Sites:
                 if name.type in HOSTS:
                     self._note_change()
             if name.type in HOSTS and not name.host.startswith("*."):
-                domain, user = _domain_of(name.host), mapping.owner.user.name
+                domain, user = domain_of(name.host), mapping.owner.user_name
                 users = self._below[domain]
                 users[user] -= 1
                 if not users[user]:
@@ -186,7 +195,7 @@ class Sites:
                 if not users:
                     del self._below[domain]
 
-    def replace(self, mapping: OpenMapping, entry: MappingEntry) -> None:
+    def replace(self, mapping: AnyMapping, entry: MappingEntry) -> None:
         """Give a mapping other rules."""
         mapping.entry = entry
         for name in mapping.names:
@@ -194,12 +203,14 @@ class Sites:
 
     def is_of_another(self, name: PublicName, user: str) -> bool:
         """Say whether another user has the name, or what visitors of it may reach."""
-        for site in map(self.get, _family(name)):
-            if site is not None and site.mappings[0].owner.user.name != user:
+        for site in map(self.get, family(name)):
+            if site is not None and site.mappings[0].owner.user_name != user:
                 return True
         if name.type not in HOSTS or not name.host.startswith("*."):
             return False
-        users = self._below.get(_domain_of(name.host), ())
+        domain = domain_of(name.host)
+        users = set(self._below.get(domain, ()))
+        users |= self.below_elsewhere.get(domain, frozenset())
         return len(users) > (user in users)
 
     def is_full(self, name: PublicName) -> bool:
@@ -221,7 +232,7 @@ class Sites:
             or self.rivals(name, entry)
         )
 
-    def rivals(self, name: PublicName, entry: MappingEntry) -> list[OpenMapping]:
+    def rivals(self, name: PublicName, entry: MappingEntry) -> list[AnyMapping]:
         """Return what has to go before an entry can be open there."""
         site = self.get(name)
         rules = entry.rules or NO_RULES
@@ -244,8 +255,8 @@ class SitesWithout(Sites):
         vars(self).update(vars(sites))
         self._real = sites
         self._owner = owner
-        self._added: dict[PublicName, list[OpenMapping]] = {}
-        self._removed: set[OpenMapping] = set()
+        self._added: dict[PublicName, list[AnyMapping]] = {}
+        self._removed: set[AnyMapping] = set()
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, PublicName) and self.get(name) is not None
@@ -261,12 +272,12 @@ class SitesWithout(Sites):
         kept += self._added.get(name, ())
         return Site(kept) if kept else None
 
-    def add(self, mapping: OpenMapping) -> None:
+    def add(self, mapping: AnyMapping) -> None:
         """Count a mapping of the client as open."""
         for name in mapping.names:
             self._added.setdefault(name, []).append(mapping)
 
-    def remove(self, mapping: OpenMapping) -> None:
+    def remove(self, mapping: AnyMapping) -> None:
         """Count a mapping as open no more."""
         if mapping.owner is not self._owner:
             self._removed.add(mapping)
@@ -274,7 +285,7 @@ class SitesWithout(Sites):
         for name in mapping.names:
             self._added[name].remove(mapping)
 
-    def replace(self, mapping: OpenMapping, entry: MappingEntry) -> None:
+    def replace(self, mapping: AnyMapping, entry: MappingEntry) -> None:
         """Give a mapping that was added here other rules."""
         mapping.entry = entry
 
@@ -319,19 +330,20 @@ def unruly(entry: MappingEntry) -> str:
     return ""
 
 
-def _family(name: PublicName) -> Iterator[PublicName]:
+def family(name: PublicName) -> Iterator[PublicName]:
     """Yield the names whose visitors may be the same."""
     yield name
     if name.type in HOSTS:
         hosts = [name.host]
         if not name.host.startswith("*."):
-            hosts.append(f"*.{_domain_of(name.host)}")
+            hosts.append(f"*.{domain_of(name.host)}")
         for of_type in HOSTS:
             for host in hosts:
                 yield PublicName(of_type, host)
 
 
-def _domain_of(host: str) -> str:
+def domain_of(host: str) -> str:
+    """Return the domain right above a host name; of a wildcard its own."""
     return host.partition(".")[2]
 
 

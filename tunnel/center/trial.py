@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import trio
+
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.center.sites import SitesWithout
@@ -18,7 +20,7 @@ from tunnel.proto.frames import MappingOp
 if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import Endpoint, EndpointType, PublicName
-    from tunnel.center.sites import OpenMapping
+    from tunnel.center.sites import AnyMapping, OpenMapping
     from tunnel.proto.frames import MappingAnswer, MappingEntry, ProtMapping
 
 
@@ -77,6 +79,12 @@ class Trial(MappingTable):
     ) -> Endpoint:
         return await of_type.probe(names, self._mapped)
 
+    async def _claim(self, mapping: OpenMapping) -> bool:
+        """Tell nobody."""
+        del mapping
+        await trio.lowlevel.checkpoint()
+        return True
+
     def _publish(self, mapping: OpenMapping) -> None:
         """Let nobody in."""
 
@@ -85,6 +93,14 @@ class Trial(MappingTable):
     ) -> float:
         del client, name, entry
         return math.inf  # no life begins by a question
+
+    async def _yields_elsewhere(
+        self, mapping: AnyMapping, client: ClientSession
+    ) -> bool:
+        """Leave with the other nodes what they have."""
+        del mapping, client
+        await trio.lowlevel.checkpoint()
+        return False
 
     async def _yields(
         self, mapping: OpenMapping, client: ClientSession, entry: MappingEntry

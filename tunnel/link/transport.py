@@ -362,17 +362,18 @@ async def prove(transport: Transport, handshake: ClientHandshake) -> HandshakeRe
     return handshake.result
 
 
-async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim:
+async def hear(transport: Transport, handshake: ServerHandshake) -> AuthClaim | None:
     """Play the server's side up to the client's proof.
 
     The caller sets the deadline, and answers the claim: by ``handshake.accept`` or
-    ``refuse``, then ``answer``.
+    ``refuse``, then ``answer``. None: the client belongs to another server, and has
+    heard nothing (``handshake.away``).
 
     Raises:
         LinkError: the client proved nothing, or went away. What the handshake has to
             say to that is still in ``data_to_send``.
     """
-    while handshake.claim is None:
+    while handshake.claim is None and not handshake.away:
         await _step(transport, handshake)
     return handshake.claim
 

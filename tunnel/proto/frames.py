@@ -171,10 +171,12 @@ class SessionTarget:
 class LinkTarget:
     """The bytes of a client's link that came to another server (protocol.md#peers).
 
-    ``encrypted`` says whether they came out of TLS, which ended there.
+    ``encrypted`` says whether they came out of TLS, which ended there; ``users`` for
+    whom the client's certificate is, where one was asked for.
     """
 
     encrypted: bool
+    users: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "a link"

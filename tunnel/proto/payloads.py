@@ -121,8 +121,9 @@ def _encode_target(target: Target) -> bytes:
             what = _pack_throughput(not upload, most_ms, most_bytes)
         case SessionTarget(session_id, inner):
             kind, what = CreateType.SESSION, session_id + _encode_target(inner)
-        case LinkTarget(encrypted):
-            kind, what = CreateType.LINK, bytes((encrypted,))
+        case LinkTarget(encrypted, users):
+            kind = CreateType.LINK
+            what = bytes((encrypted, len(users))) + b"".join(map(encode_text, users))
         case AskTarget():
             kind, what = CreateType.ASK, b""
         case OtherTarget(other, body):
@@ -177,7 +178,9 @@ def _read_link(reader: Reader) -> LinkTarget:
     encrypted = reader.byte()
     if encrypted > 1:
         raise broken(f"a CREATE for a link encrypted {encrypted}")
-    return LinkTarget(encrypted == 1)
+    return LinkTarget(
+        encrypted == 1, tuple(reader.name() for _ in range(reader.byte()))
+    )
 
 
 _CREATE_TLVS: Final = range(1, 5)
@@ -202,7 +205,8 @@ def _tlv_text(tlvs: Mapping[int, bytes], kind: int) -> str | None:
 # MAPPING -----------------------------------------------------------------------
 
 
-def _encode_entry(entry: MappingEntry) -> bytes:
+def encode_entry(entry: MappingEntry) -> bytes:
+    """Write one entry as a MAPPING has it."""
     tlvs = b"" if entry.rules is None else encode_tlvs(rules_tlvs(entry.rules))
     return (
         bytes((entry.type,))
@@ -217,7 +221,15 @@ def _encode_entry(entry: MappingEntry) -> bytes:
 
 def entry_bytes(entry: MappingEntry) -> int:
     """Return how much of a MAPPING an entry takes."""
-    return len(_encode_entry(entry))
+    return len(encode_entry(entry))
+
+
+def decode_entry(raw: bytes) -> MappingEntry:
+    """Read one entry as ``encode_entry`` writes it; raises as ``decode`` does."""
+    reader = Reader(raw, "MAPPING")
+    entry = _read_entry(reader)
+    reader.end()
+    return entry
 
 
 def _encode_answer(answer: MappingAnswer) -> bytes:
@@ -245,14 +257,19 @@ def _read_mapping(reader: Reader) -> ProtMapping:
     entries: list[MappingEntry] = []
     size = _count(reader)
     for _ in range(size):
-        kind, name, host = reader.byte(), reader.name(), reader.name()
-        port, count = reader.number(2), reader.number(2)
-        rules = read_rules(reader.tlvs(reader.number(2)))
-        if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
-            raise broken("a MAPPING with an impossible host name")
+        entry = _read_entry(reader)
         if len(entries) < MAX_MAPPING_ENTRIES:
-            entries.append(MappingEntry(kind, name, host, port, count, rules))
+            entries.append(entry)
     return ProtMapping(MappingOp(op), entries, size - len(entries), client_id)
+
+
+def _read_entry(reader: Reader) -> MappingEntry:
+    kind, name, host = reader.byte(), reader.name(), reader.name()
+    port, count = reader.number(2), reader.number(2)
+    rules = read_rules(reader.tlvs(reader.number(2)))
+    if host and not is_host_name(host.removeprefix("*.").replace(":", ".")):
+        raise broken("a MAPPING with an impossible host name")
+    return MappingEntry(kind, name, host, port, count, rules)
 
 
 def _read_mapping_answer(reader: Reader) -> ProtMappingAnswer:
@@ -379,7 +396,7 @@ def encode(frame: ProtFrame) -> bytes:  # noqa: C901, PLR0912 - one flat case pe
             return _frame(ProtKind.CREATE, _ACK, sock_map, payload)
         case ProtMapping(op, entries, _, client_id):
             payload = bytes((op,)) + client_id + len(entries).to_bytes(2, "big")
-            payload += b"".join(map(_encode_entry, entries))
+            payload += b"".join(map(encode_entry, entries))
             return _frame(ProtKind.MAPPING, 0, 0, payload)
         case ProtMappingAnswer(answers):
             payload = len(answers).to_bytes(2, "big")

@@ -1,1 +1,1 @@
-"""Several center-servers that act as one: workers of one machine, nodes of a cluster."""
+"""Center-servers that act as one: workers of a machine, nodes of a cluster."""

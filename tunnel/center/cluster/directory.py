@@ -5,18 +5,18 @@ more *members*, each of one node, and a fence: a number that grows with every ch
 any claim, so that of two owners after a split the one with the lower fence has lost.
 
 A claim is compared and set: who wants to change one says which fence it has seen, and
-nothing is changed if another was faster. That is all that the nodes need of a store; the
-decision who may have what is made where the names are (``center.mappings``).
+nothing is changed if another was faster. That is all that the nodes need of a store;
+who may have what is decided where the names are (``center.mappings``).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tunnel.errors import Code, TunnelError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
 
@@ -87,7 +87,7 @@ class Directory(Protocol):
         seen: Mapping[str, int],
         without: Iterable[str] = (),
     ) -> dict[str, Claim]:
-        """Have ``member`` among the members of each key, all or none; return the claims.
+        """Have ``member`` among the members of each key, or of none; return the claims.
 
         Args:
             member: begins with this node's name and a slash.
@@ -105,7 +105,7 @@ class Directory(Protocol):
         ...
 
     async def remember(self, key: str, value: bytes) -> None:
-        """Keep something small that outlives its node, as a chosen port; may be lost."""
+        """Keep something small that outlives its node, as a chosen port is."""
         ...
 
     async def recall(self, key: str) -> bytes:

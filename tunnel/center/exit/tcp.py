@@ -257,17 +257,26 @@ async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
     The exit alone decides what it dials, and its answer is the answer: refusals keep
     their code and reason, half-closes and resets pass (protocol.md#exits).
     """
+    refused: StreamError | None = None
     try:
         with Opener(stream).waits(math.inf):
-            await onward.wait_open()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pass_early, stream, onward)
+                try:
+                    await onward.wait_open()
+                except StreamError as error:
+                    refused = error
+                nursery.cancel_scope.cancel()
     except BaseException as error:
         onward.reset(Code.RESET)
-        if isinstance(error, StreamError):
-            return stream.reset(error.code, error.what)
         stream.reset(Code.RESET)
         if isinstance(error, trio.TooSlowError):
-            return None
+            return
         raise
+    if refused is not None:
+        onward.reset(Code.RESET)
+        stream.reset(refused.code, refused.what)
+        return
     stream.on_closed(None)
     stream.accept(onward.bound)
     began, traffic, code = time.monotonic(), Traffic(), Code.RESET
@@ -285,6 +294,20 @@ async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
         finally:
             if wanted():
                 say_left(stream, began, (traffic.sent, traffic.received), code)
+
+
+async def _pass_early(stream: VirtualStream, onward: VirtualStream) -> None:
+    """Pass on what an opener says before the answer, until cancelled: nothing is lost.
+
+    It saves a program that speaks first a round trip to the exit.
+    """
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            room = await onward.wait_room()
+            said = await stream.receive_some(room)
+            if not said:
+                return  # the end is the relay's to pass on
+            await onward.put(bytes(said))  # there is room: without a wait
 
 
 class _TargetDial(Opener):

@@ -80,6 +80,9 @@ class Destination(NamedTuple):
 
 Route = Callable[[str], Destination | Places | Absent]
 """Return who serves a host name (lower case, no port, no last dot); must not wait."""
+Learn = Callable[[str], Awaitable[bool] | None]
+"""Have a host name known that another node may have. None: it is; else it is once this
+is awaited, or cannot be (False)."""
 Before = Callable[[Visit, "Request"], bytes | None]
 """Called before a request is routed, and must not wait. What it returns, or raises as
 HttpError, is the answer instead."""
@@ -94,16 +97,18 @@ async def serve_web(
     listeners: Sequence[trio.abc.Listener[FastSocket]],
     route: Route,
     before: Before | None = None,
+    learn: Learn | None = None,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
     """Serve an HTTP port until cancelled; closes the listeners."""
 
-    http_2 = by_streams(partial(handle_visitor, route=route, before=before))
+    serve_visit = partial(handle_visitor, route=route, before=before, learn=learn)
+    http_2 = by_streams(serve_visit)
 
     # No coroutines of their own, here and below: each is 400 bytes of an idle visitor.
     def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
-        return handle_visitor(Visit(stream, peer, http_2=http_2), route, before)
+        return serve_visit(Visit(stream, peer, http_2=http_2))
 
     await serve(listeners, handle, max_visitors=max_visitors)
 
@@ -131,11 +136,18 @@ def by_streams(
 
 
 def handle_visitor(
-    visit: Visit, route: Route, before: Before | None = None
+    visit: Visit,
+    route: Route,
+    before: Before | None = None,
+    learn: Learn | None = None,
 ) -> Coroutine[object, object, None]:
     """Serve one visitor to its end; owns its stream."""
 
     async def answer(request: Request) -> None:
+        if learn is not None:
+            learned = learn(request.host)
+            if learned is not None and not await learned:
+                raise _unknown_yet()
         if before is not None and (said := before(visit, request)) is not None:
             await send_whole(visit, request, said, "application/octet-stream")
             return
@@ -348,6 +360,12 @@ def _absent(why: Absent) -> HttpError:
         return HttpError(HTTPStatus.NOT_FOUND, why.value)
     retry = [("Retry-After", str(RETRY_AFTER_S))]
     return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, why.value, headers=retry)
+
+
+def _unknown_yet() -> HttpError:
+    retry = [("Retry-After", str(RETRY_AFTER_S))]
+    words = "it cannot be told at the moment who serves this name"
+    return HttpError(HTTPStatus.SERVICE_UNAVAILABLE, words, headers=retry)
 
 
 def _limit(of_address: bool) -> HttpError:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
-    from tunnel.front.http.names import Route
+    from tunnel.front.http.names import Learn, Route
     from tunnel.front.http.places import Member
     from tunnel.front.http.request import Request
     from tunnel.front.http.terminations import Terminations
@@ -89,6 +89,8 @@ class Doors:
     """Asked for each request of who is not passed through."""
     endings: Terminations
     """End TLS for those."""
+    learn: Learn | None = None
+    """Has names known that other nodes may have."""
     links: Links | None = None
     """Serves who wants to be a link, with what was heard of it; None: nobody is one."""
 
@@ -165,6 +167,7 @@ async def _serve_heard(
     """Serve a visitor whose first message has come; owns the stream."""
     try:
         with trio.fail_after(HELLO_S):
+            await _learn(doors.learn, _host(hello))
             found: Destination | Member | Absent | TlsStream
             found = _find(hello, doors.passed, peer)
             if isinstance(found, Absent):
@@ -190,7 +193,8 @@ async def _serve_ended(
 ) -> None:
     """Serve a visitor whose TLS ends here; owns its stream."""
     if stream.protocol() != HTTP_2:
-        await handle_visitor(Visit(stream, peer, secure=True), doors.web)
+        visit = Visit(stream, peer, secure=True)
+        await handle_visitor(visit, doors.web, learn=doors.learn)
         return
 
     def before(visit: Visit, request: Request) -> None:
@@ -203,7 +207,9 @@ async def _serve_ended(
             status = HTTPStatus.MISDIRECTED_REQUEST
             raise HttpError(status, "this name is served on another connection")
 
-    serve = by_streams(partial(handle_visitor, route=doors.web, before=before))
+    serve = by_streams(
+        partial(handle_visitor, route=doors.web, before=before, learn=doors.learn)
+    )
     await serve(Visit(stream, peer, secure=True))
 
 
@@ -232,6 +238,12 @@ async def _hear(stream: trio.abc.HalfCloseableStream, heard: bytearray) -> Clien
         hello = read_client_hello(heard)
         if hello is not None:
             return hello
+
+
+async def _learn(learn: Learn | None, host: str) -> None:
+    learned = learn(host) if learn is not None and host else None
+    if learned is not None and not await learned:
+        raise HelloError(INTERNAL_ERROR, "it cannot be told who serves this name")
 
 
 def _find(

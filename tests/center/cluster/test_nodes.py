@@ -1,0 +1,199 @@
+"""Nodes that act as one server: names, exits, clients and links at any of them."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from support.center import LOOPBACK, echo, status, target, user
+from support.nodes import nodes
+
+from tunnel.access.join import make_token
+from tunnel.access.networks import Networks
+from tunnel.center.events import (
+    LinkDown,
+    LinkResumed,
+    MappingReady,
+    MappingRefused,
+    SessionLost,
+)
+from tunnel.errors import Code
+from tunnel.ops.entries import Published, Service
+from tunnel.proto.frames import MappingEntry, MappingType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from support.center import Notices
+    from support.nodes import Node
+
+    from tunnel.addresses import Address
+    from tunnel.center.client import CenterClient
+
+
+def web(name: str, at: Address) -> Published:
+    wanted = MappingEntry(MappingType.HTTP, "", name)
+    return Published("http", wanted, Service(at), scheme="http")
+
+
+@asynccontextmanager
+async def published(
+    client: CenterClient, notices: Notices, name: str, at: Address
+) -> AsyncIterator[Code]:
+    """Publish a web service for the block; give the answer's code."""
+    async with trio.open_nursery() as nursery:
+        await web(name, at).start(client)
+        await nursery.start(client.run)
+        refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
+        assert refused or ready
+        yield refused[0].answer.code if refused else Code.NORMAL
+        client.stop()
+
+
+def _has_no_host(node: Node) -> bool:
+    return not [*node.server.mappings.sites.hosts(MappingType.HTTP)]
+
+
+async def page(stream: trio.SocketStream) -> None:
+    """Answer each request with its path."""
+    with trio.move_on_after(20):
+        try:
+            while said := await stream.receive_some():
+                path = said.split(b" ")[1]
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path)
+                await stream.send_all(head + path)
+        except trio.BrokenResourceError:
+            pass
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_visitor_of_any_node_finds_the_name(tmp_path: Path, tls: bool) -> None:
+    async with nodes(tmp_path, 3, tls=tls) as all_, target(page) as at:
+        async with published(*all_.client(0), "shop", at) as code:
+            assert code is Code.NORMAL
+            for node in all_.all:
+                assert await status(node.web, "shop.t.test") == 200
+                assert await status(node.web, "other.t.test") == 404
+        for node in all_.all:
+            await node.until(partial(_has_no_host, node))
+
+
+async def test_a_visitor_costs_no_question_in_the_steady_state(tmp_path: Path) -> None:
+    async with (
+        nodes(tmp_path) as all_,
+        target(page) as at,
+        published(*all_.client(0), "shop", at),
+    ):
+        for host in ("shop.t.test", "none.t.test"):
+            await status(all_[1].web, host)
+        before = all_[1].directory.asked
+        for _ in range(20):
+            assert await status(all_[1].web, "shop.t.test") == 200
+            assert await status(all_[1].web, "none.t.test") == 404
+        assert all_[1].directory.asked == before
+
+
+async def test_who_asked_in_vain_hears_when_there_is_something(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        assert await status(all_[1].web, "shop.t.test") == 404
+        async with published(*all_.client(0), "shop", at):
+            assert await status(all_[1].web, "shop.t.test") == 200
+
+
+async def test_a_name_has_one_user_whatever_the_node(tmp_path: Path) -> None:
+    other = user(make_token(), "other", "http:*")
+    async with nodes(tmp_path, others=(other,)) as all_, target(page) as at:
+        del other
+        async with published(*all_.client(0), "shop", at) as code:
+            assert code is Code.NORMAL
+            async with published(*all_.client(1), "shop", at) as second:
+                # Of the same user, and the first one answers.
+                assert second is Code.TAKEN
+
+
+async def test_a_link_that_comes_to_another_node_goes_on(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(echo) as at:
+        client, notices = all_.wandering()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(client.run)
+            stream = await client.open(str(at))
+            await stream.send_all(b"before")
+            assert await stream.receive_some() == b"before"
+            for number, node in enumerate((1, 0, 1), 1):
+                all_.balancer.to = all_[node].address
+                all_.balancer.cut()
+                await notices.next(LinkResumed, number)
+                await stream.send_all(b"behind")
+                assert await stream.receive_some() == b"behind"
+            assert not notices.of(SessionLost)
+            assert len(all_[0].server.clients) == 1
+            assert not all_[1].server.clients
+            await stream.aclose()
+            client.stop()
+
+
+async def test_a_link_whose_node_is_gone_begins_anew(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        client, notices = all_.wandering()
+        async with published(client, notices, "shop", at):
+            assert await status(all_[1].web, "shop.t.test") == 200
+            all_.balancer.to = all_[1].address
+            all_[0].scope.cancel()
+            await notices.next(LinkDown)
+            await notices.next(MappingReady, 2)
+            assert await status(all_[1].web, "shop.t.test") == 200
+
+
+async def test_a_client_that_was_restarted_has_its_name_at_the_other_node(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        first, told = all_.client(0, b"i" * 16)
+        async with trio.open_nursery() as nursery:
+            await web("shop", at).start(first)
+            await nursery.start(first.run)
+            # Its machine is gone: nobody says goodbye.
+            nursery.cancel_scope.cancel()
+        del told
+        async with published(*all_.client(1, b"i" * 16), "shop", at) as code:
+            assert code is Code.NORMAL
+            assert await status(all_[0].web, "shop.t.test") == 200
+            assert not all_[0].server.clients
+
+
+async def test_an_exit_is_reached_from_another_node(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(echo) as at:
+        leaving, _ = all_.client(0)
+        asking, _ = all_.client(1)
+        async with trio.open_nursery() as nursery:
+            await leaving.be_exit("home", Networks.parse([f"{LOOPBACK}/32"]))
+            await nursery.start(leaving.run)
+            await nursery.start(asking.run)
+            stream = await asking.open(str(at), exit_name="home")
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+            await stream.aclose()
+            leaving.stop()
+            asking.stop()
+
+
+async def test_what_is_known_is_served_without_the_directory(tmp_path: Path) -> None:
+    async with (
+        nodes(tmp_path) as all_,
+        target(page) as at,
+        published(*all_.client(0), "shop", at),
+    ):
+        assert await status(all_[1].web, "shop.t.test") == 200
+        for node in all_.all:
+            node.directory.is_away = True
+        assert await status(all_[0].web, "shop.t.test") == 200
+        assert await status(all_[1].web, "shop.t.test") == 200
+        assert await status(all_[1].web, "unknown.t.test") == 503
+        for node in all_.all:
+            node.directory.is_away = False
+        assert await status(all_[1].web, "unknown.t.test") == 404

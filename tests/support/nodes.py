@@ -1,0 +1,234 @@
+"""Several center-servers that act as one, in one run, and a balancer in front."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from support.center import LOOPBACK, Center, Notices, free_ports, user
+
+from tunnel.access.identity import load_or_make_identity
+from tunnel.access.join import JoinLine, make_token
+from tunnel.addresses import Address, UnixPath
+from tunnel.center.client import CenterClient
+from tunnel.center.cluster.cluster import Cluster
+from tunnel.center.cluster.directory import Change, DirectoryAwayError
+from tunnel.center.cluster.secret import ClusterSecret
+from tunnel.center.cluster.store import Store
+from tunnel.center.names import NameOptions
+from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.net.listen import open_unix_listener, serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from pathlib import Path
+
+    from tunnel.access.users import User
+    from tunnel.center.cluster.directory import Claim
+
+SECRET = ClusterSecret(b"what the nodes of a test share, 32+")
+
+
+class Direct:
+    """A directory whose store is here; it can be away, and miss what changes."""
+
+    def __init__(self, store: Store, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+        self.is_away = False
+        self.asked = 0
+        self._store = store
+        self._told, self._news = trio.open_memory_channel[list[Change]](10_000)
+
+    @property
+    def nodes(self) -> Mapping[str, str]:
+        return self._store.nodes
+
+    async def look_up(self, keys: Iterable[str]) -> dict[str, Claim]:
+        await self._ask()
+        return self._store.look_up(keys)
+
+    async def claim(
+        self,
+        member: str,
+        says: Mapping[str, bytes],
+        seen: Mapping[str, int],
+        without: Iterable[str] = (),
+    ) -> dict[str, Claim]:
+        await self._ask()
+        return self._store.claim(member, says, seen, without)
+
+    async def release(self, member: str, keys: Iterable[str]) -> None:
+        await self._ask()
+        self._store.release(member, keys)
+
+    async def remember(self, key: str, value: bytes) -> None:
+        await self._ask()
+        self._store.remember(key, value)
+
+    async def recall(self, key: str) -> bytes:
+        await self._ask()
+        return self._store.recall(key)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[list[Change]]]:
+        self._store.enter(self.name, self.address, self._told.send_nowait)
+        try:
+            yield self._news
+        finally:
+            self._store.leave(self.name)
+
+    async def _ask(self) -> None:
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise DirectoryAwayError
+
+
+@dataclass
+class Node(Center):
+    """A node that runs."""
+
+    directory: Direct = field(kw_only=True)
+    cluster: Cluster = field(kw_only=True)
+    scope: trio.CancelScope = field(kw_only=True)
+
+    @property
+    def web(self) -> Address:
+        at = self.server.names.http
+        assert at is not None
+        return at
+
+
+class Balancer:
+    """Leads each link to the node that the test wants, and can cut them."""
+
+    def __init__(self, to: Address) -> None:
+        self.to = to
+        self.address = Address(LOOPBACK, 0)
+        self.came = 0
+        self._links: set[trio.CancelScope] = set()
+
+    def cut(self) -> None:
+        """Break every link, as a network does."""
+        for scope in tuple(self._links):
+            scope.cancel()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.came += 1
+        onward = await trio.open_tcp_stream(self.to.host, self.to.port)
+        with trio.CancelScope() as scope:
+            self._links.add(scope)
+            try:
+                async with stream, onward, trio.open_nursery() as nursery:
+                    nursery.start_soon(_carry, stream, onward)
+                    await _carry(onward, stream)
+            finally:
+                self._links.discard(scope)
+
+
+async def _carry(one: trio.SocketStream, other: trio.SocketStream) -> None:
+    try:
+        async for data in one:
+            await other.send_all(data)
+        await other.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+@dataclass
+class Nodes:
+    """Nodes with one directory, and a balancer for their links."""
+
+    all: list[Node]
+    store: Store
+    balancer: Balancer
+
+    def __getitem__(self, at: int) -> Node:
+        return self.all[at]
+
+    def client(
+        self, at: int, client_id: bytes | None = None
+    ) -> tuple[CenterClient, Notices]:
+        """Make a client of one node, whose links come there and nowhere else."""
+        return self[at].client(client_id)
+
+    def wandering(self, client_id: bytes | None = None) -> tuple[CenterClient, Notices]:
+        """Make a client whose links come where the balancer leads."""
+        notices = Notices()
+        where = self.balancer.address
+        join = replace(self[0].join, host=where.host, port=where.port)
+        return CenterClient(join, client_id=client_id, tell=notices), notices
+
+
+@asynccontextmanager
+async def nodes(
+    folder: Path,
+    count: int = 2,
+    *,
+    tls: bool = True,
+    names: NameOptions | None = None,
+    others: tuple[User, ...] = (),
+    resume_s: int = 120,
+    ports: bool = False,
+) -> AsyncIterator[Nodes]:
+    """Run nodes for the block; their sockets for one another are in ``folder``."""
+    token, store = make_token(), Store()
+    identity = load_or_make_identity(folder / "state")[0] if tls else None
+    pin = identity.pin if identity else None
+    names = names or NameOptions(http=Address(LOOPBACK, 0), domain="t.test")
+    users = {"default": user(token)} | {other.name: other for other in others}
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            running: list[Node] = []
+            for number in range(count):
+                path = str(folder / f"n{number}")
+                directory = Direct(store, f"n{number}.1", path)
+                cluster = Cluster(directory, SECRET, pin, ports=ports)
+                options = ServerOptions(
+                    Address(LOOPBACK, 0),
+                    free_ports(),
+                    plain=not tls,
+                    resume_s=resume_s,
+                    names=names,
+                )
+                server = CenterServer(users, identity, options, cluster=cluster)
+                scope = trio.CancelScope()
+                at = await nursery.start(_run, server, path, scope)
+                join = JoinLine("default", token, at.host, at.port, pin, not tls)
+                running.append(
+                    Node(
+                        server,
+                        at,
+                        join,
+                        directory=directory,
+                        cluster=cluster,
+                        scope=scope,
+                    )
+                )
+            balancer = Balancer(running[0].address)
+            listeners = await nursery.start(
+                partial(trio.serve_tcp, balancer.serve, 0, host=LOOPBACK)
+            )
+            balancer.address = Address(*listeners[0].socket.getsockname())
+            yield Nodes(running, store, balancer)
+            nursery.cancel_scope.cancel()
+
+
+async def _run(
+    server: CenterServer,
+    path: str,
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Address],
+) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            listener = open_unix_listener(UnixPath(path))
+            nursery.start_soon(
+                partial(serve, [listener], server.serve_node, links=True)
+            )
+            task_status.started(await nursery.start(server.run))

@@ -1,0 +1,232 @@
+"""Links to the other nodes: made when needed, and kept (protocol.md#peers).
+
+A node is to another what a center-client is to a center-server, so all that a link does
+(credit, fairness, liveness, resumption) is done here as there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.access.join import JoinLine, Secret
+from tunnel.addresses import Address, UnixPath
+from tunnel.center.link_keeper import LinkKeeper
+from tunnel.errors import (
+    Code,
+    LocalLinkError,
+    LocalStreamError,
+    StreamError,
+    TunnelError,
+)
+from tunnel.link.transport import DIAL_S, PlainTransport, tune_link
+from tunnel.log import log_event
+from tunnel.net.dial import connect
+from tunnel.net.sockets import FastSocket
+from tunnel.proto.frames import AskTarget
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from tunnel.center.cluster.secret import ClusterSecret
+    from tunnel.link.session import Session
+    from tunnel.link.transport import Transport
+    from tunnel.link.virtual import VirtualStream
+    from tunnel.proto.frames import Target
+
+    Words = dict[str, object]
+    Answer = Callable[[Words], Awaitable[Words]]
+
+AT: Final = "@"
+"""The first letter of a node's name where users have theirs: no user's begins so."""
+REACHED_S: Final = 3.0
+"""How long a node that lives may take to be reached, by what waits for it."""
+MAX_WORDS: Final = 4_096
+"""Bytes of a question between nodes, and of its answer."""
+
+logger = logging.getLogger("tunnel.cluster")
+
+
+def is_node(name: str) -> bool:
+    """Say whether this is the name of a node, where users have theirs."""
+    return name.startswith(AT)
+
+
+class _Keeper(LinkKeeper):
+    """The links to one node, which may be at a unix socket of this machine."""
+
+    def __init__(self, join: JoinLine, where: Address | UnixPath) -> None:
+        super().__init__(join, give_up_s=REACHED_S)
+        self._where = where
+
+    async def _reach(self, tls: ssl.SSLContext | None) -> Transport:
+        if isinstance(self._where, Address):
+            return await super()._reach(tls)
+        try:
+            sock = await connect(self._where, deadline_s=DIAL_S)
+        except LocalStreamError as error:
+            what = f"cannot reach {self._where}: {error.what}"
+            raise LocalLinkError(Code.LINK_LOST, what) from error
+        link = FastSocket(sock)
+        tune_link(link)
+        return PlainTransport(link, str(self._where))
+
+
+class Peers:
+    """The links from one node to the others.
+
+    Args:
+        name: this node's.
+        secret: what the nodes share.
+        pin: of the identity of all; None where links are plain.
+        nodes: returns where each node that lives is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        secret: ClusterSecret,
+        pin: str | None,
+        nodes: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._name = name
+        self._token = Secret(secret.peer_token())
+        self._pin = pin
+        self._nodes = nodes
+        self._keepers: dict[str, _Keeper] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Host the links until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def session(self, node: str) -> Session | None:
+        """Return the session with a node, if it has a link; begin to make one if not.
+
+        What is opened in it waits for nothing, as in any session.
+        """
+        keeper = self._keepers.get(node)
+        if keeper is None:
+            self._begin(node)
+            return None
+        session = keeper.session
+        if session is None or session.ended or session.lost_at is not None:
+            keeper.hurry()
+            return None
+        return session
+
+    async def reached(self, node: str, within_s: float = REACHED_S) -> Session:
+        """Return the session with a node, once it has a link.
+
+        Raises:
+            LocalStreamError: ``LINK_LOST``: it is not reached in time, or is no more.
+        """
+        session = self.session(node)
+        if session is None and (keeper := self._keepers.get(node)) is not None:
+            with trio.move_on_after(within_s):
+                await keeper.wait_for_session()
+            session = self.session(node)
+        if session is None:
+            raise LocalStreamError(Code.LINK_LOST, f"{node} is not reached")
+        return session
+
+    async def open(self, node: str, target: Target, visitor: Address) -> VirtualStream:
+        """Open at a node, without waiting for its answer; raises as ``reached``."""
+        return (await self.reached(node)).open_now(target, visitor)
+
+    async def ask(self, node: str, words: Words, within_s: float) -> Words | None:
+        """Ask a node a question; None without an answer in time."""
+        with trio.move_on_after(within_s):
+            try:
+                session = await self.reached(node, within_s)
+                stream = await session.open(AskTarget(), deadline_s=within_s)
+            except StreamError:
+                return None
+            async with stream:
+                try:
+                    await stream.send_all(_line(words))
+                    await stream.send_eof()
+                    return await hear_words(stream)
+                except (trio.BrokenResourceError, ValueError):
+                    return None
+        return None
+
+    def forget_the_gone(self) -> None:
+        """End the links to nodes that live no more; connections over them break."""
+        nodes = self._nodes()
+        for node, keeper in tuple(self._keepers.items()):
+            if node not in nodes:
+                del self._keepers[node]
+                keeper.stop()
+
+    def _begin(self, node: str) -> None:
+        where, nursery = self._nodes().get(node), self._nursery
+        if where is None or nursery is None:
+            return
+        at: Address | UnixPath
+        if where.startswith("/"):
+            at = UnixPath(where)
+            join = JoinLine(AT + self._name, self._token, "unix", 0, None, True)
+        else:
+            at = Address.parse(where)
+            plain = self._pin is None
+            join = JoinLine(
+                AT + self._name, self._token, at.host, at.port, self._pin, plain
+            )
+        self._keepers[node] = _Keeper(join, at)
+        nursery.start_soon(self._keep, node, self._keepers[node])
+
+    async def _keep(self, node: str, keeper: _Keeper) -> None:
+        """Keep the links to a node up, until it is gone or refuses."""
+        reason = ""
+        try:
+            await keeper.run()
+        except* TunnelError as errors:
+            reason = str(errors.exceptions[0])
+        finally:
+            if self._keepers.get(node) is keeper:
+                del self._keepers[node]
+        if reason:
+            log_event(logger, logging.WARNING, "peer.lost", node=node, reason=reason)
+
+
+async def serve_question(stream: VirtualStream, answer: Answer) -> None:
+    """Answer the one question of a stream that a node has opened; owns the stream."""
+    async with stream:
+        stream.accept()
+        try:
+            words = await hear_words(stream)
+        except (trio.BrokenResourceError, ValueError) as error:
+            log_event(logger, logging.WARNING, "peer.asked_nonsense", reason=str(error))
+            stream.reset(Code.RESET)
+            return
+        try:
+            await stream.send_all(_line(await answer(words)))
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            pass  # who asked has gone
+
+
+async def hear_words(stream: VirtualStream) -> Words:
+    """Read one line of JSON; ValueError: it is none, or too long."""
+    line = bytearray()
+    while came := await stream.receive_some():
+        line += came
+        if len(line) > MAX_WORDS:
+            raise ValueError(f"more than {MAX_WORDS} bytes")
+    words = json.loads(line)
+    if not isinstance(words, dict):
+        raise ValueError("no object")
+    return words
+
+
+def _line(words: Mapping[str, object]) -> bytes:
+    return json.dumps(words).encode() + b"\n"

@@ -1,0 +1,89 @@
+"""What a node does for the others: opens at its clients, takes links, answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tunnel.access.account import Account
+from tunnel.center.cluster.peers import serve_question
+from tunnel.center.exit.tcp import refuse, serve_chained
+from tunnel.center.wire import PassedWire
+from tunnel.errors import Code, StreamError
+from tunnel.proto.frames import AskTarget, LinkTarget, SessionTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tunnel.access.users import User
+    from tunnel.addresses import Address
+    from tunnel.center.client_session import ClientSession
+    from tunnel.center.cluster.peers import Answer
+    from tunnel.link.user_session import UserSession
+    from tunnel.link.virtual import VirtualStream
+
+
+class NodeService:
+    """Serves what another node opens here (protocol.md#peers-links).
+
+    Args:
+        find: returns the client that has a session.
+        serve_wire: begins a link on a wire that another node passes on.
+        answer: answers a question.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[bytes], ClientSession | None],
+        serve_wire: Callable[[PassedWire], Awaitable[None]],
+        answer: Answer,
+    ) -> None:
+        self._find = find
+        self._serve_wire = serve_wire
+        self._answer = answer
+
+    def serve(self, stream: VirtualStream) -> Awaitable[None]:
+        """Serve an offer to its end; owns the stream."""
+        create = stream.create
+        visitor = create.visitor if create else None
+        match create.target if create else None:
+            case SessionTarget() as target:
+                return self._open(stream, target, visitor)
+            case LinkTarget() as target if visitor is not None:
+                stream.accept()
+                return self._serve_wire(PassedWire(stream, visitor, target))
+            case AskTarget():
+                return serve_question(stream, self._answer)
+            case _:
+                return refuse(stream, Code.UNSUPPORTED)
+
+    def _open(
+        self, stream: VirtualStream, target: SessionTarget, visitor: Address | None
+    ) -> Awaitable[None]:
+        # The far stream is open before this returns: visitors keep their order.
+        client = self._find(target.session_id)
+        if client is None or client.gone:
+            why = "the client has left this server"
+            return refuse(stream, Code.LINK_LOST, why)
+        try:
+            onward = client.session.open_now(target.target, visitor)
+        except StreamError as error:
+            return refuse(stream, error.code, error.what)
+        return serve_chained(stream, onward)
+
+
+class NodeAccounts:
+    """Counts for no user what nodes have: it is what their clients have."""
+
+    def begin(self, user: User, session: UserSession) -> None:
+        """Have the session count for nobody."""
+        session.count_for(Account(user.name))
+
+    def end(self, session: UserSession) -> None:
+        """Do nothing."""
+
+    def named(self, name: str) -> Account:
+        """Return an account of nobody."""
+        return Account(name)
+
+
+NODE_ACCOUNTS: Final = NodeAccounts()
