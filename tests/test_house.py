@@ -12,7 +12,16 @@ from support.tables import ROOT, TABLES, protocol_text, rows, section
 
 from tunnel.access import gate
 from tunnel.access.limits import Limits
-from tunnel.center import drain, endpoints, health, mappings, server, sessions, sites
+from tunnel.center import (
+    drain,
+    endpoints,
+    health,
+    link_starts,
+    mappings,
+    sessions,
+    sites,
+    wire,
+)
 from tunnel.center.exit import bind as exit_bind
 from tunnel.errors import Code
 from tunnel.front import udp
@@ -89,12 +98,12 @@ PEER_LIMITS: Final = {
     "goodbye, for the peer to confirm": link.FLUSH_S,
     "after GO_AWAY, for the peer to read": link.LINGER_S,
     "read and dropped behind our GO_AWAY": link.LINGER_BYTES,
-    "first byte of a link": server.FIRST_BYTE_S,
-    "whole link start": server.HANDSHAKE_S,
+    "first byte of a link": wire.FIRST_BYTE_S,
+    "whole link start": link_starts.HANDSHAKE_S,
     "links that are not proved": gate.MAX_UNPROVEN,
     "failures of one address and name at once": gate.FAILURE_BURST,
     "one more failure after": gate.FAILURE_REFILL_S,
-    "answer to a wrong proof after": server.FAILURE_DELAY_S,
+    "answer to a wrong proof after": link_starts.FAILURE_DELAY_S,
     "links of one user": USER.links,
     "sessions of one user": USER.sessions,
     "sessions of one user without a link": USER.waiting,

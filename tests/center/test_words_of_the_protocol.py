@@ -19,6 +19,7 @@ from tunnel.addresses import Address, UnixPath
 from tunnel.center.events import LinkDown
 from tunnel.errors import Code, StreamError
 from tunnel.link.transport import PlainTransport, dial, prove, send
+from tunnel.proto.claims import HandshakeResult, ResumeState
 from tunnel.proto.codec import FrameDecoder
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -38,7 +39,7 @@ from tunnel.proto.frames import (
     Terms,
     UdpTarget,
 )
-from tunnel.proto.handshake import ClientHandshake, HandshakeResult, ResumeState
+from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.proofs import PLAIN_BINDING
 
 if TYPE_CHECKING:

@@ -41,11 +41,9 @@ from tunnel.link.link import Link
 from tunnel.link.session import Session
 from tunnel.link.transport import PlainTransport, dial, prove, send
 from tunnel.proto import limits
+from tunnel.proto.claims import ResumeState
 from tunnel.proto.frames import NameTarget, Terms
-from tunnel.proto.handshake import (
-    ClientHandshake,
-    ResumeState,
-)
+from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.limits import MAX_UNANSWERED_OF_ONE, OPEN_DEADLINE_S
 from tunnel.proto.proofs import PLAIN_BINDING
 from tunnel.proto.terms import DEFAULT_REPLAY_LIMIT
@@ -57,7 +55,7 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.center.client import CenterClient
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.handshake import HandshakeResult
+    from tunnel.proto.claims import HandshakeResult
 
 RESET = "reset"
 END = "end"

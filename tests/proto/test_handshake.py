@@ -20,6 +20,7 @@ from tunnel.errors import (
     UsageError,
 )
 from tunnel.proto import terms as terms_module
+from tunnel.proto.claims import HandshakeResult, ResumeState
 from tunnel.proto.codec import decode_one
 from tunnel.proto.fields import check_tlvs
 from tunnel.proto.frames import (
@@ -31,13 +32,7 @@ from tunnel.proto.frames import (
     ProtHello,
     Terms,
 )
-from tunnel.proto.handshake import (
-    MAX_UNPROVEN_BYTES,
-    ClientHandshake,
-    HandshakeResult,
-    ResumeState,
-    ServerHandshake,
-)
+from tunnel.proto.handshake import MAX_UNPROVEN_BYTES, ClientHandshake, ServerHandshake
 from tunnel.proto.payloads import auth_answer_before_proof, encode
 from tunnel.proto.proofs import (
     NO_BINDING,

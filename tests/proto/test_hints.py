@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tunnel.proto.claims import ResumeState
 from tunnel.proto.frames import Terms
-from tunnel.proto.handshake import ClientHandshake, ResumeState, ServerHandshake
+from tunnel.proto.handshake import ClientHandshake, ServerHandshake
 from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 from tunnel.proto.terms import MAX_HINT_BYTES
 

@@ -17,6 +17,7 @@ from support.tables import blocks, protocol_text
 from tunnel.addresses import Address, UnixPath
 from tunnel.errors import Code, RemoteLinkError, RemoteSessionError
 from tunnel.proto import events as ev
+from tunnel.proto.claims import HandshakeResult, ResumeState
 from tunnel.proto.codec import FrameDecoder, decode_one
 from tunnel.proto.frames import (
     CAN_MAP,
@@ -54,12 +55,7 @@ from tunnel.proto.frames import (
     ThroughputTarget,
     UdpTarget,
 )
-from tunnel.proto.handshake import (
-    ClientHandshake,
-    HandshakeResult,
-    ResumeState,
-    ServerHandshake,
-)
+from tunnel.proto.handshake import ClientHandshake, ServerHandshake
 from tunnel.proto.mux import MuxCore
 from tunnel.proto.payloads import encode
 from tunnel.proto.proofs import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +13,7 @@ from support.center import LOOPBACK, Center, Notices, free_ports, user
 
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, make_token
-from tunnel.addresses import Address, UnixPath
+from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.cluster.cluster import Cluster
 from tunnel.center.cluster.directory import Change, DirectoryAwayError
@@ -20,10 +21,10 @@ from tunnel.center.cluster.secret import ClusterSecret
 from tunnel.center.cluster.store import Store
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
-from tunnel.net.listen import open_unix_listener, serve
+from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from tunnel.access.users import User
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 
 SECRET = ClusterSecret(b"what the nodes of a test share, 32+")
 
+SERVE: dict[str, Callable[[socket.socket], None]] = {}
+"""Serves a link of another node, by the node's name."""
+
 
 class Direct:
     """A directory whose store is here; it can be away, and miss what changes."""
 
-    def __init__(self, store: Store, name: str, address: str) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self.name = name
-        self.address = address
         self.is_away = False
         self.asked = 0
         self._store = store
@@ -75,11 +78,18 @@ class Direct:
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[list[Change]]]:
-        self._store.enter(self.name, self.address, self._told.send_nowait)
+        self._store.enter(self.name, "", self._told.send_nowait)
         try:
             yield self._news
         finally:
             self._store.leave(self.name)
+
+    async def connect(self, node: str) -> socket.socket | None:
+        await trio.lowlevel.checkpoint()
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        SERVE[node](theirs)
+        return ours
 
     async def _ask(self) -> None:
         self.asked += 1
@@ -175,7 +185,7 @@ async def nodes(
     resume_s: int = 120,
     ports: bool = False,
 ) -> AsyncIterator[Nodes]:
-    """Run nodes for the block; their sockets for one another are in ``folder``."""
+    """Run nodes for the block; their identity is in ``folder``."""
     token, store = make_token(), Store()
     identity = load_or_make_identity(folder / "state")[0] if tls else None
     pin = identity.pin if identity else None
@@ -185,8 +195,7 @@ async def nodes(
         async with trio.open_nursery() as nursery:
             running: list[Node] = []
             for number in range(count):
-                path = str(folder / f"n{number}")
-                directory = Direct(store, f"n{number}.1", path)
+                directory = Direct(store, f"n{number}.1")
                 cluster = Cluster(directory, SECRET, pin, ports=ports)
                 options = ServerOptions(
                     Address(LOOPBACK, 0),
@@ -197,7 +206,7 @@ async def nodes(
                 )
                 server = CenterServer(users, identity, options, cluster=cluster)
                 scope = trio.CancelScope()
-                at = await nursery.start(_run, server, path, scope)
+                at = await nursery.start(_run, server, directory.name, scope)
                 join = JoinLine("default", token, at.host, at.port, pin, not tls)
                 running.append(
                     Node(
@@ -220,15 +229,14 @@ async def nodes(
 
 async def _run(
     server: CenterServer,
-    path: str,
+    name: str,
     scope: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[Address],
 ) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
-            listener = open_unix_listener(UnixPath(path))
-            nursery.start_soon(
-                partial(serve, [listener], server.serve_node, links=True)
+            SERVE[name] = lambda sock: nursery.start_soon(
+                server.serve_node, FastSocket(sock), Address("local", 0)
             )
             task_status.started(await nursery.start(server.run))

@@ -255,7 +255,8 @@ class Machine:
         """Soft and hard limit of the ``tunnel`` commands that start from now on."""
         self._programs: list[Program] = []
         self._runtime = ""
-        kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "TUNNEL_NET")
+        known = "PATH LANG LC_ALL TMPDIR USER LOGNAME TUNNEL_NET TUNNEL_WORKERS"
+        kept = known.split()
         self.env = {k: os.environ[k] for k in kept if k in os.environ} | {
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"),

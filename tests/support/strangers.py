@@ -17,8 +17,9 @@ from support.targets import ask_socks, drain, read_exactly, visit
 
 from tunnel.access.join import make_token, parse_join
 from tunnel.access.tls import client_tls_context
+from tunnel.proto.claims import HandshakeResult, ResumeState
 from tunnel.proto.frames import Terms
-from tunnel.proto.handshake import ClientHandshake, HandshakeResult, ResumeState
+from tunnel.proto.handshake import ClientHandshake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

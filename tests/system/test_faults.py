@@ -35,7 +35,7 @@ from support.targets import (
 )
 
 from tunnel.access.join import parse_join
-from tunnel.proto.handshake import ResumeState
+from tunnel.proto.claims import ResumeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,12 +1,23 @@
-"""How long to wait before the next attempt (protocol.md#liveness)."""
+"""Whether to try again, and after how long (protocol.md#liveness)."""
 
 from __future__ import annotations
 
 from random import random
 from typing import TYPE_CHECKING, Final
 
+from tunnel.errors import (
+    Code,
+    SessionError,
+    StateError,
+    TlsError,
+    UsageError,
+    ViaError,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tunnel.errors import TunnelError
 
 FIRST_S: Final = 0.2
 """Most links that are lost can be had again at once."""
@@ -17,6 +28,9 @@ WAITING_MOST_S: Final = 3.0
 STEADY_S: Final = MOST_S
 """A link that lasted so long was a good one, however it ended: to try the next at once
 costs no more than to try in vain for ever."""
+_FINAL_ENDS: Final = (Code.TAKEN_OVER, Code.REVOKED)
+"""Of a session, so of a server that is proved: coming back would be in vain."""
+_FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 _JITTER: Final = 0.5
 """Clients that lost their links together spread out by it."""
 
@@ -53,3 +67,14 @@ class Backoff:
         if not (failed and self._failed):
             self._next_s = FIRST_S
         self._failed = failed
+
+
+def is_final(reason: TunnelError, *, was_up: bool) -> bool:
+    """Say whether no other attempt may follow; ``was_up``: one has succeeded before."""
+    if reason.code in _FINAL_ENDS and isinstance(reason, SessionError):
+        return True
+    # A captive portal must not end what has worked before.
+    return not was_up and (
+        reason.code in _FINAL_CODES
+        or isinstance(reason, TlsError | ViaError | StateError | UsageError)
+    )

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
     from tunnel.net.dial import Allow
+    from tunnel.proto.claims import AuthClaim, HandshakeResult
     from tunnel.proto.frames import MappingAnswer, ProtMapping, Target, Terms
-    from tunnel.proto.handshake import AuthClaim, HandshakeResult, ServerHandshake
+    from tunnel.proto.handshake import ServerHandshake
     from tunnel.proto.pools import Pools
 
     ApplyMapping = Callable[

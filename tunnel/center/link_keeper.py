@@ -18,7 +18,7 @@ import trio
 from tunnel.access.identity import short_id
 from tunnel.access.pins import Pins
 from tunnel.addresses import Address
-from tunnel.center.backoff import WAITING_MOST_S, Backoff
+from tunnel.center.backoff import WAITING_MOST_S, Backoff, is_final
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
     ClientIdChanged,
@@ -40,10 +40,8 @@ from tunnel.errors import (
     RemoteSessionError,
     SessionError,
     StateError,
-    TlsError,
     TunnelError,
     UsageError,
-    ViaError,
 )
 from tunnel.link.link import Link
 from tunnel.link.session import Session
@@ -51,8 +49,9 @@ from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
+from tunnel.proto.claims import ResumeState
 from tunnel.proto.frames import CLIENT_CAN, Terms
-from tunnel.proto.handshake import ClientHandshake, ResumeState
+from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
@@ -66,7 +65,7 @@ if TYPE_CHECKING:
     from tunnel.center.own_token import JoinKeeper
     from tunnel.link.transport import Transport
     from tunnel.link.upstream_proxy import UpstreamProxy
-    from tunnel.proto.handshake import HandshakeResult
+    from tunnel.proto.claims import HandshakeResult
 
 HANDSHAKE_S: Final = 10.0
 """From the first byte to the server's proof."""
@@ -74,9 +73,6 @@ ASKED_MOST_S: Final = 60.0
 """The longest pause that a server may ask for: before its proof it may be anybody."""
 _NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
 """So end sessions whose server stops or was restarted: only connections are a loss."""
-_FINAL_ENDS: Final = (Code.TAKEN_OVER, Code.REVOKED)
-"""Of a session, so of a server that is proved: coming back would be in vain."""
-_FINAL_CODES: Final = (Code.AUTH, Code.VERSION, Code.ONCE)
 
 logger = logging.getLogger("tunnel.client")
 
@@ -269,7 +265,7 @@ class LinkKeeper:
             if self._stopping.is_set():
                 return None
             left_s = give_up_at - trio.current_time()
-            if left_s <= 0 or self._is_final(reason):
+            if left_s <= 0 or is_final(reason, was_up=self._was_up):
                 return reason
             if self._takes_another_id(reason):
                 continue
@@ -462,16 +458,6 @@ class LinkKeeper:
         self._tell(SessionLost(reason, lost))
 
     # After a failure -----------------------------------------------------------------
-
-    def _is_final(self, reason: TunnelError) -> bool:
-        """Say whether no other attempt may follow."""
-        if reason.code in _FINAL_ENDS and isinstance(reason, SessionError):
-            return True
-        # A captive portal must not end what has worked before.
-        return not self._was_up and (
-            reason.code in _FINAL_CODES
-            or isinstance(reason, TlsError | ViaError | StateError | UsageError)
-        )
 
     def _takes_another_id(self, reason: TunnelError) -> bool:
         """Take another client id if a client that answers has ours.

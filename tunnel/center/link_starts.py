@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from tunnel.center.options import ServerOptions
     from tunnel.center.wire import Wire
     from tunnel.link.transport import Transport
+    from tunnel.proto.claims import AuthClaim
     from tunnel.proto.frames import Terms
-    from tunnel.proto.handshake import AuthClaim
     from tunnel.proto.proofs import Verifier
 
 HANDSHAKE_S: Final = 10.0

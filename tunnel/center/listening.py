@@ -193,7 +193,7 @@ async def _open(
 
 async def listen_on(where: Address, given: Given) -> tuple[list[PortListener], Address]:
     """Listen as ``open_listener`` does; return also the address with its real port."""
-    listeners = given.listeners(where)
+    listeners = await given.listeners(where)
     if not listeners:
         listeners = await open_listener(where.host, where.port)
     port = listeners[0].socket.getsockname()[1]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.center.user_changes import UserChanges
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim, ServerHandshake
+    from tunnel.proto.claims import AuthClaim
+    from tunnel.proto.handshake import ServerHandshake
 
 logger = logging.getLogger("tunnel.users")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from time import time
@@ -22,12 +21,11 @@ from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
-from tunnel.center.cluster.cluster import YIELDS
 from tunnel.center.cluster.peers import is_node
-from tunnel.center.cluster.remote import ANSWERS
-from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeAccounts, NodeService
+from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeService
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
+from tunnel.center.guests import Guests
 from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
@@ -59,10 +57,10 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
     from tunnel.center.cluster.cluster import Cluster
-    from tunnel.center.cluster.peers import Words
     from tunnel.front.http.sni import Links
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim, ServerHandshake
+    from tunnel.proto.claims import AuthClaim
+    from tunnel.proto.handshake import ServerHandshake
 
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets. Those
@@ -112,9 +110,10 @@ class CenterServer:
         self.pools = Pools()
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
-        self._nodes = Sessions()
-        """Those of other nodes."""
-        self._service = NodeService(self._sessions.find, self._serve_wire, self._answer)
+        service = NodeService(self._sessions.find, self._serve_wire, self._ends)
+        node = cluster.user if cluster else lambda _name: None
+        self._user_guests = Guests(self._sessions, self.accounts, users.get, None)
+        self._node_guests = Guests(Sessions(), NODE_ACCOUNTS, node, service.serve)
         self.user_changes = UserChanges(
             users, self._sessions, self._forget, self.mappings.review, self.accounts.of
         )
@@ -191,10 +190,12 @@ class CenterServer:
         options = options.instead_of(old)
         if options.client_ca or old.client_ca:
             tls = self._tls_of(options)
-        opened = await open_places(self._places(options), options.given)
+        places = self._places(options)
+        opened = await open_places(places, options.given)
         # From here on nothing fails, and nothing waits: nobody sees a half of it.
         self.options, self._tls = options, tls
         self._context.run(take_places, opened)
+        options.given.keep([where for where in places.values() if where is not None])
         self._context.run(self.entrances.take)
         self._context.run(self.names.take, options.names, ending)
         self.names.doors.links = self._links_among(options)
@@ -267,7 +268,7 @@ class CenterServer:
             proved = await self._starts.prove(wire, self.terms, self.options)
             if proved is not None:
                 self._starts.gate.succeeded(host, trio.current_time())
-                account = self._accounts_of(proved[2].name).named(proved[2].name)
+                account = self._guests(proved[2].name).accounts.named(proved[2].name)
                 account.links += 1
                 try:
                     await self._serve_link(*proved)
@@ -279,20 +280,8 @@ class CenterServer:
         finally:
             await wire.aclose()
 
-    async def _answer(self, words: Words) -> Words:
-        """Answer the question of another node."""
-        session_id = str(words.get("session", ""))
-        client = None
-        with suppress(ValueError):
-            client = self._sessions.find(bytes.fromhex(session_id))
-        if words.get("ask") == YIELDS:
-            return {"yes": client is None or await self._ends(client)}
-        if client is None or words.get("ask") != ANSWERS:
-            return {"yes": False}
-        return {"yes": await client.answers(SILENT_OWNER_S)}
-
-    def _accounts_of(self, name: str) -> Accounts | NodeAccounts:
-        return NODE_ACCOUNTS if is_node(name) else self.accounts
+    def _guests(self, name: str) -> Guests:
+        return self._node_guests if is_node(name) else self._user_guests
 
     # One link, of a client that has proved itself -------------------------------------
 
@@ -300,12 +289,13 @@ class CenterServer:
         self, transport: Transport, handshake: ServerHandshake, claim: AuthClaim
     ) -> None:
         """Carry a session over this link: the one that is claimed, or another."""
-        user = self._user(claim.name)
+        guests = self._guests(claim.name)
+        user = guests.user(claim.name)
         if user is not None and user.once is not None:
             changes = self.user_changes
             if not await may_begin(changes, user, claim, handshake, transport):
                 return await answer(transport, handshake)
-        client = self._sessions_of(claim.name).claimed(claim, transport)
+        client = guests.sessions.claimed(claim, transport)
         if client is None:
             client = await self._new_client(transport, handshake, claim)
         elif claim.link_no > client.link_no:
@@ -335,7 +325,7 @@ class CenterServer:
         client.link_no, client.peer = claim.link_no, transport.peer
         handshake.accept(claim.session_id, session.core.received, resumed=True)
         repeated = session.resume(claim.count)
-        self._sessions_of(claim.name).has_link(client)
+        self._guests(claim.name).sessions.has_link(client)
         client.link = Link(session, transport, result_of(handshake).leftover)
         log_event(logger, logging.INFO, "link.resumed", **client.who,
             after_s=round(after_s, 3),
@@ -355,7 +345,8 @@ class CenterServer:
                 user=claim.name, client=short_id(claim.client_id), code=code.name,
                 reason=reason)  # fmt: skip
             return None
-        user = self._user(claim.name)
+        guests = self._guests(claim.name)
+        user = guests.user(claim.name)
         assert user is not None  # noqa: S101 - else it would be refused
         handshake.accept(session_id, 0, resumed=False)
         client = ClientSession(
@@ -365,28 +356,19 @@ class CenterServer:
             transport,
             terms=self.terms,
             pools=self.pools,
-            accounts=self._accounts_of(user.name),
+            accounts=guests.accounts,
             host=self.options.listen.host,
             apply_mapping=partial(answer_mapping, self.mappings),
             owners=self.mappings,
             forget=self._forget,
-            serve=self._service.serve if is_node(user.name) else None,
+            serve=guests.serve,
         )
         # Before the first wait: two links of one client must see each other.
-        self._sessions_of(user.name).add(client)
+        guests.sessions.add(client)
         await self._nursery.start(client.run)
         log_event(logger, logging.INFO, "link.up", **client.who,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
-
-    def _user(self, name: str) -> User | None:
-        """Return a user, or another node."""
-        if is_node(name) and self._cluster is not None:
-            return self._cluster.user(name)
-        return self._users.get(name)
-
-    def _sessions_of(self, name: str) -> Sessions:
-        return self._nodes if is_node(name) else self._sessions
 
     async def _refusal(
         self, claim: AuthClaim, session_id: bytes
@@ -453,7 +435,7 @@ class CenterServer:
         streams = client.session.streams
         client.session.link_lost(reason)
         if not client.gone:
-            self._sessions_of(client.user_name).waits(client)
+            self._guests(client.user_name).sessions.waits(client)
         for call in tuple(client.when_lost):
             call()
         log_event(logger, logging.INFO, "link.down", **client.who,
@@ -462,7 +444,7 @@ class CenterServer:
 
     def _forget(self, client: ClientSession) -> None:
         """Close what belongs to a session that has ended or is about to."""
-        self._sessions_of(client.user_name).remove(client)
+        self._guests(client.user_name).sessions.remove(client)
         self.mappings.drop(client)
         if self._cluster is not None and client.client_id != NO_CLIENT_ID:
             who = client.user_name, client.client_id, client.session_id

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tunnel.center.client_session import ClientSession
     from tunnel.link.transport import Transport
-    from tunnel.proto.handshake import AuthClaim
+    from tunnel.proto.claims import AuthClaim
 
 logger = logging.getLogger("tunnel.server")
 

@@ -27,12 +27,8 @@ from tunnel.platform.sockets import TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tunnel.proto.handshake import (
-        AuthClaim,
-        ClientHandshake,
-        HandshakeResult,
-        ServerHandshake,
-    )
+    from tunnel.proto.claims import AuthClaim, HandshakeResult
+    from tunnel.proto.handshake import ClientHandshake, ServerHandshake
 
 READ_BYTES: Final = 262_144
 """One read from the kernel: four of the largest frames, a fair batch for one turn."""

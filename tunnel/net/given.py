@@ -12,6 +12,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from tunnel.addresses import (
     EVERYWHERE,
     LOCALHOST,
@@ -80,16 +82,24 @@ class Given:
         self.at = {name: _address_of(of) for name, of in self._named.items()}
         """Where sockets were given by name: for ``listen``, ``http``, ``https``."""
 
-    def listeners(self, where: Address) -> list[PortListener]:
+    async def listeners(self, where: Address) -> list[PortListener]:
         """Return new listeners on the sockets that were given for ``where``.
 
         Empty if none was. The caller closes the listeners; the sockets stay.
         """
+        await trio.lowlevel.checkpoint()
+        return self.now(where)
+
+    def now(self, where: Address) -> list[PortListener]:
+        """Do as ``listeners`` does, without a checkpoint."""
         for name, address in self.at.items():
             if address == where:
                 return [PortListener(one.sock.dup()) for one in self._named[name]]
         fit = [one for one in self._others if one.fits(where)]
         return [PortListener(one.sock.dup()) for one in fit]
+
+    def keep(self, places: Iterable[Address]) -> None:
+        """Note where is listened from now on; what was given stays to the end."""
 
     def check(self, places: Iterable[Address | None]) -> None:
         """Raise AddressError if a socket was given for none of these places."""

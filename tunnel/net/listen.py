@@ -121,6 +121,12 @@ class PortListener(trio.abc.Listener[FastSocket]):
         self.socket.close()
         return other
 
+    def handed_over(self) -> socket.socket:
+        """Return the socket, which is the caller's from now on, and accept no more."""
+        sock = self._plain.dup()
+        self.socket.close()
+        return sock
+
     def close(self) -> None:
         """Stop listening, without a checkpoint."""
         self.socket.close()
@@ -132,22 +138,29 @@ class PortListener(trio.abc.Listener[FastSocket]):
 
 
 async def open_listener(
-    host: str, port: int, backlog: int = BACKLOG
+    host: str, port: int, backlog: int = BACKLOG, *, shared: bool = False
 ) -> list[PortListener]:
     """Listen on every address of ``host``, on the same port; 0 takes a free one.
 
-    The caller closes the listeners; ``serve`` does.
+    The caller closes the listeners; ``serve`` does. ``shared``: others of this user
+    that say so too may listen there, and the kernel deals out who comes in.
 
     Raises:
         AddressError: taken, not of this machine, or not allowed; nothing is open.
     """
-    opened = await bind_all(host, port, socket.SOCK_STREAM, _share_port, backlog)
+    prepare = _share_with_others if shared else _share_port
+    opened = await bind_all(host, port, socket.SOCK_STREAM, prepare, backlog)
     return [PortListener(sock) for sock in opened]
 
 
 def _share_port(sock: socket.socket) -> None:
     """Allow to bind a port while connections of its last owner are dying."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _share_with_others(sock: socket.socket) -> None:
+    _share_port(sock)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 class UnixListener(PortListener):

@@ -89,7 +89,9 @@ def serve(
     from tunnel.ops.config.again import Source
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.saved import show_join, state_folder
-    from tunnel.ops.serve import run_serve
+    from tunnel.ops.serve import identified, run_serve
+    from tunnel.ops.workers.parent import run_workers
+    from tunnel.ops.workers.worker import Worker, take_place
 
     state = flags.state or state_folder()
     if flags.print_join:
@@ -99,7 +101,17 @@ def serve(
     flags.host(), flags.rotation(), run.drain_s(), run.ports()  # may be wrong
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
-    return _run(partial(run_serve, state, options, again, show), show, limits)
+    place = take_place(os.environ)
+    if place is not None:
+        serve_all = partial(run_serve, state, options, again, show, Worker(place))
+    elif flags.count() != 1:
+        prepare = partial(identified, options, state, flags.rotation(), show)
+        serve_all = partial(
+            run_workers, state, flags.count(), prepare, run.drain_s, show
+        )
+    else:
+        serve_all = partial(run_serve, state, options, again, show)
+    return _run(serve_all, show, limits)
 
 
 @app.command

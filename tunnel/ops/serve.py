@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,12 +59,17 @@ if TYPE_CHECKING:
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.serve_flags import Rotation, ServeFlags
     from tunnel.ops.show import Show
+    from tunnel.ops.workers.worker import Worker
 
 logger = logging.getLogger("tunnel.client")
 
 
 async def run_serve(
-    state: Path, options: ServerOptions, again: ServeAgain, show: Show
+    state: Path,
+    options: ServerOptions,
+    again: ServeAgain,
+    show: Show,
+    worker: Worker | None = None,
 ) -> Exit:
     """Run a center-server until a signal ends it.
 
@@ -72,24 +78,23 @@ async def run_serve(
         options: of the center-server.
         again: what was told, with the users of the file, and how it is read again.
         show: writes for the user.
+        worker: which of several processes this is; None: it is the only one.
 
     Raises:
         AddressError: a given socket is none that listens.
         StateError: the state folder cannot be used, or a user of it is in the file too.
     """
-    options = replace(options, given=take_given(os.environ))
-    with sole_server(state):
-        identity, options = _identified(options, state, again.flags.rotation(), show)
-        token = owner_token(state)
-        owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
-        server = CenterServer({OWNER: owner}, identity, options, Months(state))
-        joined = _Joined(state, token, identity, show)
-        commands = UserCommands(state, joined.line, of_file=again.users)
-        care = UserCare(state, owner, server, commands)
+    given = take_given(os.environ) if worker is None else worker.given
+    options = replace(options, given=given)
+    with sole_server(state) if worker is None else nullcontext():
+        server, joined, care = _made(state, options, again, show, worker)
         life = Life()
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
-            await nursery.start(tell_systemd, life)
+            if worker is None:
+                await nursery.start(tell_systemd, life)
+            else:
+                await nursery.start(worker.run, nursery.cancel_scope.cancel)
             address = await nursery.start(server.run)
             keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
@@ -110,13 +115,35 @@ async def run_serve(
 
             nursery.start_soon(care.watch)
             answers = partial(_answer, nursery, state, server, about, ending, life)
-            await answers(asked, again.run.ports())
+            await answers(asked, again.run.ports(), worker)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
             life.ready(f"listening on {about.address}")
-            _show_server(show, server.addresses, joined.line(), server.names)
+            if worker is None or worker.shows:
+                _show_server(show, server.addresses, joined.line(), server.names)
         return ending.status
+
+
+def _made(
+    state: Path,
+    options: ServerOptions,
+    again: ServeAgain,
+    show: Show,
+    worker: Worker | None,
+) -> tuple[CenterServer, _Joined, UserCare]:
+    """Return a server that does not run, its join line, and who keeps its users."""
+    rotation = again.flags.rotation() if worker is None else "keep"
+    identity, options = identified(options, state, rotation, show)
+    token = owner_token(state)
+    owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
+    months = Months(state if worker is None else None)
+    cluster = worker.cluster(state, identity) if worker else None
+    server = CenterServer({OWNER: owner}, identity, options, months, cluster)
+    kept = state if worker is None or worker.is_first else None
+    joined = _Joined(kept, token, identity, show)
+    commands = UserCommands(state, joined.line, of_file=again.users)
+    return server, joined, UserCare(state, owner, server, commands)
 
 
 def _keep_certificates(
@@ -134,10 +161,10 @@ def _keep_certificates(
 
 
 class _Joined:
-    """The line by which clients join a server, and its file."""
+    """The line by which clients join a server, and its file; None: another keeps it."""
 
     def __init__(
-        self, state: Path, token: Secret, identity: Identity | None, show: Show
+        self, state: Path | None, token: Secret, identity: Identity | None, show: Show
     ) -> None:
         self._state = state
         self._token = token
@@ -155,6 +182,8 @@ class _Joined:
         pin = self._identity.pin if self._identity else None
         port, plain = address.port, self._identity is None
         self._line = JoinLine(OWNER, self._token, host, port, pin, plain)
+        if self._state is None:
+            return
         try:
             write_join(self._state, self._line)
         except StateError as error:  # a read-only folder will do if it holds one
@@ -172,11 +201,12 @@ async def _answer(
     life: Life,
     more: Handlers,
     ports: Ports,
+    worker: Worker | None,
 ) -> None:
     """Have all who look at the process answered in ``nursery``.
 
-    The control socket, and at ``ports`` people and Prometheus. Returns when they can
-    ask.
+    The control socket, and at ``ports`` people and Prometheus; a worker's parent
+    instead. Returns when they can ask.
 
     Raises:
         AddressError: one of the ports cannot be listened on.
@@ -187,6 +217,8 @@ async def _answer(
     nursery.start_soon(about.meters.run)
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
+    if worker is not None:
+        return await worker.ready(server, handlers)
     if ports.dashboard is not None:
         from tunnel.ops.dashboard.live import Live
         from tunnel.ops.dashboard.opened import open_dashboard
@@ -220,7 +252,7 @@ async def _start_metrics(
     await nursery.start(MetricsPort(facts, life).serve, at)
 
 
-def _identified(
+def identified(
     options: ServerOptions, state: Path, rotation: Rotation, show: Show
 ) -> tuple[Identity | None, ServerOptions]:
     """Return the server's identity; the options get what is to be announced."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tunnel.center.names import NameOptions
     from tunnel.center.options import ServerOptions
 
+MOST_WORKERS: Final = 64
+"""More than the cores of most machines; each is a process of 40 MB."""
 Rotation = Literal["keep", "announce", "change"]
 """What becomes of the server's key at this start."""
 
@@ -70,6 +72,7 @@ class ServeFlags:
             process's descriptors, at most 4096. This machine has no limit.
         trusted_proxy: Address or network of a proxy in front of this server that is
             believed about who its visitors are. Repeatable.
+        workers: Processes that serve together, one for each core with 0.
     """
 
     listen: tuple[str, ...] = ("7443",)
@@ -96,6 +99,14 @@ class ServeFlags:
     client_ca: Path | None = None
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
+    workers: int = 1
+
+    def count(self) -> int:
+        """Return how many processes are to serve; 0 is one for each core."""
+        if not 0 <= self.workers <= MOST_WORKERS:
+            what = f"--workers {self.workers} is not 0 to {MOST_WORKERS}"
+            raise UsageError(what, fix="--workers 0: one for each core")
+        return self.workers
 
     def options(self) -> ServerOptions:
         """Return the options of the center-server."""

@@ -19,6 +19,7 @@ from tunnel.center.cluster.directory import (
 )
 from tunnel.center.cluster.names import SharedNames
 from tunnel.center.cluster.peers import AT, Peers
+from tunnel.center.cluster.remote import YIELDS
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from tunnel.center.mappings import MappingTable
     from tunnel.proto.proofs import Verifier
 
-YIELDS: Final = "yields"
-"""The question whether a client that was restarted may have what it had."""
 YIELD_S: Final = 3.0
 """How long another node may take to ask a client whether it is there, and to say so."""
 AGAIN_S: Final = 1.0
@@ -58,7 +57,9 @@ class Cluster:
     ) -> None:
         self.name = directory.name
         self.hint = secret.hint_of(directory.name)
-        self.peers = Peers(self.name, secret, pin, lambda: directory.nodes)
+        self.peers = Peers(
+            self.name, secret, pin, lambda: directory.nodes, directory.connect
+        )
         self._directory = directory
         self._secret = secret
         self._ports = ports

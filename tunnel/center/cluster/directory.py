@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from tunnel.errors import Code, TunnelError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
@@ -39,7 +40,7 @@ class Node(NamedTuple):
     name: str
     """Another after each start: who has it does not come back."""
     address: str
-    """Where its peers reach it: ``HOST:PORT``, or the path of a unix socket."""
+    """Where its peers reach it, ``HOST:PORT``; empty on this machine."""
 
 
 class DirectoryAwayError(TunnelError):
@@ -110,6 +111,13 @@ class Directory(Protocol):
 
     async def recall(self, key: str) -> bytes:
         """Return what was remembered last; empty if nothing is."""
+        ...
+
+    async def connect(self, node: str) -> socket.socket | None:
+        """Return a socket whose other end a node of this machine serves as a link.
+
+        None: it is to be dialled at its address. Raises TunnelError: it is no more.
+        """
         ...
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[list[Change]]]:

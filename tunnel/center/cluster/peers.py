@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.join import JoinLine, Secret
-from tunnel.addresses import Address, UnixPath
+from tunnel.addresses import Address
 from tunnel.center.link_keeper import LinkKeeper
 from tunnel.errors import (
     Code,
@@ -22,13 +22,13 @@ from tunnel.errors import (
     StreamError,
     TunnelError,
 )
-from tunnel.link.transport import DIAL_S, PlainTransport, tune_link
+from tunnel.link.transport import PlainTransport, tune_link
 from tunnel.log import log_event
-from tunnel.net.dial import connect
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import AskTarget
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Awaitable, Callable, Mapping
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Words = dict[str, object]
     Answer = Callable[[Words], Awaitable[Words]]
+    Connect = Callable[[str], Awaitable[socket.socket | None]]
 
 AT: Final = "@"
 """The first letter of a node's name where users have theirs: no user's begins so."""
@@ -57,23 +58,25 @@ def is_node(name: str) -> bool:
 
 
 class _Keeper(LinkKeeper):
-    """The links to one node, which may be at a unix socket of this machine."""
+    """The links to one node; one of this machine gets its end of a socket pair."""
 
-    def __init__(self, join: JoinLine, where: Address | UnixPath) -> None:
+    def __init__(self, join: JoinLine, node: str, connect: Connect) -> None:
         super().__init__(join, give_up_s=REACHED_S)
-        self._where = where
+        self._node = node
+        self._connect = connect
 
     async def _reach(self, tls: ssl.SSLContext | None) -> Transport:
-        if isinstance(self._where, Address):
-            return await super()._reach(tls)
-        try:
-            sock = await connect(self._where, deadline_s=DIAL_S)
-        except LocalStreamError as error:
-            what = f"cannot reach {self._where}: {error.what}"
-            raise LocalLinkError(Code.LINK_LOST, what) from error
-        link = FastSocket(sock)
-        tune_link(link)
-        return PlainTransport(link, str(self._where))
+        if not self._join.port:
+            try:
+                sock = await self._connect(self._node)
+            except TunnelError as error:
+                raise LocalLinkError(Code.LINK_LOST, error.what) from error
+            if sock is not None:
+                sock.setblocking(False)
+                link = FastSocket(sock)
+                tune_link(link)
+                return PlainTransport(link, self._node)
+        return await super()._reach(tls)
 
 
 class Peers:
@@ -84,6 +87,7 @@ class Peers:
         secret: what the nodes share.
         pin: of the identity of all; None where links are plain.
         nodes: returns where each node that lives is.
+        connect: see ``Directory.connect``.
     """
 
     def __init__(
@@ -92,11 +96,13 @@ class Peers:
         secret: ClusterSecret,
         pin: str | None,
         nodes: Callable[[], Mapping[str, str]],
+        connect: Connect,
     ) -> None:
         self._name = name
         self._token = Secret(secret.peer_token())
         self._pin = pin
         self._nodes = nodes
+        self._connect = connect
         self._keepers: dict[str, _Keeper] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -171,17 +177,13 @@ class Peers:
         where, nursery = self._nodes().get(node), self._nursery
         if where is None or nursery is None:
             return
-        at: Address | UnixPath
-        if where.startswith("/"):
-            at = UnixPath(where)
-            join = JoinLine(AT + self._name, self._token, "unix", 0, None, True)
-        else:
+        me, plain = AT + self._name, self._pin is None
+        if where:
             at = Address.parse(where)
-            plain = self._pin is None
-            join = JoinLine(
-                AT + self._name, self._token, at.host, at.port, self._pin, plain
-            )
-        self._keepers[node] = _Keeper(join, at)
+            join = JoinLine(me, self._token, at.host, at.port, self._pin, plain)
+        else:
+            join = JoinLine(me, self._token, node, 0, None, plain=True)
+        self._keepers[node] = _Keeper(join, node, self._connect)
         nursery.start_soon(self._keep, node, self._keepers[node])
 
     async def _keep(self, node: str, keeper: _Keeper) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ANSWERS: Final = "answers"
 """The question whether a client is there."""
+YIELDS: Final = "yields"
+"""The question whether a client that was restarted may have what it had."""
 
 
 class RemoteClient:

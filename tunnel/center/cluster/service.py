@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.account import Account
+from tunnel.center.cluster import remote
 from tunnel.center.cluster.peers import serve_question
 from tunnel.center.exit.tcp import refuse, serve_chained
+from tunnel.center.mappings import SILENT_OWNER_S
 from tunnel.center.wire import PassedWire
 from tunnel.errors import Code, StreamError
 from tunnel.proto.frames import AskTarget, LinkTarget, SessionTarget
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
-    from tunnel.center.cluster.peers import Answer
+    from tunnel.center.cluster.peers import Words
     from tunnel.link.user_session import UserSession
     from tunnel.link.virtual import VirtualStream
 
@@ -28,18 +31,18 @@ class NodeService:
     Args:
         find: returns the client that has a session.
         serve_wire: begins a link on a wire that another node passes on.
-        answer: answers a question.
+        ends: ends the session of a client that is elsewhere; False: it answers here.
     """
 
     def __init__(
         self,
         find: Callable[[bytes], ClientSession | None],
         serve_wire: Callable[[PassedWire], Awaitable[None]],
-        answer: Answer,
+        ends: Callable[[ClientSession], Awaitable[bool]],
     ) -> None:
         self._find = find
         self._serve_wire = serve_wire
-        self._answer = answer
+        self._ends = ends
 
     def serve(self, stream: VirtualStream) -> Awaitable[None]:
         """Serve an offer to its end; owns the stream."""
@@ -55,6 +58,19 @@ class NodeService:
                 return serve_question(stream, self._answer)
             case _:
                 return refuse(stream, Code.UNSUPPORTED)
+
+    async def _answer(self, words: Words) -> Words:
+        """Answer a question about a client."""
+        client = None
+        with suppress(ValueError):
+            client = self._find(bytes.fromhex(str(words.get("session", ""))))
+        match words.get("ask"):
+            case remote.YIELDS:
+                return {"yes": client is None or await self._ends(client)}
+            case remote.ANSWERS if client is not None:
+                return {"yes": await client.answers(SILENT_OWNER_S)}
+            case _:
+                return {"yes": False}
 
     def _open(
         self, stream: VirtualStream, target: SessionTarget, visitor: Address | None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.ops.show import Show
-    from tunnel.proto.handshake import HandshakeResult
+    from tunnel.proto.claims import HandshakeResult
 
 TRY_S: Final = 5.0
 """For one address: an answer of any kind comes within two round trips, or never."""

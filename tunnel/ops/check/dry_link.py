@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tunnel.link.transport import Transport
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.link.virtual import VirtualStream
-    from tunnel.proto.handshake import HandshakeResult
+    from tunnel.proto.claims import HandshakeResult
 
 GOODBYE_S: Final = 2.0
 """For the server to hear that this client leaves."""

@@ -1,0 +1,464 @@
+"""The process that starts the workers of a server, and stands for all of them.
+
+It opens what they listen on, one socket for each worker, so that the kernel deals out
+who comes in; holds their directory; starts one again that has died; and answers
+commands. It carries no byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel import __version__
+from tunnel.access.files import sole_server
+from tunnel.addresses import Address
+from tunnel.center.backoff import Backoff
+from tunnel.center.cluster.channel import Channel, ChannelClosedError
+from tunnel.center.cluster.machine import answer
+from tunnel.center.cluster.secret import secret_of
+from tunnel.center.cluster.store import Store
+from tunnel.errors import Exit, TunnelError, UsageError
+from tunnel.log import log_event
+from tunnel.net.given import take_given
+from tunnel.net.listen import open_listener
+from tunnel.ops.control.connections import MOST_LISTED
+from tunnel.ops.control.handlers import MAX_LINES
+from tunnel.ops.control.service import OwnSocket
+from tunnel.ops.life import Life
+from tunnel.ops.runtime import Ending
+from tunnel.ops.systemd import tell_systemd
+from tunnel.ops.workers import merged, worker
+from tunnel.ops.workers.worker import (
+    COMMAND,
+    GO,
+    PEER,
+    PLACES,
+    READY,
+    VARIABLE,
+    WorkerPlace,
+)
+from tunnel.platform.process import HANGUP, told_of_children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from tunnel.center.cluster.channel import Words
+    from tunnel.net.given import Given
+    from tunnel.ops.control import Answer, Args, Handler
+    from tunnel.ops.show import Show
+
+ANSWER_S: Final = 15.0
+"""How long a worker may take to answer a command."""
+STARTED_S: Final = 60.0
+"""How long one may take to serve: a machine that boots is slow."""
+
+logger = logging.getLogger("tunnel.workers")
+
+
+class _Running:
+    """A worker that was started.
+
+    Args:
+        place: which one it is.
+        channel: leads to it.
+    """
+
+    def __init__(self, place: WorkerPlace, channel: Channel) -> None:
+        self.place = place
+        self.channel = channel
+        self.commands: Sequence[str] = ()
+        self.ready = trio.Event()
+
+
+class Parent:
+    """The workers of one server.
+
+    Args:
+        count: how many.
+        given: sockets that were given to this process.
+        drain_s: how long the workers may drain.
+    """
+
+    def __init__(self, count: int, given: Given, drain_s: Callable[[], float]) -> None:
+        self._count = count
+        self._given = given
+        self._drain_s = drain_s
+        self._store = Store()
+        self._workers: dict[int, _Running] = {}
+        self._processes: dict[int, trio.Process] = {}
+        self._places: dict[Address, list[list[socket.socket]]] = {}
+        self._opening = trio.Lock()
+        self._ending = False
+        self._is_up = False
+        self._all_ended = trio.Event()
+        self.status = Exit.OK
+        """With what this process is to end, if a worker could not begin."""
+
+    # Its workers ----------------------------------------------------------------------
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Start the workers and keep them up; started once all serve."""
+        async with trio.open_nursery() as nursery:
+            for number in range(self._count):
+                began = trio.Event()
+                nursery.start_soon(self._keep, number, began)
+                await began.wait()
+                if self.status:
+                    break
+            task_status.started()
+        self._all_ended.set()
+
+    def go(self) -> None:
+        """Have the first worker tell the person that the server is there."""
+        self._is_up = True
+        for number, running in self._workers.items():
+            running.channel.tell(GO, {"shows": number == 0})
+
+    async def _keep(self, number: int, began: trio.Event) -> None:
+        """Have one worker, and another when it dies."""
+        pauses = Backoff()
+        while not self._is_ending():
+            at = trio.current_time()
+            process = await self._start(number, began)
+            status = process.returncode
+            if self._is_ending():
+                break
+            if not began.is_set():  # it has said why
+                self.status = Exit(status) if status in list(Exit) else Exit.INTERNAL
+                self._ending = True
+                began.set()
+                break
+            log_event(logger, logging.ERROR, "worker.lost", worker=number,
+                pid=process.pid, status=status)  # fmt: skip
+            pauses.carried(trio.current_time() - at, failed=True)
+            await trio.sleep(pauses.next_s(waiting=True, took_s=0.0))
+        began.set()
+
+    async def _start(self, number: int, began: trio.Event) -> trio.Process:
+        """Run one worker to its end."""
+        ours, theirs = socket.socketpair()
+        name = f"w{number}.{secrets.token_hex(4)}"
+        place = WorkerPlace(theirs.fileno(), number, name)
+        running = _Running(place, _channel_of(self, ours, lambda: running))
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "tunnel", *sys.argv[1:]],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, VARIABLE: place.variable},
+                # A terminal's signals are for the parent, which passes them on.
+                start_new_session=True,
+            )
+        self._processes[number] = process
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(running.channel.run)
+                nursery.start_soon(self._when_ready, number, running, began)
+                await process.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            self._workers.pop(number, None)
+            self._processes.pop(number, None)
+            self._store.leave(name)
+        return process
+
+    async def _when_ready(
+        self, number: int, running: _Running, began: trio.Event
+    ) -> None:
+        await running.ready.wait()
+        self._workers[number] = running
+        log_event(logger, logging.INFO, "worker.ready", worker=number,
+            node=running.place.name)  # fmt: skip
+        began.set()
+        if self._is_up:
+            running.channel.tell(GO, {"shows": False})
+
+    def _is_ending(self) -> bool:
+        return self._ending
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every worker."""
+        for process in self._processes.values():
+            process.send_signal(number)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Have all drain, and return when they have ended."""
+        del deadline_s  # they know it
+        self._ending = True
+        self.signal(signal.SIGTERM)
+        await self._all_ended.wait()
+
+    async def stop(self) -> None:
+        """Have all stop at once, and return when they have ended."""
+        self._ending = True
+        self.signal(signal.SIGTERM)
+        await self._all_ended.wait()
+
+    # What they ask --------------------------------------------------------------------
+
+    async def answer(
+        self, running: _Running, do: str, args: Words, descriptors: list[int]
+    ) -> tuple[dict[str, object], Sequence[int]]:
+        """Answer a worker's question."""
+        del descriptors
+        match do:
+            case worker.LISTEN:
+                where = Address(str(args["host"]), _port(args["port"]))
+                return {}, await self._listen(where, running.place.number)
+            case worker.CONNECT:
+                return {}, [self._connect(str(args["node"]))]
+            case _:
+                name, channel = running.place.name, running.channel
+                return answer(self._store, channel, name, do, args), ()
+
+    def heard(self, running: _Running, note: str, args: Words) -> None:
+        """Take what a worker tells."""
+        if note == READY:
+            commands = args["commands"]
+            assert isinstance(commands, list)  # noqa: S101 - it is one of ours
+            running.commands = commands
+            running.ready.set()
+        elif note == PLACES and running.place.number == 0:
+            places = args["places"]
+            assert isinstance(places, list)  # noqa: S101
+            kept = {Address(str(host), _port(port)) for host, port in places}
+            for where in self._places.keys() - kept:
+                _close(self._places.pop(where))
+
+    async def _listen(self, where: Address, number: int) -> list[int]:
+        """Return copies of what a worker listens on there; AddressError: nobody can."""
+        async with self._opening:
+            if where not in self._places:
+                self._places[where] = await self._open(where)
+            return [os.dup(sock.fileno()) for sock in self._places[where][number]]
+
+    async def _open(self, where: Address) -> list[list[socket.socket]]:
+        """Open an address as often as there are workers."""
+        if given := self._given.now(where):
+            # Of what was given there is one; all accept from it.
+            sockets = [one.handed_over() for one in given]
+            return [sockets] * self._count
+        # Others of this user would share the port too: it has to be free first.
+        tried = await open_listener(where.host, where.port)
+        port = tried[0].socket.getsockname()[1]
+        for listener in tried:
+            listener.close()
+        opened: list[list[socket.socket]] = []
+        try:
+            for _ in range(self._count):
+                listeners = await open_listener(where.host, port, shared=True)
+                opened.append([one.handed_over() for one in listeners])
+        except BaseException:
+            _close(opened)
+            raise
+        return opened
+
+    def _connect(self, node: str) -> int:
+        """Return one end of a socket pair, whose other a worker gets."""
+        for running in self._workers.values():
+            if running.place.name == node:
+                ours, theirs = socket.socketpair()
+                running.channel.tell(PEER, {}, [theirs.detach()])
+                return ours.detach()
+        raise UsageError(f"{node} is gone")
+
+    # What commands ask ----------------------------------------------------------------
+
+    def handlers(self, own: Callable[[], Answer]) -> dict[str, Handler]:
+        """Return what the control socket answers, where the workers answer it."""
+        first = self._workers[0]
+        handlers: dict[str, Handler] = {
+            name: partial(self._first_that_can, name) for name in first.commands
+        }
+
+        async def status(args: Args, by: str) -> Answer:
+            return merged.status_of(await self._all("status", args, by), own())
+
+        async def greet(_args: Args, by: str) -> Answer:
+            return merged.greeting_of(await status({}, by))
+
+        async def top(args: Args, by: str) -> Answer:
+            asked = args.get("most")
+            most = asked if isinstance(asked, int) and asked > 0 else MOST_LISTED
+            return merged.top_of(await self._all("top", args, by), most)
+
+        async def logs(args: Args, by: str) -> Answer:
+            after = args.get("after", 0)
+            if not isinstance(after, int):
+                raise UsageError("after is the number of a line")
+            each = await self._all("logs", {}, by)
+            return merged.logs_of(each, after, MAX_LINES)
+
+        async def reload(args: Args, by: str) -> Answer:
+            return (await self._all("reload", args, by))[0]
+
+        async def users(args: Args, by: str) -> Answer:
+            return merged.users_of(await self._all("users.ls", args, by))
+
+        handlers |= {"status": status, "ps": greet, "top": top, "logs": logs}
+        return handlers | {"reload": reload, "users.ls": users}
+
+    async def _all(self, do: str, args: Args, by: str) -> list[Answer]:
+        """Ask every worker, all at once; one that has died meanwhile is left out.
+
+        Raises:
+            TunnelError: one has refused, or none has answered.
+        """
+        answers: dict[int, Answer] = {}
+        failures: list[TunnelError] = []
+
+        async def one(number: int, running: _Running) -> None:
+            try:
+                answers[number] = await self._ask(running, do, args, by)
+            except ChannelClosedError:
+                pass
+            except TunnelError as error:
+                failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for number, running in tuple(self._workers.items()):
+                nursery.start_soon(one, number, running)
+        if failures:
+            raise failures[0]
+        if not answers:
+            raise UsageError("no worker of this server answers", fix="try again")
+        return [answers[number] for number in sorted(answers)]
+
+    async def _first_that_can(self, do: str, args: Args, by: str) -> Answer:
+        """Ask one worker after the other, until one does not refuse."""
+        failure: TunnelError = UsageError("no worker of this server answers")
+        for running in tuple(self._workers.values()):
+            try:
+                return await self._ask(running, do, args, by)
+            except TunnelError as error:
+                failure = error
+        raise failure
+
+    @staticmethod
+    async def _ask(running: _Running, do: str, args: Args, by: str) -> Answer:
+        question = {"do": do, "with": args, "by": by}
+        with trio.move_on_after(ANSWER_S):
+            said, _none = await running.channel.ask(COMMAND, question)
+            return dict(said)
+        raise UsageError(f"worker {running.place.number} does not answer")
+
+
+async def run_workers(
+    state: Path,
+    count: int,
+    prepare: Callable[[], object],
+    drain_s: Callable[[], float],
+    show: Show,
+) -> Exit:
+    """Run a center-server of several processes until a signal ends it.
+
+    Args:
+        state: the folder of its key, tokens and join line.
+        count: how many workers; 0 is one for each core.
+        prepare: makes what all of them read in the state folder.
+        drain_s: returns how long they may drain.
+        show: writes for the user.
+
+    Raises:
+        AddressError, StateError: as ``run_serve``.
+    """
+    count = count or len(os.sched_getaffinity(0))
+    with sole_server(state), told_of_children():
+        prepare()
+        secret_of(state)
+        given = take_given(os.environ)
+        parent = Parent(count, given, drain_s)
+        life, began_at = Life(), round(time.time(), 3)
+        ending = Ending(show, lambda: 0, life, reloads=True)
+        own = OwnSocket("serve", state)
+
+        def about() -> Answer:
+            says: Answer = {"name": own.name, "pid": os.getpid()}
+            says |= {"version": __version__, "began_at": began_at}
+            return says | ({"state": "draining"} if ending.began else {})
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(tell_systemd, life)
+            await nursery.start(parent.run)
+            if parent.status:
+                nursery.cancel_scope.cancel()
+                return parent.status
+            handlers = parent.handlers(about) | _endings(ending, own)
+            await nursery.start(own.serve, handlers)
+            nursery.start_soon(_pass_hangups, parent)
+
+            async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
+                await ending.watch(
+                    parent.drain, parent.stop, drain_s, task_status=task_status
+                )
+                nursery.cancel_scope.cancel()
+
+            await nursery.start(until_signal)
+            parent.go()
+            life.ready(f"{count} workers")
+        return ending.status
+
+
+def _endings(ending: Ending, own: OwnSocket) -> dict[str, Handler]:
+    async def drain(_args: Args, _by: str) -> Answer:
+        if not ending.began:  # a second signal would end it at once
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"name": own.name}
+
+    async def stop(_args: Args, _by: str) -> Answer:
+        ending.at_once = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"name": own.name}
+
+    return {"drain": drain, "stop": stop}
+
+
+async def _pass_hangups(parent: Parent) -> None:
+    """Have the workers read their configuration again at SIGHUP."""
+    if HANGUP is None:
+        return
+    with trio.open_signal_receiver(HANGUP) as signals:
+        async for number in signals:
+            parent.signal(signal.Signals(number))
+
+
+def _channel_of(
+    parent: Parent, sock: socket.socket, running: Callable[[], _Running]
+) -> Channel:
+    async def answered(
+        do: str, args: Words, descriptors: list[int]
+    ) -> tuple[dict[str, object], Sequence[int]]:
+        return await parent.answer(running(), do, args, descriptors)
+
+    def heard(note: str, args: Words, descriptors: list[int]) -> None:
+        del descriptors
+        parent.heard(running(), note, args)
+
+    return Channel(sock, answered, heard)
+
+
+def _close(opened: list[list[socket.socket]]) -> None:
+    for sockets in opened:
+        for sock in sockets:
+            sock.close()
+
+
+def _port(said: object) -> int:
+    assert isinstance(said, int)  # noqa: S101 - a worker of ours says so
+    return said

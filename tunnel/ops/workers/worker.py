@@ -1,0 +1,171 @@
+"""One of several processes of a server: what its parent gives it, and asks of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from tunnel.addresses import Address
+from tunnel.center.cluster.channel import Channel, FailedError, address_error
+from tunnel.center.cluster.cluster import Cluster
+from tunnel.center.cluster.machine import CHANGES, MachineDirectory
+from tunnel.center.cluster.secret import secret_of
+from tunnel.errors import UsageError
+from tunnel.net.given import Given
+from tunnel.net.listen import PortListener
+from tunnel.net.sockets import FastSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, MutableMapping, Sequence
+    from pathlib import Path
+
+    from tunnel.access.identity import Identity
+    from tunnel.center.cluster.channel import Words
+    from tunnel.center.server import CenterServer
+    from tunnel.ops.control import Handlers
+
+VARIABLE: Final = "TUNNEL_WORKER"
+"""Tells a process that it is a worker, and which: ``DESCRIPTOR NUMBER NAME``."""
+COMMAND: Final = "command"
+"""What the parent asks: a command of a person."""
+LISTEN: Final = "listen"
+CONNECT: Final = "connect"
+READY: Final = "ready"
+PLACES: Final = "places"
+PEER: Final = "peer"
+GO: Final = "go"
+"""The note that the whole server is there; it says whether to tell the person so."""
+_LOCAL: Final = Address("local", 0)
+
+
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Which worker this process is."""
+
+    descriptor: int
+    """Of its end of the channel to its parent."""
+    number: int
+    """The first is 0."""
+    name: str
+    """As the other workers know it; another after each start."""
+
+    @property
+    def variable(self) -> str:
+        """The text of the variable."""
+        return f"{self.descriptor} {self.number} {self.name}"
+
+
+def take_place(environ: MutableMapping[str, str]) -> WorkerPlace | None:
+    """Return which worker this process is; None: it is none. Children are none."""
+    said = environ.pop(VARIABLE, "").split()
+    if len(said) != 3:
+        return None
+    place = WorkerPlace(int(said[0]), int(said[1]), said[2])
+    os.set_inheritable(place.descriptor, False)
+    return place
+
+
+class Worker:
+    """This worker, towards its parent.
+
+    Args:
+        place: which one it is.
+    """
+
+    def __init__(self, place: WorkerPlace) -> None:
+        self.is_first = place.number == 0
+        """It alone does what one process has to do."""
+        sock = socket.socket(fileno=place.descriptor)
+        self._channel = Channel(sock, self._answer, self._heard)
+        self.given: Given = _ParentsSockets(self._channel)
+        self._directory = MachineDirectory(place.name, lambda: self._channel)
+        self._handlers: Handlers = {}
+        self._server: CenterServer | None = None
+        self._nursery: trio.Nursery | None = None
+        self._go = trio.Event()
+        self.shows = False
+        """This worker tells the person at the terminal what the server is."""
+
+    def cluster(self, state: Path, identity: Identity | None) -> Cluster:
+        """Return what this worker knows of the others; StateError: no secret."""
+        pin = identity.pin if identity is not None else None
+        return Cluster(self._directory, secret_of(state), pin, ports=True)
+
+    async def run(
+        self,
+        orphaned: Callable[[], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Hear the parent; call ``orphaned`` when it is gone."""
+        async with trio.open_nursery() as self._nursery:
+            await self._channel.run(task_status=task_status)
+            orphaned()
+
+    async def ready(self, server: CenterServer, handlers: Handlers) -> None:
+        """Tell the parent that this worker serves; return when all of them do."""
+        self._server, self._handlers = server, handlers
+        self._channel.tell(READY, {"commands": sorted(handlers)})
+        await self._go.wait()
+
+    async def _answer(
+        self, do: str, args: Words, descriptors: list[int]
+    ) -> tuple[dict[str, object], Sequence[int]]:
+        del descriptors
+        if do != COMMAND:
+            raise UsageError(f"a worker knows no question {do!r}")
+        handler = self._handlers.get(str(args["do"]))
+        if handler is None:
+            raise UsageError(f"a worker knows no command {args['do']!r}")
+        given = args["with"]
+        assert isinstance(given, dict)  # noqa: S101 - the parent says so
+        return await handler(given, str(args["by"])), ()
+
+    def _heard(self, note: str, args: Words, descriptors: list[int]) -> None:
+        if note == CHANGES:
+            self._directory.heard(args)
+        elif note == GO:
+            self.shows = bool(args["shows"])
+            self._go.set()
+        elif note == PEER:
+            (number,) = descriptors
+            sock = socket.socket(fileno=number)
+            sock.setblocking(False)
+            server, nursery = self._server, self._nursery
+            if server is None or nursery is None:
+                sock.close()  # it comes again
+            else:
+                nursery.start_soon(server.serve_node, FastSocket(sock), _LOCAL)
+
+
+class _ParentsSockets(Given):
+    """What the parent listens on for this worker; it stays, and its backlog with it."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    async def listeners(self, where: Address) -> list[PortListener]:
+        """Return listeners on what the parent has opened for ``where``.
+
+        Raises:
+            AddressError: the parent cannot listen there.
+        """
+        try:
+            args = {"host": where.host, "port": where.port}
+            _said, came = await self._channel.ask(LISTEN, args)
+        except FailedError as error:
+            found = address_error(error)
+            raise found from found.__cause__
+        sockets = [socket.socket(fileno=number) for number in came]
+        for sock in sockets:
+            sock.setblocking(False)
+        return [PortListener(sock) for sock in sockets]
+
+    def keep(self, places: Iterable[Address]) -> None:
+        """Tell the parent where is listened from now on: it closes the rest."""
+        self._channel.tell(PLACES, {"places": [[one.host, one.port] for one in places]})
