@@ -12,17 +12,24 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.limits import Limits
-from tunnel.access.visitors import VISITORS, Visitors
+from tunnel.access.parts import Parts
+from tunnel.access.use import MAX_ADDRESSES, NOTHING, Use, less
+from tunnel.access.visitors import VISITORS, Visitors, address_key
 from tunnel.errors import LimitError
 from tunnel.log import log_event
 from tunnel.proto.limits import TokenBucket
 from tunnel.proto.pace import Meter, Police
+from tunnel.proto.part import PartBucket, PartMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tunnel.access.use import Held
+
 SAY_EVERY_S: Final = 10.0
 """What is refused to one user is one line in the log so often, with a count."""
+MONTH_STEP: Final = 1024 * 1024
+"""In which bytes of the month are told to other nodes where the user has no limit."""
 
 LOG: Final = logging.getLogger("tunnel.limits")
 
@@ -35,6 +42,8 @@ class Account:
         limits: may be changed with ``limit``.
         clock: the time in seconds; it does not jump.
         wanted: called when something waits for a rate; ``tick`` is due soon then.
+        shared: whether the user may have more at other nodes, which ``have_elsewhere``
+            says: then there is a part of each rate here.
     """
 
     def __init__(
@@ -43,6 +52,8 @@ class Account:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         wanted: Callable[[], None] = lambda: None,
+        *,
+        shared: bool = False,
     ) -> None:
         self.name = name
         self.connections = 0
@@ -64,13 +75,17 @@ class Account:
         """The rate of what they are sent."""
         self.police: Police | None = None
         """Drops datagrams above a rate; None: no limit."""
+        self.elsewhere = NOTHING
+        """What the user has at other nodes."""
+        self._month = ""
         self._clock = clock
         self._wanted = wanted
+        self._shared = shared
         self._opens: TokenBucket | None = None
         self._visitors: Visitors | None = None
         self._refused = 0
         self._say_at = 0.0
-        self.limits = Limits()
+        self.limits = self.here = Limits()
         self.limit(limits or self.limits)
 
     def limit(self, limits: Limits) -> None:
@@ -78,23 +93,86 @@ class Account:
 
         What is above one already stays; sessions have to be told of the meters.
         """
-        self.limits = limits
+        self.limits = self.here = limits
+        """``here`` is what of them is left for this node: all, if it is alone."""
         now = self._clock()
-        self._opens = _bucket(limits.opens, now)
+        self._opens = self._bucket(limits.opens, now)
         self.up = self._meter(self.up, limits.up)
         self.down = self._meter(self.down, limits.down)
-        datagrams = _bucket(limits.datagrams, now)
+        datagrams = self._bucket(limits.datagrams, now)
         self.police = None
         if datagrams or self.up or self.down:
             self.police = Police(datagrams, self.up, self.down, self._clock)
+        self._parts = Parts(self.up, self.down, self._opens, datagrams, now)
+        if self.elsewhere is not NOTHING:
+            self._settle(now)
 
     def _meter(self, meter: Meter | None, rate: int | None) -> Meter | None:
         if rate is None:
             return None
         if meter is None:
-            return Meter(rate, self._clock, self._wanted)
+            make = PartMeter if self._shared else Meter
+            return make(rate, self._clock, self._wanted)
         meter.set_rate(rate)
         return meter
+
+    def _bucket(self, per_s: int | None, now: float) -> TokenBucket | None:
+        if per_s is None:
+            return None
+        if self._shared:
+            return PartBucket(per_s, now)
+        return TokenBucket(per_s, per_s, now)
+
+    # Other nodes -------------------------------------------------------------------
+
+    def use(self, held: Held, month: str) -> Use:
+        """Return what the user has here; what it wants is looked at for it.
+
+        Args:
+            held: what is counted elsewhere in this process.
+            month: the present one, in which ``month_bytes`` have passed.
+        """
+        limits, now = self.limits, self._clock()
+        size, visitors = self.month_bytes, {}
+        if limits.month is None:
+            size -= size % MONTH_STEP
+        if self._visitors is not None and limits.visitors is not None:
+            visitors = self._visitors.most(MAX_ADDRESSES)
+        self._parts.look(now)
+        if self.elsewhere is not NOTHING:
+            self._parts.live_with(self.elsewhere, self.connections, now)
+        use = Use(
+            self.links,
+            *held,
+            connections=0 if limits.connections is None else self.connections,
+            month=month if size else "",
+            month_bytes=size,
+            visitors=visitors,
+        )
+        return self._parts.wanted(use)
+
+    def have_elsewhere(self, use: Use, month: str) -> None:
+        """Live with what the user has at other nodes, together; ``month``: at ours."""
+        if use != self.elsewhere or month != self._month:
+            # The same object, to be asked for quickly.
+            self.elsewhere = NOTHING if use == NOTHING else use
+            self._month = month
+            self._settle(self._clock())
+
+    def begin_month(self, month: str) -> None:
+        """Count from 0 again: another month, of this name, has begun."""
+        self.month_bytes = 0
+        self._month = month
+        if self.elsewhere is not NOTHING:
+            self._settle(self._clock())
+
+    def _settle(self, now: float) -> None:
+        """Find what is left here of the limits: the one place that does."""
+        elsewhere = self.elsewhere
+        self.here = self.limits
+        if elsewhere is not NOTHING:
+            self.here = less(self.limits, elsewhere, self._month)
+        self._parts.live_with(elsewhere, self.connections, now)
 
     # Rates -------------------------------------------------------------------------
 
@@ -115,7 +193,7 @@ class Account:
     @property
     def month_is_used_up(self) -> bool:
         """Whether no byte more is left for this month."""
-        most = self.limits.month
+        most = self.here.month
         return most is not None and self.month_bytes >= most
 
     def refuses_connection(self) -> str:
@@ -124,9 +202,9 @@ class Account:
         Not refused, it counts among the opens of this second; the caller adds it to
         ``connections``.
         """
-        limits = self.limits
+        limits, most = self.limits, self.here.connections
         why = ""
-        if limits.connections is not None and self.connections >= limits.connections:
+        if most is not None and self.connections >= most:
             why = f"{limits.connections} connections at once"
         elif self.month_is_used_up:
             why = "the bytes of this month"
@@ -147,7 +225,9 @@ class Account:
             return False
         if self._visitors is None:
             self._visitors = Visitors(VISITORS.get().trusted)
-        if not self._visitors.enter(host, most):
+        there = self.elsewhere.visitors
+        left = most - there.get(address_key(host), 0) if there else most
+        if not self._visitors.enter(host, left):
             error = LimitError(self.refused(f"{most} visitors of one address at once"))
             error.of_address = True
             raise error
@@ -167,12 +247,14 @@ class Account:
 
         It is asked for those that begin a session: the others each end an older one.
         """
-        if self.links <= self.limits.links:
+        if self.links <= self.here.links:
             return ""
         return self.refused(f"{self.limits.links} links at once")
 
     def refused(self, what: str) -> str:
         """Log now and then that a limit was reached; return the reason for the peer."""
+        if self.elsewhere is not NOTHING:
+            what += ", at all servers together"
         self._refused += 1
         now = self._clock()
         if now >= self._say_at:
@@ -185,7 +267,3 @@ class Account:
     @staticmethod
     def _overdrawn(meter: Meter | None) -> bool:
         return meter is not None and meter.overdrawn
-
-
-def _bucket(per_s: int | None, now: float) -> TokenBucket | None:
-    return None if per_s is None else TokenBucket(per_s, per_s, now)

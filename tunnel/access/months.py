@@ -58,6 +58,11 @@ class Months:
         if self._path is not None:
             self._bytes = _read(self._path, self._month)
 
+    @property
+    def month(self) -> str:
+        """The month that is counted, such as ``2031-05``."""
+        return self._month
+
     def bytes_of(self, name: str) -> int:
         """Return what a user has passed this month."""
         return self._bytes.get(name, 0)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nlargest
 from ipaddress import IPv6Address, ip_address
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from tunnel.addresses import parse_ip, unmapped
@@ -84,6 +86,12 @@ class Visitors:
             return False
         self._inside[key] = inside + 1
         return True
+
+    def most(self, addresses: int) -> dict[str, int]:
+        """Return how many are in by address, of those that have most of them."""
+        if len(self._inside) <= addresses:
+            return dict(self._inside)
+        return dict(nlargest(addresses, self._inside.items(), key=itemgetter(1)))
 
     def leave(self, host: str) -> None:
         """Count one visitor less."""
