@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from tunnel.access.account import Account
 from tunnel.access.limits import Limits
+from tunnel.access.use import NOTHING, Use
 from tunnel.center import sessions
 from tunnel.center.sessions import NO_CLIENT_ID, Sessions
 from tunnel.errors import Code
@@ -37,11 +38,14 @@ class Fake:
     user: Person
     session: Carried
     limits: Limits
+    elsewhere: Use = NOTHING
     ended: list[Code] = field(default_factory=list)
 
     @property
     def account(self) -> Account:
-        return Account(self.user.name, self.limits)
+        account = Account(self.user.name, self.limits)
+        account.have_elsewhere(self.elsewhere, "2031-05")
+        return account
 
     def dismiss(self, code: Code, reason: str) -> None:
         assert reason
@@ -55,6 +59,7 @@ class Crowd:
         self.table = Sessions()
         self.most = most
         self.limits = Limits(waiting=most_waiting)
+        self.elsewhere = NOTHING
         self.all: list[Fake] = []
 
     def add(
@@ -62,7 +67,12 @@ class Crowd:
     ) -> Fake:
         number = (len(self.all) + 1).to_bytes(2, "big")
         session = Fake(
-            number, number * 8, Person(user), Carried(streams, kept), self.limits
+            number,
+            number * 8,
+            Person(user),
+            Carried(streams, kept),
+            self.limits,
+            self.elsewhere,
         )
         self.all.append(session)
         self.table.add(cast("ClientSession", session))
@@ -71,7 +81,8 @@ class Crowd:
         return session
 
     def make_room(self, user: str) -> bool:
-        return self.table.make_room(user, self.most)
+        elsewhere = self.elsewhere.sessions
+        return self.table.make_room(user, self.most, elsewhere)
 
     def ended(self) -> list[int]:
         """Who had to go; why is always that there was no room."""
@@ -114,6 +125,18 @@ def test_a_newcomer_takes_the_place_of_nobody_who_has_a_link_or_a_connection() -
     crowd.add(streams=2)
     assert not crowd.make_room("ann")
     assert crowd.ended() == [2]
+
+
+def test_sessions_at_other_nodes_count_too_but_none_of_them_ends() -> None:
+    crowd = Crowd(most=4, most_waiting=3)
+    crowd.elsewhere = Use(sessions=2, waiting=2)
+    crowd.add(streams=1)
+    assert crowd.make_room("ann")
+    crowd.add(streams=1)
+    assert crowd.ended() == [0]
+    crowd.add(waits=False)
+    assert crowd.table.counts() == {"sessions": {"ann": 2}, "waiting": {"ann": 1}}
+    assert not crowd.make_room("ann")
 
 
 def test_who_has_a_link_again_counts_no_more_among_those_who_wait() -> None:

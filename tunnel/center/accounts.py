@@ -6,18 +6,20 @@ user has bytes of this month.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from tunnel.access.account import Account
 from tunnel.access.months import Months
+from tunnel.access.use import NOTHING, Held
 from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tunnel.access.limits import Limits
+    from tunnel.access.use import Use
     from tunnel.access.users import User
     from tunnel.link.user_session import UserSession
 
@@ -27,6 +29,14 @@ LOOK_S: Final = 0.5
 """How often limits that were changed are looked at, and bytes are counted."""
 
 
+class Counts(Protocol):
+    """Counts what users have, beside their accounts."""
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return fields of ``Held``, each with the counts by user."""
+        ...
+
+
 class Accounts:
     """One account for each user that has been here.
 
@@ -34,6 +44,7 @@ class Accounts:
         users: those of the server; one that changes there is noticed.
         defaults: the server's limits, where those of a user say nothing else.
         months: what has passed this month; None: since the start, kept nowhere.
+        clock: the time in seconds; it does not jump.
     """
 
     def __init__(
@@ -41,6 +52,7 @@ class Accounts:
         users: Mapping[str, User],
         defaults: Limits,
         months: Months | None = None,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._users = users
         self._defaults = defaults
@@ -50,6 +62,10 @@ class Accounts:
         """The limits of the users themselves, as they were last looked at."""
         self._sessions: dict[str, dict[UserSession, None]] = {}
         self._wanted = Notify()
+        self._clock = clock
+        self._tables: tuple[Counts, ...] | None = None
+        self._told: dict[str, Use] = {}
+        self._elsewhere: dict[str, Use] = {}
 
     def of(self, user: User) -> Account:
         """Return the account of a user, with the limits that it has now."""
@@ -61,9 +77,14 @@ class Accounts:
         limits = user.limits.over(self._defaults)
         if account is None:
             account = self._accounts[user.name] = Account(
-                user.name, limits, trio.current_time, self._wanted.ring
+                user.name,
+                limits,
+                self._clock,
+                self._wanted.ring,
+                shared=self._tables is not None,
             )
             account.month_bytes = self._months.bytes_of(user.name)
+            self._let_know(account)
         elif account.limits != limits:
             self._change(account, limits)
         return account
@@ -126,9 +147,78 @@ class Accounts:
         if account is not None:
             account.name = name
             self._accounts[name] = account
+            # The other nodes say so only once they know the new name too.
+            self._elsewhere.pop(name, None)
+            if (use := self._elsewhere.pop(was, None)) is not None:
+                self._elsewhere[name] = use
             self._said.pop(name, None)
         if sessions:
             self._sessions[name] = sessions
+
+    # Other nodes -------------------------------------------------------------------
+
+    def share(self, *tables: Counts) -> None:
+        """Be the accounts of one node of several, before there is any.
+
+        The months keep nothing then: what has passed at other nodes, and before they
+        were started, is among what the others have.
+
+        Args:
+            tables: what the accounts do not count.
+        """
+        self._tables = tables
+
+    def uses(self) -> dict[str, Use]:
+        """Return what each user has here that has anything.
+
+        It is due four times a second: what is wanted of a rate is that since the last
+        call. After ``share`` only.
+        """
+        held: dict[str, dict[str, int]] = {}
+        for table in self._tables or ():
+            for field, by_user in table.counts().items():
+                for name, count in by_user.items():
+                    if count:
+                        held.setdefault(name, {})[field] = count
+        month, uses = self._months.month, {}
+        for name, account in self._accounts.items():
+            of_user = held.get(name)
+            has = account.links or account.connections or account.month_bytes
+            if of_user or has:
+                use = account.use(Held(**of_user) if of_user else Held(), month)
+                if use != NOTHING:
+                    uses[name] = use
+        return uses
+
+    def changed_uses(self) -> dict[str, Use]:
+        """Return the uses that are others than when this was called last.
+
+        ``NOTHING`` is of users that have nothing any more. Who begins to listen is told
+        all ``uses`` first.
+        """
+        before, self._told = self._told, self.uses()
+        changed = {
+            name: use for name, use in self._told.items() if before.get(name) != use
+        }
+        for name in before.keys() - self._told.keys():
+            changed[name] = NOTHING
+        return changed
+
+    def have_elsewhere(self, uses: Mapping[str, Use]) -> None:
+        """Hold users against their limits together with what they have elsewhere.
+
+        Args:
+            uses: what all other nodes together have, by user; it replaces what was said
+                before, so who is not in it has nothing there.
+        """
+        before, self._elsewhere = self._elsewhere, dict(uses)
+        for name in before.keys() | uses.keys():
+            if (account := self._accounts.get(name)) is not None:
+                self._let_know(account)
+
+    def _let_know(self, account: Account) -> None:
+        use = self._elsewhere.get(account.name, NOTHING)
+        account.have_elsewhere(use, self._months.month)
 
     def _change(self, account: Account, limits: Limits) -> None:
         account.limit(limits)
@@ -166,7 +256,7 @@ class Accounts:
         months = self._months
         if months.has_turned():
             for account in self._accounts.values():
-                account.month_bytes = 0
+                account.begin_month(months.month)
         if len(self._accounts) > len(self._users):
             for name in (
                 self._accounts.keys() - self._users.keys() - self._sessions.keys()

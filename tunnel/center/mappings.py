@@ -88,7 +88,7 @@ class Shared(Protocol):
 class MappingTable:
     """All mappings of a center-server that are open.
 
-    Its 31 methods keep one book: each is a step of adding, changing, yielding or ending
+    Its 32 methods keep one book: each is a step of adding, changing, yielding or ending
     a mapping, and must leave the counts of its user as they are.
     """
 
@@ -129,6 +129,11 @@ class MappingTable:
 
     def __len__(self) -> int:
         return self._count
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """Return how much of each kind each user has: see ``Held``."""
+        counted = self._counted
+        return {"ports": self._ports, "names": self._names, "counted_ports": counted}
 
     # Who has it ----------------------------------------------------------------------
 
@@ -312,7 +317,8 @@ class MappingTable:
         older = self._by_owner.get(client, {}).get(entry.name)
         if older is not None and self._count_of(older.entry)[0] is counts:
             count -= self._count_of(older.entry)[1]
-        if count > 0 and counts[account.name] + count > most:
+        here = account.here.ports if ports else account.here.names
+        if count > 0 and counts[account.name] + count > here:
             what = f"{most} public ports" if ports else f"{most} names"
             raise TunnelError(Code.RESOURCE, account.refused(what))
 
@@ -483,6 +489,7 @@ class MappingTable:
         name = client.user.name
         older = self._by_owner.get(client, {}).get(entry.name)
         held = self._counted[name] - (older.counted if older else 0)
+        held += client.account.elsewhere.counted_ports
         if not count or held + count <= client.user.rights.most_ports:
             return None
         right = f"ports:{held + count}"

@@ -110,6 +110,8 @@ class CenterServer:
         self.pools = Pools()
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
+        if cluster is not None:
+            self.accounts.share(self._sessions, self.mappings)
         service = NodeService(self._sessions.find, self._serve_wire, self._ends)
         node = cluster.user if cluster else lambda _name: None
         self._user_guests = Guests(self._sessions, self.accounts, users.get, None)
@@ -389,7 +391,8 @@ class CenterServer:
         if why := account.refuses_link():
             return refusal(Calm.LINKS, why)
         most = account.limits.sessions
-        if not self._sessions.make_room(claim.name, most):
+        elsewhere = account.elsewhere.sessions
+        if not self._sessions.make_room(claim.name, most, elsewhere):
             return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
         return None
 

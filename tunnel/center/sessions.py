@@ -46,6 +46,10 @@ class Sessions:
     def __iter__(self) -> Iterator[ClientSession]:
         return iter(tuple(self._by_id.values()))
 
+    def counts(self) -> dict[str, Counter[str]]:
+        """Return how many each user has, and how many of them wait: see ``Held``."""
+        return {"sessions": self._count, "waiting": self._waiting_count}
+
     def find(self, session_id: bytes) -> ClientSession | None:
         """Return the session with this id."""
         return self._by_id.get(session_id)
@@ -108,19 +112,21 @@ class Sessions:
         self._waiting[session] = session.session.kept_bytes
         self._kept_bytes += session.session.kept_bytes
         self._waiting_count[name] += 1
-        most = session.account.limits.waiting
-        if self._waiting_count[name] > most:
+        account = session.account
+        if self._waiting_count[name] > account.here.waiting:
+            most = account.limits.waiting
             why = f"{name} has more than {most} sessions without a link"
             self._dismiss(self._first_to_go(name), why)
         if self._kept_bytes > MAX_KEPT_BYTES:
             self._keep_less()
 
-    def make_room(self, user: str, most: int) -> bool:
+    def make_room(self, user: str, most: int, elsewhere: int = 0) -> bool:
         """Say whether the user may have one more session, of ``most`` in all.
 
-        A session that has neither a link nor a connection ends for it.
+        A session that has neither a link nor a connection ends for it. ``elsewhere``
+        are those at other nodes, which do not.
         """
-        if self._count[user] < most:
+        if self._count[user] + elsewhere < most:
             return True
         session = self._first_to_go(user)
         if session is None or session.session.streams:
