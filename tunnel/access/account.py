@@ -77,6 +77,7 @@ class Account:
         """Drops datagrams above a rate; None: no limit."""
         self.elsewhere = NOTHING
         """What the user has at other nodes."""
+        self._there = NOTHING.visitors
         self._month = ""
         self._clock = clock
         self._wanted = wanted
@@ -170,6 +171,7 @@ class Account:
         """Find what is left here of the limits: the one place that does."""
         elsewhere = self.elsewhere
         self.here = self.limits
+        self._there = elsewhere.visitors
         if elsewhere is not NOTHING:
             self.here = less(self.limits, elsewhere, self._month)
         self._parts.live_with(elsewhere, self.connections, now)
@@ -225,8 +227,9 @@ class Account:
             return False
         if self._visitors is None:
             self._visitors = Visitors(VISITORS.get().trusted)
-        there = self.elsewhere.visitors
-        left = most - there.get(address_key(host), 0) if there else most
+        left = most
+        if self._there:
+            left -= self._there.get(address_key(host), 0)
         if not self._visitors.enter(host, left):
             error = LimitError(self.refused(f"{most} visitors of one address at once"))
             error.of_address = True
