@@ -67,6 +67,10 @@ class Months:
         """Return what a user has passed this month."""
         return self._bytes.get(name, 0)
 
+    def all(self) -> dict[str, int]:
+        """Return what each user has passed this month."""
+        return dict(self._bytes)
+
     def has_turned(self) -> bool:
         """Say, once, whether another month has begun: everybody begins at 0."""
         month = self._month_now()

@@ -31,6 +31,7 @@ from tunnel.platform.process import user_id
 from tunnel.platform.sockets import Peer, peer_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from tunnel.net.listen import UnixListener
@@ -69,13 +70,20 @@ class OwnSocket:
     Args:
         role: ``serve`` or ``up``.
         state: the folder of a server, whose socket is there; None for a client.
+        kin: returns the other processes that are one with this one.
     """
 
-    def __init__(self, role: str, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        role: str,
+        state: Path | None = None,
+        kin: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self.name = ""
         """As ``tunnel ps`` shows it; "" while it is in no list."""
         self._role = role
         self._state = state
+        self._kin = kin
         self._place: Path | None = None
         self._absent = ""
 
@@ -101,7 +109,7 @@ class OwnSocket:
                     await trio.sleep(LOOK_S)  # perhaps there is a place by then
                     continue
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(serve_control, listener, handlers)
+                    nursery.start_soon(serve_control, listener, handlers, self._kin)
                     while self._is_there():  # noqa: ASYNC110 - a file has no event
                         await trio.sleep(LOOK_S)
                     nursery.cancel_scope.cancel()
@@ -154,9 +162,16 @@ def _linked(own: Path, place: Path) -> bool:
     return UnixPath.is_usable(str(place)) and link_to(own, place)
 
 
-async def serve_control(listener: UnixListener, handlers: Handlers) -> None:
-    """Answer questions until cancelled; closes the listener, which removes its file."""
-    control = _Control(handlers)
+async def serve_control(
+    listener: UnixListener,
+    handlers: Handlers,
+    kin: Callable[[], Collection[int]] = tuple,
+) -> None:
+    """Answer questions until cancelled; closes the listener, which removes its file.
+
+    ``kin`` as for ``OwnSocket``.
+    """
+    control = _Control(handlers, kin)
     try:
         await trio.serve_listeners(control.serve, [listener])
     finally:
@@ -167,8 +182,9 @@ async def serve_control(listener: UnixListener, handlers: Handlers) -> None:
 class _Control:
     """The questions of one control socket."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, kin: Callable[[], Collection[int]]) -> None:
         self._handlers = handlers
+        self._kin = kin
         self._at_once = 0
 
     async def serve(self, stream: FastSocket) -> None:
@@ -187,7 +203,7 @@ class _Control:
             self._at_once -= 1
 
     async def _answer(self, stream: FastSocket, peer: Peer | None) -> Answer:
-        if peer is not None and (why := _refusal(peer)):
+        if peer is not None and (why := _refusal(peer, self._kin())):
             log_event(logger, logging.WARNING, "control.refused", reason=why,
                 by=f"uid {peer.user} pid {peer.process}")  # fmt: skip
             return _failed(UsageError(why))
@@ -208,11 +224,13 @@ class _Control:
             return _failed(UsageError("the question came too slowly"))
 
 
-def _refusal(peer: Peer) -> str:
+def _refusal(peer: Peer, kin: Collection[int]) -> str:
     """Say why a program is not heard; "" if it is."""
     if peer.user != user_id():
         return "this process belongs to another user"
-    if peer.process == os.getpid():  # the server dials what its clients ask for
+    if (
+        peer.process == os.getpid() or peer.process in kin
+    ):  # the server dials what its clients ask for
         return "this socket is not reached through the tunnel"
     if is_listed(
         peer.process

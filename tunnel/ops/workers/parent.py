@@ -22,6 +22,7 @@ import trio
 
 from tunnel import __version__
 from tunnel.access.files import sole_server
+from tunnel.access.months import Months
 from tunnel.addresses import Address
 from tunnel.center.backoff import Backoff
 from tunnel.center.cluster.channel import Channel, ChannelClosedError
@@ -39,12 +40,14 @@ from tunnel.ops.life import Life
 from tunnel.ops.runtime import Ending
 from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.workers import merged, worker
+from tunnel.ops.workers.uses import Uses
 from tunnel.ops.workers.worker import (
     COMMAND,
     GO,
     PEER,
     PLACES,
     READY,
+    USES,
     VARIABLE,
     WorkerPlace,
 )
@@ -65,6 +68,9 @@ STARTED_S: Final = 60.0
 """How long one may take to serve: a machine that boots is slow."""
 
 logger = logging.getLogger("tunnel.workers")
+
+_Place = tuple[Address, int]
+"""An address, and which it is of those with any port."""
 
 
 class _Running:
@@ -88,17 +94,17 @@ class Parent:
     Args:
         count: how many.
         given: sockets that were given to this process.
-        drain_s: how long the workers may drain.
+        months: bytes of this month, which all workers count together.
     """
 
-    def __init__(self, count: int, given: Given, drain_s: Callable[[], float]) -> None:
+    def __init__(self, count: int, given: Given, months: Months) -> None:
         self._count = count
         self._given = given
-        self._drain_s = drain_s
+        self._uses = Uses(months)
         self._store = Store()
         self._workers: dict[int, _Running] = {}
         self._processes: dict[int, trio.Process] = {}
-        self._places: dict[Address, list[list[socket.socket]]] = {}
+        self._places: dict[_Place, list[list[socket.socket]]] = {}
         self._opening = trio.Lock()
         self._ending = False
         self._is_up = False
@@ -113,14 +119,21 @@ class Parent:
     ) -> None:
         """Start the workers and keep them up; started once all serve."""
         async with trio.open_nursery() as nursery:
-            for number in range(self._count):
-                began = trio.Event()
-                nursery.start_soon(self._keep, number, began)
-                await began.wait()
-                if self.status:
-                    break
-            task_status.started()
+            nursery.start_soon(self._uses.spread, self._tell_uses)
+            async with trio.open_nursery() as workers:
+                for number in range(self._count):
+                    began = trio.Event()
+                    workers.start_soon(self._keep, number, began)
+                    await began.wait()
+                    if self.status:
+                        break
+                task_status.started()
+            nursery.cancel_scope.cancel()
         self._all_ended.set()
+
+    def _tell_uses(self) -> None:
+        for running in self._workers.values():
+            running.channel.tell(USES, self._uses.elsewhere(running.place.name))
 
     def go(self) -> None:
         """Have the first worker tell the person that the server is there."""
@@ -176,6 +189,7 @@ class Parent:
             self._workers.pop(number, None)
             self._processes.pop(number, None)
             self._store.leave(name)
+            self._uses.gone(name)
         return process
 
     async def _when_ready(
@@ -186,8 +200,13 @@ class Parent:
         log_event(logger, logging.INFO, "worker.ready", worker=number,
             node=running.place.name)  # fmt: skip
         began.set()
+        running.channel.tell(USES, self._uses.elsewhere(running.place.name))
         if self._is_up:
             running.channel.tell(GO, {"shows": False})
+
+    def pids(self) -> set[int]:
+        """Return the workers' processes, which dial what their clients ask for."""
+        return {process.pid for process in self._processes.values()}
 
     def _is_ending(self) -> bool:
         return self._ending
@@ -220,7 +239,8 @@ class Parent:
         match do:
             case worker.LISTEN:
                 where = Address(str(args["host"]), _port(args["port"]))
-                return {}, await self._listen(where, running.place.number)
+                place = where, _port(args["nth"])
+                return {}, await self._listen(place, running.place.number)
             case worker.CONNECT:
                 return {}, [self._connect(str(args["node"]))]
             case _:
@@ -234,19 +254,21 @@ class Parent:
             assert isinstance(commands, list)  # noqa: S101 - it is one of ours
             running.commands = commands
             running.ready.set()
+        elif note == USES:
+            self._uses.heard(running.place.name, args)
         elif note == PLACES and running.place.number == 0:
             places = args["places"]
             assert isinstance(places, list)  # noqa: S101
             kept = {Address(str(host), _port(port)) for host, port in places}
-            for where in self._places.keys() - kept:
-                _close(self._places.pop(where))
+            for place in [one for one in self._places if one[0] not in kept]:
+                _close(self._places.pop(place))
 
-    async def _listen(self, where: Address, number: int) -> list[int]:
+    async def _listen(self, place: _Place, number: int) -> list[int]:
         """Return copies of what a worker listens on there; AddressError: nobody can."""
         async with self._opening:
-            if where not in self._places:
-                self._places[where] = await self._open(where)
-            return [os.dup(sock.fileno()) for sock in self._places[where][number]]
+            if place not in self._places:
+                self._places[place] = await self._open(place[0])
+            return [os.dup(sock.fileno()) for sock in self._places[place][number]]
 
     async def _open(self, where: Address) -> list[list[socket.socket]]:
         """Open an address as often as there are workers."""
@@ -383,10 +405,10 @@ async def run_workers(
         prepare()
         secret_of(state)
         given = take_given(os.environ)
-        parent = Parent(count, given, drain_s)
+        parent = Parent(count, given, Months(state))
         life, began_at = Life(), round(time.time(), 3)
         ending = Ending(show, lambda: 0, life, reloads=True)
-        own = OwnSocket("serve", state)
+        own = OwnSocket("serve", state, parent.pids)
 
         def about() -> Answer:
             says: Answer = {"name": own.name, "pid": os.getpid()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,6 +20,7 @@ from tunnel.errors import UsageError
 from tunnel.net.given import Given
 from tunnel.net.listen import PortListener
 from tunnel.net.sockets import FastSocket
+from tunnel.ops.workers.uses import read_uses, tell_uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -37,6 +40,7 @@ CONNECT: Final = "connect"
 READY: Final = "ready"
 PLACES: Final = "places"
 PEER: Final = "peer"
+USES: Final = "uses"
 GO: Final = "go"
 """The note that the whole server is there; it says whether to tell the person so."""
 _LOCAL: Final = Address("local", 0)
@@ -109,6 +113,9 @@ class Worker:
     async def ready(self, server: CenterServer, handlers: Handlers) -> None:
         """Tell the parent that this worker serves; return when all of them do."""
         self._server, self._handlers = server, handlers
+        assert self._nursery is not None  # noqa: S101 - it runs
+        tell = partial(self._channel.tell, USES)
+        self._nursery.start_soon(tell_uses, server.accounts, tell)
         self._channel.tell(READY, {"commands": sorted(handlers)})
         await self._go.wait()
 
@@ -128,6 +135,8 @@ class Worker:
     def _heard(self, note: str, args: Words, descriptors: list[int]) -> None:
         if note == CHANGES:
             self._directory.heard(args)
+        elif note == USES and self._server is not None:
+            self._server.accounts.have_elsewhere(read_uses(args))
         elif note == GO:
             self.shows = bool(args["shows"])
             self._go.set()
@@ -148,6 +157,7 @@ class _ParentsSockets(Given):
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
+        self._asked = Counter[Address]()
 
     async def listeners(self, where: Address) -> list[PortListener]:
         """Return listeners on what the parent has opened for ``where``.
@@ -156,7 +166,10 @@ class _ParentsSockets(Given):
             AddressError: the parent cannot listen there.
         """
         try:
-            args = {"host": where.host, "port": where.port}
+            # Of several free ports each is another; every worker asks in one order.
+            nth = 0 if where.port else self._asked[where]
+            self._asked[where] += 1
+            args = {"host": where.host, "port": where.port, "nth": nth}
             _said, came = await self._channel.ask(LISTEN, args)
         except FailedError as error:
             found = address_error(error)
