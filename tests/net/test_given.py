@@ -53,10 +53,10 @@ async def test_a_socket_is_taken_with_its_variables(opened: ExitStack) -> None:
     assert given.at == {"http": where}
     assert not os.get_inheritable(number)
     assert not os.get_blocking(number)
-    (listener,) = given.listeners(where)
+    (listener,) = given.now(where)
     listener.close()
     with socket.create_connection((where.host, where.port)):
-        (again,) = given.listeners(where)  # who came meanwhile is there
+        (again,) = given.now(where)  # who came meanwhile is there
         (await again.accept()).reset()
         again.close()
 
@@ -141,7 +141,7 @@ async def test_several_of_one_name_are_one_place(
         opened.enter_context(each.sock)
     given = Given(sockets)
     assert given.at == {"https": Address(together, 80)}
-    listeners = given.listeners(Address(together, 80))
+    listeners = given.now(Address(together, 80))
     assert len(listeners) == len(hosts)
     for listener in listeners:
         listener.close()

@@ -56,7 +56,7 @@ async def test_a_client_cancelled_at_any_step_leaves_no_socket_open() -> None:
                     trio.lowlevel.remove_instrument(instrument)
         # A socket that nobody closed would be a ResourceWarning, and an error here.
         await where.until(lambda: not where.server.clients)
-        await where.until(lambda: len(where.server._gate.places) == 0)
+        await where.until(lambda: len(where.server._starts.gate.places) == 0)
 
 
 async def test_a_link_that_is_closed_before_it_runs_says_its_goodbye() -> None:

@@ -17,7 +17,7 @@ from tunnel.ops.config.schema import ENTRIES, ClientTable, ServerTable, UserTabl
 from tunnel.ops.flags import RunFlags
 from tunnel.ops.serve_flags import ServeFlags
 
-MOST_KEYS = 69
+MOST_KEYS = 70
 TEXT = example()
 WITHOUT_DEFAULT = "http", "https", "limit", "max_per_address", "log", "state"
 """Keys of flags whose default is nothing, or not one value."""

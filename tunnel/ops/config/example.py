@@ -97,6 +97,7 @@ _TABLES: Final = (
         ("max_per_address", "4096", "Visitors of one address at once."),
         ("trusted_proxy", '["10.0.0.0/8"]',
          "Proxies in front that are believed about who visitors are."),
+        ("workers", "1", "Processes that serve together; 0: one for each core."),
         *_RUN,
     )),
     ("[server.users.alice]", "A user; those that were invited stay beside it.", (

@@ -201,6 +201,7 @@ class ServerTable(RunTable):
         number(lambda text: ServeFlags(max_per_address=int(text)).options())
     )
     trusted_proxy: Said = key(_NETWORKS)
+    workers: Said = key(number(lambda text: ServeFlags(workers=int(text)).count()))
 
 
 @dataclass(frozen=True, slots=True)

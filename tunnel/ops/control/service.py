@@ -228,9 +228,8 @@ def _refusal(peer: Peer, kin: Collection[int]) -> str:
     """Say why a program is not heard; "" if it is."""
     if peer.user != user_id():
         return "this process belongs to another user"
-    if (
-        peer.process == os.getpid() or peer.process in kin
-    ):  # the server dials what its clients ask for
+    # A server dials what its clients ask for.
+    if peer.process == os.getpid() or peer.process in kin:
         return "this socket is not reached through the tunnel"
     if is_listed(
         peer.process
