@@ -246,6 +246,17 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
+    def put_now(self, pieces: list[bytes | memoryview], size: int) -> int:
+        """Take all pieces at once, or none: see ``Joinable``."""
+        if self._closed or self._send_error is not None or self._eof_sent:
+            return 0
+        if self._sending or self._core.send_room(self.conn) < size:
+            return 0
+        for piece in pieces:
+            self._core.send_data(self.conn, bytes(piece))
+        self.carrier.output.wake_soon()
+        return size
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until ``send_all`` of one byte would not wait."""
         self._check_sendable()

@@ -11,7 +11,7 @@ its end is a close, behind what was written.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,11 +22,11 @@ from tunnel.net.carried import Carried, RelayState, Traffic, code_of, in_grace
 from tunnel.net.relay_policy import CLEAN, GRACE_S, RESET, Down, Event, Farewell
 from tunnel.net.sockets import CHUNK_BYTES, FastSocket, quick, socket_beneath
 from tunnel.net.timeouts import TIMEOUTS
-from tunnel.net.virtual_connection import ResettableStream
+from tunnel.net.virtual_connection import Joinable, ResettableStream
 from tunnel.platform.sockets import unread_bytes, unsent_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from tunnel.net.relay_policy import Verdict
 
@@ -166,11 +166,40 @@ async def _pump_both(ends: RelayState) -> None:
     ends.virtual.on_closed(ends.peer_closed)
     if ends.is_over():
         return
-    with ends.waiting_idly():
+    with ends.waiting_idly(), _joined(ends):
         async with trio.open_nursery() as nursery:
             if ends.down is Down.OPEN:
                 nursery.start_soon(_downward, ends)
             await _upward(ends)
+
+
+@contextmanager
+def _joined(ends: RelayState) -> Iterator[None]:
+    """Have two virtual TCP connections pass on what comes, without a turn of a task.
+
+    What one does not take at once waits for its task, and all behind it: pieces are
+    lent until they are on their way, and nothing overtakes what is lent.
+    """
+    local, virtual = ends.local, ends.virtual
+    if not (isinstance(local, Joinable) and isinstance(virtual, Joinable)):
+        yield
+        return
+
+    def up(pieces: list[bytes | memoryview], size: int) -> int:
+        taken = virtual.put_now(pieces, size)
+        ends.count_sent(taken)
+        return taken
+
+    def down(pieces: list[bytes | memoryview], size: int) -> int:
+        taken = local.put_now(pieces, size)
+        ends.count_received(taken)
+        return taken
+
+    local.sink, virtual.sink = up, down
+    try:
+        yield
+    finally:
+        local.sink = virtual.sink = None
 
 
 async def _upward(ends: RelayState) -> None:
@@ -183,6 +212,8 @@ async def _upward(ends: RelayState) -> None:
             most = min(most, await wait_room())
         return await read(most)
 
+    if isinstance(ends.local, Joinable):
+        receive = ends.local.receive_piece
     how, code = await _pump(receive, ends.virtual.put, ends.count_sent, ends.early)
     if how is Ended.SINK:
         ends.peer_closed(code)

@@ -90,6 +90,20 @@ class HasSink(Protocol):
     """Asked first while nothing waits to be taken and nothing that was lent is held."""
 
 
+@runtime_checkable
+class Joinable(HasSink, Protocol):
+    """A virtual TCP connection that can be joined with another of this process."""
+
+    async def receive_piece(self) -> Bytes:
+        """As for ``ResettableStream``."""
+
+    def put_now(self, pieces: list[bytes | memoryview], size: int) -> int:
+        """Take all pieces, ``size`` bytes, at once, or none; return how many bytes.
+
+        0 as well where it is broken, or has ended: ``put`` says why.
+        """
+
+
 class LocalEnd(Protocol):
     """A socket whose two directions a session carries; it must not wait or raise."""
 

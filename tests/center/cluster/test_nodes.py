@@ -197,3 +197,22 @@ async def test_what_is_known_is_served_without_the_directory(tmp_path: Path) -> 
         for node in all_.all:
             node.directory.is_away = False
         assert await status(all_[1].web, "unknown.t.test") == 404
+
+
+async def test_all_who_ask_at_once_for_the_first_time_hear_the_same(
+    tmp_path: Path,
+) -> None:
+    heard: list[int] = []
+
+    async def visit(node: Node) -> None:
+        heard.append(await status(node.web, "shop.t.test"))
+
+    async with (
+        nodes(tmp_path) as all_,
+        target(page) as at,
+        published(*all_.client(0), "shop", at),
+    ):
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(visit, all_[1])
+        assert heard == [200] * 20

@@ -58,6 +58,16 @@ class _Known:
         self.mappings: dict[str, RemoteMapping] = {}
 
 
+class _Asked:
+    """A question to the directory, and whether something in it has changed since."""
+
+    __slots__ = ("changed", "keys")
+
+    def __init__(self, keys: set[str]) -> None:
+        self.keys = keys
+        self.changed = False
+
+
 class _Own:
     """A mapping of this node in the directory."""
 
@@ -95,6 +105,8 @@ class SharedNames:
         """Members that have to go when this node claims the key."""
         self._releases: dict[str, set[str]] = {}
         self._has_releases = trio.Event()
+        self._asked: list[_Asked] = []
+        """Questions that are under way."""
         self._asking = trio.CapacityLimiter(LOOK_UPS)
         self._serial = 0
         self.lose: Callable[[OpenMapping], None] = lambda _mapping: None
@@ -137,13 +149,28 @@ class SharedNames:
         if not keys:
             return
         async with self._asking:
-            for key, one in keys.items():
-                if one is not None:
-                    self._names[key] = one
-                self._known.setdefault(key, _Known())  # from here on changes are heard
-            claims = await self._directory.look_up(keys)
+            claims = await self._ask(keys)
+        for key, one in keys.items():
+            if one is not None:
+                self._names[key] = one
+            self._known.setdefault(key, _Known())  # from here on changes are heard
         self._take_all(claims)
         self._forget_the_oldest()
+
+    async def _ask(self, keys: Iterable[str]) -> dict[str, Claim]:
+        """Look keys up; again where one has changed before the answer was heard.
+
+        The answer may be older than the change, and only the directory knows.
+        """
+        while True:
+            asked = _Asked(set(keys))
+            self._asked.append(asked)
+            try:
+                claims = await self._directory.look_up(asked.keys)
+            finally:
+                self._asked.remove(asked)
+            if not asked.changed:
+                return claims
 
     def _take_all(self, claims: Mapping[str, Claim]) -> None:
         for key, claim in claims.items():
@@ -262,7 +289,18 @@ class SharedNames:
         for key in keys:
             self._evicted.pop(key, None)
         self._take_all(claims)
-        return True
+        return not self._is_lost(mapping, own)
+
+    def _is_lost(self, mapping: OpenMapping, own: _Own) -> bool:
+        """Say whether another has taken it over since, and if so release it."""
+        known = [one for key in own.keys if (one := self._known.get(key))]
+        lost = any(
+            one.claim.fence > own.fence and own.member not in one.claim.members
+            for one in known
+        )
+        if lost:
+            self.release(mapping)
+        return lost
 
     def release(self, mapping: OpenMapping) -> None:
         """Tell the others, soon, that a mapping is not open here any more."""
@@ -326,6 +364,8 @@ class SharedNames:
 
     def heard(self, change: Change) -> None:
         """Take a change that the directory has told."""
+        for asked in self._asked:
+            asked.changed |= change.key in asked.keys
         self._take(change.key, change.claim)
         for mapping in tuple(self._own_keys.get(change.key, ())):
             own = self._own[mapping]
