@@ -81,3 +81,14 @@ def test_a_hint_that_leads_nowhere_is_no_hint(hint: bytes) -> None:
     meet(ours, theirs)
     assert theirs.away == b""
     assert ours.result is not None
+
+
+def test_who_belongs_to_a_server_that_is_gone_is_answered_here() -> None:
+    ours, theirs = client(b"there"), server(b"here", frozenset({b"there"}))
+    theirs.receive(ours.data_to_send())
+    assert theirs.away == b"there"
+    theirs.stay()
+    ours.receive(theirs.data_to_send())
+    meet(ours, theirs)
+    assert ours.result is not None
+    assert ours.result.hint == b"here"

@@ -16,9 +16,8 @@ import trio
 from tunnel.access.gate import MAX_UNPROVEN, Gate
 from tunnel.center.cluster.peers import is_node
 from tunnel.center.second_lock import check_certificate
-from tunnel.center.wire import pass_on
 from tunnel.errors import Code, LinkError, LocalLinkError, StreamError, TunnelError
-from tunnel.link.transport import READ_BYTES, answer, hear
+from tunnel.link.transport import answer, hear
 from tunnel.log import log_event
 from tunnel.net.descriptors import DESCRIPTORS
 from tunnel.proto.calm import Calm, refusal
@@ -137,8 +136,12 @@ class LinkStarts:
                         terms, options.resume_s, of_nodes=wire.of_nodes
                     )
                     claim = await hear(transport, handshake)
-                    if claim is None:
+                    if claim is None and await self._onward(wire, handshake):
                         return None
+                    if claim is None:
+                        handshake.stay()
+                        claim = await hear(transport, handshake)
+                    assert claim is not None  # noqa: S101 - it stays
                     if options.client_ca is not None and not is_node(claim.name):
                         check_certificate(wire.users(), handshake, claim.name)
                     return transport, handshake, claim
@@ -151,22 +154,21 @@ class LinkStarts:
                 reason="a newcomer needs its place")  # fmt: skip
         return None
 
-    async def pass_on(self, wire: Wire, handshake: ServerHandshake) -> None:
-        """Have another node serve a link, whose session is there."""
+    async def _onward(self, wire: Wire, handshake: ServerHandshake) -> bool:
+        """Open the way to the node that has a client's session; False: not reached."""
         transport, cluster = wire.transport, self._cluster
         if transport is None or cluster is None:
-            return
+            return False
         node = cluster.node_of(handshake.away)
         target = LinkTarget(transport.encrypted, tuple(sorted(wire.users())))
         try:
-            onward = await cluster.peers.open(node, target, wire.peer)
+            wire.onward = await cluster.peers.open(node, target, wire.peer)
         except StreamError as error:
             log_event(logger, logging.INFO, "link.not_passed", peer=str(wire.peer),
                 node=node, reason=error.what)  # fmt: skip
-            return
+            return False
         log_event(logger, logging.DEBUG, "link.passed", peer=str(wire.peer), node=node)
-        transport.read_at_most(READ_BYTES)
-        await pass_on(transport, handshake.heard(), onward)
+        return True
 
     async def _refuse(
         self,

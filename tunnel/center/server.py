@@ -36,7 +36,7 @@ from tunnel.center.sessions import NO_CLIENT_ID, Sessions
 from tunnel.center.trial import answer_mapping
 from tunnel.center.user_changes import UserChanges
 from tunnel.center.who import WHO
-from tunnel.center.wire import Wire
+from tunnel.center.wire import Wire, pass_on
 from tunnel.errors import Code, LocalLinkError
 from tunnel.link.link import Link
 from tunnel.link.transport import answer
@@ -277,8 +277,8 @@ class CenterServer:
                 finally:
                     account.links -= 1
                     self._starts.gate.ended(host, trio.current_time())
-            elif wire.handshake is not None and wire.handshake.away:
-                await self._starts.pass_on(wire, wire.handshake)
+            elif wire.onward is not None:
+                await pass_on(wire, wire.onward)
         finally:
             await wire.aclose()
 

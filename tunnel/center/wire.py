@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.errors import LinkError
-from tunnel.link.transport import PlainTransport, TlsTransport, tune_link
+from tunnel.link.transport import READ_BYTES, PlainTransport, TlsTransport, tune_link
 
 if TYPE_CHECKING:
     import ssl
@@ -52,6 +52,8 @@ class Wire:
         """What the link will run over, once its first byte has come."""
         self.handshake: ServerHandshake | None = None
         """Set when somebody is to be heard."""
+        self.onward: VirtualStream | None = None
+        """The way to the node that has the client's session, if that is another."""
         self._stream = stream
         self._tls = tls
         self._heard = heard
@@ -98,6 +100,7 @@ class PassedWire(Wire):
         self.peer = peer
         self.of_nodes = False
         self.handshake = None
+        self.onward = None
         kind = _Unwrapped if target.encrypted else PlainTransport
         self.transport = kind(stream, str(peer))
         self._users = frozenset(target.users)
@@ -125,11 +128,16 @@ class _Unwrapped(PlainTransport):
     encrypted = True
 
 
-async def pass_on(transport: Transport, heard: bytes, onward: VirtualStream) -> None:
+async def pass_on(wire: Wire, onward: VirtualStream) -> None:
     """Carry a client's link to the node that has its session; owns ``onward``.
 
     Returns when both directions have ended, or one has broken: then both have.
     """
+    transport, handshake = wire.transport, wire.handshake
+    assert transport is not None  # noqa: S101 - it was heard
+    assert handshake is not None  # noqa: S101
+    transport.read_at_most(READ_BYTES)
+    heard = handshake.heard()
 
     async def up() -> None:
         await onward.put(heard)

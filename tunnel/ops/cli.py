@@ -86,6 +86,7 @@ def serve(
     config: ConfigFlags = CONFIG,
 ) -> int:
     """Run a center-server: accept links, open public ports, be the exit."""
+    from tunnel.ops.cluster_flags import cluster_options
     from tunnel.ops.config.again import Source
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.saved import show_join, state_folder
@@ -99,6 +100,7 @@ def serve(
     told, options = FILE.has_section, flags.options()
     source = Source(app, sys.argv[1:], FILE.path, told=told)
     flags.host(), flags.rotation(), run.drain_s(), run.ports()  # may be wrong
+    cluster_options(flags)
     limits, show = (run.timeouts(), run.limits()), run.show()
     again = ServeAgain(flags, run, FILE.users, source.parse_serve, source.path)
     place = take_place(os.environ)

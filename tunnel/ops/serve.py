@@ -30,6 +30,7 @@ from tunnel.errors import StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
 from tunnel.net.given import take_given
+from tunnel.ops.cluster_flags import cluster_options
 from tunnel.ops.control.handlers import CommonHandlers
 from tunnel.ops.control.server_handlers import ServerHandlers
 from tunnel.ops.control.service import OwnSocket
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tunnel.access.join import Secret
     from tunnel.addresses import Address
     from tunnel.center.acme.keeper import Keeper
+    from tunnel.center.cluster.redis import RedisDirectory
     from tunnel.center.names import NamePorts
     from tunnel.center.server import ServerOptions
     from tunnel.errors import Exit
@@ -87,14 +89,11 @@ async def run_serve(
     given = take_given(os.environ) if worker is None else worker.given
     options = replace(options, given=given)
     with sole_server(state) if worker is None else nullcontext():
-        server, joined, care = _made(state, options, again, show, worker)
+        server, joined, care, directory = _made(state, options, again, show, worker)
         life = Life()
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
-            if worker is None:
-                await nursery.start(tell_systemd, life)
-            else:
-                await nursery.start(worker.run, nursery.cancel_scope.cancel)
+            await _start_around(nursery, life, worker, directory)
             address = await nursery.start(server.run)
             keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
@@ -125,25 +124,47 @@ async def run_serve(
         return ending.status
 
 
+async def _start_around(
+    nursery: trio.Nursery,
+    life: Life,
+    worker: Worker | None,
+    directory: RedisDirectory | None,
+) -> None:
+    """Start in ``nursery`` what the server leans on, and who is told of its life."""
+    if worker is None:
+        await nursery.start(tell_systemd, life)
+    else:
+        await nursery.start(worker.run, nursery.cancel_scope.cancel)
+    if directory is not None:
+        await nursery.start(directory.run)
+
+
 def _made(
     state: Path,
     options: ServerOptions,
     again: ServeAgain,
     show: Show,
     worker: Worker | None,
-) -> tuple[CenterServer, _Joined, UserCare]:
-    """Return a server that does not run, its join line, and who keeps its users."""
+) -> tuple[CenterServer, _Joined, UserCare, RedisDirectory | None]:
+    """Return a server that does not run, its join line, and who keeps its users.
+
+    And the directory of its cluster, which does not run either; None without one.
+    """
     rotation = again.flags.rotation() if worker is None else "keep"
     identity, options = identified(options, state, rotation, show)
     token = owner_token(state)
     owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
     months = Months(state if worker is None else None)
-    cluster = worker.cluster(state, identity) if worker else None
+    cluster, directory = None, None
+    if worker is not None:
+        cluster = worker.cluster(state, identity)
+    elif (wanted := cluster_options(again.flags)) is not None:
+        cluster, directory = wanted.join(state, identity)
     server = CenterServer({OWNER: owner}, identity, options, months, cluster)
     kept = state if worker is None or worker.is_first else None
     joined = _Joined(kept, token, identity, show)
     commands = UserCommands(state, joined.line, of_file=again.users)
-    return server, joined, UserCare(state, owner, server, commands)
+    return server, joined, UserCare(state, owner, server, commands), directory
 
 
 def _keep_certificates(

@@ -73,6 +73,13 @@ class ServeFlags:
         trusted_proxy: Address or network of a proxy in front of this server that is
             believed about who its visitors are. Repeatable.
         workers: Processes that serve together, one for each core with 0.
+        cluster: redis:// or rediss:// URL: be a node of the cluster that shares this
+            Redis. Needs tunnel[cluster].
+        node: Name of this node, by default that of the machine.
+        advertise: HOST:PORT at which other nodes reach this one.
+        cluster_secret_file: What all nodes know, where it is not STATE/cluster.key: all
+            have a copy of one state folder.
+        cluster_ca: Authorities, PEM, that are trusted about the certificate of Redis.
     """
 
     listen: tuple[str, ...] = ("7443",)
@@ -100,6 +107,11 @@ class ServeFlags:
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
     workers: int = 1
+    cluster: str | None = None
+    node: str | None = None
+    advertise: str | None = None
+    cluster_secret_file: Path | None = None
+    cluster_ca: Path | None = None
 
     def count(self) -> int:
         """Return how many processes are to serve; 0 is one for each core."""

@@ -426,6 +426,14 @@ class ServerHandshake(_Side):
         """Return all that an ``away`` client has said: it is for another server."""
         return bytes(self._held)
 
+    def stay(self) -> None:
+        """Answer an ``away`` client here: the other server is not to be had.
+
+        Raises as ``receive`` does.
+        """
+        self.away, self._leads_away = b"", lambda _hint: False
+        self.receive(b"")
+
     def accept(
         self, session_id: bytes, count: int, resumed: bool, own: bool = False
     ) -> None:

@@ -138,6 +138,7 @@ class Cluster:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.peers.run)
             nursery.start_soon(self._names.run)
+            nursery.start_soon(self._names.look_at_doubts)
             async with self._directory.changes() as news:
                 task_status.started()
                 async for changes in news:

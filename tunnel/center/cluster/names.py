@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tunnel.center.endpoints import PublicName
     from tunnel.center.sites import OpenMapping, Sites
 
+DOUBT_S: Final = 12.0
+"""In twice the time between two renewals every node has heard that Redis is back, and
+has claimed again."""
 RELEASE_PAUSE_S: Final = 1.0
 """After a directory that does not answer."""
 
@@ -52,6 +55,9 @@ class SharedNames(KnownNames):
         self._below = Below(directory.name)
         self._releases: dict[str, set[str]] = {}
         self._has_releases = trio.Event()
+        self._doubts: set[str] = set()
+        """Keys that an empty directory did not know."""
+        self._has_doubts = trio.Event()
         self._serial = 0
         self.lose: Callable[[OpenMapping], None] = lambda _mapping: None
         """Called when another node has taken a mapping of this one over."""
@@ -182,21 +188,43 @@ class SharedNames(KnownNames):
                 self.lose(mapping)
 
     async def look_again(self) -> None:
-        """Look up and claim anew all that is known: changes may have been missed.
+        """Claim and look up anew all that is known: changes may have been missed.
 
-        Raises:
-            DirectoryAwayError: it does not answer again.
+        What an empty directory does not know stays for ``DOUBT_S``: those who have it
+        claim it again. Raises DirectoryAwayError: it does not answer again.
         """
-        keys = list(self._known)
-        for at in range(0, len(keys), LOOK_UPS):
-            claims = await self._directory.look_up(keys[at : at + LOOK_UPS])
-            for key, claim in claims.items():
-                if (known := self._known.get(key)) is not None:
-                    known.claim = NOBODY  # an empty directory counts from the start
-                    self._take(key, claim)
         for mapping in tuple(self._own):
             if mapping in self._own:
                 await self._claim_again(mapping)
+        await self._look_at(list(self._known), doubts=True)
+
+    async def look_at_doubts(self) -> None:
+        """Look up what an empty directory did not know, until cancelled."""
+        while True:
+            await self._has_doubts.wait()
+            await trio.sleep(DOUBT_S)
+            self._has_doubts = trio.Event()
+            keys, self._doubts = list(self._doubts), set()
+            try:
+                await self._look_at(keys, doubts=False)
+            except DirectoryAwayError:
+                self._doubt(keys)
+
+    def _doubt(self, keys: Iterable[str]) -> None:
+        self._doubts.update(keys)
+        if self._doubts:
+            self._has_doubts.set()
+
+    async def _look_at(self, keys: list[str], *, doubts: bool) -> None:
+        for at in range(0, len(keys), LOOK_UPS):
+            claims = await self._ask(keys[at : at + LOOK_UPS])
+            for key, claim in claims.items():
+                known = self._known.get(key)
+                if known is not None and doubts and not claim.fence and known.mappings:
+                    self._doubt([key])
+                elif known is not None:
+                    known.claim = NOBODY  # an empty directory counts from the start
+                    self._take(key, claim)
 
     async def _claim_again(self, mapping: OpenMapping) -> None:
         own = self._own[mapping]

@@ -14,6 +14,7 @@ import trio
 
 from tunnel.access.join import JoinLine, Secret
 from tunnel.addresses import Address
+from tunnel.center.events import LinkDown
 from tunnel.center.link_keeper import LinkKeeper
 from tunnel.errors import (
     Code,
@@ -24,6 +25,7 @@ from tunnel.errors import (
 )
 from tunnel.link.transport import PlainTransport, tune_link
 from tunnel.log import log_event
+from tunnel.net.notify import Notify
 from tunnel.net.sockets import FastSocket
 from tunnel.proto.frames import AskTarget
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from tunnel.center.cluster.secret import ClusterSecret
+    from tunnel.center.events import Notice
     from tunnel.link.session import Session
     from tunnel.link.transport import Transport
     from tunnel.link.virtual import VirtualStream
@@ -61,9 +64,19 @@ class _Keeper(LinkKeeper):
     """The links to one node; one of this machine gets its end of a socket pair."""
 
     def __init__(self, join: JoinLine, node: str, connect: Connect) -> None:
-        super().__init__(join, give_up_s=REACHED_S)
+        super().__init__(join, give_up_s=0.0, tell=self._told)
         self._node = node
         self._connect = connect
+        self.news = Notify()
+        """Rings when there is a link, and when there was none to be had."""
+        self.failed = False
+        """The last attempt to make a link has failed, and there is none."""
+
+    def _told(self, notice: Notice) -> None:
+        if isinstance(notice, LinkDown) and notice.was_up:
+            return  # the next attempt tells
+        self.failed = isinstance(notice, LinkDown)
+        self.news.ring()
 
     async def _reach(self, tls: ssl.SSLContext | None) -> Transport:
         if not self._join.port:
@@ -135,14 +148,15 @@ class Peers:
         Raises:
             LocalStreamError: ``LINK_LOST``: it is not reached in time, or is no more.
         """
-        session = self.session(node)
-        if session is None and (keeper := self._keepers.get(node)) is not None:
-            with trio.move_on_after(within_s):
-                await keeper.wait_for_session()
-            session = self.session(node)
-        if session is None:
-            raise LocalStreamError(Code.LINK_LOST, f"{node} is not reached")
-        return session
+        with trio.move_on_after(within_s):
+            while (session := self.session(node)) is None:
+                keeper = self._keepers.get(node)
+                if keeper is None or keeper.failed:
+                    break
+                await keeper.news.wait()
+            else:
+                return session
+        raise LocalStreamError(Code.LINK_LOST, f"{node} is not reached")
 
     async def open(self, node: str, target: Target, visitor: Address) -> VirtualStream:
         """Open at a node, without waiting for its answer; raises as ``reached``."""
@@ -196,6 +210,8 @@ class Peers:
         finally:
             if self._keepers.get(node) is keeper:
                 del self._keepers[node]
+            keeper.failed = True
+            keeper.news.ring()
         if reason:
             log_event(logger, logging.WARNING, "peer.lost", node=node, reason=reason)
 

@@ -98,6 +98,13 @@ _TABLES: Final = (
         ("trusted_proxy", '["10.0.0.0/8"]',
          "Proxies in front that are believed about who visitors are."),
         ("workers", "1", "Processes that serve together; 0: one for each core."),
+        ("cluster", '"redis://127.0.0.1:6379/0"',
+         "Be a node of the cluster that shares this Redis."),
+        ("node", '"east-1"', "Name of this node, by default that of the machine."),
+        ("advertise", '"10.0.0.1:7443"', "HOST:PORT at which other nodes reach it."),
+        ("cluster_secret_file", '"cluster.key"', "What all nodes know."),
+        ("cluster_ca", '"ca.pem"',
+         "Authorities that are trusted about the certificate of Redis."),
         *_RUN,
     )),
     ("[server.users.alice]", "A user; those that were invited stay beside it.", (

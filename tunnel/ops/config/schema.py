@@ -137,6 +137,11 @@ def _web(name: str) -> Check:
     return check
 
 
+def _redis_url(text: str) -> None:
+    if not text.startswith(("redis://", "rediss://")):
+        raise UsageError("a cluster is a redis:// or rediss:// URL")
+
+
 # Tables ------------------------------------------------------------------------------
 
 _LISTEN: Final = word(parse_listen, number=True)
@@ -202,6 +207,11 @@ class ServerTable(RunTable):
     )
     trusted_proxy: Said = key(_NETWORKS)
     workers: Said = key(number(lambda text: ServeFlags(workers=int(text)).count()))
+    cluster: Said = key(secret(word(_redis_url)))
+    node: Said = key(word())
+    advertise: Said = key(word(Address.parse))
+    cluster_secret_file: Said = key(file)
+    cluster_ca: Said = key(file)
 
 
 @dataclass(frozen=True, slots=True)
