@@ -7,7 +7,7 @@ finds an open port, and who is in stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,15 +16,17 @@ from tunnel.addresses import Address
 from tunnel.errors import AddressError
 from tunnel.log import log_event
 from tunnel.net.bind import is_in_use
+from tunnel.net.handed import Handed
 from tunnel.net.listen import open_listener
 
 if TYPE_CHECKING:
     from tunnel.net.given import Given
     from tunnel.net.listen import PortListener
+    from tunnel.net.sockets import FastSocket
 
 logger = logging.getLogger("tunnel.server")
 
-Serve = Callable[["list[PortListener]"], Awaitable[None]]
+Serve = Callable[["Sequence[trio.abc.Listener[FastSocket]]"], Awaitable[None]]
 """Serves who comes in until its listeners are closed and all have left."""
 
 
@@ -38,6 +40,8 @@ class Listening:
         """With its real port."""
         self._serve = serve
         self._listeners: list[PortListener] = []
+        self.handed: Handed | None = None
+        """Takes who came to another process, while this one listens."""
         self._start: Callable[[list[PortListener]], None] | None = None
 
     def run(self, nursery: trio.Nursery) -> None:
@@ -45,7 +49,8 @@ class Listening:
 
         def start(listeners: list[PortListener]) -> None:
             if listeners:
-                nursery.start_soon(self._serve, listeners)
+                self.handed = Handed()
+                nursery.start_soon(self._serve, [*listeners, self.handed])
 
         start(self._listeners)
         self._start = start
@@ -60,6 +65,8 @@ class Listening:
     def pause(self) -> None:
         """Stop listening until the next ``take``, without a checkpoint."""
         close_all(self._listeners)
+        if self.handed is not None:
+            self.handed.close()
 
     def close(self) -> None:
         """Listen nowhere, without a checkpoint."""

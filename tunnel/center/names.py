@@ -17,6 +17,7 @@ import trio
 
 from tunnel.center.asked_names import NotAskedError, rules_of
 from tunnel.center.certificates import keep_renewed
+from tunnel.center.cluster.handover import WEB
 from tunnel.center.endpoints import (
     MAX_VISITORS,
     EndpointType,
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.center.acme_options import AcmeOptions
+    from tunnel.center.cluster.handover import HandOver
     from tunnel.center.mappings import MappingTable
     from tunnel.center.sites import Site
     from tunnel.front.http.names import Learn
     from tunnel.front.http.request import Request
     from tunnel.front.http.server import Visit
     from tunnel.front.http.terminations import Termination
+    from tunnel.net.sockets import FastSocket
 
 
 HTTPS_PORT: Final = 443
@@ -79,6 +82,7 @@ class NamePorts:
         options: where they are; ``take`` changes that.
         table: tells which client a host name leads to.
         learn: has the names of other nodes stand there; None without any.
+        hand_over: has another process of this machine serve a visitor.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class NamePorts:
         options: NameOptions,
         table: MappingTable,
         learn: Learn | None = None,
+        hand_over: HandOver | None = None,
     ) -> None:
         self.options = options
         """Where they are, and what else is asked for."""
@@ -97,9 +102,18 @@ class NamePorts:
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
         self.doors = Doors(passed, web, Terminations(), learn)
+        if hand_over is not None:
+            self.doors.hand_over = hand_over.tls
         before = self._before
         self.web = Listening(
-            partial(serve_web, route=web, before=before, learn=learn, max_visitors=most)
+            partial(
+                serve_web,
+                route=web,
+                before=before,
+                learn=learn,
+                hand_over=hand_over.web if hand_over else None,
+                max_visitors=most,
+            )
         )
         self.tls = Listening(
             partial(serve_tls_names, doors=self.doors, max_visitors=most)
@@ -141,6 +155,14 @@ class NamePorts:
         self.doors.endings.usual = ending
         self._renewing.cancel()
         self._keep_renewed()
+
+    def visited(self, port: str, stream: FastSocket) -> None:
+        """Serve a visitor that another process has accepted at one of the ports."""
+        at = self.web if port == WEB else self.tls
+        if at.handed is None:
+            stream.reset()
+        else:
+            at.handed.give(stream)
 
     def types(self) -> dict[int, EndpointType | None]:
         """Return how mappings are opened on the ports; None where they are not."""

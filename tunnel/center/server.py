@@ -100,7 +100,8 @@ class CenterServer:
         self._cluster = cluster
         shared = cluster.share(self.mappings) if cluster else None
         learn = shared.learn if shared else None
-        self.names = NamePorts(options.names, self.mappings, learn)
+        hand_over = cluster.hand_over(self.mappings) if cluster else None
+        self.names = NamePorts(options.names, self.mappings, learn, hand_over)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
         self.entrances = Entrances(partial(links, handle=self._serve_socket))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)

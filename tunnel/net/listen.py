@@ -29,6 +29,7 @@ from tunnel.net.in_order import InOrder, begun
 from tunnel.net.proxy_protocol import MAX_HEADER_BYTES, vouched_peer
 from tunnel.net.relay import reset_socket
 from tunnel.net.sockets import FastSocket, tune_local
+from tunnel.platform.channels import share_port
 from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _share_port(sock: socket.socket) -> None:
 
 def _share_with_others(sock: socket.socket) -> None:
     _share_port(sock)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    share_port(sock)
 
 
 class UnixListener(PortListener):

@@ -295,6 +295,14 @@ class FastSocket(trio.abc.HalfCloseableStream):
             _end_with_rst(self.socket)
             self._close()
 
+    def detach(self) -> int:
+        """Return the descriptor, which is the caller's from now on.
+
+        No task waits for it, and the peer notices nothing.
+        """
+        self._number = -1
+        return self.socket.detach()
+
     def give_up(self) -> None:
         """Have its reader find it broken, and its close be a RST; does not close it."""
         self.given_up, self.asked_often = True, False

@@ -59,6 +59,12 @@ def told_of_children() -> Iterator[None]:
         yield
 
 
+def cores() -> int:
+    """Return how many cores this process may use; those of the machine, if unknown."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def has_terminal() -> bool:
     """Say whether a terminal controls this process; without one SIGHUP is a word."""
     if sys.platform == "win32":

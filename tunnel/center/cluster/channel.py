@@ -13,10 +13,8 @@ same, and so are the questions that are under way.
 
 from __future__ import annotations
 
-import array
 import json
 import os
-import socket
 import struct
 from collections import deque
 from contextlib import suppress
@@ -26,8 +24,10 @@ import trio
 
 from tunnel.errors import AddressError, Code, Exit, TunnelError
 from tunnel.net.notify import Notify
+from tunnel.platform.channels import receive_beside, send_beside
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     Words = Mapping[str, object]
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 67_108_864
 """One message: ten thousand users with hundreds of rights each."""
-MAX_DESCRIPTORS: Final = 64
-"""Beside one message: the sockets of an address, one for each family."""
 MAX_AT_ONCE: Final = 1_024
 """Questions of the other end that are answered at once; more wait."""
 _READ_BYTES: Final = 65_536
@@ -154,12 +152,8 @@ class Channel:
         while True:
             while self._out:
                 raw, descriptors = self._out.popleft()
-                beside = []
-                if descriptors:
-                    rights = array.array("i", descriptors)
-                    beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
                 try:
-                    sent = await self._sock.sendmsg([raw], beside)
+                    sent = await send_beside(self._sock, raw, descriptors)
                 finally:
                     _close_all(descriptors)
                 while sent < len(raw):
@@ -168,13 +162,10 @@ class Channel:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         held, came = bytearray(), deque[int]()
-        space = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
         try:
             while True:
-                data, beside, *_ = await self._sock.recvmsg(_READ_BYTES, space)
-                for _level, kind, raw in beside:
-                    if kind == socket.SCM_RIGHTS:
-                        came.extend(_descriptors(raw))
+                data, beside = await receive_beside(self._sock, _READ_BYTES)
+                came.extend(beside)
                 if not data:
                     return
                 held += data
@@ -244,14 +235,6 @@ def address_error(error: FailedError) -> AddressError:
     if isinstance(error.number, int):
         found.__cause__ = OSError(error.number, os.strerror(error.number))
     return found
-
-
-def _descriptors(raw: bytes) -> list[int]:
-    numbers = array.array("i")
-    numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
-    for number in numbers:
-        os.set_inheritable(number, False)
-    return list(numbers)
 
 
 def _close_all(descriptors: Sequence[int] | deque[int]) -> None:

@@ -17,6 +17,7 @@ from tunnel.center.cluster.directory import (
     ClaimedError,
     DirectoryAwayError,
 )
+from tunnel.center.cluster.handover import HandOver
 from tunnel.center.cluster.names import SharedNames
 from tunnel.center.cluster.peers import AT, Peers
 from tunnel.center.cluster.remote import YIELDS
@@ -24,6 +25,7 @@ from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
     from tunnel.center.cluster.directory import Directory
+    from tunnel.center.cluster.handover import Give
     from tunnel.center.cluster.peers import Words
     from tunnel.center.cluster.secret import ClusterSecret
     from tunnel.center.mappings import MappingTable
@@ -45,6 +47,7 @@ class Cluster:
         secret: by which they know one another.
         pin: of the identity that all have; None where links are plain.
         ports: whether they are on one machine, and share its ports.
+        give: hands a visitor's socket to another of this machine; None: it cannot.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Cluster:
         pin: str | None,
         *,
         ports: bool = False,
+        give: Give | None = None,
     ) -> None:
         self.name = directory.name
         self.hint = secret.hint_of(directory.name)
@@ -63,6 +67,7 @@ class Cluster:
         self._directory = directory
         self._secret = secret
         self._ports = ports
+        self._give = give
         self._names: SharedNames
 
     def share(self, table: MappingTable) -> SharedNames:
@@ -72,6 +77,12 @@ class Cluster:
         )
         table.share(self._names)
         return self._names
+
+    def hand_over(self, table: MappingTable) -> HandOver | None:
+        """Return what hands visitors to other nodes; None where it is not possible."""
+        if self._give is None:
+            return None
+        return HandOver(table, self._names.learn, self._give)
 
     # Who is a node, and which ---------------------------------------------------------
 

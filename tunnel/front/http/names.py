@@ -83,6 +83,8 @@ Route = Callable[[str], Destination | Places | Absent]
 Learn = Callable[[str], Awaitable[bool] | None]
 """Have a host name known that another node may have. None: it is; else it is once this
 is awaited, or cannot be (False)."""
+HandOver = Callable[[trio.abc.AsyncResource], Awaitable[bool]]
+"""Say whether a visitor is served by another process from now on."""
 Before = Callable[[Visit, "Request"], bytes | None]
 """Called before a request is routed, and must not wait. What it returns, or raises as
 HttpError, is the answer instead."""
@@ -98,6 +100,7 @@ async def serve_web(
     route: Route,
     before: Before | None = None,
     learn: Learn | None = None,
+    hand_over: HandOver | None = None,
     *,
     max_visitors: int = MAX_VISITORS,
 ) -> None:
@@ -108,7 +111,15 @@ async def serve_web(
 
     # No coroutines of their own, here and below: each is 400 bytes of an idle visitor.
     def handle(stream: trio.abc.HalfCloseableStream, peer: Address) -> Awaitable[None]:
+        if hand_over is not None:
+            return unless_handed_over(stream, peer)
         return serve_visit(Visit(stream, peer, http_2=http_2))
+
+    async def unless_handed_over(
+        stream: trio.abc.HalfCloseableStream, peer: Address
+    ) -> None:
+        if hand_over is None or not await hand_over(stream):
+            await serve_visit(Visit(stream, peer, http_2=http_2))
 
     await serve(listeners, handle, max_visitors=max_visitors)
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from tunnel.addresses import Address
     from tunnel.front.http.client_hello import ClientHello
-    from tunnel.front.http.names import Learn, Route
+    from tunnel.front.http.names import HandOver, Learn, Route
     from tunnel.front.http.places import Member
     from tunnel.front.http.request import Request
     from tunnel.front.http.terminations import Terminations
@@ -91,6 +91,8 @@ class Doors:
     """End TLS for those."""
     learn: Learn | None = None
     """Has names known that other nodes may have."""
+    hand_over: HandOver | None = None
+    """Has another process serve whom it is about."""
     links: Links | None = None
     """Serves who wants to be a link, with what was heard of it; None: nobody is one."""
 
@@ -127,6 +129,8 @@ async def handle_tls_visitor(
     places: trio.Semaphore,
 ) -> Then:
     """Serve one visitor to its end, or return what serves a link; owns the stream."""
+    if doors.hand_over is not None and await doors.hand_over(stream):
+        return None
     heard = bytearray()
     try:
         with trio.fail_after(HELLO_S):

@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 from functools import partial
@@ -49,9 +48,11 @@ from tunnel.ops.workers.worker import (
     READY,
     USES,
     VARIABLE,
+    VISITOR,
     WorkerPlace,
 )
-from tunnel.platform.process import HANGUP, told_of_children
+from tunnel.platform.channels import start_child
+from tunnel.platform.process import HANGUP, cores, told_of_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,14 +169,9 @@ class Parent:
         place = WorkerPlace(theirs.fileno(), number, name)
         running = _Running(place, _channel_of(self, ours, lambda: running))
         with theirs:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "tunnel", *sys.argv[1:]],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, VARIABLE: place.variable},
-                # A terminal's signals are for the parent, which passes them on.
-                start_new_session=True,
-            )
+            argv = [sys.executable, "-m", "tunnel", *sys.argv[1:]]
+            env = {**os.environ, VARIABLE: place.variable}
+            process = await start_child(argv, theirs.fileno(), env)
         self._processes[number] = process
         try:
             async with trio.open_nursery() as nursery:
@@ -247,13 +243,17 @@ class Parent:
                 name, channel = running.place.name, running.channel
                 return answer(self._store, channel, name, do, args), ()
 
-    def heard(self, running: _Running, note: str, args: Words) -> None:
+    def heard(
+        self, running: _Running, note: str, args: Words, descriptors: list[int]
+    ) -> None:
         """Take what a worker tells."""
         if note == READY:
             commands = args["commands"]
             assert isinstance(commands, list)  # noqa: S101 - it is one of ours
             running.commands = commands
             running.ready.set()
+        elif note == VISITOR:
+            self._hand_over(str(args["node"]), args, descriptors)
         elif note == USES:
             self._uses.heard(running.place.name, args)
         elif note == PLACES and running.place.number == 0:
@@ -290,6 +290,15 @@ class Parent:
             _close(opened)
             raise
         return opened
+
+    def _hand_over(self, node: str, args: Words, descriptors: list[int]) -> None:
+        """Pass a visitor's socket on; it is reset if that worker has just died."""
+        for running in self._workers.values():
+            if running.place.name == node:
+                running.channel.tell(VISITOR, args, descriptors)
+                return
+        for number in descriptors:
+            os.close(number)
 
     def _connect(self, node: str) -> int:
         """Return one end of a socket pair, whose other a worker gets."""
@@ -400,7 +409,7 @@ async def run_workers(
     Raises:
         AddressError, StateError: as ``run_serve``.
     """
-    count = count or len(os.sched_getaffinity(0))
+    count = count or cores()
     with sole_server(state), told_of_children():
         prepare()
         secret_of(state)
@@ -469,8 +478,7 @@ def _channel_of(
         return await parent.answer(running(), do, args, descriptors)
 
     def heard(note: str, args: Words, descriptors: list[int]) -> None:
-        del descriptors
-        parent.heard(running(), note, args)
+        parent.heard(running(), note, args, descriptors)
 
     return Channel(sock, answered, heard)
 

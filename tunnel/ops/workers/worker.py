@@ -40,6 +40,8 @@ CONNECT: Final = "connect"
 READY: Final = "ready"
 PLACES: Final = "places"
 PEER: Final = "peer"
+VISITOR: Final = "visitor"
+"""A visitor's socket, for the worker that has what it asks for."""
 USES: Final = "uses"
 GO: Final = "go"
 """The note that the whole server is there; it says whether to tell the person so."""
@@ -97,7 +99,12 @@ class Worker:
     def cluster(self, state: Path, identity: Identity | None) -> Cluster:
         """Return what this worker knows of the others; StateError: no secret."""
         pin = identity.pin if identity is not None else None
-        return Cluster(self._directory, secret_of(state), pin, ports=True)
+        secret = secret_of(state)
+        return Cluster(self._directory, secret, pin, ports=True, give=self._hand)
+
+    def _hand(self, node: str, port: str, descriptor: int) -> None:
+        """Have another worker serve a visitor's socket."""
+        self._channel.tell(VISITOR, {"node": node, "port": port}, [descriptor])
 
     async def run(
         self,
@@ -140,6 +147,13 @@ class Worker:
         elif note == GO:
             self.shows = bool(args["shows"])
             self._go.set()
+        elif note == VISITOR:
+            (number,) = descriptors
+            stream = FastSocket(socket.socket(fileno=number))
+            if self._server is None:
+                stream.reset()
+            else:
+                self._server.names.visited(str(args["port"]), stream)
         elif note == PEER:
             (number,) = descriptors
             sock = socket.socket(fileno=number)
