@@ -216,3 +216,38 @@ async def test_all_who_ask_at_once_for_the_first_time_hear_the_same(
             for _ in range(20):
                 nursery.start_soon(visit, all_[1])
         assert heard == [200] * 20
+
+
+async def test_of_two_that_want_one_name_at_once_one_has_it(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        for number in range(10):
+            codes: list[Code] = []
+            has_both = trio.Event()
+
+            async def want(
+                home: int, name: str, codes: list[Code], both: trio.Event
+            ) -> None:
+                async with published(*all_.client(home), name, at) as code:
+                    codes.append(code)
+                    if len(codes) == 2:
+                        both.set()
+                    await both.wait()
+
+            async with trio.open_nursery() as nursery:
+                for home in (0, 1):
+                    nursery.start_soon(want, home, f"n{number}", codes, has_both)
+            assert sorted(codes) == [Code.NORMAL, Code.TAKEN]
+
+
+async def test_all_of_a_domain_and_a_name_in_it_have_one_user(tmp_path: Path) -> None:
+    token = make_token()
+    alice = user(token, "alice", "http:*.x.test")
+    async with (
+        nodes(tmp_path, others=(alice,)) as all_,
+        target(page) as at,
+        published(*all_.client(0), "a.x.test", at) as code,
+    ):
+        assert code is Code.NORMAL
+        client, notices = all_[1].client(name="alice", token=token)
+        async with published(client, notices, "*.x.test", at) as second:
+            assert second is Code.TAKEN
