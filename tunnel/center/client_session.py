@@ -16,6 +16,7 @@ from tunnel.center.endpoints import PublicName
 from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
 from tunnel.center.exit.throughput import Throughput
+from tunnel.center.nodes import is_node
 from tunnel.center.owner import wait_for
 from tunnel.center.who import WHO, Who
 from tunnel.errors import (
@@ -161,7 +162,8 @@ class ClientSession:
             error, lost = self.session.ended, self.session.lost_streams
             assert error is not None  # noqa: S101 - it has ended
             quiet = error.code is Code.NORMAL or (error.code in _NO_LOSS and not lost)
-            log_event(logger, logging.INFO if quiet else logging.WARNING,
+            calm = logging.DEBUG if self.is_node else logging.INFO
+            log_event(logger, calm if quiet else logging.WARNING,
                 "session.ended" if quiet else "session.lost",
                 **self.who,
                 code=error.code.name, reason=str(error), connections=lost)  # fmt: skip
@@ -172,6 +174,11 @@ class ClientSession:
         return self.user.name
 
     @property
+    def is_node(self) -> bool:
+        """Whether it is another node of this server: only its trouble is news."""
+        return is_node(self.user_name)
+
+    @property
     def who(self) -> Who:
         """Who it is, as each line of the log about it says."""
         name, client = self.user.name, short_id(self.client_id)
@@ -179,6 +186,8 @@ class ClientSession:
 
     def was_told_next_pin(self, claim: AuthClaim) -> None:
         """Log that the client was told the server's next pin, and whether it heard."""
+        if self.is_node:
+            return  # it has the same identity, and keeps no pin
         heard = bool(claim.peer_terms.capabilities & CAN_CHANGE_PIN)
         log_event(logger, logging.INFO if heard else logging.WARNING, "pin.told",
             **self.who, heard=heard, agent=claim.peer_terms.agent)  # fmt: skip

@@ -98,6 +98,8 @@ class LinkKeeper:
         certificate: a client certificate and its key, read anew for each link.
     """
 
+    _of_node = False  # then only trouble is news
+
     def __init__(
         self,
         join: JoinLine,
@@ -258,8 +260,7 @@ class LinkKeeper:
                 reason = await self._carry(link)
                 del link  # a pause may be long
                 was_up, took_s = True, 0.0
-                ended = isinstance(reason, SessionError)  # and not the wire alone
-                fault = ended and reason.code is not Code.NORMAL
+                fault = isinstance(reason, SessionError) and reason.code != Code.NORMAL
                 pauses.carried(trio.current_time() - began, failed=fault)
             give_up_at = math.inf if self._was_up else give_up_at
             if self._stopping.is_set():
@@ -295,8 +296,7 @@ class LinkKeeper:
 
         None: our own token was taken. After LinkError the wire is closed.
         """
-        old = self.session
-        if old is not None and old.ended is not None:
+        if (old := self.session) is not None and old.ended is not None:
             self._forget_session(old, old.ended)
             old = None
         waiting = self.connections > 0
@@ -305,8 +305,8 @@ class LinkKeeper:
             transport = await self._reach(tls)
         if self._step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
-            why = "no answer in time, and connections wait"
-            raise LocalLinkError(Code.LINK_LOST, f"cannot reach {where}: {why}")
+            why = f"cannot reach {where}: no answer in time, and connections wait"
+            raise LocalLinkError(Code.LINK_LOST, why)
         step_s = WAITING_MOST_S if waiting else HANDSHAKE_S
         try:
             with trio.fail_after(HANDSHAKE_S):
@@ -324,9 +324,8 @@ class LinkKeeper:
         except trio.TooSlowError:
             self._path.handshake_silent()
             await transport.aclose()
-            raise LocalLinkError(
-                Code.SILENT, f"no answer from {transport.peer} within {step_s:.0f} s"
-            ) from None
+            why = f"no answer from {transport.peer} within {step_s:.0f} s"
+            raise LocalLinkError(Code.SILENT, why) from None
         except BaseException:
             await transport.aclose()
             raise
@@ -396,7 +395,9 @@ class LinkKeeper:
         except RemoteSessionError as error:
             session.end(error)
             raise LocalLinkError(Code.LINK_LOST, str(error)) from error
-        log_event(logger, logging.INFO, "link.resumed", peer=transport.peer,
+        level = logging.DEBUG if self._of_node else logging.INFO
+        log_event(logger, level,
+            "peer.resumed" if self._of_node else "link.resumed", peer=transport.peer,
             after_s=round(after_s, 3), connections=session.streams,
             repeated_bytes=repeated)  # fmt: skip
         self._tell(LinkResumed(transport.peer, after_s, session.streams, repeated))
@@ -430,7 +431,9 @@ class LinkKeeper:
             return
         self._path.greeted = True
         if not (resumed and self._was_up):
-            log_event(logger, logging.INFO, "link.up", peer=transport.peer,
+            level = logging.DEBUG if self._of_node else logging.INFO
+            log_event(logger, level,
+                "peer.up" if self._of_node else "link.up", peer=transport.peer,
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
             pinned = transport.encrypted and self._join.pin is not None
             self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
@@ -452,7 +455,8 @@ class LinkKeeper:
             return
         lost = session.lost_streams
         quiet = reason.code in _NO_LOSS and not lost
-        log_event(logger, logging.INFO if quiet else logging.WARNING,
+        calm = logging.DEBUG if self._of_node else logging.INFO
+        log_event(logger, calm if quiet else logging.WARNING,
             "session.ended" if quiet else "session.lost", reason=str(reason),
             client=short_id(self._terms.client_id), connections=lost)  # fmt: skip
         self._tell(SessionLost(reason, lost))
@@ -477,18 +481,19 @@ class LinkKeeper:
     def _pause_s(self, pauses: Backoff, reason: TunnelError, took_s: float) -> float:
         """Return the pause before the next attempt; the server may ask for more."""
         waiting = self.connections > 0
-        asked_s = min(reason.retry_after_s, ASKED_MOST_S)
-        if waiting and self._join.plain:
-            asked_s = 0  # anybody on the way could have said it
+        is_anybody = waiting and self._join.plain  # who could have asked
+        asked_s = 0 if is_anybody else min(reason.retry_after_s, ASKED_MOST_S)
         return asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
 
     def _say_down(self, reason: TunnelError, wait_s: float, *, was_up: bool) -> None:
         # A refusal is told once; that it goes on is no news.
-        refused = isinstance(reason, RemoteLinkError) and str(reason)
-        news = bool(refused) and refused != self._told_refusal
+        refused = str(reason) if isinstance(reason, RemoteLinkError) else ""
+        news = refused not in ("", self._told_refusal)
         self._told_refusal = refused or self._told_refusal
-        log_event(logger, logging.WARNING if news else logging.INFO,
-            "link.lost" if was_up else "link.not_made",
+        calm = logging.DEBUG if self._of_node else logging.INFO
+        log_event(logger, logging.WARNING if news else calm,
+            "peer.down" if self._of_node
+            else "link.lost" if was_up else "link.not_made",
             reason=str(reason), cause=reason.cause or None,
             client=short_id(self._terms.client_id) if news else None,
             retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.access.gate import MAX_UNPROVEN, Gate
-from tunnel.center.cluster.peers import is_node
+from tunnel.center.nodes import is_node
 from tunnel.center.second_lock import check_certificate
 from tunnel.errors import Code, LinkError, LocalLinkError, StreamError, TunnelError
 from tunnel.link.transport import answer, hear

@@ -21,7 +21,6 @@ from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
 from tunnel.center.client_session import ClientSession, result_of
-from tunnel.center.cluster.peers import is_node
 from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeService
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.endpoints import EndpointType, port_types
@@ -30,6 +29,7 @@ from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
 from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
 from tunnel.center.names import NamePorts
+from tunnel.center.nodes import is_node
 from tunnel.center.once import may_begin
 from tunnel.center.options import ServerOptions
 from tunnel.center.sessions import NO_CLIENT_ID, Sessions
@@ -330,7 +330,10 @@ class CenterServer:
         repeated = session.resume(claim.count)
         self._guests(claim.name).sessions.has_link(client)
         client.link = Link(session, transport, result_of(handshake).leftover)
-        log_event(logger, logging.INFO, "link.resumed", **client.who,
+        level = logging.DEBUG if client.is_node else logging.INFO
+        log_event(logger, level,
+            "peer.resumed" if client.is_node else "link.resumed",
+            **client.who,
             after_s=round(after_s, 3),
             connections=session.streams, repeated_bytes=repeated)  # fmt: skip
 
@@ -369,7 +372,10 @@ class CenterServer:
         # Before the first wait: two links of one client must see each other.
         guests.sessions.add(client)
         await self._nursery.start(client.run)
-        log_event(logger, logging.INFO, "link.up", **client.who,
+        level = logging.DEBUG if client.is_node else logging.INFO
+        log_event(logger, level,
+            "peer.up" if client.is_node else "link.up",
+            **client.who,
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
 
@@ -442,7 +448,10 @@ class CenterServer:
             self._guests(client.user_name).sessions.waits(client)
         for call in tuple(client.when_lost):
             call()
-        log_event(logger, logging.INFO, "link.down", **client.who,
+        level = logging.DEBUG if client.is_node else logging.INFO
+        log_event(logger, level,
+            "peer.down" if client.is_node else "link.down",
+            **client.who,
             code=reason.code.name, reason=str(reason),
             connections=streams, waiting=not client.gone)  # fmt: skip
 

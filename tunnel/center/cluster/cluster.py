@@ -19,8 +19,9 @@ from tunnel.center.cluster.directory import (
 )
 from tunnel.center.cluster.handover import HandOver
 from tunnel.center.cluster.names import SharedNames
-from tunnel.center.cluster.peers import AT, Peers
+from tunnel.center.cluster.peers import Peers
 from tunnel.center.cluster.remote import YIELDS
+from tunnel.center.nodes import AT
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:

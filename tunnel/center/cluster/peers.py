@@ -16,6 +16,7 @@ from tunnel.access.join import JoinLine, Secret
 from tunnel.addresses import Address
 from tunnel.center.events import LinkDown
 from tunnel.center.link_keeper import LinkKeeper
+from tunnel.center.nodes import AT
 from tunnel.errors import (
     Code,
     LocalLinkError,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     Answer = Callable[[Words], Awaitable[Words]]
     Connect = Callable[[str], Awaitable[socket.socket | None]]
 
-AT: Final = "@"
-"""The first letter of a node's name where users have theirs: no user's begins so."""
 REACHED_S: Final = 3.0
 """How long a node that lives may take to be reached, by what waits for it."""
 MAX_WORDS: Final = 4_096
@@ -55,13 +54,10 @@ MAX_WORDS: Final = 4_096
 logger = logging.getLogger("tunnel.cluster")
 
 
-def is_node(name: str) -> bool:
-    """Say whether this is the name of a node, where users have theirs."""
-    return name.startswith(AT)
-
-
 class _Keeper(LinkKeeper):
     """The links to one node; one of this machine gets its end of a socket pair."""
+
+    _of_node = True
 
     def __init__(self, join: JoinLine, node: str, connect: Connect) -> None:
         super().__init__(join, give_up_s=0.0, tell=self._told)
