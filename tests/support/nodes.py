@@ -129,7 +129,10 @@ class Balancer:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.came += 1
-        onward = await trio.open_tcp_stream(self.to.host, self.to.port)
+        try:
+            onward = await trio.open_tcp_stream(self.to.host, self.to.port)
+        except OSError:  # it is to lead nowhere
+            return await stream.aclose()
         with trio.CancelScope() as scope:
             self._links.add(scope)
             try:

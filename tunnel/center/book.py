@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import EndpointType
     from tunnel.center.owner import Owner
-    from tunnel.center.sites import AnyMapping
+    from tunnel.center.sites import AnyMapping, Memory
     from tunnel.proto.frames import MappingEntry
 
 KNOWN_NAMES: Final = 10_000
@@ -33,6 +33,7 @@ class Shared(Protocol):
 
     lose: Callable[[OpenMapping], None]
     """Called when another has taken a mapping of this one over."""
+    memory: Memory
 
     async def look_up(self, names: Iterable[PublicName]) -> None:
         """Have what others have of these names stand among what is open here."""
@@ -48,6 +49,14 @@ class Shared(Protocol):
 
     def evict(self, mapping: AnyMapping) -> None:
         """Have what another has go, once its name is claimed here."""
+        ...
+
+    def left(self, names: Iterable[PublicName]) -> None:
+        """Tell the others, soon, that the client of these names has left."""
+        ...
+
+    def has_left(self, name: PublicName) -> bool:
+        """Say whether a client of this name has left, here or at another."""
         ...
 
 
@@ -88,6 +97,7 @@ class Book:
         """Be one of several tables: what the others have stands among ``sites``."""
         self._shared = shared
         shared.lose = self.lose
+        self._lives.memory = self._chosen.memory = shared.memory
 
     def __len__(self) -> int:
         return self._count
@@ -116,7 +126,10 @@ class Book:
 
     def is_known(self, of_type: MappingType, host: str) -> bool:
         """Say whether there was such a host name; its client has left."""
-        return any(name in self._left for name in _names_of(of_type, host))
+        names = _names_of(of_type, host)
+        if self._shared is not None:
+            return any(map(self._shared.has_left, names))
+        return any(name in self._left for name in names)
 
     def _check_limit(self, client: ClientSession, entry: MappingEntry) -> None:
         """Refuse what is more than the client's user may have."""
@@ -188,6 +201,8 @@ class Book:
 
     def _remember(self, mapping: OpenMapping) -> None:
         if not mapping.names[0].port:
+            if self._shared is not None and not self._tries:
+                self._shared.left(mapping.names)
             self._left.update(dict.fromkeys(mapping.names))
             while len(self._left) > KNOWN_NAMES:
                 del self._left[next(iter(self._left))]

@@ -148,6 +148,7 @@ class MappingTable(Book):
             answer = MappingAnswer(Code.TAKEN, reason=of_type.none_left)
             had = self._by_owner.get(client, {}).get(entry.name)
             taken = TakenNames(self._open, had.names if had else ())
+            await self._chosen.learn(client, entry)
             for names in self._candidates(client, entry, of_type, taken):
                 answer = await self._open_one(client, entry, of_type, names, taken)
                 if answer.code is not Code.TAKEN:
@@ -216,6 +217,7 @@ class MappingTable(Book):
         for _ in range(CLAIM_TRIES):
             if self._shared is not None:
                 await self._shared.look_up(names)
+                await self._lives.learn(client.user.name, names[0], entry.rules)
             answer = await self._try_one(client, entry, of_type, names, taken)
             if answer is not None:
                 return answer
@@ -261,25 +263,25 @@ class MappingTable(Book):
         self, had: OpenMapping, entry: MappingEntry
     ) -> MappingAnswer | None:
         """Give an entry other rules; None as for ``_try_one``."""
-        before, client = had.entry, had.owner
+        before, until = had.entry, had.expires_at
         if before == entry:
             return had.answer
+        if not is_same_but_for_state(before, entry):
+            had.expires_at = self._ends_at(had.owner, had.names[0], entry)
         self._open.replace(had, entry)
         is_told = False
         try:
             is_told = await self._claim(had)
         finally:
             if not is_told:
+                had.expires_at = until
                 self._open.replace(had, before)
-        if not is_told:
-            return None
-        if not is_same_but_for_state(before, entry):
-            had.expires_at = self._ends_at(client, had.names[0], entry)
-            self._open.replace(had, entry)
-        return had.answer
+        return had.answer if is_told else None
 
     async def _share(self, mapping: OpenMapping) -> MappingAnswer | None:
         """Let visitors in, once the other nodes know; None as for ``_try_one``."""
+        client, name = mapping.owner, mapping.names[0]
+        mapping.expires_at = self._ends_at(client, name, mapping.entry)
         try:
             is_ours = await self._claim(mapping)
         except BaseException:
@@ -312,7 +314,6 @@ class MappingTable(Book):
     def _publish(self, mapping: OpenMapping) -> None:
         """Let visitors in, and note whose the names are now."""
         client, names = mapping.owner, mapping.names
-        mapping.expires_at = self._ends_at(client, names[0], mapping.entry)
         self._chosen.note(mapping)
         self._lost.get(client, set()).difference_update(names)
         for name in names:

@@ -7,9 +7,11 @@ visitor is led to.
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import trio
 
@@ -20,10 +22,11 @@ from tunnel.errors import Code
 from tunnel.front.http.places import State
 from tunnel.link.tally import Tally
 from tunnel.proto.frames import MappingAnswer, MappingType, NameTarget
+from tunnel.proto.payloads import encode_entry
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Awaitable, Callable, Container, Iterator
 
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
@@ -347,8 +350,26 @@ def domain_of(host: str) -> str:
     return host.partition(".")[2]
 
 
+class Memory(Protocol):
+    """What several servers that act as one remember together."""
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Have something small outlive this server, soon."""
+        ...
+
+    def recall(self, key: str) -> Awaitable[bytes]:
+        """Return what one of them had remembered; empty for nothing.
+
+        Awaited, it raises TunnelError where nobody answers.
+        """
+        ...
+
+
 class Lives:
     """When what expires was published first; kept when its client leaves."""
+
+    memory: Memory | None = None
+    """Where the others have theirs, if there are any."""
 
     def __init__(self, most: int = KNOWN_LIVES) -> None:
         self._most = most
@@ -366,13 +387,37 @@ class Lives:
         known = trio.current_time() - rules.passed_s
         began = min(began, known) if life_s == rules.expires_s else known
         self._began[key] = rules.expires_s, began
+        if self.memory is not None:
+            # They share no other clock; and what lives for hours may end a second off.
+            at = time.time() - (trio.current_time() - began)
+            self.memory.remember(_life(*key), f"{rules.expires_s} {at:.3f}".encode())
         if len(self._began) > self._most:
             del self._began[next(iter(self._began))]
         return began + rules.expires_s
 
+    async def learn(self, user: str, name: PublicName, rules: Rules | None) -> None:
+        """Know when an entry was published first, at whichever server.
+
+        Raises:
+            TunnelError: nobody says so.
+        """
+        if self.memory is None or rules is None or not rules.expires_s:
+            return
+        key = user, name, rules.path
+        if said := (await self.memory.recall(_life(*key))).split():
+            began = trio.current_time() - (time.time() - float(said[1]))
+            self._began[key] = int(said[0]), began
+
+
+def _life(user: str, name: PublicName, path: str) -> str:
+    return f"life:{user}/{name.type.value}:{name.host}{path}"
+
 
 class ChosenPorts:
     """Which ports were chosen for a client's entries; kept when the client leaves."""
+
+    memory: Memory | None = None
+    """Where other servers have theirs, if there are any."""
 
     def __init__(self, most: int = KNOWN_CHOICES) -> None:
         self._most = most
@@ -384,9 +429,23 @@ class ChosenPorts:
         if key is None:
             return
         self._first.pop(key, None)
-        self._first[key] = mapping.names[0].port
+        self._first[key] = port = mapping.names[0].port
+        if self.memory is not None:
+            self.memory.remember(_choice(*key), str(port).encode())
         if len(self._first) > self._most:
             del self._first[next(iter(self._first))]
+
+    async def learn(self, client: ClientSession, entry: MappingEntry) -> None:
+        """Know which port the entry had last, at whichever server.
+
+        Raises:
+            TunnelError: nobody says so.
+        """
+        key = self._key(client, entry)
+        if self.memory is None or key is None:
+            return
+        if said := await self.memory.recall(_choice(*key)):
+            self._first[key] = int(said)
 
     def before(self, client: ClientSession, entry: MappingEntry) -> int:
         """Return the first port that the same entry of this client had; 0 for none."""
@@ -400,3 +459,8 @@ class ChosenPorts:
         if not chosen or client.client_id == NO_CLIENT_ID:
             return None
         return client.user.name, client.client_id, entry
+
+
+def _choice(user: str, client_id: bytes, entry: MappingEntry) -> str:
+    what = sha256(encode_entry(entry)).hexdigest()[:32]
+    return f"port:{user}/{client_id.hex()}/{what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from support.nodes import nodes
 
 from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
+from tunnel.addresses import Address
 from tunnel.center.events import (
     LinkDown,
     LinkResumed,
@@ -20,9 +22,11 @@ from tunnel.center.events import (
     MappingRefused,
     SessionLost,
 )
+from tunnel.center.mappings import mappings_of
 from tunnel.errors import Code
 from tunnel.ops.entries import Published, Service
-from tunnel.proto.frames import MappingEntry, MappingType
+from tunnel.proto.frames import MappingEntry, MappingOp, MappingType, ProtMapping
+from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,22 +35,26 @@ if TYPE_CHECKING:
     from support.center import Notices
     from support.nodes import Node
 
-    from tunnel.addresses import Address
     from tunnel.center.client import CenterClient
+    from tunnel.center.client_session import ClientSession
 
 
-def web(name: str, at: Address) -> Published:
-    wanted = MappingEntry(MappingType.HTTP, "", name)
+def web(name: str, at: Address, rules: Rules | None = None) -> Published:
+    wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
     return Published("http", wanted, Service(at), scheme="http")
 
 
 @asynccontextmanager
 async def published(
-    client: CenterClient, notices: Notices, name: str, at: Address
+    client: CenterClient,
+    notices: Notices,
+    name: str,
+    at: Address,
+    rules: Rules | None = None,
 ) -> AsyncIterator[Code]:
     """Publish a web service for the block; give the answer's code."""
     async with trio.open_nursery() as nursery:
-        await web(name, at).start(client)
+        await web(name, at, rules).start(client)
         await nursery.start(client.run)
         refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
         assert refused or ready
@@ -56,6 +64,10 @@ async def published(
 
 def _has_no_host(node: Node) -> bool:
     return not [*node.server.mappings.sites.hosts(MappingType.HTTP)]
+
+
+def _has_no_client(node: Node) -> bool:
+    return not node.server.clients
 
 
 async def page(stream: trio.SocketStream) -> None:
@@ -251,3 +263,117 @@ async def test_all_of_a_domain_and_a_name_in_it_have_one_user(tmp_path: Path) ->
         client, notices = all_[1].client(name="alice", token=token)
         async with published(client, notices, "*.x.test", at) as second:
             assert second is Code.TAKEN
+
+
+async def test_a_client_that_is_away_is_away_at_every_node(tmp_path: Path) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        client, notices = all_.wandering()
+        async with published(client, notices, "shop", at):
+            assert await status(all_[1].web, "shop.t.test") == 200
+            nowhere = Address(LOOPBACK, 1)
+            there, all_.balancer.to = all_.balancer.to, nowhere
+            all_.balancer.cut()
+            await notices.next(LinkDown)
+            (session,) = all_[0].server.clients
+            await all_[0].until(lambda: session.waiting)
+            # A visitor waits for a link that was just lost, wherever it has come.
+            async with trio.open_nursery() as nursery:
+                codes: list[int] = []
+
+                async def visit() -> None:
+                    codes.append(await status(all_[1].web, "shop.t.test"))
+
+                nursery.start_soon(visit)
+                await trio.sleep(0.3)
+                assert not codes
+                all_.balancer.to = there
+            assert codes == [200]
+            all_.balancer.to = nowhere
+            all_.balancer.cut()
+            await all_[0].until(lambda: session.away)
+            for node in all_.all:
+                assert await status(node.web, "shop.t.test") == 503
+
+
+async def test_a_name_whose_client_has_left_is_known_at_every_node(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        assert await status(all_[1].web, "shop.t.test") == 404
+        for home in (0, 1):
+            async with published(*all_.client(home), "shop", at) as code:
+                assert code is Code.NORMAL
+                for node in all_.all:
+                    assert await status(node.web, "shop.t.test") == 200
+            for node in all_.all:
+                await node.until(partial(_has_no_host, node))
+                assert await status(node.web, "shop.t.test") == 503
+                assert await status(node.web, "other.t.test") == 404
+        # Who takes its name back itself leaves nothing behind.
+        client, notices = all_.client(0)
+        async with published(client, notices, "shop", at):
+            for mapping in mappings_of(all_[0].server.mappings, _only(all_[0])):
+                gone = ProtMapping(MappingOp.REMOVE, [mapping.entry])
+                await all_[0].server.mappings.apply(mapping.owner, gone)
+            for node in all_.all:
+                await node.until(partial(_has_no_host, node))
+                assert await status(node.web, "shop.t.test") == 404
+
+
+def _only(node: Node) -> ClientSession:
+    (client,) = node.server.clients
+    return client
+
+
+async def test_an_entry_keeps_the_port_that_was_chosen_at_another_node(
+    tmp_path: Path,
+) -> None:
+    ports = []
+    async with nodes(tmp_path) as all_, target(echo) as at:
+        for home in (0, 1, 0):
+            client, notices = all_.client(home, b"i" * 16)
+            wanted = MappingEntry(MappingType.TCP, "")
+            async with trio.open_nursery() as nursery:
+                await Published("tcp", wanted, Service(at)).start(client)
+                await nursery.start(client.run)
+                ports.append((await notices.next(MappingReady)).public.port)
+                client.stop()
+            await all_[home].until(partial(_has_no_client, all_[home]))
+    assert len(set(ports)) == 1
+
+
+async def test_an_entry_expires_at_every_node_and_begins_no_new_life(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        async with published(*all_.client(0), "shop", at, Rules(expires_s=2)):
+            began = trio.current_time()
+            assert await status(all_[1].web, "shop.t.test") == 200
+            await trio.sleep(1)
+        async with published(*all_.client(1), "shop", at, Rules(expires_s=2)):
+            for node in all_.all:
+                assert await status(node.web, "shop.t.test") == 200
+            await trio.sleep_until(began + 2.1)
+            for node in all_.all:
+                assert await status(node.web, "shop.t.test") == 410
+
+
+async def test_links_of_nodes_are_no_clients_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tunnel")
+    async with (
+        nodes(tmp_path) as all_,
+        target(page) as at,
+        published(*all_.client(0), "shop", at),
+    ):
+        assert await status(all_[1].web, "shop.t.test") == 200
+        all_[1].scope.cancel()
+        await all_[0].until(lambda: "peer.down" in caplog.text)
+    said = [(one.levelno, one.message, vars(one)) for one in caplog.records]
+    of_peers = [one for one in said if one[1].startswith("peer.")]
+    assert {event for _, event, _ in of_peers} >= {"peer.up", "peer.down"}
+    assert {level for level, _, _ in of_peers} == {logging.DEBUG}
+    for _, event, about in said:
+        if event.startswith("link."):
+            assert "@" not in str(about)

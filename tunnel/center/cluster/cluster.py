@@ -139,7 +139,7 @@ class Cluster:
     def client_left(self, user: str, client_id: bytes, session_id: bytes) -> None:
         """Tell the others, soon, that a client's session is over."""
         member = f"{self.name}/{session_id.hex()}"
-        self._names.release_member(member, (_client_key(user, client_id),))
+        self._names.later.release(member, (_client_key(user, client_id),))
 
     # Its tasks ----------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Cluster:
         """Keep up with the others until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.peers.run)
-            nursery.start_soon(self._names.run)
+            nursery.start_soon(self._names.later.run)
             nursery.start_soon(self._names.look_at_doubts)
             async with self._directory.changes() as news:
                 task_status.started()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from base64 import b64decode
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,7 @@ import trio
 
 from tunnel.center.cluster.below import below_key, is_wildcard, read_users
 from tunnel.center.cluster.directory import NOBODY, DirectoryAwayError
+from tunnel.center.cluster.later import is_left
 from tunnel.center.cluster.remote import RemoteClient
 from tunnel.center.endpoints import PublicName
 from tunnel.center.sites import HOSTS, SiteMapping, domain_of, family
@@ -178,8 +181,15 @@ class KnownNames:
                 users.update(read_users(value))
         self._sites.below_elsewhere[key.partition(":")[2]] = frozenset(users)
 
+    def has_left(self, name: PublicName) -> bool:
+        """Say whether a name had a client that has left, as far as is known here."""
+        known = self._known.get(key_of(name))
+        return known is not None and any(map(is_left, known.claim.members))
+
     def _is_of_another_node(self, member: str) -> bool:
         node = member.partition("/")[0]
+        if is_left(member):
+            return False
         return node != self._directory.name and node in self._directory.nodes
 
     def _read(self, key: str, member: str, value: bytes) -> RemoteMapping | None:
@@ -189,13 +199,15 @@ class KnownNames:
             entry = decode_entry(b64decode(words["entry"]))
             session_id = bytes.fromhex(words["session"])
             user, client = str(words["user"]), str(words["client"])
+            left_s = float(words.get("until", math.inf)) - time.time()
         except (ValueError, KeyError, TypeError, RemoteSessionError) as error:
             log_event(logger, logging.WARNING, "claim.unreadable", key=key,
                 member=member, reason=str(error))  # fmt: skip
             return None
         node = member.partition("/")[0]
         owner = RemoteClient(self._peers, node, session_id, user, client, value)
-        mapping = RemoteMapping(owner, entry, (self._names[key],))
+        until = trio.current_time() + left_s
+        mapping = RemoteMapping(owner, entry, (self._names[key],), until)
         self._sites.add(mapping)
         return mapping
 

@@ -6,6 +6,8 @@ The table of mappings decides about the names of others as about its own (``know
 from __future__ import annotations
 
 import json
+import math
+import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Final
 
@@ -14,22 +16,21 @@ import trio
 from tunnel.center.cluster.below import Below, below_key, is_wildcard
 from tunnel.center.cluster.directory import NOBODY, ClaimedError, DirectoryAwayError
 from tunnel.center.cluster.known import LOOK_UPS, KnownNames, key_of
+from tunnel.center.cluster.later import Later, is_left
 from tunnel.center.sites import family
 from tunnel.proto.payloads import encode_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from tunnel.center.cluster.directory import Change, Directory
     from tunnel.center.cluster.peers import Peers
     from tunnel.center.endpoints import PublicName
-    from tunnel.center.sites import OpenMapping, Sites
+    from tunnel.center.sites import Memory, OpenMapping, Sites
 
 DOUBT_S: Final = 12.0
 """In twice the time between two renewals every node has heard that Redis is back, and
 has claimed again."""
-RELEASE_PAUSE_S: Final = 1.0
-"""After a directory that does not answer."""
 
 
 class _Own:
@@ -53,8 +54,9 @@ class SharedNames(KnownNames):
         self._own: dict[OpenMapping, _Own] = {}
         self._own_keys: dict[str, list[OpenMapping]] = {}
         self._below = Below(directory.name)
-        self._releases: dict[str, set[str]] = {}
-        self._has_releases = trio.Event()
+        self.later = Later(directory, self._below.is_told)
+        """What the directory is told soon."""
+        self.memory: Memory = self.later
         self._doubts: set[str] = set()
         """Keys that an empty directory did not know."""
         self._has_doubts = trio.Event()
@@ -82,9 +84,10 @@ class SharedNames(KnownNames):
         try:
             if is_new:
                 await self._tell_below(names, mapping.owner.user_name)
-            without = {one for key in keys for one in self._evicted.get(key, ())}
             says = dict.fromkeys(keys, _value(mapping))
-            claims = await self._directory.claim(own.member, says, seen, without)
+            claims = await self._directory.claim(
+                own.member, says, seen, self._outlived(keys)
+            )
         except BaseException as error:
             if is_new:
                 self._count_less(mapping)
@@ -113,6 +116,13 @@ class SharedNames(KnownNames):
             self.release(mapping)
         return lost
 
+    def _outlived(self, keys: Iterable[str]) -> set[str]:
+        """Return the members that have to go when this node claims these keys."""
+        without = {one for key in keys for one in self._evicted.get(key, ())}
+        for known in filter(None, map(self._known.get, keys)):
+            without.update(filter(is_left, known.claim.members))
+        return without
+
     def release(self, mapping: OpenMapping) -> None:
         """Tell the others, soon, that a mapping is not open here any more."""
         own = self._own.pop(mapping, None)
@@ -123,12 +133,11 @@ class SharedNames(KnownNames):
             if not self._own_keys[key]:
                 del self._own_keys[key]
         self._count_less(mapping)
-        self.release_member(own.member, own.keys)
+        self.later.release(own.member, own.keys)
 
-    def release_member(self, member: str, keys: Iterable[str]) -> None:
-        """Take a member out of claims, soon."""
-        self._releases.setdefault(member, set()).update(keys)
-        self._has_releases.set()
+    def left(self, names: Iterable[PublicName]) -> None:
+        """Tell the others, soon, that these names have no client here any more."""
+        self.later.leave(map(key_of, names))
 
     def _seen(self, names: Iterable[PublicName]) -> dict[str, int]:
         """Return the fences of all that was looked at to decide about these names."""
@@ -153,25 +162,9 @@ class SharedNames(KnownNames):
     def _count_less(self, mapping: OpenMapping) -> None:
         for name in filter(self._is_shared, mapping.names):
             if key := self._below.remove(name, mapping.owner.user_name):
-                self.release_member(self._below.member, (key,))
+                self.later.release(self._below.member, (key,))
 
     # Its tasks ----------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Tell the directory what is released, until cancelled."""
-        while True:
-            await self._has_releases.wait()
-            self._has_releases = trio.Event()
-            while self._releases:
-                member = next(iter(self._releases))
-                keys = self._releases.pop(member)
-                if member == self._below.member:
-                    keys = {key for key in keys if not self._below.is_told(key)}
-                try:
-                    await self._directory.release(member, keys)
-                except DirectoryAwayError:
-                    self._releases.setdefault(member, set()).update(keys)
-                    await trio.sleep(RELEASE_PAUSE_S)
 
     def heard(self, change: Change) -> None:
         """Take a change that the directory has told."""
@@ -254,10 +247,14 @@ class SharedNames(KnownNames):
 
 def _value(mapping: OpenMapping) -> bytes:
     owner = mapping.owner
-    words: Mapping[str, str] = {
+    words: dict[str, str | float] = {
         "user": owner.user_name,
         "session": owner.session_id.hex(),
         "client": owner.who["client"],
         "entry": b64encode(encode_entry(mapping.entry)).decode(),
     }
+    if mapping.expires_at < math.inf:
+        # Nodes share no other clock; and what lives for hours may end a second off.
+        left_s = mapping.expires_at - trio.current_time()
+        words["until"] = round(time.time() + left_s, 3)
     return json.dumps(words).encode()

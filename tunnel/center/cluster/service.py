@@ -10,6 +10,7 @@ from tunnel.center.cluster import remote
 from tunnel.center.cluster.peers import serve_question
 from tunnel.center.exit.tcp import refuse, serve_chained
 from tunnel.center.mappings import SILENT_OWNER_S
+from tunnel.center.owner import wait_for
 from tunnel.center.wire import PassedWire
 from tunnel.errors import Code, StreamError
 from tunnel.proto.frames import AskTarget, LinkTarget, SessionTarget
@@ -80,11 +81,28 @@ class NodeService:
         if client is None or client.gone:
             why = "the client has left this server"
             return refuse(stream, Code.LINK_LOST, why)
+        if client.waiting:
+            return self._open_later(stream, target, visitor, client)
         try:
             onward = client.session.open_now(target.target, visitor)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
         return serve_chained(stream, onward)
+
+    @staticmethod
+    async def _open_later(
+        stream: VirtualStream,
+        target: SessionTarget,
+        visitor: Address | None,
+        client: ClientSession,
+    ) -> None:
+        """Open for a visitor who waits, as here, for a link that was just lost."""
+        try:
+            await wait_for(client)
+            onward = client.session.open_now(target.target, visitor)
+        except StreamError as error:
+            return await refuse(stream, error.code, error.what)
+        await serve_chained(stream, onward)
 
 
 class NodeAccounts:

@@ -11,7 +11,7 @@ from typing import Final
 
 from tunnel.center.cluster.directory import NOBODY, Change, Claim, ClaimedError
 
-MAX_REMEMBERED: Final = 4_096
+MAX_REMEMBERED: Final = 16_384
 """Values that are remembered: those that were not asked for longest go first."""
 
 Tell = Callable[[list[Change]], None]
