@@ -41,7 +41,7 @@ LOSSY_PERCENT: Final = 0.5
 QUEUED: Final = 1.25
 """With so many times its shortest round trip, a line has a queue in front of it."""
 
-_AT_REST: Final = (Wait.NOTHING, Wait.PROGRAM)
+AT_REST: Final = (Wait.NOTHING, Wait.PROGRAM)
 
 HELP: Final = {
     Wait.NOTHING: "Nothing at this end holds it up.",
@@ -142,7 +142,7 @@ class Why:
 def _rank(one: tuple[Known, VirtualStream]) -> tuple[int, int]:
     """Order by how often it was found waiting, then by what has passed."""
     found = b"" if one[1].looks is None else one[1].looks.found
-    waited = len(found) - sum(found.count(wait) for wait in _AT_REST)
+    waited = len(found) - sum(found.count(wait) for wait in AT_REST)
     conn = one[1].conn
     return -waited, -conn.send.taken - conn.recv.received
 

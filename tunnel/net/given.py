@@ -7,6 +7,7 @@ end: a reload may want it for something else.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Given:
     """The given sockets of one process, which owns them to its end; mostly none."""
 
     def __init__(self, sockets: Sequence[GivenSocket] = ()) -> None:
+        self.sockets = tuple(sockets)
         self._named: dict[str, list[GivenSocket]] = {}
         self._others: list[GivenSocket] = []
         for one in sockets:
@@ -131,6 +133,16 @@ def take_given(environ: MutableMapping[str, str], first: int = FIRST) -> Given:
         return Given()
     named = dict(enumerate(names.split(":")))
     return Given([_taken(first + at, named.get(at, "")) for at in range(some)])
+
+
+def passed_on(given: Given) -> str:
+    """Return what tells a child about the sockets, which it inherits."""
+    return json.dumps([[one.number, one.name] for one in given.sockets])
+
+
+def taken_over(said: str) -> list[GivenSocket]:
+    """Take what a parent has passed on; AddressError: it was not inherited."""
+    return [_taken(int(number), str(name)) for number, name in json.loads(said)]
 
 
 def _taken(number: int, name: str) -> GivenSocket:

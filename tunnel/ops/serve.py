@@ -93,6 +93,9 @@ async def run_serve(
         life = Life()
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
+            if worker is not None:
+                worker.reopen_log, worker.read_users = show.reopen, care.read
+                care.tell = worker.users_changed
             await _start_around(nursery, life, worker, directory)
             address = await nursery.start(server.run)
             keeper = _keep_certificates(nursery, state, server)

@@ -14,7 +14,7 @@ from tunnel.errors import StateError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from tunnel.access.user_commands import UserCommands
@@ -56,6 +56,8 @@ class UserCare:
         self._commands = commands
         self._stamp = stamp_of(users_path(state))
         self._one_by_one = trio.Lock()
+        self.tell: Callable[[str, str], Awaitable[None]] | None = None
+        """Has the other processes of this server ``read``, and waits until they did."""
         self._apply(load_users(state))
         server.user_changes.store = self._keep
 
@@ -117,34 +119,60 @@ class UserCare:
                     reason=error.what, cause=error.cause or None)  # fmt: skip
                 return False
             await self._read()
+        await self._tell_others()
         return kept
 
     async def _perform(self, command: str, args: Args, by: str) -> Answer:
         perform = partial(self._commands.perform, command, args, by)
+        was = name = ""
         async with self._one_by_one:
             answer = await trio.to_thread.run_sync(perform)
             if command == "rename":
                 was, name = str(args["name"]), str(answer["user"])
-                self._accounts.rename(was, name)
-                self._changes.rename(was, name)
-            await self._read()
+            has_changed = await self._read_now(was, name)
+        if has_changed:
+            await self._tell_others(was, name)
         listed = answer.get("users")
         counts = self._changes.count_sessions()
         for one in listed if isinstance(listed, list) else [answer]:
             one["sessions"], one["links"] = counts.get(str(one["user"]), (0, 0))
         return answer
 
-    async def _read(self) -> None:
-        """Have the users of the file, or the old ones if it is wrong; says so once."""
+    async def read(self, was: str = "", name: str = "") -> None:
+        """Have what another process of this server has changed in the file.
+
+        Args:
+            was: of a user that has another name now; empty for none.
+            name: that name.
+        """
+        async with self._one_by_one:
+            await self._read_now(was, name)
+
+    async def _tell_others(self, was: str = "", name: str = "") -> None:
+        if self.tell is not None:
+            await self.tell(was, name)
+
+    async def _read_now(self, was: str, name: str) -> bool:
+        if was:
+            self._accounts.rename(was, name)
+            self._changes.rename(was, name)
+        return await self._read()
+
+    async def _read(self) -> bool:
+        """Have the users of the file, or the old ones if it is wrong; says so once.
+
+        False: it is as it was.
+        """
         stamp = stamp_of(users_path(self._state))
         if stamp == self._stamp:
-            return
+            return False
         self._stamp = stamp
         try:
             self._apply(await trio.to_thread.run_sync(load_users, self._state))
         except StateError as error:
             log_event(logger, logging.ERROR, "users.unreadable", reason=error.what,
                 cause=error.cause or None, fix=error.fix or None)  # fmt: skip
+        return True
 
     def _apply(self, users: Mapping[str, User]) -> None:
         of_file = self._commands.of_file

@@ -56,9 +56,9 @@ async def receive_beside(
 
 
 async def start_child(
-    argv: Sequence[str], descriptor: int, env: Mapping[str, str]
+    argv: Sequence[str], descriptors: Sequence[int], env: Mapping[str, str]
 ) -> trio.Process:
-    """Start a process that inherits a descriptor, in a session of its own.
+    """Start a process that inherits descriptors, in a session of its own.
 
     So a terminal's signals do not reach it. Raises OSError, on Windows always.
     """
@@ -68,7 +68,7 @@ async def start_child(
         return await trio.lowlevel.open_process(
             list(argv),
             stdin=subprocess.DEVNULL,
-            pass_fds=[descriptor],
+            pass_fds=list(descriptors),
             env=env,
             start_new_session=True,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from tunnel.center.why import AT_REST, MOST_LISTED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 _LISTS: Final = ("links", "entries", "certificates", "faults")
 _SUMS: Final = ("connections", "waiting", "kept_bytes")
+_AT_REST: Final = tuple(wait.word for wait in AT_REST)
 _MICRO: Final = 1_000_000
 
 
@@ -73,6 +76,31 @@ def logs_of(each: Iterable[Mapping[str, object]], after: int, most: int) -> Answ
     numbered = sorted((one for one in numbered if one[0] > after), key=itemgetter(0))
     lines = [{**line, "number": number} for number, line in numbered]
     return {"lines": lines[:most] if after else lines[-most:]}
+
+
+def why_of(each: Iterable[Mapping[str, object]]) -> Answer:
+    """Return the connections of all that wait most; or all that is known of one."""
+    each = list(each)
+    if all("found" in one for one in each):
+        return {"found": [row for one in each for row in _rows(one.get("found"))]}
+    rows = [row for one in each for row in _rows(one.get("listed"))]
+
+    def rank(row: Mapping[str, object]) -> tuple[float, float]:
+        minute = _words(row.get("minute"))
+        waited = sum(_number(minute[word]) for word in minute if word not in _AT_REST)
+        passed = _number(row.get("sent_bytes")) + _number(row.get("received_bytes"))
+        return -waited * _number(row.get("looks")), -passed
+
+    return {"listed": sorted(rows, key=rank)[:MOST_LISTED]}
+
+
+def user_of(answer: Answer, each: Iterable[Mapping[str, object]]) -> Answer:
+    """Return an answer about one user, with what it has at all workers."""
+    each = list(each)
+    counts = {
+        key: sum(_number(one.get(key)) for one in each) for key in ("sessions", "links")
+    }
+    return {**answer, **counts}
 
 
 def users_of(each: Sequence[Mapping[str, object]]) -> Answer:

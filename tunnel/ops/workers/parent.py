@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,38 +24,39 @@ from tunnel.access.files import sole_server
 from tunnel.access.months import Months
 from tunnel.addresses import Address
 from tunnel.center.backoff import Backoff
-from tunnel.center.cluster.channel import Channel, ChannelClosedError
+from tunnel.center.cluster.channel import Channel
 from tunnel.center.cluster.machine import answer
 from tunnel.center.cluster.secret import secret_of
 from tunnel.center.cluster.store import Store
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.log import log_event
-from tunnel.net.given import take_given
+from tunnel.net.given import passed_on, take_given
 from tunnel.net.listen import open_listener
-from tunnel.ops.control.connections import MOST_LISTED
-from tunnel.ops.control.handlers import MAX_LINES
 from tunnel.ops.control.service import OwnSocket
 from tunnel.ops.life import Life
-from tunnel.ops.runtime import Ending
+from tunnel.ops.runtime import Ending, hangup_reloads
 from tunnel.ops.systemd import tell_systemd
-from tunnel.ops.workers import merged, worker
+from tunnel.ops.workers import worker
+from tunnel.ops.workers.commands import Commands
+from tunnel.ops.workers.running import Running
 from tunnel.ops.workers.uses import Uses
 from tunnel.ops.workers.worker import (
-    COMMAND,
     GO,
     PEER,
     PLACES,
     READY,
+    REOPEN_LOG,
+    STOP,
     USES,
     VARIABLE,
     VISITOR,
     WorkerPlace,
 )
 from tunnel.platform.channels import start_child
-from tunnel.platform.process import HANGUP, cores, told_of_children
+from tunnel.platform.process import HANGUP, REOPEN, cores, told_of_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from tunnel.center.cluster.channel import Words
@@ -63,8 +64,8 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Answer, Args, Handler
     from tunnel.ops.show import Show
 
-ANSWER_S: Final = 15.0
-"""How long a worker may take to answer a command."""
+TOLD_S: Final = 5.0
+"""How long a worker may take to read the users."""
 STARTED_S: Final = 60.0
 """How long one may take to serve: a machine that boots is slow."""
 
@@ -72,21 +73,6 @@ logger = logging.getLogger("tunnel.workers")
 
 _Place = tuple[Address, int]
 """An address, and which it is of those with any port."""
-
-
-class _Running:
-    """A worker that was started.
-
-    Args:
-        place: which one it is.
-        channel: leads to it.
-    """
-
-    def __init__(self, place: WorkerPlace, channel: Channel) -> None:
-        self.place = place
-        self.channel = channel
-        self.commands: Sequence[str] = ()
-        self.ready = trio.Event()
 
 
 class Parent:
@@ -103,7 +89,9 @@ class Parent:
         self._given = given
         self._uses = Uses(months)
         self._store = Store()
-        self._workers: dict[int, _Running] = {}
+        self._workers: dict[int, Running] = {}
+        self.workers: Mapping[int, Running] = self._workers
+        """Those that serve, by number."""
         self._processes: dict[int, trio.Process] = {}
         self._places: dict[_Place, list[list[socket.socket]]] = {}
         self._opening = trio.Lock()
@@ -166,12 +154,13 @@ class Parent:
         """Run one worker to its end."""
         ours, theirs = socket.socketpair()
         name = f"w{number}.{secrets.token_hex(4)}"
-        place = WorkerPlace(theirs.fileno(), number, name)
-        running = _Running(place, _channel_of(self, ours, lambda: running))
+        place = WorkerPlace(theirs.fileno(), number, name, passed_on(self._given))
+        running = Running(place, _channel_of(self, ours, lambda: running))
         with theirs:
             argv = [sys.executable, "-m", "tunnel", *sys.argv[1:]]
+            given = [theirs.fileno(), *(one.number for one in self._given.sockets)]
             env = {**os.environ, VARIABLE: place.variable}
-            process = await start_child(argv, theirs.fileno(), env)
+            process = await start_child(argv, given, env)
         self._processes[number] = process
         try:
             async with trio.open_nursery() as nursery:
@@ -189,7 +178,7 @@ class Parent:
         return process
 
     async def _when_ready(
-        self, number: int, running: _Running, began: trio.Event
+        self, number: int, running: Running, began: trio.Event
     ) -> None:
         await running.ready.wait()
         self._workers[number] = running
@@ -222,13 +211,22 @@ class Parent:
     async def stop(self) -> None:
         """Have all stop at once, and return when they have ended."""
         self._ending = True
-        self.signal(signal.SIGTERM)
+        served = {running.place.number for running in self._workers.values()}
+        self.tell(STOP)
+        for number, process in self._processes.items():
+            if number not in served:
+                process.send_signal(signal.SIGTERM)
         await self._all_ended.wait()
+
+    def tell(self, note: str) -> None:
+        """Tell every worker that serves."""
+        for running in self._workers.values():
+            running.channel.tell(note)
 
     # What they ask --------------------------------------------------------------------
 
     async def answer(
-        self, running: _Running, do: str, args: Words, descriptors: list[int]
+        self, running: Running, do: str, args: Words, descriptors: list[int]
     ) -> tuple[dict[str, object], Sequence[int]]:
         """Answer a worker's question."""
         del descriptors
@@ -237,6 +235,9 @@ class Parent:
                 where = Address(str(args["host"]), _port(args["port"]))
                 place = where, _port(args["nth"])
                 return {}, await self._listen(place, running.place.number)
+            case worker.USERS:
+                await self._users_changed(running, args)
+                return {}, ()
             case worker.CONNECT:
                 return {}, [self._connect(str(args["node"]))]
             case _:
@@ -244,7 +245,7 @@ class Parent:
                 return answer(self._store, channel, name, do, args), ()
 
     def heard(
-        self, running: _Running, note: str, args: Words, descriptors: list[int]
+        self, running: Running, note: str, args: Words, descriptors: list[int]
     ) -> None:
         """Take what a worker tells."""
         if note == READY:
@@ -272,10 +273,6 @@ class Parent:
 
     async def _open(self, where: Address) -> list[list[socket.socket]]:
         """Open an address as often as there are workers."""
-        if given := self._given.now(where):
-            # Of what was given there is one; all accept from it.
-            sockets = [one.handed_over() for one in given]
-            return [sockets] * self._count
         # Others of this user would share the port too: it has to be free first.
         tried = await open_listener(where.host, where.port)
         port = tried[0].socket.getsockname()[1]
@@ -300,6 +297,21 @@ class Parent:
         for number in descriptors:
             os.close(number)
 
+    async def _users_changed(self, but: Running, args: Words) -> None:
+        """Have all read the users anew, but for the one that has changed them."""
+        if was := str(args["was"]):
+            self._uses.rename(was, str(args["name"]))
+
+        async def tell(running: Running) -> None:
+            with suppress(TunnelError):  # it has just died
+                await running.channel.ask(worker.USERS, args)
+
+        with trio.move_on_after(TOLD_S):
+            async with trio.open_nursery() as nursery:
+                for running in tuple(self._workers.values()):
+                    if running is not but:
+                        nursery.start_soon(tell, running)
+
     def _connect(self, node: str) -> int:
         """Return one end of a socket pair, whose other a worker gets."""
         for running in self._workers.values():
@@ -308,86 +320,6 @@ class Parent:
                 running.channel.tell(PEER, {}, [theirs.detach()])
                 return ours.detach()
         raise UsageError(f"{node} is gone")
-
-    # What commands ask ----------------------------------------------------------------
-
-    def handlers(self, own: Callable[[], Answer]) -> dict[str, Handler]:
-        """Return what the control socket answers, where the workers answer it."""
-        first = self._workers[0]
-        handlers: dict[str, Handler] = {
-            name: partial(self._first_that_can, name) for name in first.commands
-        }
-
-        async def status(args: Args, by: str) -> Answer:
-            return merged.status_of(await self._all("status", args, by), own())
-
-        async def greet(_args: Args, by: str) -> Answer:
-            return merged.greeting_of(await status({}, by))
-
-        async def top(args: Args, by: str) -> Answer:
-            asked = args.get("most")
-            most = asked if isinstance(asked, int) and asked > 0 else MOST_LISTED
-            return merged.top_of(await self._all("top", args, by), most)
-
-        async def logs(args: Args, by: str) -> Answer:
-            after = args.get("after", 0)
-            if not isinstance(after, int):
-                raise UsageError("after is the number of a line")
-            each = await self._all("logs", {}, by)
-            return merged.logs_of(each, after, MAX_LINES)
-
-        async def reload(args: Args, by: str) -> Answer:
-            return (await self._all("reload", args, by))[0]
-
-        async def users(args: Args, by: str) -> Answer:
-            return merged.users_of(await self._all("users.ls", args, by))
-
-        handlers |= {"status": status, "ps": greet, "top": top, "logs": logs}
-        return handlers | {"reload": reload, "users.ls": users}
-
-    async def _all(self, do: str, args: Args, by: str) -> list[Answer]:
-        """Ask every worker, all at once; one that has died meanwhile is left out.
-
-        Raises:
-            TunnelError: one has refused, or none has answered.
-        """
-        answers: dict[int, Answer] = {}
-        failures: list[TunnelError] = []
-
-        async def one(number: int, running: _Running) -> None:
-            try:
-                answers[number] = await self._ask(running, do, args, by)
-            except ChannelClosedError:
-                pass
-            except TunnelError as error:
-                failures.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for number, running in tuple(self._workers.items()):
-                nursery.start_soon(one, number, running)
-        if failures:
-            raise failures[0]
-        if not answers:
-            raise UsageError("no worker of this server answers", fix="try again")
-        return [answers[number] for number in sorted(answers)]
-
-    async def _first_that_can(self, do: str, args: Args, by: str) -> Answer:
-        """Ask one worker after the other, until one does not refuse."""
-        failure: TunnelError = UsageError("no worker of this server answers")
-        for running in tuple(self._workers.values()):
-            try:
-                return await self._ask(running, do, args, by)
-            except TunnelError as error:
-                failure = error
-        raise failure
-
-    @staticmethod
-    async def _ask(running: _Running, do: str, args: Args, by: str) -> Answer:
-        question = {"do": do, "with": args, "by": by}
-        with trio.move_on_after(ANSWER_S):
-            said, _none = await running.channel.ask(COMMAND, question)
-            return dict(said)
-        raise UsageError(f"worker {running.place.number} does not answer")
 
 
 async def run_workers(
@@ -430,9 +362,10 @@ async def run_workers(
             if parent.status:
                 nursery.cancel_scope.cancel()
                 return parent.status
-            handlers = parent.handlers(about) | _endings(ending, own)
+            commands = Commands(parent.workers, about)
+            handlers = commands.handlers() | _endings(ending, own)
             await nursery.start(own.serve, handlers)
-            nursery.start_soon(_pass_hangups, parent)
+            await nursery.start(_pass_signals, parent, commands, show, life)
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
                 await ending.watch(
@@ -442,7 +375,8 @@ async def run_workers(
 
             await nursery.start(until_signal)
             parent.go()
-            life.ready(f"{count} workers")
+            listens = (await commands.status({}, "the parent"))["address"]
+            life.ready(f"listening on {listens}")
         return ending.status
 
 
@@ -460,17 +394,36 @@ def _endings(ending: Ending, own: OwnSocket) -> dict[str, Handler]:
     return {"drain": drain, "stop": stop}
 
 
-async def _pass_hangups(parent: Parent) -> None:
-    """Have the workers read their configuration again at SIGHUP."""
-    if HANGUP is None:
+async def _pass_signals(
+    parent: Parent,
+    commands: Commands,
+    show: Show,
+    life: Life,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    """Have all open the log anew at SIGUSR1, and read what they are told at SIGHUP."""
+    numbers = [REOPEN] if REOPEN is not None else []
+    if HANGUP is not None and hangup_reloads():
+        numbers.append(HANGUP)
+    if not numbers:
+        task_status.started()
         return
-    with trio.open_signal_receiver(HANGUP) as signals:
+    with trio.open_signal_receiver(*numbers) as signals:
+        task_status.started()
         async for number in signals:
-            parent.signal(signal.Signals(number))
+            show.reopen()
+            parent.tell(REOPEN_LOG)
+            if number == HANGUP:
+                with life.reloading(), suppress(TunnelError):  # they have said why
+                    answer = await commands.reload({}, "SIGHUP")
+                    faults = answer.get("faults")
+                    said = isinstance(faults, list) and faults
+                    life.refused = str(said[0]) if said else ""
 
 
 def _channel_of(
-    parent: Parent, sock: socket.socket, running: Callable[[], _Running]
+    parent: Parent, sock: socket.socket, running: Callable[[], Running]
 ) -> Channel:
     async def answered(
         do: str, args: Words, descriptors: list[int]

@@ -63,6 +63,12 @@ class Uses:
         self._together.heard(node, read_uses(words))
         self._dirty = True
 
+    def rename(self, was: str, name: str) -> None:
+        """Take that a user has another name: what has passed stays its own."""
+        self._together.rename(was, name)
+        self._months.rename(was, name)
+        self._dirty = True
+
     def gone(self, node: str) -> None:
         """Take that a worker has ended."""
         self._together.gone(node)

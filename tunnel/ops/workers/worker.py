@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,18 +13,23 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import Address
-from tunnel.center.cluster.channel import Channel, FailedError, address_error
+from tunnel.center.cluster.channel import (
+    Channel,
+    ChannelClosedError,
+    FailedError,
+    address_error,
+)
 from tunnel.center.cluster.cluster import Cluster
 from tunnel.center.cluster.machine import CHANGES, MachineDirectory
 from tunnel.center.cluster.secret import secret_of
 from tunnel.errors import UsageError
-from tunnel.net.given import Given
+from tunnel.net.given import Given, GivenSocket, taken_over
 from tunnel.net.listen import PortListener
 from tunnel.net.sockets import FastSocket
 from tunnel.ops.workers.uses import read_uses, tell_uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from tunnel.ops.control import Handlers
 
 VARIABLE: Final = "TUNNEL_WORKER"
-"""Tells a process that it is a worker, and which: ``DESCRIPTOR NUMBER NAME``."""
+"""Tells a process that it is a worker, and which: ``DESCRIPTOR NUMBER NAME GIVEN``."""
 COMMAND: Final = "command"
 """What the parent asks: a command of a person."""
 LISTEN: Final = "listen"
@@ -43,6 +49,11 @@ PEER: Final = "peer"
 VISITOR: Final = "visitor"
 """A visitor's socket, for the worker that has what it asks for."""
 USES: Final = "uses"
+USERS: Final = "users"
+"""What a worker asks its parent, and that asks the others: the users have changed."""
+REOPEN_LOG: Final = "reopen"
+STOP: Final = "stop"
+"""The note to end at once."""
 GO: Final = "go"
 """The note that the whole server is there; it says whether to tell the person so."""
 _LOCAL: Final = Address("local", 0)
@@ -58,19 +69,21 @@ class WorkerPlace:
     """The first is 0."""
     name: str
     """As the other workers know it; another after each start."""
+    given: str = "[]"
+    """The sockets that were given to the parent, as ``passed_on`` says it."""
 
     @property
     def variable(self) -> str:
         """The text of the variable."""
-        return f"{self.descriptor} {self.number} {self.name}"
+        return f"{self.descriptor} {self.number} {self.name} {self.given}"
 
 
 def take_place(environ: MutableMapping[str, str]) -> WorkerPlace | None:
     """Return which worker this process is; None: it is none. Children are none."""
-    said = environ.pop(VARIABLE, "").split()
-    if len(said) != 3:
+    said = environ.pop(VARIABLE, "").split(maxsplit=3)
+    if len(said) != 4:
         return None
-    place = WorkerPlace(int(said[0]), int(said[1]), said[2])
+    place = WorkerPlace(int(said[0]), int(said[1]), *said[2:])
     os.set_inheritable(place.descriptor, False)
     return place
 
@@ -87,12 +100,15 @@ class Worker:
         """It alone does what one process has to do."""
         sock = socket.socket(fileno=place.descriptor)
         self._channel = Channel(sock, self._answer, self._heard)
-        self.given: Given = _ParentsSockets(self._channel)
+        self.given: Given = _ParentsSockets(self._channel, taken_over(place.given))
         self._directory = MachineDirectory(place.name, lambda: self._channel)
         self._handlers: Handlers = {}
         self._server: CenterServer | None = None
         self._nursery: trio.Nursery | None = None
         self._go = trio.Event()
+        self.reopen_log: Callable[[], None] = lambda: None
+        self.read_users: Callable[[str, str], Awaitable[None]] | None = None
+        """Reads the file of users anew, and who has another name since."""
         self.shows = False
         """This worker tells the person at the terminal what the server is."""
 
@@ -126,10 +142,24 @@ class Worker:
         self._channel.tell(READY, {"commands": sorted(handlers)})
         await self._go.wait()
 
+    async def users_changed(self, was: str, name: str) -> None:
+        """Have the others read the file of users, before whoever changed it goes on.
+
+        Args:
+            was: of a user that has another name now; empty for none.
+            name: that name.
+        """
+        with suppress(ChannelClosedError):
+            await self._channel.ask(USERS, {"was": was, "name": name})
+
     async def _answer(
         self, do: str, args: Words, descriptors: list[int]
     ) -> tuple[dict[str, object], Sequence[int]]:
         del descriptors
+        if do == USERS:
+            if self.read_users is not None:
+                await self.read_users(str(args["was"]), str(args["name"]))
+            return {}, ()
         if do != COMMAND:
             raise UsageError(f"a worker knows no question {do!r}")
         handler = self._handlers.get(str(args["do"]))
@@ -144,6 +174,10 @@ class Worker:
             self._directory.heard(args)
         elif note == USES and self._server is not None:
             self._server.accounts.have_elsewhere(read_uses(args))
+        elif note == REOPEN_LOG:
+            self.reopen_log()
+        elif note == STOP and self._nursery is not None:
+            self._nursery.start_soon(self._handlers["stop"], {}, "")
         elif note == GO:
             self.shows = bool(args["shows"])
             self._go.set()
@@ -168,8 +202,8 @@ class Worker:
 class _ParentsSockets(Given):
     """What the parent listens on for this worker; it stays, and its backlog with it."""
 
-    def __init__(self, channel: Channel) -> None:
-        super().__init__()
+    def __init__(self, channel: Channel, given: Sequence[GivenSocket]) -> None:
+        super().__init__(given)
         self._channel = channel
         self._asked = Counter[Address]()
 
@@ -179,6 +213,8 @@ class _ParentsSockets(Given):
         Raises:
             AddressError: the parent cannot listen there.
         """
+        if mine := self.now(where):
+            return mine  # of what was given there is one: all accept from it
         try:
             # Of several free ports each is another; every worker asks in one order.
             nth = 0 if where.port else self._asked[where]
