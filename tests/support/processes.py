@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 WAIT_S: Final = 20.0
 """How long a test waits for what should come at once, on a busy machine."""
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+WORKERS: Final = int(os.environ.get("TUNNEL_WORKERS") or 1)
+"""Processes that serve together as each ``tunnel serve``."""
+PROCESSES: Final = WORKERS + (WORKERS > 1)
+"""Those of a server: several have a parent, which serves nobody."""
 PACKAGE: Final = Path(tunnel.__file__).parents[1]
 
 
@@ -155,12 +159,18 @@ def _read_lines(files: Sequence[tuple[IO[bytes], Lines]]) -> None:
                 del left[file]
 
 
+def descriptors_of(pid: int) -> int:
+    """Count the files and sockets that a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 class Program:
     """A running program with its lines; a process group of its own."""
 
     def __init__(
         self, argv: Sequence[str], env: dict[str, str], stdin: int | None
     ) -> None:
+        self.argv = tuple(argv)
         self.process: subprocess.Popen[bytes]
         if FORKS.can_start(tuple(argv), env):
             self.process = Forked(FORKS, list(argv), env, stdin)
@@ -212,19 +222,27 @@ class Program:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
 
+    def pids(self) -> list[int]:
+        """Its process; of a server that has workers theirs too."""
+        found = [self.pid]
+        if WORKERS > 1 and "serve" in self.argv:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            found += map(int, children.split())
+        return found
+
     def rss_bytes(self) -> int:
         """Memory that it holds now."""
-        text = Path(f"/proc/{self.pid}/statm").read_text()
-        return int(text.split()[1]) * PAGE_BYTES
+        texts = (Path(f"/proc/{pid}/statm").read_text() for pid in self.pids())
+        return sum(int(text.split()[1]) for text in texts) * PAGE_BYTES
 
     def computed_s(self) -> float:
         """Processor time that it has used: the machine's other load does not count."""
         # clock_getcpuclockid(3), which Python has for its own threads only.
-        return time.clock_gettime((~self.pid << 3) | 2)
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self.pids())
 
     def descriptors(self) -> int:
         """How many files and sockets it has open."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+        return sum(map(descriptors_of, self.pids()))
 
     def errors(self) -> str:
         """All that it wrote on stderr so far."""

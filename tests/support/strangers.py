@@ -136,7 +136,7 @@ class Links:
         with tls_link(self._join) as wire:
             result = shake(wire, self._join, session=session)
             assert result.resumed == (session is not None)
-        state = ResumeState(result.session_id, 0, result.resume_secret)
+        state = ResumeState(result.session_id, 0, result.resume_secret, result.hint)
         self._sessions.append((state, session[1] + 1 if session else 1))
 
     def broken_rule(self) -> None:

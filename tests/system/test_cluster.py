@@ -66,15 +66,15 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         (tmp_path / "redis").mkdir()
         redis = RedisServer(machines[0], tmp_path / "redis")
         # One state folder for all: the same identity, tokens and secret.
-        first = machines[0].serve("--workers", "2")
-        assert first.program.stop() == 0
-        for machine in machines[1:]:
-            shutil.copytree(machines[0].home / "server", machine.home / "server")
-        nodes = [
-            _start(machine, redis, f"n{at}") for at, machine in enumerate(machines)
-        ]
+        nodes = [_start(machines[0], redis, "n0")]
+        aside = shutil.ignore_patterns("control", "lock")
+        for number, machine in enumerate(machines[1:], 1):
+            folder = machine.home / "server"
+            shutil.copytree(machines[0].home / "server", folder, ignore=aside)
+            nodes.append(_start(machine, redis, f"n{number}"))
+        join = nodes[0].program.out.wait("tunnel")
         balancer = stack.enter_context(TcpBalancer([node.link for node in nodes]))
-        line = first.join.replace(f":{first.port}/", f":{balancer.port}/")
+        line = join.replace(f":{nodes[0].link}/", f":{balancer.port}/")
         yield Cluster(nodes, redis, balancer, line)
 
 

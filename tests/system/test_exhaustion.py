@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import pytest
-from support.processes import WAIT_S, eventually
+from support.processes import WAIT_S, descriptors_of, eventually
 from support.targets import Target, read_to_end, visit
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ def test_without_descriptors_some_wait_or_are_refused_and_all_is_well_later(
         client = machine.up(server.join, "--tcp", f"0=127.0.0.1:{target.port}")
         port = int(client.out.all()[0].split()[1].rpartition(":")[2])
         running = server.program if poor == "server" else client
-        few = running.descriptors() + 10
-        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (few, few))
+        for pid in running.pids():
+            few = descriptors_of(pid) + 10
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (few, few))
         with ExitStack() as stack:
             crowd = []
             for _ in range(40):

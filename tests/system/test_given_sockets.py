@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from support.processes import Machine, curl, eventually, free_port
+from support.processes import WORKERS, Machine, curl, eventually, free_port
 from support.targets import Target, echo
 
 from tunnel.access.join import make_token
@@ -55,7 +55,8 @@ def test_links_and_visitors_come_in_at_the_given_sockets(tmp_path: Path) -> None
         asked = curl(*to, f"http://site.x.test:{http}/page.html")
         assert machine.run(*asked).stdout == b"a page"
         server.program.send(signal.SIGHUP)
-        eventually(lambda: server.program.err.count("config.reloaded") == 1, "a reload")
+        said = server.program.err
+        eventually(lambda: said.count("config.reloaded") == WORKERS, "a reload")
         assert machine.run(*asked).stdout == b"a page"
 
 

@@ -51,6 +51,8 @@ class UserChanges:
         self._review = review
         self._limit = limit
         self._told_over: set[str] = set()
+        self.says_over = True
+        """Log whose time is over: of several processes one does."""
         self.store: Callable[[User, User], Awaitable[bool]] | None = None
         """Does what ``keep`` promises, for users that outlive the process."""
 
@@ -90,7 +92,8 @@ class UserChanges:
                 self._told_over.discard(name)
             elif name not in self._told_over:
                 self._told_over.add(name)
-                log_event(logger, logging.INFO, "user.expired", user=name)
+                if self.says_over:
+                    log_event(logger, logging.INFO, "user.expired", user=name)
                 self._end(name, Code.REVOKED, f"the time of the user {name} is over")
 
     def count_sessions(self) -> Mapping[str, tuple[int, int]]:

@@ -109,7 +109,13 @@ def serve(
     elif flags.count() != 1:
         prepare = partial(identified, options, state, flags.rotation(), show)
         serve_all = partial(
-            run_workers, state, flags.count(), prepare, run.drain_s, show
+            run_workers,
+            state,
+            flags.count(),
+            prepare,
+            run.drain_s,
+            run.ports(),
+            show,
         )
     else:
         serve_all = partial(run_serve, state, options, again, show)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from tunnel.errors import Exit
     from tunnel.ops.control import Handlers
     from tunnel.ops.flags import Ports
-    from tunnel.ops.metrics.facts import Facts
+    from tunnel.ops.metrics.facts import Facts, UserFacts
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.serve_flags import Rotation, ServeFlags
     from tunnel.ops.show import Show
@@ -94,8 +94,7 @@ async def run_serve(
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
             if worker is not None:
-                worker.reopen_log, worker.read_users = show.reopen, care.read
-                care.tell = worker.users_changed
+                _be_one_of_several(worker, show, care, server)
             await _start_around(nursery, life, worker, directory)
             address = await nursery.start(server.run)
             keeper = _keep_certificates(nursery, state, server)
@@ -142,6 +141,15 @@ async def _start_around(
         await nursery.start(directory.run)
 
 
+def _be_one_of_several(
+    worker: Worker, show: Show, care: UserCare, server: CenterServer
+) -> None:
+    """Do what the parent says, and have the other workers hear of users."""
+    worker.reopen_log, worker.read_users = show.reopen, care.read
+    care.tell = worker.users_changed
+    server.user_changes.says_over = worker.is_first
+
+
 def _made(
     state: Path,
     options: ServerOptions,
@@ -160,7 +168,7 @@ def _made(
     months = Months(state if worker is None else None)
     cluster, directory = None, None
     if worker is not None:
-        cluster = worker.cluster(state, identity)
+        cluster = worker.cluster(identity)
     elif (wanted := cluster_options(again.flags)) is not None:
         cluster, directory = wanted.join(state, identity)
     server = CenterServer({OWNER: owner}, identity, options, months, cluster)
@@ -241,39 +249,37 @@ async def _answer(
     nursery.start_soon(about.meters.run)
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
+    facts = partial(_facts, server, common, about, life)
     if worker is not None:
+        worker.facts = facts
         return await worker.ready(server, handlers)
     if ports.dashboard is not None:
         from tunnel.ops.dashboard.live import Live
         from tunnel.ops.dashboard.opened import open_dashboard
-        from tunnel.ops.metrics.facts import users_of_server
 
-        live = Live(common.status, handlers, use=lambda: users_of_server(server))
+        async def use() -> tuple[UserFacts, ...]:
+            return (await facts()).users
+
+        live = Live(common.status_now, handlers, use=use)
         handlers["dashboard"] = await open_dashboard(
             nursery, ports.dashboard, live, handlers, ending.show
         )
     await nursery.start(own.serve, handlers)
     if ports.metrics is not None:
-        await _start_metrics(nursery, ports.metrics, server, common, about, life)
+        from tunnel.ops.metrics.web import MetricsPort
+
+        await nursery.start(MetricsPort(facts, life).serve, ports.metrics)
 
 
-async def _start_metrics(
-    nursery: trio.Nursery,
-    at: Address,
-    server: CenterServer,
-    common: CommonHandlers,
-    about: ServerHandlers,
-    life: Life,
-) -> None:
-    """Have Prometheus answered in ``nursery``; AddressError: not at this address."""
+async def _facts(
+    server: CenterServer, common: CommonHandlers, about: ServerHandlers, life: Life
+) -> Facts:
+    """Return the numbers of this moment."""
     from tunnel.ops.metrics.facts import facts_of, users_of_server
-    from tunnel.ops.metrics.web import MetricsPort
 
-    def facts() -> Facts:
-        users = users_of_server(server)
-        return facts_of(common, life, users, about.sessions(), server.pools)
-
-    await nursery.start(MetricsPort(facts, life).serve, at)
+    await trio.lowlevel.checkpoint()
+    users = users_of_server(server)
+    return facts_of(common, life, users, about.sessions(), server.pools)
 
 
 def identified(

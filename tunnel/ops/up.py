@@ -235,7 +235,7 @@ class _Up:
         from tunnel.ops.dashboard.live import Live
         from tunnel.ops.dashboard.opened import open_dashboard
 
-        live = Live(common.status, handlers)
+        live = Live(common.status_now, handlers)
         return await open_dashboard(
             self.nursery, wanted, live, handlers, self.show, self._inspecting
         )
@@ -247,7 +247,8 @@ class _Up:
 
         client, life = self._client, self._life
 
-        def facts() -> Facts:
+        async def facts() -> Facts:
+            await trio.lowlevel.checkpoint()
             users = user_of_client(client, self.join.name)
             return facts_of(common, life, users, self._about.sessions(), client.pools)
 

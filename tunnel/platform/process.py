@@ -18,7 +18,7 @@ if sys.platform != "win32":
     import resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 MANY: Final = 1 << 30
 
@@ -38,6 +38,29 @@ def bury_strangers() -> None:
     """
     if sys.platform != "win32" and os.getpid() == 1:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def buries_strangers() -> bool:
+    """Say whether ``bury_strangers`` has had an effect."""
+    if sys.platform == "win32":
+        return False
+    else:
+        return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+
+def bury_all_but(ours: Container[int]) -> None:
+    """Bury strangers that have ended, where the kernel keeps how children end.
+
+    One of ``ours`` that has ended is waited for by who started it; until then it may
+    stand before others.
+    """
+    if sys.platform != "win32":
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with suppress(ChildProcessError):
+            while (found := os.waitid(os.P_ALL, 0, ended)) is not None:
+                if found.si_pid in ours:
+                    return
+                os.waitpid(found.si_pid, 0)
 
 
 @contextmanager

@@ -272,7 +272,7 @@ async def test_a_page_hears_everything_once_and_then_what_has_changed(
         looks += 1
         return now
 
-    live = Live(look, {})
+    live = Live(_later(look), {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live.run)
         await trio.sleep(10.5)
@@ -300,10 +300,18 @@ async def test_a_page_hears_everything_once_and_then_what_has_changed(
         nursery.cancel_scope.cancel()
 
 
+def _later(look: Callable[[], Status]) -> Callable[[], Awaitable[Status]]:
+    async def looked() -> Status:
+        await trio.lowlevel.checkpoint()
+        return look()
+
+    return looked
+
+
 async def test_the_history_has_a_bound(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    live = Live(status_with, {})
+    live = Live(_later(status_with), {})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live.run)
         await trio.sleep(3_600)

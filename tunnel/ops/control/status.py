@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tunnel.ops.recent import KeptLine
 
 
@@ -131,6 +133,32 @@ class Status:
     def as_answer(self) -> dict[str, object]:
         """Return it as JSON can hold it."""
         return asdict(self)
+
+    @classmethod
+    def of_answer(cls, said: Mapping[str, object]) -> Status:
+        """Read what another process of this version has made by ``as_answer``."""
+        # The tables above say what is of which type.
+        status = cls(**_with_passed(said))  # type: ignore[arg-type]
+        status.links = [LinkStatus(**one) for one in _rows(said, "links")]  # type: ignore[arg-type]
+        status.entries = [EntryStatus(**one) for one in _rows(said, "entries")]  # type: ignore[arg-type]
+        certificates = _rows(said, "certificates")
+        status.certificates = [CertificateStatus(**one) for one in certificates]  # type: ignore[arg-type]
+        status.faults = [Fault(**one) for one in _rows(said, "faults")]  # type: ignore[arg-type]
+        return status
+
+
+def _rows(said: Mapping[str, object], key: str) -> list[dict[str, object]]:
+    rows = said[key]
+    assert isinstance(rows, list)  # noqa: S101 - one of ours says so
+    return [_with_passed(one) for one in rows]
+
+
+def _with_passed(said: Mapping[str, object]) -> dict[str, object]:
+    passed = said.get("passed")
+    words = dict(said)
+    if isinstance(passed, dict):
+        words["passed"] = Passed(**passed)
+    return words
 
 
 @dataclass(slots=True)

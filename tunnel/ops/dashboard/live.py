@@ -18,7 +18,7 @@ from tunnel.net.notify import Notify
 from tunnel.ops.control.status import PAUSED
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from tunnel.ops.control import Answer, Handlers
     from tunnel.ops.control.status import Status
@@ -58,10 +58,10 @@ class Live:
 
     def __init__(
         self,
-        status: Callable[[], Status],
+        status: Callable[[], Awaitable[Status]],
         handlers: Handlers,
         *,
-        use: Callable[[], Iterable[UserFacts]] | None = None,
+        use: Callable[[], Awaitable[Iterable[UserFacts]]] | None = None,
     ) -> None:
         self._status = status
         self._handlers = handlers
@@ -82,7 +82,7 @@ class Live:
 
     async def look(self, *, users: bool) -> None:
         """Look now; with ``users`` at the users too."""
-        status = self._status()
+        status = await self._status()
         passed = status.passed
         self._history.append(
             (
@@ -151,7 +151,7 @@ class Live:
         known: Rows = {}
         for one in listed if isinstance(listed, list) else ():
             known[str(one["user"])] = dict(one)
-        for use in self._use():
+        for use in await self._use():
             row = known.setdefault(use.name, {"user": use.name})
             row |= {name: getattr(use, name) for name in use.__slots__}
         return {

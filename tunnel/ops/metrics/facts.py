@@ -6,11 +6,13 @@ cost nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from tunnel.link.live import open_streams
 from tunnel.link.looks import Wait
+from tunnel.ops.control.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from tunnel.center.server import CenterServer
     from tunnel.center.why import Known
     from tunnel.ops.control.handlers import CommonHandlers
-    from tunnel.ops.control.status import Status
     from tunnel.ops.life import Life
     from tunnel.proto.pools import Pools
 
@@ -39,6 +40,19 @@ class UserFacts:
     month_limit: int | None = None
     links: int = 0
 
+    def and_of(self, other: UserFacts) -> UserFacts:
+        """Return it together with what the user has in another process."""
+        return UserFacts(
+            self.name,
+            self.connections + other.connections,
+            self.opened + other.opened,
+            self.sent_bytes + other.sent_bytes,
+            self.received_bytes + other.received_bytes,
+            self.month_bytes + other.month_bytes,
+            self.month_limit,
+            self.links + other.links,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -53,6 +67,62 @@ class Facts:
     """Bytes that are held, and how many may be, by the names of the pools."""
     events: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """How often each event was logged, by its name and its level."""
+    pids: tuple[int, ...] = ()
+    """The processes that are one server; empty: this one."""
+
+    def to_words(self) -> dict[str, object]:
+        """Return it as JSON can hold it, for another process of this server."""
+        return {
+            "status": self.status.as_answer(),
+            "ready": self.ready,
+            "users": [asdict(one) for one in self.users],
+            "waits": dict(self.waits),
+            "pools": dict(self.pools),
+            "events": [[*key, count] for key, count in self.events.items()],
+        }
+
+    @classmethod
+    def of_words(cls, said: Mapping[str, object]) -> Facts:
+        """Read what ``to_words`` has made."""
+        status, users, waits = said["status"], said["users"], said["waits"]
+        pools, events = said["pools"], said["events"]
+
+        assert isinstance(status, dict)  # noqa: S101
+        assert isinstance(users, list)  # noqa: S101
+        assert isinstance(waits, dict)  # noqa: S101
+        assert isinstance(pools, dict)  # noqa: S101
+        assert isinstance(events, list)  # noqa: S101
+        return cls(
+            Status.of_answer(status),
+            bool(said["ready"]),
+            tuple(UserFacts(**one) for one in users),
+            waits,
+            {name: (held, most) for name, (held, most) in pools.items()},
+            {(event, level): count for event, level, count in events},
+        )
+
+
+def facts_together(status: Status, each: Sequence[Facts]) -> Facts:
+    """Return the numbers of processes that are one server.
+
+    Args:
+        status: of all of them.
+        each: their own numbers.
+    """
+    users: dict[str, UserFacts] = {}
+    for one in (one for facts in each for one in facts.users):
+        had = users.get(one.name)
+        users[one.name] = one if had is None else had.and_of(one)
+    waits, events = Counter[str](), Counter[tuple[str, str]]()
+    pools: dict[str, tuple[int, int]] = {}
+    for facts in each:
+        waits.update(facts.waits)
+        events.update(facts.events)
+        for name, (held, most) in facts.pools.items():
+            had_bytes, had_most = pools.get(name, (0, 0))
+            pools[name] = had_bytes + held, had_most + most
+    ready = any(facts.ready for facts in each)
+    return Facts(status, ready, tuple(users.values()), waits, pools, events)
 
 
 def facts_of(

@@ -30,6 +30,7 @@ OTHERS: Final = "(others)"
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 """What Prometheus, and all that reads for it, understands."""
 
+_LEAST: Final = ("process_start_time_seconds", "process_max_fds")
 _LINK_STATES: Final = ("linked", "waiting", "connecting")
 
 
@@ -38,8 +39,33 @@ def text_of(facts: Facts) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Moment(facts))
     # CPU, memory and descriptors under the names that everybody's boards know.
-    ProcessCollector(registry=registry)
+    if facts.pids:
+        registry.register(_Processes(facts.pids))
+    else:
+        ProcessCollector(registry=registry)
     return generate_latest(registry)
+
+
+class _Processes(Collector):
+    """What ``ProcessCollector`` says, of several processes together."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._each = [ProcessCollector(pid=partial(int, pid)) for pid in pids]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield sums; they began when the first one did, and the least is the limit."""
+        together: dict[str, Metric] = {}
+        for metric in (one for each in self._each for one in each.collect()):
+            had = together.setdefault(metric.name, metric)
+            if had is metric:
+                continue
+            least = metric.name in _LEAST
+            had.samples = [
+                mine._replace(value=min(mine.value, its.value) if least
+                              else mine.value + its.value)
+                for mine, its in zip(had.samples, metric.samples, strict=True)
+            ]  # fmt: skip
+        yield from together.values()
 
 
 class _Moment(Collector):

@@ -22,7 +22,7 @@ from tunnel.net.listen import listen_at, serve
 from tunnel.ops.metrics.families import TEXT, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tunnel.addresses import Address, End
     from tunnel.front.http.request import Request
@@ -46,7 +46,7 @@ class MetricsPort:
         life: says whether the process is ready.
     """
 
-    def __init__(self, facts: Callable[[], Facts], life: Life) -> None:
+    def __init__(self, facts: Callable[[], Awaitable[Facts]], life: Life) -> None:
         self._facts = facts
         self._life = life
         self._one_by_one = trio.Lock()
@@ -81,7 +81,8 @@ class MetricsPort:
         if path == "/metrics":
             async with self._one_by_one:
                 # The numbers are of one moment; to write them takes a while.
-                text = await trio.to_thread.run_sync(text_of, self._facts())
+                facts = await self._facts()
+                text = await trio.to_thread.run_sync(text_of, facts)
             await send_whole(visit, request, text, TEXT)
             return
         words = "ok" if path == "/livez" else self._life.why or "ready"

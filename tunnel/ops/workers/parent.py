@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -26,7 +27,7 @@ from tunnel.addresses import Address
 from tunnel.center.backoff import Backoff
 from tunnel.center.cluster.channel import Channel
 from tunnel.center.cluster.machine import answer
-from tunnel.center.cluster.secret import secret_of
+from tunnel.center.cluster.secret import SECRET_BYTES
 from tunnel.center.cluster.store import Store
 from tunnel.errors import Exit, TunnelError, UsageError
 from tunnel.log import log_event
@@ -40,6 +41,7 @@ from tunnel.ops.workers import worker
 from tunnel.ops.workers.commands import Commands
 from tunnel.ops.workers.running import Running
 from tunnel.ops.workers.uses import Uses
+from tunnel.ops.workers.watched import Watched
 from tunnel.ops.workers.worker import (
     GO,
     PEER,
@@ -53,7 +55,14 @@ from tunnel.ops.workers.worker import (
     WorkerPlace,
 )
 from tunnel.platform.channels import start_child
-from tunnel.platform.process import HANGUP, REOPEN, cores, told_of_children
+from tunnel.platform.process import (
+    HANGUP,
+    REOPEN,
+    buries_strangers,
+    bury_all_but,
+    cores,
+    told_of_children,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +71,11 @@ if TYPE_CHECKING:
     from tunnel.center.cluster.channel import Words
     from tunnel.net.given import Given
     from tunnel.ops.control import Answer, Args, Handler
+    from tunnel.ops.flags import Ports
     from tunnel.ops.show import Show
 
+BURIED_S: Final = 1.0
+"""Between two looks for strangers that are to be buried."""
 TOLD_S: Final = 5.0
 """How long a worker may take to read the users."""
 STARTED_S: Final = 60.0
@@ -82,10 +94,14 @@ class Parent:
         count: how many.
         given: sockets that were given to this process.
         months: bytes of this month, which all workers count together.
+        buries: see ``bury_strangers``; it is done here as long as there are workers.
     """
 
-    def __init__(self, count: int, given: Given, months: Months) -> None:
+    def __init__(
+        self, count: int, given: Given, months: Months, *, buries: bool = False
+    ) -> None:
         self._count = count
+        self._buries = buries
         self._given = given
         self._uses = Uses(months)
         self._store = Store()
@@ -94,6 +110,8 @@ class Parent:
         """Those that serve, by number."""
         self._processes: dict[int, trio.Process] = {}
         self._places: dict[_Place, list[list[socket.socket]]] = {}
+        self._secret = secrets.token_bytes(SECRET_BYTES)
+        """By which the workers know one another; nobody else ever has it."""
         self._opening = trio.Lock()
         self._ending = False
         self._is_up = False
@@ -109,6 +127,8 @@ class Parent:
         """Start the workers and keep them up; started once all serve."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._uses.spread, self._tell_uses)
+            if self._buries:
+                nursery.start_soon(self._bury_strangers)
             async with trio.open_nursery() as workers:
                 for number in range(self._count):
                     began = trio.Event()
@@ -155,12 +175,12 @@ class Parent:
         ours, theirs = socket.socketpair()
         name = f"w{number}.{secrets.token_hex(4)}"
         place = WorkerPlace(theirs.fileno(), number, name, passed_on(self._given))
+        ours.send(self._secret)  # the first thing that it reads
         running = Running(place, _channel_of(self, ours, lambda: running))
         with theirs:
-            argv = [sys.executable, "-m", "tunnel", *sys.argv[1:]]
             given = [theirs.fileno(), *(one.number for one in self._given.sockets)]
             env = {**os.environ, VARIABLE: place.variable}
-            process = await start_child(argv, given, env)
+            process = await start_child(_command(), given, env)
         self._processes[number] = process
         try:
             async with trio.open_nursery() as nursery:
@@ -189,9 +209,18 @@ class Parent:
         if self._is_up:
             running.channel.tell(GO, {"shows": False})
 
+    def months(self) -> dict[str, int]:
+        """Return the bytes of this month of each user."""
+        return self._uses.months()
+
     def pids(self) -> set[int]:
         """Return the workers' processes, which dial what their clients ask for."""
         return {process.pid for process in self._processes.values()}
+
+    async def _bury_strangers(self) -> None:
+        while True:
+            await trio.sleep(BURIED_S)
+            bury_all_but(self.pids())
 
     def _is_ending(self) -> bool:
         return self._ending
@@ -327,6 +356,7 @@ async def run_workers(
     count: int,
     prepare: Callable[[], object],
     drain_s: Callable[[], float],
+    ports: Ports,
     show: Show,
 ) -> Exit:
     """Run a center-server of several processes until a signal ends it.
@@ -336,25 +366,22 @@ async def run_workers(
         count: how many workers; 0 is one for each core.
         prepare: makes what all of them read in the state folder.
         drain_s: returns how long they may drain.
+        ports: where those who watch the server ask.
         show: writes for the user.
 
     Raises:
         AddressError, StateError: as ``run_serve``.
     """
     count = count or cores()
+    buries = buries_strangers()
     with sole_server(state), told_of_children():
         prepare()
-        secret_of(state)
         given = take_given(os.environ)
-        parent = Parent(count, given, Months(state))
-        life, began_at = Life(), round(time.time(), 3)
+        parent = Parent(count, given, Months(state), buries=buries)
+        life = Life()
         ending = Ending(show, lambda: 0, life, reloads=True)
         own = OwnSocket("serve", state, parent.pids)
-
-        def about() -> Answer:
-            says: Answer = {"name": own.name, "pid": os.getpid()}
-            says |= {"version": __version__, "began_at": began_at}
-            return says | ({"state": "draining"} if ending.began else {})
+        about = partial(_about, own, ending, round(time.time(), 3))
 
         async with trio.open_nursery() as nursery:
             await nursery.start(tell_systemd, life)
@@ -364,6 +391,9 @@ async def run_workers(
                 return parent.status
             commands = Commands(parent.workers, about)
             handlers = commands.handlers() | _endings(ending, own)
+            asked = parent.workers, parent.months, parent.pids
+            watched = Watched(*asked, commands, show)
+            await watched.serve(nursery, ports, handlers, life)
             await nursery.start(own.serve, handlers)
             await nursery.start(_pass_signals, parent, commands, show, life)
 
@@ -378,6 +408,19 @@ async def run_workers(
             listens = (await commands.status({}, "the parent"))["address"]
             life.ready(f"listening on {listens}")
         return ending.status
+
+
+def _about(own: OwnSocket, ending: Ending, began_at: float) -> Answer:
+    says: Answer = {"name": own.name, "pid": os.getpid()}
+    says |= {"version": __version__, "began_at": began_at}
+    return says | ({"state": "draining"} if ending.began else {})
+
+
+def _command() -> list[str]:
+    """Return what starts this program with the words that it was started with."""
+    words = sys.argv[1:]
+    before = sys.orig_argv[1 : len(sys.orig_argv) - len(words)]
+    return [sys.executable, *before, *words]
 
 
 def _endings(ending: Ending, own: OwnSocket) -> dict[str, Handler]:

@@ -63,6 +63,11 @@ class Uses:
         self._together.heard(node, read_uses(words))
         self._dirty = True
 
+    def months(self) -> dict[str, int]:
+        """Return the bytes of this month of each user, at all workers and before."""
+        month, uses = self._months.month, self._together.everywhere()
+        return {user: use.bytes_in(month) for user, use in uses.items()}
+
     def rename(self, was: str, name: str) -> None:
         """Take that a user has another name: what has passed stays its own."""
         self._together.rename(was, name)

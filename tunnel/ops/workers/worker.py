@@ -21,7 +21,7 @@ from tunnel.center.cluster.channel import (
 )
 from tunnel.center.cluster.cluster import Cluster
 from tunnel.center.cluster.machine import CHANGES, MachineDirectory
-from tunnel.center.cluster.secret import secret_of
+from tunnel.center.cluster.secret import SECRET_BYTES, ClusterSecret
 from tunnel.errors import UsageError
 from tunnel.net.given import Given, GivenSocket, taken_over
 from tunnel.net.listen import PortListener
@@ -30,12 +30,12 @@ from tunnel.ops.workers.uses import read_uses, tell_uses
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
-    from pathlib import Path
 
     from tunnel.access.identity import Identity
     from tunnel.center.cluster.channel import Words
     from tunnel.center.server import CenterServer
     from tunnel.ops.control import Handlers
+    from tunnel.ops.metrics.facts import Facts
 
 VARIABLE: Final = "TUNNEL_WORKER"
 """Tells a process that it is a worker, and which: ``DESCRIPTOR NUMBER NAME GIVEN``."""
@@ -49,6 +49,8 @@ PEER: Final = "peer"
 VISITOR: Final = "visitor"
 """A visitor's socket, for the worker that has what it asks for."""
 USES: Final = "uses"
+FACTS: Final = "facts"
+"""What the parent asks for those who watch the server."""
 USERS: Final = "users"
 """What a worker asks its parent, and that asks the others: the users have changed."""
 REOPEN_LOG: Final = "reopen"
@@ -99,6 +101,8 @@ class Worker:
         self.is_first = place.number == 0
         """It alone does what one process has to do."""
         sock = socket.socket(fileno=place.descriptor)
+        # The parent has sent it before it started this process.
+        self._secret = ClusterSecret(sock.recv(SECRET_BYTES))
         self._channel = Channel(sock, self._answer, self._heard)
         self.given: Given = _ParentsSockets(self._channel, taken_over(place.given))
         self._directory = MachineDirectory(place.name, lambda: self._channel)
@@ -109,14 +113,16 @@ class Worker:
         self.reopen_log: Callable[[], None] = lambda: None
         self.read_users: Callable[[str, str], Awaitable[None]] | None = None
         """Reads the file of users anew, and who has another name since."""
+        self.facts: Callable[[], Awaitable[Facts]]
+        """Returns the numbers of this moment."""
         self.shows = False
         """This worker tells the person at the terminal what the server is."""
 
-    def cluster(self, state: Path, identity: Identity | None) -> Cluster:
-        """Return what this worker knows of the others; StateError: no secret."""
+    def cluster(self, identity: Identity | None) -> Cluster:
+        """Return what this worker knows of the others."""
         pin = identity.pin if identity is not None else None
-        secret = secret_of(state)
-        return Cluster(self._directory, secret, pin, ports=True, give=self._hand)
+        secret, give = self._secret, self._hand
+        return Cluster(self._directory, secret, pin, ports=True, give=give)
 
     def _hand(self, node: str, port: str, descriptor: int) -> None:
         """Have another worker serve a visitor's socket."""
@@ -160,6 +166,8 @@ class Worker:
             if self.read_users is not None:
                 await self.read_users(str(args["was"]), str(args["name"]))
             return {}, ()
+        if do == FACTS:
+            return (await self.facts()).to_words(), ()
         if do != COMMAND:
             raise UsageError(f"a worker knows no question {do!r}")
         handler = self._handlers.get(str(args["do"]))
