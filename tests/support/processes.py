@@ -159,6 +159,12 @@ def _read_lines(files: Sequence[tuple[IO[bytes], Lines]]) -> None:
                 del left[file]
 
 
+def children_of(pid: int) -> list[int]:
+    """List the children of a process, whichever of its threads has started them."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(one) for task in tasks for one in task.read_text().split())
+
+
 def descriptors_of(pid: int) -> int:
     """Count the files and sockets that a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
@@ -226,8 +232,7 @@ class Program:
         """Its process; of a server that has workers theirs too."""
         found = [self.pid]
         if WORKERS > 1 and "serve" in self.argv:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-            found += map(int, children.split())
+            found += children_of(self.pid)
         return found
 
     def rss_bytes(self) -> int:

@@ -11,7 +11,14 @@ import pytest
 import trustme
 from support import often
 from support.pebble import HOST, Pebble
-from support.processes import WAIT_S, Machine, eventually, free_port, program
+from support.processes import (
+    WAIT_S,
+    WORKERS,
+    Machine,
+    eventually,
+    free_port,
+    program,
+)
 from support.targets import Target, echo, read_exactly, visit
 
 from tunnel.errors import Exit
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.skipif(
+    WORKERS > 1, reason="NOT TESTED: --acme is refused where there are --workers"
+)
 DOMAIN = "t.example.net"
 LIFE_S = 3_600
 

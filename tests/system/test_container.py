@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.processes import PROCESSES, Machine, eventually, program
+from support.processes import PROCESSES, Machine, children_of, eventually, program
 from support.tables import ROOT
 from support.targets import RESET, Target, echo, is_alive, read_to_end
 
@@ -70,12 +70,11 @@ def test_the_health_check_is_content(container: Container) -> None:
 def test_the_first_process_buries_what_others_leave_behind(
     container: Container,
 ) -> None:
-    children = Path(f"/proc/{container.first}/task/{container.first}/children")
-    workers = children.read_text()
-    assert len(workers.split()) == PROCESSES - 1
+    workers = children_of(container.first)
+    assert len(workers) == PROCESSES - 1
     # The shell ends before its child, which then is the first process's.
     assert container.run("sh", "-c", "sleep 0.1 & true") == 0
-    eventually(lambda: children.read_text() == workers, "no zombie is left")
+    eventually(lambda: children_of(container.first) == workers, "no zombie is left")
 
 
 def test_a_first_sigterm_drains_and_a_second_one_ends(container: Container) -> None:

@@ -5,7 +5,7 @@ It never touches the wire: bytes go to the core, and come from the session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import index
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,8 +77,11 @@ class VirtualStream(trio.abc.HalfCloseableStream):
         "_on_closed", "_patience_s", "_progress", "_reader", "_receive_error",
         "_receiving", "_rested_s", "_send_error", "_sending", "_wake", "answered",
         "bound", "carrier", "conn", "create", "entry", "lent", "local", "looks",
-        "sink", "tally", "unread_bytes", "visitor",
+        "sink", "tally", "unread_bytes", "visitor", "whose",
     )  # fmt: skip
+
+    whose: Mapping[str, str]
+    """Set where it is another's than the session says, as its ``whose``."""
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ def say_served(
     """
     whose: Mapping[str, str] = {}
     for stream in streams:
+        whose = whose or getattr(stream, "whose", {})
         whose = whose or getattr(getattr(stream, "carrier", None), "whose", {})
         entry = entry or getattr(stream, "entry", "")
     up, down = passed or (None, None)

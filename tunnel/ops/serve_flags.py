@@ -233,6 +233,12 @@ class ServeFlags:
         domain = known and known.lower()
         said = self.acme, self.acme_directory, self.acme_ca, self.acme_hook
         acme = acme_options(*said, has_https=https is not None)
+        if acme is not None and self.count() != 1:
+            raise UsageError(
+                "--acme and --workers do not go together yet",
+                "the workers would not have each other's certificates",
+                "--workers 1; or --certificate, of a program such as certbot",
+            )
         return NameOptions(http, https, domain, self.certificate, self.redirect, acme)
 
 

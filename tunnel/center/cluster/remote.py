@@ -92,7 +92,9 @@ class RemoteClient:
         session = self._peers.session(self.node)
         if session is None or not isinstance(target, NameTarget | TcpTarget):
             raise LocalStreamError(Code.LINK_LOST, f"{self.node} is not reached")
-        return session.open_now(SessionTarget(self.session_id, target), visitor)
+        stream = session.open_now(SessionTarget(self.session_id, target), visitor)
+        stream.whose = {"user": self.user_name, "client": self.client}
+        return stream
 
     async def answers(self, timeout_s: float) -> bool:
         """Say whether the client is there; its node is asked."""

@@ -50,7 +50,10 @@ class _Processes(Collector):
     """What ``ProcessCollector`` says, of several processes together."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        self._each = [ProcessCollector(pid=partial(int, pid)) for pid in pids]
+        apart = CollectorRegistry
+        self._each = [
+            ProcessCollector(pid=partial(int, pid), registry=apart()) for pid in pids
+        ]
 
     def collect(self) -> Iterator[Metric]:
         """Yield sums; they began when the first one did, and the least is the limit."""
