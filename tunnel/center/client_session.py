@@ -17,7 +17,7 @@ from tunnel.center.exit.bind import serve_bind
 from tunnel.center.exit.tcp import anywhere, refuse, serve_chained, serve_exit
 from tunnel.center.exit.throughput import Throughput
 from tunnel.center.nodes import is_node
-from tunnel.center.owner import wait_for
+from tunnel.center.owner import VISITOR_WAITS_S, wait_for
 from tunnel.center.who import WHO, Who
 from tunnel.errors import (
     Code,
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
         ["ClientSession", ProtMapping], Awaitable[list[MappingAnswer]]
     ]
 
-VISITOR_WAITS_S: Final = 3.0
-"""How long a visitor of a host name waits for a link that was just lost."""
 _RARE: Final = (BindTarget, ThroughputTarget)
 _NO_LOSS: Final = (Code.LINK_LOST, Code.TAKEN_OVER)
 """How sessions of clients end that go without a word: only connections are a loss."""
@@ -142,6 +140,8 @@ class ClientSession:
         """The link that carries it at the moment; None while it waits for another."""
         self.when_lost: set[Callable[[], None]] = set()
         """Called when a link is lost; who adds removes."""
+        self.when_found: set[Callable[[], None]] = set()
+        """Called when another one carries it on."""
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

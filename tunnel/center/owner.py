@@ -77,6 +77,8 @@ class Owners(Protocol):
         ...
 
 
+VISITOR_WAITS_S: Final = 3.0
+"""How long a visitor of a host name waits for a link that was just lost."""
 _LOOK_S: Final = 0.05
 
 

@@ -113,7 +113,9 @@ class CenterServer:
         self._sessions = Sessions()
         if cluster is not None:
             self.accounts.share(self._sessions, self.mappings)
-        service = NodeService(self._sessions.find, self._serve_wire, self._ends)
+        peers = cluster.peers if cluster else None
+        service = NodeService(self._sessions.find, self._serve_wire, self._ends, peers)
+        self._telling = service.telling
         node = cluster.user if cluster else lambda _name: None
         self._user_guests = Guests(self._sessions, self.accounts, users.get, None)
         self._node_guests = Guests(Sessions(), NODE_ACCOUNTS, node, service.serve)
@@ -172,6 +174,8 @@ class CenterServer:
                 self._nursery.start_soon(self.names.serve)
                 if self._cluster is not None:
                     await self._nursery.start(self._cluster.run)
+                if self._telling is not None:
+                    self._nursery.start_soon(self._telling.run)
                 self.entrances.run(self._nursery)
                 task_status.started(self.address)
                 for where in self.addresses:
@@ -330,6 +334,8 @@ class CenterServer:
         repeated = session.resume(claim.count)
         self._guests(claim.name).sessions.has_link(client)
         client.link = Link(session, transport, result_of(handshake).leftover)
+        for call in tuple(client.when_found):
+            call()
         level = logging.DEBUG if client.is_node else logging.INFO
         log_event(logger, level,
             "peer.resumed" if client.is_node else "link.resumed",

@@ -24,6 +24,7 @@ from tunnel.center.events import (
 )
 from tunnel.center.mappings import mappings_of
 from tunnel.errors import Code
+from tunnel.front.http.places import State
 from tunnel.ops.entries import Published, Service
 from tunnel.proto.frames import MappingEntry, MappingOp, MappingType, ProtMapping
 from tunnel.proto.rules import Rules
@@ -293,6 +294,36 @@ async def test_a_client_that_is_away_is_away_at_every_node(tmp_path: Path) -> No
             await all_[0].until(lambda: session.away)
             for node in all_.all:
                 assert await status(node.web, "shop.t.test") == 503
+            # From then on the other node knows it, and nobody waits there.
+            site = all_[1].server.mappings.find(MappingType.HTTP, "shop.t.test")
+            assert site is not None
+            (mapping,) = site.mappings
+            await all_[1].until(lambda: mapping.state is State.AWAY)
+            all_.balancer.to = there
+            await all_[1].until(lambda: mapping.state is State.READY)
+            assert await status(all_[1].web, "shop.t.test") == 200
+
+
+async def test_a_member_of_a_group_that_is_away_is_asked_at_no_node(
+    tmp_path: Path,
+) -> None:
+    rules = Rules(group="blue")
+    async with nodes(tmp_path) as all_, target(page) as at:
+        stays = published(*all_.client(1), "shop", at, rules)
+        client, notices = all_.wandering()
+        async with stays, published(client, notices, "shop", at, rules):
+            for _ in range(4):
+                assert await status(all_[1].web, "shop.t.test") == 200
+            all_.balancer.to = Address(LOOPBACK, 1)
+            all_.balancer.cut()
+            await notices.next(LinkDown)
+            site = all_[1].server.mappings.find(MappingType.HTTP, "shop.t.test")
+            assert site is not None
+            await all_[1].until(lambda: any(one.owner.waiting for one in site.mappings))
+            began = trio.current_time()
+            for _ in range(4):
+                assert await status(all_[1].web, "shop.t.test") == 200
+            assert trio.current_time() - began < 1
 
 
 async def test_a_name_whose_client_has_left_is_known_at_every_node(

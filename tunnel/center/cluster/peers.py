@@ -14,6 +14,7 @@ import trio
 
 from tunnel.access.join import JoinLine, Secret
 from tunnel.addresses import Address
+from tunnel.center.cluster.waiting import Waiting
 from tunnel.center.events import LinkDown
 from tunnel.center.link_keeper import LinkKeeper
 from tunnel.center.nodes import AT
@@ -114,6 +115,12 @@ class Peers:
         self._connect = connect
         self._keepers: dict[str, _Keeper] = {}
         self._nursery: trio.Nursery | None = None
+        self.waiting = Waiting()
+        """Clients of the others that have no link."""
+
+    def lives(self, node: str) -> bool:
+        """Say whether a node is there."""
+        return node in self._nodes()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.center.cluster.peers import REACHED_S
+from tunnel.center.owner import VISITOR_WAITS_S
 from tunnel.errors import Code, LocalStreamError
 from tunnel.proto.frames import NameTarget, SessionTarget, TcpTarget
 
@@ -58,6 +59,7 @@ class RemoteClient:
         """Called when the node is gone; who adds removes."""
         self._peers = peers
         self._waits_since = math.inf
+        peers.waiting.watch(session_id, self._link_lost)
 
     @property
     def session(self) -> RemoteClient:
@@ -66,8 +68,8 @@ class RemoteClient:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is no link to its node at the moment; it is made then."""
-        if self.gone:
+        """Whether it has no link, or its node none; that is made then."""
+        if self.gone or self._peers.waiting.lost_at(self.session_id) is not None:
             return True
         waits = self._peers.session(self.node) is None
         if not waits:
@@ -79,7 +81,10 @@ class RemoteClient:
     @property
     def away(self) -> bool:
         """Whether that is so for longer than a visitor should wait."""
-        waited_s = trio.current_time() - self._waits_since
+        lost_at, now = self._peers.waiting.lost_at(self.session_id), trio.current_time()
+        if lost_at is not None and now - lost_at > VISITOR_WAITS_S:
+            return True
+        waited_s = now - self._waits_since
         return self.gone or (waited_s > REACHED_S and self.waiting)
 
     @property
@@ -111,5 +116,9 @@ class RemoteClient:
     def lost(self) -> None:
         """Note that nothing leads there any more."""
         self.gone = True
+        self._peers.waiting.forget(self.session_id, self._link_lost)
+        self._link_lost()
+
+    def _link_lost(self) -> None:
         for call in tuple(self.when_lost):
             call()

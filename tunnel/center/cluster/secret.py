@@ -6,9 +6,10 @@ No message and no ``repr`` shows it.
 from __future__ import annotations
 
 import hmac
+import secrets
 from typing import TYPE_CHECKING, Final
 
-from tunnel.access.files import read_private
+from tunnel.access.files import create_private, exists, read_private
 from tunnel.errors import StateError
 from tunnel.proto.proofs import from_base64url, to_base64url
 from tunnel.proto.terms import MAX_HINT_BYTES
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRET_BYTES: Final = 32
+FILE: Final = "cluster.key"
+"""In the state folder, of which all nodes have a copy."""
 _MAC_BYTES: Final = 16
 """Of a hint: nobody finds one by trying, and who did would only be led elsewhere."""
 MAX_NODE_NAME: Final = MAX_HINT_BYTES - _MAC_BYTES
@@ -61,6 +64,18 @@ class ClusterSecret:
     def _mac(self, name: bytes) -> bytes:
         key = self.key_for("hint")
         return hmac.digest(key, name, "sha256")[:_MAC_BYTES]
+
+
+def secret_of(state: Path) -> ClusterSecret:
+    """Return the secret of a state folder; made at the first time.
+
+    Raises:
+        StateError: the file cannot be used, or not be made.
+    """
+    path = state / FILE
+    if not exists(path):
+        create_private(path, to_base64url(secrets.token_bytes(SECRET_BYTES)) + "\n")
+    return read_secret(path)
 
 
 def read_secret(path: Path) -> ClusterSecret:

@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.access.account import Account
-from tunnel.center.cluster import remote
+from tunnel.center.cluster import remote, waiting
 from tunnel.center.cluster.peers import serve_question
+from tunnel.center.cluster.telling import Telling
 from tunnel.center.exit.tcp import refuse, serve_chained
 from tunnel.center.mappings import SILENT_OWNER_S
+from tunnel.center.nodes import AT
 from tunnel.center.owner import wait_for
 from tunnel.center.wire import PassedWire
 from tunnel.errors import Code, StreamError
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from tunnel.access.users import User
     from tunnel.addresses import Address
     from tunnel.center.client_session import ClientSession
-    from tunnel.center.cluster.peers import Words
+    from tunnel.center.cluster.peers import Peers, Words
     from tunnel.link.user_session import UserSession
     from tunnel.link.virtual import VirtualStream
 
@@ -33,6 +35,7 @@ class NodeService:
         find: returns the client that has a session.
         serve_wire: begins a link on a wire that another node passes on.
         ends: ends the session of a client that is elsewhere; False: it answers here.
+        peers: the links to the other nodes; None: there is none.
     """
 
     def __init__(
@@ -40,10 +43,14 @@ class NodeService:
         find: Callable[[bytes], ClientSession | None],
         serve_wire: Callable[[PassedWire], Awaitable[None]],
         ends: Callable[[ClientSession], Awaitable[bool]],
+        peers: Peers | None = None,
     ) -> None:
         self._find = find
         self._serve_wire = serve_wire
         self._ends = ends
+        self._peers = peers
+        self.telling = None if peers is None else Telling(peers)
+        """Tells other nodes of the clients of this one."""
 
     def serve(self, stream: VirtualStream) -> Awaitable[None]:
         """Serve an offer to its end; owns the stream."""
@@ -62,10 +69,15 @@ class NodeService:
 
     async def _answer(self, words: Words) -> Words:
         """Answer a question about a client."""
-        client = None
+        client, session_id = None, b""
         with suppress(ValueError):
-            client = self._find(bytes.fromhex(str(words.get("session", ""))))
+            session_id = bytes.fromhex(str(words.get("session", "")))
+            client = self._find(session_id)
         match words.get("ask"):
+            case waiting.WAITS | waiting.FOUND if self._peers is not None:
+                waits = words["ask"] == waiting.WAITS
+                self._peers.waiting.heard(session_id, waits=waits)
+                return {"yes": True}
             case remote.YIELDS:
                 return {"yes": client is None or await self._ends(client)}
             case remote.ANSWERS if client is not None:
@@ -81,6 +93,10 @@ class NodeService:
         if client is None or client.gone:
             why = "the client has left this server"
             return refuse(stream, Code.LINK_LOST, why)
+        if self.telling is not None:
+            whose = getattr(stream.carrier, "whose", {})
+            node = str(whose.get("user", "")).removeprefix(AT)
+            self.telling.opened_by(node, client)
         if client.waiting:
             return self._open_later(stream, target, visitor, client)
         try:
