@@ -54,7 +54,7 @@ def bury_all_but(ours: Container[int]) -> None:
     One of ``ours`` that has ended is waited for by who started it; until then it may
     stand before others.
     """
-    if sys.platform != "win32":
+    if sys.platform == "linux":  # elsewhere Python has it from 3.13 on only
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         with suppress(ChildProcessError):
             while (found := os.waitid(os.P_ALL, 0, ended)) is not None:

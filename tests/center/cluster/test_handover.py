@@ -10,20 +10,28 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from tunnel.center.cluster.handover import TLS, WEB, HandOver
+from tunnel.center.cluster.peers import Peers
 from tunnel.center.cluster.remote import RemoteClient
+from tunnel.center.cluster.secret import ClusterSecret
 from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from tunnel.center.cluster.peers import Peers
     from tunnel.center.mappings import MappingTable
 
 HEAD = b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n"
 
 
+async def _alone(_node: str) -> None:
+    """Reach nobody."""
+
+
+PEERS = Peers("n0", ClusterSecret(bytes(32)), None, dict, _alone)
+
+
 def client(node: str) -> RemoteClient:
-    return RemoteClient(cast("Peers", None), node, bytes(16), "alice", "id", b"")
+    return RemoteClient(PEERS, node, bytes(16), "alice", "id", b"")
 
 
 class Table:
