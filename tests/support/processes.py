@@ -40,6 +40,9 @@ WORKERS: Final = int(os.environ.get("TUNNEL_WORKERS") or 1)
 """Processes that serve together as each ``tunnel serve``."""
 PROCESSES: Final = WORKERS + (WORKERS > 1)
 """Those of a server: several have a parent, which serves nobody."""
+PEER_DESCRIPTORS: Final = 4 * WORKERS * (WORKERS - 1)
+"""Of links between workers, which are made when they are needed: one from each to each
+other, whose ends each have a socket and an epoll."""
 PACKAGE: Final = Path(tunnel.__file__).parents[1]
 
 

@@ -234,7 +234,8 @@ class Ports:
         said = (
             b"GET /0/100 HTTP/1.1\r\nHost: web.localhost\r\nConnection: close\r\n\r\n"
         )
-        assert b" 200 " in self._tls("web.localhost", said)
+        got = self._tls("web.localhost", said)
+        assert b" 200 " in got, got
 
     def tls_unknown_name(self) -> None:
         name = f"nobody-{next(self._numbers)}.example"  # never the same

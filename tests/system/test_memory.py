@@ -16,7 +16,7 @@ import pytest
 import trustme
 from support import lossy
 from support.cutting import Relay
-from support.processes import Machine, eventually, free_port
+from support.processes import PEER_DESCRIPTORS, Machine, eventually, free_port
 from support.strangers import Links, Ports
 from support.targets import Target, echo, shared_out, web
 
@@ -116,7 +116,7 @@ class Place:
 
         def gone() -> bool:
             now = self.descriptors()
-            return all(now[name] <= before[name] + 2 for name in now)
+            return all(now[name] <= before[name] + 2 + PEER_DESCRIPTORS for name in now)
 
         eventually(gone, f"descriptors as before: {before}", 90)
 
