@@ -134,6 +134,7 @@ def test_a_lost_client_is_said_to_be_away(machine: Machine, pages: int) -> None:
     client, host, port = share(machine, server, str(pages), "--name", "shop")
     client.send(signal.SIGKILL)
     client.wait()
+    server.program.err.wait("link.down")  # who comes before waits for it to come back
     started = time.monotonic()
     status, _ = get(machine, host, port, "/")
     assert status == 503
