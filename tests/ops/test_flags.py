@@ -71,3 +71,9 @@ def test_the_default_limits_of_users_come_from_three_flags() -> None:
     ):
         with pytest.raises(UsageError, match=flag):
             wrong.limits()
+
+
+def test_acme_is_refused_where_there_are_several_workers() -> None:
+    flags = ServeFlags(https="443", acme="me@example.net", workers=2)
+    with pytest.raises(UsageError, match="do not go together"):
+        flags.options()

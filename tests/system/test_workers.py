@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import pytest
 from support.processes import curl, eventually, free_port
 from support.targets import visit
 from support.web_server import Hello, web_server
+
+from tunnel.center.drain import DRAIN_S
 
 if TYPE_CHECKING:
     import socket
@@ -189,3 +192,92 @@ def test_what_a_worker_cannot_do_ends_the_start(machine: Machine) -> None:
     )  # fmt: skip
     assert other.wait() == 7
     assert other.errors().count("already in use") == 1
+
+
+def test_a_change_of_users_is_known_to_all_workers_at_once(
+    machine: Machine, web: tuple[Server, int], target: Target
+) -> None:
+    state = ("--state", str(machine.home / "server"))
+
+    def users(*words: str) -> dict[str, Any]:
+        running = machine.tunnel("users", *words, "--json", *state)
+        assert running.wait() == 0, running.errors()
+        found: dict[str, Any] = json.loads(running.out.all()[0])
+        return found
+
+    def comes(name: str, join: str) -> Program:
+        return machine.tunnel(
+            "up", "--tcp", f"{target.port}", to=join,
+            env={"XDG_STATE_HOME": str(machine.home / name)},
+        )  # fmt: skip
+
+    server, _ = web
+    for number in range(CLIENTS):
+        name = f"user-{number}"
+        invited = machine.tunnel("invite", name, *state)
+        assert invited.wait() == 0
+        first = comes(name, invited.out.all()[0])
+        first.out.wait("tcp ")
+        assert users("show", name)["links"] == 1
+        renamed = users("rename", name, f"new-{number}")
+        assert first.wait() == 6
+        assert f"the user {name} is called new-{number} now" in first.errors()
+        comes(f"new-{number}", renamed["join"]).out.wait("tcp ")
+        assert users("show", f"new-{number}")["sessions"] == 1
+    assert "user.unknown" not in server.program.errors()
+
+
+def test_the_numbers_are_those_of_all_workers(machine: Machine, target: Target) -> None:
+    metrics = free_port()
+    server = machine.alone().serve(
+        "--workers", "2", "--metrics", f"127.0.0.1:{metrics}",
+        "--dashboard", f"127.0.0.1:{free_port()}",
+    )  # fmt: skip
+    clients = [
+        machine.up(server.join, "--tcp", f"127.0.0.1:{target.port}")
+        for _ in range(CLIENTS)
+    ]
+    for client in clients:
+        with visit(port_of(client)) as visitor:
+            visitor.sendall(b"hello")
+            assert visitor.recv(5)
+
+    def numbers() -> dict[str, float]:
+        asked = machine.run(*curl(f"http://127.0.0.1:{metrics}/metrics"))
+        lines = asked.stdout.decode().splitlines()
+        split = (one.rpartition(" ") for one in lines if not one.startswith("#"))
+        return {name: float(value) for name, _, value in split}
+
+    assert numbers()['tunnel_links{state="linked"}'] == CLIENTS
+    assert numbers()["tunnel_ready"] == 1
+    # A Python that has loaded all of this has 30 MB, and there are three.
+    assert numbers()["process_resident_memory_bytes"] > 75e6
+    page = machine.tunnel("dashboard", "serve")
+    assert page.wait() == 0, page.errors()
+    assert "#token=" in page.out.all()[0]
+
+
+def test_all_workers_open_the_log_anew_and_end_at_once(
+    machine: Machine, target: Target
+) -> None:
+    log = machine.home / "log"
+    server = machine.alone().serve("--workers", "2", "--log-file", str(log))
+    log.rename(machine.home / "old")
+    server.program.send(signal.SIGUSR1)
+    eventually(log.exists, "a new file")
+    clients = [
+        machine.up(server.join, "--tcp", f"127.0.0.1:{target.port}")
+        for _ in range(CLIENTS)
+    ]
+    eventually(
+        lambda: log.read_text().count("event=mapping.open") == CLIENTS,
+        "all write in the new file",
+    )
+    with visit(port_of(clients[0])) as visitor:
+        visitor.sendall(b"hello")
+        assert visitor.recv(5)
+        began = time.monotonic()
+        stopping = machine.tunnel("stop", "serve")
+        assert stopping.wait() == 0
+        assert server.program.wait() == 0
+        assert time.monotonic() - began < DRAIN_S / 2

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.access.identity import short_id
+from tunnel.center.cluster.remote import RemoteClient
 from tunnel.center.mappings import MappingTable
 from tunnel.center.sessions import NO_CLIENT_ID
 from tunnel.center.sites import SitesWithout
@@ -50,6 +52,8 @@ class Trial(MappingTable):
     ) -> None:
         vars(self).update(vars(table))
         self._place = asker
+        self._elsewhere = short_id(client_id)
+        """The client in whose place it asks, where another node has it."""
         user = asker.user.name
         if client_id != NO_CLIENT_ID:
             for owner in self._by_owner:
@@ -97,10 +101,15 @@ class Trial(MappingTable):
     async def _yields_elsewhere(
         self, mapping: AnyMapping, client: ClientSession
     ) -> bool:
-        """Leave with the other nodes what they have."""
-        del mapping, client
+        """Leave with the other nodes what they have, but for the place's own."""
         await trio.lowlevel.checkpoint()
-        return False
+        owner = mapping.owner
+        if owner.user_name != client.user.name or (
+            not isinstance(owner, RemoteClient) or owner.client != self._elsewhere
+        ):
+            return False
+        self._open.remove(mapping)
+        return True
 
     async def _yields(
         self, mapping: OpenMapping, client: ClientSession, entry: MappingEntry

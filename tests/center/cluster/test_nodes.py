@@ -23,6 +23,7 @@ from tunnel.center.events import (
     SessionLost,
 )
 from tunnel.center.mappings import mappings_of
+from tunnel.center.trial import answer_mapping
 from tunnel.errors import Code
 from tunnel.front.http.places import State
 from tunnel.ops.entries import Published, Service
@@ -408,3 +409,25 @@ async def test_links_of_nodes_are_no_clients_in_the_log(
     for _, event, about in said:
         if event.startswith("link."):
             assert "@" not in str(about)
+
+
+async def test_a_client_may_ask_what_it_would_have_at_another_node(
+    tmp_path: Path,
+) -> None:
+    async with nodes(tmp_path) as all_, target(page) as at:
+        asker, _ = all_.client(1)
+        async with (
+            published(*all_.client(0, b"i" * 16), "shop", at),
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(asker.run)
+            for client_id, code in ((b"i" * 16, Code.NORMAL), (b"j" * 16, Code.TAKEN)):
+                entry = MappingEntry(MappingType.HTTP, "web", "shop")
+                asked = ProtMapping(MappingOp.TRY, [entry], client_id=client_id)
+                table = all_[1].server.mappings
+                (answer,) = await answer_mapping(table, _only(all_[1]), asked)
+                assert answer.code is code
+            # Nothing was done.
+            for node in all_.all:
+                assert await status(node.web, "shop.t.test") == 200
+            asker.stop()
