@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import trustme
 from support.browser import find_browser
-from support.processes import Machine, free_port, program
+from support.processes import WORKERS, Machine, free_port, program
 from support.targets import Target, visit
 
 if TYPE_CHECKING:
@@ -92,20 +92,29 @@ def test_openssl_gets_in_with_one_key_exchange(
 
 
 def test_openssl_resumes(shop: Shop) -> None:
-    _, said = shop.openssl("-tls1_2", "-reconnect")
-    assert said.count("Reused, TLSv1.2") == 5
+    # Each of several processes has keys of its own: at another one all is done anew.
+    tries, least = (1, 5) if WORKERS == 1 else (6, 1)
+    reused = 0
+    for _ in range(tries):
+        _, said = shop.openssl("-tls1_2", "-reconnect")
+        reused += said.count("Reused, TLSv1.2")
+        assert said.count("Reused, TLSv1.2") + said.count("New, TLSv1.2") == 6
+    assert reused >= least
     with socket.create_connection(("127.0.0.1", shop.port)) as raw:
         context = ssl.create_default_context(cafile=shop.ca)
         with context.wrap_socket(raw, server_hostname=HOST) as first:
             first.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
             first.recv(65_536)
             session = first.session  # its tickets came with the answer
-    with (
-        socket.create_connection(("127.0.0.1", shop.port)) as raw,
-        context.wrap_socket(raw, server_hostname=HOST, session=session) as again,
-    ):
-        assert again.version() == "TLSv1.3"
-        assert again.session_reused
+    found = []
+    for _ in range(1 if WORKERS == 1 else 20):
+        with (
+            socket.create_connection(("127.0.0.1", shop.port)) as raw,
+            context.wrap_socket(raw, server_hostname=HOST, session=session) as again,
+        ):
+            assert again.version() == "TLSv1.3"
+            found.append(again.session_reused)
+    assert any(found)
 
 
 def test_a_finite_field_alone_is_refused_and_costs_little(

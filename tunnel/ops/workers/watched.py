@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -81,8 +82,6 @@ class Watched:
 
     async def _facts(self) -> Facts:
         """Return the numbers of this moment; one that has just died has none."""
-        from dataclasses import replace
-
         from tunnel.ops.metrics.facts import Facts, facts_together
 
         each: list[Facts] = []
