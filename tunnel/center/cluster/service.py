@@ -103,7 +103,8 @@ class NodeService:
             onward = client.session.open_now(target.target, visitor)
         except StreamError as error:
             return refuse(stream, error.code, error.what)
-        return serve_chained(stream, onward)
+        # The line of the visitor is written where it came.
+        return serve_chained(stream, onward, logged=False)
 
     @staticmethod
     async def _open_later(
@@ -118,7 +119,7 @@ class NodeService:
             onward = client.session.open_now(target.target, visitor)
         except StreamError as error:
             return await refuse(stream, error.code, error.what)
-        await serve_chained(stream, onward)
+        await serve_chained(stream, onward, logged=False)
 
 
 class NodeAccounts:

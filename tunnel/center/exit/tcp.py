@@ -251,11 +251,18 @@ class Opener:
                 self._waiting.cancel()
 
 
-async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
+async def serve_chained(
+    stream: VirtualStream, onward: VirtualStream, *, logged: bool = True
+) -> None:
     """Join an opener and the exit at another client; owns both streams.
 
     The exit alone decides what it dials, and its answer is the answer: refusals keep
     their code and reason, half-closes and resets pass (protocol.md#exits).
+
+    Args:
+        stream: the opener.
+        onward: the exit.
+        logged: whether it is a line of the access log.
     """
     refused: StreamError | None = None
     try:
@@ -292,7 +299,7 @@ async def serve_chained(stream: VirtualStream, onward: VirtualStream) -> None:
         try:
             code = (await relay(stream, onward, traffic=traffic)).code
         finally:
-            if wanted():
+            if logged and wanted():
                 say_left(stream, began, (traffic.sent, traffic.received), code)
 
 

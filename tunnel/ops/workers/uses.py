@@ -70,6 +70,7 @@ class Uses:
 
     def rename(self, was: str, name: str) -> None:
         """Take that a user has another name: what has passed stays its own."""
+        self._note()  # what has passed by now is renamed too
         self._together.rename(was, name)
         self._months.rename(was, name)
         self._dirty = True
