@@ -34,15 +34,6 @@ class Claim(NamedTuple):
 NOBODY = Claim()
 
 
-class Node(NamedTuple):
-    """A node that lives."""
-
-    name: str
-    """Another after each start: who has it does not come back."""
-    address: str
-    """Where its peers reach it, ``HOST:PORT``; empty on this machine."""
-
-
 class DirectoryAwayError(TunnelError):
     """The directory does not answer; what is known already goes on."""
 

@@ -78,8 +78,6 @@ BURIED_S: Final = 1.0
 """Between two looks for strangers that are to be buried."""
 TOLD_S: Final = 5.0
 """How long a worker may take to read the users."""
-STARTED_S: Final = 60.0
-"""How long one may take to serve: a machine that boots is slow."""
 
 logger = logging.getLogger("tunnel.workers")
 
