@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import trio
 from support.center import LOOPBACK, Center, Notices, free_ports, user
+from support.embedded import EmbeddedDirectory
 
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, make_token
 from tunnel.addresses import Address
 from tunnel.center.client import CenterClient
 from tunnel.center.cluster.cluster import Cluster
-from tunnel.center.cluster.directory import Change, DirectoryAwayError
+from tunnel.center.cluster.directory import Change
 from tunnel.center.cluster.secret import ClusterSecret
 from tunnel.center.cluster.store import Store
 from tunnel.center.names import NameOptions
@@ -24,11 +25,10 @@ from tunnel.center.server import CenterServer, ServerOptions
 from tunnel.net.sockets import FastSocket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tunnel.access.users import User
-    from tunnel.center.cluster.directory import Claim
 
 SECRET = ClusterSecret(b"what the nodes of a test share, 32+")
 
@@ -36,45 +36,12 @@ SERVE: dict[str, Callable[[socket.socket], None]] = {}
 """Serves a link of another node, by the node's name."""
 
 
-class Direct:
-    """A directory whose store is here; it can be away, and miss what changes."""
+class Direct(EmbeddedDirectory):
+    """A directory that leads to its nodes without an address, and can miss changes."""
 
     def __init__(self, store: Store, name: str) -> None:
-        self.name = name
-        self.is_away = False
-        self.asked = 0
-        self._store = store
+        super().__init__(store, name, "")
         self._told, self._news = trio.open_memory_channel[list[Change]](10_000)
-
-    @property
-    def nodes(self) -> Mapping[str, str]:
-        return self._store.nodes
-
-    async def look_up(self, keys: Iterable[str]) -> dict[str, Claim]:
-        await self._ask()
-        return self._store.look_up(keys)
-
-    async def claim(
-        self,
-        member: str,
-        says: Mapping[str, bytes],
-        seen: Mapping[str, int],
-        without: Iterable[str] = (),
-    ) -> dict[str, Claim]:
-        await self._ask()
-        return self._store.claim(member, says, seen, without)
-
-    async def release(self, member: str, keys: Iterable[str]) -> None:
-        await self._ask()
-        self._store.release(member, keys)
-
-    async def remember(self, key: str, value: bytes) -> None:
-        await self._ask()
-        self._store.remember(key, value)
-
-    async def recall(self, key: str) -> bytes:
-        await self._ask()
-        return self._store.recall(key)
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[list[Change]]]:
@@ -90,12 +57,6 @@ class Direct:
         theirs.setblocking(False)
         SERVE[node](theirs)
         return ours
-
-    async def _ask(self) -> None:
-        self.asked += 1
-        await trio.lowlevel.checkpoint()
-        if self.is_away:
-            raise DirectoryAwayError
 
 
 @dataclass

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from support.embedded import EmbeddedDirectory
 
 from tunnel.center.cluster.directory import NOBODY, Change, Claim, ClaimedError
-from tunnel.center.cluster.embedded import EmbeddedDirectory
 from tunnel.center.cluster.feed import MAX_WAITING, Feed
 from tunnel.center.cluster.redis import RedisDirectory
 from tunnel.center.cluster.store import Store

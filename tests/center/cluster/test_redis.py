@@ -659,7 +659,7 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
 def test_who_has_no_cluster_loads_no_client_of_redis() -> None:
     words = (
         "import sys, tunnel.center.server, tunnel.ops.cli\n"
-        "import tunnel.center.cluster.embedded\n"
+        "import tunnel.center.cluster.machine\n"
         "sys.exit('coredis' in sys.modules or 'anyio' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0

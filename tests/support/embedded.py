@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.center.cluster.directory import DirectoryAwayError
 from tunnel.center.cluster.feed import Feed
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from tunnel.center.cluster.directory import Change, Claim
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EmbeddedDirectory:
-    """A ``Directory`` over a ``Store``; it is never away.
+    """A ``Directory`` over a ``Store``; a test says when it is away.
 
     A call that is cancelled has done nothing.
 
@@ -29,6 +31,8 @@ class EmbeddedDirectory:
 
     def __init__(self, store: Store, name: str, address: str) -> None:
         self.name = name
+        self.is_away = False
+        self.asked = 0
         self._store = store
         self._address = address
         self._feed = Feed()
@@ -51,7 +55,7 @@ class EmbeddedDirectory:
 
     async def look_up(self, keys: Iterable[str]) -> dict[str, Claim]:
         """Return the claims on these keys, as they are now."""
-        await trio.lowlevel.checkpoint()
+        await self._ask()
         return self._store.look_up(keys)
 
     async def claim(
@@ -62,31 +66,38 @@ class EmbeddedDirectory:
         without: Iterable[str] = (),
     ) -> dict[str, Claim]:
         """Do as ``Directory.claim`` says."""
-        await trio.lowlevel.checkpoint()
+        await self._ask()
         return self._store.claim(member, says, seen, without)
 
     async def release(self, member: str, keys: Iterable[str]) -> None:
         """Take a member out of these claims; harmless where it is in none."""
-        await trio.lowlevel.checkpoint()
+        await self._ask()
         self._store.release(member, keys)
 
     async def remember(self, key: str, value: bytes) -> None:
         """Keep something small that outlives its node; may be lost."""
-        await trio.lowlevel.checkpoint()
+        await self._ask()
         self._store.remember(key, value)
 
     async def recall(self, key: str) -> bytes:
         """Return what was remembered last; empty if nothing is."""
-        await trio.lowlevel.checkpoint()
+        await self._ask()
         return self._store.recall(key)
 
-    async def connect(self, node: str) -> None:
+    async def connect(self, node: str) -> socket.socket | None:
         """Return nothing: a node is dialled at its address."""
         del node
         await trio.lowlevel.checkpoint()
+        return None
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[list[Change]]]:
         """Hear of every change from now on, in order, those of this node included."""
         with self._feed.listen() as listener:
             yield listener
+
+    async def _ask(self) -> None:
+        self.asked += 1
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise DirectoryAwayError
