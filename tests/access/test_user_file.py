@@ -43,6 +43,7 @@ BOB: Final = User(
     OTHER,
     parse_rights(["tcp:1", "tcp:2", "udp:3", 'unix:/run/ä "\\ a.sock', "exit:home"]),
     once=Once(),
+    was="robert",
 )
 TEXT: Final = write_users({"bob": BOB, "alice": ALICE})
 
@@ -87,8 +88,8 @@ def test_no_token_is_in_the_file() -> None:
         ("own = ", "# own = ", 8, "once is true"),
         ("once = true", "once = ", 20, "value"),
         ("tcp:1", "tcp:1\n", 14, ""),
-        ("once = true", "once = " + "[" * 10_000, 21, ""),
-        ("once = true", "once = " + "1" * 5_000, 21, ""),
+        ("once = true", "once = " + "[" * 10_000, 22, ""),
+        ("once = true", "once = " + "1" * 5_000, 22, ""),
         ("2027-01-15", "2027-13-15", 7, ""),
     ],
 )

@@ -106,6 +106,26 @@ async def test_another_token_ends_what_the_old_one_began() -> None:
         await wire.aclose()
 
 
+async def test_who_was_renamed_hears_so_however_the_change_came() -> None:
+    """The users themselves say so: a process may see them before it is told."""
+    async with center(others=(ALICE,)) as where:
+        client, notices = where.client(name="alice", token=TOKEN)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failure_of, client)
+            await notices.next(LinkUp)
+            where.server.accounts.of(ALICE).month_bytes = 7_000
+            renamed = replace(user(make_token(), "alicia", "all"), was="alice")
+            change(where, renamed, ALICE)
+            await until_gone(where, "alice")
+            lost = await notices.next(SessionLost)
+        assert lost.reason.code is Code.REVOKED
+        assert "the user alice is called alicia now" in str(lost.reason)
+        assert where.server.accounts.of(renamed).month_bytes == 7_000
+        assert where.server.accounts.of(ALICE).month_bytes == 0
+        change(where, renamed)  # said once: who has the name of before is another
+        assert where.server.accounts.of(renamed).month_bytes == 7_000
+
+
 async def test_limits_and_more_rights_change_without_an_end() -> None:
     async with center(others=(ALICE,)) as where:
         wire = await raw_login(where, b"1" * 16, TOKEN, "alice")

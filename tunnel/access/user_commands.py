@@ -182,7 +182,9 @@ class UserCommands:
                 raise UsageError(f"there is a user {name} already")
             once = Once() if before.once else None
             verifier = verifier_of(name, token.reveal())
-            user = replace(before, name=name, verifier=verifier, once=once)
+            user = replace(
+                before, name=name, verifier=verifier, once=once, was=before.name
+            )
             del users[before.name]
             users[name] = user
         _audit("user.renamed", user, by, was=before.name)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 16_777_216
 """Ten thousand users with some dozens of rights each, or a hundred with thousands."""
-_KEYS: Final = ("verifier", "may", "limits", "expires", "once", "own")
+_KEYS: Final = ("verifier", "may", "limits", "expires", "once", "own", "was")
 _HEAD: Final = "# Made by tunnel: users that were invited. No token is in here.\n"
 _TABLE: Final = re.compile(r"\s*\[\s*users\s*\.\s*[\"']?([^\s\"'\]]+)[\"']?\s*\]")
 _AT_LINE: Final = re.compile(r"at line (\d+)")
@@ -163,7 +163,12 @@ class _Table:
             expires_at = self._expires()
             key = "once"
             once = self._once(own)
-            return User(self._where.name, verifier, rights, limits, expires_at, once)
+            key = "was"
+            was = self._text(key) if key in self._table else ""
+            if was:
+                check_name(was)
+            name = self._where.name
+            return User(name, verifier, rights, limits, expires_at, once, was)
         except TunnelError as error:
             place = self._where.at(key)
             what = error.what.removeprefix(f"{place}: ")
@@ -256,6 +261,8 @@ def _written(user: User) -> str:
         lines.append(f"once = {_quoted(once.client_id.hex()) if bound else 'true'}")
         if once.own is not None:
             lines.append(f"own = {_quoted(once.own.render())}")
+    if user.was:
+        lines.append(f"was = {_quoted(user.was)}")
     return "\n" + "\n".join(lines) + "\n"
 
 

@@ -49,6 +49,8 @@ class User:
     """Seconds of Unix time; None is never."""
     once: Once | None = None
     """Set while the token is that of ``--once``."""
+    was: str = ""
+    """The name before, of a user that was renamed; empty for others."""
     place: str = field(default="", compare=False)
     """FILE:LINE of a user whom a configuration file has; no command changes it."""
 

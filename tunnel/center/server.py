@@ -120,8 +120,9 @@ class CenterServer:
         self._user_guests = Guests(self._sessions, self.accounts, users.get, None)
         self._node_guests = Guests(Sessions(), NODE_ACCOUNTS, node, service.serve)
         self.user_changes = UserChanges(
-            users, self._sessions, self._forget, self.mappings.review, self.accounts.of
-        )
+            users, self._sessions, self._forget, self.mappings.review,
+            self.accounts.of, self.accounts.rename,
+        )  # fmt: skip
         self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery

@@ -35,6 +35,7 @@ class UserChanges:
         forget: closes what belongs to a session that is about to end.
         review: closes what a session's user may not have any more.
         limit: has the limits of a user hold for what runs.
+        rename: has what a user used count for the user's new name.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class UserChanges:
         forget: Callable[[ClientSession], None],
         review: Callable[[ClientSession], None],
         limit: Callable[[User], object],
+        rename: Callable[[str, str], object],
     ) -> None:
         self._users = users
         self._sessions = sessions
         self._forget = forget
         self._review = review
         self._limit = limit
+        self._rename = rename
         self._told_over: set[str] = set()
         self.says_over = True
         """Log whose time is over: of several processes one does."""
@@ -59,19 +62,21 @@ class UserChanges:
     def apply(self, now: Mapping[str, User]) -> None:
         """Have these users from now on; end what others of that name had."""
         before = dict(self._users)
+        called = _renamed(before, now)
+        for former, name in called.items():
+            self._rename(former, name)
         self._users.replace(now)
         self._told_over &= now.keys()
         for name, was in before.items():
             user = now.get(name)
-            if user is None:
+            if name in called:
+                reason = f"the user {name} is called {called[name]} now"
+                self._end(name, Code.REVOKED, reason)
+            elif user is None:
                 self._end(name, Code.REVOKED, f"the user {name} was revoked")
             elif user != was:
                 self._change(was, user)
         self._give_up_names(now.keys() - before.keys())
-
-    def rename(self, was: str, name: str) -> None:
-        """End what a user had under the name that it had before."""
-        self._end(was, Code.REVOKED, f"the user {was} is called {name} now")
 
     async def keep(self, was: User, now: User) -> bool:
         """Have ``now`` in the place of ``was``, in ``store`` first, if there is one.
@@ -133,3 +138,12 @@ class UserChanges:
         for session in self.sessions_of(name):
             self._forget(session)
             session.dismiss(code, reason, GONE_S)
+
+
+def _renamed(before: Mapping[str, User], now: Mapping[str, User]) -> dict[str, str]:
+    """Return the new name of each user that has another one since ``before``."""
+    return {
+        user.was: name
+        for name, user in now.items()
+        if user.was in before and (name not in before or before[name].was != user.was)
+    }

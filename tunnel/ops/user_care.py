@@ -52,12 +52,14 @@ class UserCare:
         self._state = state
         self._owner = owner
         self._changes = server.user_changes
-        self._accounts = server.accounts
         self._commands = commands
         self._stamp = stamp_of(users_path(state))
         self._one_by_one = trio.Lock()
         self.tell: Callable[[str, str], Awaitable[None]] | None = None
-        """Has the other processes of this server ``read``, and waits until they did."""
+        """Has the other processes of this server ``read``, and waits until they did.
+
+        It is told who has another name since: the name before, and the new one.
+        """
         self._apply(load_users(state))
         server.user_changes.store = self._keep
 
@@ -129,7 +131,7 @@ class UserCare:
             answer = await trio.to_thread.run_sync(perform)
             if command == "rename":
                 was, name = str(args["name"]), str(answer["user"])
-            has_changed = await self._read_now(was, name)
+            has_changed = await self._read()
         if has_changed:
             await self._tell_others(was, name)
         listed = answer.get("users")
@@ -138,25 +140,14 @@ class UserCare:
             one["sessions"], one["links"] = counts.get(str(one["user"]), (0, 0))
         return answer
 
-    async def read(self, was: str = "", name: str = "") -> None:
-        """Have what another process of this server has changed in the file.
-
-        Args:
-            was: of a user that has another name now; empty for none.
-            name: that name.
-        """
+    async def read(self) -> None:
+        """Have what another process of this server has changed in the file."""
         async with self._one_by_one:
-            await self._read_now(was, name)
+            await self._read()
 
     async def _tell_others(self, was: str = "", name: str = "") -> None:
         if self.tell is not None:
             await self.tell(was, name)
-
-    async def _read_now(self, was: str, name: str) -> bool:
-        if was:
-            self._accounts.rename(was, name)
-            self._changes.rename(was, name)
-        return await self._read()
 
     async def _read(self) -> bool:
         """Have the users of the file, or the old ones if it is wrong; says so once.

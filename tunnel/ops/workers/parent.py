@@ -331,7 +331,7 @@ class Parent:
 
         async def tell(running: Running) -> None:
             with suppress(TunnelError):  # it has just died
-                await running.channel.ask(worker.USERS, args)
+                await running.channel.ask(worker.USERS)
 
         with trio.move_on_after(TOLD_S):
             async with trio.open_nursery() as nursery:

@@ -111,8 +111,8 @@ class Worker:
         self._nursery: trio.Nursery | None = None
         self._go = trio.Event()
         self.reopen_log: Callable[[], None] = lambda: None
-        self.read_users: Callable[[str, str], Awaitable[None]] | None = None
-        """Reads the file of users anew, and who has another name since."""
+        self.read_users: Callable[[], Awaitable[None]] | None = None
+        """Reads the file of users anew."""
         self.facts: Callable[[], Awaitable[Facts]]
         """Returns the numbers of this moment."""
         self.shows = False
@@ -164,7 +164,7 @@ class Worker:
         del descriptors
         if do == USERS:
             if self.read_users is not None:
-                await self.read_users(str(args["was"]), str(args["name"]))
+                await self.read_users()
             return {}, ()
         if do == FACTS:
             return (await self.facts()).to_words(), ()
