@@ -114,7 +114,7 @@ async def test_a_program_that_knows_nothing_of_it_is_told_that_it_is_too_old(
     monkeypatch.setattr(link_keeper, "CLIENT_CAN", CLIENT_CAN & ~CAN_OWN)
     async with center(tmp_path, others=(ALICE,)) as where:
         client = machine(where, None)
-        assert client._terms.capabilities & (CAN_MAP | CAN_UDP | CAN_OWN) == 3
+        assert client._maker.terms.capabilities & (CAN_MAP | CAN_UDP | CAN_OWN) == 3
         error = await failure_of(client)
         assert error.code is Code.VERSION
         assert "too old" in error.cause

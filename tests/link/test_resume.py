@@ -361,9 +361,10 @@ async def log_in(
 
 
 def stolen_state(client: CenterClient) -> ResumeState:
-    assert client.session is not None
-    received = client.session.core.received
-    return ResumeState(client._session_id, received, client._secret)
+    held = client._held
+    assert held is not None
+    received = held.session.core.received
+    return ResumeState(held.session_id, received, held.secret)
 
 
 async def undisturbed(
@@ -390,7 +391,7 @@ async def test_another_user_cannot_go_on_with_a_foreign_session() -> None:
             resume=stolen_state(client),
         )
         assert not result.resumed
-        assert result.session_id != client._session_id
+        assert result.session_id != stolen_state(client).session_id
         await undisturbed(net, notices, stream)
         await thief.aclose()
 
@@ -459,7 +460,7 @@ async def test_a_delayed_older_link_disturbs_nothing() -> None:
         await notices.next(LinkResumed)
         downs = len(notices.of(LinkDown))
         assert await is_alive(stream)
-        for link_no in (1, client._link_no):
+        for link_no in (1, client._maker._link_no):
             with pytest.raises(RemoteLinkError) as caught:
                 await log_in(net.center, link_no=link_no, resume=stolen_state(client))
             assert caught.value.code is Code.STALE

@@ -17,7 +17,6 @@ import trio
 
 from tunnel.access.identity import short_id
 from tunnel.access.pins import Pins
-from tunnel.addresses import Address
 from tunnel.center.backoff import WAITING_MOST_S, Backoff, is_final
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
@@ -27,10 +26,10 @@ from tunnel.center.events import (
     LinkUp,
     SessionLost,
 )
+from tunnel.center.link_maker import Held, LinkMaker
 from tunnel.center.own_token import OwnToken
-from tunnel.center.path_mtu import Path
 from tunnel.center.publisher import Publisher
-from tunnel.center.whereabouts import ClientTls, reach, secure
+from tunnel.center.whereabouts import reach
 from tunnel.errors import (
     Code,
     LinkError,
@@ -45,13 +44,10 @@ from tunnel.errors import (
 )
 from tunnel.link.link import Link
 from tunnel.link.session import Session
-from tunnel.link.transport import DIAL_S, prove
 from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.notify import Notify
-from tunnel.proto.claims import ResumeState
 from tunnel.proto.frames import CLIENT_CAN, Terms
-from tunnel.proto.handshake import ClientHandshake
 from tunnel.proto.pools import Pools
 from tunnel.proto.terms import DEFAULT_RESUME_S
 
@@ -67,8 +63,6 @@ if TYPE_CHECKING:
     from tunnel.link.upstream_proxy import UpstreamProxy
     from tunnel.proto.claims import HandshakeResult
 
-HANDSHAKE_S: Final = 10.0
-"""From the first byte to the server's proof."""
 ASKED_MOST_S: Final = 60.0
 """The longest pause that a server may ask for: before its proof it may be anybody."""
 _NO_LOSS: Final = (Code.NORMAL, Code.LINK_LOST)
@@ -115,20 +109,22 @@ class LinkKeeper:
         certificate: tuple[FilePath, FilePath] | None = None,
     ) -> None:
         self.publisher = Publisher(join.host, tell)
-        self.session: Session | None = None
-        """Its ``lost_at`` is set while it waits for another link."""
-        own_id = client_id or _random_id()
-        self._terms = Terms(capabilities=CLIENT_CAN, client_id=own_id)
         self._join = join
         self._tell = tell
         self._give_up_s = math.inf if give_up_s is None else give_up_s
-        self._resume_s = resume_s
         self._via = via
         self._new_id = new_id
-        self._own = OwnToken(join, keeper)
-        self._pins = pins or Pins(join.pin)
-        self._tls = ClientTls(join, certificate)
+        self._maker = LinkMaker(
+            join,
+            Terms(capabilities=CLIENT_CAN, client_id=client_id or _random_id()),
+            OwnToken(join, keeper),
+            pins or Pins(join.pin),
+            resume_s,
+            certificate,
+            self._reach,
+        )
         self.pools = Pools()
+        self._held: Held | None = None
         self._link: Link | None = None
         self._greeted = Notify()
         self._stopping = trio.Event()
@@ -136,23 +132,21 @@ class LinkKeeper:
         self._was_up = False
         self._told_refusal = ""
         self._renewed = False
-        self._hint = b""
-        """Where the session is, as its server has said."""
-        self._link_no = 0
-        self._session_id = self._secret = b""
         self._traffic = (0, 0)
-        self._path = Path()
         self._attempts = trio.CancelScope()
-        self._step = trio.CancelScope()
-        """What stands between now and a link: a pause, a dial."""
         self._pause = trio.CancelScope()
         self._nursery: trio.Nursery
         self._task_status: trio.TaskStatus[None]
 
     @property
+    def session(self) -> Session | None:
+        """Its ``lost_at`` is set while it waits for another link."""
+        return self._held.session if self._held is not None else None
+
+    @property
     def client_id(self) -> bytes:
         """What names this client to its server, 16 bytes."""
-        return self._terms.client_id
+        return self._maker.terms.client_id
 
     @property
     def connections(self) -> int:
@@ -215,7 +209,7 @@ class LinkKeeper:
     def hurry(self) -> None:
         """Shorten a pause or a dial to ``WAITING_MOST_S``: a connection waits."""
         soon = trio.current_time() + WAITING_MOST_S
-        self._step.deadline = min(self._step.deadline, soon)
+        self._maker.step.deadline = min(self._maker.step.deadline, soon)
 
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
@@ -251,7 +245,7 @@ class LinkKeeper:
         while not self._stopping.is_set():
             began = trio.current_time()
             try:
-                link = await self._make_link()
+                link = await self._begin_link()
             except (LinkError, StateError, UsageError) as error:
                 reason: TunnelError = error
                 was_up, took_s = False, trio.current_time() - began
@@ -274,58 +268,22 @@ class LinkKeeper:
             self._say_down(reason, min(wait_s, left_s), was_up=was_up)
             with trio.move_on_after(min(wait_s, left_s)) as self._pause:
                 if not reason.retry_after_s:  # else the server says how long it lasts
-                    self._step = self._pause
+                    self._maker.step = self._pause
                 await trio.sleep_forever()
         return None
 
-    async def _make_link(self) -> Link:
-        """Begin a link, with a token of our own if asked; StateError: not kept."""
-        while True:
-            try:
-                link = await self._begin_link()
-            except RemoteLinkError as error:
-                if not self._own.make(error):
-                    raise
-            else:
-                if link is not None:
-                    return link
-                self._join = self._own.keep()
-
-    async def _begin_link(self) -> Link | None:
-        """Dial, prove, and find the session that the new link carries.
-
-        None: our own token was taken. After LinkError the wire is closed.
-        """
-        if (old := self.session) is not None and old.ended is not None:
-            self._forget_session(old, old.ended)
-            old = None
-        waiting = self.connections > 0
-        with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self._step:
-            tls = self._tls.context(known=self._was_up)
-            transport = await self._reach(tls)
-        if self._step.cancelled_caught:
-            where = Address(self._join.host, self._join.port)
-            why = f"cannot reach {where}: no answer in time, and connections wait"
-            raise LocalLinkError(Code.LINK_LOST, why)
-        step_s = WAITING_MOST_S if waiting else HANDSHAKE_S
+    async def _begin_link(self) -> Link:
+        """Make a link, and find the session that it carries; raises as ``make``."""
+        if (held := self._held) is not None and held.session.ended is not None:
+            self._forget_session(held.session.ended)
+            held = None
+        transport, result = await self._maker.make(
+            held, waiting=self.connections > 0, known=self._was_up
+        )
         try:
-            with trio.fail_after(HANDSHAKE_S):
-                with trio.fail_after(step_s):
-                    binding, pin = await secure(transport, self._pins)
-                with trio.fail_after(step_s):
-                    result = await prove(transport, self._handshake(binding, old))
-            self._pins.proved(pin, result.next_pin)
-            if result.own_taken:
-                await transport.aclose()
-                return None
             self._told_refusal, self._renewed = "", False
-            session = await self._session_for(result, old, transport)
+            session = await self._session_for(result, held, transport)
             self._nursery.start_soon(self._greet, session, transport, result.resumed)
-        except trio.TooSlowError:
-            self._path.handshake_silent()
-            await transport.aclose()
-            why = f"no answer from {transport.peer} within {step_s:.0f} s"
-            raise LocalLinkError(Code.SILENT, why) from None
         except BaseException:
             await transport.aclose()
             raise
@@ -333,49 +291,32 @@ class LinkKeeper:
 
     async def _reach(self, tls: ssl.SSLContext | None) -> Transport:
         """Connect to the server, or raise LinkError; without ``tls`` it is plain."""
-        return await reach(self._join, self._via, tls, self._path.mss)
-
-    def _handshake(self, binding: bytes, old: Session | None) -> ClientHandshake:
-        self._link_no += 1
-        resume = None
-        if old is not None:
-            known = self._session_id, old.core.received, self._secret
-            resume = ResumeState(*known, self._hint)
-        return ClientHandshake(
-            self._join.name,
-            self._join.token.reveal(),
-            self._terms,
-            secrets.token_bytes(32),
-            binding,
-            link_no=self._link_no,
-            resume=resume,
-            resume_s=self._resume_s,
-            own=self._own.verifier,
-        )
+        return await reach(self._join, self._via, tls, self._maker.path.mss)
 
     async def _session_for(
-        self, result: HandshakeResult, old: Session | None, transport: Transport
+        self, result: HandshakeResult, held: Held | None, transport: Transport
     ) -> Session:
         """Return the session that the server carries over the new link."""
-        self._hint = result.hint
-        if old is not None:
+        if held is not None:
             if result.resumed:
-                self._resume(old, result, transport)
-                return old
+                self._resume(held.session, result, transport)
+                self._held = replace(held, hint=result.hint)
+                return held.session
             why = "the server does not know the session any more"
-            self._forget_session(old, LocalLinkError(Code.LINK_LOST, why))
+            self._forget_session(LocalLinkError(Code.LINK_LOST, why))
+        maker = self._maker
         session = Session(
             client=True,
-            ours=self._terms,
+            ours=maker.terms,
             theirs=result.peer_terms,
             serve_offer=self.publisher.serve_offer,
             pools=self.pools,
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
-        self._session_id, self._secret = result.session_id, result.resume_secret
         await self._nursery.start(session.run)
-        self.session = session
+        who = result.session_id, result.resume_secret, result.hint
+        self._held = Held(session, *who)
         if self._was_up:  # at first nobody waits for an answer
             self.publisher.attach(session, self._nursery)
         return session
@@ -408,7 +349,7 @@ class LinkKeeper:
         """Carry the session until the link ends; return the reason."""
         session = link.session
         self._link = link
-        began, self._path.greeted = trio.current_time(), False
+        began, self._maker.path.greeted = trio.current_time(), False
         if self._stopping.is_set():
             link.close(Code.NORMAL)
         try:
@@ -416,10 +357,11 @@ class LinkKeeper:
         finally:
             self._link = None
         lasted_s = trio.current_time() - began
-        self._path.link_lost(self._session_id, session.core, lasted_s)
+        if (held := self._held) is not None:
+            self._maker.path.link_lost(held.session_id, session.core, lasted_s)
         session.link_lost(reason)
         if session.ended is not None:
-            self._forget_session(session, reason)
+            self._forget_session(reason)
         return reason
 
     async def _greet(
@@ -429,7 +371,7 @@ class LinkKeeper:
         rtt_s = await session.ping(math.inf)  # a silent server ends the link
         if rtt_s is None:
             return
-        self._path.greeted = True
+        self._maker.path.greeted = True
         if not (resumed and self._was_up):
             level = logging.DEBUG if self._of_node else logging.INFO
             log_event(logger, level,
@@ -445,11 +387,13 @@ class LinkKeeper:
             self._task_status.started()
         self._greeted.ring()
 
-    def _forget_session(self, session: Session, reason: TunnelError) -> None:
-        """Reset what was left of a session that cannot go on."""
+    def _forget_session(self, reason: TunnelError) -> None:
+        """Reset what was left of the session, which cannot go on."""
+        session = self.session
+        if session is None:
+            return
         session.end(reason)
-        self._traffic = self.traffic
-        self.session = None
+        self._traffic, self._held = self.traffic, None
         self.publisher.detach()
         if self._stopping.is_set():  # as its user wished
             return
@@ -458,7 +402,7 @@ class LinkKeeper:
         calm = logging.DEBUG if self._of_node else logging.INFO
         log_event(logger, calm if quiet else logging.WARNING,
             "session.ended" if quiet else "session.lost", reason=str(reason),
-            client=short_id(self._terms.client_id), connections=lost)  # fmt: skip
+            client=short_id(self.client_id), connections=lost)  # fmt: skip
         self._tell(SessionLost(reason, lost))
 
     # After a failure -----------------------------------------------------------------
@@ -470,11 +414,11 @@ class LinkKeeper:
         """
         if reason.code is not Code.DUPLICATE:
             return False
-        old = self._terms.client_id
-        self._terms = replace(self._terms, client_id=self._new_id())
+        old, maker = self.client_id, self._maker
+        maker.terms = replace(maker.terms, client_id=self._new_id())
         log_event(logger, logging.WARNING, "client.id_taken", client=short_id(old),
-            now=short_id(self._terms.client_id), reason=str(reason))  # fmt: skip
-        self._tell(ClientIdChanged(self._terms.client_id))
+            now=short_id(self.client_id), reason=str(reason))  # fmt: skip
+        self._tell(ClientIdChanged(self.client_id))
         first, self._renewed = not self._renewed, True
         return first
 
@@ -495,6 +439,6 @@ class LinkKeeper:
             "peer.down" if self._of_node
             else "link.lost" if was_up else "link.not_made",
             reason=str(reason), cause=reason.cause or None,
-            client=short_id(self._terms.client_id) if news else None,
+            client=short_id(self.client_id) if news else None,
             retry_s=round(wait_s, 1), waiting=self.connections)  # fmt: skip
         self._tell(LinkDown(reason, wait_s, was_up, self.connections))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.center.exit.tcp import refuse
-from tunnel.center.link_keeper import HANDSHAKE_S
+from tunnel.center.link_maker import HANDSHAKE_S
 from tunnel.center.whereabouts import ClientTls, secure
 from tunnel.errors import Code, LocalLinkError, LocalSessionError
 from tunnel.link.link import Link
