@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+import trio
+
 from tunnel.access.account import Account
 from tunnel.access.limits import Limits
 from tunnel.access.use import NOTHING, Use
@@ -40,6 +42,7 @@ class Fake:
     limits: Limits
     elsewhere: Use = NOTHING
     ended: list[Code] = field(default_factory=list)
+    departed: trio.Event = field(default_factory=trio.Event)
 
     @property
     def account(self) -> Account:
@@ -187,3 +190,17 @@ def test_a_client_is_found_by_its_id_and_one_without_is_not() -> None:
     nameless = Fake(b"n", NO_CLIENT_ID, Person("ann"), Carried(), Limits())
     crowd.table.add(cast("ClientSession", nameless))
     assert crowd.table.of_client("ann", NO_CLIENT_ID) is None
+
+
+def test_who_is_elsewhere_counts_no_more_and_is_found_by_its_session_alone() -> None:
+    crowd = Crowd(most=1)
+    gone = crowd.add(streams=1)
+    assert not crowd.table.make_room("ann", 1)
+    for _ in range(2):
+        crowd.table.depart(cast("ClientSession", gone))
+    assert crowd.table.make_room("ann", 1)
+    assert crowd.table.of_client("ann", gone.client_id) is None
+    assert cast("Fake", crowd.table.find(gone.session_id)) is gone
+    crowd.table.remove(cast("ClientSession", gone))
+    assert not crowd.table.counts()["sessions"]
+    assert crowd.table.find(gone.session_id) is None

@@ -22,8 +22,7 @@ from support.center import (
 from support.logs import lines
 
 from tunnel.access.limits import Limits
-from tunnel.center import mappings
-from tunnel.center import server as server_module
+from tunnel.center import admission, mappings
 from tunnel.center.client_session import ClientSession
 from tunnel.center.events import (
     ClientIdChanged,
@@ -153,7 +152,7 @@ async def test_a_client_that_answers_no_more_is_succeeded_after_2_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert SILENT_OWNER_S == 2
-    monkeypatch.setattr(server_module, "SILENT_OWNER_S", 0.2)
+    monkeypatch.setattr(admission, "SILENT_OWNER_S", 0.2)
     async with center() as where:
         silent = await raw_login(where, b"s" * 16)
         # Two come at once: one succeeds the silent one, the other is a copy of that.

@@ -15,7 +15,7 @@ from support.uses import TELL_S, Load, Nodes
 from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.use import NOTHING, Use
-from tunnel.center import server as server_module
+from tunnel.center import admission
 from tunnel.center.accounts import Accounts
 from tunnel.center.events import LinkDown, LinkUp
 from tunnel.errors import Code, LimitError
@@ -438,7 +438,7 @@ async def ask(client: CenterClient, *entries: MappingEntry) -> list[MappingAnswe
 async def test_sessions_elsewhere_leave_less_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "RETRY_AFTER_S", 1)
+    monkeypatch.setattr(admission, "RETRY_AFTER_S", 1)
     token = make_token()
     ann = replace(user(token, "ann"), limits=parse_limits(["sessions=2"]))
     async with center(others=(ann,)) as where, trio.open_nursery() as nursery:

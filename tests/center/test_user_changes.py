@@ -24,7 +24,7 @@ from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.rules import parse_rights
 from tunnel.addresses import Address
-from tunnel.center import server
+from tunnel.center import admission
 from tunnel.center.events import LinkUp, MappingReady, SessionLost
 from tunnel.center.exit.tcp import exit_to
 from tunnel.center.names import NameOptions
@@ -172,7 +172,7 @@ async def test_who_is_thrown_out_between_proof_and_session_gets_none(
             await go_on.wait()
             return True
 
-        monkeypatch.setattr(where.server, "_succeeds", wait)
+        monkeypatch.setattr(where.server._admission, "_succeeds", wait)
         codes: list[Code] = []
 
         async def come() -> None:
@@ -184,7 +184,7 @@ async def test_who_is_thrown_out_between_proof_and_session_gets_none(
             if how == "revoked":
                 change(where)
             else:
-                monkeypatch.setattr(server, "time", lambda: soon.expires_at)
+                monkeypatch.setattr(admission, "time", lambda: soon.expires_at)
                 where.server.user_changes.end_expired(time.time() + 100)
             go_on.set()
         assert codes == [Code.REVOKED]

@@ -28,7 +28,7 @@ from tunnel.access.join import make_token
 from tunnel.access.limits import parse_limits
 from tunnel.access.months import Months
 from tunnel.addresses import Address
-from tunnel.center import server as server_module
+from tunnel.center import admission
 from tunnel.center.accounts import Accounts
 from tunnel.center.events import LinkDown, LinkUp, MappingRefused
 from tunnel.center.names import NameOptions
@@ -268,7 +268,7 @@ async def test_ports_and_names_are_those_of_all_clients(
 async def test_one_link_too_many_gets_calm_and_a_resume_does_not(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "RETRY_AFTER_S", 1)
+    monkeypatch.setattr(admission, "RETRY_AFTER_S", 1)
     person = Person("links=1")
     async with center(others=(person.made,)) as where:
         wire = await raw_login(where, b"a" * 16, person.token, "ann")

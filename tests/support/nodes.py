@@ -20,15 +20,20 @@ from tunnel.center.cluster.cluster import Cluster
 from tunnel.center.cluster.directory import Change
 from tunnel.center.cluster.secret import ClusterSecret
 from tunnel.center.cluster.store import Store
+from tunnel.center.events import MappingReady, MappingRefused
 from tunnel.center.names import NameOptions
 from tunnel.center.server import CenterServer, ServerOptions
+from tunnel.errors import Code
 from tunnel.net.sockets import FastSocket
+from tunnel.ops.entries import Published, Service
+from tunnel.proto.frames import MappingEntry, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from tunnel.access.users import User
+    from tunnel.proto.rules import Rules
 
 SECRET = ClusterSecret(b"what the nodes of a test share, 32+")
 
@@ -204,3 +209,42 @@ async def _run(
                 server.serve_node, FastSocket(sock), Address("local", 0)
             )
             task_status.started(await nursery.start(server.run))
+
+
+# What their clients publish -----------------------------------------------------------
+
+
+def web(name: str, at: Address, rules: Rules | None = None) -> Published:
+    wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
+    return Published("http", wanted, Service(at), scheme="http")
+
+
+@asynccontextmanager
+async def published(
+    client: CenterClient,
+    notices: Notices,
+    name: str,
+    at: Address,
+    rules: Rules | None = None,
+) -> AsyncIterator[Code]:
+    """Publish a web service for the block; give the answer's code."""
+    async with trio.open_nursery() as nursery:
+        await web(name, at, rules).start(client)
+        await nursery.start(client.run)
+        refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
+        assert refused or ready
+        yield refused[0].answer.code if refused else Code.NORMAL
+        client.stop()
+
+
+async def page(stream: trio.SocketStream) -> None:
+    """Answer each request with its path."""
+    with trio.move_on_after(20):
+        try:
+            while said := await stream.receive_some():
+                path = said.split(b" ")[1]
+                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path)
+                await stream.send_all(head + path)
+        except trio.BrokenResourceError:
+            pass
+    await stream.aclose()

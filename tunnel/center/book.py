@@ -93,11 +93,16 @@ class Book:
         )
         """What another client took from one that lives on: nobody takes it back."""
 
-    def share(self, shared: Shared) -> None:
-        """Be one of several tables: what the others have stands among ``sites``."""
+    def share(self, shared: Shared | None) -> None:
+        """Be one of several tables: what the others have stands among ``sites``.
+
+        None: be alone again.
+        """
         self._shared = shared
-        shared.lose = self.lose
-        self._lives.memory = self._chosen.memory = shared.memory
+        if shared is not None:
+            shared.lose = self.lose
+        memory = None if shared is None else shared.memory
+        self._lives.memory = self._chosen.memory = memory
 
     def __len__(self) -> int:
         return self._count

@@ -138,6 +138,8 @@ class ClientSession:
         self._throughput = Throughput()
         self.link: Link | None = Link(self.session, transport, result.leftover)
         """The link that carries it at the moment; None while it waits for another."""
+        self.departed = trio.Event()
+        """Set when its client has another session elsewhere, while this one drains."""
         self.when_lost: set[Callable[[], None]] = set()
         """Called when a link is lost; who adds removes."""
         self.when_found: set[Callable[[], None]] = set()

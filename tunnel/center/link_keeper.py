@@ -18,6 +18,7 @@ import trio
 from tunnel.access.identity import short_id
 from tunnel.access.pins import Pins
 from tunnel.center.backoff import WAITING_MOST_S, Backoff, is_final
+from tunnel.center.departing import Carried, Departures, passed
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
     ClientIdChanged,
@@ -133,6 +134,11 @@ class LinkKeeper:
         self._told_refusal = ""
         self._renewed = False
         self._traffic = (0, 0)
+        self._departures = Departures(self._maker)
+        self._away_at = math.inf
+        """When the session is to go on elsewhere, for its server drains."""
+        self._news = Notify()
+        """Rings when that changes, and when a link is over."""
         self._attempts = trio.CancelScope()
         self._pause = trio.CancelScope()
         self._nursery: trio.Nursery
@@ -151,15 +157,19 @@ class LinkKeeper:
     @property
     def connections(self) -> int:
         """Virtual TCP connections that are alive."""
-        return self.session.streams if self.session else 0
+        return sum(one.streams for one in self._sessions())
 
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes of virtual TCP connections so far: sent, received."""
-        if self.session is None:
-            return self._traffic
-        core = self.session.core
-        return self._traffic[0] + core.data_sent, self._traffic[1] + core.data_received
+        own = () if self.session is None else (self.session,)
+        sent, received = passed(own, self._traffic)
+        more_sent, more_received = self._departures.traffic
+        return sent + more_sent, received + more_received
+
+    def _sessions(self) -> list[Session]:
+        own = [] if self.session is None else [self.session]
+        return [*own, *self._departures.sessions]
 
     # Its life ------------------------------------------------------------------------
 
@@ -184,6 +194,7 @@ class LinkKeeper:
                 if self.session is not None:
                     end = failure or LocalSessionError(Code.NORMAL, "stopped")
                     self.session.end(end)
+                self._departures.cancel()
                 looking.cancel()
         finally:
             self.publisher.detach()  # once more: this task may have been cancelled
@@ -214,6 +225,7 @@ class LinkKeeper:
     def stop(self) -> None:
         """End the session in good order: the server frees our ports at once."""
         self._stopping.set()
+        self._departures.close()
         if self._link is not None:
             self._link.close(Code.NORMAL)
         else:
@@ -232,8 +244,7 @@ class LinkKeeper:
         Lost links are made again meanwhile. Returns at most ``GOODBYE_S`` later.
         """
         until = trio.current_time() + deadline_s
-        if self.session is not None:
-            await drain([self.session], until)
+        await drain(self._sessions(), until)
         await self.leave(until + GOODBYE_S - trio.current_time())
 
     # Making a link -------------------------------------------------------------------
@@ -251,8 +262,11 @@ class LinkKeeper:
                 was_up, took_s = False, trio.current_time() - began
             else:
                 began = trio.current_time()
-                reason = await self._carry(link)
+                end = await self._carry(link)
                 del link  # a pause may be long
+                if end is None:
+                    continue
+                reason = end
                 was_up, took_s = True, 0.0
                 fault = isinstance(reason, SessionError) and reason.code != Code.NORMAL
                 pauses.carried(trio.current_time() - began, failed=fault)
@@ -264,7 +278,11 @@ class LinkKeeper:
                 return reason
             if self._takes_another_id(reason):
                 continue
-            wait_s = self._pause_s(pauses, reason, took_s)
+            waiting = self.connections > 0
+            asked_s = min(reason.retry_after_s, ASKED_MOST_S)
+            if waiting and self._join.plain:  # anybody could have asked
+                asked_s = 0
+            wait_s = asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
             self._say_down(reason, min(wait_s, left_s), was_up=was_up)
             with trio.move_on_after(min(wait_s, left_s)) as self._pause:
                 if not reason.retry_after_s:  # else the server says how long it lasts
@@ -314,9 +332,10 @@ class LinkKeeper:
             resume_s=result.resume_s,
             replay_limit=result.replay_limit,
         )
+        session.when_draining = self._sent_away
         await self._nursery.start(session.run)
         who = result.session_id, result.resume_secret, result.hint
-        self._held = Held(session, *who)
+        self._held, self._away_at = Held(session, *who), math.inf
         if self._was_up:  # at first nobody waits for an answer
             self.publisher.attach(session, self._nursery)
         return session
@@ -345,24 +364,54 @@ class LinkKeeper:
 
     # A link that is up ---------------------------------------------------------------
 
-    async def _carry(self, link: Link) -> TunnelError:
-        """Carry the session until the link ends; return the reason."""
+    async def _carry(self, link: Link) -> TunnelError | None:
+        """Carry the session until the link ends; return the reason.
+
+        None: it departs, on a task of its own, and another is to be begun.
+        """
         session = link.session
         self._link = link
         began, self._maker.path.greeted = trio.current_time(), False
         if self._stopping.is_set():
             link.close(Code.NORMAL)
+        carried, departs = Carried(link, self._news), False
+        self._nursery.start_soon(carried.run)
         try:
-            reason = await link.run()
+            while not (carried.is_over or departs):
+                departs = trio.current_time() >= self._away_at
+                with trio.move_on_at(self._away_at):
+                    await self._news.wait()
         finally:
             self._link = None
+            if not (carried.is_over or departs):
+                await carried.cut()
+        if departs and not carried.is_over:
+            self._depart(carried)
+            return None
         lasted_s = trio.current_time() - began
         if (held := self._held) is not None:
             self._maker.path.link_lost(held.session_id, session.core, lasted_s)
-        session.link_lost(reason)
+        session.link_lost(carried.reason)
         if session.ended is not None:
-            self._forget_session(reason)
-        return reason
+            self._forget_session(carried.reason)
+        return carried.reason
+
+    def _sent_away(self, after_s: int) -> None:
+        """Take that the session's server drains, and when another may be asked."""
+        # Who got no hint knows of no other server.
+        if self._held is not None and self._held.hint and not self._stopping.is_set():
+            self._away_at = trio.current_time() + after_s
+            self._news.ring()
+
+    def _depart(self, carried: Carried) -> None:
+        """Let the session run to its end where it is; publish in the next one."""
+        held, self._held = self._held, None
+        assert held is not None  # noqa: S101 - carried
+        self.publisher.detach()
+        log_event(logger, logging.DEBUG if self._of_node else logging.INFO,
+            "session.departs", peer=carried.link.transport.peer,
+            connections=held.session.streams)  # fmt: skip
+        self._nursery.start_soon(self._departures.see_off, held, carried)
 
     async def _greet(
         self, session: Session, transport: Transport, resumed: bool
@@ -393,7 +442,7 @@ class LinkKeeper:
         if session is None:
             return
         session.end(reason)
-        self._traffic, self._held = self.traffic, None
+        self._traffic, self._held = passed((session,), self._traffic), None
         self.publisher.detach()
         if self._stopping.is_set():  # as its user wished
             return
@@ -421,13 +470,6 @@ class LinkKeeper:
         self._tell(ClientIdChanged(self.client_id))
         first, self._renewed = not self._renewed, True
         return first
-
-    def _pause_s(self, pauses: Backoff, reason: TunnelError, took_s: float) -> float:
-        """Return the pause before the next attempt; the server may ask for more."""
-        waiting = self.connections > 0
-        is_anybody = waiting and self._join.plain  # who could have asked
-        asked_s = 0 if is_anybody else min(reason.retry_after_s, ASKED_MOST_S)
-        return asked_s + pauses.next_s(waiting=waiting, took_s=took_s)
 
     def _say_down(self, reason: TunnelError, wait_s: float, *, was_up: bool) -> None:
         # A refusal is told once; that it goes on is no news.

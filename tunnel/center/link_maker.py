@@ -119,9 +119,10 @@ class LinkMaker:
         self, held: Held | None, *, waiting: bool, known: bool, leaves: bool
     ) -> tuple[Transport, HandshakeResult] | None:
         """Try once; None: our own token was taken."""
-        with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as self.step:
+        with trio.move_on_after(WAITING_MOST_S if waiting else DIAL_S) as step:
+            self.step = step
             transport = await self._reach(self._tls.context(known=known))
-        if self.step.cancelled_caught:
+        if step.cancelled_caught:
             where = Address(self._join.host, self._join.port)
             why = f"cannot reach {where}: no answer in time, and connections wait"
             raise LocalLinkError(Code.LINK_LOST, why)

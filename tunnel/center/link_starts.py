@@ -27,7 +27,7 @@ from tunnel.proto.proofs import PLAIN_BINDING, verifier_of
 
 if TYPE_CHECKING:
     from tunnel.access.identity import Identity
-    from tunnel.access.users import Users
+    from tunnel.access.users import User, Users
     from tunnel.addresses import Address
     from tunnel.center.cluster.cluster import Cluster
     from tunnel.center.options import ServerOptions
@@ -55,7 +55,7 @@ class LinkStarts:
         users: those who may log in, at any time.
         identity: None where links are plain.
         coming: the identity that is announced, if one is.
-        cluster: knows which names are those of other nodes.
+        hint: tells clients where their sessions are, while there is no ``cluster``.
     """
 
     def __init__(
@@ -63,12 +63,14 @@ class LinkStarts:
         users: Users,
         identity: Identity | None,
         coming: Identity | None,
-        cluster: Cluster | None = None,
+        hint: bytes = b"",
     ) -> None:
         self.next_pin = b"" if coming is None else coming.pin_bytes
         self.gate = Gate(DESCRIPTORS.share(UNPROVEN_SHARE, MAX_UNPROVEN))
         self._users = users
-        self._cluster = cluster
+        self._hint = hint
+        self.cluster: Cluster | None = None
+        """Knows which names are those of other nodes."""
         self._binding = PLAIN_BINDING
         if identity is not None:
             self._binding = identity.certificate_sha256
@@ -82,7 +84,7 @@ class LinkStarts:
 
         ``of_nodes``: on a plain wire of this machine, where only nodes are heard.
         """
-        cluster = self._cluster
+        cluster = self.cluster
         if of_nodes:
             return ServerHandshake(
                 terms,
@@ -101,17 +103,21 @@ class LinkStarts:
             resume_s=resume_s,
             next_pin=self.next_pin,
             lookup_own=self._own_verifier,
-            hint=cluster.hint if cluster else b"",
+            hint=cluster.hint if cluster else self._hint,
             leads_away=cluster.leads_away if cluster else lambda _hint: False,
         )
 
+    def node(self, name: str) -> User | None:
+        """Return the user that a node is; None if there is no such node."""
+        return self.cluster.user(name) if self.cluster else None
+
     def _verifier_of_node(self, name: str) -> Verifier | None:
-        node = self._cluster.user(name) if self._cluster else None
+        node = self.node(name)
         return node.verifier if node else None
 
     def _verifier(self, name: str) -> Verifier | None:
         user = self._users.get(name)
-        if user is None and self._cluster is not None:
+        if user is None and self.cluster is not None:
             return self._verifier_of_node(name)
         return user.verifier if user and not user.is_over(time()) else None
 
@@ -156,7 +162,7 @@ class LinkStarts:
 
     async def _onward(self, wire: Wire, handshake: ServerHandshake) -> bool:
         """Open the way to the node that has a client's session; False: not reached."""
-        transport, cluster = wire.transport, self._cluster
+        transport, cluster = wire.transport, self.cluster
         if transport is None or cluster is None:
             return False
         node = cluster.node_of(handshake.away)

@@ -75,11 +75,16 @@ class MappingTable(Book):
             most = ""  # with words, so many would not fit one frame
         return answers
 
-    def drop(self, client: ClientSession) -> None:
-        """Close all mappings of a client; visitors that are in stay."""
+    def drop(self, client: ClientSession, *, is_elsewhere: bool = False) -> None:
+        """Close all mappings of a client; visitors that are in stay.
+
+        Of one that is elsewhere by now, only ports: its names stay until they are
+        claimed there, so that no visitor is refused.
+        """
         for mapping in tuple(self._by_owner.get(client, {}).values()):
-            self._close(mapping)
-            self._remember(mapping)
+            if mapping.names[0].port or not is_elsewhere:
+                self._close(mapping)
+                self._remember(mapping)
 
     def review(self, client: ClientSession) -> None:
         """Close what a client's user may not have any more: its rights have changed."""
@@ -425,6 +430,19 @@ class MappingTable(Book):
             return False
         self._shared.evict(mapping)
         return True
+
+
+async def tell_all(table: MappingTable) -> None:
+    """Tell the other nodes of all that is open here, before they have anything.
+
+    Raises:
+        DirectoryAwayError: nobody was told of the rest.
+    """
+    for mappings in tuple(table._by_owner.values()):
+        for mapping in tuple(mappings.values()):
+            if table._shared is not None:
+                await table._shared.look_up(mapping.names)
+                await table._shared.claim(mapping)
 
 
 def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping, ...]:

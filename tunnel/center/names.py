@@ -36,8 +36,10 @@ from tunnel.front.http.terminations import Terminations, termination, why_unusab
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
+
+    from trio.abc import Listener
 
     from tunnel.addresses import Address
     from tunnel.center.acme_options import AcmeOptions
@@ -81,45 +83,52 @@ class NamePorts:
     Args:
         options: where they are; ``take`` changes that.
         table: tells which client a host name leads to.
-        learn: has the names of other nodes stand there; None without any.
-        hand_over: has another process of this machine serve a visitor.
     """
 
     def __init__(
         self,
         options: NameOptions,
         table: MappingTable,
-        learn: Learn | None = None,
-        hand_over: HandOver | None = None,
     ) -> None:
         self.options = options
         """Where they are, and what else is asked for."""
         self.answers: dict[str, str] = {}
         """What a certificate authority wants to read at ``ACME_PATH``, by token."""
+        self.leaves = False
+        """Visitors are to come again, to another process: this one is about to end."""
         self._files: tuple[bytes, ...] = ()
         rates = Rates()
-        web = partial(_route, table, rates, MappingType.HTTP)
+        self._route = web = partial(_route, table, rates, MappingType.HTTP)
         passed = partial(_route, table, rates, MappingType.HTTPS)
         most = MAX_VISITORS
-        self.doors = Doors(passed, web, Terminations(), learn)
-        if hand_over is not None:
-            self.doors.hand_over = hand_over.tls
-        before = self._before
-        self.web = Listening(
-            partial(
-                serve_web,
-                route=web,
-                before=before,
-                learn=learn,
-                hand_over=hand_over.web if hand_over else None,
-                max_visitors=most,
-            )
-        )
+        self.doors = Doors(passed, web, Terminations())
+        self._hand_over: HandOver | None = None
+        self.web = Listening(self._serve_web)
         self.tls = Listening(
             partial(serve_tls_names, doors=self.doors, max_visitors=most)
         )
         self._renewing = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+
+    def share(self, learn: Learn | None, hand_over: HandOver | None) -> None:
+        """Be the ports of one node of several, for who comes from now on.
+
+        Args:
+            learn: has the names of other nodes stand in the table; None without any.
+            hand_over: has another process of this machine serve a visitor.
+        """
+        self.doors.learn, self._hand_over = learn, hand_over
+        self.doors.hand_over = hand_over.tls if hand_over else None
+
+    async def _serve_web(self, listeners: Sequence[Listener[FastSocket]]) -> None:
+        await serve_web(
+            listeners,
+            self._route,
+            self._before,
+            self.doors.learn,
+            self._hand_over.web if self._hand_over else None,
+            max_visitors=MAX_VISITORS,
+        )
 
     @property
     def http(self) -> Address | None:
@@ -201,6 +210,7 @@ class NamePorts:
 
     def _before(self, visit: Visit, request: Request) -> bytes | None:
         """Answer what is not for who has published the name; None: it is."""
+        visit.ends = self.leaves
         if self.answers and request.target.startswith(ACME_PATH):
             said = self.answers.get(request.target.removeprefix(ACME_PATH))
             if said is not None and request.method in ("GET", "HEAD"):

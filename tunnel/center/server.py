@@ -10,7 +10,6 @@ import logging
 import secrets
 from contextvars import copy_context
 from functools import partial
-from time import time
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,14 +19,16 @@ from tunnel.access.tls import server_tls_context
 from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
+from tunnel.center.admission import Admission
 from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeService
-from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
+from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain, send_away
 from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.guests import Guests
 from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
-from tunnel.center.mappings import SILENT_OWNER_S, MappingTable
+from tunnel.center.mappings import MappingTable
+from tunnel.center.membership import Membership
 from tunnel.center.names import NamePorts
 from tunnel.center.nodes import is_node
 from tunnel.center.once import may_begin
@@ -44,7 +45,6 @@ from tunnel.log import log_event
 from tunnel.net.dead_peers import reset_the_dead
 from tunnel.net.listen import serve
 from tunnel.net.sockets import FastSocket
-from tunnel.proto.calm import Calm, refusal
 from tunnel.proto.frames import SERVER_CAN, MappingType, Terms
 from tunnel.proto.pools import Pools
 
@@ -65,11 +65,6 @@ if TYPE_CHECKING:
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets. Those
 that come in where visitors do are bounded by the gate, and by what users may have."""
-RETRY_AFTER_S: Final = 5
-"""The pause that a client is told to make when there is no session for it."""
-
-_OF_THE_CLIENT: Final = (Code.DUPLICATE, Code.REVOKED)
-"""Refusals that no waiting helps against."""
 
 __all__ = ["CenterServer", "ServerOptions"]
 
@@ -80,7 +75,8 @@ class CenterServer:
     """The center-server's role. Only plain links do without an ``identity``.
 
     ``months`` are the bytes of this month, kept over restarts where they say so.
-    ``cluster`` makes it one of several that act as one.
+    ``cluster`` makes it one of several that act as one; ``hint`` is what its clients
+    are told (protocol.md#hint) if it may ``join`` one.
     """
 
     def __init__(
@@ -90,6 +86,7 @@ class CenterServer:
         options: ServerOptions | None = None,
         months: Months | None = None,
         cluster: Cluster | None = None,
+        hint: bytes = b"",
     ) -> None:
         self.options = options = (options or ServerOptions()).placed()
         self._users = users = Users(users)
@@ -97,35 +94,38 @@ class CenterServer:
         types = port_types(options.listen.host, options.ports)
         types[MappingType.EXIT] = EndpointType(MappingType.EXIT)
         self.mappings = MappingTable(types, users)
-        self._cluster = cluster
-        shared = cluster.share(self.mappings) if cluster else None
-        learn = shared.learn if shared else None
-        hand_over = cluster.hand_over(self.mappings) if cluster else None
-        self.names = NamePorts(options.names, self.mappings, learn, hand_over)
+        self.names = NamePorts(options.names, self.mappings)
         links = partial(serve, max_visitors=MAX_WIRES, links=True)
         self.entrances = Entrances(partial(links, handle=self._serve_socket))
         self._visitors = Visitors(options.trusted_proxies, options.max_per_address)
         self._identity = identity
-        self._starts = LinkStarts(users, identity, options.next_identity, cluster)
+        self._starts = LinkStarts(users, identity, options.next_identity, hint)
         self._tls = self._tls_of(options)
         self.pools = Pools()
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
-        if cluster is not None:
-            self.accounts.share(self._sessions, self.mappings)
-        peers = cluster.peers if cluster else None
-        service = NodeService(self._sessions.find, self._serve_wire, self._ends, peers)
-        self._telling = service.telling
-        node = cluster.user if cluster else lambda _name: None
+        self._admission = Admission(
+            self._users, self._sessions, self.accounts, self.mappings, self._forget
+        )
+        ends = self._admission.ends
+        self._service = NodeService(self._sessions.find, self._serve_wire, ends)
         self._user_guests = Guests(self._sessions, self.accounts, users.get, None)
-        self._node_guests = Guests(Sessions(), NODE_ACCOUNTS, node, service.serve)
+        self._node_guests = Guests(
+            Sessions(), NODE_ACCOUNTS, self._starts.node, self._service.serve
+        )
         self.user_changes = UserChanges(
             users, self._sessions, self._forget, self.mappings.review,
             self.accounts.of, self.accounts.rename,
         )  # fmt: skip
-        self._draining = False
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
+        self.membership = Membership(
+            self._starts, self._admission, self.mappings, self.names, self._service
+        )
+        """Whether it is one of several servers."""
+        if cluster is not None:
+            self.accounts.share(self._sessions, self.mappings)
+            self.membership.begin(cluster)
 
     @property
     def clients(self) -> tuple[ClientSession, ...]:
@@ -173,10 +173,9 @@ class CenterServer:
                 self._nursery.start_soon(reset_the_dead, trio.CancelScope())
                 self._nursery.start_soon(self.accounts.run)
                 self._nursery.start_soon(self.names.serve)
-                if self._cluster is not None:
-                    await self._nursery.start(self._cluster.run)
-                if self._telling is not None:
-                    self._nursery.start_soon(self._telling.run)
+                self.membership.nursery = self._nursery
+                if self.membership.cluster is not None:
+                    await self._nursery.start(self.membership.run)
                 self.entrances.run(self._nursery)
                 task_status.started(self.address)
                 for where in self.addresses:
@@ -236,9 +235,18 @@ class CenterServer:
         Sessions still find another link meanwhile. Returns at most ``GOODBYE_S`` later.
         """
         until = trio.current_time() + deadline_s
-        self._draining = True
-        await drain((client.session for client in self._sessions), until)
+        self._admission.draining = self.names.leaves = True
+        if self.membership.cluster is not None and self.membership.cluster.has_others:
+            await send_away(self._sessions, until, self._end_the_drained)
+            with trio.move_on_at(until):
+                await self.membership.cluster.peers.wait_idle()
+        else:
+            await drain((client.session for client in self._sessions), until)
         await self.stop(until + GOODBYE_S - trio.current_time())
+
+    def _end_the_drained(self, client: ClientSession) -> None:
+        self._forget(client)
+        client.dismiss(Code.NORMAL, "the server stops")
 
     async def stop(self, within_s: float = GOODBYE_S) -> None:
         """Say goodbye to every client, give all time to hear it, and end ``run``."""
@@ -283,8 +291,13 @@ class CenterServer:
                 finally:
                     account.links -= 1
                     self._starts.gate.ended(host, trio.current_time())
-            elif wire.onward is not None:
-                await pass_on(wire, wire.onward)
+            elif wire.onward is not None and self.membership.cluster is not None:
+                links = self.membership.cluster.peers.links
+                links.add(wire.onward)
+                try:
+                    await pass_on(wire, wire.onward)
+                finally:
+                    links.discard(wire.onward)
         finally:
             await wire.aclose()
 
@@ -349,10 +362,9 @@ class CenterServer:
     ) -> ClientSession | None:
         """Begin a session; None, with a refusal queued, when there is no room."""
         session_id = secrets.token_bytes(16)
-        no_room = await self._refusal(claim, session_id)
+        no_room = await self._admission.refusal(claim, session_id)
         if no_room is not None:
-            code, reason = no_room
-            after_s = 0 if code in _OF_THE_CLIENT else RETRY_AFTER_S
+            code, reason, after_s = no_room
             handshake.refuse(code, reason, retry_after_s=after_s)
             log_event(logger, logging.WARNING, "session.refused", peer=transport.peer,
                 user=claim.name, client=short_id(claim.client_id), code=code.name,
@@ -386,58 +398,6 @@ class CenterServer:
             tls=transport.encrypted, agent=claim.peer_terms.agent)  # fmt: skip
         return client
 
-    async def _refusal(
-        self, claim: AuthClaim, session_id: bytes
-    ) -> tuple[Code, str] | None:
-        """Say why a client gets no session; None when there is room for it."""
-        if is_node(claim.name):
-            return None
-        if self._draining:
-            return Code.DRAINING, "the server is about to stop"
-        if not await self._succeeds(claim, session_id):
-            return Code.DUPLICATE, "another client that answers has this client id"
-        user = self._users.get(claim.name)
-        if user is None or claim.verifier not in user.verifiers:  # since its proof
-            return Code.REVOKED, f"the user {claim.name} was revoked"
-        if user.is_over(time()):  # who has been told so is not ended again
-            return Code.REVOKED, f"the time of the user {claim.name} is over"
-        account = self.accounts.of(user)
-        if why := account.refuses_link():
-            return refusal(Calm.LINKS, why)
-        most = account.limits.sessions
-        elsewhere = account.elsewhere.sessions
-        if not self._sessions.make_room(claim.name, most, elsewhere):
-            return refusal(Calm.SESSIONS, f"{claim.name} has {most}")
-        return None
-
-    async def _succeeds(self, claim: AuthClaim, session_id: bytes) -> bool:
-        """End the older session of a client that was restarted; False if it is there.
-
-        A state folder that was copied makes two clients of one, which would take over
-        from one another for ever.
-        """
-        name, client_id = claim.name, claim.client_id
-        while older := self._sessions.of_client(name, client_id):
-            if not await self._ends(older):
-                return False
-        if self._cluster is None or client_id == NO_CLIENT_ID:
-            return True
-        return await self._cluster.succeeds(name, client_id, session_id)
-
-    async def _ends(self, older: ClientSession) -> bool:
-        """End the session of a client that came back; False if it is still there."""
-        while True:
-            link = older.link
-            if link is None:
-                break
-            if await older.answers(SILENT_OWNER_S):
-                return False
-            if older.link in (None, link):
-                break  # else it has found another meanwhile
-        self._forget(older)
-        older.dismiss(Code.TAKEN_OVER, "the same client came back")
-        return True
-
     async def _carry(self, client: ClientSession, link: Link) -> None:
         """Carry the client's session over ``link`` to the link's end."""
         WHO.set(client.who)
@@ -466,6 +426,6 @@ class CenterServer:
         """Close what belongs to a session that has ended or is about to."""
         self._guests(client.user_name).sessions.remove(client)
         self.mappings.drop(client)
-        if self._cluster is not None and client.client_id != NO_CLIENT_ID:
+        if self.membership.cluster is not None and client.client_id != NO_CLIENT_ID:
             who = client.user_name, client.client_id, client.session_id
-            self._cluster.client_left(*who)
+            self.membership.cluster.client_left(*who)

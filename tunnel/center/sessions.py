@@ -93,10 +93,20 @@ class Sessions:
         """Remove a session; harmless when it is removed."""
         if self._by_id.pop(session.session_id, None) is None:
             return
+        if not session.departed.is_set():
+            self._uncount(session)
+        self.has_link(session)
+
+    def depart(self, session: ClientSession) -> None:
+        """Count a session for nobody: its client has another one elsewhere."""
+        if not session.departed.is_set():
+            session.departed.set()
+            self._uncount(session)
+
+    def _uncount(self, session: ClientSession) -> None:
         name = session.user.name
         _count_down(self._count, name)
         self._by_client.pop((name, session.client_id), None)
-        self.has_link(session)
 
     def has_link(self, session: ClientSession) -> None:
         """Note that a session waits no longer."""

@@ -6,7 +6,6 @@ It knows no wire: a ``Link`` carries its bytes.
 from __future__ import annotations
 
 import logging
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -22,6 +21,7 @@ from tunnel.errors import (
 from tunnel.link.mapping_rpc import MappingRpc
 from tunnel.link.output import Output
 from tunnel.link.rest import Rest
+from tunnel.link.session_state import ALIVE, State
 from tunnel.link.tally import Tallies, has_left
 from tunnel.link.virtual import VirtualStream
 from tunnel.log import log_event
@@ -50,7 +50,7 @@ from tunnel.proto.pools import Pools
 from tunnel.proto.state import StreamState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from tunnel.addresses import Address
     from tunnel.errors import TunnelError
@@ -69,16 +69,7 @@ END_GRACE_S: Final = 3.0
 logger = logging.getLogger("tunnel.session")
 
 
-class _State(Enum):
-    """Where a session is in its life."""
-
-    LINKED = "a link carries it, or will at once"
-    WAITING = "its link is lost, and another may carry it on"
-    ENDED = "its streams are reset; its tasks wind up"
-    GONE = "its tasks are over too"
-
-
-_ALIVE: Final = (_State.LINKED, _State.WAITING)
+_unheard: Final = bool  # takes a number and does nothing
 _OF_STREAMS: Final = (CreditGranted, StreamFinished, StreamOpened, StreamClosed)
 
 
@@ -124,7 +115,7 @@ class Session:
         )
         self.output = Output(self.core)
         self.poller = Poller(self._read_locals)
-        self._state = _State.LINKED
+        self._state = State.LINKED
         self._changed = Notify()
         """The state, or when to look next at what waits for a link."""
         self.ended: TunnelError | None = None
@@ -146,6 +137,8 @@ class Session:
         """Closed by the peer, but holding memory until they are read."""
         self._inbox_room = DatagramRoom(process=pools.datagrams_in)
         self._deliveries: dict[VirtualConn, Deliver] = {}
+        self.when_draining: Callable[[int], object] = _unheard
+        """Called when the peer drains: after so many seconds another may be asked."""
         self.tallies = Tallies(opened=not client)
         """Of the entries whose visitors it carries."""
         self.inflow: Inflow | None = None
@@ -178,7 +171,7 @@ class Session:
             self._nursery = None
             self.end(LocalLinkError(Code.LINK_LOST, "the session was given up"))
             self.poller.close()
-            self._state = _State.GONE
+            self._state = State.GONE
             self._changed.ring()
             self.let_go()
 
@@ -187,9 +180,9 @@ class Session:
 
         Their owners refer to this session: cycles, which only the collector frees.
         """
-        if self._state is _State.GONE and self.output.transport is None:
+        if self._state is State.GONE and self.output.transport is None:
             self.core.let_go()
-            self._serve_offer = _refuse
+            self._serve_offer, self.when_draining = _refuse, _unheard
             self._serve_mapping = None
 
     # Its links ---------------------------------------------------------------------
@@ -199,8 +192,8 @@ class Session:
         ends = CODES[reason.code].ends if isinstance(reason, SessionError) else ""
         if ends == "session" or not self.resume_s:
             self.end(reason)
-        if self._state in _ALIVE:
-            self._state = _State.WAITING
+        if self._state in ALIVE:
+            self._state = State.WAITING
             self.core.link_lost()
             self.lost_at = trio.current_time()
             self.go_away = None
@@ -220,15 +213,15 @@ class Session:
         repeated = self.core.resume(count, now)
         self.rest.start(now)
         self.resumes += 1
-        if self._state is _State.WAITING:
-            self._state = _State.LINKED
+        if self._state is State.WAITING:
+            self._state = State.LINKED
         self.lost_at = None
         self._changed.ring()
         return repeated
 
     async def _watch_time(self) -> None:
         """Keep the limits in time while there is no link, and so no clock task."""
-        while self._state in _ALIVE:
+        while self._state in ALIVE:
             if self.lost_at is None:
                 await self._changed.wait()
                 continue
@@ -303,30 +296,33 @@ class Session:
 
     async def ping(self, timeout_s: float) -> float | None:
         """Return the round trip to the peer in seconds; None if it is silent."""
-        if self._state is not _State.LINKED:
+        if self._state is not State.LINKED:
             return None
         began = trio.current_time()
         self.core.ping(began)
         self.output.wake()
         with trio.move_on_after(timeout_s):
             await self._pinging.wait()
-            if self._state is _State.LINKED:
+            if self._state is State.LINKED:
                 return trio.current_time() - began
         return None
 
-    async def wait_idle(self) -> None:
-        """Wait until no virtual TCP connection is alive; UDP ends only by silence."""
-        while any(conn.datagrams is None for conn in self._streams):
+    async def wait_idle(self, but: Collection[VirtualStream] = ()) -> None:
+        """Wait until only UDP, which ends by silence, and ``but`` are alive."""
+        while any(
+            one.conn.datagrams is None and one not in but
+            for one in self._streams.values()
+        ):
             await self._idle.wait()
 
     async def wait_ended(self) -> None:
         """Wait until the session has ended."""
-        while self._state in _ALIVE:
+        while self._state in ALIVE:
             await self._changed.wait()
 
     async def wait_gone(self) -> None:
         """Wait until ``run`` has returned: the session has ended and its tasks too."""
-        while self._state is not _State.GONE:
+        while self._state is not State.GONE:
             await self._changed.wait()
 
     def end(self, error: TunnelError, *, flush: bool = False) -> None:
@@ -335,9 +331,9 @@ class Session:
         What was received can still be read. With ``flush``, what streams that were
         closed before have left to send is still sent.
         """
-        if self._state not in _ALIVE:
+        if self._state not in ALIVE:
             return
-        self._state = _State.ENDED
+        self._state = State.ENDED
         self.ended = error
         code = error.code
         if code is Code.NORMAL or "C" not in CODES[code].frames:
@@ -429,8 +425,9 @@ class Session:
                 why = f"the peer ended the link: {why}"
                 self.go_away = RemoteSessionError(away.code, why)
                 self.go_away.retry_after_s = away.retry_after_s
-            case PeerDraining():
+            case PeerDraining(retry_after_s):
                 log_event(logger, logging.INFO, "link.peer_draining")
+                self.when_draining(retry_after_s)
             case PingAnswered():
                 self._pinging.ring()
             case _:  # pragma: no cover - taken above
@@ -456,7 +453,7 @@ class Session:
                 stream.closed(code, reason, local=local)
 
     def _on_offer(self, event: StreamOffered) -> None:
-        if self._state not in _ALIVE:
+        if self._state not in ALIVE:
             self.core.close(event.conn, Code.DRAINING)
             self.core.released(event.conn)
         elif event.conn.state is StreamState.CLOSING:

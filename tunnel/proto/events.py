@@ -102,6 +102,9 @@ class MappingAnswered:
 class PeerDraining:
     """The peer is about to stop: what runs goes on, nothing new."""
 
+    retry_after_s: int = 0
+    """When there may be a session elsewhere."""
+
 
 @dataclass(slots=True)
 class LinkClosing:

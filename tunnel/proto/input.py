@@ -258,14 +258,14 @@ class Input:
                     self._output.pong(opaque)
             case ProtMapping() | ProtMappingAnswer():
                 events.append(self._mappings.take(frame))
-            case ProtGoAway(code):
+            case ProtGoAway(code, retry_after_s):
                 if code is not Code.DRAINING:
                     events.append(LinkClosing(frame))
                 elif self._table.peer_draining:
                     self._count_nuisance(now, Calm.DRAINING)
                 else:
                     self._table.peer_draining = True
-                    events.append(PeerDraining())
+                    events.append(PeerDraining(retry_after_s))
             case ProtReceived(count):
                 self._on_received(count, now)
             case ProtExtension():

@@ -85,6 +85,7 @@ class MuxCore:
         open_deadline_s: float = OPEN_DEADLINE_S,
     ) -> None:
         self.theirs = theirs
+        self._retry_after_s = 0
         self.pools = pools = pools or Pools()
         self._output = output = Output(ours, theirs, now, pools, replay_limit)
         self._own_opens = OwnOpens(
@@ -198,7 +199,7 @@ class MuxCore:
         self._output.begin_link(now)
         self.liveness.begin_link(now)
         if self._table.draining:
-            self._output.say_draining()
+            self._output.say_draining(self._retry_after_s)
         return self.replay.unconfirmed
 
     def link_lost(self) -> None:
@@ -232,11 +233,17 @@ class MuxCore:
 
     # The end -----------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Say that this side is about to stop: it refuses what is new from now on."""
+    def drain(self, retry_after_s: int = 0, *, still_opens: bool = False) -> None:
+        """Say that this side is about to stop: it refuses what is new from now on.
+
+        Args:
+            retry_after_s: when a client may look for another session, elsewhere.
+            still_opens: this side goes on to open, until its peer is elsewhere.
+        """
         if not self._table.draining:
-            self._table.draining = True
-            self._output.say_draining()
+            self._table.draining, self._table.still_opens = True, still_opens
+            self._retry_after_s = retry_after_s
+            self._output.say_draining(retry_after_s)
 
     def end(self) -> list[VirtualConn]:
         """Forget everything; return the connections that were alive until now."""

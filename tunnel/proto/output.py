@@ -262,9 +262,9 @@ class Output:
         """Answer a PING; the newest answer answers all before it."""
         self._pong = encode(ProtPing(opaque, ack=True))
 
-    def say_draining(self) -> None:
+    def say_draining(self, retry_after_s: int) -> None:
         """Queue GO_AWAY(DRAINING)."""
-        self._link_control.append(encode(ProtGoAway(Code.DRAINING)))
+        self._link_control.append(encode(ProtGoAway(Code.DRAINING, retry_after_s)))
 
     def go_away(self, code: Code, reason: str = "", retry_after_s: int = 0) -> None:
         """Queue GO_AWAY as the last frame: what was queued goes out no more."""

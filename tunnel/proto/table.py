@@ -41,6 +41,8 @@ class ConnTable:
         self.own_opens = own_opens
         self.peer_opens = PeerOpens(output.ours, now)
         self.draining = False
+        self.still_opens = False
+        """This side drains, and opens what the peer cannot be asked for elsewhere."""
         self.peer_draining = False
         self._conns = output.conns
         self._pool = output.pools.held
@@ -67,7 +69,7 @@ class ConnTable:
         """
         if isinstance(target, UdpTarget) and not self._can_udp:
             raise LocalStreamError(Code.UNSUPPORTED, "the peer offers no UDP")
-        if self.draining or self.peer_draining:
+        if self.peer_draining or (self.draining and not self.still_opens):
             raise LocalStreamError(Code.DRAINING, "no new connections while draining")
         sock_map = self.own_opens.next_number(self._conns, target, now)
         frame = encode(ProtCreate(sock_map, target, visitor, exit=exit_name))

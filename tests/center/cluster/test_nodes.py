@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from support.center import LOOPBACK, echo, status, target, user
-from support.nodes import nodes
+from support.nodes import nodes, page, published, web
 
 from tunnel.access.join import make_token
 from tunnel.access.networks import Networks
@@ -19,7 +18,6 @@ from tunnel.center.events import (
     LinkDown,
     LinkResumed,
     MappingReady,
-    MappingRefused,
     SessionLost,
 )
 from tunnel.center.mappings import mappings_of
@@ -31,37 +29,11 @@ from tunnel.proto.frames import MappingEntry, MappingOp, MappingType, ProtMappin
 from tunnel.proto.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.center import Notices
     from support.nodes import Node
 
-    from tunnel.center.client import CenterClient
     from tunnel.center.client_session import ClientSession
-
-
-def web(name: str, at: Address, rules: Rules | None = None) -> Published:
-    wanted = MappingEntry(MappingType.HTTP, "", name, rules=rules)
-    return Published("http", wanted, Service(at), scheme="http")
-
-
-@asynccontextmanager
-async def published(
-    client: CenterClient,
-    notices: Notices,
-    name: str,
-    at: Address,
-    rules: Rules | None = None,
-) -> AsyncIterator[Code]:
-    """Publish a web service for the block; give the answer's code."""
-    async with trio.open_nursery() as nursery:
-        await web(name, at, rules).start(client)
-        await nursery.start(client.run)
-        refused, ready = notices.of(MappingRefused), notices.of(MappingReady)
-        assert refused or ready
-        yield refused[0].answer.code if refused else Code.NORMAL
-        client.stop()
 
 
 def _has_no_host(node: Node) -> bool:
@@ -70,19 +42,6 @@ def _has_no_host(node: Node) -> bool:
 
 def _has_no_client(node: Node) -> bool:
     return not node.server.clients
-
-
-async def page(stream: trio.SocketStream) -> None:
-    """Answer each request with its path."""
-    with trio.move_on_after(20):
-        try:
-            while said := await stream.receive_some():
-                path = said.split(b" ")[1]
-                head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path)
-                await stream.send_all(head + path)
-        except trio.BrokenResourceError:
-            pass
-    await stream.aclose()
 
 
 @pytest.mark.parametrize("tls", [True, False])

@@ -71,6 +71,11 @@ class Cluster:
         self._give = give
         self._names: SharedNames
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other nodes, which do not end when this machine's do."""
+        return not self._ports and len(self._directory.nodes) > 1
+
     def share(self, table: MappingTable) -> SharedNames:
         """Have what other nodes publish stand in this table of mappings."""
         self._names = SharedNames(
@@ -163,8 +168,12 @@ class Cluster:
         if change.key:
             self._names.heard(change)
         else:
-            self._names.nodes_changed()
-            self.peers.forget_the_gone()
+            self.forget_the_gone()
+
+    def forget_the_gone(self) -> None:
+        """Forget what nodes had that live no more, and the links to them."""
+        self._names.nodes_changed()
+        self.peers.forget_the_gone()
 
     async def _look_again(self) -> None:
         self._take(Change(""))

@@ -114,6 +114,8 @@ class Peers:
         self._nodes = nodes
         self._connect = connect
         self._keepers: dict[str, _Keeper] = {}
+        self.links: set[VirtualStream] = set()
+        """Links of clients that are passed on: they end only with their clients."""
         self._nursery: trio.Nursery | None = None
         self.waiting = Waiting()
         """Clients of the others that have no link."""
@@ -164,6 +166,12 @@ class Peers:
     async def open(self, node: str, target: Target, visitor: Address) -> VirtualStream:
         """Open at a node, without waiting for its answer; raises as ``reached``."""
         return (await self.reached(node)).open_now(target, visitor)
+
+    async def wait_idle(self) -> None:
+        """Wait until nobody here is opened at another node, but for links."""
+        for keeper in tuple(self._keepers.values()):
+            if (session := keeper.session) is not None:
+                await session.wait_idle(self.links)
 
     async def ask(self, node: str, words: Words, within_s: float) -> Words | None:
         """Ask a node a question; None without an answer in time."""

@@ -35,7 +35,6 @@ class NodeService:
         find: returns the client that has a session.
         serve_wire: begins a link on a wire that another node passes on.
         ends: ends the session of a client that is elsewhere; False: it answers here.
-        peers: the links to the other nodes; None: there is none.
     """
 
     def __init__(
@@ -43,14 +42,18 @@ class NodeService:
         find: Callable[[bytes], ClientSession | None],
         serve_wire: Callable[[PassedWire], Awaitable[None]],
         ends: Callable[[ClientSession], Awaitable[bool]],
-        peers: Peers | None = None,
     ) -> None:
         self._find = find
         self._serve_wire = serve_wire
         self._ends = ends
+        self._peers: Peers | None = None
+        self.telling: Telling | None = None
+        """Tells other nodes of the clients of this one."""
+
+    def know(self, peers: Peers | None) -> None:
+        """Have these links to the other nodes; None: there are none."""
         self._peers = peers
         self.telling = None if peers is None else Telling(peers)
-        """Tells other nodes of the clients of this one."""
 
     def serve(self, stream: VirtualStream) -> Awaitable[None]:
         """Serve an offer to its end; owns the stream."""
@@ -80,7 +83,7 @@ class NodeService:
                 return {"yes": True}
             case remote.YIELDS:
                 return {"yes": client is None or await self._ends(client)}
-            case remote.ANSWERS if client is not None:
+            case remote.ANSWERS if client is not None and not client.departed.is_set():
                 return {"yes": await client.answers(SILENT_OWNER_S)}
             case _:
                 return {"yes": False}

@@ -81,6 +81,7 @@ class Visit:
         "answering",
         "body",
         "ended",
+        "ends",
         "gone",
         "host",
         "http_2",
@@ -126,6 +127,7 @@ class Visit:
         """That was asked for last; for the log."""
         self.shared = False
         """A proxy that is trusted may bring several people on this connection."""
+        self.ends = False  # with the next answer: it is to come to another process
         self.waiting = bytearray(early)
         """What the visitor has sent behind what was used so far."""
         self.ended = False
@@ -134,8 +136,7 @@ class Visit:
         """Its connection is dead."""
         self.request: RequestHead | None = None
         """The last one, once its head was read."""
-        self.body = BodyReader(NO_BODY)
-        """Of that request."""
+        self.body = BodyReader(NO_BODY)  # of that request
         self.line: RequestLine | None = None  # of the last request
         self.observer: Guarded | None = None  # of the last request
         self.answering = False
@@ -222,9 +223,8 @@ class Visit:
             if self.ended or trio.current_time() >= deadline:
                 return 0
             upstream = self.upstream
-            await self.more(
-                min(deadline, upstream.idle_until) if upstream else deadline
-            )
+            idle_until = upstream.idle_until if upstream else deadline
+            await self.more(min(deadline, idle_until))
             if upstream is not None and self._is_idle(upstream):
                 self.drop_upstream()
                 if not self.waiting:
@@ -308,7 +308,7 @@ class Visit:
             self.line.status = status
         request = self.request
         keep = self.body.done and request is not None and request.keeps_connection
-        self.may_go_on = keep and not (request is None or request.http_1_0)
+        self.may_go_on = keep and not (self.ends or request is None or request.http_1_0)
         close = () if self.may_go_on else (b"Connection: close",)
         output = head_bytes(status, reason, [*lines, *close])
         if self.observer is not None:
@@ -487,8 +487,7 @@ async def _answer_while_kept(
             request_over(visit)
         if visit.tunnel is not None or not visit.may_go_on:
             return False
-        upstream = visit.upstream
-        if upstream is None or upstream.is_over:
+        if (upstream := visit.upstream) is None or upstream.is_over:
             return True
         size = await _next_head(visit)
         if size <= 0:
