@@ -15,8 +15,10 @@ from tunnel.access.join import make_token
 from tunnel.addresses import Address
 from tunnel.center import mappings as mappings_module
 from tunnel.center.endpoints import (
+    NOTHING,
     Endpoint,
     EndpointType,
+    Had,
     HostNames,
     PublicName,
     TcpPorts,
@@ -399,10 +401,11 @@ class Names(EndpointType):
             for place in range(entry.count)
         )
 
-    async def open(self, keys: tuple[PublicName, ...]) -> Endpoint:
+    async def open(self, names: tuple[PublicName, ...], had: Had = NOTHING) -> Endpoint:
         await trio.lowlevel.checkpoint()
-        assert self.open_now.isdisjoint(keys)
-        return OpenNames(self.open_now, keys)
+        assert self.open_now.isdisjoint(names)
+        assert not had
+        return OpenNames(self.open_now, names)
 
 
 class OpenNames(Endpoint):

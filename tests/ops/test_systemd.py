@@ -64,6 +64,30 @@ async def test_each_change_is_told_and_nothing_twice(
     ]
 
 
+async def test_who_was_taken_over_tells_by_whom_and_nothing_more(
+    heard: Supervisor, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    life = Life()
+    os.environ["WATCHDOG_USEC"] = "3000000"
+    await nursery.start(tell_systemd, life)
+    life.ready("listening")
+    await trio.sleep(1.5)
+    assert ["WATCHDOG=1"] in heard.all()
+    life.hand_over(4711)
+    life.stopping("it stops", 9.5)
+    await trio.sleep(5)
+    assert heard.all() == [["MAINPID=4711"]]
+    inherited = Life()
+    await nursery.start(tell_systemd, inherited, life.watched_by)
+    inherited.ready("listening")
+    await trio.sleep(1.5)
+    assert heard.all() == [
+        ["STATUS=it is starting"],
+        ["READY=1", "STATUS=listening"],
+        ["WATCHDOG=1"],
+    ]
+
+
 async def test_who_waits_for_its_server_has_started(
     heard: Supervisor, nursery: trio.Nursery
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 from support.center import LOOPBACK, Center, Notices, free_ports, user
-from support.embedded import EmbeddedDirectory
+from support.watched_directory import WatchedDirectory
 
 from tunnel.access.identity import load_or_make_identity
 from tunnel.access.join import JoinLine, make_token
@@ -41,7 +41,7 @@ SERVE: dict[str, Callable[[socket.socket], None]] = {}
 """Serves a link of another node, by the node's name."""
 
 
-class Direct(EmbeddedDirectory):
+class Direct(WatchedDirectory):
     """A directory that leads to its nodes without an address, and can miss changes."""
 
     def __init__(self, store: Store, name: str) -> None:

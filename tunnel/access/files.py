@@ -255,8 +255,11 @@ def locked(path: Path, within_s: float = LOCK_S) -> Iterator[None]:
 
 
 @contextmanager
-def sole_server(state_dir: Path) -> Iterator[None]:
+def sole_server(state_dir: Path, held: int | None = None) -> Iterator[int]:
     """Keep other servers off the state folder while the context is open.
+
+    Gives the descriptor that holds the lock: whoever has a copy of it holds it too.
+    ``held`` is such a copy, from a server that hands over; it is closed at the end.
 
     The lock is that of the folder itself: it needs no right to write. Where there are
     no locks, nobody is kept off.
@@ -267,12 +270,12 @@ def sole_server(state_dir: Path) -> Iterator[None]:
     try:
         if not exists(state_dir):
             make_private_dir(state_dir)
-        folder = open_lockable(state_dir)
+        folder = open_lockable(state_dir) if held is None else held
     except OSError as error:
         raise _unusable(state_dir, "use", error) from error
     try:
         with suppress(OSError):
-            if not try_lock(folder):
+            if held is None and not try_lock(folder):
                 number = lock_holder(folder)
                 holder = "another process" if number is None else f"process {number}"
                 raise StateError(
@@ -280,6 +283,6 @@ def sole_server(state_dir: Path) -> Iterator[None]:
                     f"{holder} has its lock; two would share one key and one token",
                     "stop that one, or give this one a folder of its own: --state DIR",
                 )
-        yield
+        yield folder
     finally:
         os.close(folder)

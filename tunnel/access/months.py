@@ -79,6 +79,10 @@ class Months:
         self._month, self._bytes, self._changed = month, {}, True
         return True
 
+    def leave(self) -> None:
+        """Write no more: another process keeps the file from now on."""
+        self._path = None
+
     def note(self, name: str, size: int) -> None:
         """Set what a user has passed this month."""
         if size and self._bytes.get(name) != size:

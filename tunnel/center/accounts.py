@@ -155,6 +155,29 @@ class Accounts:
         if sessions:
             self._sessions[name] = sessions
 
+    def keep_now(self) -> dict[str, int]:
+        """Write what has passed this month, and return it by user."""
+        self._count_all()
+        if (text := self._months.due()) is not None:
+            self._months.write(text)
+        return self._months.all()
+
+    def leave_months(self) -> None:
+        """Keep nothing any more: another process does; see ``passed``."""
+        self._months.leave()
+
+    def passed(self) -> dict[str, int]:
+        """Return what each user has passed this month."""
+        self._count_all()
+        return self._months.all()
+
+    def add(self, name: str, size: int) -> None:
+        """Count bytes for a user that have passed at another process."""
+        if (user := self._users.get(name)) is not None:
+            account = self.of(user)
+            account.month_bytes += size
+            self._months.note(name, account.month_bytes)
+
     # Other nodes -------------------------------------------------------------------
 
     def share(self, *tables: Counts) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tunnel.center.accounts import Accounts
     from tunnel.center.client_session import ClientSession
     from tunnel.center.cluster.cluster import Cluster
-    from tunnel.center.mappings import MappingTable
     from tunnel.center.sessions import Sessions
     from tunnel.proto.claims import AuthClaim
 
@@ -35,7 +34,6 @@ class Admission:
         users: those of the server.
         sessions: of all clients.
         accounts: of all users.
-        mappings: what the clients have open.
         forget: closes what belongs to a session that is about to end.
     """
 
@@ -44,7 +42,6 @@ class Admission:
         users: Users,
         sessions: Sessions,
         accounts: Accounts,
-        mappings: MappingTable,
         forget: Callable[[ClientSession], None],
     ) -> None:
         self.draining = False
@@ -54,7 +51,6 @@ class Admission:
         self._users = users
         self._sessions = sessions
         self._accounts = accounts
-        self._mappings = mappings
         self._forget = forget
 
     @property
@@ -117,10 +113,10 @@ class Admission:
     async def ends(self, older: ClientSession) -> bool:
         """End the session of a client that came back; False if it is still there.
 
-        Where it was sent away, what runs over it runs on.
+        Where it was sent away, what runs over it runs on, and its names stay until they
+        are claimed elsewhere: no visitor is refused.
         """
         if self.draining:
-            self._mappings.drop(older, is_elsewhere=True)
             self._sessions.depart(older)
             return True
         while True:

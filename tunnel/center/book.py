@@ -13,10 +13,12 @@ from tunnel.center.denials import denied
 from tunnel.center.endpoints import PublicName
 from tunnel.center.sites import ChosenPorts, Lives, OpenMapping, Site, Sites
 from tunnel.errors import Code, TunnelError
+from tunnel.net.notify import Notify
 from tunnel.proto.frames import MappingAnswer, MappingType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+    from socket import socket
 
     from tunnel.center.client_session import ClientSession
     from tunnel.center.endpoints import EndpointType
@@ -86,6 +88,10 @@ class Book:
         """Public ports by user."""
         self._names: Counter[str] = Counter()
         """Other names by user."""
+        self.inherit: Callable[[PublicName], Awaitable[list[socket]]] | None = None
+        """Returns what another process of this machine leaves of a port."""
+        self.closed = Notify()
+        """Rings when a mapping is open no more."""
         self._left: dict[PublicName, None] = {}
         self._shared: Shared | None = None
         self._lost: WeakKeyDictionary[ClientSession, set[PublicName]] = (
@@ -123,6 +129,12 @@ class Book:
         Awaited, it raises TunnelError where nobody answers.
         """
         return None if self._shared is None else self._shared.look_up((name,))
+
+    def _own_at(self, name: PublicName) -> list[OpenMapping]:
+        """Return what clients of this server have open under a name."""
+        site = self._open.get(name)
+        found = site.mappings if site is not None else ()
+        return [one for one in found if isinstance(one, OpenMapping)]
 
     def find(self, of_type: MappingType, host: str) -> Site | None:
         """Return what is open under a host name, or under a wildcard for it."""
@@ -197,6 +209,7 @@ class Book:
         if not of_owner:
             del self._by_owner[mapping.owner]
         self._count -= 1
+        self.closed.ring()
         self._counted[mapping.owner.user.name] -= mapping.counted
         counts, count = self._count_of(mapping.entry)
         user = mapping.owner.user.name

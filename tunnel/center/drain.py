@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.center.client_session import ClientSession
     from tunnel.link.session import Session
@@ -46,12 +46,13 @@ async def drain(sessions: Iterable[Session], until: float) -> None:
 async def send_away(
     clients: Iterable[ClientSession],
     until: float,
+    moved: Callable[[ClientSession], Awaitable[None]],
     end: Callable[[ClientSession], None],
 ) -> None:
     """Have clients go to another server, and ``end`` each when it has nothing left.
 
-    Visitors are opened at a client until it is there. Returns when all have ended, or
-    at ``until``.
+    Visitors are opened at a client until what it has published is open there, for which
+    ``moved`` waits. Returns when all have ended, or at ``until``.
     """
     clients = tuple(clients)
     half_s = (until - trio.current_time()) / 2
@@ -60,6 +61,7 @@ async def send_away(
     async def one(client: ClientSession) -> None:
         with trio.move_on_after(MOVE_S):
             await client.departed.wait()
+            await moved(client)
         await client.session.wait_idle()
         end(client)
 

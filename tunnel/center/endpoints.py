@@ -5,11 +5,13 @@ An ``EndpointType`` turns an entry into public names, and those into an ``Endpoi
 
 from __future__ import annotations
 
+import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
@@ -21,14 +23,14 @@ from tunnel.front.udp import open_udp_port, serve_udp_port
 from tunnel.link.datagrams import DatagramStream
 from tunnel.link.virtual import VirtualStream
 from tunnel.net.bind import is_in_use, try_port
-from tunnel.net.listen import open_listener
+from tunnel.net.datagrams import DatagramSocket
+from tunnel.net.listen import PortListener, open_listener
 from tunnel.proto.frames import BY_TLS, MappingType, NameTarget, Target, UdpTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Container, Iterator, Sequence
+    from collections.abc import Awaitable, Container, Iterator
 
     from tunnel.access.rules import Rights
-    from tunnel.net.datagrams import DatagramSocket
     from tunnel.proto.frames import MappingEntry
 
 MAX_VISITORS: Final = 16_384
@@ -58,6 +60,10 @@ class PublicName(NamedTuple):
         return f"port {self.port}" if self.port else self.host
 
 
+Had = Mapping[PublicName, Sequence[socket.socket]]
+NOTHING: Final[Had] = {}
+
+
 class NameInUse(AddressError):
     """Another program has the port of ``name``; another name may do."""
 
@@ -80,6 +86,10 @@ class Endpoint:
         """Lead visitors to the mapping of this name until closed and all have left."""
         del mapping, open_target
         await self._closed.wait()
+
+    def copies(self) -> list[list[int]]:
+        """Return copies of the sockets of each port, which the caller owns."""
+        return []
 
     def close(self) -> None:
         """Let nobody in from now on; visitors that are in stay. Harmless twice."""
@@ -142,8 +152,12 @@ class EndpointType:
         del taken
         yield (PublicName(self._type, self.host(entry)),)
 
-    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+    async def open(self, names: tuple[PublicName, ...], had: Had = NOTHING) -> Endpoint:
         """Open one candidate, or nothing.
+
+        Args:
+            names: the candidate.
+            had: what another process has left of these ports; owned.
 
         Raises:
             NameInUse: for the first name that another program has.
@@ -238,7 +252,7 @@ class NamesByTls(HostNames):
             raise TunnelError(Code.UNSUPPORTED, f"no certificate: {why}")
         return found
 
-    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+    async def open(self, names: tuple[PublicName, ...], had: Had = NOTHING) -> Endpoint:
         """Open where the name can be had."""
         if self._plain is not None and self._why_not(names[0].host):
             return await self._plain.open(names)
@@ -318,16 +332,19 @@ class TcpPorts(EndpointType):
     def _row(self, host: str, first: int, count: int) -> tuple[PublicName, ...]:
         return tuple(PublicName(self._type, host, first + at) for at in range(count))
 
-    async def open(self, names: tuple[PublicName, ...]) -> Endpoint:
+    async def open(self, names: tuple[PublicName, ...], had: Had = NOTHING) -> Endpoint:
         """Open all ports or none."""
         ports: list[_Port] = []
+        left = dict(had)
         endpoint = _Ports(Address(names[0].host, names[0].port), ports)
         try:
             for name in names:
-                port = await self._open_port(name.host, name.port)
+                port = await self._open_port(name, left.pop(name, ()))
                 ports.append(port)
         except BaseException as error:
             endpoint.close()
+            for sock in chain(*left.values()):
+                sock.close()
             if isinstance(error, AddressError) and is_in_use(error):
                 raise NameInUse(names[len(ports)], error) from error.__cause__
             raise
@@ -347,8 +364,10 @@ class TcpPorts(EndpointType):
                 raise
         return Endpoint(Address(names[0].host, names[0].port))
 
-    async def _open_port(self, host: str, port: int) -> _Port:
-        listeners = await open_listener(host, port)
+    async def _open_port(self, name: PublicName, had: Sequence[socket.socket]) -> _Port:
+        listeners = [PortListener(sock) for sock in had]
+        if not listeners:
+            listeners = await open_listener(name.host, name.port)
 
         def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
             open_now = partial(open_target, NameTarget(mapping, index))
@@ -363,8 +382,10 @@ class UdpPorts(TcpPorts):
     _of_type = MappingType.UDP
     _kind = socket.SOCK_DGRAM
 
-    async def _open_port(self, host: str, port: int) -> _Port:
-        sockets = await open_udp_port(host, port)
+    async def _open_port(self, name: PublicName, had: Sequence[socket.socket]) -> _Port:
+        sockets = [DatagramSocket.of(sock) for sock in had]
+        if not sockets:
+            sockets = await open_udp_port(name.host, name.port)
 
         def serve(mapping: str, index: int, open_target: OpenTarget) -> Awaitable[None]:
             target = UdpTarget(mapping, index)
@@ -399,6 +420,9 @@ class _Ports(Endpoint):
         async with trio.open_nursery() as nursery:
             for index, port in enumerate(self._ports):
                 nursery.start_soon(port.serve, mapping, index, open_target)
+
+    def copies(self) -> list[list[int]]:
+        return [[os.dup(one.fileno()) for one in port.sockets] for port in self._ports]
 
     def close(self) -> None:
         for port in self._ports:

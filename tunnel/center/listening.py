@@ -7,7 +7,14 @@ finds an open port, and who is in stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,6 +27,8 @@ from tunnel.net.handed import Handed
 from tunnel.net.listen import open_listener
 
 if TYPE_CHECKING:
+    import socket
+
     from tunnel.net.given import Given
     from tunnel.net.listen import PortListener
     from tunnel.net.sockets import FastSocket
@@ -62,6 +71,10 @@ class Listening:
         if self._start is not None:
             self._start(self._listeners)
 
+    def copies(self) -> list[socket.socket]:
+        """Return copies of the sockets that are listened on; the caller owns them."""
+        return [one.copy() for one in self._listeners]
+
     def pause(self) -> None:
         """Stop listening until the next ``take``, without a checkpoint."""
         close_all(self._listeners)
@@ -82,6 +95,9 @@ class Entrances:
         self._open: list[Listening] = []
         self._next: list[Listening] = []
         self._nursery: trio.Nursery | None = None
+
+    def __iter__(self) -> Iterator[Listening]:
+        return iter(self._open)
 
     @property
     def addresses(self) -> list[Address]:

@@ -75,16 +75,11 @@ class MappingTable(Book):
             most = ""  # with words, so many would not fit one frame
         return answers
 
-    def drop(self, client: ClientSession, *, is_elsewhere: bool = False) -> None:
-        """Close all mappings of a client; visitors that are in stay.
-
-        Of one that is elsewhere by now, only ports: its names stay until they are
-        claimed there, so that no visitor is refused.
-        """
+    def drop(self, client: ClientSession) -> None:
+        """Close all mappings of a client; visitors that are in stay."""
         for mapping in tuple(self._by_owner.get(client, {}).values()):
-            if mapping.names[0].port or not is_elsewhere:
-                self._close(mapping)
-                self._remember(mapping)
+            self._close(mapping)
+            self._remember(mapping)
 
     def review(self, client: ClientSession) -> None:
         """Close what a client's user may not have any more: its rights have changed."""
@@ -314,7 +309,10 @@ class MappingTable(Book):
     async def _open_endpoint(
         self, of_type: EndpointType, names: tuple[PublicName, ...]
     ) -> Endpoint:
-        return await of_type.open(names)
+        had = {}
+        if self.inherit is not None:
+            had = {name: await self.inherit(name) for name in names if name.port}
+        return await of_type.open(names, had)
 
     def _publish(self, mapping: OpenMapping) -> None:
         """Let visitors in, and note whose the names are now."""
@@ -443,6 +441,28 @@ async def tell_all(table: MappingTable) -> None:
             if table._shared is not None:
                 await table._shared.look_up(mapping.names)
                 await table._shared.claim(mapping)
+
+
+async def until_closed(table: MappingTable, client: ClientSession) -> None:
+    """Wait until a client has nothing open here any more."""
+    while client in table._by_owner:
+        await table.closed.wait()
+
+
+def give_up_ports(
+    table: MappingTable, name: PublicName
+) -> Mapping[PublicName, list[int]]:
+    """Close the mapping that has a port, if its client is elsewhere by now.
+
+    Returns copies of the sockets of all its ports, which the caller owns; whoever waits
+    to be accepted waits there. Empty: no such client has it.
+    """
+    for mapping in table._own_at(name):
+        if mapping.owner.departed.is_set():
+            copies = mapping.endpoint.copies()
+            table._close(mapping)
+            return dict(zip(mapping.names, copies, strict=True))
+    return {}
 
 
 def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping, ...]:

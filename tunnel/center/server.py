@@ -27,7 +27,7 @@ from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.guests import Guests
 from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
-from tunnel.center.mappings import MappingTable
+from tunnel.center.mappings import MappingTable, until_closed
 from tunnel.center.membership import Membership
 from tunnel.center.names import NamePorts
 from tunnel.center.nodes import is_node
@@ -105,7 +105,7 @@ class CenterServer:
         self.accounts = Accounts(users, options.limits, months)
         self._sessions = Sessions()
         self._admission = Admission(
-            self._users, self._sessions, self.accounts, self.mappings, self._forget
+            self._users, self._sessions, self.accounts, self._forget
         )
         ends = self._admission.ends
         self._service = NodeService(self._sessions.find, self._serve_wire, ends)
@@ -117,14 +117,17 @@ class CenterServer:
             users, self._sessions, self._forget, self.mappings.review,
             self.accounts.of, self.accounts.rename,
         )  # fmt: skip
+        self._leaving: list[Link] = []
+        """Links whose clients have heard a goodbye, or are about to."""
         self._running = trio.CancelScope()
         self._nursery: trio.Nursery
         self.membership = Membership(
             self._starts, self._admission, self.mappings, self.names, self._service
         )
         """Whether it is one of several servers."""
-        if cluster is not None:
+        if cluster is not None and cluster.shares_limits:
             self.accounts.share(self._sessions, self.mappings)
+        if cluster is not None:
             self.membership.begin(cluster)
 
     @property
@@ -229,6 +232,11 @@ class CenterServer:
             raise LocalLinkError(Code.INTERNAL, "a TLS server needs an identity")
         return None
 
+    @property
+    def listening(self) -> list[Listening]:
+        """What links, and visitors by name, come in at."""
+        return [*self.entrances, self.names.web, self.names.tls]
+
     async def drain(self, deadline_s: float = DRAIN_S) -> None:
         """Take nothing new, let what runs go on for at most ``deadline_s``, stop.
 
@@ -237,22 +245,25 @@ class CenterServer:
         until = trio.current_time() + deadline_s
         self._admission.draining = self.names.leaves = True
         if self.membership.cluster is not None and self.membership.cluster.has_others:
-            await send_away(self._sessions, until, self._end_the_drained)
+            moved = partial(until_closed, self.mappings)
+            await send_away(self._sessions, until, moved, self._say_goodbye)
             with trio.move_on_at(until):
                 await self.membership.cluster.peers.wait_idle()
         else:
             await drain((client.session for client in self._sessions), until)
         await self.stop(until + GOODBYE_S - trio.current_time())
 
-    def _end_the_drained(self, client: ClientSession) -> None:
+    def _say_goodbye(self, client: ClientSession) -> None:
+        if client.link is not None:
+            self._leaving.append(client.link)
         self._forget(client)
         client.dismiss(Code.NORMAL, "the server stops")
 
     async def stop(self, within_s: float = GOODBYE_S) -> None:
         """Say goodbye to every client, give all time to hear it, and end ``run``."""
-        links = [client.link for client in self._sessions if client.link is not None]
+        links = self._leaving
         for client in self._sessions:
-            client.dismiss(Code.NORMAL, "the server stops")
+            self._say_goodbye(client)
         with trio.move_on_after(within_s):
             for link in links:
                 await link.gone.wait()

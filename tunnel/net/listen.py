@@ -122,6 +122,10 @@ class PortListener(trio.abc.Listener[FastSocket]):
         self.socket.close()
         return other
 
+    def copy(self) -> socket.socket:
+        """Return a copy of the socket, which is the caller's; this one goes on."""
+        return self._plain.dup()
+
     def handed_over(self) -> socket.socket:
         """Return the socket, which is the caller's from now on, and accept no more."""
         sock = self._plain.dup()

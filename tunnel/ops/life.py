@@ -44,6 +44,10 @@ class Life:
         """What was wrong at the last reload; empty when it was taken over."""
         self.ends_s = 0.0
         """How many seconds it may take to stop, from when that began."""
+        self.watched_by = "", 0.0
+        """Where systemd is told, if it is, and the seconds of its watchdog."""
+        self.successor = 0
+        """The process that has taken over: this one is not what is watched any more."""
         self._tell: list[Callable[[], None]] = []
 
     @property
@@ -90,6 +94,11 @@ class Life:
             self.ends_s = within_s
             self._why = self._text = why
             self._changed()
+
+    def hand_over(self, to: int) -> None:
+        """Another process is of use in its place from now on."""
+        self.successor = to
+        self._changed()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:

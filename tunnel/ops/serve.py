@@ -40,11 +40,14 @@ from tunnel.ops.reload.server import ServerChanges
 from tunnel.ops.runtime import Ending
 from tunnel.ops.show import is_journal
 from tunnel.ops.systemd import tell_systemd
+from tunnel.ops.takeover.giver import Giver
+from tunnel.ops.takeover.taker import Taker, ask_for_takeover, new_place
 from tunnel.ops.user_care import UserCare
 from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from tunnel.ops.reload.server import ServeAgain
     from tunnel.ops.serve_flags import Rotation, ServeFlags
     from tunnel.ops.show import Show
+    from tunnel.ops.takeover import Place
     from tunnel.ops.workers.worker import Worker
 
 logger = logging.getLogger("tunnel.client")
@@ -86,17 +90,47 @@ async def run_serve(
         AddressError: a given socket is none that listens.
         StateError: the state folder cannot be used, or a user of it is in the file too.
     """
-    given = take_given(os.environ) if worker is None else worker.given
+    sock = None
+    if again.flags.takeover and worker is None:
+        sock = await trio.to_thread.run_sync(ask_for_takeover, state)
+        if sock is None:
+            log_event(logger, logging.INFO, "takeover.nobody", reason="none runs here")
+    if sock is None:
+        return await _run(state, options, again, show, worker)
+    async with trio.open_nursery() as nursery:
+        taker = Taker(sock)
+        await nursery.start(taker.run)
+        status = await _run(state, options, again, show, taker=taker)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _run(
+    state: Path,
+    options: ServerOptions,
+    again: ServeAgain,
+    show: Show,
+    worker: Worker | None = None,
+    taker: Taker | None = None,
+) -> Exit:
+    """Do as ``run_serve`` does; ``taker`` takes the place of a server that runs."""
+    around = worker or taker
+    given = take_given(os.environ) if around is None else around.given
     options = replace(options, given=given)
-    with sole_server(state) if worker is None else nullcontext():
-        server, joined, care, directory = _made(state, options, again, show, worker)
+    held = taker.lock if taker is not None else None
+    with sole_server(state, held) if worker is None else nullcontext(-1) as lock:
+        place = taker.place if taker is not None else new_place()
+        made = _made(state, options, again, show, around, place)
+        server, joined, care, directory, identity = made
         life = Life()
         ending = Ending(show, lambda: server.connections, life, reloads=True)
         async with trio.open_nursery() as nursery:
             if worker is not None:
                 _be_one_of_several(worker, show, care, server)
-            await _start_around(nursery, life, worker, directory)
+            await _start_around(nursery, life, around, directory, server)
             address = await nursery.start(server.run)
+            if taker is not None:
+                await taker.go()
             keeper = _keep_certificates(nursery, state, server)
             joined.at(address, again.flags)
             about = ServerHandlers(server, keeper)
@@ -107,16 +141,22 @@ async def run_serve(
 
             changes = ServerChanges(again, server, care, moved)
             reloader = Reloader(changes.apply, show, again.path, life)
-            asked = {**care.handlers, **reloader.handlers}
+            giver = Giver(server, identity, place, lock, life, nursery)
+            if worker is not None:
+                giver.why_not = "it has several workers: stop it, and start the new one"
+            elif directory is not None:
+                giver.why_not = "it is a node of a cluster: drain it, the others serve"
+            asked = {**care.handlers, **reloader.handlers, **giver.handlers}
 
             async def until_signal(*, task_status: trio.TaskStatus[None]) -> None:
                 drain = server.drain, server.stop, lambda: changes.run.drain_s()
                 await ending.watch(*drain, task_status=task_status)
+                await giver.finish()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(care.watch)
             answers = partial(_answer, nursery, state, server, about, ending, life)
-            await answers(asked, again.run.ports(), worker)
+            giver.leave = await answers(asked, again.run.ports(), worker)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
@@ -129,14 +169,18 @@ async def run_serve(
 async def _start_around(
     nursery: trio.Nursery,
     life: Life,
-    worker: Worker | None,
+    around: Worker | Taker | None,
     directory: RedisDirectory | None,
+    server: CenterServer,
 ) -> None:
     """Start in ``nursery`` what the server leans on, and who is told of its life."""
-    if worker is None:
+    if isinstance(around, Taker):
+        await nursery.start(tell_systemd, life, around.watched_by)
+        await around.join(server)
+    elif around is None:
         await nursery.start(tell_systemd, life)
     else:
-        await nursery.start(worker.run, nursery.cancel_scope.cancel)
+        await nursery.start(around.run, nursery.cancel_scope.cancel)
     if directory is not None:
         await nursery.start(directory.run)
 
@@ -155,27 +199,32 @@ def _made(
     options: ServerOptions,
     again: ServeAgain,
     show: Show,
-    worker: Worker | None,
-) -> tuple[CenterServer, _Joined, UserCare, RedisDirectory | None]:
+    around: Worker | Taker | None,
+    place: Place,
+) -> tuple[CenterServer, _Joined, UserCare, RedisDirectory | None, Identity | None]:
     """Return a server that does not run, its join line, and who keeps its users.
 
-    And the directory of its cluster, which does not run either; None without one.
+    And the directory of its cluster, which does not run either, None without one; and
+    its identity.
     """
+    worker = None if isinstance(around, Taker) else around
     rotation = again.flags.rotation() if worker is None else "keep"
     identity, options = identified(options, state, rotation, show)
     token = owner_token(state)
     owner = User(OWNER, verifier_of(OWNER, token.reveal()), rights=ALL)
     months = Months(state if worker is None else None)
     cluster, directory = None, None
-    if worker is not None:
-        cluster = worker.cluster(identity)
+    if around is not None:
+        cluster = around.cluster(identity)
     elif (wanted := cluster_options(again.flags)) is not None:
         cluster, directory = wanted.join(state, identity)
-    server = CenterServer({OWNER: owner}, identity, options, months, cluster)
+    hint = place.hint if worker is None else b""
+    server = CenterServer({OWNER: owner}, identity, options, months, cluster, hint)
     kept = state if worker is None or worker.is_first else None
     joined = _Joined(kept, token, identity, show)
     commands = UserCommands(state, joined.line, of_file=again.users)
-    return server, joined, UserCare(state, owner, server, commands), directory
+    care = UserCare(state, owner, server, commands)
+    return server, joined, care, directory, identity
 
 
 def _keep_certificates(
@@ -234,11 +283,11 @@ async def _answer(
     more: Handlers,
     ports: Ports,
     worker: Worker | None,
-) -> None:
+) -> Callable[[], Awaitable[None]]:
     """Have all who look at the process answered in ``nursery``.
 
     The control socket, and at ``ports`` people and Prometheus; a worker's parent
-    instead. Returns when they can ask.
+    instead. Returns when they can ask, with what leaves all that to another process.
 
     Raises:
         AddressError: one of the ports cannot be listened on.
@@ -252,7 +301,15 @@ async def _answer(
     facts = partial(_facts, server, common, about, life)
     if worker is not None:
         worker.facts = facts
-        return await worker.ready(server, handlers)
+        await worker.ready(server, handlers)
+        return trio.lowlevel.checkpoint
+    desk, gone = await nursery.start(_desk)
+
+    async def leave() -> None:
+        desk.cancel_scope.cancel()
+        await gone.wait()
+        await own.move_out()
+
     if ports.dashboard is not None:
         from tunnel.ops.dashboard.live import Live
         from tunnel.ops.dashboard.opened import open_dashboard
@@ -262,13 +319,27 @@ async def _answer(
 
         live = Live(common.status_now, handlers, use=use)
         handlers["dashboard"] = await open_dashboard(
-            nursery, ports.dashboard, live, handlers, ending.show
+            desk, ports.dashboard, live, handlers, ending.show
         )
     await nursery.start(own.serve, handlers)
     if ports.metrics is not None:
         from tunnel.ops.metrics.web import MetricsPort
 
-        await nursery.start(MetricsPort(facts, life).serve, ports.metrics)
+        await desk.start(MetricsPort(facts, life).serve, ports.metrics)
+    return leave
+
+
+async def _desk(
+    *, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]]
+) -> None:
+    """Host what is listened on for people and programs that look at the process."""
+    gone = trio.Event()
+    try:
+        async with trio.open_nursery() as nursery:
+            task_status.started((nursery, gone))
+            await trio.sleep_forever()
+    finally:
+        gone.set()
 
 
 async def _facts(

@@ -70,6 +70,8 @@ class ServeFlags:
         change_identity: Take the announced key instead of the old one.
         max_per_address: Visitors of one address at once; without it a quarter of the
             process's descriptors, at most 4096. This machine has no limit.
+        takeover: Take the place of the server that runs on this state folder: it hands
+            over what it listens on, and drains. Nobody is refused meanwhile.
         trusted_proxy: Address or network of a proxy in front of this server that is
             believed about who its visitors are. Repeatable.
         workers: Processes that serve together, one for each core with 0.
@@ -103,6 +105,7 @@ class ServeFlags:
     print_join: bool = False
     rotate_identity: bool = False
     change_identity: bool = False
+    takeover: bool = False
     client_ca: Path | None = None
     max_per_address: int | None = None
     trusted_proxy: list[str] | None = None
@@ -118,6 +121,14 @@ class ServeFlags:
         if not 0 <= self.workers <= MOST_WORKERS:
             what = f"--workers {self.workers} is not 0 to {MOST_WORKERS}"
             raise UsageError(what, fix="--workers 0: one for each core")
+        if self.takeover and (self.workers != 1 or self.cluster is not None):
+            what = "--workers" if self.workers != 1 else "--cluster"
+            raise UsageError(
+                f"--takeover and {what} do not go together",
+                fix="drain one node after the other: the rest serves meanwhile"
+                if self.cluster is not None
+                else "stop the server, and start the new one",
+            )
         return self.workers
 
     def options(self) -> ServerOptions:

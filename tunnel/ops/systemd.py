@@ -48,17 +48,24 @@ logger = logging.getLogger("tunnel.client")
 
 
 async def tell_systemd(
-    life: Life, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    life: Life,
+    inherited: tuple[str, float] = ("", 0.0),
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Tell systemd of this life until cancelled; return where nobody wants to know.
 
     The variables that say so are taken out of the environment: children are not meant.
-    What cannot be sent is logged once, and stops nothing.
+    What cannot be sent is logged once, and stops nothing. ``inherited`` is what the
+    process that was taken over had found there.
     """
     where, watchdog_s = _taken(os.environ)
     if not where:
+        where, watchdog_s = inherited[0], inherited[1] or math.inf
+    if not where:
         task_status.started()
         return
+    life.watched_by = where, watchdog_s
     told = _Told(life, where, watchdog_s / BEATS)
     life.when_changed(told.changed)
     told.changed()
@@ -90,9 +97,17 @@ class _Told:
         self._waiting: deque[str] = deque(maxlen=MOST_WAITING)
         self._full = Notify()
         self._has_failed = False
+        self._has_left = False
+        """Another process tells from now on."""
 
     def changed(self) -> None:
         """Tell what is new, without a checkpoint."""
+        if self._has_left:
+            return
+        if self._life.successor:
+            self._say(f"MAINPID={self._life.successor}")
+            self._has_left = True
+            return
         lines = []
         word, status = _WORDS[self._life.state], _line(self._life.text)
         # A reload is news only of what has started.
@@ -122,7 +137,8 @@ class _Told:
                 continue
             if (now := trio.current_time()) >= beat_at:
                 beat_at = now + self._beat_s
-                self._say("WATCHDOG=1")
+                if not self._has_left:
+                    self._say("WATCHDOG=1")
             self._send()
 
     def _say(self, *lines: str) -> None:

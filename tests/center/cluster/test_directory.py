@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from support.embedded import EmbeddedDirectory
+from support.watched_directory import WatchedDirectory
 
 from tunnel.center.cluster.directory import NOBODY, Change, Claim, ClaimedError
 from tunnel.center.cluster.feed import MAX_WAITING, Feed
@@ -51,9 +51,9 @@ class Cluster:
         self._scopes[name].cancel()
         await self._ended[name].wait()
 
-    def _made(self, name: str) -> EmbeddedDirectory | RedisDirectory:
+    def _made(self, name: str) -> WatchedDirectory | RedisDirectory:
         if not self._url:
-            return EmbeddedDirectory(self._store, name, f"{name}.test:1")
+            return WatchedDirectory(self._store, name, f"{name}.test:1")
         return RedisDirectory(self._url, name, f"{name}.test:1", SECRET)
 
 

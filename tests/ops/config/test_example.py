@@ -98,7 +98,8 @@ def test_the_file_of_the_readme_is_read(tmp_path: Path) -> None:
 
 
 def test_every_flag_has_a_key_or_a_reason_for_none() -> None:
-    once = {"print_join", "rotate_identity", "change_identity", "save_as", "config"}
+    once = {"print_join", "rotate_identity", "change_identity", "takeover"}
+    once |= {"save_as", "config"}
     of_a_script = {"json"}
     by_limit = {"max_sessions", "max_waiting_sessions"}
     of_each_entry = {"exit", "udp_public_address"}

@@ -49,6 +49,7 @@ class Cluster:
         pin: of the identity that all have; None where links are plain.
         ports: whether they are on one machine, and share its ports.
         give: hands a visitor's socket to another of this machine; None: it cannot.
+        shares_limits: whether limits of users hold for all nodes together.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Cluster:
         *,
         ports: bool = False,
         give: Give | None = None,
+        shares_limits: bool = True,
     ) -> None:
         self.name = directory.name
         self.hint = secret.hint_of(directory.name)
@@ -69,12 +71,15 @@ class Cluster:
         self._secret = secret
         self._ports = ports
         self._give = give
+        self.shares_limits = shares_limits
+        self.leaves = False
+        """This node is about to end, and the others of its machine are not."""
         self._names: SharedNames
 
     @property
     def has_others(self) -> bool:
         """Whether there are other nodes, which do not end when this machine's do."""
-        return not self._ports and len(self._directory.nodes) > 1
+        return (self.leaves or not self._ports) and len(self._directory.nodes) > 1
 
     def share(self, table: MappingTable) -> SharedNames:
         """Have what other nodes publish stand in this table of mappings."""

@@ -41,6 +41,10 @@ class ClusterSecret:
     def __repr__(self) -> str:
         return "ClusterSecret(***)"
 
+    def reveal(self) -> str:
+        """Return it as base64url, for another process of this server alone."""
+        return to_base64url(self._secret)
+
     def key_for(self, purpose: str) -> bytes:
         """Return 32 bytes for one purpose, which tell nothing of those for another."""
         return hmac.digest(self._secret, f"prot/1 {purpose}".encode(), "sha256")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import stat
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +16,6 @@ from tunnel.platform.process import user_id
 from tunnel.platform.sockets import open_unix_socket, peer_process
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -118,6 +119,21 @@ def read_answer(sock: socket.socket, who: str) -> dict[str, object]:
             break
         line += came
     return _read(bytes(line), who)
+
+
+def read_handed(sock: socket.socket, who: str) -> list[int]:
+    """Return the descriptors of an answer, which the caller closes.
+
+    Raises as ``ask`` does, and OSError.
+    """
+    if sys.platform == "win32":
+        raise StateError(f"cannot ask {who}", "it passes no descriptors here")
+    raw, descriptors, _flags, _from = socket.recv_fds(sock, 65_536, 1)
+    for one in descriptors:
+        os.set_inheritable(one, False)
+    if not descriptors:
+        _read(raw, who)  # it says why
+    return descriptors
 
 
 def _foreign(who: str, user: int) -> StateError:

@@ -26,6 +26,7 @@ from tunnel.errors import AddressError, TunnelError, UsageError
 from tunnel.log import log_event
 from tunnel.net.listen import open_unix_listener
 from tunnel.ops.control.ask import FILE
+from tunnel.ops.control.handed import Handed
 from tunnel.ops.control.processes import is_listed, link_to, own_places
 from tunnel.platform.process import user_id
 from tunnel.platform.sockets import Peer, peer_process
@@ -86,6 +87,8 @@ class OwnSocket:
         self._kin = kin
         self._place: Path | None = None
         self._absent = ""
+        self._open_now = trio.CancelScope()
+        self._moved = trio.Event()
 
     async def serve(
         self,
@@ -109,12 +112,21 @@ class OwnSocket:
                     await trio.sleep(LOOK_S)  # perhaps there is a place by then
                     continue
                 async with trio.open_nursery() as nursery:
+                    self._open_now = nursery.cancel_scope
+                    self._moved.set()
                     nursery.start_soon(serve_control, listener, handlers, self._kin)
                     while self._is_there():  # noqa: ASYNC110 - a file has no event
                         await trio.sleep(LOOK_S)
                     nursery.cancel_scope.cancel()
         finally:
             self._unlink()
+
+    async def move_out(self) -> None:
+        """Leave the state folder to another server; be asked elsewhere from now on."""
+        self._state, self._moved = None, trio.Event()
+        self._open_now.cancel()
+        with trio.move_on_after(QUESTION_S):
+            await self._moved.wait()
 
     def _open(self) -> UnixListener | None:
         """Listen in the state folder, or else in a runtime folder; None: nowhere."""
@@ -194,8 +206,12 @@ class _Control:
             async with stream:
                 peer = peer_process(stream.socket)
                 answer = await self._answer(stream, peer)
+                raw = json.dumps(answer).encode() + b"\n"
+                done = answer.get("done")
                 with trio.move_on_after(QUESTION_S):
-                    await stream.send_all(json.dumps(answer).encode() + b"\n")
+                    if isinstance(done, Handed):
+                        raw = raw[done.send(stream.socket, raw) :]
+                    await stream.send_all(raw)
                     await stream.send_eof()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # who asked has gone

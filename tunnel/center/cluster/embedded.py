@@ -7,34 +7,37 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.center.cluster.directory import DirectoryAwayError
 from tunnel.center.cluster.feed import Feed
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from tunnel.center.cluster.directory import Change, Claim
     from tunnel.center.cluster.store import Store
 
 
 class EmbeddedDirectory:
-    """A ``Directory`` over a ``Store``; a test says when it is away.
-
-    A call that is cancelled has done nothing.
+    """A ``Directory`` over a ``Store``. A call that is cancelled has done nothing.
 
     Args:
-        store: shared with the other nodes of this process.
+        store: shared with the other nodes.
         name: this node's, another after each start.
-        address: where its peers reach it.
+        address: where its peers reach it; empty on one machine.
+        connect: see ``Directory.connect``; None: nodes are dialled.
     """
 
-    def __init__(self, store: Store, name: str, address: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        address: str = "",
+        connect: Callable[[str], socket.socket] | None = None,
+    ) -> None:
         self.name = name
-        self.is_away = False
-        self.asked = 0
         self._store = store
         self._address = address
+        self._connect = connect
         self._feed = Feed()
 
     @property
@@ -85,10 +88,9 @@ class EmbeddedDirectory:
         return self._store.recall(key)
 
     async def connect(self, node: str) -> socket.socket | None:
-        """Return nothing: a node is dialled at its address."""
-        del node
+        """Return a socket whose other end a node of this machine serves."""
         await trio.lowlevel.checkpoint()
-        return None
+        return None if self._connect is None else self._connect(node)
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[list[Change]]]:
@@ -97,7 +99,5 @@ class EmbeddedDirectory:
             yield listener
 
     async def _ask(self) -> None:
-        self.asked += 1
+        """Do before each call what a test may want to watch."""
         await trio.lowlevel.checkpoint()
-        if self.is_away:
-            raise DirectoryAwayError
