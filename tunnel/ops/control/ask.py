@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, Exit, StateError, TunnelError
+from tunnel.platform.channels import receive_descriptors
 from tunnel.platform.process import user_id
 from tunnel.platform.sockets import open_unix_socket, peer_process
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -126,11 +126,7 @@ def read_handed(sock: socket.socket, who: str) -> list[int]:
 
     Raises as ``ask`` does, and OSError.
     """
-    if sys.platform == "win32":
-        raise StateError(f"cannot ask {who}", "it passes no descriptors here")
-    raw, descriptors, _flags, _from = socket.recv_fds(sock, 65_536, 1)
-    for one in descriptors:
-        os.set_inheritable(one, False)
+    raw, descriptors = receive_descriptors(sock, 65_536)
     if not descriptors:
         _read(raw, who)  # it says why
     return descriptors

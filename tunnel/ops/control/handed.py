@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from typing import TYPE_CHECKING
 
+from tunnel.platform.channels import send_descriptors
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
 
@@ -28,9 +29,7 @@ class Handed(dict[str, object]):
         Raises OSError, on Windows always.
         """
         try:
-            if sys.platform == "win32":
-                raise OSError("this operating system passes no descriptors")
-            return socket.send_fds(sock, [raw], self._descriptors)
+            return send_descriptors(sock, raw, self._descriptors)
         finally:
             for one in self._descriptors:
                 os.close(one)
