@@ -177,7 +177,7 @@ def test_a_session_that_stayed_behind_goes_on_over_another_link(
     assert is_alive(visitor)
     new = served(machine, at, "--takeover")
     client.err.wait("event=session.departs")
-    client.err.wait("event=link.up", 2)
+    client.err.wait("event=mapping.ready", 2)  # so who comes now comes to the new one
     line.do("rst")  # all of its links, and both sessions go on
     assert is_alive(visitor)
     second = visit(port)

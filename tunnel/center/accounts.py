@@ -12,14 +12,13 @@ import trio
 
 from tunnel.access.account import Account
 from tunnel.access.months import Months
-from tunnel.access.use import NOTHING, Held
+from tunnel.access.use import NOTHING, Held, Use
 from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tunnel.access.limits import Limits
-    from tunnel.access.use import Use
     from tunnel.access.users import User
     from tunnel.link.user_session import UserSession
 
@@ -211,6 +210,10 @@ class Accounts:
                 use = account.use(Held(**of_user) if of_user else Held(), month)
                 if use != NOTHING:
                     uses[name] = use
+        for name, size in self._months.all().items():
+            has_not_been_here = name in self._users and name not in self._accounts
+            if size and has_not_been_here:
+                uses[name] = Use(month=month, month_bytes=size)
         return uses
 
     def changed_uses(self) -> dict[str, Use]:
@@ -226,6 +229,15 @@ class Accounts:
         for name in before.keys() - self._told.keys():
             changed[name] = NOTHING
         return changed
+
+    @property
+    def told_uses(self) -> Mapping[str, Use]:
+        """What ``changed_uses`` has compared last."""
+        return self._told
+
+    def elsewhere(self, name: str) -> Use:
+        """Return what a user has at the other nodes."""
+        return self._elsewhere.get(name, NOTHING)
 
     def have_elsewhere(self, uses: Mapping[str, Use]) -> None:
         """Hold users against their limits together with what they have elsewhere.

@@ -24,6 +24,8 @@ from tunnel.access.rules import ALL
 from tunnel.access.user_commands import UserCommands
 from tunnel.access.users import OWNER, User
 from tunnel.addresses import EVERYWHERE, LOOPBACKS, WILDCARDS, is_loopback
+from tunnel.center.cluster.users import SharedUsers
+from tunnel.center.cluster.uses import SharedUses
 from tunnel.center.server import CenterServer
 from tunnel.center.why import Why
 from tunnel.errors import StateError
@@ -43,6 +45,7 @@ from tunnel.ops.systemd import tell_systemd
 from tunnel.ops.takeover.giver import Giver
 from tunnel.ops.takeover.taker import Taker, ask_for_takeover, new_place
 from tunnel.ops.user_care import UserCare
+from tunnel.ops.user_versions import UserVersions
 from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
 
@@ -224,6 +227,10 @@ def _made(
     joined = _Joined(kept, token, identity, show)
     commands = UserCommands(state, joined.line, of_file=again.users)
     care = UserCare(state, owner, server, commands)
+    if cluster is not None and directory is not None:
+        care.shared = SharedUsers(directory, UserVersions(state, care.read))
+        cluster.add(care.shared)
+        cluster.add(SharedUses(directory, server.accounts))
     return server, joined, care, directory, identity
 
 

@@ -237,14 +237,26 @@ def _do(
     answer = ask(state, f"users.{command}", args)
     if answer is None:
         answer = _perform(state, command, args)
+    missed = answer.pop("missed", None) if not flags.as_json else answer.get("missed")
     _show(shown, command, answer)
+    if isinstance(missed, list):
+        shown.error(_missed(missed), "warning")
     if "join" in answer and (lost := lost_output()) is not None:
         what = "the join line was not written, and nobody keeps it"
         fix = f"tunnel users rotate {answer['user']}"
         raise StateError(what, lost.strerror or str(lost), fix)
     if show_qr is not None:
         show_qr(str(answer["join"]))
-    return Exit.OK
+    return Exit.CHECK_FAILED if missed else Exit.OK
+
+
+def _missed(nodes: list[object]) -> StateError:
+    names = ", ".join(map(str, nodes))
+    return StateError(
+        f"{names} has not heard of it",
+        "it holds at the other nodes; this one hears of it when it is reached again",
+        f"look whether {names} runs, and reaches Redis",
+    )
 
 
 def _qr_maker() -> Callable[[str], None]:

@@ -55,27 +55,6 @@ async def receive_beside(
         return data, list(came)
 
 
-def send_descriptors(
-    sock: socket.socket, data: bytes, descriptors: Sequence[int]
-) -> int:
-    """Do as ``send_beside`` does, on a socket without trio."""
-    if sys.platform == "win32":
-        raise OSError(_NOT_HERE)
-    else:
-        return socket.send_fds(sock, [data], descriptors)
-
-
-def receive_descriptors(sock: socket.socket, most: int) -> tuple[bytes, list[int]]:
-    """Do as ``receive_beside`` does, on a socket without trio."""
-    if sys.platform == "win32":
-        raise OSError(_NOT_HERE)
-    else:
-        data, came, _flags, _from = socket.recv_fds(sock, most, MAX_DESCRIPTORS)
-        for number in came:
-            os.set_inheritable(number, False)
-        return data, list(came)
-
-
 async def start_child(
     argv: Sequence[str], descriptors: Sequence[int], env: Mapping[str, str]
 ) -> trio.Process:

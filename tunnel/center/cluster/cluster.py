@@ -6,7 +6,7 @@ The embedded default has none of this: a server that is alone has no ``Cluster``
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -38,6 +38,26 @@ AGAIN_S: Final = 1.0
 """Between two tries to look everything up again."""
 
 logger = logging.getLogger("tunnel.cluster")
+
+
+class Shared(Protocol):
+    """Something that the nodes share besides names."""
+
+    def heard(self, change: Change) -> None:
+        """Take a change that the directory has told, whatever it is of."""
+        ...
+
+    def nodes_changed(self) -> None:
+        """Take that nodes have come or gone."""
+        ...
+
+    async def look_again(self) -> None:
+        """Take that changes may have been missed; must not wait for the directory."""
+        ...
+
+    async def run(self) -> None:
+        """Share it until cancelled."""
+        ...
 
 
 class Cluster:
@@ -75,6 +95,16 @@ class Cluster:
         self.leaves = False
         """This node is about to end, and the others of its machine are not."""
         self._names: SharedNames
+        self._shared: list[Shared] = []
+
+    @property
+    def directory(self) -> Directory:
+        """What the nodes share."""
+        return self._directory
+
+    def add(self, shared: Shared) -> None:
+        """Share something besides names, before ``run``."""
+        self._shared.append(shared)
 
     @property
     def has_others(self) -> bool:
@@ -161,6 +191,8 @@ class Cluster:
             await nursery.start(self.peers.run)
             nursery.start_soon(self._names.later.run)
             nursery.start_soon(self._names.look_at_doubts)
+            for shared in self._shared:
+                nursery.start_soon(shared.run)
             async with self._directory.changes() as news:
                 task_status.started()
                 async for changes in news:
@@ -172,6 +204,8 @@ class Cluster:
     def _take(self, change: Change) -> None:
         if change.key:
             self._names.heard(change)
+            for shared in self._shared:
+                shared.heard(change)
         else:
             self.forget_the_gone()
 
@@ -179,9 +213,13 @@ class Cluster:
         """Forget what nodes had that live no more, and the links to them."""
         self._names.nodes_changed()
         self.peers.forget_the_gone()
+        for shared in self._shared:
+            shared.nodes_changed()
 
     async def _look_again(self) -> None:
         self._take(Change(""))
+        for shared in self._shared:
+            await shared.look_again()
         while True:
             try:
                 await self._names.look_again()

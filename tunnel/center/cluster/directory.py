@@ -104,6 +104,13 @@ class Directory(Protocol):
         """Return what was remembered last; empty if nothing is."""
         ...
 
+    async def tell(self, key: str, value: bytes) -> None:
+        """Say something to all nodes, as a change of a claim that nobody keeps.
+
+        Its only member is this node's name, and a slash.
+        """
+        ...
+
     async def connect(self, node: str) -> socket.socket | None:
         """Return a socket whose other end a node of this machine serves as a link.
 

@@ -87,6 +87,11 @@ class EmbeddedDirectory:
         await self._ask()
         return self._store.recall(key)
 
+    async def tell(self, key: str, value: bytes) -> None:
+        """Say something to all nodes."""
+        await self._ask()
+        self._store.tell(self.name, key, value)
+
     async def connect(self, node: str) -> socket.socket | None:
         """Return a socket whose other end a node of this machine serves."""
         await trio.lowlevel.checkpoint()

@@ -92,6 +92,10 @@ class MachineDirectory:
         await self._ask("enter", {})
         yield self._news
 
+    async def tell(self, key: str, value: bytes) -> None:
+        """Say something to all workers."""
+        await self._ask("tell", {"key": key, "value": _text(value)})
+
     async def connect(self, node: str) -> socket.socket:
         """Return a socket whose other end that worker serves.
 
@@ -145,6 +149,9 @@ def answer(
             return {}
         case "remember":
             store.remember(str(args["key"]), str(args["value"]).encode("latin-1"))
+            return {}
+        case "tell":
+            store.tell(node, str(args["key"]), str(args["value"]).encode("latin-1"))
             return {}
         case "recall":
             return {"value": _text(store.recall(str(args["key"])))}

@@ -213,6 +213,13 @@ class RedisDirectory:
         value = raw and self._claims.open(Purpose.REMEMBERED, key, raw)
         return value or b""
 
+    async def tell(self, key: str, value: bytes) -> None:
+        """Say something to all nodes that are connected."""
+        message = self._claims.message(key, {f"{self.name}/": value})
+        with self._link.limited():
+            wire = await self._link.wire()
+            await wire.ask(b"PUBLISH", self.channel, message)
+
     async def connect(self, node: str) -> None:
         """Return nothing: a node is dialled at its address."""
         del node

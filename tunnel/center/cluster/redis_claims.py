@@ -242,6 +242,11 @@ class RedisClaims:
                 changes.append(Change(key, claim if claim.members else NOBODY))
         return changes
 
+    def message(self, key: str, members: Mapping[str, bytes]) -> bytes:
+        """Return what tells of a claim that is not kept; its fence is a new one."""
+        claim = pack_claim(self._next_fence({}), members)
+        return join_words(encoded(key), self.seal(Purpose.CLAIM, key, claim))
+
     def sealed_fence(self) -> bytes:
         """Return the highest fence that this node has seen, sealed."""
         return self.seal(Purpose.FENCE, "", pack_fence(self._fence))

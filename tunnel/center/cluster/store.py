@@ -85,6 +85,11 @@ class Store:
         if changes:
             self._tell(changes)
 
+    def tell(self, node: str, key: str, value: bytes) -> None:
+        """Do as ``Directory.tell`` does."""
+        self._fence += 1
+        self._tell([Change(key, Claim(self._fence, {f"{node}/": value}))])
+
     def remember(self, key: str, value: bytes) -> None:
         """Do as ``Directory.remember`` does."""
         self._remembered.pop(key, None)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tunnel.errors import Code, Exit, StateError, TunnelError
-from tunnel.platform.channels import receive_descriptors
+from tunnel.platform.descriptors import receive_descriptors
 from tunnel.platform.process import user_id
 from tunnel.platform.sockets import open_unix_socket, peer_process
 
@@ -126,7 +126,7 @@ def read_handed(sock: socket.socket, who: str) -> list[int]:
 
     Raises as ``ask`` does, and OSError.
     """
-    raw, descriptors = receive_descriptors(sock, 65_536)
+    raw, descriptors = receive_descriptors(sock, 65_536, 1)
     if not descriptors:
         _read(raw, who)  # it says why
     return descriptors

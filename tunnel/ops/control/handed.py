@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tunnel.platform.channels import send_descriptors
+from tunnel.platform.descriptors import send_descriptors
 
 if TYPE_CHECKING:
     import socket
