@@ -27,13 +27,17 @@ class Hello(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1_024  # five are refused on a busy machine
+
+
 @contextmanager
 def web_server(
     handler: Callable[..., BaseHTTPRequestHandler],
     context: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
     """Serve on loopback, over TLS if there is a context; give the port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         if context is not None:
             server.socket = context.wrap_socket(

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.balancer import TcpBalancer
-from support.processes import Machine, curl, eventually, free_port
-from support.redis_server import RedisServer
+from support.processes import Machine, eventually
 from support.targets import Target, echo, reaches, read_exactly, visit
+from support.three_nodes import NODES, Cluster, Node, start_node, three_nodes
 from support.web_server import Hello, web_server
 
 if TYPE_CHECKING:
@@ -25,71 +21,13 @@ if TYPE_CHECKING:
 
     from support.processes import Program
 
-NODES = 3
 NAMES = 6
-
-
-@dataclass
-class Node:
-    """One of the nodes: its machine, its program, and its port for visitors."""
-
-    machine: Machine
-    program: Program
-    link: int
-    web: int
-
-    def said(self, host: str) -> str:
-        """The status that a visitor of a name hears at this node."""
-        words = ("-s", "-o", os.devnull, "-w", "%{http_code}", "-m", "10")
-        asked = self.machine.run(
-            *curl(*words, "-H", f"Host: {host}.t.test"), f"http://127.0.0.1:{self.web}/"
-        )
-        return asked.stdout.decode()
-
-
-@dataclass
-class Cluster:
-    """The nodes, their Redis, and the join line, which leads to a balancer."""
-
-    nodes: list[Node]
-    redis: RedisServer
-    balancer: TcpBalancer
-    join: str
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with ExitStack() as stack:
-        machines = []
-        for number in range(NODES):
-            home = tmp_path / f"n{number}"
-            home.mkdir()
-            machines.append(Machine(home))
-            machines[-1].env["TUNNEL_WORKERS"] = "1"  # a node is one process
-            stack.callback(machines[-1].close)
-        (tmp_path / "redis").mkdir()
-        redis = RedisServer(machines[0], tmp_path / "redis")
-        # One state folder for all: the same identity, tokens and secret.
-        nodes = [_start(machines[0], redis, "n0")]
-        aside = shutil.ignore_patterns("control", "lock")
-        for number, machine in enumerate(machines[1:], 1):
-            folder = machine.home / "server"
-            shutil.copytree(machines[0].home / "server", folder, ignore=aside)
-            nodes.append(_start(machine, redis, f"n{number}"))
-        join = nodes[0].program.out.wait("tunnel")
-        balancer = stack.enter_context(TcpBalancer([node.link for node in nodes]))
-        line = join.replace(f":{nodes[0].link}/", f":{balancer.port}/")
-        yield Cluster(nodes, redis, balancer, line)
-
-
-def _start(machine: Machine, redis: RedisServer, name: str) -> Node:
-    link, web = free_port(), free_port()
-    server = machine.serve(
-        "--cluster", redis.url, "--node", name, "--advertise", f"127.0.0.1:{link}",
-        "--http", f"127.0.0.1:{web}", "--domain", "t.test",
-        listen=f"127.0.0.1:{link}",
-    )  # fmt: skip
-    return Node(machine, server.program, link, web)
+    with three_nodes(tmp_path) as nodes:
+        yield nodes
 
 
 @pytest.fixture
@@ -306,7 +244,7 @@ def test_a_change_by_hand_and_one_of_a_node_that_was_away_are_told_too(
     machine = cluster.nodes[2].machine
     cluster.nodes[2].program.stop()
     people.ask(2, "users", "may", "ann", "tcp:1")  # nobody answers: the file is changed
-    node = _start(machine, cluster.redis, "n2")
+    node = start_node(machine, cluster.redis, "n2")
     eventually(
         lambda: people.ask(0, "users", "show", "ann")["may"] == ["tcp:1"], "it is heard"
     )

@@ -15,6 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import trio
@@ -49,6 +50,8 @@ class Listening:
         """With its real port."""
         self._serve = serve
         self._listeners: list[PortListener] = []
+        self._left = trio.Event()
+        """Set when all have left, after it has stopped listening."""
         self.handed: Handed | None = None
         """Takes who came to another process, while this one listens."""
         self._start: Callable[[list[PortListener]], None] | None = None
@@ -58,8 +61,9 @@ class Listening:
 
         def start(listeners: list[PortListener]) -> None:
             if listeners:
-                self.handed = Handed()
-                nursery.start_soon(self._serve, [*listeners, self.handed])
+                self.handed, self._left = Handed(), trio.Event()
+                served = [*listeners, self.handed]
+                nursery.start_soon(self._serve_all, served, self._left)
 
         start(self._listeners)
         self._start = start
@@ -70,6 +74,25 @@ class Listening:
         self.where, self._listeners, self.address = place
         if self._start is not None:
             self._start(self._listeners)
+
+    async def _serve_all(
+        self, listeners: Sequence[trio.abc.Listener[FastSocket]], left: trio.Event
+    ) -> None:
+        await self._serve(listeners)
+        left.set()
+
+    def leave(self) -> None:
+        """Stop listening, without a checkpoint; who has come is served still."""
+        if self.handed is not None:
+            for visitor in chain(*(one.pending() for one in self._listeners)):
+                self.handed.give(visitor)
+            self.handed.finish()
+        close_all(self._listeners)
+
+    async def wait_left(self) -> None:
+        """Wait until all have left who have come, if somebody could."""
+        if self.handed is not None:
+            await self._left.wait()
 
     def copies(self) -> list[socket.socket]:
         """Return copies of the sockets that are listened on; the caller owns them."""

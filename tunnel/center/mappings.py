@@ -236,14 +236,18 @@ class MappingTable(Book):
         had = self._by_owner.get(client, {}).get(entry.name)
         if had and had.names == names and self._may_stay(had, entry):
             return await self._replace(had, entry)
+        yielded: list[AnyMapping] = []
         for name in names:
-            if not await self._is_free(name, client, entry):
+            if not await self._is_free(name, client, entry, yielded):
                 return self._refusal(name, client, entry)
         try:
             endpoint = await self._open_endpoint(of_type, names)
         except NameInUse as error:
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
+        for one in yielded:  # not before: until now it has served visitors
+            assert self._shared is not None  # noqa: S101 - it is of another node
+            self._shared.evict(one)
         count = of_type.counted(client.user.rights, entry)
         if (late := self._too_late(client, entry, names, count)) is not None:
             endpoint.close()
@@ -376,20 +380,28 @@ class MappingTable(Book):
         return MappingAnswer(Code.TAKEN, reason=why)
 
     async def _is_free(
-        self, name: PublicName, client: ClientSession, entry: MappingEntry
+        self,
+        name: PublicName,
+        client: ClientSession,
+        entry: MappingEntry,
+        yielded: list[AnyMapping],
     ) -> bool:
-        """Say whether the client may have the name now; take it if its owners yield."""
+        """Say whether the client may have the name now; take it if its owners yield.
+
+        What other nodes yield stands in ``yielded`` then.
+        """
         if self._open.is_of_another(name, client.user.name):
             return False
         for rival in self._open.rivals(name, entry):
             if not isinstance(rival, OpenMapping):
                 if not await self._yields_elsewhere(rival, client):
                     return False
+                yielded.append(rival)
                 continue
             is_open = self._by_owner.get(rival.owner, {}).get(rival.entry.name) is rival
             if is_open and not await self._yields(rival, client, entry):
                 return False
-        return not self._open.is_full(name)
+        return not self._open.is_full(name) or bool(yielded)
 
     async def _yields(
         self, mapping: OpenMapping, client: ClientSession, entry: MappingEntry
@@ -421,13 +433,10 @@ class MappingTable(Book):
     async def _yields_elsewhere(
         self, mapping: AnyMapping, client: ClientSession
     ) -> bool:
-        """Have a mapping of another node go, if its owner has to yield."""
+        """Say whether the owner of a mapping of another node has to yield."""
         if self._shared is None or mapping.names[0] in self._lost.get(client, ()):
             return False
-        if await mapping.owner.answers(SILENT_OWNER_S):
-            return False
-        self._shared.evict(mapping)
-        return True
+        return not await mapping.owner.answers(SILENT_OWNER_S)
 
 
 async def tell_all(table: MappingTable) -> None:

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from tunnel.proto.claims import AuthClaim
     from tunnel.proto.handshake import ServerHandshake
 
+LAST_S: Final = 1.0
+"""How long visitors may take to end who are led nowhere: their answer is written, or
+they have asked for nothing."""
 MAX_WIRES: Final = 16_384
 """Links and strangers at once; each is a descriptor and a task. Sixteen fleets. Those
 that come in where visitors do are bounded by the gate, and by what users may have."""
@@ -247,11 +250,21 @@ class CenterServer:
         if self.membership.cluster is not None and self.membership.cluster.has_others:
             moved = partial(until_closed, self.mappings)
             await send_away(self._sessions, until, moved, self._say_goodbye)
-            with trio.move_on_at(until):
-                await self.membership.cluster.peers.wait_idle()
+            await self._let_visitors_leave(self.membership.cluster, until)
         else:
             await drain((client.session for client in self._sessions), until)
         await self.stop(until + GOODBYE_S - trio.current_time())
+
+    async def _let_visitors_leave(self, cluster: Cluster, until: float) -> None:
+        """Take no more visitors by name, and let those that are in hear the rest."""
+        doors = self.names.web, self.names.tls
+        for one in doors:
+            one.leave()
+        with trio.move_on_at(until):
+            await cluster.peers.wait_idle()
+            with trio.move_on_after(LAST_S):
+                for one in doors:
+                    await one.wait_left()
 
     def _say_goodbye(self, client: ClientSession) -> None:
         if client.link is not None:

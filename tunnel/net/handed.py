@@ -34,6 +34,11 @@ class Handed(trio.abc.Listener[FastSocket]):
             await self._news.wait()
         return self._came.popleft()
 
+    def finish(self) -> None:
+        """Take none any more; who has come is accepted still. Without a checkpoint."""
+        self._closed = True
+        self._news.ring()
+
     def close(self) -> None:
         """Take none any more, without a checkpoint."""
         self._closed = True

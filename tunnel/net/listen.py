@@ -33,7 +33,7 @@ from tunnel.platform.channels import share_port
 from tunnel.platform.sockets import ENONET, bind_private, open_unix_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tunnel.addresses import End
 
@@ -121,6 +121,12 @@ class PortListener(trio.abc.Listener[FastSocket]):
         other = PortListener(self._plain.dup())
         self.socket.close()
         return other
+
+    def pending(self) -> Iterator[FastSocket]:
+        """Yield who has come and was not accepted yet, without a checkpoint."""
+        with suppress(OSError):  # nobody is left, or no descriptor
+            while True:
+                yield FastSocket(self._plain.accept()[0])
 
     def copy(self) -> socket.socket:
         """Return a copy of the socket, which is the caller's; this one goes on."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from tunnel.access.user_file import changed_users, load_users, stamp_of, users_path
-from tunnel.center.cluster.directory import DirectoryAwayError
-from tunnel.center.cluster.users import OverruledError, names_of
-from tunnel.errors import StateError, UsageError
+from tunnel.center.cluster.users import names_of
+from tunnel.errors import StateError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from tunnel.center.server import CenterServer
     from tunnel.ops.control import Answer, Args, Handler
 
-TRIES: Final = 5
-"""How often a change is made, while other nodes are faster with theirs."""
 LOOK_S: Final = 0.5
 """How often the file and the clock are looked at: what a command changes where it finds
 no server, and what a person writes, holds within a second."""
@@ -108,7 +104,8 @@ class UserCare:
             if stamp_of(users_path(self._state)) != self._stamp:
                 async with self._one_by_one:
                     await self._read()
-                await self._share()
+                if self.shared is not None:
+                    await self.shared.look_again()
 
     async def _keep(self, was: User, now: User) -> bool:
         """Write a user that has changed; False if it was another meanwhile, or cannot.
@@ -124,34 +121,35 @@ class UserCare:
             return True
 
         kept = False
-        for _ in range(TRIES):
-            await self._catch_up()
+
+        async def make() -> bool:
+            nonlocal kept
             async with self._one_by_one:
-                try:
-                    kept = await trio.to_thread.run_sync(write)
-                except StateError as error:
-                    log_event(logger, logging.ERROR, "users.not_written",
-                        reason=error.what, cause=error.cause or None)  # fmt: skip
-                    return False
-                await self._read()
-            if await self._share() is not None:
-                break
+                kept = await trio.to_thread.run_sync(write)
+                return await self._read()
+
+        try:
+            await self._change(make)
+        except StateError as error:
+            log_event(logger, logging.ERROR, "users.not_written",
+                reason=error.what, cause=error.cause or None)  # fmt: skip
+            return False
         await self._tell_others()
         return kept
 
     async def _perform(self, command: str, args: Args, by: str) -> Answer:
         perform = partial(self._commands.perform, command, args, by)
-        for _ in range(TRIES):
-            await self._catch_up()
+        answer: Answer = {}
+        has_changed = False
+
+        async def make() -> bool:
+            nonlocal answer, has_changed
             async with self._one_by_one:
                 answer = await trio.to_thread.run_sync(perform)
                 has_changed = await self._read()
-            missed = await self._share() if has_changed else []
-            if missed is not None:
-                break
-        else:
-            what = "other nodes change users all the time"
-            raise UsageError(what, "each change is made on the newest", "try again")
+            return has_changed
+
+        missed = await self._change(make)
         if has_changed:
             was = str(args["name"]) if command == "rename" else ""
             await self._tell_others(was, str(answer["user"]) if was else "")
@@ -162,6 +160,13 @@ class UserCare:
             one["sessions"], one["links"] = self._count(str(one["user"]))
         return answer
 
+    async def _change(self, make: Callable[[], Awaitable[bool]]) -> list[str]:
+        """Make a change; return the nodes of the cluster that have not heard of it."""
+        if self.shared is not None:
+            return await self.shared.change(make)
+        await make()
+        return []
+
     def _count(self, name: str) -> tuple[int, int]:
         """Return sessions and links of a user, of all nodes."""
         sessions, links = self._changes.count_sessions().get(name, (0, 0))
@@ -170,30 +175,6 @@ class UserCare:
             sessions += elsewhere.sessions
             links += elsewhere.links
         return sessions, links
-
-    async def _catch_up(self) -> None:
-        """Have what other nodes have changed, before something is changed here."""
-        if self.shared is not None:
-            with suppress(DirectoryAwayError):  # ``_share`` says so
-                await self.shared.catch_up()
-
-    async def _share(self) -> list[str] | None:
-        """Tell the other nodes of a change; return those that have not heard of it.
-
-        None: another node was faster, and what was changed here is to be done again.
-        """
-        if self.shared is None:
-            return []
-        try:
-            return await self.shared.publish()
-        except OverruledError:
-            return None
-        except DirectoryAwayError:
-            return self.shared.others
-        except StateError as error:
-            log_event(logger, logging.ERROR, "users.not_shared", reason=error.what,
-                cause=error.cause or None)  # fmt: skip
-            return self.shared.others
 
     async def read(self) -> None:
         """Have what another process of this server has changed in the file."""

@@ -226,9 +226,9 @@ class KnownNames:
     def evict(self, mapping: AnyMapping) -> None:
         """Have a mapping of another node go, once its name is claimed here."""
         key = key_of(mapping.names[0])
-        known = self._known[key]
-        for member, one in tuple(known.mappings.items()):
-            if one is mapping:
+        known = self._known.get(key)
+        for member, one in tuple(known.mappings.items()) if known else ():
+            if known is not None and one is mapping:
                 del known.mappings[member]
                 self._evicted.setdefault(key, set()).add(member)
                 self._drop(one)

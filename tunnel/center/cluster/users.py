@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import trio
 
 from tunnel.center.cluster.directory import ClaimedError, DirectoryAwayError
-from tunnel.errors import StateError
+from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from tunnel.center.cluster.directory import Change, Claim, Directory
 
@@ -33,6 +33,8 @@ HEARD_S: Final = 2.0
 and whoever changes a user waits for all."""
 MAX_BYTES: Final = 16_777_216
 """Of the text: what the file of users may have."""
+TRIES: Final = 5
+"""How often a change is made, while other nodes are faster with theirs."""
 AGAIN_S: Final = 1.0
 """After a change that the directory did not take."""
 _NUMBER: Final = struct.Struct(">Q")
@@ -48,7 +50,7 @@ class Version(NamedTuple):
     text: str = ""
 
 
-class OverruledError(Exception):
+class _OverruledError(Exception):
     """Another node has changed the users meanwhile; what it made of them is here."""
 
 
@@ -94,24 +96,38 @@ class SharedUsers:
 
     # What its owner asks --------------------------------------------------------------
 
-    async def catch_up(self) -> None:
-        """Have the newest here; what has changed here meanwhile is published.
+    async def change(self, make: Callable[[], Awaitable[bool]]) -> list[str]:
+        """Change the newest users here, and have all nodes take them.
+
+        Args:
+            make: makes the change, and says whether there was one. It is called again
+                while other nodes are faster: they have overwritten it then.
+
+        Returns:
+            The nodes that have not heard of it, in time. They do later.
 
         Raises:
-            DirectoryAwayError: nobody knows.
+            UsageError: other nodes were faster each time; nothing has changed.
+            StateError: the folder cannot be used. And what ``make`` raises.
         """
         async with self._one_by_one:
-            await self._catch_up()
-
-    async def publish(self) -> list[str]:
-        """Have all nodes take what is here; return those that have not, in time.
-
-        Raises:
-            OverruledError: another node was faster, and its users are here now.
-            DirectoryAwayError: nobody was told; it is made good for later.
-        """
-        async with self._one_by_one:
-            number = await self._publish()
+            for _ in range(TRIES):
+                try:
+                    await self._catch_up()
+                except DirectoryAwayError:
+                    return self.others if await make() else []
+                if not await make():
+                    return []
+                try:
+                    number = await self._publish()
+                except _OverruledError:
+                    continue
+                except DirectoryAwayError:
+                    return self.others
+                break
+            else:
+                what = "other nodes change users all the time"
+                raise UsageError(what, "each change is made on the newest", "try again")
         return await self._missed(number)
 
     @property
@@ -146,7 +162,8 @@ class SharedUsers:
             await self._due.wait()
             self._due = trio.Event()
             try:
-                await self.catch_up()
+                async with self._one_by_one:
+                    await self._catch_up()
             except DirectoryAwayError:
                 await trio.sleep(AGAIN_S)
                 self._due.set()
@@ -169,7 +186,7 @@ class SharedUsers:
         elif newest.number < ours.number or await self._local.is_changed():
             try:
                 await self._publish()
-            except OverruledError:
+            except _OverruledError:
                 return
         else:
             await self._say(ours.number)
@@ -182,7 +199,7 @@ class SharedUsers:
         if newest.number > ours.number:
             await self._local.take(newest)
             await self._say(newest.number)
-            raise OverruledError
+            raise _OverruledError
         number = max(newest.number, ours.number) + is_changed
         number = max(number, 1)
         member = f"{self._directory.name}/{KEY}"
@@ -194,7 +211,7 @@ class SharedUsers:
             )
         except ClaimedError as error:
             await self._local.take(_newest(error.claims[KEY]))
-            raise OverruledError from None
+            raise _OverruledError from None
         await self._local.keep(Version(number, ours.text))
         await self._say(number)
         return number
