@@ -208,7 +208,7 @@ def test_links_are_cut_a_thousand_times_and_no_byte_is_lost(
             cuts += balanced.cut()
             rounds += 1
             clients.all_alive(b"%d " % rounds * 200)
-        assert load.count > 1_000
+        assert load.count > 300
         # A visitor whose owner's link has just been cut waits for another.
         assert load.wrong == []
         log = "".join(one.errors() for one in clients.programs)
