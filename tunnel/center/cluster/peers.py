@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 REACHED_S: Final = 3.0
 """How long a node that lives may take to be reached, by what waits for it."""
+AGAIN_S: Final = 1.0
+"""After a node was not reached: so long those who want to ask it hear so at once."""
 MAX_WORDS: Final = 4_096
 """Bytes of a question between nodes, and of its answer."""
 
@@ -114,6 +116,7 @@ class Peers:
         self._nodes = nodes
         self._connect = connect
         self._keepers: dict[str, _Keeper] = {}
+        self._silent_until: dict[str, float] = {}
         self.links: set[VirtualStream] = set()
         """Links of clients that are passed on: they end only with their clients."""
         self._nursery: trio.Nursery | None = None
@@ -150,17 +153,23 @@ class Peers:
     async def reached(self, node: str, within_s: float = REACHED_S) -> Session:
         """Return the session with a node, once it has a link.
 
+        Whoever could not be reached a moment ago is not waited for: a node that has
+        died is asked about each of its names.
+
         Raises:
             LocalStreamError: ``LINK_LOST``: it is not reached in time, or is no more.
         """
-        with trio.move_on_after(within_s):
-            while (session := self.session(node)) is None:
-                keeper = self._keepers.get(node)
-                if keeper is None or keeper.failed:
-                    break
-                await keeper.news.wait()
-            else:
-                return session
+        if trio.current_time() >= self._silent_until.get(node, 0.0):
+            with trio.move_on_after(within_s):
+                session, keeper = self.session(node), self._keepers.get(node)
+                while session is None and keeper is not None and not keeper.failed:
+                    await keeper.news.wait()
+                    if self._keepers.get(node) is keeper:
+                        session = self.session(node)
+                if session is not None:
+                    self._silent_until.pop(node, None)
+                    return session
+            self._silent_until[node] = trio.current_time() + AGAIN_S
         raise LocalStreamError(Code.LINK_LOST, f"{node} is not reached")
 
     async def open(self, node: str, target: Target, visitor: Address) -> VirtualStream:
@@ -193,6 +202,8 @@ class Peers:
     def forget_the_gone(self) -> None:
         """End the links to nodes that live no more; connections over them break."""
         nodes = self._nodes()
+        for node in self._silent_until.keys() - nodes.keys():
+            del self._silent_until[node]
         for node, keeper in tuple(self._keepers.items()):
             if node not in nodes:
                 del self._keepers[node]
