@@ -163,3 +163,13 @@ def test_a_folder_that_cannot_be_written_is_said_once(
         one.note("ann", size)
         assert write(one)
     assert len(caplog.records) == said + 1
+
+
+def test_what_is_written_at_once_keeps_nobody_from_writing_later(
+    tmp_path: Path,
+) -> None:
+    months = Months(tmp_path)
+    months.note("ann", 1)
+    assert months.due() is not None
+    months.note("ann", 2)
+    assert months.due(1_000.0) is not None

@@ -273,6 +273,41 @@ def test_what_cannot_be_is_refused_and_leaves_the_server_as_it_was(
     assert status_of(machine)["pid"] == new.program.pid
 
 
+def test_a_port_for_those_who_watch_that_is_taken_ends_nothing(
+    machine: Machine, at: int, target: Target
+) -> None:
+    old = served(machine, at)
+    taken = f"127.0.0.1:{target.port}"
+    more = ("--metrics", taken, "--dashboard", taken)
+    new = served(machine, at, "--takeover", *more)
+    assert new.program.errors().count("already in use") == 2
+    assert old.program.wait(MOVE_S + 10) == 0
+    assert status_of(machine)["pid"] == new.program.pid
+
+
+def test_where_the_new_one_dies_a_third_starts_while_the_first_still_drains(
+    machine: Machine, at: int, target: Target
+) -> None:
+    old = served(machine, at)
+    port = free_port()
+    client = machine.up(old.join, "--tcp", f"{port}={target.port}")
+    visitor = visit(port)
+    assert is_alive(visitor)
+    new = served(machine, at, "--takeover")
+    client.err.wait("event=mapping.ready", 2)
+    new.program.send(signal.SIGKILL)
+    new.program.wait()
+    old.program.err.wait("event=takeover.lost")
+    again = machine.serve("--http", f"127.0.0.1:{at}", listen=f"127.0.0.1:{old.port}")
+    assert is_alive(visitor)  # the first one's
+    client.err.wait("event=mapping.ready", 3)
+    with visit(port) as second:
+        assert is_alive(second)
+    visitor.close()
+    assert old.program.wait(MOVE_S + 10) == 0
+    assert again.program.stop() == 0
+
+
 def test_where_nobody_runs_it_is_a_start_like_any_other(
     machine: Machine, at: int
 ) -> None:

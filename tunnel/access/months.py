@@ -104,7 +104,8 @@ class Months:
         """Return what is to be written at a time in seconds; None if nothing is."""
         if self._path is None or not self._changed or now < self._next_at:
             return None
-        self._next_at = now + KEEP_EVERY_S
+        if now < math.inf:
+            self._next_at = now + KEEP_EVERY_S
         self._changed = False
         return json.dumps({"month": self._month, "bytes": self._bytes}) + "\n"
 

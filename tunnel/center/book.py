@@ -226,6 +226,42 @@ class Book:
                 del self._left[next(iter(self._left))]
 
 
+async def tell_all(table: Book) -> None:
+    """Tell the other nodes of all that is open here, before they have anything.
+
+    Raises:
+        DirectoryAwayError: nobody was told of the rest.
+    """
+    for mappings in tuple(table._by_owner.values()):
+        for mapping in tuple(mappings.values()):
+            if table._shared is not None:
+                await table._shared.look_up(mapping.names)
+                if mapping in table._own_at(mapping.names[0]):
+                    await table._shared.claim(mapping)
+                if mapping not in table._own_at(mapping.names[0]):
+                    table._shared.release(mapping)  # it was closed meanwhile
+
+
+async def until_closed(table: Book, client: ClientSession) -> None:
+    """Wait until a client has nothing open here any more."""
+    while client in table._by_owner:
+        await table.closed.wait()
+
+
+def give_up_ports(table: Book, name: PublicName) -> Mapping[PublicName, list[int]]:
+    """Close the mapping that has a port, if its client is elsewhere by now.
+
+    Returns copies of the sockets of all its ports, which the caller owns; whoever waits
+    to be accepted waits there. Empty: no such client has it.
+    """
+    for mapping in table._own_at(name):
+        if mapping.owner.departed.is_set():
+            copies = mapping.endpoint.copies()
+            table._close(mapping)
+            return dict(zip(mapping.names, copies, strict=True))
+    return {}
+
+
 def _names_of(of_type: MappingType, host: str) -> tuple[PublicName, PublicName]:
     wildcard = f"*.{host.partition('.')[2]}"
     return PublicName(of_type, host), PublicName(of_type, wildcard)

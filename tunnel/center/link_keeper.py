@@ -17,7 +17,7 @@ import trio
 
 from tunnel.access.identity import short_id
 from tunnel.access.pins import Pins
-from tunnel.center.backoff import WAITING_MOST_S, Backoff, is_final
+from tunnel.center.backoff import STEADY_S, WAITING_MOST_S, Backoff, is_final
 from tunnel.center.departing import Carried, Departures, passed
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain
 from tunnel.center.events import (
@@ -135,6 +135,7 @@ class LinkKeeper:
         self._renewed = False
         self._traffic = (0, 0)
         self._departures = Departures(self._maker)
+        self._departed = Backoff()
         self._away_at = math.inf
         """When the session is to go on elsewhere, for its server drains."""
         self._news = Notify()
@@ -385,10 +386,14 @@ class LinkKeeper:
             self._link = None
             if not (carried.is_over or departs):
                 await carried.cut()
+        lasted_s = trio.current_time() - began
         if departs and not carried.is_over:
             self._depart(carried)
+            if lasted_s < STEADY_S:  # who sends all away is not asked all the time
+                await trio.sleep(self._departed.next_s(waiting=True))
+            else:
+                self._departed.carried(lasted_s, failed=False)
             return None
-        lasted_s = trio.current_time() - began
         if (held := self._held) is not None:
             self._maker.path.link_lost(held.session_id, session.core, lasted_s)
         session.link_lost(carried.reason)
@@ -428,6 +433,8 @@ class LinkKeeper:
                 tls=transport.encrypted, rtt_ms=round(rtt_s * 1000, 1))  # fmt: skip
             pinned = transport.encrypted and self._join.pin is not None
             self._tell(LinkUp(transport.peer, transport.encrypted, pinned, rtt_s))
+        if self.session is not session:  # it has departed meanwhile
+            return
         if session.ended is None:
             self.publisher.attach(session, self._nursery)
         await self.publisher.register(resumed=resumed)

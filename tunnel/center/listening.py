@@ -94,6 +94,11 @@ class Listening:
         if self.handed is not None:
             await self._left.wait()
 
+    @property
+    def count(self) -> int:
+        """How many sockets are listened on."""
+        return len(self._listeners)
+
     def copies(self) -> list[socket.socket]:
         """Return copies of the sockets that are listened on; the caller owns them."""
         return [one.copy() for one in self._listeners]

@@ -246,8 +246,8 @@ class MappingTable(Book):
             taken.by_others.add(error.name)
             return MappingAnswer(Code.TAKEN, reason=error.what)
         for one in yielded:  # not before: until now it has served visitors
-            assert self._shared is not None  # noqa: S101 - it is of another node
-            self._shared.evict(one)
+            if self._shared is not None:  # else the others have gone meanwhile
+                self._shared.evict(one)
         count = of_type.counted(client.user.rights, entry)
         if (late := self._too_late(client, entry, names, count)) is not None:
             endpoint.close()
@@ -437,41 +437,6 @@ class MappingTable(Book):
         if self._shared is None or mapping.names[0] in self._lost.get(client, ()):
             return False
         return not await mapping.owner.answers(SILENT_OWNER_S)
-
-
-async def tell_all(table: MappingTable) -> None:
-    """Tell the other nodes of all that is open here, before they have anything.
-
-    Raises:
-        DirectoryAwayError: nobody was told of the rest.
-    """
-    for mappings in tuple(table._by_owner.values()):
-        for mapping in tuple(mappings.values()):
-            if table._shared is not None:
-                await table._shared.look_up(mapping.names)
-                await table._shared.claim(mapping)
-
-
-async def until_closed(table: MappingTable, client: ClientSession) -> None:
-    """Wait until a client has nothing open here any more."""
-    while client in table._by_owner:
-        await table.closed.wait()
-
-
-def give_up_ports(
-    table: MappingTable, name: PublicName
-) -> Mapping[PublicName, list[int]]:
-    """Close the mapping that has a port, if its client is elsewhere by now.
-
-    Returns copies of the sockets of all its ports, which the caller owns; whoever waits
-    to be accepted waits there. Empty: no such client has it.
-    """
-    for mapping in table._own_at(name):
-        if mapping.owner.departed.is_set():
-            copies = mapping.endpoint.copies()
-            table._close(mapping)
-            return dict(zip(mapping.names, copies, strict=True))
-    return {}
 
 
 def mappings_of(table: MappingTable, client: ClientSession) -> tuple[OpenMapping, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.center.mappings import tell_all
+from tunnel.center.book import tell_all
 from tunnel.center.sessions import NO_CLIENT_ID
 
 if TYPE_CHECKING:
@@ -63,13 +63,20 @@ class Membership:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Keep up with the others, until it parts from them or is cancelled."""
-        assert self.cluster is not None  # noqa: S101 - it has begun
+        cluster = self.cluster
+        if cluster is None:  # it has parted already
+            task_status.started()
+            return
+        has_started = False
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self.cluster.run)
+                await nursery.start(cluster.run)
                 if self._service.telling is not None:
                     nursery.start_soon(self._service.telling.run)
                 task_status.started()
+                has_started = True
+        if not has_started:
+            task_status.started()
 
     async def join(self, cluster: Cluster, clients: Iterable[ClientSession]) -> None:
         """Be one of several while the server runs; return when they know what is here.

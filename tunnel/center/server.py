@@ -20,6 +20,7 @@ from tunnel.access.users import Users
 from tunnel.access.visitors import VISITORS, Visitors
 from tunnel.center.accounts import Accounts
 from tunnel.center.admission import Admission
+from tunnel.center.book import until_closed
 from tunnel.center.client_session import ClientSession, result_of
 from tunnel.center.cluster.service import NODE_ACCOUNTS, NodeService
 from tunnel.center.drain import DRAIN_S, GOODBYE_S, drain, send_away
@@ -27,7 +28,7 @@ from tunnel.center.endpoints import EndpointType, port_types
 from tunnel.center.guests import Guests
 from tunnel.center.link_starts import LinkStarts
 from tunnel.center.listening import Entrances, Listening, open_places, take_places
-from tunnel.center.mappings import MappingTable, until_closed
+from tunnel.center.mappings import MappingTable
 from tunnel.center.membership import Membership
 from tunnel.center.names import NamePorts
 from tunnel.center.nodes import is_node

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from tunnel.center.cluster.users import SharedUsers
 from tunnel.center.cluster.uses import SharedUses
 from tunnel.center.server import CenterServer
 from tunnel.center.why import Why
-from tunnel.errors import StateError
+from tunnel.errors import AddressError, StateError
 from tunnel.log import log_event
 from tunnel.net.bind import own_address_outwards
 from tunnel.net.given import take_given
@@ -50,7 +50,7 @@ from tunnel.platform.sockets import listed_ipv6
 from tunnel.proto.proofs import verifier_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tunnel.access.identity import Identity
@@ -159,7 +159,7 @@ async def _run(
 
             nursery.start_soon(care.watch)
             answers = partial(_answer, nursery, state, server, about, ending, life)
-            giver.leave = await answers(asked, again.run.ports(), worker)
+            giver.leave = await answers(asked, again.run.ports(), around)
             # A reader of the join line may send a signal at once.
             await reloader.start(nursery)
             await nursery.start(until_signal)
@@ -289,7 +289,7 @@ async def _answer(
     life: Life,
     more: Handlers,
     ports: Ports,
-    worker: Worker | None,
+    around: Worker | Taker | None,
 ) -> Callable[[], Awaitable[None]]:
     """Have all who look at the process answered in ``nursery``.
 
@@ -306,9 +306,9 @@ async def _answer(
     nursery.start_soon(why.run)
     handlers = {**more, **common.handlers, **about.handlers, **why.handlers}
     facts = partial(_facts, server, common, about, life)
-    if worker is not None:
-        worker.facts = facts
-        await worker.ready(server, handlers)
+    if around is not None and not isinstance(around, Taker):
+        around.facts = facts
+        await around.ready(server, handlers)
         return trio.lowlevel.checkpoint
     desk, gone = await nursery.start(_desk)
 
@@ -325,15 +325,28 @@ async def _answer(
             return (await facts()).users
 
         live = Live(common.status_now, handlers, use=use)
-        handlers["dashboard"] = await open_dashboard(
-            desk, ports.dashboard, live, handlers, ending.show
-        )
+        with _not_for_that(around, ending.show):
+            handlers["dashboard"] = await open_dashboard(
+                desk, ports.dashboard, live, handlers, ending.show
+            )
     await nursery.start(own.serve, handlers)
     if ports.metrics is not None:
         from tunnel.ops.metrics.web import MetricsPort
 
-        await desk.start(MetricsPort(facts, life).serve, ports.metrics)
+        with _not_for_that(around, ending.show):
+            await desk.start(MetricsPort(facts, life).serve, ports.metrics)
     return leave
+
+
+@contextmanager
+def _not_for_that(around: Worker | Taker | None, show: Show) -> Iterator[None]:
+    """End no server that was just taken over for a port that only looks at it."""
+    try:
+        yield
+    except AddressError as error:
+        if not isinstance(around, Taker):
+            raise
+        show.error(error, "warning")
 
 
 async def _desk(

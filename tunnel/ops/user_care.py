@@ -11,7 +11,7 @@ import trio
 
 from tunnel.access.user_file import changed_users, load_users, stamp_of, users_path
 from tunnel.center.cluster.users import names_of
-from tunnel.errors import StateError
+from tunnel.errors import StateError, UsageError
 from tunnel.log import log_event
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class UserCare:
 
         try:
             await self._change(make)
-        except StateError as error:
+        except (StateError, UsageError) as error:
             log_event(logger, logging.ERROR, "users.not_written",
                 reason=error.what, cause=error.cause or None)  # fmt: skip
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
+
+    from tunnel.center.cluster.directory import Claim
 
 
 class Folder:
@@ -136,6 +138,29 @@ async def test_of_all_that_change_at_once_each_has_its_way_on_the_newest(
                 nursery.start_soon(add, one, f"n{number}")
         (text,) = texts(all_)
         assert sorted(text.split()) == ["ann", "n0", "n1", "n2"]
+
+
+async def test_a_key_that_is_lost_while_it_is_changed_erases_nobody(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison that fails on nothing at all is no newer version."""
+    async with nodes("ann") as all_:
+        (one,) = all_
+        await one.change("ann bob")
+        claim, times = one.directory.claim, 0
+
+        async def lose_it(*args: Any) -> dict[str, Claim]:  # noqa: ANN401
+            nonlocal times
+            times += KEY in args[1]
+            if times == 1 and KEY in args[1]:
+                for member in one.directory._store.look_up([KEY])[KEY].members:
+                    one.directory._store.release(member, [KEY])
+            return await claim(*args)
+
+        monkeypatch.setattr(one.directory, "claim", lose_it)
+        assert await one.change("ann bob eve") == []
+        assert one.folder.text == "ann bob eve"
+        assert times >= 2
 
 
 async def test_who_is_never_the_first_gives_up(autojump_clock: MockClock) -> None:

@@ -89,6 +89,25 @@ async def test_what_one_tells_the_others_have_within_a_second(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_could_not_be_told_is_told_later_that_nothing_is_left_too(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    store = Store()
+    one, other = Node(store, "one.1"), Node(store, "other.1")
+    await nursery.start(one.run)
+    await nursery.start(other.run)
+    one.here.now = {"ann": Use(links=2)}
+    await trio.sleep(ENOUGH_S)
+    one.directory.is_away = True
+    one.here.now = {}
+    await trio.sleep(ENOUGH_S)
+    assert other.here.elsewhere == {"ann": Use(links=2)}
+    one.directory.is_away = False
+    await trio.sleep(ENOUGH_S)
+    assert other.here.elsewhere == {}
+    nursery.cancel_scope.cancel()
+
+
 async def test_bytes_of_the_month_outlive_a_node_and_count_once(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:

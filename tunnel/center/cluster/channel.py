@@ -107,6 +107,8 @@ class Channel:
             for waiting in self._asked.values():
                 waiting.ring()
             self._sock.close()
+            while self._out:
+                _close_all(self._out.popleft()[1])
 
     async def ask(
         self, do: str, args: Words | None = None, descriptors: Sequence[int] = ()
@@ -143,6 +145,9 @@ class Channel:
         self._say({"note": note, "with": args or {}}, descriptors)
 
     def _say(self, words: Words, descriptors: Sequence[int]) -> None:
+        if self.closed:
+            _close_all(descriptors)
+            return
         message = {**words, "fds": len(descriptors)} if descriptors else words
         raw = json.dumps(message).encode()
         self._out.append((_pack(len(raw)) + raw, descriptors))

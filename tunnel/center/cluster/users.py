@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import trio
@@ -21,7 +22,7 @@ from tunnel.log import log_event
 from tunnel.net.notify import Notify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from tunnel.center.cluster.directory import Change, Claim, Directory
 
@@ -152,7 +153,8 @@ class SharedUsers:
         self._news.ring()
 
     async def look_again(self) -> None:
-        """Look whether something was missed."""
+        """Look whether something was missed; say again what this node has."""
+        self._has.pop(self._directory.name, None)
         self._due.set()
 
     async def run(self) -> None:
@@ -210,7 +212,10 @@ class SharedUsers:
                 member, {KEY: value}, {KEY: claim.fence}, without
             )
         except ClaimedError as error:
-            await self._local.take(_newest(error.claims[KEY]))
+            # Nothing older: the key may have been lost, or put back, meanwhile.
+            newest = _newest(error.claims[KEY])
+            if newest.number > ours.number:
+                await self._local.take(newest)
             raise _OverruledError from None
         await self._local.keep(Version(number, ours.text))
         await self._say(number)
@@ -220,14 +225,17 @@ class SharedUsers:
         """Tell which version this node has."""
         me = self._directory.name
         if self._has.get(me) != number:
-            self._has[me] = number
             said = {_AT + me: _NUMBER.pack(number)}
             await self._directory.claim(f"{me}/{KEY}", said, {})
+            self._has[me] = number
 
     async def _missed(self, number: int) -> list[str]:
         """Wait until all nodes have a version; return those that have not in time."""
         with trio.move_on_after(HEARD_S):
-            claims = await self._directory.look_up([_AT + one for one in self.others])
+            keys = [_AT + one for one in self.others]
+            claims: Mapping[str, Claim] = {}
+            with suppress(DirectoryAwayError):  # it is made; who has it is not known
+                claims = await self._directory.look_up(keys)
             for claim in claims.values():
                 for member, value in claim.members.items():
                     self._note(member, value)
@@ -247,15 +255,20 @@ class SharedUsers:
 
 def _newest(claim: Claim) -> Version:
     """Return what a claim says, whoever of its members lives."""
-    return max(map(_read, claim.members.values()), default=Version())
+    known = [one for value in claim.members.values() if (one := _read(value))]
+    return max(known, default=Version())
 
 
-def _read(value: bytes) -> Version:
-    """Read what a node has said; nodes of one secret believe one another."""
-    (number,) = _NUMBER.unpack_from(value)
-    inflating = zlib.decompressobj()
-    text = inflating.decompress(value[_NUMBER.size :], MAX_BYTES)
-    return Version(number, text.decode())
+def _read(value: bytes) -> Version | None:
+    """Read what a node has said; None, and a line in the log: another program has."""
+    try:
+        (number,) = _NUMBER.unpack_from(value)
+        inflating = zlib.decompressobj()
+        text = inflating.decompress(value[_NUMBER.size :], MAX_BYTES)
+        return Version(number, text.decode())
+    except (struct.error, zlib.error, UnicodeDecodeError) as error:
+        log_event(logger, logging.WARNING, "users.not_shared", reason=str(error))
+        return None
 
 
 def names_of(nodes: Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ for one that is gone what it has told, until it is back.
 from __future__ import annotations
 
 import json
+import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -15,16 +17,17 @@ import trio
 from tunnel.access.together import Together
 from tunnel.access.use import NOTHING, Use
 from tunnel.center.cluster.directory import DirectoryAwayError
+from tunnel.log import log_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tunnel.center.accounts import Accounts
     from tunnel.center.cluster.directory import Change, Directory
 
 EVERY_S: Final = 0.5
 """How often a node tells what has changed: a limit holds for all within two times."""
 _KEY: Final = "uses:"
+
+logger = logging.getLogger("tunnel.cluster")
 
 
 class SharedUses:
@@ -44,6 +47,8 @@ class SharedUses:
         self._fences: dict[str, int] = {}
         """Of the last that each node has told: what is older was put back."""
         self._all_is_due = True
+        self._unsaid: dict[str, Use] = {}
+        """What the others were not told yet; of a user that has gone, nothing."""
         self._dirty = False
 
     def heard(self, change: Change) -> None:
@@ -57,9 +62,18 @@ class SharedUses:
         if claim.fence <= self._fences.get(node, 0):
             return
         self._fences[node] = claim.fence
+        for one in [one for one in self._told if _kept(one) == _kept(node) != one]:
+            if one != node:  # the same node, before it was started again
+                self._forget(one)
         self._forget(_kept(node))
         for value in claim.members.values():
-            uses = {user: Use.from_json(use) for user, use in json.loads(value).items()}
+            try:
+                said = json.loads(value)
+                uses = {user: Use.from_json(use) for user, use in said.items()}
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
+                log_event(logger, logging.WARNING, "uses.unreadable", node=node,
+                    reason=str(error))  # fmt: skip
+                continue
             self._told.setdefault(node, {}).update(uses)
             self._together.heard(node, uses)
         self._dirty = True
@@ -91,24 +105,22 @@ class SharedUses:
         """Tell, and hold users against what they have elsewhere, until cancelled."""
         while True:
             await trio.sleep(EVERY_S)
-            changed: Mapping[str, Use] = self._accounts.changed_uses()
+            self._unsaid |= self._accounts.changed_uses()
             if self._all_is_due:
-                changed = {**changed, **self._accounts.told_uses}
-            if changed:
-                await self._tell(changed)
+                self._all_is_due = False
+                self._unsaid |= self._accounts.told_uses
+            if self._unsaid:
+                await self._tell()
             if self._dirty:
                 self._dirty = False
                 me = self._directory.name
                 self._accounts.have_elsewhere(self._together.elsewhere(me))
 
-    async def _tell(self, uses: Mapping[str, Use]) -> None:
-        words = json.dumps({user: use.to_json() for user, use in uses.items()})
-        try:
+    async def _tell(self) -> None:
+        words = json.dumps({user: use.to_json() for user, use in self._unsaid.items()})
+        with suppress(DirectoryAwayError):  # it is told with the next
             await self._directory.tell(_KEY + self._directory.name, words.encode())
-        except DirectoryAwayError:
-            self._all_is_due = True  # once it is back
-        else:
-            self._all_is_due = False
+            self._unsaid.clear()
 
     def _forget(self, node: str) -> None:
         if (told := self._told.pop(node, None)) is not None:

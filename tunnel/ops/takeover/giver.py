@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from tunnel.addresses import Address
+from tunnel.center.book import give_up_ports
 from tunnel.center.cluster.channel import Channel, ChannelClosedError
 from tunnel.center.cluster.cluster import Cluster
 from tunnel.center.cluster.machine import CHANGES, MachineDirectory
 from tunnel.center.endpoints import PublicName
-from tunnel.center.mappings import give_up_ports
 from tunnel.errors import UsageError
 from tunnel.log import log_event
 from tunnel.net.sockets import FastSocket
 from tunnel.ops.control.handed import Handed
 from tunnel.ops.takeover import COMMAND, GO, JOIN, PASSED, PEER, PORT, SOCKETS
+from tunnel.platform.channels import MAX_DESCRIPTORS
 from tunnel.proto.frames import MappingType
 
 if TYPE_CHECKING:
@@ -111,10 +112,14 @@ class Giver:
             nursery.start_soon(self._tell_passed, channel)
             await channel.run()
             nursery.cancel_scope.cancel()
-        log_event(logger, logging.WARNING, "takeover.lost",
+        level = logging.INFO if self._is_given else logging.WARNING
+        log_event(logger, level, "takeover.lost",
             reason="the other process has ended", given=self._is_given)  # fmt: skip
+        self._directory.nodes = {self._place.name: ""}
+        for number in (one for of in self._ports.values() for one in of):
+            os.close(number)
+        self._ports.clear()
         if not self._is_given:
-            self._directory.nodes = {self._place.name: ""}
             self._server.membership.part()
             self._channel = None
 
@@ -137,10 +142,13 @@ class Giver:
     async def _sockets(self) -> tuple[dict[str, object], list[int]]:
         self._told = self._server.accounts.keep_now()
         await trio.lowlevel.checkpoint()
+        listening = [one for one in self._server.listening if one.where]
+        if sum(one.count for one in listening) >= MAX_DESCRIPTORS:
+            raise UsageError("this server listens at too many addresses to hand over")
         places: list[tuple[str, int]] = []
         descriptors = [os.dup(self._lock)]
-        for one in self._server.listening:
-            for sock in one.copies() if one.where else ():
+        for one in listening:
+            for sock in one.copies():
                 assert one.where is not None  # noqa: S101 - see above
                 places.append((one.where.host, one.where.port))
                 descriptors.append(sock.detach())
@@ -176,11 +184,22 @@ class Giver:
         self._server.accounts.leave_months()
         for one in self._server.listening:
             one.pause()
-        await self.leave()
+        # If the other ends now, this one must end too: it listens nowhere any more.
+        with trio.CancelScope(shield=True):
+            await self.leave()
         self._life.hand_over(pid)
+        self._unlock()
         log_event(logger, logging.INFO, "takeover.given", to=pid,
             connections=self._server.connections)  # fmt: skip
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _unlock(self) -> None:
+        """Leave the lock to the other alone: where that dies, a third may start."""
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            os.dup2(nothing, self._lock, inheritable=False)  # its owner closes that
+        finally:
+            os.close(nothing)
 
     def _heard(self, note: str, args: Words, descriptors: list[int]) -> None:
         if note == CHANGES:

@@ -95,6 +95,7 @@ class Taker:
         self._nursery: trio.Nursery
         self._giver = ""
         self._pin: object = None
+        self._is_ready = trio.Event()
         self.place: Place
         self.lock = -1
         """Holds the lock of the state folder; the caller's."""
@@ -138,9 +139,11 @@ class Taker:
             )
             await self._nursery.start(self._directory.run)
             task_status.started()
+            self._is_ready.set()
 
     async def _end_with_channel(self) -> None:
         await self._channel.run()
+        await self._is_ready.wait()
         self._store.leave(self._giver)
         if self._server is not None:
             self._server.mappings.inherit = None
@@ -169,7 +172,11 @@ class Taker:
         """Know what the other has, before somebody asks ``server`` for it."""
         self._server = server
         server.mappings.inherit = self._inherit
-        await self._channel.ask(JOIN)
+        try:
+            await self._channel.ask(JOIN)
+        except ChannelClosedError:  # it has died, and all that it had is here
+            server.mappings.inherit = None
+            server.membership.part()
 
     async def go(self) -> None:
         """Be the one that accepts: the other does no more, and drains."""
