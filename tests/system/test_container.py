@@ -45,7 +45,7 @@ class Container:
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     if os.geteuid() != 0:
         pytest.skip("NOT TESTED: only root can make namespaces of processes")
-    with closing(Machine(tmp_path_factory.mktemp("container"))) as machine:
+    with closing(Machine(tmp_path_factory.mktemp("container")).alone()) as machine:
         plain = machine.command
         machine.command = (
             program("unshare"), "--pid", "--fork", "--kill-child", "--mount-proc",
